@@ -1,0 +1,247 @@
+"""Every error of the product: one root, and below it the causes.
+
+A constructor takes facts, keeps them as attributes and writes the sentence: what, where, what was expected, what to do. The thrower
+decides whether trying again can help: a `TransientError` may be retried, no other error.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import date
+
+
+class PipelineError(Exception):
+    """The root of all errors that the product raises on purpose."""
+
+
+class TransientError(PipelineError):
+    """The same call may succeed later; the one kind of error that is retried."""
+
+
+class UserInputError(PipelineError):
+    """Something a person gave (an argument, a file, a name) cannot be used; the command ends with exit code 2 and writes nothing."""
+
+
+class SettingsMissing(UserInputError):
+    """Settings without a value, all of them at once."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = tuple(names)
+        super().__init__(
+            f"Missing settings: {', '.join(self.names)}. Set them in the environment, or run `pipeline up` to start them on this machine."
+        )
+
+
+class UnknownName(UserInputError):
+    """A name that is not declared, with those that are."""
+
+    def __init__(self, kind: str, name: str, known: Sequence[str]) -> None:
+        self.kind, self.name, self.known = kind, name, tuple(known)
+        super().__init__(f"Unknown {kind} '{name}'. Known: {', '.join(sorted(self.known)) or 'none'}.")
+
+
+class UnknownDay(UserInputError):
+    """A day outside the partitions of the use case."""
+
+    def __init__(self, day: str, first: date, last: date | None) -> None:
+        self.day, self.first, self.last = day, first, last
+        until = f"and up to {last}" if last is not None else "onwards"
+        super().__init__(f"No day '{day}'. A day is a UTC date YYYY-MM-DD, from {first} {until}.")
+
+
+class SpecError(UserInputError):
+    """A malformed declaration."""
+
+    def __init__(self, *, use_case: str, file: str, subject: str, field: str, problem: str, expected: str) -> None:
+        self.use_case, self.file, self.subject, self.field = use_case, file, subject, field
+        self.problem, self.expected = problem, expected
+        super().__init__(f"{subject} (use case '{use_case}'): {field} {problem}. Expected: {expected}. Fix {file}.")
+
+
+class ContractViolation(PipelineError):
+    """More rows of a partition broke their contract than the contract lets pass; nothing of the partition became visible."""
+
+    def __init__(self, *, contract: str, partition: str, broken: int, rows: int, share: float, reasons: Mapping[str, int]) -> None:
+        self.contract, self.partition, self.broken, self.rows = contract, partition, broken, rows
+        self.share, self.reasons = share, dict(reasons)
+        told = ", ".join(f"{count} × {reason}" for reason, count in sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
+        super().__init__(
+            f"Contract '{contract}' refused partition {partition}: {broken} of {rows} rows are broken, {share:.2%} may be ({told}). "
+            "Nothing was written. Fix the source or the contract, then materialize the partition again."
+        )
+
+
+class TableMismatch(PipelineError):
+    """A table handed to a computation lacks columns, or has them in the wrong type."""
+
+    def __init__(self, table: str, problem: str, columns: Sequence[str]) -> None:
+        self.table, self.problem, self.columns = table, problem, tuple(columns)
+        super().__init__(f"Table '{table}' {problem}. It has: {', '.join(self.columns)}.")
+
+
+class ServiceFailed(PipelineError):
+    """A service of the local stack did not start, or ended."""
+
+    def __init__(self, service: str, problem: str, log_tail: str = "") -> None:
+        self.service, self.problem, self.log_tail = service, problem, log_tail
+        super().__init__(f"Service '{service}' {problem}." + (f" Its last log lines:\n{log_tail}" if log_tail else ""))
+
+
+class PortTaken(PipelineError):
+    """Another program listens where a service of the local stack should."""
+
+    def __init__(self, service: str, port: int, pid: int | None, command: str) -> None:
+        self.service, self.port, self.pid, self.command = service, port, pid, command
+        holder = f"process {pid} ({command})" if pid is not None else "a process of another user"
+        super().__init__(
+            f"Service '{service}' needs port {port}, which {holder} holds. End that process, or choose another port: "
+            f"PIPELINE_PORTS__{service.upper()}=<port> (0 picks a free one)."
+        )
+
+
+class SourceUnavailable(TransientError):
+    """A source system did not answer in time, or said to come back later."""
+
+    def __init__(self, source: str, problem: str) -> None:
+        self.source, self.problem = source, problem
+        super().__init__(f"Source '{source}' {problem}. It will be asked again.")
+
+
+class SourceRefused(PipelineError):
+    """A source system answered that the request is wrong; asking again cannot help."""
+
+    def __init__(self, source: str, problem: str) -> None:
+        self.source, self.problem = source, problem
+        super().__init__(f"Source '{source}' refused: {problem}. Check its settings and its declaration.")
+
+
+class ModelRejected(PipelineError):
+    """A candidate, or a version asked for by name, may not go live."""
+
+    def __init__(self, model: str, version: int | str, rules: Sequence[str]) -> None:
+        self.model, self.version, self.rules = model, version, tuple(rules)
+        super().__init__(f"Model '{model}' version {version} was rejected: {'; '.join(self.rules)}.")
+
+
+class PromotionConflict(PipelineError):
+    """Another promotion came first: the version expected to be live is not live any more."""
+
+    def __init__(self, model: str, expected: int | None, found: int | None) -> None:
+        self.model, self.expected, self.found = model, expected, found
+        super().__init__(
+            f"Model '{model}': expected version {expected} to be live, but it is {found}. Look at `pipeline models history`, then try again."
+        )
+
+
+class ArtifactCorrupt(PipelineError):
+    """An artifact's bytes are not those its contract was written for."""
+
+    def __init__(self, artifact: str, expected: str, found: str) -> None:
+        self.artifact, self.expected, self.found = artifact, expected, found
+        super().__init__(f"Artifact '{artifact}' has sha256 {found}, expected {expected}. It is not used. Restore it, or train again.")
+
+
+class TableRejected(UserInputError):
+    """A table that a person gave, as a file or as an Arrow table, cannot be used."""
+
+    def __init__(self, table: str, problem: str, expected: str) -> None:
+        self.table, self.problem, self.expected = table, problem, expected
+        super().__init__(f"{table}: {problem}. Expected: {expected}. Nothing was written.")
+
+
+class NoLiveVersion(PipelineError):
+    """A model has to score days on which none of its versions was live."""
+
+    def __init__(self, model: str, days: Sequence[date]) -> None:
+        self.model, self.days = model, tuple(days)
+        told = ", ".join(str(day) for day in self.days[:5]) + (f" and {len(self.days) - 5} more" if len(self.days) > 5 else "")
+        super().__init__(
+            f"Model '{model}' had no live version on {told}. Nothing was written. "
+            "Look at `pipeline models history`; score with `version: champion`, or promote a version first."
+        )
+
+
+class NotStaged(PipelineError):
+    """A partition is asked for that was never staged: there is no manifest, which is not the same as a manifest without rows."""
+
+    def __init__(self, contract: str, partitions: Sequence[str]) -> None:
+        self.contract, self.partitions = contract, tuple(partitions)
+        shown = ", ".join(self.partitions[:5]) + (f" and {len(self.partitions) - 5} more" if len(self.partitions) > 5 else "")
+        super().__init__(f"Contract '{contract}' has nothing staged for {shown}. Materialize staged/{contract} for them first.")
+
+
+class SchemaConflict(PipelineError):
+    """A lake table cannot follow a declaration without losing rows or their meaning; nothing was changed."""
+
+    def __init__(self, table: str, problems: Mapping[str, str]) -> None:
+        self.table, self.problems = table, dict(problems)
+        told = "; ".join(f"field '{field}' {problem}" for field, problem in sorted(self.problems.items()))
+        super().__init__(
+            f"Table '{table}' does not fit its declaration: {told}. Optional fields may be added and required ones made optional. "
+            "For any other change declare a new name, or migrate the table."
+        )
+
+
+class LakeBusy(TransientError):
+    """Other writers changed the same rows of a lake table again and again; nothing was written."""
+
+    def __init__(self, table: str, problem: str) -> None:
+        self.table, self.problem = table, problem
+        super().__init__(f"Table '{table}' was changed by others while it was written: {problem}. It will be tried again.")
+
+
+class TooLittleToLearn(PipelineError):
+    """A block of a training set has no rows, or only one kind of label."""
+
+    def __init__(self, model: str, as_of: str, block: str, rows: int, span: str) -> None:
+        self.model, self.as_of, self.block, self.rows, self.span = model, as_of, block, rows, span
+        found = f"{rows} rows, all with the same label," if rows else "no rows"
+        super().__init__(
+            f"Model '{model}' as of {as_of}: block '{block}' ({span}) has {found} with a label known by then. "
+            "Materialize the vectors of those days, choose a later `as_of`, or shorten the model's split."
+        )
+
+
+class NotTrained(UserInputError):
+    """Something of a model is asked for that no training has made yet."""
+
+    def __init__(self, model: str, lacks: str, remedy: str) -> None:
+        self.model, self.lacks, self.remedy = model, lacks, remedy
+        super().__init__(f"Model '{model}' has no {lacks}. Materialize {remedy} first.")
+
+
+class PromotionRefused(UserInputError):
+    """A promotion or a roll back that would change nothing, or that has nothing to go back to."""
+
+    def __init__(self, model: str, problem: str) -> None:
+        self.model, self.problem = model, problem
+        super().__init__(f"Model '{model}': {problem}. Look at `pipeline models history`.")
+
+
+class FeaturesMissing(PipelineError):
+    """A feature table does not answer all requests that are to be joined with it."""
+
+    def __init__(self, table: str, requests: int, first: str) -> None:
+        self.table, self.requests, self.first = table, requests, first
+        super().__init__(
+            f"Table '{table}' has no row for {requests} of the observations, the first of {first}. Nothing was written. "
+            "Materialize it for the same days, then try again."
+        )
+
+
+class UnknownQuarantinedRow(UserInputError):
+    """No row of the quarantine has this id."""
+
+    def __init__(self, row_id: int) -> None:
+        self.row_id = row_id
+        super().__init__(f"No quarantined row has the id {row_id}. `pipeline quarantine list` shows those there are.")
+
+
+class SourceChanged(PipelineError):
+    """A source no longer has what its contract promises; nothing was read from it."""
+
+    def __init__(self, source: str, problems: Mapping[str, str], dependents: Sequence[str] = ()) -> None:
+        self.source, self.problems, self.dependents = source, dict(problems), tuple(dependents)
+        told = "; ".join(f"field '{field}' {problem}" for field, problem in sorted(self.problems.items()))
+        hanging = f" On it hang: {', '.join(self.dependents)}." if self.dependents else ""
+        super().__init__(
+            f"Source '{source}' no longer keeps its contract: {told}. Nothing was staged.{hanging} Restore the source, or change the contract."
+        )

@@ -1,0 +1,141 @@
+"""The only maker of names: assets, tables, topics, schemas, features. A name is written here once and nowhere else."""
+
+from datetime import timedelta
+
+# The twelve rooms in the diagram's order; an asset's group is its room.
+SOURCES = "sources"
+BATCH_INGESTION = "batch_ingestion"
+STREAMING_INGESTION = "streaming_ingestion"
+LAKE = "lake"
+CLEANING = "cleaning"
+FEATURES = "features"
+FEATURE_STORE = "feature_store"
+TRAINING = "training"
+REGISTRY = "registry"
+BATCH_INFERENCE = "batch_inference"
+REALTIME_INFERENCE = "realtime_inference"
+MONITORING = "monitoring"
+ROOMS = (
+    SOURCES, BATCH_INGESTION, STREAMING_INGESTION,
+    LAKE, CLEANING, FEATURES,
+    FEATURE_STORE, TRAINING, REGISTRY,
+    BATCH_INFERENCE, REALTIME_INFERENCE, MONITORING,
+)  # fmt: skip
+
+# The jobs: one a journey through the rooms.
+BUILD_FEATURES = "build_features"
+TRAIN = "train"
+SCORE_AND_MONITOR = "score_and_monitor"
+
+# Schemas of the warehouse database, and namespaces of the lake.
+RAW = "raw"
+STAGING = "staging"
+CLEANED = "cleaned"
+PREDICTIONS = "predictions"
+LEDGER = "ledger"
+QUARANTINE = "quarantine"
+MONITOR = "monitor"
+CATALOG = "lake"
+
+_SECONDS = {"d": 86_400, "h": 3_600, "min": 60}
+
+AssetName = tuple[str, str]
+
+
+def source_asset(system: str, table: str) -> AssetName:
+    """The table or endpoint of an outside system, as the asset graph shows it."""
+    return (system, table)
+
+
+def staged(contract: str) -> AssetName:
+    """Rows of a source that kept their contract, staged as files per day."""
+    return ("staged", contract)
+
+
+def lake(contract: str) -> AssetName:
+    """The lake table of a source."""
+    return (LAKE, contract)
+
+
+def raw(contract: str) -> AssetName:
+    """The warehouse table that holds a lake table's rows for dbt: `source('raw', contract)`."""
+    return (RAW, contract)
+
+
+def stg(contract: str) -> str:
+    """The staging dbt model of a source."""
+    return f"stg_{contract}"
+
+
+def cleaned(table: str) -> AssetName:
+    """A cleaned dbt model."""
+    return (CLEANED, table)
+
+
+def features(view: str) -> AssetName:
+    """The lake table of a feature view."""
+    return (FEATURES, view)
+
+
+def vectors(model: str) -> AssetName:
+    """The lake table of a model's feature vectors: one row per observation, all features of the model joined as of its decision."""
+    return (FEATURE_STORE, model)
+
+
+def training_set(model: str) -> AssetName:
+    """The vectors of a model with the labels known at training time."""
+    return ("training_sets", model)
+
+
+def candidate(model: str) -> AssetName:
+    """A freshly trained model, before the gate."""
+    return ("candidates", model)
+
+
+def champion(model: str) -> AssetName:
+    """The version that is live."""
+    return ("champions", model)
+
+
+def experiment(use_case: str, model: str) -> str:
+    """The MLflow experiment that holds the runs of a model; its registered model has the model's own name."""
+    return f"{use_case}/{model}"
+
+
+def predictions(model: str) -> AssetName:
+    """The warehouse table of a model's scores."""
+    return (PREDICTIONS, model)
+
+
+def package(model: str) -> AssetName:
+    """What the prediction service loads: the live model with its contract and its self-test."""
+    return ("packages", model)
+
+
+def drift(model: str) -> AssetName:
+    """Drift of features and score per day."""
+    return (MONITOR, f"{model}_drift")
+
+
+def performance(model: str) -> AssetName:
+    """Performance per day where labels are known."""
+    return (MONITOR, f"{model}_performance")
+
+
+def maintenance(namespace: str) -> AssetName:
+    """The files of all tables of one lake namespace, kept in good order."""
+    return ("tidy", namespace)
+
+
+def span(window: timedelta) -> str:
+    """A window in the largest unit that divides it: 90min, 6h, 7d. Raises ValueError below one minute or for fractions of it."""
+    seconds = int(window.total_seconds())
+    for unit, size in _SECONDS.items():
+        if seconds > 0 and seconds % size == 0:
+            return f"{seconds // size}{unit}"
+    raise ValueError(f"A window is a whole number of minutes, got {window}.")
+
+
+def feature(view: str, name: str, window: timedelta | None = None) -> str:
+    """The column name of a feature: `<view>__<name>`, and `_<window>` where it has one."""
+    return f"{view}__{name}" if window is None else f"{view}__{name}_{span(window)}"

@@ -1,0 +1,72 @@
+"""What the assets of all rooms share of Dagster: the platform as a resource, the days as partitions, errors as Dagster's.
+
+Secrets stay in the settings, which are read when a run asks for them: no resource field holds one, so none shows in the UI.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import date, timedelta
+from pathlib import Path
+
+import dagster as dg
+
+from pipeline_assets.core.errors import PipelineError, TransientError
+from pipeline_assets.core.settings import Settings, home_folder, read_settings
+from pipeline_assets.spec.use_case import UseCase
+
+RETRY_SECONDS = 5
+
+
+class Platform(dg.ConfigurableResource["Platform"]):
+    """The services that the settings name.
+
+    `home` is the folder of the local stack; where it is empty, the one of this process (`PIPELINE_HOME`).
+    """
+
+    home: str = ""
+
+    @property
+    def settings(self) -> Settings:
+        """The settings as they stand now; raises SettingsMissing with all missing names."""
+        return read_settings(Path(self.home) if self.home else home_folder())
+
+
+def days(use_case: UseCase) -> dg.DailyPartitionsDefinition:
+    """The partitions of a use case: UTC days of event time, from its first day to its last."""
+    end = use_case.last_day + timedelta(days=1) if use_case.last_day is not None else None
+    return dg.DailyPartitionsDefinition(
+        start_date=use_case.first_day.isoformat(), end_date=end.isoformat() if end is not None else None, timezone="UTC"
+    )
+
+
+def asked_days(context: dg.AssetExecutionContext) -> tuple[date, date]:
+    """First and last day (inclusive) of the partitions that this run materializes."""
+    window = context.partition_time_window
+    return window.start.date(), (window.end - timedelta(days=1)).date()
+
+
+def days_around(before: timedelta = timedelta(0), after: timedelta = timedelta(0)) -> dg.TimeWindowPartitionMapping:
+    """A day depends on the days of the upstream from `before` earlier to `after` later (each rounded up to whole days)."""
+    return dg.TimeWindowPartitionMapping(
+        start_offset=-_whole_days(before), end_offset=_whole_days(after), allow_nonexistent_upstream_partitions=True
+    )
+
+
+def _whole_days(span: timedelta) -> int:
+    return -(-span // timedelta(days=1))
+
+
+@contextmanager
+def dagster_errors() -> Iterator[None]:
+    """The one place where the product's errors become Dagster's: a TransientError is retried, any other PipelineError is not."""
+    try:
+        yield
+    except TransientError as error:
+        raise dg.RetryRequested(max_retries=3, seconds_to_wait=RETRY_SECONDS) from error
+    except PipelineError as error:
+        raise dg.Failure(description=str(error), allow_retries=False) from error
+
+
+def key(name: Sequence[str]) -> dg.AssetKey:
+    """The asset key of a name made in `core.names`."""
+    return dg.AssetKey(list(name))

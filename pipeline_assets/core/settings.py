@@ -1,0 +1,107 @@
+"""The only reader of the environment: where the services are, and the secrets to reach them.
+
+A value comes from an environment variable (`PIPELINE_…`) or, where that is not set, from `<home>/stack.env`, which the local stack writes
+when it starts a service itself. Nothing has a silent default but the home folder: a missing value is an error that names all missing ones.
+"""
+
+import os
+from functools import lru_cache
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from pipeline_assets.core.errors import SettingsMissing, UserInputError
+
+PREFIX = "PIPELINE_"
+STACK_ENV = "stack.env"
+MAVEN_CENTRAL = "https://repo1.maven.org/maven2"
+
+
+class RestService(BaseModel):
+    """Where a REST source is, and the key that opens it."""
+
+    url: str
+    api_key: SecretStr
+
+
+class Settings(BaseSettings):
+    """Everything the product needs to know about the world around it."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter="__", extra="ignore", frozen=True)
+
+    home: Path = Path(".pipeline")
+    warehouse_dsn: SecretStr
+    catalog_dsn: SecretStr
+    dagster_dsn: SecretStr
+    dagster_url: str
+    mlflow_url: str
+    s3_endpoint: str
+    s3_region: str
+    s3_bucket: str
+    s3_access_key: SecretStr
+    s3_secret_key: SecretStr
+    databases: dict[str, SecretStr]
+    services: dict[str, RestService]
+
+
+class Ports(BaseModel):
+    """Where the services of the local stack listen on loopback; 0 picks a free port."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    dagster: int = Field(default=3000, ge=0, le=65535)
+    mlflow: int = Field(default=5000, ge=0, le=65535)
+    postgres: int = Field(default=15432, ge=0, le=65535)
+    s3: int = Field(default=9000, ge=0, le=65535)
+    weather: int = Field(default=8085, ge=0, le=65535)
+
+
+class StackSettings(BaseSettings):
+    """What the local stack may be told: its ports, where jars come from, and which services exist already and so are not started.
+
+    `given` holds every other `PIPELINE_…` variable of the environment, by its full name; an empty one counts as not given.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter="__", extra="ignore", frozen=True)
+
+    ports: Ports = Ports()
+    maven_url: str = MAVEN_CENTRAL
+    given: dict[str, str] = {}
+
+
+def read_stack_settings() -> StackSettings:
+    """The settings of the local stack; raises UserInputError naming the variable that is no port."""
+    given = {name: value for name, value in os.environ.items() if name.startswith(PREFIX) and value}
+    try:
+        return StackSettings(given=given)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        name = PREFIX + "__".join(str(part) for part in problem["loc"]).upper()
+        raise UserInputError(
+            f"{name} is {problem['input']!r}: {problem['msg']}. Set it to a port from 0 to 65535 (0 picks a free one)."
+        ) from error
+
+
+def home_folder() -> Path:
+    """The folder of the local stack and of all state on this machine (`PIPELINE_HOME`, else `.pipeline`), as an absolute path."""
+    return Path(os.environ.get(f"{PREFIX}HOME", ".pipeline")).resolve()
+
+
+def read_settings(home: Path) -> Settings:
+    """The settings of the stack in `home`; raises SettingsMissing with the names of all that have no value."""
+    try:
+        return Settings(_env_file=home / STACK_ENV, home=home)
+    except ValidationError as error:
+        missing = [
+            PREFIX + "__".join(str(part) for part in problem["loc"]).upper() for problem in error.errors() if problem["type"] == "missing"
+        ]
+        if not missing:
+            raise
+        raise SettingsMissing(missing) from error
+
+
+@lru_cache(maxsize=1)
+def load_settings() -> Settings:
+    """The settings of this process, read once."""
+    return read_settings(home_folder())

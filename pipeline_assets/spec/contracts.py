@@ -1,0 +1,52 @@
+"""What a source promises: its fields, their types and ranges, its key, its two times, its owner.
+
+The terms are those of the Open Data Contract Standard 3 (https://bitol-io.github.io/open-data-contract-standard/): `type` is its
+`logicalType`, `required` and `primary_key` its properties of the same name, `freshness` and `lateness` its service levels.
+"""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Literal, get_args
+
+FieldType = Literal["string", "integer", "number", "boolean", "timestamp"]
+FIELD_TYPES: tuple[FieldType, ...] = get_args(FieldType)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Field:
+    """One field of a contract.
+
+    `integer` is 64-bit, `number` a 64-bit float that is neither NaN nor infinite, `timestamp` an instant in UTC to the microsecond.
+    `minimum` and `maximum` are inclusive; `allowed` lists the only values of a string; `max_length` is in characters.
+    """
+
+    name: str
+    type: FieldType
+    description: str
+    required: bool = False
+    minimum: float | None = None
+    maximum: float | None = None
+    allowed: tuple[str, ...] = ()
+    max_length: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contract:
+    """The promise of one source, enforced alike on batches and on streams.
+
+    `event_at` and `known_at` name the fields of the two times: when a row happened, and when the platform could know it.
+    `lateness` bounds known_at − event_at; `freshness` is how old the newest row may be; `broken_share` is the share of a partition's
+    rows that may go to quarantine before the whole partition is refused.
+    """
+
+    name: str
+    version: str
+    owner: str
+    description: str
+    fields: tuple[Field, ...]
+    primary_key: tuple[str, ...]
+    event_at: str
+    known_at: str
+    lateness: timedelta
+    freshness: timedelta
+    broken_share: float

@@ -1,0 +1,86 @@
+"""What a model may know about an entity at a moment: windows over events, latest values, and facts of the request itself."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Literal, get_args
+
+Aggregate = Literal["count", "sum", "mean", "stddev", "variance", "min", "max", "last", "rate", "time_since_last"]
+AGGREGATES: tuple[Aggregate, ...] = get_args(Aggregate)
+Transform = Literal["value", "hour", "weekday", "minute_of_day", "day_of_year"]
+TRANSFORMS: tuple[Transform, ...] = get_args(Transform)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entity:
+    """A thing that features describe, known by one or more key columns."""
+
+    name: str
+    keys: tuple[str, ...]
+    description: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CleanedTable:
+    """A cleaned dbt model that declarations read.
+
+    `event_at` and `known_at` name its two times, `order_by` the columns that break ties between rows equal in both (the last wins).
+    """
+
+    name: str
+    event_at: str
+    known_at: str
+    order_by: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Windowed:
+    """An aggregate of `column` over each of `windows`, one feature a window.
+
+    A window w asked at t covers the events with floor_hop(t − w) <= event_at <= t and known_at <= t. `column` is None for `count` of all
+    events and for `time_since_last` (seconds since the newest event); `rate` wants a boolean column and gives the share that is true.
+    Nulls are not counted; no event gives null, and 0 for `count`. The hop follows from w (5 min up to 12 h, 1 h up to 10 d, 1 d beyond)
+    unless declared.
+    """
+
+    name: str
+    aggregate: Aggregate
+    windows: tuple[timedelta, ...]
+    column: str | None = None
+    hop: timedelta | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latest:
+    """The newest value of `column` known at the time asked; null when it is older than `ttl` (by event_at)."""
+
+    name: str
+    column: str
+    ttl: timedelta | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureView:
+    """Features of one entity from one cleaned table; one table in the lake."""
+
+    name: str
+    entity: Entity
+    source: CleanedTable
+    features: tuple[Windowed | Latest, ...]
+    owner: str
+    description: str
+    freshness: timedelta
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestFeature:
+    """A fact of the request itself: `column` of the observation, as it is or as a part of its time in `time_zone`.
+
+    With `values` the feature is categorical: its code is the position in `values`, and null where the value is not among them.
+    """
+
+    name: str
+    column: str
+    description: str
+    transform: Transform = "value"
+    time_zone: str = "UTC"
+    values: tuple[str, ...] = ()

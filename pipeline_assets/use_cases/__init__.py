@@ -1,0 +1,1 @@
+"""Declarations only: what the sources are, what the features mean, what the model predicts, what is watched."""

@@ -1,0 +1,107 @@
+"""A malformed declaration fails at load and says where, what and what would be right."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from pipeline_assets.core.declarations import ROOT, check, load_use_case
+from pipeline_assets.core.errors import SpecError, UnknownName
+from pipeline_assets.spec.features import FeatureView, Windowed
+from pipeline_assets.spec.use_case import UseCase
+
+DBT = ROOT / "dbt_project"
+
+
+@pytest.fixture(scope="module")
+def declared() -> UseCase:
+    """The reference use case as it is declared."""
+    return load_use_case("nyc_flights")
+
+
+def _with_feature(use_case: UseCase, **changed: object) -> UseCase:
+    """`use_case` with the first feature of its first view changed."""
+    view: FeatureView = use_case.views[0]
+    feature = replace(view.features[0], **changed)  # type: ignore[arg-type]
+    return replace(use_case, views=(replace(view, features=(feature, *view.features[1:])), *use_case.views[1:]))
+
+
+def test_the_reference_use_case_keeps_every_rule(declared: UseCase) -> None:
+    """The declarations that come with the project load, and hold at least forty features."""
+    features = [feature for view in declared.views for feature in view.features]
+
+    assert sum(len(feature.windows) if isinstance(feature, Windowed) else 1 for feature in features) >= 40
+
+
+def test_an_unknown_column_names_use_case_file_object_field_and_columns(declared: UseCase) -> None:
+    """A feature that reads a column its table lacks is told with the columns that the table has."""
+    with pytest.raises(SpecError) as told:
+        check(_with_feature(declared, column="amount"), DBT)
+
+    assert str(told.value).startswith(
+        "View 'origin_departures': feature 'flights' (use case 'nyc_flights'): column is 'amount'. Expected: one of carrier, delay_minutes,"
+    )
+    assert str(told.value).endswith("Fix pipeline_assets/use_cases/nyc_flights/features.py.")
+
+
+@pytest.mark.parametrize(
+    ("changed", "field", "expected"),
+    [
+        ({"aggregate": "median"}, "aggregate", "one of count, last, max"),
+        ({"windows": ()}, "windows", "at least one"),
+        ({"windows": (timedelta(seconds=90),)}, "windows", "whole minutes"),
+        ({"windows": (timedelta(0),)}, "windows", "whole minutes"),
+        ({"hop": timedelta(0)}, "hop", "positive"),
+        ({"name": "Bad-Name"}, "name", "lower-case name"),
+        ({"aggregate": "mean", "column": None}, "column", "one of"),
+    ],
+)
+def test_a_malformed_window_is_refused(declared: UseCase, changed: dict[str, object], field: str, expected: str) -> None:
+    """Each field of a windowed feature is held against its allowed values."""
+    with pytest.raises(SpecError) as told:
+        check(_with_feature(declared, **changed), DBT)
+
+    assert told.value.field == field
+    assert expected in told.value.expected
+
+
+@pytest.mark.parametrize(
+    ("changed", "field"),
+    [
+        ({"event_at": "nowhere"}, "event_at"),
+        ({"known_at": "carrier"}, "known_at"),
+        ({"primary_key": ("nowhere",)}, "primary_key"),
+        ({"broken_share": 1.5}, "broken_share"),
+        ({"freshness": timedelta(0)}, "freshness"),
+    ],
+)
+def test_a_malformed_contract_is_refused(declared: UseCase, changed: dict[str, object], field: str) -> None:
+    """Each term of a contract is held against its fields and its range."""
+    source = declared.sources[0]
+    broken = replace(source, contract=replace(source.contract, **changed))  # type: ignore[arg-type]
+
+    with pytest.raises(SpecError) as told:
+        check(replace(declared, sources=(broken, *declared.sources[1:])), DBT)
+
+    assert told.value.field == field
+    assert told.value.file == "pipeline_assets/use_cases/nyc_flights/sources.py"
+
+
+def test_an_unknown_use_case_is_told_with_those_there_are() -> None:
+    """A use case that is not declared is an error that lists the declared ones."""
+    with pytest.raises(UnknownName) as told:
+        load_use_case("nowhere")
+
+    assert told.value.known == ("nyc_flights",)
+
+
+@pytest.mark.parametrize(
+    ("changed", "field"),
+    [({"bins": 1}, "bins"), ({"max_drifted_share": 2.0}, "max_drifted_share"), ({"cool_down": timedelta(0)}, "cool_down")],
+)
+def test_a_malformed_monitor_is_refused(declared: UseCase, changed: dict[str, object], field: str) -> None:
+    """Thresholds of a monitor are held against their ranges."""
+    with pytest.raises(SpecError) as told:
+        check(replace(declared, monitor=replace(declared.monitor, **changed)), DBT)  # type: ignore[arg-type]
+
+    assert told.value.field == field
