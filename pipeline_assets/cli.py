@@ -1,0 +1,31 @@
+"""The `pipeline` command: the local stack, the demo, and what has no place in Dagster. Everything else is `dagster` and `dg`."""
+
+import sys
+
+import typer
+from rich.console import Console
+
+from pipeline_assets.core.errors import PipelineError, UserInputError
+from pipeline_assets.ingestion.sources import commands as quarantine
+from pipeline_assets.local_stack import commands as local_stack
+from pipeline_assets.local_stack import demo_command as demo
+from pipeline_assets.model_lifecycle.feature_store import commands as features
+from pipeline_assets.model_lifecycle.registry import commands as models
+
+USAGE_ERROR = 2
+FAILURE = 1
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="A data and ML platform as one Dagster project.", pretty_exceptions_enable=False
+)
+for part in (local_stack, demo, features, models, quarantine):
+    part.register(app)
+
+
+def main() -> None:
+    """Runs the command; an error of the product is one sentence on standard error, exit code 2 where the user can mend it, else 1."""
+    try:
+        app()
+    except PipelineError as error:
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]Error:[/] {error}", highlight=False, markup=True)
+        sys.exit(USAGE_ERROR if isinstance(error, UserInputError) else FAILURE)

@@ -1,0 +1,24 @@
+"""`python -m pipeline_assets.local_stack up|down|status|logs`: the stack without the rest of the product."""
+
+import sys
+
+import typer
+
+from pipeline_assets.core.errors import PipelineError, UserInputError
+from pipeline_assets.local_stack.commands import register
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+register(app)
+
+
+def main() -> None:
+    """Run a command; an error of the product is told in one sentence, without a trace."""
+    try:
+        app()
+    except PipelineError as error:
+        sys.stderr.write(f"{error}\n")
+        raise SystemExit(2 if isinstance(error, UserInputError) else 1) from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""Dagster's code server, web server and daemon, as programs of their own, and the environment that they and the command line tools need.
+
+One code server serves the other two, so that the code is loaded once. All start in a folder of the stack, not in the project: Dagster reads
+a file `.env` where it starts, and a second stack of the same project must not get the settings of the first.
+"""
+
+import json
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pipeline_assets.core.errors import ServiceFailed
+from pipeline_assets.local_stack.http import answers, ask_graphql
+from pipeline_assets.local_stack.plan import CODE, DAEMON, HOST, POSTGRES, S3, WEBSERVER, Plan, Service, write_private
+from pipeline_assets.local_stack.ports import is_listening
+
+BEGIN, END = "# >>> written by `pipeline up`, removed by `pipeline down --purge`", "# <<< written by `pipeline up`"
+HEARTBEATS = "{ instance { daemonHealth { allDaemonStatuses { required lastHeartbeatTime } } } }"
+
+
+def code_server(plan: Plan) -> Service:
+    """The server of the code location; it listens once the code was loaded, or could not be: the web page then says why."""
+    location, port = code_location(plan.root), plan.ports[CODE]
+    return Service(
+        name=CODE,
+        command=(
+            program("dagster"), "code-server", "start", "-h", HOST, "-p", str(port), "--use-python-environment-entry-point",
+            "-m", location["module_name"], "--location-name", location["location_name"],
+        ),
+        folder=folder(plan),
+        environment=environment(plan),
+        port=port,
+        url=f"grpc://{HOST}:{port}",
+        is_ready=lambda _since: is_listening(port),
+        prepare=partial(make_folder, plan),
+    )  # fmt: skip
+
+
+def webserver(plan: Plan) -> Service:
+    """The web server."""
+    port = plan.ports[WEBSERVER]
+    return Service(
+        name=WEBSERVER,
+        command=(program("dagster-webserver"), "-h", HOST, "-p", str(port), "-w", str(folder(plan) / "workspace.yaml")),
+        folder=folder(plan),
+        environment=environment(plan),
+        port=port,
+        url=url(port),
+        is_ready=partial(answers, f"{url(port)}/server_info"),
+        needs=(POSTGRES, S3, CODE),
+    )
+
+
+def daemon(plan: Plan) -> Service:
+    """The daemon: it starts queued runs, ticks schedules and sensors, and watches runs."""
+    return Service(
+        name=DAEMON,
+        command=(program("dagster-daemon"), "run", "-w", str(folder(plan) / "workspace.yaml")),
+        folder=folder(plan),
+        environment=environment(plan),
+        is_ready=partial(beats, url(plan.ports[WEBSERVER])),
+        needs=(POSTGRES, S3, CODE, WEBSERVER),
+    )
+
+
+def code_location(root: Path) -> dict[str, str]:
+    """Module and name of the code location, as the project's workspace file has it for `dagster dev`."""
+    import yaml
+
+    found: dict[str, Any] = yaml.safe_load((root / "workspace.yaml").read_text(encoding="utf-8"))
+    try:
+        location = found["load_from"][0]["python_module"]
+        return {name: str(location[name]) for name in ("module_name", "location_name")}
+    except (KeyError, IndexError, TypeError) as error:
+        raise ServiceFailed(
+            CODE, f"finds no python_module with module_name and location_name first in {root / 'workspace.yaml'}"
+        ) from error
+
+
+def make_folder(plan: Plan) -> None:
+    """The folder of Dagster, with a workspace file that points to the code server."""
+    folder(plan).mkdir(mode=0o700, parents=True, exist_ok=True)
+    server = {"host": HOST, "port": plan.ports[CODE], "location_name": code_location(plan.root)["location_name"]}
+    write_private(folder(plan) / "workspace.yaml", json.dumps({"load_from": [{"grpc_server": server}]}))
+
+
+def url(port: int) -> str:
+    """The address of the web server."""
+    return f"http://{HOST}:{port}"
+
+
+def folder(plan: Plan) -> Path:
+    """Where Dagster keeps files of its own."""
+    return plan.home / "dagster"
+
+
+def program(name: str) -> str:
+    """A command of this Python environment, by path."""
+    return str(Path(sys.executable).with_name(name))
+
+
+def environment(plan: Plan) -> dict[str, str]:
+    """What `dagster.yaml` asks for, and where the product finds the rest."""
+    settings = {name: value for name, value in plan.settings.items() if not name.startswith("PIPELINE_PORTS__")}
+    return {
+        **settings,
+        # dagster-postgres expects psycopg2, which SQLAlchemy no longer takes by itself from 2.1 on; it may go once dagster-postgres does.
+        "DAGSTER_POSTGRES_URL": plan.settings["PIPELINE_DAGSTER_DSN"].replace("postgresql://", "postgresql+psycopg2://", 1),
+        "DAGSTER_HOME": str(plan.root),
+        "PIPELINE_HOME": str(plan.home),
+        "PIPELINE_DAGSTER_FOLDER": str(folder(plan)),
+        "AWS_ACCESS_KEY_ID": plan.settings["PIPELINE_S3_ACCESS_KEY"],
+        "AWS_SECRET_ACCESS_KEY": plan.settings["PIPELINE_S3_SECRET_KEY"],
+        "AWS_DEFAULT_REGION": plan.settings["PIPELINE_S3_REGION"],
+        "DAGSTER_DISABLE_TELEMETRY": "true",
+    }
+
+
+def beats(webserver_url: str, since: float) -> bool:
+    """Every daemon that the instance needs has shown life since the process started."""
+    data = ask_graphql(f"{webserver_url}/graphql", HEARTBEATS)
+    found = data["instance"]["daemonHealth"]["allDaemonStatuses"] if data is not None else []
+    needed = [each["lastHeartbeatTime"] or 0 for each in found if each["required"]]
+    return bool(needed) and min(needed) >= since
+
+
+def dotenv(root: Path, home: Path) -> Path:
+    """The file that `dagster` and `dg` read: in the project for its own stack, else in the folder of the stack."""
+    return (root if home == root / ".pipeline" else home) / ".env"
+
+
+def write_dotenv(plan: Plan) -> None:
+    """Put the environment into the file for the command line tools; lines that are not of the stack stay."""
+    path = dotenv(plan.root, plan.home)
+    lines = [f"{name}='{value}'" for name, value in environment(plan).items()]
+    write_private(path, "\n".join([*others(path), BEGIN, *lines, END, ""]))
+
+
+def remove_dotenv(path: Path) -> None:
+    """Take the lines of the stack out of the file, and the file away if nothing else is in it."""
+    if not path.exists():
+        return
+    kept = others(path)
+    if kept:
+        write_private(path, "\n".join([*kept, ""]))
+    else:
+        path.unlink()
+
+
+def others(path: Path) -> list[str]:
+    """The lines of the file that the stack did not write."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    if BEGIN not in lines:
+        return lines
+    begin = lines.index(BEGIN)
+    end = lines.index(END, begin) if END in lines[begin:] else len(lines) - 1
+    return lines[:begin] + lines[end + 1 :]

@@ -1,0 +1,117 @@
+"""The demo: the asset graph of the reference use case over five months of real flights, on the live stack, with its results in one file.
+
+Three runs, one a journey: features for January to May, a model of what was known when May began, and the scores and the watch of May.
+Every run replaces what it writes, so the demo can be run again at any time.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from pipeline_assets.core import names
+from pipeline_assets.local_stack.runs import Checked, Dagster, Materialized, RunEvent, StepEnded
+from pipeline_assets.use_cases.nyc_flights.model import flight_delay
+
+FIRST_DAY, LAST_DAY, TRAINED_UNTIL = date(2013, 1, 1), date(2013, 5, 31), date(2013, 5, 1)
+MODEL = flight_delay.name
+ROW_COUNT, PARTITION_ROWS = "dagster/row_count", "dagster/partition_row_count"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Journey:
+    """One run of the demo: a job, its days (inclusive), and the configuration of its ops."""
+
+    title: str
+    job: str
+    days: tuple[date, date] | None
+    ops: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+
+
+JOURNEYS = (
+    Journey(title="features of January to May", job=names.BUILD_FEATURES, days=(FIRST_DAY, LAST_DAY)),
+    Journey(
+        title="a model of what was known on 1 May",
+        job=names.TRAIN,
+        days=None,
+        ops={"__".join(names.training_set(MODEL)): {"as_of": f"{TRAINED_UNTIL}T00:00:00+00:00"}},
+    ),
+    Journey(title="scores and watch of May", job=names.SCORE_AND_MONITOR, days=(TRAINED_UNTIL, LAST_DAY)),
+)
+
+
+@dataclass(kw_only=True)
+class Tally:
+    """What the runs told: materializations by asset, failed checks, and how long each part took."""
+
+    numbers: dict[str, dict[str, float]] = field(default_factory=dict)
+    texts: dict[str, dict[str, str]] = field(default_factory=dict)
+    partitions: dict[str, set[str]] = field(default_factory=dict)
+    failed_checks: list[Checked] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def add(self, event: RunEvent) -> None:
+        """Takes in one event of a run."""
+        match event:
+            case Materialized():
+                self.numbers.setdefault(event.asset, {}).update(event.numbers)
+                self.texts.setdefault(event.asset, {}).update(event.texts)
+                self.partitions.setdefault(event.asset, set()).update([event.partition] if event.partition is not None else [])
+            case Checked() if not event.passed:
+                self.failed_checks.append(event)
+            case StepEnded():
+                self.seconds[event.step] = round(event.seconds, 2)
+            case _:
+                pass
+
+    def number(self, asset: names.AssetName, label: str) -> float:
+        """A number of an asset's metadata; KeyError names what is missing."""
+        return self.numbers["/".join(asset)][label]
+
+
+def run(dagster: Dagster, watch: Callable[[Journey, RunEvent], None]) -> Tally:
+    """Runs the journeys one after the other; `watch` sees each event. Raises RunFailed for the first run that does not succeed."""
+    tally = Tally()
+    for journey in JOURNEYS:
+        begun = time.monotonic()
+        for event in dagster.follow(journey.job, dagster.launch(journey.job, journey.days, journey.ops)):
+            tally.add(event)
+            watch(journey, event)
+        tally.seconds[journey.job] = round(time.monotonic() - begun, 2)
+    return tally
+
+
+def summary(tally: Tally) -> dict[str, Any]:
+    """What the demo made, in the form of `demo.json`."""
+    champion, scores, drift = names.champion(MODEL), names.predictions(MODEL), names.drift(MODEL)
+    return {
+        "seconds": tally.seconds,
+        "assets": {
+            asset: {"rows": _rows(numbers), "partitions": len(tally.partitions[asset])} for asset, numbers in sorted(tally.numbers.items())
+        },
+        "model": {
+            "name": MODEL,
+            "version": int(tally.number(champion, "version")),
+            "roc_auc": tally.number(champion, "roc_auc"),
+            "baseline_roc_auc": tally.number(champion, "baseline_roc_auc"),
+            "training_rows": int(tally.number(champion, "training_rows")),
+        },
+        "scores": {"rows": _rows(tally.numbers["/".join(scores)]), "days": len(tally.partitions["/".join(scores)])},
+        "drift": {label: int(tally.number(drift, label)) for label in ("days", "features", "drifted")},
+    }
+
+
+def write_summary(home: Path, told: Mapping[str, Any]) -> Path:
+    """Writes `demo.json` in `home`; the file appears whole or not at all."""
+    path, draft = home / "demo.json", home / "demo.json.new"
+    draft.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    return draft.rename(path)
+
+
+def _rows(numbers: Mapping[str, float]) -> int | None:
+    """Rows of an asset as its last run counted them; None where it has no rows (a model, a report)."""
+    rows = numbers.get(ROW_COUNT, numbers.get(PARTITION_ROWS))
+    return int(rows) if rows is not None else None

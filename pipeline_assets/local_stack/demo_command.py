@@ -1,0 +1,110 @@
+"""The `demo` command: starts the stack, runs the demo with a progress display, and prints what was built."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Self
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from pipeline_assets.core.settings import home_folder
+
+if TYPE_CHECKING:
+    from pipeline_assets.local_stack.demo import Journey
+    from pipeline_assets.local_stack.runs import RunEvent
+
+LOCATION = "pipeline_assets"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command()(demo)
+
+
+def demo() -> None:
+    """Build everything from five months of real flights: lake, features, a model, its scores and its watch. May be run again."""
+    from pipeline_assets.local_stack import demo as journeys
+    from pipeline_assets.local_stack import stack
+    from pipeline_assets.local_stack.display import show_links, watching
+    from pipeline_assets.local_stack.runs import Dagster
+
+    console = Console()
+    with watching("Starting services") as watch:
+        settings = stack.up(home_folder(), watch=watch)
+    with Walk(console) as walk:
+        tally = journeys.run(Dagster(settings.dagster_url, LOCATION), walk.note)
+    told = journeys.summary(tally)
+    path = journeys.write_summary(settings.home, told)
+    show(console, told)
+    show_links(stack.status(settings.home))
+    console.print(f"All of this as JSON: {path}", highlight=False, soft_wrap=True)
+
+
+class Walk:
+    """A line per journey with the asset it is at; where the output is no terminal, a line per finished asset."""
+
+    def __init__(self, console: Console) -> None:
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[at]}"),
+            TimeElapsedColumn(),
+        )
+        self._console = console
+        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
+        self._tasks: dict[str, Any] = {}
+        self._seen: set[str] = set()
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def note(self, journey: "Journey", event: "RunEvent") -> None:
+        """Shows one event of a run."""
+        from pipeline_assets.local_stack.runs import Checked, Materialized, StepEnded
+
+        if journey.title not in self._tasks:
+            self._tasks[journey.title] = self._progress.add_task(journey.title, total=None, at="")
+            self._say(f"{journey.title}:")
+        task = self._tasks[journey.title]
+        match event:
+            case Materialized():
+                self._progress.update(task, at=f"{event.asset} {event.partition or ''}")
+            case StepEnded():
+                self._progress.update(task, at=f"{event.step.replace('__', '/', 1)} done")
+                self._say(f"  {event.step.replace('__', '/', 1)}: {event.seconds:.1f} s")
+            case Checked() if not event.passed:
+                self._console.print(
+                    f"  check '{event.check}' of {event.asset} failed ({event.severity.lower()})", style="yellow", highlight=False
+                )
+            case _:
+                pass
+
+    def _say(self, line: str) -> None:
+        if not self._console.is_terminal:
+            self._console.print(line, highlight=False)
+
+
+def show(console: Console, told: Mapping[str, Any]) -> None:
+    """Prints what the demo built: the assets with their rows, the model, the scores and the drift."""
+    table = Table(title="What was built", title_justify="left", box=None, header_style="bold")
+    for heading, side in (("asset", "left"), ("rows", "right"), ("partitions", "right")):
+        table.add_column(heading, justify="right" if side == "right" else "left")
+    for asset, counts in told["assets"].items():
+        table.add_row(asset, f"{counts['rows']:,}" if counts["rows"] is not None else "", str(counts["partitions"] or ""))
+    console.print(table)
+    model, scores, drift = told["model"], told["scores"], told["drift"]
+    console.print(
+        f"Model {model['name']} version {model['version']}: ROC AUC {model['roc_auc']:.3f} on days it had not seen, "
+        f"{model['baseline_roc_auc']:.3f} from the schedule alone; learned from {model['training_rows']:,} flights.\n"
+        f"Scores: {scores['rows']:,} flights on {scores['days']} days. "
+        f"Drift: {drift['drifted']} of {drift['features']} columns drifted on some of {drift['days']} days.\n"
+        f"Seconds: {', '.join(f'{name} {seconds:.0f}' for name, seconds in told['seconds'].items() if '__' not in name)}.",
+        highlight=False,
+        soft_wrap=True,
+    )

@@ -1,0 +1,84 @@
+"""Files from a Maven repository: pinned by their hash, kept, and continued where a download broke off."""
+
+import fcntl
+import os
+from dataclasses import dataclass
+from hashlib import file_digest
+from pathlib import Path
+
+from pipeline_assets.core.errors import ServiceFailed
+
+ATTEMPTS = 5
+TIMEOUT_SECONDS = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """One file of a Maven repository, by its path there, and what its bytes must be."""
+
+    path: str
+    sha256: str
+    size_bytes: int
+
+    @property
+    def name(self) -> str:
+        """The name of the file."""
+        return self.path.rpartition("/")[2]
+
+
+def fetch(artifact: Artifact, repository: str, folder: Path) -> Path:
+    """The artifact in `folder`, downloaded unless it is there; raises ServiceFailed if it cannot be had or has other bytes."""
+    target = folder / artifact.name
+    if target.exists() and target.stat().st_size == artifact.size_bytes:
+        return target
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f"{artifact.name}.part"
+    with part.open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not target.exists():
+            _download_checked(artifact, f"{repository.rstrip('/')}/{artifact.path}", part)
+            part.rename(target)
+    return target
+
+
+def _download_checked(artifact: Artifact, url: str, part: Path) -> None:
+    _download(artifact, url, part)
+    found = sha256_of(part)
+    if found != artifact.sha256:
+        part.unlink()
+        raise ServiceFailed(artifact.name, f"was downloaded from {url} with sha256 {found}, expected {artifact.sha256}; it was deleted")
+
+
+def sha256_of(path: Path) -> str:
+    """The hash of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
+
+
+def _download(artifact: Artifact, url: str, part: Path) -> None:
+    import stamina
+    from httpx import HTTPError
+
+    try:
+        for attempt in stamina.retry_context(on=HTTPError, attempts=ATTEMPTS, timeout=None):
+            with attempt:
+                _continue(artifact, url, part)
+    except HTTPError as error:
+        problem = f"cannot be downloaded from {url}: {error}. Run the command again to continue, or set PIPELINE_MAVEN_URL to a mirror"
+        raise ServiceFailed(artifact.name, problem) from error
+
+
+def _continue(artifact: Artifact, url: str, part: Path) -> None:
+    import httpx
+
+    have = part.stat().st_size if part.exists() else 0
+    if have >= artifact.size_bytes:
+        return
+    headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={have}-"} if have else {})}
+    with httpx.stream("GET", url, headers=headers, timeout=TIMEOUT_SECONDS, follow_redirects=True) as response:
+        response.raise_for_status()
+        is_rest = response.status_code == httpx.codes.PARTIAL_CONTENT
+        with part.open("ab" if is_rest else "wb") as file:
+            for chunk in response.iter_bytes():
+                file.write(chunk)
+            os.fsync(file.fileno())

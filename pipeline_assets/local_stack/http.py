@@ -1,0 +1,27 @@
+"""Whether a service answers over HTTP, and what it says."""
+
+from typing import Any
+
+ANSWER_SECONDS = 2.0
+
+
+def answers(url: str, _since: float = 0) -> bool:
+    """A GET of the URL ends with status 200; for `Service.is_ready`, whoever listens there."""
+    import httpx
+
+    try:
+        return httpx.get(url, timeout=ANSWER_SECONDS, trust_env=False).status_code == httpx.codes.OK
+    except httpx.HTTPError:
+        return False
+
+
+def ask_graphql(url: str, query: str) -> dict[str, Any] | None:
+    """The data that a GraphQL endpoint answers; None where it does not answer or finds errors."""
+    import httpx
+
+    try:
+        answer = httpx.post(url, json={"query": query}, timeout=ANSWER_SECONDS, trust_env=False)
+    except httpx.HTTPError:
+        return None
+    data: dict[str, Any] | None = answer.json().get("data") if answer.status_code == httpx.codes.OK else None
+    return data

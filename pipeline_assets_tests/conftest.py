@@ -1,0 +1,97 @@
+"""Real services for the tests: an own stack on free ports in a temporary folder, which runs beside any other and is gone afterwards."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from secrets import token_hex
+
+import psycopg
+import pytest
+from pydantic import SecretStr
+
+from pipeline_assets.core.connections import object_store
+from pipeline_assets.core.settings import PREFIX, Ports, Settings, StackSettings
+from pipeline_assets.local_stack import stack as local_stack
+from pipeline_assets.local_stack.plan import MLFLOW, POSTGRES, S3, WEATHER, load_secrets
+from pipeline_assets.local_stack.postgres import bootstrap
+from pipeline_assets.local_stack.processes import running
+
+FREE_PORTS = Ports(dagster=0, dagster_code=0, mlflow=0, postgres=0, s3=0, weather=0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_environment() -> Iterator[None]:
+    """No test sees the developer's settings: every `PIPELINE_…` variable is unset for the session."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(PREFIX)]:
+            patch.delenv(name)
+        yield
+
+
+@pytest.fixture(scope="session")
+def stack_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of the session's stack; whatever was started in it is stopped at the end, also after a failure."""
+    home = tmp_path_factory.mktemp("stack")
+    try:
+        yield home
+    finally:
+        local_stack.down(home, purge=True)
+
+
+@pytest.fixture(scope="session")
+def stores(stack_home: Path) -> Settings:
+    """PostgreSQL, the object store and the weather API: up in a few seconds."""
+    return start(stack_home, POSTGRES, S3, WEATHER)
+
+
+@pytest.fixture(scope="session")
+def stack(stack_home: Path, stores: Settings) -> Settings:
+    """What `stores` has, and the MLflow server."""
+    assert stores.home == stack_home
+    return start(stack_home, POSTGRES, S3, WEATHER, MLFLOW)
+
+
+def start(home: Path, *names: str) -> Settings:
+    """Start services on free ports in a folder; the caller calls `local_stack.down`."""
+    return local_stack.up(home, only=names, with_history=False, stack=StackSettings(ports=FREE_PORTS, given={}))
+
+
+def cluster_of(home: Path) -> psycopg.Connection:
+    """A superuser's connection to the PostgreSQL of a stack."""
+    known = running(home, POSTGRES)
+    assert known is not None
+    assert known.port is not None
+    return bootstrap(known.port, load_secrets(home)[POSTGRES])
+
+
+@pytest.fixture
+def fresh_database(stores: Settings) -> Iterator[Callable[[SecretStr], SecretStr]]:
+    """A function that makes an empty database with the owner of the one given, and returns its DSN; dropped after the test."""
+    made: list[str] = []
+
+    def make(like: SecretStr) -> SecretStr:
+        base, _, owner = like.get_secret_value().rpartition("/")
+        made.append(f"test_{token_hex(6)}")
+        with cluster_of(stores.home) as cluster:
+            cluster.execute(f"create database {made[-1]} owner {owner} strategy file_copy")
+        return SecretStr(f"{base}/{made[-1]}")
+
+    yield make
+    with cluster_of(stores.home) as cluster:
+        for name in made:
+            cluster.execute(f"drop database {name} with (force)")
+
+
+@pytest.fixture
+def isolated(stores: Settings, fresh_database: Callable[[SecretStr], SecretStr]) -> Settings:
+    """The settings of `stores` with an empty warehouse, catalog, airline_ops database and bucket that only this test sees."""
+    bucket = f"test-{token_hex(6)}"
+    object_store(stores).create_bucket(Bucket=bucket)
+    return stores.model_copy(
+        update={
+            "warehouse_dsn": fresh_database(stores.warehouse_dsn),
+            "catalog_dsn": fresh_database(stores.catalog_dsn),
+            "databases": {name: fresh_database(dsn) for name, dsn in stores.databases.items()},
+            "s3_bucket": bucket,
+        }
+    )

@@ -1,0 +1,247 @@
+"""What the stack is told by the environment, and what it hands out."""
+
+import os
+import socket
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from pipeline_assets.core.errors import PortTaken, SettingsMissing, UserInputError
+from pipeline_assets.core.settings import Ports, StackSettings, environment_of_children, read_settings, read_stack_settings
+from pipeline_assets.local_stack import dagster, settings
+from pipeline_assets.local_stack.plan import CODE, DAEMON, MLFLOW, NAMES, POSTGRES, S3, WEATHER, WEBSERVER, Plan, load_secrets
+from pipeline_assets.local_stack.ports import free_port, holder, is_free, is_listening, require_free
+from pipeline_assets.local_stack.stack import ROOT
+
+S3_ELSEWHERE = {
+    "PIPELINE_S3_ENDPOINT": "https://s3.example.com",
+    "PIPELINE_S3_REGION": "eu-central-1",
+    "PIPELINE_S3_BUCKET": "ours",
+    "PIPELINE_S3_ACCESS_KEY": "their-access-key",
+    "PIPELINE_S3_SECRET_KEY": "their-secret-key",
+}
+FREE = Ports(dagster=0, dagster_code=0, mlflow=0, postgres=0, s3=0, weather=0)
+
+
+def plan(home: Path, given: Mapping[str, str] | None = None, *, root: Path = ROOT, ports: Ports = FREE) -> Plan:
+    """The plan of a stack whose environment has the given settings."""
+    return settings.make_plan(StackSettings(ports=ports, given=dict(given or {})), root, home)
+
+
+@pytest.fixture
+def listener() -> Iterator[int]:
+    """A port that this process listens on."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        yield int(server.getsockname()[1])
+
+
+def test_settings_made_here_are_complete_and_private(tmp_path: Path) -> None:
+    """`stack.env` is all that the product needs, and only its owner can read it."""
+    made = plan(tmp_path)
+    path = settings.write_settings(made)
+    read = read_settings(tmp_path)
+
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "secrets.json").stat().st_mode & 0o777 == 0o600
+    assert read.warehouse_dsn.get_secret_value() == made.settings["PIPELINE_WAREHOUSE_DSN"]
+    assert read.s3_endpoint == f"http://127.0.0.1:{made.ports[S3]}"
+    assert read.services["weather"].url == f"http://127.0.0.1:{made.ports[WEATHER]}"
+
+
+def test_secrets_are_random_and_stay(tmp_path: Path) -> None:
+    """Two folders have different secrets, one folder the same for ever."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    for home in (first, second):
+        home.mkdir()
+
+    assert load_secrets(first, ("a", "b")) == load_secrets(first, ("a",))
+    assert set(load_secrets(first, ("a", "b")).values()).isdisjoint(load_secrets(second, ("a", "b")).values())
+
+
+def test_a_service_that_the_environment_points_to_is_not_started(tmp_path: Path) -> None:
+    """The given settings are used, and not copied into `stack.env`."""
+    made = plan(tmp_path, S3_ELSEWHERE)
+    text = settings.write_settings(made).read_text()
+    stack = StackSettings(given=S3_ELSEWHERE)
+
+    assert [name for name in NAMES if settings.is_given(stack, name, ROOT)] == [S3]
+    assert made.settings["PIPELINE_S3_ENDPOINT"] == "https://s3.example.com"
+    assert "their-secret-key" not in text
+    assert "PIPELINE_S3_ENDPOINT" not in text
+
+
+def test_a_half_given_service_names_all_that_is_missing(tmp_path: Path) -> None:
+    """Who names an endpoint must name region, bucket and keys as well."""
+    with pytest.raises(SettingsMissing) as failure:
+        plan(tmp_path, {"PIPELINE_S3_ENDPOINT": "https://s3.example.com", "PIPELINE_SERVICES__WEATHER__URL": "https://weather.example.com"})
+
+    assert failure.value.names == (
+        "PIPELINE_S3_REGION",
+        "PIPELINE_S3_BUCKET",
+        "PIPELINE_S3_ACCESS_KEY",
+        "PIPELINE_S3_SECRET_KEY",
+        "PIPELINE_SERVICES__WEATHER__API_KEY",
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "elsewhere"),
+    [
+        ({"PIPELINE_WAREHOUSE_DSN"}, set()),
+        ({"PIPELINE_WAREHOUSE_DSN", "PIPELINE_CATALOG_DSN", "PIPELINE_DAGSTER_DSN", "PIPELINE_DATABASES__AIRLINE_OPS"}, set()),
+        (
+            {
+                "PIPELINE_WAREHOUSE_DSN",
+                "PIPELINE_CATALOG_DSN",
+                "PIPELINE_DAGSTER_DSN",
+                "PIPELINE_DATABASES__AIRLINE_OPS",
+                "PIPELINE_MLFLOW_DSN",
+            },
+            {POSTGRES},
+        ),
+        ({"PIPELINE_MLFLOW_URL"}, {MLFLOW}),
+        ({"PIPELINE_DAGSTER_URL"}, {CODE, WEBSERVER, DAEMON}),
+        ({"PIPELINE_SERVICES__WEATHER__URL"}, {WEATHER}),
+    ],
+)
+def test_postgres_is_started_while_one_database_is_needed(given: set[str], elsewhere: set[str]) -> None:
+    """A service is elsewhere when the environment has everything that it would provide."""
+    stack = StackSettings(given=dict.fromkeys(given, "somewhere"))
+
+    assert {name for name in NAMES if settings.is_given(stack, name, ROOT)} == elsewhere
+
+
+def test_without_a_simulator_the_sources_come_from_the_environment_alone(tmp_path: Path) -> None:
+    """A project whose simulator was deleted gets no settings for it, and loads."""
+    made = plan(tmp_path, {"PIPELINE_DATABASES__ORDERS": "postgresql://orders.example.com/orders"}, root=tmp_path)
+    settings.write_settings(made)
+
+    assert read_settings(tmp_path).databases == {}
+    assert "PIPELINE_DATABASES__AIRLINE_OPS" not in made.settings
+
+
+def test_a_free_port_is_picked_once(tmp_path: Path) -> None:
+    """Port 0 stays the same port over restarts, as long as nobody else takes it."""
+    first = plan(tmp_path).ports
+    with socket.socket() as taker:
+        taker.bind(("127.0.0.1", first[S3]))
+        taker.listen()
+        second = plan(tmp_path).ports
+
+    assert second[S3] != first[S3]
+    assert {name: port for name, port in second.items() if name != S3} == {name: port for name, port in first.items() if name != S3}
+
+
+def test_ports_are_distinct_and_fixed_ones_are_kept(tmp_path: Path) -> None:
+    """Every service has a port of its own; what is asked for is what is used."""
+    port = free_port()
+    made = plan(tmp_path, ports=FREE.model_copy(update={"mlflow": port}))
+
+    assert made.ports[MLFLOW] == port
+    assert len(set(made.ports.values())) == len(made.ports)
+
+
+def test_a_taken_port_names_port_and_holder(listener: int) -> None:
+    """The error says which process has the port and which setting moves the service."""
+    with pytest.raises(PortTaken) as failure:
+        require_free("dagster-code", listener)
+
+    assert (failure.value.port, failure.value.pid) == (listener, os.getpid())
+    assert f"port {listener}" in str(failure.value)
+    assert f"process {os.getpid()} ({' '.join(sys.orig_argv)[:20]}" in str(failure.value)
+    assert "PIPELINE_PORTS__DAGSTER_CODE=" in str(failure.value)
+
+
+def test_a_free_port_is_free() -> None:
+    """A picked port can be had, and nobody answers on it."""
+    port = free_port()
+
+    assert is_free(port)
+    assert not is_listening(port)
+    assert holder(port) == (None, "")
+
+
+@pytest.mark.parametrize("value", ["-1", "65536", "http"])
+def test_a_port_that_is_none_is_an_error_that_names_the_variable(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    """The message has the variable, its value and what is expected."""
+    monkeypatch.setenv("PIPELINE_PORTS__S3", value)
+    with pytest.raises(UserInputError, match=rf"PIPELINE_PORTS__S3 is '{value}'.*0 to 65535"):
+        read_stack_settings()
+
+
+def test_the_environment_of_the_stack_is_read_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ports, mirror and pointers are taken from the environment; empty variables count as not given."""
+    monkeypatch.setenv("PIPELINE_PORTS__S3", "9999")
+    monkeypatch.setenv("PIPELINE_MAVEN_URL", "https://mirror.example.com/maven")
+    monkeypatch.setenv("PIPELINE_MLFLOW_URL", "https://mlflow.example.com")
+    monkeypatch.setenv("PIPELINE_S3_ENDPOINT", "")
+    stack = read_stack_settings()
+
+    assert (stack.ports.s3, stack.maven_url) == (9999, "https://mirror.example.com/maven")
+    assert stack.given["PIPELINE_MLFLOW_URL"] == "https://mlflow.example.com"
+    assert "PIPELINE_S3_ENDPOINT" not in stack.given
+
+
+def test_children_may_keep_their_compiled_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service does not inherit that Python must not write bytecode, but everything else."""
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.setenv("SOMETHING", "else")
+    environment = environment_of_children({"ADDED": "yes"})
+
+    assert "PYTHONDONTWRITEBYTECODE" not in environment
+    assert (environment["SOMETHING"], environment["ADDED"]) == ("else", "yes")
+
+
+def test_the_dotenv_keeps_the_lines_of_others(tmp_path: Path) -> None:
+    """The stack adds its lines, replaces only them, and takes only them away."""
+    home = tmp_path / "home"
+    home.mkdir()
+    made = plan(home)
+    path = dagster.dotenv(made.root, home)
+    path.write_text("MINE=1\n")
+    dagster.write_dotenv(made)
+    once = path.read_text()
+    dagster.write_dotenv(made)
+
+    assert path == home / ".env"
+    assert path.read_text() == once
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert once.startswith("MINE=1\n")
+    assert f"DAGSTER_HOME='{ROOT}'" in once
+    dagster.remove_dotenv(path)
+    assert path.read_text() == "MINE=1\n"
+
+
+def test_the_projects_own_stack_writes_the_dotenv_of_the_project(tmp_path: Path) -> None:
+    """`dagster` and `dg` find the environment where they are called; a second stack does not touch it."""
+    assert dagster.dotenv(tmp_path, tmp_path / ".pipeline") == tmp_path / ".env"
+    assert dagster.dotenv(tmp_path, tmp_path / "elsewhere") == tmp_path / "elsewhere" / ".env"
+
+
+def test_a_dotenv_with_nothing_else_in_it_is_removed(tmp_path: Path) -> None:
+    """No empty file stays behind."""
+    dagster.write_dotenv(plan(tmp_path))
+    dagster.remove_dotenv(tmp_path / ".env")
+    dagster.remove_dotenv(tmp_path / ".env")
+
+    assert not (tmp_path / ".env").exists()
+
+
+def test_plans_do_not_show_secrets(tmp_path: Path) -> None:
+    """Neither a plan nor a service has a secret in what a log would print of it."""
+    made = plan(tmp_path)
+    shown = repr(made) + repr(dagster.webserver(made))
+
+    assert [name for name, secret in made.secrets.items() if secret in shown] == []
+    assert isinstance(read_secret(made), SecretStr)
+
+
+def read_secret(made: Plan) -> SecretStr:
+    """A secret as the product reads it."""
+    settings.write_settings(made)
+    return read_settings(made.home).s3_secret_key
