@@ -1,0 +1,1 @@
+"""Layer 2, processing: the lake keeps what was ingested, cleaning puts it in order, features describe it."""

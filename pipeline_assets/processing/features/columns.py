@@ -1,0 +1,106 @@
+"""Columns of Arrow tables as the arrays the kernel computes on, refused with a name where they are not what was declared."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline_assets.core.errors import TableMismatch
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numbers:
+    """A numeric column: int64 (also for booleans, 0 and 1) or float64 values, 0 where null, and which rows have a value."""
+
+    values: Ints | Floats
+    valid: Bools
+
+
+def plain_column(table: pa.Table, name: str, column: str) -> pa.Array:
+    """The one column of that name in a single chunk, dictionaries decoded; raises TableMismatch where there is none, or several."""
+    found = table.column_names.count(column)
+    if found != 1:
+        problem = f"lacks column '{column}'" if found == 0 else f"has {found} columns '{column}'"
+        raise TableMismatch(name, problem, table.column_names)
+    chunked = table.column(column)
+    if pa.types.is_dictionary(chunked.type):
+        chunked = chunked.cast(chunked.type.value_type)
+    return chunked.combine_chunks() if chunked.num_chunks != 1 else chunked.chunk(0)
+
+
+def instants(table: pa.Table, name: str, column: str) -> Ints:
+    """Microseconds since the epoch, one per row; raises TableMismatch where the column has nulls, no time zone or no whole microseconds."""
+    values = plain_column(table, name, column)
+    if not pa.types.is_timestamp(values.type):
+        raise TableMismatch(name, f"has {values.type} in column '{column}', expected timestamp[us, tz=UTC]", table.column_names)
+    if values.type.tz is None:
+        raise TableMismatch(name, f"has naive times in column '{column}', expected timestamp[us, tz=UTC]", table.column_names)
+    if values.null_count:
+        raise TableMismatch(name, f"has {values.null_count} nulls in column '{column}', expected a time in every row", table.column_names)
+    try:
+        found: Ints = _numpy(values.cast(pa.timestamp("us", tz="UTC")).view(pa.int64()))
+    except pa.ArrowInvalid as error:
+        raise TableMismatch(name, f"has times finer than a microsecond in column '{column}'", table.column_names) from error
+    return found
+
+
+def numbers(table: pa.Table, name: str, column: str) -> Numbers:
+    """The column as numbers; raises TableMismatch where it is neither integer, number nor boolean, or holds NaN or an infinite value."""
+    values = plain_column(table, name, column)
+    kind = values.type
+    if pa.types.is_null(kind):
+        kind, values = pa.float64(), values.cast(pa.float64())
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+        raise TableMismatch(name, f"has {kind} in column '{column}', expected integer, number or boolean", table.column_names)
+    try:
+        cast = values.cast(pa.float64() if pa.types.is_floating(kind) else pa.int64())
+    except pa.ArrowInvalid as error:
+        raise TableMismatch(name, f"has integers beyond 64 bits in column '{column}'", table.column_names) from error
+    valid = _numpy(values.is_valid()) if values.null_count else np.ones(len(values), dtype=np.bool_)
+    plain = _numpy(cast.fill_null(0) if cast.null_count else cast)
+    if pa.types.is_floating(kind):
+        plain = plain + 0.0  # turns -0.0 into 0.0, so that equal values have equal bits
+        _refuse_infinite(plain, table, name, column)
+    return Numbers(values=plain, valid=valid)
+
+
+def truths(table: pa.Table, name: str, column: str) -> Numbers:
+    """A boolean column as 0 and 1; raises TableMismatch for any other type."""
+    kind = plain_column(table, name, column).type
+    if not pa.types.is_boolean(kind):
+        raise TableMismatch(name, f"has {kind} in column '{column}', expected boolean", table.column_names)
+    return numbers(table, name, column)
+
+
+def arrow_floats(values: Floats, present: Bools) -> pa.Array:
+    """float64 with nulls where not present; the bytes under a null are zero, so that equal answers are equal to the byte."""
+    values = np.where(present, values, 0.0)
+    return pa.array(values) if present.all() else pa.array(values, mask=~present)
+
+
+def _refuse_infinite(values: Floats, table: pa.Table, name: str, column: str) -> None:
+    broken = int(len(values) - np.isfinite(values).sum())
+    if broken:
+        raise TableMismatch(name, f"has {broken} NaN or infinite values in column '{column}'", table.column_names)
+
+
+def _numpy(values: pa.Array) -> Any:
+    return values.to_numpy(zero_copy_only=False)
+
+
+def text_or_whole(table: pa.Table, name: str, column: str) -> pa.Array:
+    """A key column: text as string, whole numbers and booleans as int64; raises TableMismatch for any other type."""
+    values = plain_column(table, name, column)
+    kind = values.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind) or pa.types.is_null(kind):
+        return pc.cast(values, pa.string())
+    if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
+        return pc.cast(values, pa.int64())
+    raise TableMismatch(name, f"has {kind} in key column '{column}', expected string or integer", table.column_names)

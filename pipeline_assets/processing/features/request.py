@@ -1,0 +1,64 @@
+"""Features that the request itself tells: its values as they are, its categories as codes, its times as clock and calendar see them."""
+
+from collections.abc import Callable
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline_assets.core import names
+from pipeline_assets.core.errors import TableMismatch
+from pipeline_assets.processing.features.columns import arrow_floats, numbers, plain_column
+from pipeline_assets.spec.features import RequestFeature, Transform
+
+REQUEST = "request"
+OBSERVATIONS = "observations"
+CLOCK: dict[Transform, Callable[[pl.Series], pl.Series]] = {
+    "hour": lambda local: local.dt.hour(),
+    "weekday": lambda local: local.dt.weekday(),
+    "minute_of_day": lambda local: local.dt.hour().cast(pl.Int64) * 60 + local.dt.minute().cast(pl.Int64),
+    "day_of_year": lambda local: local.dt.ordinal_day(),
+}
+
+
+def request_feature_name(feature: RequestFeature) -> str:
+    """The column of a request feature."""
+    return names.feature(REQUEST, feature.name)
+
+
+def request_features(features: tuple[RequestFeature, ...], observations: pa.Table) -> pa.Table:
+    """One column a feature, in their order; len(observations) rows in their order.
+
+    `hour` 0 to 23, `weekday` 1 (Monday) to 7, `minute_of_day` 0 to 1439 and `day_of_year` 1 to 366 are int64, as the clock and calendar of
+    the feature's time zone show them; the code of a category is int64, its place among the declared values from 0, and null for any other
+    value; a plain value is float64 (booleans 0 and 1). Null gives null.
+    Raises TableMismatch where a column is missing, duplicated or of the wrong type, a time naive, a value NaN or infinite.
+    """
+    return pa.table({request_feature_name(feature): _column(feature, observations) for feature in features})
+
+
+def _column(feature: RequestFeature, observations: pa.Table) -> pa.Array:
+    if feature.transform != "value":
+        return _clock(feature, observations)
+    if feature.values:
+        return _codes(feature, observations)
+    data = numbers(observations, OBSERVATIONS, feature.column)
+    return arrow_floats(data.values.astype("float64"), data.valid)
+
+
+def _codes(feature: RequestFeature, observations: pa.Table) -> pa.Array:
+    column = plain_column(observations, OBSERVATIONS, feature.column)
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type) or pa.types.is_null(column.type)):
+        problem = f"has {column.type} in column '{feature.column}', expected string"
+        raise TableMismatch(OBSERVATIONS, problem, observations.column_names)
+    return pc.index_in(column.cast(pa.string()), value_set=pa.array(feature.values, pa.string())).cast(pa.int64())
+
+
+def _clock(feature: RequestFeature, observations: pa.Table) -> pa.Array:
+    column = plain_column(observations, OBSERVATIONS, feature.column)
+    if not pa.types.is_timestamp(column.type) or column.type.tz is None:
+        problem = f"has {column.type} in column '{feature.column}', expected timestamp[us, tz=UTC]"
+        raise TableMismatch(OBSERVATIONS, problem, observations.column_names)
+    # Polars brings its own time zones; Arrow would look for those of the machine.
+    local = pl.Series(feature.column, column.cast(pa.timestamp("us", tz="UTC"))).dt.convert_time_zone(feature.time_zone)
+    return CLOCK[feature.transform](local).cast(pl.Int64).rechunk().to_arrow()

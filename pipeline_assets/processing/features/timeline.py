@@ -1,0 +1,212 @@
+"""The events and requests of one bucket on one sorted scale, where a window is a range of positions."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline_assets.processing.features.clock import Clock, clock_for
+from pipeline_assets.processing.features.columns import Ints, instants, plain_column
+from pipeline_assets.processing.features.keys import NO_KEY, key_codes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """Which columns of requests and events mean what; `order_by` breaks ties of both times, the last wins."""
+
+    keys: Sequence[str]
+    asked_at: str
+    event_at: str
+    known_at: str
+    order_by: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """The events that some request can see: their rows in the table, and key and times of each."""
+
+    rows: Ints
+    code: Ints
+    event_at: Ints
+    known_at: Ints
+
+    @cached_property
+    def visible_at(self) -> Ints:
+        """When the event could first count: it had happened and was known."""
+        return self.event_at if self.known_at is self.event_at else np.maximum(self.event_at, self.known_at)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """The distinct requests that have a key, as questions in the order of (key, asked_at).
+
+    requests: how many rows the requests have. rows: those with a key; question: the question of each.
+    """
+
+    requests: int
+    rows: Ints
+    question: Ints
+    code: Ints
+    at: Ints
+
+    def per_request(self, values: np.ndarray) -> np.ndarray:
+        """Values per question, brought to the rows of the requests; zero for requests without a key."""
+        spread = np.zeros(self.requests, values.dtype)
+        spread[self.rows] = values[self.question]
+        return spread
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timeline:
+    """Positions 0 … n-1 are events in the order of (key, event_at), which `order` brings them into; `asked` are the questions.
+
+    marks: the clock's mark of each position. visible_order: the positions in the order of (key, visible_at), None where that is the same.
+    seen: for each question, how many entries of the visible order are of lower keys or visible to it. codes: how many keys there may be.
+    """
+
+    told: Told
+    asked: Asked
+    clock: Clock
+    codes: int
+    order: Ints
+    marks: Ints
+    visible_order: Ints | None
+    seen: Ints
+
+    @cached_property
+    def rows(self) -> Ints:
+        """The row in the table of events at each position."""
+        return self.told.rows[self.order]
+
+    @cached_property
+    def code(self) -> Ints:
+        """The key at each position."""
+        return self.told.code[self.order]
+
+    @cached_property
+    def event_at(self) -> Ints:
+        """When it happened, at each position."""
+        return self.told.event_at[self.order]
+
+    @cached_property
+    def visible_at(self) -> Ints:
+        """When it could first count, at each position."""
+        return self.told.visible_at[self.order]
+
+    @cached_property
+    def key_bounds(self) -> Ints:
+        """The first position of each code, and the position after the last."""
+        return np.searchsorted(self.marks, np.arange(self.codes + 1) * self.clock.span)
+
+    @property
+    def key_start(self) -> Ints:
+        """For each question, the first position of its key."""
+        return self.key_bounds[self.asked.code]
+
+    @property
+    def key_end(self) -> Ints:
+        """For each question, the position after the last of its key."""
+        return self.key_bounds[self.asked.code + 1]
+
+    def positions_from(self, at: Ints) -> Ints:
+        """For each question, the first position of its key with event_at not before `at` (microseconds, one per question)."""
+        return np.searchsorted(self.marks, self.clock.before(self.asked.code, at))
+
+    def in_visible_order(self, values: np.ndarray) -> np.ndarray:
+        """Values per position, rearranged by visibility."""
+        return values if self.visible_order is None else values[self.visible_order]
+
+
+def build_timeline(requests: pa.Table, events: pa.Table, columns: Columns, *, name: str, is_ordered: bool) -> Timeline:
+    """The timeline of the requests and of those events that any of them can see.
+
+    `is_ordered` sorts positions equal in key and event_at further by known_at, the columns of order_by (nulls first), and the row: what
+    "newest" needs. Raises TableMismatch where key or time columns are missing or of another type; `name` stands for the events there.
+    """
+    asked_at = instants(requests, "requests", columns.asked_at)
+    event_at = instants(events, name, columns.event_at)
+    known_at = event_at if columns.known_at == columns.event_at else instants(events, name, columns.known_at)
+    asked_code, code, codes = key_codes(requests, events, columns.keys, name)
+    told = _visible(code, event_at, known_at, int(asked_at.max(initial=0)))
+    clock = clock_for(codes, told.event_at, told.visible_at)
+    marks = clock.mark(told.code, told.event_at)
+    order = _sorted_order(marks)
+    sorted_marks = marks[order]
+    if is_ordered:
+        found = [plain_column(events, name, column) for column in columns.order_by]
+        breakers = [told.known_at.__getitem__, *(_ranking(column, told.rows) for column in found), told.rows.__getitem__]
+        order = _break_ties(order, sorted_marks, breakers)
+    asked = _questions(asked_code, asked_at, clock)
+    visible_order, seen = _visibility(told, asked, clock, order, sorted_marks)
+    return Timeline(
+        told=told, asked=asked, clock=clock, codes=codes, order=order, marks=sorted_marks, visible_order=visible_order, seen=seen
+    )
+
+
+def _visible(code: Ints, event_at: Ints, known_at: Ints, until: int) -> Told:
+    """The events with a key that somebody asks for, visible by the last time asked."""
+    kept = (code != NO_KEY) & (event_at <= until) & (known_at <= until)
+    rows = np.flatnonzero(kept)
+    if len(rows) < len(code):
+        is_same = known_at is event_at
+        code, event_at = code[rows], event_at[rows]
+        known_at = event_at if is_same else known_at[rows]
+    return Told(rows=rows, code=code, event_at=event_at, known_at=known_at)
+
+
+def _questions(code: Ints, at: Ints, clock: Clock) -> Asked:
+    requests = len(code)
+    rows = np.flatnonzero(code != NO_KEY)
+    rows = rows[_sorted_order(clock.until(code[rows], at[rows]))]
+    code, at = code[rows], at[rows]
+    is_new = np.concatenate(([True], (code[1:] != code[:-1]) | (at[1:] != at[:-1])))[: len(rows)]
+    return Asked(requests=requests, rows=rows, question=np.cumsum(is_new) - 1, code=code[is_new], at=at[is_new])
+
+
+def _visibility(told: Told, asked: Asked, clock: Clock, order: Ints, marks: Ints) -> tuple[Ints | None, Ints]:
+    """The positions by (key, visible_at), None where that is their order already, and how many of them each question sees."""
+    visible_order = None
+    if told.visible_at is not told.event_at:
+        marks = clock.mark(told.code, told.visible_at)[order]
+        if not _is_sorted(marks):
+            visible_order = np.argsort(marks)
+            marks = marks[visible_order]
+    return visible_order, np.searchsorted(marks, clock.until(asked.code, asked.at), side="right")
+
+
+def _is_sorted(marks: Ints) -> bool:
+    return bool((marks[1:] >= marks[:-1]).all())
+
+
+def _sorted_order(marks: Ints) -> Ints:
+    return np.arange(len(marks)) if _is_sorted(marks) else np.argsort(marks)
+
+
+def _ranking(column: pa.Array, rows: Ints) -> Callable[[Ints], Ints]:
+    """What gives the rank of the column's values among the given places of `rows`; nulls rank lowest."""
+
+    def rank(places: Ints) -> Ints:
+        values = column.take(pa.array(rows[places]))
+        ranks = pc.rank(values, sort_keys="ascending", tiebreaker="dense").to_numpy(zero_copy_only=False).astype(np.int64)
+        return np.where(values.is_null().to_numpy(zero_copy_only=False), 0, ranks)
+
+    return rank
+
+
+def _break_ties(order: Ints, marks: Ints, breakers: Sequence[Callable[[Ints], Ints]]) -> Ints:
+    """The order, with equal marks (sorted) ordered by the first breaker, what is equal in that by the second, and so on."""
+    order = order.copy()
+    same = np.concatenate(([False], marks[1:] == marks[:-1]))[: len(order)]
+    for breaker in breakers:
+        tied = np.flatnonzero(same | np.append(same[1:], [False])[: len(order)])
+        if len(tied) == 0:
+            break
+        group, places = np.cumsum(~same[tied]), order[tied]
+        keys = breaker(places)
+        sort = np.lexsort((keys, group))
+        order[tied], keys = places[sort], keys[sort]
+        same[tied[1:]] = (group[1:] == group[:-1]) & (keys[1:] == keys[:-1])
+    return order

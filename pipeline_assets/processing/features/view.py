@@ -1,0 +1,105 @@
+"""The kernel: all features of one view for a table of requests, bucket by bucket of keys, Arrow in and Arrow out."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline_assets.core import names
+from pipeline_assets.processing.features.as_of import latest_features
+from pipeline_assets.processing.features.columns import Bools, Floats, Ints, arrow_floats, instants, numbers, truths
+from pipeline_assets.processing.features.keys import bucket_of, key_columns
+from pipeline_assets.processing.features.timeline import Columns, build_timeline
+from pipeline_assets.processing.features.windows import window_features
+from pipeline_assets.spec.features import FeatureView, Latest, Windowed
+
+DECISION_AT = "decision_at"
+# A bucket asked more often than this is asked in parts, so that a hot key needs memory for its events and one part of its requests only.
+REQUESTS_AT_ONCE = 2_000_000
+
+
+def feature_names(view: FeatureView) -> tuple[str, ...]:
+    """The columns of the view's features, in the order of their declaration."""
+    return tuple(
+        names.feature(view.name, feature.name, window)
+        for feature in view.features
+        for window in ((None,) if isinstance(feature, Latest) else feature.windows)
+    )
+
+
+def view_features(
+    view: FeatureView, requests: pa.Table, events: pa.Table, *, buckets: int = 1, requests_at_once: int = REQUESTS_AT_ONCE
+) -> pa.Table:
+    """The features of the view for each request, as they could be known at its decision_at.
+
+    requests: the entity's key columns and `decision_at` (aware, to the microsecond), any order, other columns ignored. events: the key
+    columns, the two times and the features' columns of the view's source, any order. Both may be empty.
+    Returns len(requests) rows in their order with the columns `feature_names(view)`: `count` as int64, all others as float64 with nulls.
+    The bytes are the same for every number of buckets (crc32 of the key) and every `requests_at_once`.
+    Raises TableMismatch where a column is missing, duplicated or of the wrong type, a time naive or null, a value NaN or infinite.
+    """
+    if buckets == 1 and requests.num_rows <= requests_at_once:
+        return bucket_features(view, requests, events)
+    _refuse_broken(view, requests, events)
+    parts = list(_parts(view, requests, events, buckets, requests_at_once))
+    order = np.argsort(np.concatenate([rows for rows, _ in parts]))
+    answers = pa.concat_tables([bucket_features(view, requests.take(pa.array(rows)), mine) for rows, mine in parts])
+    return pa.table({name: _rearranged(answers.column(name).combine_chunks(), order) for name in answers.column_names})
+
+
+def bucket_features(view: FeatureView, requests: pa.Table, events: pa.Table) -> pa.Table:
+    """The features of the view for requests and events of one bucket: what a cluster maps over, see `view_features`."""
+    columns = Columns(
+        keys=view.entity.keys,
+        asked_at=DECISION_AT,
+        event_at=view.source.event_at,
+        known_at=view.source.known_at,
+        order_by=view.source.order_by,
+    )
+    timeline = build_timeline(requests, events, columns, name=view.source.name, is_ordered=_asks_for_newest(view))
+    found = window_features(view, timeline, events) | latest_features(view, timeline, events)
+    return pa.table({name: found[name] for name in feature_names(view)})
+
+
+def _asks_for_newest(view: FeatureView) -> bool:
+    return any(isinstance(feature, Latest) or feature.aggregate == "last" for feature in view.features)
+
+
+def _parts(view: FeatureView, requests: pa.Table, events: pa.Table, buckets: int, at_once: int) -> Iterator[tuple[Ints, pa.Table]]:
+    """Rows of requests, at most `at_once`, and the events of their bucket; at least one part, if an empty one."""
+    asked = _by_bucket(bucket_of(requests, "requests", view.entity.keys, buckets), buckets)
+    told = _by_bucket(bucket_of(events, view.source.name, view.entity.keys, buckets), buckets)
+    for bucket, rows in enumerate(asked):
+        mine = events.take(pa.array(told[bucket])) if len(rows) else events.slice(0, 0)
+        for start in range(0, len(rows), at_once):
+            yield rows[start : start + at_once], mine
+    if requests.num_rows == 0:
+        yield asked[0], events.slice(0, 0)
+
+
+def _by_bucket(bucket: Ints, buckets: int) -> list[Ints]:
+    """The rows of each bucket, in their order."""
+    order = np.argsort(bucket, kind="stable")
+    return np.split(order, np.searchsorted(bucket[order], np.arange(1, buckets)))
+
+
+def _refuse_broken(view: FeatureView, requests: pa.Table, events: pa.Table) -> None:
+    """Raises TableMismatch for what the whole tables have wrong, also in buckets that nobody asks."""
+    instants(requests, "requests", DECISION_AT)
+    for column in (view.source.event_at, view.source.known_at):
+        instants(events, view.source.name, column)
+    for key in view.entity.keys:
+        key_columns(requests, events, key, view.source.name)
+    for feature in view.features:
+        if feature.column is not None:
+            read = truths if isinstance(feature, Windowed) and feature.aggregate == "rate" else numbers
+            read(events, view.source.name, feature.column)
+
+
+def _rearranged(column: pa.Array, order: Ints) -> pa.Array:
+    """column[order], with zeros under its nulls."""
+    present: Bools = column.is_valid().to_numpy(zero_copy_only=False)[order]
+    if pa.types.is_floating(column.type):
+        floats: Floats = column.fill_null(0).to_numpy(zero_copy_only=False)[order]
+        return arrow_floats(floats, present)
+    return pa.array(column.to_numpy()[order])

@@ -1,0 +1,220 @@
+"""Aggregates over time windows, from sorted positions and prefix sums: what is true of a window at t is written here.
+
+A window w asked at t covers the events with floor_hop(t − w) <= event_at <= t and known_at <= t. With v = max(event_at, known_at) the
+sum over a window is (all with v <= t) − (all with event_at < start) + (those with event_at < start and v > t). The first two are prefix
+sums of two sorted orders; the third is empty unless a row became known more than w after it happened, and is then found by a wavelet tree.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline_assets.core import names
+from pipeline_assets.processing.features.as_of import newest_positions
+from pipeline_assets.processing.features.columns import Bools, Floats, Ints, Numbers, arrow_floats, numbers, truths
+from pipeline_assets.processing.features.dominance import Queries, early_sums
+from pipeline_assets.processing.features.exact import Digits, digits, rounded, sample_variance, squares, whole
+from pipeline_assets.processing.features.extremes import Split, greatest, split_by_lateness
+from pipeline_assets.processing.features.timeline import Timeline
+from pipeline_assets.spec.features import Aggregate, FeatureView, Windowed
+
+MICROSECOND = timedelta(microseconds=1)
+HOPS = (
+    (timedelta(hours=12), timedelta(minutes=5)),
+    (timedelta(days=10), timedelta(hours=1)),
+)
+LONGEST_HOP = timedelta(days=1)
+
+# What each aggregate adds up: the values that are not null, their sum, the sum of their squares.
+COUNT, SUM, SQUARES = "count", "sum", "squares"
+ADDS: dict[Aggregate, tuple[str, ...]] = {
+    "count": (COUNT,),
+    "sum": (COUNT, SUM),
+    "mean": (COUNT, SUM),
+    "rate": (COUNT, SUM),
+    "variance": (COUNT, SUM, SQUARES),
+    "stddev": (COUNT, SUM, SQUARES),
+}
+Measure = tuple[str | None, str]
+
+
+def hop_of(window: timedelta, declared: timedelta | None = None) -> timedelta:
+    """The size of the tiles at a window's tail: as declared, else 5 min up to 12 h, 1 h up to 10 d, 1 d beyond."""
+    if declared is not None:
+        return declared
+    return next((hop for longest, hop in HOPS if window <= longest), LONGEST_HOP)
+
+
+def window_start(asked_at: Ints, window: timedelta, hop: timedelta) -> Ints:
+    """floor_hop(asked_at − window), in microseconds since the epoch, also before it."""
+    size = hop // MICROSECOND
+    return (asked_at - window // MICROSECOND) // size * size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bucket:
+    """The events of one bucket in the order of its timeline, read and summed up once for all windows."""
+
+    timeline: Timeline
+    events: pa.Table
+    name: str
+    _columns: dict[tuple[str, bool], Numbers] = field(default_factory=dict)
+    _sums: dict[Measure, "PrefixSums"] = field(default_factory=dict)
+
+    def column(self, feature: Windowed) -> Numbers:
+        """The feature's column per position; ones where it has none. Raises TableMismatch where it is not what the aggregate needs."""
+        if feature.column is None:
+            count = len(self.timeline.rows)
+            return Numbers(values=np.ones(count, np.int64), valid=np.ones(count, np.bool_))
+        key = (feature.column, feature.aggregate == "rate")
+        if key not in self._columns:
+            data = (truths if feature.aggregate == "rate" else numbers)(self.events, self.name, feature.column)
+            self._columns[key] = Numbers(values=data.values[self.timeline.rows], valid=data.valid[self.timeline.rows])
+        return self._columns[key]
+
+    def sums(self, feature: Windowed, kind: str) -> "PrefixSums":
+        """The prefix sums of one measure of the feature's column."""
+        measure = (feature.column, kind)
+        if measure not in self._sums:
+            data = self.column(feature)
+            added = whole(data.valid.astype(np.int64)) if kind == COUNT else (digits if kind == SUM else squares)(data.values)
+            self._sums[measure] = prefix_sums(self.timeline, added)
+        return self._sums[measure]
+
+    @cached_property
+    def split(self) -> Split:
+        """Which positions sorting alone serves, for minimum and maximum."""
+        return split_by_lateness(self.timeline)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrefixSums:
+    """Of each column of digits: the values, their sums up to each position, and the sum of what each question sees."""
+
+    exponent: int
+    values: tuple[Ints, ...]
+    upto: tuple[Ints, ...]
+    seen: tuple[Ints, ...]
+
+
+def prefix_sums(timeline: Timeline, added: Digits) -> PrefixSums:
+    """The prefix sums of one number per position; int64 wraps around, which differences undo."""
+    by_visibility = [timeline.in_visible_order(column) for column in added.columns]
+    return PrefixSums(
+        exponent=added.exponent,
+        values=added.columns,
+        upto=tuple(_upto(column) for column in added.columns),
+        seen=tuple(_upto(column)[timeline.seen] for column in by_visibility),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """One window at each question: its first position, and the rows that may be before it and not yet known."""
+
+    start: Ints
+    straddlers: Ints
+    rank: Ints
+    queries: Queries
+
+
+def frame_of(timeline: Timeline, window: timedelta, hop: timedelta) -> Frame:
+    """The window's frame. Straddlers became known more than the window after they happened: usually none."""
+    start = timeline.positions_from(window_start(timeline.asked.at, window, hop))
+    is_straddler = timeline.visible_at - timeline.event_at > window // MICROSECOND
+    straddlers = np.flatnonzero(is_straddler)
+    if len(straddlers) == 0:
+        return Frame(start=start, straddlers=straddlers, rank=straddlers, queries=Queries(left=start, right=start, first=start))
+    before = _upto(is_straddler.astype(np.int64))
+    by_visibility = timeline.in_visible_order(np.arange(len(is_straddler)))
+    by_visibility = by_visibility[is_straddler[by_visibility]]
+    key_end = before[timeline.key_bounds[timeline.code[by_visibility] + 1]]
+    rank = np.empty(len(is_straddler), np.int64)
+    rank[by_visibility] = key_end - 1 - np.arange(len(straddlers))
+    seen = _upto(timeline.in_visible_order(is_straddler).astype(np.int64))[timeline.seen]
+    queries = Queries(left=before[timeline.key_start], right=before[start], first=before[timeline.key_end] - seen)
+    return Frame(start=start, straddlers=straddlers, rank=rank[straddlers], queries=queries)
+
+
+def window_features(view: FeatureView, timeline: Timeline, events: pa.Table) -> dict[str, pa.Array]:
+    """The windowed features of the view, one column a feature and window, one row a request: `count` int64, all others float64.
+
+    Null where no counted event is in the window (0 for `count`), and for `variance` and `stddev` (of the sample: n − 1) where fewer than
+    two are. Needs an ordered timeline for `last`. Raises TableMismatch where a column is not what its aggregate needs.
+    """
+    bucket = Bucket(timeline=timeline, events=events, name=view.source.name)
+    frames: dict[tuple[timedelta, timedelta], list[Windowed]] = {}
+    for feature in view.features:
+        if isinstance(feature, Windowed):
+            for window in feature.windows:
+                frames.setdefault((window, hop_of(window, feature.hop)), []).append(feature)
+    columns = {}
+    for (window, hop), features in frames.items():
+        frame = frame_of(timeline, window, hop)
+        totals = window_totals(bucket, frame, features)
+        for feature in features:
+            columns[names.feature(view.name, feature.name, window)] = _column_of(feature, bucket, frame, totals)
+    return columns
+
+
+def window_totals(bucket: Bucket, frame: Frame, features: Iterable[Windowed]) -> dict[Measure, Digits]:
+    """Every measure that the features need, added up over the window of each question."""
+    sums = {(feature.column, kind): bucket.sums(feature, kind) for feature in features for kind in ADDS.get(feature.aggregate, ())}
+    totals = [seen - upto[frame.start] for prefix in sums.values() for seen, upto in zip(prefix.seen, prefix.upto, strict=True)]
+    if len(frame.straddlers):
+        late = [values[frame.straddlers] for prefix in sums.values() for values in prefix.values]
+        totals = [total + missed for total, missed in zip(totals, early_sums(frame.rank, frame.queries, late), strict=True)]
+    column = iter(totals)
+    return {measure: Digits(exponent=prefix.exponent, columns=tuple(next(column) for _ in prefix.upto)) for measure, prefix in sums.items()}
+
+
+def _column_of(feature: Windowed, bucket: Bucket, frame: Frame, totals: dict[Measure, Digits]) -> pa.Array:
+    """The feature's column in the order of the requests."""
+    if feature.aggregate == "count":
+        return pa.array(bucket.timeline.asked.per_request(totals[feature.column, COUNT].columns[0]))
+    if feature.aggregate in ADDS:
+        values, present = _from_totals(feature, totals)
+    elif feature.aggregate in ("min", "max"):
+        values, present = _extreme(feature, bucket, frame)
+    else:
+        values, present = _newest(feature, bucket, frame)
+    return arrow_floats(bucket.timeline.asked.per_request(values), bucket.timeline.asked.per_request(present))
+
+
+def _from_totals(feature: Windowed, totals: dict[Measure, Digits]) -> tuple[Floats, Bools]:
+    count, total = totals[feature.column, COUNT].columns[0], totals[feature.column, SUM]
+    if feature.aggregate == "sum":
+        return rounded(total), count > 0
+    if feature.aggregate in ("mean", "rate"):
+        return rounded(total) / np.maximum(count, 1), count > 0
+    variance = sample_variance(count, total, totals[feature.column, SQUARES])
+    return np.sqrt(variance) if feature.aggregate == "stddev" else variance, count > 1
+
+
+def _extreme(feature: Windowed, bucket: Bucket, frame: Frame) -> tuple[Floats, Bools]:
+    data = bucket.column(feature)
+    sign = 1.0 if feature.aggregate == "max" else -1.0
+    best = greatest(bucket.timeline, bucket.split, frame.start, data.values.astype(np.float64) * sign, data.valid)
+    # Adding zero turns the -0.0 of a negated zero back into 0.0.
+    return best * sign + 0.0, np.isfinite(best)
+
+
+def _newest(feature: Windowed, bucket: Bucket, frame: Frame) -> tuple[Floats, Bools]:
+    data, timeline = bucket.column(feature), bucket.timeline
+    newest = newest_positions(timeline, data.valid)
+    present = newest >= frame.start
+    place = newest[present]
+    values = np.zeros(len(newest))
+    if feature.aggregate == "last":
+        values[present] = data.values[place]
+    else:
+        values[present] = (timeline.asked.at[present] - timeline.event_at[place]) / 1e6
+    return values, present
+
+
+def _upto(values: Ints) -> Ints:
+    return np.concatenate(([0], np.cumsum(values)))

@@ -1,0 +1,102 @@
+"""The features of a view by brute force: every request looks at every event, in exact fractions. Slow and plain; it judges the kernel."""
+
+import math
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from fractions import Fraction
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline_assets.core import names
+from pipeline_assets.spec.features import FeatureView, Latest, Windowed
+
+Row = dict[str, Any]
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def oracle_features(view: FeatureView, requests: pa.Table, events: pa.Table) -> dict[str, list[float | int | None]]:
+    """One list a feature, one value a request, by the rules of the declarations read literally."""
+    rows = events.to_pylist()
+    answers: dict[str, list[float | int | None]] = {}
+    for request in requests.to_pylist():
+        seen = _seen(view, rows, request)
+        for feature in view.features:
+            for window in (None,) if isinstance(feature, Latest) else feature.windows:
+                answers.setdefault(names.feature(view.name, feature.name, window), []).append(_value(view, feature, window, seen, request))
+    return answers
+
+
+def oracle_newest(view: FeatureView, requests: pa.Table, rows: pa.Table, ttl: timedelta | None) -> list[Row | None]:
+    """For each request the newest row of its key that it may know, if it is not older than `ttl`."""
+    known = rows.to_pylist()
+    newest = [(request, _seen(view, known, request)[-1:]) for request in requests.to_pylist()]
+    return [
+        found[0] if found and (ttl is None or request["decision_at"] - found[0][view.source.event_at] <= ttl) else None
+        for request, found in newest
+    ]
+
+
+def _seen(view: FeatureView, rows: Sequence[Row], request: Row) -> list[Row]:
+    """The events of the request's key that had happened and were known, newest last."""
+    source, asked_at = view.source, request["decision_at"]
+    mine = [
+        row
+        for row in rows
+        if all(request[key] is not None and row[key] == request[key] for key in view.entity.keys)
+        and row[source.event_at] <= asked_at
+        and row[source.known_at] <= asked_at
+    ]
+    return sorted(mine, key=lambda row: _newness(view, row))
+
+
+def _newness(view: FeatureView, row: Row) -> tuple[Any, ...]:
+    """What makes a row newer than another: both times, then the columns that break ties, null the oldest."""
+    ties = [(row[column] is not None, row[column]) for column in view.source.order_by]
+    return (row[view.source.event_at], row[view.source.known_at], *ties)
+
+
+def _value(view: FeatureView, feature: Windowed | Latest, window: timedelta | None, seen: list[Row], request: Row) -> float | int | None:
+    asked_at, event_at = request["decision_at"], view.source.event_at
+    if isinstance(feature, Latest):
+        fresh = [row for row in seen if feature.ttl is None or asked_at - row[event_at] <= feature.ttl]
+        return None if not fresh or fresh[-1][feature.column] is None else float(fresh[-1][feature.column])
+    assert window is not None
+    start = floor_hop(asked_at - window, hop(window, feature.hop))
+    inside = [row for row in seen if row[event_at] >= start and (feature.column is None or row[feature.column] is not None)]
+    if feature.aggregate == "count":
+        return len(inside)
+    if not inside:
+        return None
+    if feature.aggregate == "time_since_last":
+        return float((asked_at - inside[-1][event_at]) / timedelta(seconds=1))
+    assert feature.column is not None
+    return aggregate(feature.aggregate, [row[feature.column] for row in inside])
+
+
+def aggregate(kind: str, values: Sequence[float]) -> float | None:
+    """The aggregate of at least one value; sums exact, then rounded once."""
+    total, count = sum(map(Fraction, values), Fraction(0)), len(values)
+    if kind in {"variance", "stddev"}:
+        if count < 2:
+            return None
+        squares = sum(Fraction(value) ** 2 for value in values)
+        variance = float(count * squares - total * total) / (count * (count - 1))
+        return math.sqrt(variance) if kind == "stddev" else variance
+    mean = float(total) / count
+    found: dict[str, float | Fraction] = {"sum": total, "mean": mean, "rate": mean, "min": min(values), "max": max(values)}
+    return float(found.get(kind, values[-1]))
+
+
+def hop(window: timedelta, declared: timedelta | None) -> timedelta:
+    """The declared hop, or 5 minutes, an hour or a day by the length of the window."""
+    if declared is not None:
+        return declared
+    if window <= timedelta(hours=12):
+        return timedelta(minutes=5)
+    return timedelta(hours=1) if window <= timedelta(days=10) else timedelta(days=1)
+
+
+def floor_hop(at: datetime, size: timedelta) -> datetime:
+    """The last whole multiple of the hop since the epoch that is not after `at`."""
+    return EPOCH + (at - EPOCH) // size * size

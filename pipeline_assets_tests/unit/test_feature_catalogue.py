@@ -1,0 +1,145 @@
+"""The features of a model as columns: names, types, order, hash, lineage, and how far back they look."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pyarrow as pa
+import pytest
+
+from pipeline_assets.core import names
+from pipeline_assets.processing.features.catalogue import definition_hash, feature_columns, lookback, view_columns, view_hash
+from pipeline_assets.processing.features.keys import bucket_of
+from pipeline_assets.processing.features.lineage import column_lineage
+from pipeline_assets.processing.features.quality import judge
+from pipeline_assets.processing.features.request import request_features
+from pipeline_assets.processing.features.view import DECISION_AT, feature_names, view_features
+from pipeline_assets.spec.features import FeatureView, Latest
+from pipeline_assets.use_cases.nyc_flights import use_case
+from pipeline_assets_tests.feature_tables import DAY, EVENTS, HOUR, NOON, REQUESTS, asked, events, every_aggregate, view_of, windowed
+
+MODEL = use_case.model
+VIEW = view_of(windowed("sum", "amount", HOUR, DAY), Latest(name="newest", column="pieces", ttl=HOUR))
+
+
+def test_the_reference_model_has_more_than_forty_features() -> None:
+    """Each column has its own name, a description, and the model's order: views first, then the request."""
+    columns = feature_columns(MODEL)
+
+    assert len({column.name for column in columns}) == len(columns) >= 40
+    assert [c.name for c in columns][: -len(MODEL.request_features)] == [n for view in MODEL.views for n in feature_names(view)]
+    assert all(column.description.endswith(".") for column in columns)
+
+
+def test_declared_types_are_those_of_the_kernel() -> None:
+    """What the catalogue says without looking at data is what the kernel gives, also of empty tables."""
+    view = view_of(*every_aggregate((HOUR,), None))
+    answer = view_features(view, pa.Table.from_pylist([], schema=REQUESTS), pa.Table.from_pylist([], schema=EVENTS))
+
+    assert {field.name: str(field.type).replace("double", "float64") for field in answer.schema} == {
+        column.name: column.dtype for column in view_columns(view)
+    }
+
+
+def test_declared_types_are_those_of_request_features() -> None:
+    """Clock, calendar and codes are integers, plain values are floats."""
+    row = {"scheduled_departure_at": NOON, "distance_miles": 1, "planned_minutes": None, "origin": "EWR", "carrier": "UA"}
+    schema = request_features(MODEL.request_features, pa.Table.from_pylist([row], schema=pa.schema(
+        {"scheduled_departure_at": pa.timestamp("us", "UTC"), "distance_miles": pa.int64(), "planned_minutes": pa.int64(),
+         "origin": pa.string(), "carrier": pa.string()}))).schema  # fmt: skip
+
+    assert {field.name: str(field.type).replace("double", "float64") for field in schema} == {
+        column.name: column.dtype for column in feature_columns(MODEL) if column.view == "request"
+    }
+
+
+@pytest.mark.parametrize(
+    ("view", "expected"),
+    [
+        (view_of(windowed("count", None, HOUR)), HOUR + timedelta(minutes=5)),
+        (view_of(windowed("count", None, HOUR, 28 * DAY)), 29 * DAY),
+        (view_of(windowed("count", None, HOUR), Latest(name="l", column="amount", ttl=2 * DAY)), 2 * DAY),
+        (view_of(windowed("count", None, HOUR), Latest(name="l", column="amount")), None),
+    ],
+)
+def test_a_view_looks_back_over_its_longest_window_and_a_tile(view: FeatureView, expected: timedelta | None) -> None:
+    """The longest window with its hop, or the longest age; without a limit where a latest value never gets old."""
+    assert lookback(view) == expected
+
+
+def test_events_before_the_lookback_make_no_difference() -> None:
+    """What the lookback leaves out, no feature sees."""
+    reach = lookback(VIEW)
+    assert reach is not None
+    told = events({"event_at": NOON - reach, "amount": 1.0, "pieces": 1}, {"event_at": NOON - reach - HOUR, "amount": 2.0, "pieces": 2})
+
+    assert view_features(VIEW, asked(NOON), told).equals(view_features(VIEW, asked(NOON), told.slice(0, 1)))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        replace(VIEW, features=VIEW.features[::-1]),
+        replace(VIEW, features=(windowed("mean", "amount", HOUR, DAY), *VIEW.features[1:])),
+        replace(VIEW, features=(windowed("sum", "amount", HOUR, DAY, hop=HOUR), *VIEW.features[1:])),
+        replace(VIEW, features=(*VIEW.features[:1], Latest(name="newest", column="pieces"))),
+        replace(VIEW, source=replace(VIEW.source, known_at="event_at")),
+    ],
+)
+def test_the_hash_follows_everything_that_values_depend_on(changed: FeatureView) -> None:
+    """Order, aggregate, tile, age and times change the hash of the view and of the model."""
+    model = replace(MODEL, views=(VIEW,))
+
+    assert view_hash(changed) != view_hash(VIEW)
+    assert definition_hash(replace(model, views=(changed,))) != definition_hash(model)
+
+
+def test_the_hash_does_not_follow_words() -> None:
+    """Another owner or description, or a default tile written out, is the same definition."""
+    told = replace(VIEW, owner="team:other", description="Other words.", freshness=DAY)
+    written_out = replace(VIEW, features=(windowed("sum", "amount", HOUR, hop=timedelta(minutes=5)), *VIEW.features[1:]))
+
+    assert view_hash(told) == view_hash(VIEW)
+    assert view_hash(written_out) == view_hash(replace(VIEW, features=(windowed("sum", "amount", HOUR), *VIEW.features[1:])))
+
+
+def test_the_hash_of_a_model_follows_its_request_features() -> None:
+    """Another order of categories gives other codes, and so another hash."""
+    first, *others = MODEL.request_features[::-1]
+    turned = replace(first, values=first.values[::-1])
+
+    assert definition_hash(replace(MODEL, request_features=(*others[::-1], turned))) != definition_hash(MODEL)
+
+
+def test_lineage_leads_to_every_source_column() -> None:
+    """A feature hangs on its own column, keys and times; on the tie-breaker only where it asks for the newest."""
+    lineage = column_lineage(VIEW, MODEL.observations)
+    told, flights = names.cleaned("events"), names.cleaned("flights")
+
+    assert list(lineage) == ["place", DECISION_AT, *feature_names(VIEW)]
+    assert lineage["place"] == ((flights, "place"),)
+    assert set(lineage["v__sum_1h"]) == {
+        (told, "amount"), (told, "place"), (told, "event_at"), (told, "known_at"), (flights, "place"), (flights, "decision_at"),
+    }  # fmt: skip
+    assert (told, "serial") in lineage["v__newest"]
+
+
+def test_quality_counts_what_is_missing_doubled_or_broken() -> None:
+    """Rows that were not asked for or come twice, numbers that are none, and shares of nulls."""
+    requests = asked(NOON, NOON + HOUR)
+    table = requests.select(["place", DECISION_AT])
+    good = judge(requests, table.append_column("f", pa.array([1.0, None])), ["place", DECISION_AT])
+    doubled = judge(requests, pa.concat_tables([table.slice(0, 1)] * 2).append_column("f", pa.array([1.0, 1.0])), ["place", DECISION_AT])
+    broken = judge(requests, table.append_column("f", pa.array([float("nan"), float("inf")])), ["place", DECISION_AT])
+
+    assert (good.has_all_rows, good.is_finite, good.null_shares, good.mostly_null) == (True, True, {"f": 0.5}, {})
+    assert not doubled.has_all_rows
+    assert broken.broken == {"f": 2}
+    assert not broken.is_finite
+
+
+def test_a_bucket_is_the_checksum_of_the_keys_text() -> None:
+    """Pinned, so that a cluster that splits keys elsewhere finds the same buckets: crc32 of the texts joined by U+001F."""
+    table = pa.table({"place": ["a", "a", None], "gate": [1, 2, 1]})
+
+    assert bucket_of(table, "t", ["place"], 16).tolist() == [3, 3, 0]
+    assert bucket_of(table, "t", ["place", "gate"], 200).tolist() == [129, 187, 43]

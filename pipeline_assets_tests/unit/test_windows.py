@@ -1,0 +1,305 @@
+"""Windows: what they cover, what they give for it, and that a brute-force oracle finds the same to the last bit."""
+
+import math
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+
+from pipeline_assets.core.errors import TableMismatch
+from pipeline_assets.processing.features.view import bucket_features, feature_names, view_features
+from pipeline_assets.processing.features.windows import hop_of
+from pipeline_assets.spec.features import FeatureView
+from pipeline_assets_tests.feature_tables import (
+    DAY,
+    EVENTS,
+    HOUR,
+    MINUTE,
+    NOON,
+    asked,
+    event_tables,
+    events,
+    every_aggregate,
+    request_tables,
+    view_of,
+    views,
+    windowed,
+)
+from pipeline_assets_tests.oracles import oracle_features
+
+
+def value(view: FeatureView, requests: pa.Table, told: pa.Table) -> float | int | None:
+    """The one feature of one request."""
+    (column,) = view_features(view, requests, told).columns
+    found: list[float | int | None] = column.to_pylist()
+    (answer,) = found
+    return answer
+
+
+def as_bytes(table: pa.Table) -> bytes:
+    """The table as it would go over the wire."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue())
+
+
+@settings(max_examples=150, deadline=None)
+@given(view=views(), requests=request_tables(), told=event_tables())
+def test_features_equal_the_oracle_to_the_bit(view: FeatureView, requests: pa.Table, told: pa.Table) -> None:
+    """Ties, late rows, repeats, nulls, disorder, unknown keys, window edges and empty tables: every value is the oracle's."""
+    answer = view_features(view, requests, told)
+    expected = oracle_features(view, requests, told)
+
+    assert answer.column_names == list(feature_names(view))
+    assert answer.num_rows == requests.num_rows
+    assert {name: answer.column(name).to_pylist() for name in expected} == expected
+
+
+@settings(max_examples=60, deadline=None)
+@given(view=views(), requests=request_tables(), told=event_tables())
+def test_buckets_and_parts_give_the_same_bytes(view: FeatureView, requests: pa.Table, told: pa.Table) -> None:
+    """1, 16 or 200 buckets, and requests in parts of three: the bytes are the same."""
+    whole = as_bytes(view_features(view, requests, told))
+
+    assert as_bytes(view_features(view, requests, told, buckets=16)) == whole
+    assert as_bytes(view_features(view, requests, told, buckets=200, requests_at_once=3)) == whole
+    assert as_bytes(view_features(view, requests, told, requests_at_once=3)) == whole
+
+
+def test_many_late_rows_equal_the_oracle() -> None:
+    """Hundreds of rows of one key, most of them late by more than the window, in one table: the deep levels of the search are right."""
+    random = np.random.default_rng(7)
+    rows = [
+        {
+            "event_at": NOON + int(random.integers(0, 500)) * MINUTE,
+            "known_at": NOON + int(random.integers(0, 900)) * MINUTE,
+            "amount": float(random.normal()),
+            "pieces": int(random.integers(-9, 9)),
+            "is_late": bool(random.integers(0, 2)),
+            "serial": serial,
+        }
+        for serial in range(500)
+    ]
+    view, told = view_of(*every_aggregate((HOUR, 7 * MINUTE), None)), events(*rows)
+    requests = asked(*[NOON + int(random.integers(0, 900)) * MINUTE for _ in range(40)])
+    expected = oracle_features(view, requests, told)
+    answer = view_features(view, requests, told)
+
+    assert {name: answer.column(name).to_pylist() for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("happened", "counted"),
+    [
+        (NOON, 1),
+        (NOON + timedelta(microseconds=1), 0),
+        (NOON - HOUR, 1),
+        (NOON - HOUR - timedelta(microseconds=1), 0),
+    ],
+)
+def test_a_window_holds_both_its_ends(happened: datetime, counted: int) -> None:
+    """An event at the moment asked counts, one at the window's start too, one a microsecond outside does not."""
+    assert value(view_of(windowed("count", None)), asked(NOON), events({"event_at": happened})) == counted
+
+
+def test_the_tail_of_a_window_is_a_whole_tile() -> None:
+    """Asked at 12:04, an hour with tiles of five minutes begins at 11:00."""
+    told = events({"event_at": NOON - HOUR}, {"event_at": NOON - HOUR - MINUTE})
+
+    assert value(view_of(windowed("count", None)), asked(NOON + 4 * MINUTE), told) == 1
+    assert value(view_of(windowed("count", None, hop=MINUTE)), asked(NOON + 4 * MINUTE), told) == 0
+
+
+@pytest.mark.parametrize(
+    ("window", "hop"),
+    [(HOUR, 5 * MINUTE), (12 * HOUR, 5 * MINUTE), (13 * HOUR, HOUR), (10 * DAY, HOUR), (10 * DAY + HOUR, DAY), (28 * DAY, DAY)],
+)
+def test_the_hop_follows_from_the_window(window: timedelta, hop: timedelta) -> None:
+    """Five minutes up to twelve hours, an hour up to ten days, a day beyond, unless it is declared."""
+    assert hop_of(window) == hop
+    assert hop_of(window, MINUTE) == MINUTE
+
+
+def test_tiles_lie_on_the_epoch_before_it_too() -> None:
+    """Times before 1970 are floored downwards, as times after it."""
+    at = datetime(1969, 12, 31, 23, 3, tzinfo=UTC)
+    told = events({"event_at": at - HOUR - 3 * MINUTE}, {"event_at": at - HOUR - 4 * MINUTE})
+
+    assert value(view_of(windowed("count", None)), asked(at), told) == 1
+
+
+def test_an_event_counts_from_when_it_is_known() -> None:
+    """A row that happened in the window but was recorded after the moment asked is not seen; a microsecond later it is."""
+    late = events({"event_at": NOON, "known_at": NOON + 10 * MINUTE, "amount": 1.0})
+    view = view_of(windowed("sum", "amount"))
+
+    assert value(view, asked(NOON + 10 * MINUTE - timedelta(microseconds=1)), late) is None
+    assert value(view, asked(NOON + 10 * MINUTE), late) == 1.0
+
+
+def test_an_event_known_before_it_happens_counts_when_it_happens() -> None:
+    """An announcement is not an event."""
+    early = events({"event_at": NOON, "known_at": NOON - DAY})
+
+    assert value(view_of(windowed("count", None)), asked(NOON - MINUTE), early) == 0
+    assert value(view_of(windowed("count", None)), asked(NOON), early) == 1
+
+
+def test_an_event_known_after_its_window_never_counts() -> None:
+    """A row recorded two hours late is outside the hour's window at every moment at which it is known."""
+    late = events({"event_at": NOON, "known_at": NOON + 2 * HOUR, "amount": 1.0}, {"event_at": NOON, "amount": 5.0})
+    view = view_of(windowed("count", None))
+
+    assert value(view, asked(NOON + 30 * MINUTE), late) == 1
+    assert value(view, asked(NOON + 2 * HOUR), late) == 0
+
+
+def test_null_keys_match_nothing() -> None:
+    """A request without a key counts no events and knows no value, although there are events without a key."""
+    told = pa.Table.from_pylist([{"place": None, "event_at": NOON, "known_at": NOON, "amount": 1.0}], schema=EVENTS)
+    view = view_of(windowed("count", None), windowed("sum", "amount"), windowed("last", "amount"))
+    answer = view_features(view, asked(NOON, place=None), told)
+
+    assert answer.to_pylist() == [{"v__count_1h": 0, "v__sum_1h": None, "v__last_1h": None}]
+
+
+def test_null_values_are_not_counted() -> None:
+    """Means are of what is known, and `last` is the newest value that is not null."""
+    told = events({"event_at": NOON - MINUTE, "amount": 4.0}, {"event_at": NOON, "amount": None})
+    view = view_of(
+        windowed("count", "amount"), windowed("mean", "amount"), windowed("last", "amount"), windowed("time_since_last", "amount")
+    )
+    answer = view_features(view, asked(NOON), told)
+
+    assert answer.to_pylist() == [{"v__count_1h": 1, "v__mean_1h": 4.0, "v__last_1h": 4.0, "v__time_since_last_1h": 60.0}]
+
+
+def test_variance_is_of_the_sample_and_needs_two() -> None:
+    """One value has no variance; two have that with n − 1."""
+    one, two = events({"event_at": NOON, "pieces": 3}), events({"event_at": NOON, "pieces": 3}, {"event_at": NOON, "pieces": 5})
+
+    assert value(view_of(windowed("variance", "pieces")), asked(NOON), one) is None
+    assert value(view_of(windowed("variance", "pieces")), asked(NOON), two) == 2.0
+    assert value(view_of(windowed("stddev", "pieces")), asked(NOON), two) == math.sqrt(2.0)
+
+
+def test_equal_values_have_no_variance() -> None:
+    """A value that no float holds exactly, a thousand times over, varies by exactly nothing."""
+    told = events(*[{"event_at": NOON, "amount": 0.1}] * 1000)
+
+    assert value(view_of(windowed("variance", "amount")), asked(NOON), told) == 0.0
+
+
+def test_what_came_before_a_window_leaves_no_trace() -> None:
+    """A sum does not depend on older events, however large: 1e17 the day before costs the last bits of nothing."""
+    young = [{"event_at": NOON, "amount": amount} for amount in (0.1, 0.2, 0.3)]
+    view = view_of(windowed("sum", "amount"), windowed("stddev", "amount"))
+    alone = view_features(view, asked(NOON), events(*young))
+    after = view_features(view, asked(NOON), events({"event_at": NOON - DAY, "amount": 1e17}, *young))
+
+    assert after.equals(alone)
+    assert alone.column("v__sum_1h").to_pylist() == [math.fsum([0.1, 0.2, 0.3])]
+
+
+def test_sums_of_whole_numbers_are_exact_beyond_64_bits() -> None:
+    """Large integers add up without overflow on the way."""
+    told = events({"event_at": NOON, "pieces": 2**62}, {"event_at": NOON, "pieces": 2**62}, {"event_at": NOON, "pieces": 2**62})
+
+    assert value(view_of(windowed("sum", "pieces")), asked(NOON), told) == float(3 * 2**62)
+
+
+def test_of_events_equal_in_both_times_the_last_by_order_wins() -> None:
+    """Ties of `last` are broken by the columns of `order_by`, not by the position in the table."""
+    told = events({"event_at": NOON, "amount": 9.0, "serial": 2}, {"event_at": NOON, "amount": 1.0, "serial": 1})
+
+    assert value(view_of(windowed("last", "amount")), asked(NOON), told) == 9.0
+
+
+def test_a_known_later_event_is_newer_than_its_twin() -> None:
+    """Of two events of one moment the one that became known later is the newer one, once it is known."""
+    told = events({"event_at": NOON, "known_at": NOON + MINUTE, "amount": 9.0}, {"event_at": NOON, "amount": 1.0})
+
+    assert value(view_of(windowed("last", "amount")), asked(NOON), told) == 1.0
+    assert value(view_of(windowed("last", "amount")), asked(NOON + MINUTE), told) == 9.0
+
+
+def test_text_and_integer_keys_of_any_arrow_kind_match() -> None:
+    """Dictionaries, large strings and small integers are keys like any other."""
+    told = events({"event_at": NOON, "gate": 4, "amount": 1.0})
+    told = told.set_column(0, "place", told.column("place").cast(pa.large_string()))
+    told = told.set_column(1, "gate", told.column("gate").cast(pa.int16()))
+    requests = pa.table({"place": pa.array(["a"]).dictionary_encode(), "gate": pa.array([4]), "decision_at": pa.array([NOON])})
+
+    assert value(view_of(windowed("count", None), keys=("place", "gate")), requests, told) == 1
+
+
+def test_times_across_all_of_history_fit() -> None:
+    """Where keys times microseconds exceed 64 bits, marks count the times that occur instead; the answers are the same."""
+    first, last = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
+    places = [f"p{number}" for number in range(40)]
+    told = pa.Table.from_pylist(
+        [{"place": place, "event_at": at, "known_at": at, "amount": 1.0} for place in places for at in (first, NOON, last)], schema=EVENTS
+    )
+    requests = pa.table(
+        {"place": places, "decision_at": pa.array([last - number * DAY for number in range(40)], pa.timestamp("us", "UTC"))}
+    )
+    view = view_of(windowed("count", None, 28 * DAY), windowed("last", "amount", DAY), windowed("max", "amount", HOUR))
+    answer = view_features(view, requests, told)
+
+    assert {name: answer.column(name).to_pylist() for name in answer.column_names} == oracle_features(view, requests, told)
+
+
+def replaced(table: pa.Table, column: str, values: pa.Array) -> pa.Table:
+    """The table with another column of that name."""
+    return table.set_column(table.column_names.index(column), column, values)
+
+
+TOLD = events({"event_at": NOON, "amount": 1.0, "is_late": True})
+NAIVE = pa.array([NOON.replace(tzinfo=None)])
+NULL_TIME = pa.array([None], pa.timestamp("us", "UTC"))
+
+
+@pytest.mark.parametrize(
+    ("told", "problem"),
+    [
+        (TOLD.drop_columns("amount"), "lacks column 'amount'"),
+        (TOLD.drop_columns("place"), "lacks column 'place'"),
+        (TOLD.append_column("amount", pa.array([2.0])), "has 2 columns 'amount'"),
+        (replaced(TOLD, "event_at", NAIVE), "has naive times in column 'event_at'"),
+        (replaced(TOLD, "known_at", NULL_TIME), "has 1 nulls in column 'known_at'"),
+        (replaced(TOLD, "event_at", pa.array([1])), "has int64 in column 'event_at', expected timestamp"),
+        (replaced(TOLD, "event_at", pa.array([1], pa.timestamp("ns", "UTC"))), "has times finer than a microsecond in column 'event_at'"),
+        (replaced(TOLD, "amount", pa.array(["1"])), "has string in column 'amount', expected integer, number or boolean"),
+        (replaced(TOLD, "amount", pa.array([math.nan])), "has 1 NaN or infinite values in column 'amount'"),
+        (replaced(TOLD, "amount", pa.array([-math.inf])), "has 1 NaN or infinite values in column 'amount'"),
+        (replaced(TOLD, "amount", pa.array([2**64 - 1], pa.uint64())), "has integers beyond 64 bits in column 'amount'"),
+        (replaced(TOLD, "is_late", pa.array([1])), "has int64 in column 'is_late', expected boolean"),
+        (replaced(TOLD, "place", pa.array([1.5])), "has double in key column 'place', expected string or integer"),
+        (replaced(TOLD, "place", pa.array([1])), "has int64 in key column 'place', the requests have string"),
+    ],
+)
+@pytest.mark.parametrize("buckets", [1, 16])
+def test_a_table_that_is_not_as_declared_is_refused_by_name(told: pa.Table, problem: str, buckets: int) -> None:
+    """Missing, doubled, naive, null or mistyped columns and values that are no numbers: an error that names column and table."""
+    view = view_of(windowed("sum", "amount"), windowed("rate", "is_late"))
+    with pytest.raises(TableMismatch) as caught:
+        view_features(view, asked(NOON), told, buckets=buckets)
+
+    assert f"Table 'events' {problem}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("requests", "problem"),
+    [
+        (asked(NOON).drop_columns("decision_at"), "lacks column 'decision_at'"),
+        (asked(NOON).drop_columns("place"), "lacks column 'place'"),
+        (replaced(asked(NOON), "decision_at", NAIVE), "has naive times in column 'decision_at'"),
+    ],
+)
+def test_requests_that_are_not_as_declared_are_refused_by_name(requests: pa.Table, problem: str) -> None:
+    """Keys and an aware time are needed; the error names what is not there."""
+    with pytest.raises(TableMismatch, match=problem):
+        bucket_features(view_of(windowed("count", None)), requests, TOLD)
