@@ -4,6 +4,7 @@ import sys
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from pipeline_assets.core.errors import PipelineError, UserInputError
 from pipeline_assets.ingestion.sources import commands as quarantine
@@ -27,5 +28,5 @@ def main() -> None:
     try:
         app()
     except PipelineError as error:
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]Error:[/] {error}", highlight=False, markup=True)
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False)
         sys.exit(USAGE_ERROR if isinstance(error, UserInputError) else FAILURE)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from pyarrow.fs import S3FileSystem
     from pyiceberg.catalog import Catalog
+    from pyiceberg.catalog.sql import SqlCatalog
 
 
 def warehouse(settings: Settings) -> "psycopg.Connection":
@@ -64,7 +65,7 @@ def catalog(settings: Settings) -> "Catalog":
     """The Iceberg catalog: its state in Postgres, its tables on the object store."""
     from pyiceberg.catalog.sql import SqlCatalog
 
-    return SqlCatalog(
+    lake = SqlCatalog(
         names.CATALOG,
         **{
             "uri": settings.catalog_dsn.get_secret_value().replace("postgresql://", "postgresql+psycopg://", 1),
@@ -73,12 +74,32 @@ def catalog(settings: Settings) -> "Catalog":
             "s3.region": settings.s3_region,
             "s3.access-key-id": settings.s3_access_key.get_secret_value(),
             "s3.secret-access-key": settings.s3_secret_key.get_secret_value(),
+            "init_catalog_tables": "false",
         },
     )
+    _make_catalog_tables(lake)
+    return lake
+
+
+def _make_catalog_tables(lake: "SqlCatalog") -> None:
+    """The catalog's own tables, made at its first use; left to itself pyiceberg fails where two processes are the first."""
+    from sqlalchemy import inspect
+    from sqlalchemy.exc import IntegrityError, ProgrammingError
+
+    if inspect(lake.engine).has_table("iceberg_tables"):
+        return
+    try:
+        lake.create_tables()
+    except (IntegrityError, ProgrammingError):  # another process was faster
+        if not inspect(lake.engine).has_table("iceberg_tables"):
+            raise
 
 
 def tracking(settings: Settings) -> "MlflowClient":
     """A client of the MLflow server; artifacts pass through the server, so no object store secret is needed."""
-    from mlflow import MlflowClient
+    from mlflow import MlflowClient, environment_variables
 
+    # MLflow draws a progress bar for a file of a few kilobytes, and prints links to runs; the platform's own output has them.
+    environment_variables.MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)  # type: ignore[no-untyped-call]
+    environment_variables.MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.set(True)  # type: ignore[no-untyped-call]
     return MlflowClient(tracking_uri=settings.mlflow_url, registry_uri=settings.mlflow_url)

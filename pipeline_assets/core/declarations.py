@@ -4,6 +4,7 @@ The columns of cleaned tables are those of the YAML files beside the dbt models:
 """
 
 import importlib
+import pkgutil
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -36,6 +37,11 @@ class Problem:
     field: str
     problem: str
     expected: str
+
+
+def use_case_names() -> tuple[str, ...]:
+    """The use cases that are declared, by name."""
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(importlib.import_module(USE_CASES).__path__)))
 
 
 def load_use_case(name: str) -> UseCase:

@@ -6,6 +6,7 @@ decides whether trying again can help: a `TransientError` may be retried, no oth
 
 from collections.abc import Mapping, Sequence
 from datetime import date
+from pathlib import Path
 
 
 class PipelineError(Exception):
@@ -93,7 +94,7 @@ class PortTaken(PipelineError):
         holder = f"process {pid} ({command})" if pid is not None else "a process of another user"
         super().__init__(
             f"Service '{service}' needs port {port}, which {holder} holds. End that process, or choose another port: "
-            f"PIPELINE_PORTS__{service.upper()}=<port> (0 picks a free one)."
+            f"PIPELINE_PORTS__{service.upper().replace('-', '_')}=<port> (0 picks a free one)."
         )
 
 
@@ -164,8 +165,9 @@ class NotStaged(PipelineError):
 
     def __init__(self, contract: str, partitions: Sequence[str]) -> None:
         self.contract, self.partitions = contract, tuple(partitions)
-        shown = ", ".join(self.partitions[:5]) + (f" and {len(self.partitions) - 5} more" if len(self.partitions) > 5 else "")
-        super().__init__(f"Contract '{contract}' has nothing staged for {shown}. Materialize staged/{contract} for them first.")
+        more = f" and {len(self.partitions) - 1} more" if self.partitions[1:] else ""
+        told = f"nothing staged for {self.partitions[0]}{more}"
+        super().__init__(f"Contract '{contract}' has {told}. Materialize staged/{contract} for these partitions first.")
 
 
 class SchemaConflict(PipelineError):
@@ -245,3 +247,20 @@ class SourceChanged(PipelineError):
         super().__init__(
             f"Source '{source}' no longer keeps its contract: {told}. Nothing was staged.{hanging} Restore the source, or change the contract."
         )
+
+
+class StoreRefused(PipelineError):
+    """The object store would not do what was asked of an object."""
+
+    def __init__(self, key: str, problem: str) -> None:
+        self.key, self.problem = key, problem
+        super().__init__(f"The object store refused '{key}': {problem}. Check the rights of its access key.")
+
+
+class CleaningFailed(PipelineError):
+    """dbt could not do what was asked; tables that it did build are in place, all others are as they were."""
+
+    def __init__(self, command: str, problems: Sequence[str], folder: Path) -> None:
+        self.command, self.problems, self.folder = command, tuple(problems), folder
+        told = "\n".join(self.problems) or "it ended without telling why"
+        super().__init__(f"dbt could not {command}. Its log and its SQL are in {folder}. It told:\n{told}")

@@ -37,6 +37,10 @@ QUARANTINE = "quarantine"
 MONITOR = "monitor"
 CATALOG = "lake"
 
+# Partitions that are no day: a table that is loaded whole, and the quarantine of rows without any time.
+SNAPSHOT = "snapshot"
+UNDATED = "undated"
+
 _SECONDS = {"d": 86_400, "h": 3_600, "min": 60}
 
 AssetName = tuple[str, str]

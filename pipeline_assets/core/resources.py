@@ -3,7 +3,8 @@
 Secrets stay in the settings, which are read when a run asks for them: no resource field holds one, so none shows in the UI.
 """
 
-from collections.abc import Iterator, Sequence
+from base64 import b64encode
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date, timedelta
 from pathlib import Path
@@ -12,6 +13,7 @@ import dagster as dg
 
 from pipeline_assets.core.errors import PipelineError, TransientError
 from pipeline_assets.core.settings import Settings, home_folder, read_settings
+from pipeline_assets.spec.contracts import Contract, Field
 from pipeline_assets.spec.use_case import UseCase
 
 RETRY_SECONDS = 5
@@ -65,6 +67,26 @@ def dagster_errors() -> Iterator[None]:
         raise dg.RetryRequested(max_retries=3, seconds_to_wait=RETRY_SECONDS) from error
     except PipelineError as error:
         raise dg.Failure(description=str(error), allow_retries=False) from error
+
+
+def pictures(images: Mapping[str, bytes]) -> dg.MarkdownMetadataValue:
+    """PNG images by name, as metadata that the UI shows in place."""
+    return dg.MetadataValue.md(
+        "\n\n".join(f"![{name}](data:image/png;base64,{b64encode(image).decode()})" for name, image in images.items())
+    )
+
+
+def column_schema(contract: Contract) -> dg.TableSchema:
+    """The columns of a contract as the UI shows them."""
+    return dg.TableSchema(columns=[_column(contract, field) for field in contract.fields])
+
+
+def _column(contract: Contract, field: Field) -> dg.TableColumn:
+    is_key = contract.primary_key == (field.name,)
+    tags = {"primary_key": ""} if field.name in contract.primary_key else {}
+    return dg.TableColumn(
+        field.name, field.type, field.description, dg.TableColumnConstraints(nullable=not field.required, unique=is_key), tags
+    )
 
 
 def key(name: Sequence[str]) -> dg.AssetKey:

@@ -5,6 +5,7 @@ when it starts a service itself. Nothing has a silent default but the home folde
 """
 
 import os
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -51,6 +52,7 @@ class Ports(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     dagster: int = Field(default=3000, ge=0, le=65535)
+    dagster_code: int = Field(default=4266, ge=0, le=65535)
     mlflow: int = Field(default=5000, ge=0, le=65535)
     postgres: int = Field(default=15432, ge=0, le=65535)
     s3: int = Field(default=9000, ge=0, le=65535)
@@ -81,6 +83,14 @@ def read_stack_settings() -> StackSettings:
         raise UserInputError(
             f"{name} is {problem['input']!r}: {problem['msg']}. Set it to a port from 0 to 65535 (0 picks a free one)."
         ) from error
+
+
+def environment_of_children(added: Mapping[str, str]) -> dict[str, str]:
+    """The environment for a process started from this one: its own with `added`.
+
+    Container images like to forbid Python to keep what it compiled; that would double the time in which each service starts.
+    """
+    return {**{name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}, **added}
 
 
 def home_folder() -> Path:

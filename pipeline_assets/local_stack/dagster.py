@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline_assets.core.errors import ServiceFailed
 from pipeline_assets.local_stack.http import answers, ask_graphql
-from pipeline_assets.local_stack.plan import CODE, DAEMON, HOST, POSTGRES, S3, WEBSERVER, Plan, Service, write_private
+from pipeline_assets.local_stack.plan import CODE, DAEMON, HOST, POSTGRES, WEBSERVER, Plan, Service, write_private
 from pipeline_assets.local_stack.ports import is_listening
 
 BEGIN, END = "# >>> written by `pipeline up`, removed by `pipeline down --purge`", "# <<< written by `pipeline up`"
@@ -48,7 +48,7 @@ def webserver(plan: Plan) -> Service:
         port=port,
         url=url(port),
         is_ready=partial(answers, f"{url(port)}/server_info"),
-        needs=(POSTGRES, S3, CODE),
+        needs=(POSTGRES, CODE),
     )
 
 
@@ -60,7 +60,7 @@ def daemon(plan: Plan) -> Service:
         folder=folder(plan),
         environment=environment(plan),
         is_ready=partial(beats, url(plan.ports[WEBSERVER])),
-        needs=(POSTGRES, S3, CODE, WEBSERVER),
+        needs=(POSTGRES, CODE, WEBSERVER),
     )
 
 
@@ -114,6 +114,10 @@ def environment(plan: Plan) -> dict[str, str]:
         "AWS_SECRET_ACCESS_KEY": plan.settings["PIPELINE_S3_SECRET_KEY"],
         "AWS_DEFAULT_REGION": plan.settings["PIPELINE_S3_REGION"],
         "DAGSTER_DISABLE_TELEMETRY": "true",
+        # The partitions of a range are written down in one statement, not in four connections each.
+        "DAGSTER_EVENT_BATCH_SIZE": "500",
+        # What a run of a range intends is one event an asset instead of one a day; a failed run then names its range, not each day of it.
+        "DAGSTER_EMIT_PARTITION_SUBSET_IN_PLANNED_EVENTS": "true",
     }
 
 

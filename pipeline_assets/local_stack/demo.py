@@ -73,8 +73,13 @@ class Tally:
 
 
 def run(dagster: Dagster, watch: Callable[[Journey, RunEvent], None]) -> Tally:
-    """Runs the journeys one after the other; `watch` sees each event. Raises RunFailed for the first run that does not succeed."""
+    """Runs the journeys one after the other; `watch` sees each event. Raises RunFailed for the first run that does not succeed.
+
+    What is left of a demo that was killed is cancelled first.
+    """
     tally = Tally()
+    for journey in JOURNEYS:
+        dagster.cancel_unfinished(journey.job)
     for journey in JOURNEYS:
         begun = time.monotonic()
         for event in dagster.follow(journey.job, dagster.launch(journey.job, journey.days, journey.ops)):

@@ -4,7 +4,7 @@ import sys
 from functools import partial
 
 from pipeline_assets.local_stack.http import answers
-from pipeline_assets.local_stack.plan import HOST, MLFLOW, POSTGRES, S3, Plan, Service
+from pipeline_assets.local_stack.plan import HOST, MLFLOW, POSTGRES, Plan, Service
 
 WORKERS = 1
 
@@ -31,7 +31,7 @@ def service(plan: Plan) -> Service:
         port=port,
         url=url(port),
         is_ready=partial(answers, f"{url(port)}/health"),
-        needs=(POSTGRES, S3),
+        needs=(POSTGRES,),
     )
 
 

@@ -35,7 +35,7 @@ class Service:
     user: int | None = None
     prepare: Callable[[], None] = lambda: None
     finish: Callable[[], None] = lambda: None
-    start_seconds: float = 90.0
+    start_seconds: float = 180.0
 
 
 @dataclass(frozen=True, kw_only=True)

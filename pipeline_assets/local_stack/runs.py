@@ -12,6 +12,7 @@ from pipeline_assets.core.errors import PipelineError
 
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 POLL_SECONDS = 0.5
+ANSWER_SECONDS = 180.0
 PAGE = 500
 ENDED = {"SUCCESS", "FAILURE", "CANCELED"}
 LAUNCH = """
@@ -23,6 +24,16 @@ mutation Launch($params: ExecutionParams!) {
     ... on PythonError { message }
     ... on PipelineNotFoundError { message }
   }
+}"""
+UNFINISHED = """
+query Unfinished($job: String!) {
+  runsOrError(filter: {pipelineName: $job, statuses: [QUEUED, NOT_STARTED, STARTING, STARTED, CANCELING]}) {
+    ... on Runs { results { runId } }
+  }
+}"""
+CANCEL = """
+mutation Cancel($runs: [String!]!) {
+  terminateRuns(runIds: $runs, terminatePolicy: MARK_AS_CANCELED_IMMEDIATELY) { __typename }
 }"""
 EVENTS = """
 query Events($run: ID!, $cursor: String, $limit: Int) {
@@ -108,6 +119,16 @@ class Dagster:
             raise RunFailed(job, "(not launched)", self._url, str(answer.get("message") or answer.get("errors")))
         return str(answer["run"]["runId"])
 
+    def cancel_unfinished(self, job: str) -> int:
+        """Cancels every run of `job` that has not ended, one whose process was killed included, and gives their number.
+
+        Such a run would hold its place in the queue for ever.
+        """
+        found = self._ask(UNFINISHED, {"job": job})["runsOrError"]["results"]
+        if found:
+            self._ask(CANCEL, {"runs": [run["runId"] for run in found]})
+        return len(found)
+
     def follow(self, job: str, run_id: str) -> Iterator[RunEvent]:
         """The events of a run as they come, until it has ended; raises RunFailed where it did not succeed."""
         cursor, started, why = None, {}, "it was cancelled or its process ended"
@@ -128,7 +149,7 @@ class Dagster:
             raise RunFailed(job, run_id, self._url, why)
 
     def _ask(self, query: str, variables: Mapping[str, object]) -> dict[str, Any]:
-        answer = httpx.post(f"{self._url}/graphql", json={"query": query, "variables": variables}, timeout=60)
+        answer = httpx.post(f"{self._url}/graphql", json={"query": query, "variables": variables}, timeout=ANSWER_SECONDS)
         answer.raise_for_status()
         told = answer.json()
         if told.get("errors"):

@@ -8,8 +8,8 @@ from pipeline_assets.core.errors import SettingsMissing
 from pipeline_assets.core.settings import PREFIX, STACK_ENV, StackSettings
 from pipeline_assets.local_stack import mlflow, postgres, s3, simulator
 from pipeline_assets.local_stack.plan import CODE, DAEMON, HOST, MLFLOW, POSTGRES, S3, WEATHER, WEBSERVER, Plan, load_secrets, write_private
-from pipeline_assets.local_stack.ports import free_port, is_free
-from pipeline_assets.local_stack.processes import running
+from pipeline_assets.local_stack.ports import free_port, holder, is_free
+from pipeline_assets.local_stack.processes import family
 
 SECRETS = (POSTGRES, *postgres.DATABASES, "s3_access_key", "s3_secret_key", "weather_api_key")
 AIRLINE_OPS, WEATHER_URL, WEATHER_KEY = (
@@ -60,9 +60,10 @@ def chosen_ports(home: Path, wanted: Mapping[str, int]) -> dict[str, int]:
 
 
 def _again(home: Path, name: str, last: int | None) -> int:
-    known = running(home, name)
-    is_own = known is not None and known.port == last
-    return last if last is not None and (is_own or is_free(last)) else free_port()
+    """The last port, if it is free or held by the service itself or by what a killed one left behind; else a free one."""
+    if last is not None and (is_free(last) or holder(last)[0] in {process.pid for process in family(home, name)}):
+        return last
+    return free_port()
 
 
 def made(ports: Mapping[str, int], secrets: Mapping[str, str], *, has_simulator: bool) -> dict[str, str]:

@@ -17,7 +17,7 @@ from pipeline_assets.local_stack.services import Watch, ensure, nobody_watches, 
 from pipeline_assets.local_stack.settings import AIRLINE_OPS, is_given, make_plan, write_settings
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("logs", "run")
+FOLDERS = ("logs", "run", POSTGRES, S3)
 KEPT_BY_PURGE = ("jars", "stack.lock")
 PAGES = (WEBSERVER, MLFLOW)
 STOPPED_IN_TURN = ((DAEMON,), (WEBSERVER, MLFLOW, WEATHER), (CODE, S3, POSTGRES))

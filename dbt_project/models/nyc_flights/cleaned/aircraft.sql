@@ -1,0 +1,7 @@
+with
+
+aircraft as (
+    select * from {{ ref('stg_planes') }}
+)
+
+select * from aircraft

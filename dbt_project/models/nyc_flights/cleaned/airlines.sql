@@ -1,0 +1,7 @@
+with
+
+airlines as (
+    select * from {{ ref('stg_airlines') }}
+)
+
+select * from airlines

@@ -1,0 +1,7 @@
+with
+
+airports as (
+    select * from {{ ref('stg_airports') }}
+)
+
+select * from airports

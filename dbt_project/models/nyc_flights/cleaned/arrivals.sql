@@ -1,0 +1,34 @@
+{{
+    config(
+        materialized='incremental',
+        unique_key='flight_id',
+        event_time='event_at',
+        indexes=[{'columns': ['event_at']}],
+    )
+}}
+
+with
+
+events as (
+    select * from {{ ref('stg_flight_arrivals') }}
+    where {{ belongs_to_asked_days(ref('stg_flight_arrivals')) }}
+),
+
+arrivals as (
+    select
+        flight_id,
+        carrier,
+        tailnum,
+        origin,
+        dest,
+
+        delay_minutes,
+
+        delay_minutes >= {{ var('late_from_minutes') }} as is_late,
+
+        event_at,
+        known_at
+    from events
+)
+
+select * from arrivals

@@ -1,0 +1,36 @@
+{{
+    config(
+        materialized='incremental',
+        unique_key='flight_id',
+        event_time='event_at',
+        indexes=[{'columns': ['event_at']}],
+    )
+}}
+
+with
+
+events as (
+    select * from {{ ref('stg_flight_departures') }}
+    where {{ belongs_to_asked_days(ref('stg_flight_departures')) }}
+),
+
+departures as (
+    select
+        flight_id,
+        carrier,
+        tailnum,
+        origin,
+        dest,
+
+        case when not is_cancelled then delay_minutes end as delay_minutes,
+
+        is_cancelled,
+        is_cancelled
+        or delay_minutes >= {{ var('late_from_minutes') }} as is_late,
+
+        event_at,
+        known_at
+    from events
+)
+
+select * from departures

@@ -1,0 +1,43 @@
+{{
+    config(
+        materialized='incremental',
+        unique_key='flight_id',
+        event_time='scheduled_departure_at',
+        indexes=[
+            {'columns': ['scheduled_departure_at']},
+            {'columns': ['decision_at']},
+        ],
+    )
+}}
+
+with
+
+schedule as (
+    select * from {{ ref('stg_flight_schedule') }}
+    where {{ belongs_to_asked_days(ref('stg_flight_schedule')) }}
+),
+
+flights as (
+    select
+        flight_id,
+        carrier,
+        tailnum,
+        origin,
+        dest,
+
+        flight_number,
+        distance_miles,
+        (
+            extract(epoch from scheduled_arrival_at - scheduled_departure_at)
+            / 60
+        )::bigint as planned_minutes,
+
+        scheduled_departure_at,
+        scheduled_arrival_at,
+        scheduled_departure_at
+        - interval '{{ var("decision_lead_minutes") }} minutes' as decision_at,
+        known_at
+    from schedule
+)
+
+select * from flights

@@ -1,0 +1,17 @@
+{{
+    config(
+        materialized='incremental',
+        unique_key=['origin', 'observed_at'],
+        event_time='observed_at',
+        indexes=[{'columns': ['observed_at']}],
+    )
+}}
+
+with
+
+observations as (
+    select * from {{ ref('stg_weather') }}
+    where {{ belongs_to_asked_days(ref('stg_weather')) }}
+)
+
+select * from observations

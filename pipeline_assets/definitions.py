@@ -1,0 +1,51 @@
+"""The code location: twelve rooms in the diagram's order, one merge, and a job for each journey through them."""
+
+import dagster as dg
+
+from pipeline_assets.core import names
+from pipeline_assets.core.declarations import load_use_case
+from pipeline_assets.core.resources import Platform
+from pipeline_assets.ingestion.batch import assets as batch_ingestion
+from pipeline_assets.ingestion.sources import assets as sources
+from pipeline_assets.ingestion.streaming import assets as streaming_ingestion
+from pipeline_assets.model_lifecycle.feature_store import assets as feature_store
+from pipeline_assets.model_lifecycle.registry import assets as registry
+from pipeline_assets.model_lifecycle.training import assets as training
+from pipeline_assets.processing.cleaning import assets as cleaning
+from pipeline_assets.processing.features import assets as features
+from pipeline_assets.processing.lake import assets as lake
+from pipeline_assets.serving.batch import assets as batch_inference
+from pipeline_assets.serving.monitoring import assets as monitoring
+from pipeline_assets.serving.realtime import assets as realtime_inference
+
+USE_CASE = load_use_case("nyc_flights")
+
+ROOMS = (
+    sources, batch_ingestion, streaming_ingestion,
+    lake, cleaning, features,
+    feature_store, training, registry,
+    batch_inference, realtime_inference, monitoring,
+)  # fmt: skip
+
+# One process runs all steps of a journey: a step takes seconds, and a process of its own would take three more to import.
+JOURNEYS = {
+    names.BUILD_FEATURES: (names.BATCH_INGESTION, names.STREAMING_INGESTION, names.CLEANING, names.FEATURES, names.FEATURE_STORE),
+    names.TRAIN: (names.TRAINING, names.REGISTRY, names.REALTIME_INFERENCE),
+    names.SCORE_AND_MONITOR: (names.BATCH_INFERENCE, names.MONITORING),
+}
+
+
+def _journey(name: str, rooms: tuple[str, ...]) -> dg.Definitions:
+    selection: dg.AssetSelection = dg.AssetSelection.groups(*rooms)
+    if name == names.BUILD_FEATURES:
+        selection |= dg.AssetSelection.key_prefixes([names.LAKE])
+    description = f"Materializes {', '.join(room.replace('_', ' ') for room in rooms)}."
+    job = dg.define_asset_job(name, selection=selection, description=description, executor_def=dg.in_process_executor)
+    return dg.Definitions(jobs=[job])
+
+
+defs = dg.Definitions.merge(
+    *(room.defs(USE_CASE) for room in ROOMS),
+    *(_journey(name, rooms) for name, rooms in JOURNEYS.items()),
+    dg.Definitions(resources={"platform": Platform()}),
+)

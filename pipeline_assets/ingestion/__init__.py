@@ -1,0 +1,1 @@
+"""Layer 1, ingestion: sources → batch and streaming ingestion."""

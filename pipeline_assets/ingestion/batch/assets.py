@@ -1,0 +1,136 @@
+"""The assets of batch ingestion: what each source held, day by day, as files of rows that kept their contract."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from time import monotonic
+from typing import Any
+
+import dagster as dg
+from dagster_shared.check import CheckError
+
+from pipeline_assets.core import names
+from pipeline_assets.core.errors import ContractViolation, SourceChanged
+from pipeline_assets.core.resources import Platform, asked_days, column_schema, dagster_errors, days, key
+from pipeline_assets.ingestion.batch import summary
+from pipeline_assets.ingestion.batch.load import stage_days, stage_snapshot
+from pipeline_assets.ingestion.batch.stage import Staged
+from pipeline_assets.ingestion.sources.origins import kind_of, source_name, system_of
+from pipeline_assets.spec.sources import Source
+from pipeline_assets.spec.use_case import UseCase
+
+CONTRACT, COMPLETE = "contract", "complete"
+TOLD_EVERY_PARTITIONS = 25
+# Named when a source breaks its contract: what people look at.
+DEPENDENTS = (names.FEATURES, names.FEATURE_STORE, names.TRAINING, names.REGISTRY)
+
+
+def defs(use_case: UseCase) -> dg.Definitions:
+    """One asset a source, by day or as a snapshot, with the checks of its contract."""
+    return dg.Definitions(assets=[_staged(use_case, source) for source in use_case.sources])
+
+
+def _staged(use_case: UseCase, source: Source) -> dg.AssetsDefinition:
+    contract, by_day = source.contract, source.load == "daily"
+    asset_key = key(names.staged(contract.name))
+
+    @dg.asset(
+        key=asset_key,
+        deps=[key(source_name(source.origin))],
+        partitions_def=days(use_case) if by_day else None,
+        backfill_policy=dg.BackfillPolicy.single_run() if by_day else None,
+        group_name=names.BATCH_INGESTION,
+        kinds={kind_of(source.origin), "parquet", "s3"},
+        owners=[contract.owner],
+        code_version=contract.version,
+        pool=system_of(source.origin),
+        description=f"{contract.description} Staged files of rows that kept the contract.",
+        metadata={"dagster/column_schema": column_schema(contract)},
+        freshness_policy=dg.FreshnessPolicy.time_window(fail_window=contract.freshness),
+        check_specs=[
+            dg.AssetCheckSpec(CONTRACT, asset=asset_key, blocking=True, description="Rows keep their contract; others are in quarantine."),
+            dg.AssetCheckSpec(COMPLETE, asset=asset_key, description="No partition is without rows."),
+        ],
+    )
+    def staged(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+        begun = monotonic()
+        with dagster_errors(), _naming_dependents(context):
+            try:
+                done = _stage(context, platform, source, by_day=by_day)
+            except ContractViolation as error:
+                yield _refused(asset_key, error)
+                raise
+        if by_day:
+            for one in done:
+                context.add_asset_metadata(summary.partition_facts(one), partition_key=one.manifest.partition)
+        yield dg.MaterializeResult(metadata=_metadata(source, done, monotonic() - begun), check_results=_checks(done))
+
+    return staged
+
+
+def _stage(context: dg.AssetExecutionContext, platform: Platform, source: Source, *, by_day: bool) -> list[Staged]:
+    if not by_day:
+        return [stage_snapshot(platform.settings, source, run_id=context.run.run_id)]
+    first, last = asked_days(context)
+    return stage_days(platform.settings, source, first, last, run_id=context.run.run_id, told=_progress(context, (last - first).days + 1))
+
+
+def _progress(context: dg.AssetExecutionContext, partitions: int) -> Callable[[Staged], None]:
+    staged: list[Staged] = []
+
+    def told(one: Staged) -> None:
+        staged.append(one)
+        if len(staged) % TOLD_EVERY_PARTITIONS == 0 or len(staged) == partitions:
+            context.log.info("%s of %s days staged, %s rows", len(staged), partitions, sum(each.manifest.rows for each in staged))
+
+    return told
+
+
+def _metadata(source: Source, staged: Sequence[Staged], seconds: float) -> dict[str, Any]:
+    contract, upstream = source.contract, key(source_name(source.origin))
+    lineage = {field.name: [dg.TableColumnDep(upstream, field.name)] for field in contract.fields}
+    return {
+        **summary.facts(staged, seconds),
+        "broken_by_reason": dg.MetadataValue.json(summary.reasons(staged)),
+        "dagster/column_schema": column_schema(contract),
+        "dagster/column_lineage": dg.TableColumnLineage(lineage),
+    }
+
+
+def _checks(staged: Sequence[Staged]) -> list[dg.AssetCheckResult]:
+    broken, empty = summary.reasons(staged), summary.empty_partitions(staged)
+    return [
+        dg.AssetCheckResult(
+            check_name=CONTRACT, passed=not broken, severity=dg.AssetCheckSeverity.WARN, metadata={"broken_by_reason": broken}
+        ),
+        dg.AssetCheckResult(
+            check_name=COMPLETE, passed=not empty, severity=dg.AssetCheckSeverity.WARN, metadata={"partitions_without_rows": empty}
+        ),
+    ]
+
+
+def _refused(asset_key: dg.AssetKey, error: ContractViolation) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        asset_key=asset_key,
+        check_name=CONTRACT,
+        passed=False,
+        severity=dg.AssetCheckSeverity.ERROR,
+        description=str(error),
+        metadata={"partition": error.partition, "rows": error.rows, "rows_broken": error.broken, "broken_by_reason": error.reasons},
+    )
+
+
+@contextmanager
+def _naming_dependents(context: dg.AssetExecutionContext) -> Iterator[None]:
+    """A source that changed stops with the names of the features and models that hang on it."""
+    try:
+        yield
+    except SourceChanged as error:
+        raise SourceChanged(error.source, error.problems, _dependents(context)) from error
+
+
+def _dependents(context: dg.AssetExecutionContext) -> list[str]:
+    """Features and models below the asset of this run; none where the run knows of no code location, as in a test."""
+    below = dg.AssetSelection.assets(context.asset_key).downstream() & dg.AssetSelection.groups(*DEPENDENTS)
+    with suppress(CheckError):
+        return sorted(found.to_user_string() for found in below.resolve(context.repository_def.asset_graph))
+    return []

@@ -1,0 +1,94 @@
+"""Outside tables and APIs to staged partitions: which days, seen how, and what is taken up from a load that was killed."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from datetime import date, timedelta
+
+from pipeline_assets.core import names
+from pipeline_assets.core.connections import object_store
+from pipeline_assets.core.settings import Settings
+from pipeline_assets.ingestion.batch import resume
+from pipeline_assets.ingestion.batch.postgres import TableReader, open_table
+from pipeline_assets.ingestion.batch.rest import Patience, open_endpoint
+from pipeline_assets.ingestion.batch.stage import OpenReader, Staged, Target, stage_each, target_of
+from pipeline_assets.ingestion.sources import quarantine
+from pipeline_assets.spec.sources import PostgresTable, RestEndpoint, Source
+
+Told = Callable[[Staged], None]
+
+
+def _quiet(_: Staged) -> None:
+    """Hears of a staged partition and says nothing."""
+
+
+def stage_days(
+    settings: Settings,
+    source: Source,
+    first: date,
+    last: date,
+    *,
+    run_id: str,
+    told: Told = _quiet,
+    patience: Patience | None = None,
+) -> list[Staged]:
+    """Stages the UTC days first..last (inclusive) of a source and gives them back by day; `told` hears of each as it is done.
+
+    A table is seen at one instant for all days. An API is asked day by day, and days that a killed load of the same range had staged are
+    not asked for again. A day with too many broken rows raises ContractViolation and stays as it was; days already done stay done.
+    """
+    days = [first + timedelta(days=number) for number in range((last - first).days + 1)]
+    if isinstance(source.origin, PostgresTable):
+        done = _stage_table(settings, source, source.origin, days, run_id)
+    else:
+        done = _stage_api(settings, source, source.origin, days, run_id, patience)
+    staged: list[Staged] = []
+    for one in done:
+        told(one)
+        staged.append(one)
+    return sorted(staged, key=lambda one: one.manifest.partition)
+
+
+def stage_snapshot(settings: Settings, source: Source, *, run_id: str, patience: Patience | None = None) -> Staged:
+    """Stages all rows that a source holds now, as its one partition."""
+    target = target_of(settings, source.contract, run_id=run_id)
+    with _open(settings, source, patience) as open_reader:
+        (staged,) = stage_each(settings, target, [None], open_reader)
+    return staged
+
+
+@contextmanager
+def _open(settings: Settings, source: Source, patience: Patience | None) -> Iterator[OpenReader]:
+    if isinstance(source.origin, PostgresTable):
+        with open_table(settings, source.contract, source.origin) as table:
+            yield table.reader
+    else:
+        with open_endpoint(settings, source.contract, source.origin, patience) as reader:
+            yield lambda: nullcontext(reader)
+
+
+def _stage_table(settings: Settings, source: Source, origin: PostgresTable, days: Sequence[date], run_id: str) -> Iterator[Staged]:
+    target = target_of(settings, source.contract, run_id=run_id)
+    with open_table(settings, source.contract, origin) as table:
+        yield from stage_each(settings, target, days, table.reader)
+        with table.reader() as reader:
+            _quarantine_lost(settings, target, reader)
+
+
+def _quarantine_lost(settings: Settings, target: Target, reader: TableReader) -> None:
+    """Rows with neither time belong to no day: they stand in a quarantine of their own, so that nothing is lost without a word."""
+    lost = [row for part in reader.lost() for row in part.broken]
+    quarantine.replace(settings, target.contract.name, names.UNDATED, lost, run_id=target.run_id)
+
+
+def _stage_api(
+    settings: Settings, source: Source, origin: RestEndpoint, days: Sequence[date], run_id: str, patience: Patience | None
+) -> Iterator[Staged]:
+    client, contract = object_store(settings), source.contract
+    with resume.load_of(client, settings.s3_bucket, contract, days[0], days[-1]) as load:
+        found = {day: resume.done(client, settings.s3_bucket, contract, day, load) for day in days}
+        for manifest in found.values():
+            if manifest is not None:
+                yield Staged(manifest=manifest, seconds=0.0, is_taken_up=True)
+        target = target_of(settings, contract, run_id=run_id, load_id=load.load_id)
+        with open_endpoint(settings, contract, origin, patience) as reader:
+            yield from stage_each(settings, target, [day for day in days if found[day] is None], lambda: nullcontext(reader))

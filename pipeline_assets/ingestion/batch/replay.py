@@ -1,0 +1,127 @@
+"""Quarantined rows, checked again: those that keep the present contract join their staged partition, once.
+
+A replay ends as if the partition had been read again with the same rows in its source: of rows with one key the one known last stays. Rows
+that the partition holds already are marked as replayed and not added, which makes a replay that was killed, or asked for twice, harmless.
+Reading the partition from its source again replaces files and quarantine alike, so nothing replayed is there twice either.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from pipeline_assets.core import names
+from pipeline_assets.core.connections import warehouse
+from pipeline_assets.core.errors import SourceChanged
+from pipeline_assets.core.settings import Settings
+from pipeline_assets.ingestion.batch import staging
+from pipeline_assets.ingestion.batch.stage import Target, target_of
+from pipeline_assets.ingestion.batch.staging import Manifest
+from pipeline_assets.ingestion.sources import quarantine
+from pipeline_assets.ingestion.sources.contracts import BrokenRow, Checked, arrow_schema
+from pipeline_assets.ingestion.sources.json_rows import check_json_rows
+from pipeline_assets.spec.contracts import Contract
+
+if TYPE_CHECKING:
+    import psycopg
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replayed:
+    """What became of the quarantined rows of one partition: so many joined it (or were in it already), so many are still broken."""
+
+    source: str
+    partition: str
+    replayed: int
+    still_broken: int
+
+
+def replay(settings: Settings, contracts: Sequence[Contract], *, partition: str | None = None) -> list[Replayed]:
+    """Checks the quarantined rows of these contracts again, of one partition or of all, and stages those that pass.
+
+    Gives one entry a partition that had rows waiting; the partitions with `replayed` rows are those to publish again.
+    """
+    quarantine.create(settings)
+    found: list[Replayed] = []
+    with warehouse(settings) as connection:
+        connection.autocommit = True
+        for contract in contracts:
+            waiting = quarantine.waiting_partitions(connection, contract.name)
+            asked = [name for name in waiting if partition is None or name == partition]
+            found += [_replay_partition(settings, connection, contract, name) for name in asked]
+    return found
+
+
+def _replay_partition(settings: Settings, connection: "psycopg.Connection", contract: Contract, partition: str) -> Replayed:
+    with quarantine.locked(connection, contract.name, partition), connection.transaction():
+        rows = quarantine.waiting(connection, contract.name, partition)
+        target = target_of(settings, contract, run_id="replay")
+        manifest = staging.manifest_from(target.client, target.bucket, contract.name, partition)
+        if manifest is None:
+            return Replayed(source=contract.name, partition=partition, replayed=0, still_broken=len(rows))
+        checked = check_json_rows(contract, [row.original for row in rows], day=_day(partition))
+        broken = [*checked.broken, *_join(settings, target, manifest, checked)]
+        for row in broken:
+            quarantine.mark_still_broken(connection, rows[row.position].id, row)
+        kept_back = {row.position for row in broken}
+        passed = [row.id for place, row in enumerate(rows) if place not in kept_back]
+        quarantine.mark_replayed(connection, passed)
+    return Replayed(source=contract.name, partition=partition, replayed=len(passed), still_broken=len(kept_back))
+
+
+def _day(partition: str) -> date | None:
+    return None if partition == names.SNAPSHOT else date.fromisoformat(partition)
+
+
+def _join(settings: Settings, target: Target, manifest: Manifest, checked: Checked) -> list[BrokenRow]:
+    """Stages the partition anew with the good rows; gives back those whose key a newer row has, by their index among the waiting."""
+    fresh = _not_staged(target, manifest, checked)
+    if not fresh.good.num_rows:
+        return []
+    draft = target.draft(manifest.partition)
+    for part in _staged(target, manifest):
+        draft.add(part)
+    draft.add(replace(fresh, positions=fresh.positions + manifest.rows))
+    repeats = draft.drop_repeats()
+    late = [replace(row, position=row.position - manifest.rows) for row in repeats if row.position >= manifest.rows]
+    with warehouse(settings) as connection:
+        quarantine.keep(connection, target.contract.name, manifest.partition, target.run_id, repeats[: len(repeats) - len(late)])
+    files = draft.upload()
+    grown = staging.manifest_of(
+        target.contract, manifest.partition, files, run_id=manifest.run_id, load_id=manifest.load_id, reasons=manifest.reasons
+    )
+    added = fresh.good.num_rows - len(late)
+    staging.publish(target.client, target.bucket, replace(grown, replayed=manifest.replayed + added))
+    return late
+
+
+def _staged(target: Target, manifest: Manifest) -> Iterator[Checked]:
+    """What the partition holds, under the present contract; positions count from 0."""
+    position = 0
+    for batch in staging.read_staged(target.client, target.bucket, manifest):
+        rows = _under(target.contract, batch, manifest.partition)
+        yield Checked(good=rows, positions=np.arange(position, position + batch.num_rows))
+        position += batch.num_rows
+
+
+def _not_staged(target: Target, manifest: Manifest, checked: Checked) -> Checked:
+    """The good rows that the partition does not hold yet, value by value."""
+    asked, known = pl.DataFrame(pl.from_arrow(checked.good)), np.zeros(checked.good.num_rows, dtype=bool)
+    for part in _staged(target, manifest):
+        together = asked.with_row_index().join(pl.DataFrame(pl.from_arrow(part.good)), on=asked.columns, how="semi", nulls_equal=True)
+        known[together["index"].to_numpy()] = True
+    return replace(checked, good=checked.good.filter(pa.array(~known)), positions=checked.positions[~known], originals=None)
+
+
+def _under(contract: Contract, batch: pa.RecordBatch, partition: str) -> pa.RecordBatch:
+    """Staged rows in the present contract's schema; fields that are new to it are null."""
+    schema, there = arrow_schema(contract), set(batch.schema.names)
+    missing = [field.name for field in contract.fields if field.required and field.name not in there]
+    if missing:
+        raise SourceChanged(contract.name, dict.fromkeys(missing, f"stands in no staged row of {partition}"))
+    columns = [batch.column(field.name).cast(field.type) if field.name in there else pa.nulls(len(batch), field.type) for field in schema]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)

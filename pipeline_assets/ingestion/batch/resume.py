@@ -1,0 +1,80 @@
+"""Loads that can be taken up again: which days of a range are done, even when the process that did them was killed.
+
+A load of a range leaves a mark on the object store when it begins and removes it when it ends, be it complete or refused by something that
+has to be mended first. A load that was killed, or whose source did not answer, leaves its mark: whoever loads the same range of the same
+contract within a day takes up that load, and a day whose manifest carries its id is done and not asked for again. Everything else is a new
+load that asks for every day.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, date, datetime, timedelta
+from hashlib import sha256
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from pipeline_assets.core import names
+from pipeline_assets.core.errors import PipelineError, TransientError
+from pipeline_assets.ingestion.batch.staging import Manifest, manifest_from, partition_of
+from pipeline_assets.spec.contracts import Contract
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+TAKEN_UP_WITHIN = timedelta(days=1)
+FOLDER = "_loads"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """A load of a range of days; `is_taken_up` when an earlier run began it."""
+
+    load_id: str
+    contract_digest: str
+    begun_at: str
+    is_taken_up: bool = False
+
+
+@contextmanager
+def load_of(client: "S3Client", bucket: str, contract: Contract, first: date, last: date) -> Iterator[Load]:
+    """The load of a range of days: the unfinished one, or a new one."""
+    key = "/".join((*names.staged(contract.name), FOLDER, f"{first}_{last}.json"))
+    load = _unfinished(client, bucket, key, contract) or _begin(client, bucket, key, contract)
+    try:
+        yield load
+    except TransientError:
+        raise
+    except PipelineError:
+        client.delete_object(Bucket=bucket, Key=key)
+        raise
+    client.delete_object(Bucket=bucket, Key=key)
+
+
+def done(client: "S3Client", bucket: str, contract: Contract, day: date, load: Load) -> Manifest | None:
+    """The manifest of a day that this load has staged already; None where it still has to."""
+    if not load.is_taken_up:
+        return None
+    manifest = manifest_from(client, bucket, contract.name, partition_of(day))
+    return manifest if manifest is not None and manifest.load_id == load.load_id else None
+
+
+def _unfinished(client: "S3Client", bucket: str, key: str, contract: Contract) -> Load | None:
+    try:
+        told = json.loads(client.get_object(Bucket=bucket, Key=key)["Body"].read())
+    except client.exceptions.NoSuchKey:
+        return None
+    found = Load(**{**told, "is_taken_up": True})
+    is_recent = datetime.now(UTC) - datetime.fromisoformat(found.begun_at) < TAKEN_UP_WITHIN
+    return found if is_recent and found.contract_digest == _digest(contract) else None
+
+
+def _begin(client: "S3Client", bucket: str, key: str, contract: Contract) -> Load:
+    load = Load(load_id=uuid4().hex, contract_digest=_digest(contract), begun_at=datetime.now(UTC).isoformat())
+    client.put_object(Bucket=bucket, Key=key, Body=json.dumps(asdict(load)).encode(), ContentType="application/json")
+    return load
+
+
+def _digest(contract: Contract) -> str:
+    return sha256(repr(contract).encode()).hexdigest()

@@ -1,0 +1,128 @@
+"""The commands of the quarantine: `quarantine list` and `show`; batch ingestion adds `replay`. What they need is loaded when they run."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import date, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline_assets.core import names
+
+if TYPE_CHECKING:
+    from pipeline_assets.ingestion.sources.quarantine import QuarantinedRow
+    from pipeline_assets.spec.contracts import Contract
+    from pipeline_assets.spec.use_case import UseCase
+
+SHOWN_ROWS = 50
+
+SourceOption = Annotated[str | None, typer.Option("--source", help="Rows of this source or stream only, such as weather.")]
+PartitionOption = Annotated[str | None, typer.Option("--partition", help="Rows of this UTC day (YYYY-MM-DD) or `snapshot` only.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+commands = typer.Typer(no_args_is_help=True, help="Rows that broke their contract: which, why, and once more.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the app."""
+    commands.command("list")(list_rows)
+    commands.command("show")(show_row)
+    app.add_typer(commands, name="quarantine")
+
+
+def list_rows(
+    *,
+    source: SourceOption = None,
+    partition: PartitionOption = None,
+    limit: Annotated[int, typer.Option(min=1, help="Print at most so many rows.")] = SHOWN_ROWS,
+    as_json: JsonOption = False,
+) -> None:
+    """List quarantined rows by source, day and position, and count them by what is wrong."""
+    from pipeline_assets.core.settings import load_settings
+    from pipeline_assets.ingestion.sources import quarantine
+
+    check_asked(source, partition)
+    settings = load_settings()
+    rows = quarantine.listed(settings, source=source, partition=partition, limit=limit)
+    if as_json:
+        typer.echo(json.dumps([_told(row) for row in rows], indent=2))
+    else:
+        _print_rows(rows, quarantine.counted(settings, source=source, partition=partition))
+
+
+def show_row(
+    row_id: Annotated[int, typer.Argument(metavar="ID", help="The row's id, as `list` shows it.")], *, as_json: JsonOption = False
+) -> None:
+    """Show one quarantined row with its original bytes."""
+    from pipeline_assets.core.settings import load_settings
+    from pipeline_assets.ingestion.sources import quarantine
+
+    told = _told(quarantine.shown(load_settings(), row_id))
+    if as_json:
+        typer.echo(json.dumps(told, indent=2))
+    else:
+        for name, value in told.items():
+            typer.echo(f"{name:<15} {value}")
+
+
+def check_asked(source: str | None, partition: str | None) -> None:
+    """Raises UnknownName or UnknownDay for a source or a partition that there is not."""
+    from pipeline_assets.core.errors import UnknownDay, UnknownName
+
+    if source is not None and source not in contracts():
+        raise UnknownName("source", source, list(contracts()))
+    if partition is None or partition in {names.SNAPSHOT, names.UNDATED}:
+        return
+    spans = [(use_case.first_day, use_case.last_day) for use_case in _use_cases()]
+    day = _day(partition)
+    if day is None or not any(first <= day <= (last or day) for first, last in spans):
+        ends = [last for _, last in spans if last is not None]
+        raise UnknownDay(partition, min(first for first, _ in spans), max(ends) if len(ends) == len(spans) else None)
+
+
+def contracts() -> "Mapping[str, Contract]":
+    """The contracts of all sources and streams, by name."""
+    declared = [source.contract for use_case in _use_cases() for source in use_case.sources]
+    declared += [stream.contract for use_case in _use_cases() for stream in use_case.streams]
+    return {contract.name: contract for contract in declared}
+
+
+def _use_cases() -> "list[UseCase]":
+    from pipeline_assets.core.declarations import load_use_case, use_case_names
+
+    return [load_use_case(name) for name in use_case_names()]
+
+
+def _day(partition: str) -> date | None:
+    try:
+        day = date.fromisoformat(partition)
+    except ValueError:
+        return None
+    return day if day.isoformat() == partition else None
+
+
+def _told(row: "QuarantinedRow") -> dict[str, object]:
+    """A row as text and numbers; bytes that are not UTF-8 are written as escapes."""
+    told = asdict(row) | {"original": row.original.decode(errors="backslashreplace")}
+    return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in told.items()}
+
+
+def _print_rows(rows: "Sequence[QuarantinedRow]", counts: Mapping[tuple[str, str, str], tuple[int, int]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    total = sum(count for count, _ in counts.values())
+    if not total:
+        typer.echo("No rows are in quarantine.")
+        return
+    table = Table("id", "source", "partition", "position", "field", "reason", "replayed", box=None)
+    for row in rows:
+        replayed = f"{row.replayed_at:%Y-%m-%d %H:%M}" if row.replayed_at is not None else ""
+        table.add_row(str(row.id), row.source, row.partition, str(row.position), row.field, row.reason, replayed)
+    summary = Table("source", "field", "reason", "rows", "replayed", box=None)
+    for (source, field, reason), (count, replayed_count) in counts.items():
+        summary.add_row(source, field, reason, str(count), str(replayed_count))
+    console = Console()
+    console.print(table)
+    console.print(f"\n{len(rows)} of {total} rows (`--limit`). By what is wrong:\n", highlight=False)
+    console.print(summary)

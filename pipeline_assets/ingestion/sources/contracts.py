@@ -1,0 +1,204 @@
+"""Contracts at work: the Arrow schema they stand for, and which rows keep them.
+
+Checks run over whole columns. A column that is in order costs one pass (its minimum, its maximum, its longest value); only where that
+pass finds something are single rows looked at.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from functools import partial
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline_assets.ingestion.sources.originals import row_bytes
+from pipeline_assets.spec.contracts import Contract, Field, FieldType
+
+ARROW_TYPES: dict[FieldType, pa.DataType] = {
+    "string": pa.string(),
+    "integer": pa.int64(),
+    "number": pa.float64(),
+    "boolean": pa.bool_(),
+    "timestamp": pa.timestamp("us", tz="UTC"),
+}
+Reason = Literal[
+    "missing", "wrong type", "without zone", "not finite", "out of range", "not allowed", "too long", "outside the day", "too late",
+    "repeated key", "not a JSON object", "repeated field",
+]  # fmt: skip
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
+# The instants that every part of the platform can hold; those outside are Postgres' infinity and its like.
+FIRST_INSTANT, LAST_INSTANT = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)
+
+Finding = tuple[str, Reason, np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BrokenRow:
+    """One row that broke its contract: where it stood in its source's partition, the first field at fault, and the bytes it came as."""
+
+    position: int
+    field: str
+    reason: Reason
+    original: bytes
+
+    @property
+    def fault(self) -> str:
+        """Field and reason in a few words, as broken rows are counted; the reason alone where no single field is at fault."""
+        return f"{self.field} {self.reason}".strip()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """Part of a partition after its check; `good` has the contract's schema, `positions` says where each of its rows stood.
+
+    `originals` holds the bytes of the good rows where they cannot be made again from their values; `fields` names what the rows came with.
+    """
+
+    good: pa.RecordBatch
+    positions: np.ndarray
+    broken: Sequence[BrokenRow] = ()
+    originals: Sequence[bytes] | None = None
+    fields: frozenset[str] = frozenset()
+
+
+def arrow_schema(contract: Contract) -> pa.Schema:
+    """The schema of checked rows: the contract's fields in its order, null only where not required, described in their metadata.
+
+    No field carries an id: the lake maps columns by name, which is what lets it take over staged files as they are.
+    """
+    return pa.schema(
+        [
+            pa.field(field.name, ARROW_TYPES[field.type], nullable=not field.required, metadata={"description": field.description})
+            for field in contract.fields
+        ]
+    )
+
+
+def check_batch(
+    contract: Contract,
+    batch: pa.RecordBatch,
+    *,
+    first_position: int,
+    original: Callable[[int], bytes] | None = None,
+    day: date | None = None,
+) -> Checked:
+    """Which rows of a batch keep their contract, and what is wrong with the others: the first fault in the contract's order.
+
+    `batch` has every field of the contract (others are left out) in a type that `typed` takes; its rows stand at `first_position` and
+    after in their partition. `original` gives the bytes of a row by its index in the batch (by default the row as JSON). With `day`,
+    rows whose `event_at` is on another UTC day are broken.
+    """
+    columns = {field.name: typed(field, batch.column(field.name)) for field in contract.fields}
+    values = {name: column for name, (column, _) in columns.items()}
+    unread = {name: mask for name, (_, mask) in columns.items() if mask is not None}
+    findings = [*_field_findings(contract, values, unread), *_time_findings(contract, values, day)]
+    rows = pa.RecordBatch.from_arrays(list(values.values()), names=list(values))
+    positions, fields = np.arange(first_position, first_position + batch.num_rows), frozenset(batch.schema.names)
+    if not findings:
+        return Checked(good=_as_promised(contract, rows), positions=positions, fields=fields)
+    first = _first_finding(findings, batch.num_rows)
+    kept = first == len(findings)
+    written = original or partial(row_bytes, batch)
+    broken = [
+        BrokenRow(position=int(positions[row]), field=findings[first[row]][0], reason=findings[first[row]][1], original=written(int(row)))
+        for row in np.flatnonzero(~kept)
+    ]
+    good = _as_promised(contract, rows.filter(pa.array(kept)))
+    return Checked(good=good, positions=positions[kept], broken=broken, fields=fields)
+
+
+def typed(field: Field, column: pa.Array) -> tuple[pa.Array, np.ndarray | None]:
+    """A column in its contract's type, and which of its values have none (null in the column); no mask where all have one.
+
+    An integer may come as a number without a fraction (as in JSON Schema), a number as an integer. A column of any other kind raises
+    pa.ArrowInvalid; a reader sees to it that none comes here.
+    """
+    target = ARROW_TYPES[field.type]
+    if column.type == target:
+        return column, None
+    if field.type == "integer" and pa.types.is_floating(column.type):
+        whole = pc.and_(pc.equal(pc.floor(column), column), pc.less(pc.abs(column), 2.0**63))
+        wrong = _mask(pc.invert(whole))
+        read = pc.if_else(whole, column, pa.scalar(None, column.type)).cast(target, safe=False)
+        return read, wrong if wrong.any() else None
+    return column.cast(target, safe=field.type != "number"), None
+
+
+def _as_promised(contract: Contract, rows: pa.RecordBatch) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays(rows.columns, schema=arrow_schema(contract))
+
+
+def _field_findings(contract: Contract, values: Mapping[str, pa.Array], wrong: Mapping[str, np.ndarray]) -> Iterator[Finding]:
+    for field in contract.fields:
+        column = values[field.name]
+        if field.name in wrong:
+            yield field.name, "wrong type", wrong[field.name]
+        if field.required and column.null_count:
+            yield field.name, "missing", _mask(column.is_null())
+        for reason, mask in _value_findings(field, column):
+            yield field.name, reason, mask
+
+
+def _value_findings(field: Field, column: pa.Array) -> Iterator[tuple[Reason, np.ndarray]]:
+    if field.type == "number" and pc.all(pc.is_finite(column)).as_py() is False:
+        yield "not finite", _mask(pc.invert(pc.is_finite(column)))
+    if field.type == "timestamp":
+        yield from _outside("out of range", column.view(pa.int64()), _microseconds(FIRST_INSTANT), _microseconds(LAST_INSTANT))
+    if field.type in {"integer", "number"}:
+        yield from _outside("out of range", column, field.minimum, field.maximum)
+    if field.allowed:
+        is_allowed = pc.is_in(column, value_set=pa.array(field.allowed, column.type))
+        if is_allowed.true_count < len(column) - column.null_count:
+            yield "not allowed", _mask(pc.and_(pc.invert(is_allowed), column.is_valid()))
+    # A character has at least one byte, so counting bytes settles most columns.
+    if field.max_length is not None and (pc.max(pc.binary_length(column)).as_py() or 0) > field.max_length:
+        mask = _mask(pc.greater(pc.utf8_length(column), field.max_length))
+        if mask.any():
+            yield "too long", mask
+
+
+def _time_findings(contract: Contract, values: Mapping[str, pa.Array], day: date | None) -> Iterator[Finding]:
+    event_at, known_at = (values[name].view(pa.int64()) for name in (contract.event_at, contract.known_at))
+    if day is not None:
+        start = _microseconds(datetime.combine(day, time(), UTC))
+        end = start + timedelta(days=1) // MICROSECOND - 1
+        for reason, mask in _outside("outside the day", event_at, start, end):
+            yield contract.event_at, reason, mask
+    if contract.event_at != contract.known_at:
+        for reason, mask in _outside("too late", pc.subtract(known_at, event_at), None, contract.lateness // MICROSECOND):
+            yield contract.known_at, reason, mask
+
+
+def _outside(reason: Reason, column: pa.Array, low: float | None, high: float | None) -> Iterator[tuple[Reason, np.ndarray]]:
+    """The rows below `low` or above `high`, if there are any. Nulls and NaN are not."""
+    if low is None and high is None:
+        return
+    found = pc.min_max(column)
+    least, most = found["min"].as_py(), found["max"].as_py()
+    below = low is not None and least is not None and least < low
+    above = high is not None and most is not None and most > high
+    if below or above:
+        is_low = _mask(pc.less(column, pa.scalar(low))) if below else False
+        is_high = _mask(pc.greater(column, pa.scalar(high))) if above else False
+        yield reason, np.logical_or(is_low, is_high)
+
+
+def _first_finding(findings: Sequence[Finding], rows: int) -> np.ndarray:
+    """For every row the index of its first finding; the number of findings where it has none."""
+    first = np.full(rows, len(findings))
+    for index in reversed(range(len(findings))):
+        first[findings[index][2]] = index
+    return first
+
+
+def _mask(found: pa.Array) -> np.ndarray:
+    """A boolean array for numpy; null is false."""
+    return np.asarray(found.fill_null(False).to_numpy(zero_copy_only=False), dtype=bool)
+
+
+def _microseconds(instant: datetime) -> int:
+    return (instant - EPOCH) // MICROSECOND

@@ -1,0 +1,168 @@
+"""Rows that come as JSON: typed strictly, checked like any other, and kept as the bytes they were.
+
+Nothing is guessed: "21.5" is not a number, 1 is not true, and a time without a zone names no instant. As in JSON Schema, a number without a
+fraction is an integer. A field that is absent and one that is null are the same.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, date, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline_assets.ingestion.sources.contracts import ARROW_TYPES, BrokenRow, Checked, Reason, check_batch
+from pipeline_assets.spec.contracts import Contract, Field, FieldType
+
+INT64 = 2**63
+Reader = Callable[[Any], Any]
+
+
+class _RepeatedFieldError(ValueError):
+    """A JSON object with two fields of one name: which of them is meant cannot be known."""
+
+    def __init__(self, field: str) -> None:
+        self.field = field
+        super().__init__(f"Field '{field}' stands there twice.")
+
+
+class _WithoutZoneError(ValueError):
+    """A time without a zone."""
+
+
+def check_json_rows(contract: Contract, rows: Sequence[bytes], *, first_position: int = 0, day: date | None = None) -> Checked:
+    """Which JSON objects keep their contract; `rows` stand at `first_position` and after in their partition.
+
+    The first fault of a row is kept: unreadable JSON, then the first field that cannot be read, then what `check_batch` finds.
+    """
+    objects, broken = _parse(rows, first_position)
+    indexes = [index for index, found in enumerate(objects) if found is not None]
+    readable = [found for found in objects if found is not None]
+    columns, faults = _columns(contract, readable)
+    fine = [place for place in range(len(readable)) if place not in faults]
+    broken += [
+        BrokenRow(position=first_position + indexes[place], field=field, reason=reason, original=bytes(rows[indexes[place]]))
+        for place, (field, reason) in faults.items()
+    ]
+    kept = np.array([indexes[place] for place in fine], dtype=np.int64)
+    batch = pa.RecordBatch.from_arrays(columns, names=[field.name for field in contract.fields]).take(pa.array(fine, pa.int64()))
+    checked = check_batch(contract, batch, first_position=0, original=lambda row: bytes(rows[kept[row]]), day=day)
+    broken += [
+        BrokenRow(position=first_position + int(kept[row.position]), field=row.field, reason=row.reason, original=row.original)
+        for row in checked.broken
+    ]
+    stood = kept[checked.positions]
+    return Checked(
+        good=checked.good,
+        positions=stood + first_position,
+        broken=sorted(broken, key=lambda row: row.position),
+        originals=[bytes(rows[index]) for index in stood],
+        fields=frozenset().union(*readable),
+    )
+
+
+def _parse(rows: Sequence[bytes], first_position: int) -> tuple[list[dict[str, Any] | None], list[BrokenRow]]:
+    objects: list[dict[str, Any] | None] = []
+    broken: list[BrokenRow] = []
+    for position, row in enumerate(rows, start=first_position):
+        found, field, reason = _object(row)
+        objects.append(found)
+        if found is None:
+            broken.append(BrokenRow(position=position, field=field, reason=reason, original=bytes(row)))
+    return objects, broken
+
+
+def _object(row: bytes) -> tuple[dict[str, Any] | None, str, Reason]:
+    try:
+        found = json.loads(row, object_pairs_hook=_distinct)
+    except _RepeatedFieldError as error:
+        return None, error.field, "repeated field"
+    # RecursionError: brackets nested deeper than the parser goes.
+    except (ValueError, RecursionError):
+        return None, "", "not a JSON object"
+    return (found if isinstance(found, dict) else None), "", "not a JSON object"
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _RepeatedFieldError(next(name for name in names if names.count(name) > 1))
+    return found
+
+
+def _columns(contract: Contract, objects: Sequence[Mapping[str, Any]]) -> tuple[list[pa.Array], dict[int, tuple[str, Reason]]]:
+    """One typed column a field, null where a value cannot be read, and the first such fault of each row."""
+    columns: list[pa.Array] = []
+    faults: dict[int, tuple[str, Reason]] = {}
+    for field in contract.fields:
+        values, unread = _read(field, [found.get(field.name) for found in objects])
+        columns.append(pa.array(values, ARROW_TYPES[field.type]))
+        for place, reason in unread.items():
+            faults.setdefault(place, (field.name, reason))
+    return columns, faults
+
+
+def _read(field: Field, values: list[Any]) -> tuple[list[Any], dict[int, Reason]]:
+    read, unread = READERS[field.type], dict[int, Reason]()
+    found: list[Any] = []
+    for place, value in enumerate(values):
+        try:
+            found.append(None if value is None else read(value))
+        except _WithoutZoneError:
+            found.append(None)
+            unread[place] = "without zone"
+        except OverflowError:
+            found.append(None)
+            unread[place] = "out of range"
+        except (TypeError, ValueError):
+            found.append(None)
+            unread[place] = "wrong type"
+    return found, unread
+
+
+def _string(value: Any) -> str:
+    """A text that every part of the platform can hold: lone surrogates have no bytes, and Postgres takes no NUL."""
+    if not isinstance(value, str) or "\0" in value:
+        raise TypeError
+    value.encode()
+    return value
+
+
+def _integer(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
+        raise TypeError
+    if not -INT64 <= value < INT64:
+        raise OverflowError
+    return int(value)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError
+    return float(value)
+
+
+def _boolean(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError
+    return value
+
+
+def _timestamp(value: Any) -> datetime:
+    if not isinstance(value, str):
+        raise TypeError
+    instant = datetime.fromisoformat(value)
+    if instant.utcoffset() is None:
+        raise _WithoutZoneError
+    return instant.astimezone(UTC)
+
+
+READERS: Mapping[FieldType, Reader] = {
+    "string": _string,
+    "integer": _integer,
+    "number": _number,
+    "boolean": _boolean,
+    "timestamp": _timestamp,
+}

@@ -1,0 +1,72 @@
+"""What outside systems are called in the asset graph, and what a contract says in the terms of the Open Data Contract Standard."""
+
+from datetime import timedelta
+
+from pipeline_assets.core import names
+from pipeline_assets.core.names import AssetName
+from pipeline_assets.spec.contracts import Contract, Field
+from pipeline_assets.spec.sources import Origin, PostgresTable
+
+ODCS_VERSION = "v3.0.2"
+
+
+def system_of(origin: Origin) -> str:
+    """The outside system that a source is part of: its database or its service."""
+    return origin.database if isinstance(origin, PostgresTable) else origin.service
+
+
+def source_name(origin: Origin) -> AssetName:
+    """The asset of an outside table, or of the records of an endpoint."""
+    return names.source_asset(system_of(origin), origin.table if isinstance(origin, PostgresTable) else origin.records)
+
+
+def kind_of(origin: Origin) -> str:
+    """The technology of a source."""
+    return "postgres" if isinstance(origin, PostgresTable) else "rest"
+
+
+def odcs(contract: Contract) -> dict[str, object]:
+    """A contract as a document of the Open Data Contract Standard (https://bitol-io.github.io/open-data-contract-standard/)."""
+    return {
+        "apiVersion": ODCS_VERSION,
+        "kind": "DataContract",
+        "id": contract.name,
+        "name": contract.name,
+        "version": contract.version,
+        "status": "active",
+        "description": {"purpose": contract.description},
+        "team": [{"username": contract.owner, "role": "owner"}],
+        "schema": [
+            {"name": contract.name, "logicalType": "object", "properties": [_property(contract, field) for field in contract.fields]}
+        ],
+        "slaProperties": [
+            {"property": "latency", "element": contract.known_at, "value": _hours(contract.lateness), "unit": "h"},
+            {"property": "frequency", "element": contract.event_at, "value": _hours(contract.freshness), "unit": "h"},
+        ],
+        "customProperties": [
+            {"property": "eventAt", "value": contract.event_at},
+            {"property": "knownAt", "value": contract.known_at},
+            {"property": "brokenShare", "value": contract.broken_share},
+        ],
+    }
+
+
+def _property(contract: Contract, field: Field) -> dict[str, object]:
+    limits = {"minimum": field.minimum, "maximum": field.maximum, "maxLength": field.max_length}
+    kept = {name: limit for name, limit in limits.items() if limit is not None}
+    told: dict[str, object] = {
+        "name": field.name,
+        # The standard's `date` is any point in time.
+        "logicalType": "date" if field.type == "timestamp" else field.type,
+        "description": field.description,
+        "required": field.required,
+    }
+    if field.name in contract.primary_key:
+        told |= {"primaryKey": True, "primaryKeyPosition": contract.primary_key.index(field.name) + 1}
+    if field.allowed:
+        told["quality"] = [{"rule": "validValues", "validValues": list(field.allowed)}]
+    return told | ({"logicalTypeOptions": kept} if kept else {})
+
+
+def _hours(length: timedelta) -> float:
+    return length / timedelta(hours=1)

@@ -1,0 +1,208 @@
+"""Rows that broke their contract, kept in the warehouse with reason, position and original bytes until they are replayed.
+
+The quarantine of a partition is replaced as a whole, in one transaction, whenever the partition is read from its source again: rows that
+were mended there are gone from it, rows that are still broken stand there once. Whoever changes a partition, its files or its quarantine,
+holds its lock meanwhile, so that a replay and a new reading of one partition wait for each other.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, cast
+
+from pipeline_assets.core import names
+from pipeline_assets.core.connections import warehouse
+from pipeline_assets.core.errors import UnknownQuarantinedRow
+from pipeline_assets.core.settings import Settings
+from pipeline_assets.ingestion.sources.contracts import BrokenRow
+
+if TYPE_CHECKING:
+    import psycopg
+    from psycopg import sql
+
+TABLE = "rows"
+DDL = """
+    create schema if not exists {schema};
+    create table if not exists {table} (
+        id bigint generated always as identity primary key,
+        source text not null,
+        partition text not null,
+        position bigint not null,
+        field text not null,
+        reason text not null,
+        original bytea not null,
+        run_id text not null,
+        quarantined_at timestamptz not null default now(),
+        replayed_at timestamptz
+    );
+    create index if not exists rows_by_partition on {table} (source, partition);
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuarantinedRow:
+    """A row of the quarantine; `replayed_at` is set once it was staged after all. `position` counts from 0 within the partition."""
+
+    id: int
+    source: str
+    partition: str
+    position: int
+    field: str
+    reason: str
+    original: bytes
+    run_id: str
+    quarantined_at: datetime
+    replayed_at: datetime | None
+
+
+class Quarantine:
+    """The quarantine of one partition while it is replaced."""
+
+    def __init__(self, connection: "psycopg.Connection", source: str, partition: str, run_id: str) -> None:
+        self._connection = connection
+        self._fixed = (source, partition, run_id)
+        self.reasons: Counter[str] = Counter()
+
+    @property
+    def rows(self) -> int:
+        """How many rows have been added."""
+        return self.reasons.total()
+
+    def add(self, rows: Sequence[BrokenRow]) -> None:
+        """Adds rows; they are seen by others once the replacement is complete."""
+        if not rows:
+            return
+        self.reasons.update(row.fault for row in rows)
+        statement = _statement("copy {table} (source, partition, run_id, position, field, reason, original) from stdin (format binary)")
+        with self._connection.cursor() as cursor, cursor.copy(statement) as copy:
+            copy.set_types(["text", "text", "text", "int8", "text", "text", "bytea"])
+            for row in rows:
+                copy.write_row((*self._fixed, row.position, row.field, row.reason, row.original))
+
+
+def create(settings: Settings) -> None:
+    """Makes the quarantine's table where there is none."""
+    with warehouse(settings) as connection:
+        connection.execute("select pg_advisory_xact_lock(hashtextextended(%s, 0))", [names.QUARANTINE])
+        connection.execute(_statement(DDL))
+
+
+@contextmanager
+def locked(connection: "psycopg.Connection", source: str, partition: str) -> Iterator[None]:
+    """Holds the lock of a partition for the block, once nobody else holds it; a connection that ends lets go of it."""
+    lock = [f"{names.QUARANTINE}/{source}/{partition}"]
+    with connection.transaction():
+        connection.execute("select pg_advisory_lock(hashtextextended(%s, 0))", lock)
+    try:
+        yield
+    finally:
+        with connection.transaction():
+            connection.execute("select pg_advisory_unlock(hashtextextended(%s, 0))", lock)
+
+
+@contextmanager
+def replacing(connection: "psycopg.Connection", source: str, partition: str, run_id: str) -> Iterator[Quarantine]:
+    """An empty quarantine for a partition, in place of what there was once the block ends; an error leaves everything as it was."""
+    with connection.transaction():
+        connection.execute(_statement("delete from {table} where source = %s and partition = %s"), [source, partition])
+        yield Quarantine(connection, source, partition, run_id)
+
+
+def replace(settings: Settings, source: str, partition: str, rows: Sequence[BrokenRow], *, run_id: str) -> None:
+    """Puts rows in the place of whatever stood in the quarantine of a partition."""
+    create(settings)
+    with (
+        warehouse(settings) as connection,
+        locked(connection, source, partition),
+        replacing(connection, source, partition, run_id) as quarantine,
+    ):
+        quarantine.add(rows)
+
+
+def keep(connection: "psycopg.Connection", source: str, partition: str, run_id: str, rows: Sequence[BrokenRow]) -> None:
+    """Adds rows to the quarantine of a partition, beside what is there; one that is there already is not added again."""
+    statement = _statement("""
+        insert into {table} (source, partition, run_id, position, field, reason, original)
+        select new.* from (select %s::text as source, %s::text as partition, %s, %s, %s, %s::text as reason, %s::bytea as original) as new
+        where not exists (
+            select from {table} as old
+            where (old.source, old.partition, old.reason, old.original) = (new.source, new.partition, new.reason, new.original)
+        )
+    """)
+    for row in rows:
+        connection.execute(statement, [source, partition, run_id, row.position, row.field, row.reason, row.original])
+
+
+def waiting(connection: "psycopg.Connection", source: str, partition: str) -> list[QuarantinedRow]:
+    """The rows of a partition that have not been replayed, in the order of their positions."""
+    return _select(
+        connection, "where source = %s and partition = %s and replayed_at is null order by position, id", [source, partition], limit=None
+    )
+
+
+def waiting_partitions(connection: "psycopg.Connection", source: str) -> list[str]:
+    """The partitions of a source with rows that have not been replayed, sorted."""
+    statement = _statement("select distinct partition from {table} where replayed_at is null and source = %s order by 1")
+    return [row[0] for row in connection.execute(statement, [source]).fetchall()]
+
+
+def listed(
+    settings: Settings, *, source: str | None = None, partition: str | None = None, limit: int | None = None
+) -> list[QuarantinedRow]:
+    """Quarantined rows by source, partition and position, replayed ones included; at most `limit`."""
+    create(settings)
+    condition = "where (%s::text is null or source = %s) and (%s::text is null or partition = %s) order by source, partition, position, id"
+    with warehouse(settings) as connection:
+        return _select(connection, condition, [source, source, partition, partition], limit=limit)
+
+
+def counted(settings: Settings, *, source: str | None = None, partition: str | None = None) -> dict[tuple[str, str, str], tuple[int, int]]:
+    """Rows, and how many of them were replayed, by source, field and reason."""
+    create(settings)
+    statement = _statement(
+        "select source, field, reason, count(*), count(replayed_at) from {table} "
+        "where (%s::text is null or source = %s) and (%s::text is null or partition = %s) group by 1, 2, 3 order by 1, 2, 3"
+    )
+    with warehouse(settings) as connection:
+        found = connection.execute(statement, [source, source, partition, partition]).fetchall()
+    return {(row[0], row[1], row[2]): (row[3], row[4]) for row in found}
+
+
+def shown(settings: Settings, row_id: int) -> QuarantinedRow:
+    """One row by its id; raises UnknownQuarantinedRow."""
+    create(settings)
+    with warehouse(settings) as connection:
+        found = _select(connection, "where id = %s", [row_id], limit=1)
+    if not found:
+        raise UnknownQuarantinedRow(row_id)
+    return found[0]
+
+
+def mark_replayed(connection: "psycopg.Connection", ids: Sequence[int]) -> None:
+    """Marks rows as replayed, as of the transaction's time."""
+    connection.execute(_statement("update {table} set replayed_at = now() where id = any(%s)"), [list(ids)])
+
+
+def mark_still_broken(connection: "psycopg.Connection", row_id: int, broken: BrokenRow) -> None:
+    """Writes down what is wrong with a row under the present contract."""
+    connection.execute(_statement("update {table} set field = %s, reason = %s where id = %s"), [broken.field, broken.reason, row_id])
+
+
+def _select(connection: "psycopg.Connection", condition: str, values: Sequence[Any], *, limit: int | None) -> list[QuarantinedRow]:
+    from psycopg.rows import class_row
+    from psycopg.sql import SQL
+
+    columns = _statement("""
+        select id, source, partition, position, field, reason, original, run_id, quarantined_at, replayed_at from {table}
+    """)
+    statement = SQL(" ").join([columns, _statement(condition), SQL("limit %s")])
+    with connection.cursor(row_factory=class_row(QuarantinedRow)) as cursor:
+        return cursor.execute(statement, [*values, limit]).fetchall()
+
+
+def _statement(text: str) -> "sql.Composed":
+    from psycopg import sql
+
+    return sql.SQL(cast("Any", text)).format(schema=sql.Identifier(names.QUARANTINE), table=sql.Identifier(names.QUARANTINE, TABLE))

@@ -1,0 +1,127 @@
+"""The assets of the feature store: the vectors of each model."""
+
+from datetime import timedelta
+
+import dagster as dg
+
+from pipeline_assets.core import names
+from pipeline_assets.core.resources import Platform, asked_days, dagster_errors, days, days_around, key
+from pipeline_assets.model_lifecycle.feature_store.fingerprint import FEATURE_HASH
+from pipeline_assets.model_lifecycle.feature_store.offline import Vectors, materialize_vectors
+from pipeline_assets.model_lifecycle.feature_store.parity import Parity, check_parity
+from pipeline_assets.processing.features.catalogue import definition_hash, feature_columns
+from pipeline_assets.processing.features.request import REQUEST
+from pipeline_assets.processing.lake.tables import Published
+from pipeline_assets.spec.models import Model
+from pipeline_assets.spec.use_case import UseCase
+
+ROWS_MATCH, PARITY = "rows_match_observations", "equal_to_historical_features"
+# Observations are kept by the day of what they ask about, which is later than the day of the decision.
+ASKED_AHEAD = timedelta(days=1)
+FRESHNESS = timedelta(days=2)
+
+Metadata = dict[str, dg.MetadataValue | dg.TableSchema | dg.TableColumnLineage | int | str]
+
+
+def defs(use_case: UseCase) -> dg.Definitions:
+    """The vectors of the use case's model."""
+    return dg.Definitions(assets=[_vectors(use_case, use_case.model)])
+
+
+def _vectors(use_case: UseCase, model: Model) -> dg.AssetsDefinition:
+    asset_key = key(names.vectors(model.name))
+
+    @dg.asset(
+        key=asset_key,
+        deps=[*(key(names.features(view.name)) for view in model.views), _observations(model)],
+        partitions_def=days(use_case),
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        group_name=names.FEATURE_STORE,
+        kinds={"polars", "iceberg"},
+        owners=[model.owner],
+        code_version=definition_hash(model)[:12],
+        pool=names.FEATURE_STORE,
+        description=f"What was known for each decision of {model.name} when it was asked for. One row per {model.observations.key}.",
+        metadata={"dagster/column_schema": _column_schema(model), "dagster/table_name": ".".join(names.vectors(model.name))},
+        freshness_policy=dg.FreshnessPolicy.time_window(fail_window=FRESHNESS),
+        check_specs=_check_specs(asset_key),
+    )
+    def vectors(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
+        first, last = asked_days(context)
+        with dagster_errors():
+            done = materialize_vectors(platform.settings, model, first, last)
+            context.log.info("%d vectors of %d observations", done.published.rows, done.observations)
+            proven = [check_parity(platform.settings, use_case, model, day) for day in sorted({first, last})]
+        return dg.MaterializeResult(metadata=_metadata(model, done), check_results=[_rows_check(done), _parity_check(proven)])
+
+    return vectors
+
+
+def _observations(model: Model) -> dg.AssetDep:
+    return dg.AssetDep(key(names.cleaned(model.observations.table)), partition_mapping=days_around(after=ASKED_AHEAD))
+
+
+def _check_specs(asset_key: dg.AssetKey) -> list[dg.AssetCheckSpec]:
+    rows = "As many vectors as the warehouse has observations of these days."
+    parity = "A sample of the first and the last day, computed anew from the cleaned events, is equal to the vectors bit for bit."
+    return [
+        dg.AssetCheckSpec(ROWS_MATCH, asset=asset_key, blocking=True, description=rows),
+        dg.AssetCheckSpec(PARITY, asset=asset_key, blocking=True, description=parity),
+    ]
+
+
+def _rows_check(done: Vectors) -> dg.AssetCheckResult:
+    counts = {"observations": done.observations, "vectors": done.published.rows}
+    return dg.AssetCheckResult(check_name=ROWS_MATCH, passed=done.observations == done.published.rows, metadata=counts)
+
+
+def _parity_check(proven: list[Parity]) -> dg.AssetCheckResult:
+    differing = {str(parity.day): dict(parity.differing) for parity in proven if parity.differing}
+    rows = {str(parity.day): parity.rows for parity in proven}
+    metadata = {"rows_compared": dg.MetadataValue.json(rows), "differing": dg.MetadataValue.json(differing)}
+    return dg.AssetCheckResult(check_name=PARITY, passed=not differing, metadata=metadata)
+
+
+def _metadata(model: Model, done: Vectors) -> Metadata:
+    published: Published = done.published
+    return {
+        "dagster/row_count": published.table_rows,
+        "dagster/uri": dg.MetadataValue.text(published.location),
+        "dagster/column_schema": _column_schema(model),
+        "dagster/column_lineage": _column_lineage(model),
+        "rows": published.rows,
+        "features": len(feature_columns(model)),
+        "files": published.files,
+        "bytes": published.bytes,
+        "partitions": published.days,
+        "partitions_changed": published.changed,
+        # As text: the page would show numbers of 19 digits rounded.
+        "snapshot_before": str(published.snapshot_before),
+        "snapshot_id": str(published.snapshot_after),
+        "snapshots_read": dg.MetadataValue.json({view: str(snapshot) for view, snapshot in done.snapshots.items()}),
+    }
+
+
+def _column_schema(model: Model) -> dg.TableSchema:
+    asked, required = model.observations, dg.TableColumnConstraints(nullable=False)
+    columns = [
+        dg.TableColumn(asked.key, "string", "Which decision it is.", required),
+        dg.TableColumn(asked.decision_at, "timestamp", "When the decision is asked for, in UTC.", required),
+        *(dg.TableColumn(name, "string", "By which quality is also reported.") for name in model.slices),
+        *(dg.TableColumn(feature.name, feature.dtype, feature.description) for feature in feature_columns(model)),
+        dg.TableColumn(FEATURE_HASH, "string", "SHA-256 of the features' values in the model's order.", required),
+    ]
+    return dg.TableSchema(columns=columns)
+
+
+def _column_lineage(model: Model) -> dg.TableColumnLineage:
+    """Features of views come from the view's table; all else from the observations."""
+    asked = key(names.cleaned(model.observations.table))
+    own = (model.observations.key, model.observations.decision_at, *model.slices)
+    deps = {name: [dg.TableColumnDep(asked, name)] for name in own}
+    for feature in feature_columns(model):
+        if feature.view == REQUEST:
+            deps[feature.name] = [dg.TableColumnDep(asked, str(feature.column))]
+        else:
+            deps[feature.name] = [dg.TableColumnDep(key(names.features(feature.view)), feature.name)]
+    return dg.TableColumnLineage(deps)

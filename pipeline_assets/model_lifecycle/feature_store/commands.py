@@ -1,0 +1,118 @@
+"""The commands of the feature store: `features list` and `features historical`. What they need is loaded when they run."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pipeline_assets.model_lifecycle.feature_store.listing import ListedFeature
+    from pipeline_assets.spec.use_case import UseCase
+
+COLUMNS = ("feature", "source", "aggregate", "window", "freshness", "owner", "used by")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the app."""
+    features = typer.Typer(no_args_is_help=True, help="What features there are, and what they were at any time.")
+    features.command("list")(list_features)
+    features.command()(historical)
+    app.add_typer(features, name="features")
+
+
+def list_features(*, as_json: Annotated[bool, typer.Option("--json", help="Print a list of objects.")] = False) -> None:
+    """Show each feature: its source, windows, freshness and owner, and the models that use it."""
+    from dataclasses import asdict
+
+    from pipeline_assets.model_lifecycle.feature_store import listing
+
+    listed = [feature for use_case in _use_cases() for feature in listing.list_features(use_case)]
+    if as_json:
+        typer.echo(json.dumps([asdict(feature) for feature in listed], indent=2))
+    else:
+        _show(listed)
+
+
+def historical(
+    *,
+    model: Annotated[str, typer.Option(help="Whose features: the name of a model.")],
+    spine: Annotated[Path, typer.Option(help="Entity keys and decision_at, one row per question: a .parquet or .csv file.")],
+    out: Annotated[Path, typer.Option(help="Where the rows go, in their order, with their features: a .parquet or .csv file.")],
+) -> None:
+    """Say for each row of a spine what every feature was at its decision_at, from what was known by then."""
+    from pipeline_assets.core.settings import load_settings
+    from pipeline_assets.model_lifecycle.feature_store import offline, spine_files
+
+    use_case = _use_case_of(model)
+    spine_files.check_output(out)
+    rows = spine_files.read_spine(spine)
+    notices: list[str] = []
+    with _progress(offline.steps(use_case.model) + 1) as on_step:
+        found = offline.historical_features(
+            load_settings(), use_case, model, rows, name=str(spine), on_step=on_step, on_notice=notices.append
+        )
+        on_step(f"Writing {out}")
+        spine_files.write_table(found, out)
+    _tell(f"{found.num_rows:,} rows with {found.num_columns - rows.num_columns} features: {out}", notices)
+
+
+def _use_cases() -> "list[UseCase]":
+    from pipeline_assets.core.declarations import load_use_case, use_case_names
+
+    return [load_use_case(name) for name in use_case_names()]
+
+
+def _use_case_of(model: str) -> "UseCase":
+    """The use case that declares the model; raises UnknownName with those there are."""
+    from pipeline_assets.core.errors import UnknownName
+
+    known = {use_case.model.name: use_case for use_case in _use_cases()}
+    if model not in known:
+        raise UnknownName("model", model, list(known))
+    return known[model]
+
+
+def _show(listed: "Sequence[ListedFeature]") -> None:
+    from rich.table import Table
+
+    table = Table(*COLUMNS, title=f"{len(listed)} features", title_justify="left", header_style="bold", row_styles=("", "dim"))
+    for feature in listed:
+        source = f"{feature.source}.{feature.column}" if feature.column is not None else feature.source
+        cells = (feature.name, source, feature.aggregate, feature.window or "", feature.freshness or "", feature.owner)
+        table.add_row(*cells, ", ".join(feature.models))
+    _console().print(table)
+
+
+@contextmanager
+def _progress(steps: int) -> Iterator[Callable[[str], None]]:
+    """A bar on standard error that gets a step further whenever the function it gives is told of the next one."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("Starting", total=steps)
+        begun = iter(range(steps))
+        yield lambda step: progress.update(task, description=step, completed=next(begun, steps))
+
+
+def _tell(done: str, notices: Sequence[str]) -> None:
+    """What was done on standard output, notices on standard error."""
+    from rich.console import Console
+
+    _console().print(done, highlight=False, markup=False)
+    for notice in notices:
+        Console(stderr=True, soft_wrap=True).print(notice, style="yellow", highlight=False, markup=False)
+
+
+def _console() -> "Console":
+    """Standard output; without a terminal as wide as the widest row, so that nothing is cut off in a pipe."""
+    from rich.console import Console
+
+    console = Console(soft_wrap=True)
+    return console if console.is_terminal else Console(width=240, soft_wrap=True)

@@ -1,0 +1,54 @@
+"""The join of a model's observations with the feature tables of its views: exact, on entity keys and time, row for row."""
+
+import polars as pl
+import pyarrow as pa
+
+from pipeline_assets.core import names
+from pipeline_assets.core.errors import FeaturesMissing, TableMismatch
+from pipeline_assets.processing.features.view import DECISION_AT, feature_names
+from pipeline_assets.spec.features import FeatureView, Windowed
+
+FOUND = "__found"
+INSTANT = pl.Datetime("us", "UTC")
+
+
+def join_view(view: FeatureView, requests: pa.Table, features: pa.Table) -> pa.Table:
+    """The features of each request, taken from the view's feature table.
+
+    requests: the entity's key columns and `decision_at`, any order, other columns ignored. features: one row per distinct (keys,
+    decision_at), with the view's feature columns.
+    Returns len(requests) rows in their order, repeats kept, with the columns `feature_names(view)`. A request with a null key has no row in
+    the feature table; it gets what the kernel answers where nothing can match: 0 for counts, null for all others.
+    Raises FeaturesMissing if a request without null keys has no row, TableMismatch if the feature table has two.
+    """
+    on, columns = [*view.entity.keys, DECISION_AT], feature_names(view)
+    asked, told = _frame("requests", requests, on), _frame(_name(view), features, [*on, *columns])
+    if told.select(on).is_duplicated().any():
+        raise TableMismatch(_name(view), f"holds a row of ({', '.join(on)}) more than once", features.column_names)
+    joined = asked.join(told.with_columns(pl.lit(value=True).alias(FOUND)), on=on, how="left", maintain_order="left")
+    _check_found(view, joined)
+    return joined.with_columns(pl.col(_counts(view)).fill_null(0)).select(columns).rechunk().to_arrow()
+
+
+def _check_found(view: FeatureView, joined: pl.DataFrame) -> None:
+    has_keys = pl.all_horizontal(pl.col(key).is_not_null() for key in view.entity.keys)
+    lost = joined.filter(pl.col(FOUND).is_null() & has_keys)
+    if lost.height:
+        first = lost[DECISION_AT].min()
+        raise FeaturesMissing(_name(view), lost.height, str(first))
+
+
+def _counts(view: FeatureView) -> list[str]:
+    counts = [feature for feature in view.features if isinstance(feature, Windowed) and feature.aggregate == "count"]
+    return [names.feature(view.name, feature.name, window) for feature in counts for window in feature.windows]
+
+
+def _frame(name: str, table: pa.Table, columns: list[str]) -> pl.DataFrame:
+    missing = [column for column in columns if column not in table.column_names]
+    if missing:
+        raise TableMismatch(name, f"lacks {', '.join(missing)}", table.column_names)
+    return pl.DataFrame(table.select(columns)).with_columns(pl.col(DECISION_AT).cast(INSTANT))
+
+
+def _name(view: FeatureView) -> str:
+    return ".".join(names.features(view.name))

@@ -1,0 +1,80 @@
+"""Which features there are: whose they are, what they are made of, and which models use them."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from pipeline_assets.core import names
+from pipeline_assets.processing.features.catalogue import FeatureColumn, feature_columns, view_columns
+from pipeline_assets.processing.features.request import REQUEST
+from pipeline_assets.spec.features import FeatureView, Latest
+from pipeline_assets.spec.models import Model
+from pipeline_assets.spec.use_case import UseCase
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListedFeature:
+    """One feature as a person asks about it.
+
+    `view` is `request` for a fact of the request itself, which belongs to the model's owner and is as fresh as the request. `column` is
+    None where events as such are counted. `window` is the span of events, or for `latest` the age up to which a value counts; None where
+    there is no limit. `freshness` is how old the newest row of the source may be, None for the request. `models` are those that use it.
+    """
+
+    name: str
+    view: str
+    entity: str | None
+    owner: str
+    source: str
+    column: str | None
+    aggregate: str
+    window: str | None
+    freshness: str | None
+    models: tuple[str, ...]
+    type: str
+    description: str
+
+
+def list_features(use_case: UseCase) -> tuple[ListedFeature, ...]:
+    """All features of a use case: views in their order, each with the features in its order, then those of the request."""
+    of_views = [_listed(use_case, view, column) for view in use_case.views for column in view_columns(view)]
+    model = use_case.model
+    return (*of_views, *(_of_request(model, column) for column in feature_columns(model) if column.view == REQUEST))
+
+
+def _listed(use_case: UseCase, view: FeatureView, column: FeatureColumn) -> ListedFeature:
+    ages = {names.feature(view.name, feature.name): feature.ttl for feature in view.features if isinstance(feature, Latest)}
+    return ListedFeature(
+        name=column.name,
+        view=view.name,
+        entity=view.entity.name,
+        owner=view.owner,
+        source=".".join(names.cleaned(column.source)),
+        column=column.column,
+        aggregate=column.aggregate,
+        window=_told(ages.get(column.name, column.window)),
+        freshness=_told(view.freshness),
+        models=tuple(model.name for model in (use_case.model,) if view in model.views),
+        type=column.dtype,
+        description=column.description,
+    )
+
+
+def _of_request(model: Model, column: FeatureColumn) -> ListedFeature:
+    return ListedFeature(
+        name=column.name,
+        view=REQUEST,
+        entity=None,
+        owner=model.owner,
+        source=".".join(names.cleaned(column.source)),
+        column=column.column,
+        aggregate=column.aggregate,
+        window=None,
+        freshness=None,
+        models=(model.name,),
+        type=column.dtype,
+        description=column.description,
+    )
+
+
+def _told(span: timedelta | None) -> str | None:
+    return None if span is None else names.span(span)

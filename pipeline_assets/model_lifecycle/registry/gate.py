@@ -1,0 +1,116 @@
+"""The gate: rules that a candidate has to keep before it may go live. Pure: figures in, verdict out."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pipeline_assets.model_lifecycle.training.evaluate import Evaluation
+from pipeline_assets.spec.models import Gate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """One rule as it was judged: `value` against `limit`, of which it must be the one side.
+
+    `value` is None where it does not exist (a ROC AUC where all labels are the same); then the rule is broken.
+    """
+
+    name: str
+    value: float | None
+    limit: float
+    is_minimum: bool
+
+    @property
+    def margin(self) -> float | None:
+        """By how much the rule is kept; negative: by how much it is broken."""
+        if self.value is None:
+            return None
+        return self.value - self.limit if self.is_minimum else self.limit - self.value
+
+    @property
+    def passed(self) -> bool:
+        """Whether the rule is kept; to be exactly at the limit is enough."""
+        return self.margin is not None and self.margin >= 0
+
+    def to_json(self) -> dict[str, Any]:
+        """The rule as the ledger keeps it."""
+        return {**asdict(self), "margin": self.margin, "passed": self.passed}
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> "Rule":
+        """The rule that `to_json` told of."""
+        return cls(name=told["name"], value=told["value"], limit=told["limit"], is_minimum=told["is_minimum"])
+
+    def __str__(self) -> str:
+        bound = "at least" if self.is_minimum else "at most"
+        if self.value is None or self.margin is None:
+            return f"{self.name} does not exist, must be {bound} {self.limit:g}"
+        verdict = f"kept by {self.margin:.4g}" if self.passed else f"broken by {-self.margin:.4g}"
+        return f"{self.name} is {self.value:.4g}, must be {bound} {self.limit:g}: {verdict}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What the gate looks at: the candidate, and its rivals on the same hold-out.
+
+    `champion` is None where no version is live. `features_lost` counts features of the champion that the hold-out does not have, so
+    that it cannot be judged there: then `champion` is None too. `latency_ms` is the 95th percentile of scoring one row on a free core.
+    `rolled_back` says how often people or monitors went back from this very model file.
+    """
+
+    candidate: Evaluation
+    champion: Evaluation | None
+    baseline_roc_auc: float | None
+    size_bytes: int
+    latency_ms: float
+    features_lost: int = 0
+    rolled_back: int = 0
+
+
+def judge(gate: Gate, measured: Measured) -> tuple[Rule, ...]:
+    """Every rule of the gate; the candidate may go live if all have passed. Rules against a champion are left out where there is none."""
+    ours = measured.candidate.overall
+    return (
+        _least("gain over baseline (ROC AUC)", _gain(ours.roc_auc, measured.baseline_roc_auc), gate.min_gain_over_baseline),
+        *_against_champion(gate, measured),
+        _most("calibration error", ours.calibration_error, gate.max_calibration_error),
+        _most("size in bytes", measured.size_bytes, gate.max_size_bytes),
+        _most("latency of one row in ms (p95, on a free core)", measured.latency_ms, gate.max_latency_ms),
+        _most("earlier roll backs from the same model file", measured.rolled_back, 0),
+    )
+
+
+def broken(rules: Sequence[Rule]) -> tuple[Rule, ...]:
+    """The rules that were not kept."""
+    return tuple(rule for rule in rules if not rule.passed)
+
+
+def _against_champion(gate: Gate, measured: Measured) -> Iterator[Rule]:
+    if measured.features_lost:
+        yield _most("champion's features that are no longer computed", measured.features_lost, 0)
+    if measured.champion is None:
+        return
+    gain = _gain(measured.candidate.overall.roc_auc, measured.champion.overall.roc_auc)
+    yield _least("gain over champion (ROC AUC)", gain, gate.min_gain_over_champion)
+    yield from _slices(gate, measured.candidate, measured.champion)
+
+
+def _slices(gate: Gate, candidate: Evaluation, champion: Evaluation) -> Iterator[Rule]:
+    """One rule for each slice that is large enough and has both kinds of labels."""
+    for column, values in candidate.slices.items():
+        for value, ours in values.items():
+            theirs = champion.slices[column][value]
+            if ours.rows >= gate.min_slice_rows and ours.roc_auc is not None:
+                yield _most(f"loss to champion in {column} {value} (ROC AUC)", _gain(theirs.roc_auc, ours.roc_auc), gate.max_slice_loss)
+
+
+def _gain(ours: float | None, theirs: float | None) -> float | None:
+    return None if ours is None or theirs is None else ours - theirs
+
+
+def _least(name: str, value: float | None, limit: float) -> Rule:
+    return Rule(name=name, value=value, limit=limit, is_minimum=True)
+
+
+def _most(name: str, value: float | None, limit: float) -> Rule:
+    return Rule(name=name, value=value, limit=limit, is_minimum=False)

@@ -1,0 +1,123 @@
+"""Training sets on the object store: each under the hash of its bytes, with a record that says where it came from.
+
+A record is written after its file and only for a set that passed its checks, so whoever reads a record finds a whole, leak-free set.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline_assets.core import names
+from pipeline_assets.core.connections import object_store
+from pipeline_assets.core.errors import ArtifactCorrupt, NotTrained
+from pipeline_assets.core.settings import Settings
+from pipeline_assets.model_lifecycle.training.dataset import Block, blocks
+from pipeline_assets.spec.models import Model
+
+NEWEST = "newest"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSet:
+    """A training set and where it came from: `path` on the object store, the hash of its bytes, the lake snapshots that were read."""
+
+    model: str
+    as_of: datetime
+    path: str
+    sha256: str
+    size_bytes: int
+    rows: int
+    blocks: tuple[Block, ...]
+    snapshots: Mapping[str, int]
+
+    def to_json(self) -> str:
+        """The record as canonical JSON; times are ISO 8601 in UTC."""
+        return json.dumps(asdict(self), sort_keys=True, default=datetime.isoformat)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "TrainingSet":
+        """The record that `to_json` wrote."""
+        told = json.loads(text)
+        return cls(**{**told, "as_of": datetime.fromisoformat(told["as_of"]), "blocks": tuple(_block(block) for block in told["blocks"])})
+
+
+def store(settings: Settings, model: Model, training_set: pa.Table, as_of: datetime, snapshots: Mapping[str, int]) -> TrainingSet:
+    """Writes the rows under the hash of their bytes; the same rows again are the same file. No record is written yet."""
+    content = _parquet(training_set)
+    digest = sha256(content).hexdigest()
+    key = f"{_folder(model)}/{digest}.parquet"
+    object_store(settings).put_object(Bucket=settings.s3_bucket, Key=key, Body=content)
+    return TrainingSet(
+        model=model.name,
+        as_of=as_of,
+        path=f"s3://{settings.s3_bucket}/{key}",
+        sha256=digest,
+        size_bytes=len(content),
+        rows=training_set.num_rows,
+        blocks=blocks(model, training_set, as_of),
+        snapshots=dict(snapshots),
+    )
+
+
+def publish(settings: Settings, model: Model, record: TrainingSet) -> None:
+    """Makes a stored training set the one of its `as_of`, and the newest."""
+    client = object_store(settings)
+    for name in (_moment(record.as_of), NEWEST):
+        client.put_object(Bucket=settings.s3_bucket, Key=_record_key(model, name), Body=record.to_json().encode())
+
+
+def find(settings: Settings, model: Model, as_of: datetime | None = None) -> TrainingSet:
+    """The training set of `as_of`, or the one published last; raises NotTrained if there is none."""
+    client = object_store(settings)
+    name = NEWEST if as_of is None else _moment(as_of)
+    try:
+        answer = client.get_object(Bucket=settings.s3_bucket, Key=_record_key(model, name))
+    except client.exceptions.NoSuchKey as error:
+        lacks = "training set" if as_of is None else f"training set as of {as_of.isoformat()}"
+        raise NotTrained(model.name, lacks, "/".join(names.training_set(model.name))) from error
+    return TrainingSet.from_json(answer["Body"].read())
+
+
+def read(settings: Settings, record: TrainingSet) -> pa.Table:
+    """The rows of a training set; raises ArtifactCorrupt if the bytes are not those that were written."""
+    return read_path(settings, record.path, record.sha256)
+
+
+def read_path(settings: Settings, path: str, digest: str) -> pa.Table:
+    """The rows of the training set at `path`; raises ArtifactCorrupt if its bytes have another SHA-256."""
+    bucket, _, key = path.removeprefix("s3://").partition("/")
+    content = object_store(settings).get_object(Bucket=bucket, Key=key)["Body"].read()
+    found = sha256(content).hexdigest()
+    if found != digest:
+        raise ArtifactCorrupt(path, digest, found)
+    return pq.read_table(pa.BufferReader(content))
+
+
+def _parquet(training_set: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    # Without metadata of the library that made the table, and in one chunk: the same rows are the same bytes.
+    pq.write_table(training_set.replace_schema_metadata(None).combine_chunks(), sink, compression="zstd", compression_level=3)
+    return bytes(sink.getvalue())
+
+
+def _folder(model: Model) -> str:
+    return "/".join(names.training_set(model.name))
+
+
+def _record_key(model: Model, name: str) -> str:
+    return f"{_folder(model)}/records/{name}.json"
+
+
+def _moment(as_of: datetime) -> str:
+    """A time as part of a file name."""
+    return f"{as_of.astimezone(UTC):%Y%m%dT%H%M%S%fZ}"
+
+
+def _block(told: Mapping[str, Any]) -> Block:
+    return Block(**{**told, "start": datetime.fromisoformat(told["start"]), "end": datetime.fromisoformat(told["end"])})

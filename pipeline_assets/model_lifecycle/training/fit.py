@@ -1,0 +1,67 @@
+"""Learning: gradient-boosted trees by XGBoost's native interface, stopped early on the validation block."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipeline_assets.model_lifecycle.training.contract import ModelFeature
+from pipeline_assets.model_lifecycle.training.dataset import LABEL, TRAIN, VALIDATION, BlockName, only
+from pipeline_assets.model_lifecycle.training.matrix import THREADS, feature_matrix
+from pipeline_assets.spec.models import Model
+
+if TYPE_CHECKING:
+    import xgboost
+
+OnProgress = Callable[[str], None]
+FORMAT = "ubj"
+ROUNDS_PER_LINE = 25
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """A learned model: its file in XGBoost's UBJ, the rounds kept in it, and the validation loss after every round that was tried."""
+
+    artifact: bytes
+    features: tuple[ModelFeature, ...]
+    rounds: int
+    losses: tuple[float, ...]
+
+
+def fit(model: Model, features: Sequence[ModelFeature], training_set: pa.Table, on_progress: OnProgress) -> Fitted:
+    """Learns from the train block until the validation loss has not improved for the model's `early_stopping_rounds`.
+
+    Only the rounds up to the best are kept. `on_progress` hears a line about the validation loss now and then. The same rows, features and
+    parameters give the same bytes, on any machine with the same version of XGBoost.
+    """
+    import xgboost
+
+    validation = _block(training_set, VALIDATION, features)
+    history: dict[str, dict[str, list[float]]] = {}
+    booster = xgboost.train(
+        {**model.parameters, "nthread": THREADS},
+        _block(training_set, TRAIN, features),
+        num_boost_round=model.max_rounds,
+        evals=[(validation, VALIDATION)],
+        evals_result=history,
+        early_stopping_rounds=model.early_stopping_rounds,
+        verbose_eval=False,
+        callbacks=[xgboost.callback.EvaluationMonitor(period=ROUNDS_PER_LINE, logger=lambda line: on_progress(line.strip()))],
+    )
+    best = booster[: booster.best_iteration + 1]
+    losses = next(iter(history[VALIDATION].values()))
+    return Fitted(artifact=bytes(best.save_raw(FORMAT)), features=tuple(features), rounds=best.num_boosted_rounds(), losses=tuple(losses))
+
+
+def labels_of(training_set: pa.Table) -> npt.NDArray[np.bool_]:
+    """The labels of a training set, in the order of its rows."""
+    labels: npt.NDArray[np.bool_] = training_set[LABEL].to_numpy()
+    return labels
+
+
+def _block(training_set: pa.Table, block: BlockName, features: Sequence[ModelFeature]) -> "xgboost.DMatrix":
+    rows = only(training_set, block)
+    return feature_matrix(rows, features, labels_of(rows))

@@ -1,0 +1,79 @@
+"""What a training set is made from: vectors at one snapshot of the lake, and labels as they stand in the warehouse."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, time, timedelta
+
+import pyarrow as pa
+
+from pipeline_assets.core import names
+from pipeline_assets.core.connections import arrow_warehouse, catalog
+from pipeline_assets.core.errors import NotTrained, UserInputError
+from pipeline_assets.core.settings import Settings
+from pipeline_assets.model_lifecycle.feature_store import offline
+from pipeline_assets.model_lifecycle.training.dataset import TRAIN, aware, block_starts
+from pipeline_assets.processing.lake.catalog import open_table
+from pipeline_assets.processing.lake.files import day_of, live_files
+from pipeline_assets.processing.lake.tables import snapshot_id
+from pipeline_assets.spec.models import Label, Model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """Vectors and labels for a training as of `as_of` (UTC), and the snapshot of each lake table read, by `<namespace>.<table>`."""
+
+    as_of: datetime
+    vectors: pa.Table
+    labels: pa.Table
+    snapshots: Mapping[str, int]
+
+
+def read_inputs(settings: Settings, model: Model, as_of: datetime | None = None) -> Inputs:
+    """Everything that a training set as of `as_of` (None: the end of the newest day that has vectors) is made from.
+
+    Raises NotTrained if there are no vectors.
+    """
+    table = names.vectors(model.name)
+    snapshot = snapshot_id(settings, table)
+    instant = end_of_vectors(settings, model) if as_of is None else as_of
+    if snapshot is None or instant is None:
+        raise NotTrained(model.name, "vectors", "/".join(table))
+    start = block_starts(model.split, instant)[TRAIN]
+    last = instant - timedelta(microseconds=1)
+    return Inputs(
+        as_of=instant,
+        vectors=offline.vectors(settings, model, start.date(), last.date(), snapshot_id=snapshot),
+        labels=read_labels(settings, model.label, start, instant),
+        snapshots={".".join(table): snapshot},
+    )
+
+
+def parse_instant(name: str, text: str) -> datetime:
+    """The instant that `text` names in ISO 8601, in UTC; raises UserInputError, saying what `name` should be, if it is none or naive."""
+    try:
+        return aware(datetime.fromisoformat(text), name)
+    except ValueError as error:
+        raise UserInputError(f"{name} {text!r} is no time. Give ISO 8601 with a zone, like 2013-05-01T00:00:00+00:00.") from error
+
+
+def end_of_vectors(settings: Settings, model: Model) -> datetime | None:
+    """The end of the newest day (UTC) that has vectors; None where there are none."""
+    with catalog(settings) as lake:
+        table = open_table(lake, names.vectors(model.name))
+        days = [day for day in map(day_of, live_files(table) if table is not None else ()) if day is not None]
+    return datetime.combine(max(days) + timedelta(days=1), time(), UTC) if days else None
+
+
+def read_labels(settings: Settings, label: Label, since: datetime, until: datetime) -> pa.Table:
+    """Key, label and time known of every label known from `since` to `until` (both inclusive, UTC); any order."""
+    from psycopg.sql import SQL, Identifier
+
+    query = SQL("select {key}, {column}, {known_at} from {table} where {known_at} between $1 and $2").format(
+        key=Identifier(label.key),
+        column=Identifier(label.column),
+        known_at=Identifier(label.known_at),
+        table=Identifier(*names.cleaned(label.table)),
+    )
+    with arrow_warehouse(settings) as connection, connection.cursor() as cursor:
+        cursor.execute(query.as_string(), (since, until))
+        return cursor.fetch_arrow_table()

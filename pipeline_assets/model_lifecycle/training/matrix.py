@@ -1,0 +1,70 @@
+"""Features as XGBoost takes them: a matrix of 32-bit floats in the model's order, nulls missing, categories by code.
+
+The same function feeds training and scoring, so that a model is asked in the way it was taught.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipeline_assets.core.errors import TableMismatch
+from pipeline_assets.model_lifecycle.training.contract import ModelFeature
+
+if TYPE_CHECKING:
+    import xgboost
+
+# One thread learns from 110,000 rows × 64 features in 3.7 s, two in 3.1 s; but beside another busy process two wait for each other at every
+# histogram and need up to a minute. And one thread adds in one order: the same inputs give the same model on any machine.
+THREADS = 1
+
+
+def feature_matrix(table: pa.Table, features: Sequence[ModelFeature], label: npt.NDArray[np.bool_] | None = None) -> "xgboost.DMatrix":
+    """The rows of `table` as XGBoost's matrix, with the label where one is given.
+
+    Raises TableMismatch if a feature is missing, is no number, is NaN or infinite, or is a category that its contract does not list.
+    """
+    import xgboost
+
+    return xgboost.DMatrix(
+        _values(table, features),
+        label=label,
+        feature_names=[feature.name for feature in features],
+        feature_types=["c" if feature.type == "category" else "q" for feature in features],
+        enable_categorical=True,
+        nthread=THREADS,
+    )
+
+
+def _values(table: pa.Table, features: Sequence[ModelFeature]) -> npt.NDArray[np.float32]:
+    present = set(table.column_names)
+    missing = [feature.name for feature in features if feature.name not in present]
+    if missing:
+        raise TableMismatch("features", f"lacks {', '.join(missing)}", table.column_names)
+    values = np.empty((table.num_rows, len(features)), dtype=np.float32)
+    columns = table.select([feature.name for feature in features]).columns
+    for position, (feature, column) in enumerate(zip(features, columns, strict=True)):
+        values[:, position] = _column(feature, column)
+    return values
+
+
+def _column(feature: ModelFeature, column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
+    """One feature with NaN for null."""
+    if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
+        raise TableMismatch("features", f"has {feature.name} as {column.type}, where a number was expected", [feature.name])
+    numbers: npt.NDArray[np.float64] = column.cast(pa.float64()).to_numpy()
+    if np.count_nonzero(~np.isfinite(numbers)) != column.null_count:
+        raise TableMismatch("features", f"has NaN or infinite values in {feature.name}, where null was expected", [feature.name])
+    if feature.type == "category":
+        _check_codes(numbers, feature)
+    return numbers
+
+
+def _check_codes(numbers: npt.NDArray[np.float64], feature: ModelFeature) -> None:
+    known = numbers[~np.isnan(numbers)]
+    if known.size and not (known.min() >= 0 and known.max() < len(feature.categories)):
+        found, expected = f"{known.min():g} to {known.max():g}", f"0 to {len(feature.categories) - 1}"
+        problem = f"has codes from {found} in {feature.name}, where {expected} were expected"
+        raise TableMismatch("features", problem, [feature.name])

@@ -1,0 +1,165 @@
+"""The assets of the lake: one table a source or stream, and the order of its files."""
+
+from dataclasses import asdict
+from datetime import UTC, date, datetime
+
+import dagster as dg
+import pyarrow as pa
+
+from pipeline_assets.core import names
+from pipeline_assets.core.resources import Platform, asked_days, dagster_errors, days, key
+from pipeline_assets.core.settings import Settings
+from pipeline_assets.processing.lake import tables
+from pipeline_assets.processing.lake.keys import DoubledKeys, doubled_keys
+from pipeline_assets.processing.lake.maintenance import POLICY, Tidied, tidy
+from pipeline_assets.processing.lake.tables import Published
+from pipeline_assets.spec.contracts import Contract, Field
+from pipeline_assets.spec.use_case import UseCase
+
+ROWS_MATCH, UNIQUE_KEY = "rows_match_staging", "unique_key"
+NAMESPACES = (names.LAKE, names.FEATURES, names.FEATURE_STORE)
+TIDY, AT_NIGHT = "tidy_the_lake", "30 3 * * *"
+
+Metadata = dict[str, dg.MetadataValue | dg.TableSchema | dg.TableColumnLineage | int | str]
+
+
+def defs(use_case: UseCase) -> dg.Definitions:
+    """A lake table for each source and stream of the use case, the upkeep of all lake tables, and its schedule."""
+    published = [_table(use_case, contract, by_day=by_day) for contract, by_day in published_contracts(use_case)]
+    upkeep = [_upkeep(use_case, namespace) for namespace in NAMESPACES]
+    job = dg.define_asset_job(TIDY, selection=dg.AssetSelection.assets(*upkeep), executor_def=dg.in_process_executor)
+    nightly = dg.ScheduleDefinition(
+        job=job,
+        cron_schedule=AT_NIGHT,
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Compacts small files, expires old snapshots and deletes forgotten files. Rows never change, so it is on by default.",
+    )
+    return dg.Definitions(assets=[*published, *upkeep], jobs=[job], schedules=[nightly])
+
+
+def published_contracts(use_case: UseCase) -> list[tuple[Contract, bool]]:
+    """The contracts with a lake table, each with whether it is kept by day: all sources but those that only are a stream's history."""
+    histories = {stream.history.contract.name for stream in use_case.streams}
+    sources = [(s.contract, s.load == "daily") for s in use_case.sources if s.contract.name not in histories]
+    return sources + [(stream.contract, True) for stream in use_case.streams]
+
+
+def _table(use_case: UseCase, contract: Contract, *, by_day: bool) -> dg.AssetsDefinition:
+    asset_key = key(names.lake(contract.name))
+
+    @dg.asset(
+        key=asset_key,
+        deps=[key(names.staged(contract.name))],
+        partitions_def=days(use_case) if by_day else None,
+        backfill_policy=dg.BackfillPolicy.single_run() if by_day else None,
+        group_name=names.LAKE,
+        kinds={"iceberg", "s3"},
+        owners=[contract.owner],
+        code_version=contract.version,
+        pool=names.LAKE,
+        description=f"{contract.description} Staged files as an Iceberg table{', by day of ' + contract.event_at if by_day else ''}.",
+        metadata={"dagster/column_schema": _column_schema(contract), "dagster/table_name": ".".join(names.lake(contract.name))},
+        freshness_policy=dg.FreshnessPolicy.time_window(fail_window=contract.freshness),
+        check_specs=[
+            dg.AssetCheckSpec(ROWS_MATCH, asset=asset_key, blocking=True, description="The lake holds as many rows as were staged."),
+            dg.AssetCheckSpec(
+                UNIQUE_KEY, asset=asset_key, blocking=True, description=f"No two rows have the same {', '.join(contract.primary_key)}."
+            ),
+        ],
+    )
+    def table(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
+        with dagster_errors():
+            settings = platform.settings
+            if by_day:
+                published = tables.publish_days(settings, contract, *asked_days(context))
+            else:
+                published = tables.publish_snapshot(settings, contract)
+            context.log.info("%d rows in %d files, %d partitions changed", published.rows, published.files, published.changed)
+            doubled = _doubled(settings, contract, published, asked_days(context) if by_day else None)
+        return dg.MaterializeResult(metadata=_metadata(contract, published), check_results=_checks(published, doubled))
+
+    return table
+
+
+def _doubled(settings: Settings, contract: Contract, published: Published, asked: tuple[date, date] | None) -> DoubledKeys:
+    columns, snapshot = contract.primary_key, published.snapshot_after
+
+    def read() -> pa.RecordBatchReader:
+        if asked is None:
+            return tables.read_all(settings, published.identifier, columns, snapshot)
+        return tables.read_days(settings, published.identifier, *asked, columns, snapshot)
+
+    return doubled_keys(read, columns)
+
+
+def _checks(published: Published, doubled: DoubledKeys) -> list[dg.AssetCheckResult]:
+    counts: dict[str, int] = {"rows_in_lake": published.rows, "rows_staged": published.given}
+    examples = dg.MetadataValue.json([{name: str(value) for name, value in example.items()} for example in doubled.examples])
+    return [
+        dg.AssetCheckResult(check_name=ROWS_MATCH, passed=published.rows == published.given, metadata=counts),
+        dg.AssetCheckResult(
+            check_name=UNIQUE_KEY, passed=not doubled.surplus, metadata={"surplus_rows": doubled.surplus, "keys": examples}
+        ),
+    ]
+
+
+def _metadata(contract: Contract, published: Published) -> Metadata:
+    source = key(names.staged(contract.name))
+    lineage = {field.name: [dg.TableColumnDep(source, field.name)] for field in contract.fields}
+    return {
+        "dagster/row_count": published.table_rows,
+        "dagster/column_schema": _column_schema(contract),
+        "dagster/column_lineage": dg.TableColumnLineage(lineage),
+        "dagster/uri": dg.MetadataValue.text(published.location),
+        "rows": published.rows,
+        "files": published.files,
+        "bytes": published.bytes,
+        "partitions": published.days,
+        "partitions_changed": published.changed,
+        # As text: the page would show numbers of 19 digits rounded.
+        "snapshot_before": str(published.snapshot_before),
+        "snapshot_id": str(published.snapshot_after),
+    }
+
+
+def _column_schema(contract: Contract) -> dg.TableSchema:
+    return dg.TableSchema(columns=[_column(contract, field) for field in contract.fields])
+
+
+def _column(contract: Contract, field: Field) -> dg.TableColumn:
+    is_key = contract.primary_key == (field.name,)
+    tags = {"owner": contract.owner} | ({"primary_key": ""} if field.name in contract.primary_key else {})
+    constraints = dg.TableColumnConstraints(nullable=not field.required, unique=is_key)
+    return dg.TableColumn(field.name, field.type, field.description, constraints, tags)
+
+
+def _upkeep(use_case: UseCase, namespace: str) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=key(names.maintenance(namespace)),
+        group_name=names.LAKE,
+        kinds={"iceberg", "s3"},
+        owners=[use_case.owner],
+        pool=names.LAKE,
+        description=f"The files of all tables in `{namespace}`: few and large, old snapshots expired, what nothing names deleted.",
+        metadata={"policy": dg.MetadataValue.json({name: str(value) for name, value in asdict(POLICY).items()})},
+    )
+    def upkeep(platform: Platform) -> dg.MaterializeResult:
+        with dagster_errors():
+            tidied = tidy(platform.settings, namespace, POLICY, datetime.now(UTC))
+        return dg.MaterializeResult(metadata=_upkeep_metadata(tidied))
+
+    return upkeep
+
+
+def _upkeep_metadata(tidied: Tidied) -> Metadata:
+    shown = [dg.TableRecord(asdict(table)) for table in tidied.tables]
+    return {
+        "files_before": sum(table.files_before for table in tidied.tables),
+        "files_after": sum(table.files_after for table in tidied.tables),
+        "snapshots_expired": sum(table.snapshots_before - table.snapshots_after for table in tidied.tables),
+        "files_deleted": tidied.swept.deleted,
+        "bytes_reclaimed": tidied.swept.bytes,
+        "files_unnamed": tidied.swept.unnamed,
+        **({"tables": dg.MetadataValue.table(shown)} if shown else {}),
+    }

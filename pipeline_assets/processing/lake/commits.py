@@ -1,0 +1,56 @@
+"""One snapshot that puts files in the place of others, planned again when another writer was faster."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import stamina
+
+from pipeline_assets.core.errors import LakeBusy
+
+if TYPE_CHECKING:
+    from pyiceberg.expressions import BooleanExpression
+    from pyiceberg.manifest import DataFile
+    from pyiceberg.table import Table
+
+ATTEMPTS = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """Files that leave the table and files that enter it; their bytes are not touched."""
+
+    remove: "Sequence[DataFile]"
+    add: "Sequence[DataFile]"
+
+
+def replace_files(table: "Table", rows: "BooleanExpression", plan: "Callable[[Table], Change]") -> Change:
+    """Commit what `plan` makes of the table as one snapshot, and give it back; no snapshot if the change is empty.
+
+    Another writer's commit is taken up if it touched other rows. If it touched some of `rows`, the plan is made anew from the table as it
+    is then, so that two writers of one day never leave both their files. Raises LakeBusy after some attempts.
+    """
+    from pyiceberg.exceptions import CommitFailedException, ValidationException
+
+    conflicts = (CommitFailedException, ValidationException)
+    change = Change(remove=(), add=())
+    try:
+        for attempt in stamina.retry_context(on=conflicts, attempts=ATTEMPTS, wait_initial=0.05, wait_max=2.0, wait_jitter=0.1):
+            with attempt:
+                table.refresh()
+                change = plan(table)
+                if change.remove or change.add:
+                    _overwrite(table, rows, change)
+    except conflicts as error:
+        raise LakeBusy(".".join(table.name()), str(error)) from error
+    return change
+
+
+def _overwrite(table: "Table", rows: "BooleanExpression", change: Change) -> None:
+    # Files are dropped by name, so no data is read or rewritten. The predicate is what the catalog's other commits are checked against.
+    with table.transaction() as transaction, transaction.update_snapshot().overwrite() as snapshot:
+        snapshot.delete_by_predicate(rows)
+        for file in change.remove:
+            snapshot.delete_data_file(file)
+        for file in change.add:
+            snapshot.append_data_file(file)

@@ -1,0 +1,109 @@
+"""Derived rows on their way into the lake: in the table's terms, in order, one set of files a day, written only where they are new."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, date, datetime, time, timedelta
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline_assets.core.errors import TableMismatch
+from pipeline_assets.ingestion.batch import staging
+from pipeline_assets.processing.lake import files
+from pipeline_assets.processing.lake.catalog import Identifier
+from pipeline_assets.processing.lake.files import Footer
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+    from pyiceberg.manifest import DataFile
+    from pyiceberg.table import Table
+
+FILE_BYTES = 256 << 20  # in memory; about a fifth of it on disk
+DAYS_AT_ONCE = 4
+DAY_US = 86_400_000_000
+
+
+def sorted_rows(identifier: Identifier, data: pa.Table, time_column: str, first: date, last: date) -> pa.Table:
+    """The rows by `time_column` and the columns before it, checked before any table is touched.
+
+    Raises TableMismatch if two columns have the same name, if there is no `time_column` in UTC, or if a row has no time or lies outside
+    the days `first` to `last` (UTC, inclusive).
+    """
+    _check_columns(identifier, data, time_column)
+    keys = data.column_names[: data.column_names.index(time_column)]
+    times = data.column(time_column).cast(pa.timestamp("us", tz="UTC"))
+    start, end = (pa.scalar(datetime.combine(day, time(), UTC), times.type) for day in (first, last + timedelta(days=1)))
+    inside = pc.and_(pc.greater_equal(times, start), pc.less(times, end))
+    outside = len(data) - (pc.sum(inside).as_py() or 0) - times.null_count
+    if times.null_count:
+        raise TableMismatch(".".join(identifier), f"has {times.null_count} rows without '{time_column}'", data.column_names)
+    if outside:
+        problem = f"has {outside} of {len(data)} rows outside {first} to {last} by '{time_column}'"
+        raise TableMismatch(".".join(identifier), problem, data.column_names)
+    return data.sort_by([(name, "ascending") for name in (time_column, *keys)])
+
+
+def split(table: "Table", rows: pa.Table, time_column: str, first: date, last: date) -> dict[date, pa.Table]:
+    """The rows of each day `first` to `last` (UTC, inclusive) in all columns of the table, null in those that the rows lack.
+
+    rows: as `sorted_rows` gives them. Raises TableMismatch if they do not fit the columns' types.
+    """
+    fitted = _fitted(table, rows)
+    days = [first + timedelta(days=offset) for offset in range((last - first).days + 1)]
+    starts = [(day - files.EPOCH).days * DAY_US for day in (*days, last + timedelta(days=1))]
+    edges = np.searchsorted(fitted.column(time_column).cast(pa.int64()).to_numpy(), starts)
+    return {day: fitted.slice(start, end - start) for day, start, end in zip(days, edges[:-1], edges[1:], strict=True)}
+
+
+def write_changed(
+    client: "S3Client", table: "Table", days: "Mapping[date, tuple[pa.Table, Sequence[DataFile]]]"
+) -> "dict[date, list[DataFile]]":
+    """New files for each day whose rows are not those of its live files: day → (rows, live files) gives day → files, some of them none."""
+
+    def write(item: "tuple[date, tuple[pa.Table, Sequence[DataFile]]]") -> list[Footer] | None:
+        day, (rows, live) = item
+        contents = encode(rows)
+        digests = [files.digest_of_bytes(memoryview(content)) for content in contents]
+        if digests == files.digests(live):
+            return None
+        paths = [files.new_path(table, day, digest, position) for position, digest in enumerate(digests)]
+        return [files.put(client, path, day, content) for path, content in zip(paths, contents, strict=True)]
+
+    with ThreadPoolExecutor(DAYS_AT_ONCE) as pool:
+        written = dict(zip(days, pool.map(write, days.items()), strict=True))
+    return {day: files.describe(table, footers) for day, footers in written.items() if footers is not None}
+
+
+def _check_columns(identifier: Identifier, data: pa.Table, time_column: str) -> None:
+    doubled = sorted(name for name, times in Counter(data.column_names).items() if times > 1)
+    if doubled:
+        raise TableMismatch(".".join(identifier), f"has two columns of the name '{doubled[0]}'", data.column_names)
+    if time_column not in data.column_names or getattr(data.schema.field(time_column).type, "tz", None) != "UTC":
+        raise TableMismatch(".".join(identifier), f"has no column '{time_column}' of times in UTC", data.column_names)
+
+
+def _fitted(table: "Table", rows: pa.Table) -> pa.Table:
+    schema = table.schema().as_arrow()
+    columns = [rows.column(f.name) if f.name in rows.column_names else pa.nulls(len(rows), f.type) for f in schema]
+    try:
+        return pa.Table.from_arrays(columns, names=schema.names).cast(schema)
+    except (pa.ArrowInvalid, ValueError) as error:
+        raise TableMismatch(".".join(table.name()), f"cannot take the rows: {error}", rows.column_names) from error
+
+
+def encode(rows: pa.Table) -> list[pa.Buffer]:
+    """The rows as Parquet, in as many files as keep each below the target; none for no rows. The same rows give the same bytes."""
+    if not len(rows):
+        return []
+    step = max(1, int(len(rows) * FILE_BYTES / max(rows.nbytes, 1)))
+    buffers = []
+    for start in range(0, len(rows), step):
+        sink = pa.BufferOutputStream()
+        part = rows.slice(start, step)
+        with staging.parquet_writer(sink, part.combine_chunks().to_batches()[0]) as writer:
+            writer.write_table(part)
+        buffers.append(sink.getvalue())
+    return buffers

@@ -1,0 +1,211 @@
+"""Parquet files as Iceberg sees them: read from their footers, found by day, written once and never changed.
+
+A file's name begins with a digest of what it holds. So a writer can tell from the names alone that a day already is as it should be, and
+writes and commits nothing. The rest of the name is random: a path is never used twice, so whoever deletes an old file cannot hit a new
+one.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline_assets.core.errors import TableMismatch
+from pipeline_assets.processing.lake.catalog import time_column
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+    from pyiceberg.expressions import BooleanExpression
+    from pyiceberg.io.fileformat import DataFileStatistics
+    from pyiceberg.manifest import DataFile
+    from pyiceberg.table import FileScanTask, Table
+    from pyiceberg.typedef import Record
+
+FOOTERS_AT_ONCE = 8
+EPOCH = date(1970, 1, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Footer:
+    """What a Parquet file says of itself, and the day it is for (None in a table without partitions)."""
+
+    path: str
+    day: date | None
+    metadata: pq.FileMetaData
+    bytes: int
+
+
+def rows_of_days(table: "Table", first: date, last: date) -> "BooleanExpression":
+    """The rows of the days `first` to `last` (UTC, inclusive); whole partitions, so it never cuts a file."""
+    from pyiceberg.expressions import And, GreaterThanOrEqual, LessThan, Reference
+    from pyiceberg.expressions.literals import literal
+
+    column = time_column(table)
+    if column is None:
+        raise TableMismatch(".".join(table.name()), "has no day partitions", table.schema().column_names)
+    start, end = (datetime.combine(day, time(), UTC).isoformat() for day in (first, last + timedelta(days=1)))
+    time_at = Reference(column)
+    return And(GreaterThanOrEqual(term=time_at, value=literal(start)), LessThan(term=time_at, value=literal(end)))
+
+
+def rows_of(table: "Table", day: date | None) -> "BooleanExpression":
+    """The rows of one day; all rows of a table without partitions."""
+    from pyiceberg.expressions import AlwaysTrue
+
+    return AlwaysTrue() if day is None else rows_of_days(table, day, day)
+
+
+def plan(table: "Table", rows: "BooleanExpression | None" = None, snapshot_id: int | None = None) -> "list[FileScanTask]":
+    """What must be read for `rows` (None: all) at a snapshot (None: the newest), by day and path."""
+    from pyiceberg.expressions import AlwaysTrue
+
+    scan = table.scan(row_filter=AlwaysTrue() if rows is None else rows, snapshot_id=snapshot_id)
+    return sorted(scan.plan_files(), key=lambda task: (day_of(task.file) or EPOCH, task.file.file_path))
+
+
+def live_files(table: "Table", rows: "BooleanExpression | None" = None, snapshot_id: int | None = None) -> "list[DataFile]":
+    """The files that hold `rows` (None: all) at a snapshot (None: the newest), by day and path."""
+    return [task.file for task in plan(table, rows, snapshot_id)]
+
+
+def day_of(file: "DataFile") -> date | None:
+    """The day of a file of a table by day; None in a table without partitions."""
+    return _day(file.partition)
+
+
+def by_day(files: "Iterable[DataFile]") -> "dict[date | None, list[DataFile]]":
+    """Files grouped by their day, in the order given."""
+    days: dict[date | None, list[DataFile]] = {}
+    for file in files:
+        days.setdefault(day_of(file), []).append(file)
+    return days
+
+
+def data_files(table: "Table", paths: Mapping[str, date | None]) -> "list[DataFile]":
+    """What Iceberg must know of Parquet files to add them where they are; only their footers are read.
+
+    paths: the day that each file is for (None in a table without partitions). Raises TableMismatch as `describe` does, and for a file
+    that is not there or is no Parquet file.
+    """
+    with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
+        return describe(table, list(pool.map(lambda item: _footer(table, *item), paths.items())))
+
+
+def describe(table: "Table", footers: Iterable[Footer]) -> "list[DataFile]":
+    """Files with their statistics and the day they belong to.
+
+    Raises TableMismatch naming the file if it lacks a required column, has one the table does not know, has null where a value is
+    required or another type, or holds rows of another day than it is for.
+    """
+    from pyiceberg.io.pyarrow import compute_statistics_plan, data_file_statistics_from_parquet_metadata, parquet_path_to_id_mapping
+    from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
+
+    collectors, ids = compute_statistics_plan(table.schema(), table.properties), parquet_path_to_id_mapping(table.schema())
+    described, schema = [], plain_schema(table)
+    for footer in footers:
+        _check_columns(table, footer, schema)
+        statistics = data_file_statistics_from_parquet_metadata(footer.metadata, collectors, ids)
+        described.append(
+            DataFile.from_args(
+                content=DataFileContent.DATA,
+                file_path=footer.path,
+                file_format=FileFormat.PARQUET,
+                partition=_partition(table, footer, statistics),
+                file_size_in_bytes=footer.bytes,
+                sort_order_id=None,
+                spec_id=table.metadata.default_spec_id,
+                equality_ids=None,
+                key_metadata=None,
+                **statistics.to_serialized_dict(),
+            )
+        )
+    return described
+
+
+def plain_schema(table: "Table", columns: Sequence[str] | None = None) -> pa.Schema:
+    """The table's columns (None: all) in plain Arrow types: string rather than large_string, without field ids."""
+    schema = pa.schema([pa.field(f.name, _plain(f.type), f.nullable) for f in table.schema().as_arrow()])
+    return schema if columns is None else pa.schema([schema.field(name) for name in columns])
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    return pa.string() if pa.types.is_large_string(kind) or pa.types.is_string_view(kind) else kind
+
+
+def _footer(table: "Table", path: str, day: date | None) -> Footer:
+    try:
+        with table.io.new_input(path).open() as opened:
+            metadata = pq.read_metadata(opened)
+            return Footer(path=path, day=day, metadata=metadata, bytes=opened.seek(0, os.SEEK_END))
+    except (FileNotFoundError, pa.ArrowInvalid) as error:
+        raise TableMismatch(".".join(table.name()), f"cannot take {path}: {error}", table.schema().column_names) from error
+
+
+def _check_columns(table: "Table", footer: Footer, schema: pa.Schema) -> None:
+    found = footer.metadata.schema.to_arrow_schema()
+    problems = [f"has a column '{name}' that the table does not know" for name in found.names if name not in schema.names]
+    for wanted in schema:
+        position = found.get_field_index(wanted.name)
+        if position < 0:
+            problems += [] if wanted.nullable else [f"lacks the required column '{wanted.name}'"]
+        elif _plain(found.field(position).type) != wanted.type:
+            problems.append(f"has '{wanted.name}' as {found.field(position).type}, not {wanted.type}")
+        elif found.field(position).nullable and not wanted.nullable:
+            problems.append(f"may hold null in the required column '{wanted.name}'")
+    if problems:
+        raise _mismatch(table, footer, "; ".join(problems))
+
+
+def _partition(table: "Table", footer: Footer, statistics: "DataFileStatistics") -> "Record":
+    try:
+        partition = statistics.partition(table.spec(), table.schema())
+    except ValueError as error:
+        raise _mismatch(table, footer, f"holds rows of several days, not of {footer.day} alone") from error
+    found = _day(partition)
+    if found != footer.day:
+        raise _mismatch(table, footer, f"holds rows of {found}, not of {footer.day}")
+    return partition
+
+
+def _mismatch(table: "Table", footer: Footer, problem: str) -> TableMismatch:
+    return TableMismatch(".".join(table.name()), f"cannot take {footer.path}: it {problem}", table.schema().column_names)
+
+
+def digest_of_sources(paths: Iterable[str]) -> str:
+    """The digest that marks rows rewritten from exactly these files, in whatever order they are named."""
+    return hashlib.sha256("\n".join(sorted(paths)).encode()).hexdigest()[:32]
+
+
+def digest_of_bytes(content: memoryview) -> str:
+    """The digest that marks a file of exactly these bytes."""
+    return hashlib.sha256(content).hexdigest()[:32]
+
+
+def new_path(table: "Table", day: date | None, digest: str, position: int = 0) -> str:
+    """A path no file had before, below the table's own data."""
+    folder = f"{table.location()}/data" if day is None else f"{table.location()}/data/{day.isoformat()}"
+    return f"{folder}/{digest}-{position:05d}-{uuid4().hex}.parquet"
+
+
+def put(client: "S3Client", path: str, day: date | None, content: pa.Buffer) -> Footer:
+    """The bytes of a Parquet file, written in one request; in no table before a commit names it."""
+    bucket, _, key = path.removeprefix("s3://").partition("/")
+    client.put_object(Bucket=bucket, Key=key, Body=pa.BufferReader(content), ContentLength=content.size)
+    return Footer(path=path, day=day, metadata=pq.read_metadata(pa.BufferReader(content)), bytes=content.size)
+
+
+def digests(files: "Sequence[DataFile]") -> list[str]:
+    """The digests that the files' names begin with, in the order of their positions."""
+    stems = [file.file_path.rpartition("/")[2].split("-") for file in files]
+    return [stem[0] for stem in sorted(stems, key=lambda stem: stem[1:])]
+
+
+def _day(partition: "Record") -> date | None:
+    return EPOCH + timedelta(days=partition[0]) if len(partition) and partition[0] is not None else None

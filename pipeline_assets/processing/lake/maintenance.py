@@ -1,0 +1,121 @@
+"""Lake tables kept in good order: small files compacted, old snapshots expired, forgotten files deleted, by one policy.
+
+Every step is a commit or a deletion of its own and takes up where the last left off, so it may be killed at any point. No step removes a
+file that a kept snapshot or a current staging manifest names.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+import stamina
+
+from pipeline_assets.core import connections
+from pipeline_assets.core.errors import LakeBusy
+from pipeline_assets.core.settings import Settings
+from pipeline_assets.processing.lake import files
+from pipeline_assets.processing.lake.catalog import tables_of
+from pipeline_assets.processing.lake.compaction import compact, merge_manifests
+from pipeline_assets.processing.lake.sweep import Swept, sweep
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+    from pyiceberg.table import Table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """When a lake table is put in order.
+
+    A day with at least `min_files` files is rewritten to files of about `target_file_bytes`, if that halves their number. From
+    `min_manifests` manifests on, they are merged. The newest `kept_snapshots` snapshots stay, and all younger than `snapshot_age`. A file
+    that nothing has named for `unnamed_for` is deleted; it must outlast every run and every reader.
+    """
+
+    min_files: int
+    target_file_bytes: int
+    min_manifests: int
+    kept_snapshots: int
+    snapshot_age: timedelta
+    unnamed_for: timedelta
+
+
+POLICY = Policy(
+    min_files=8,
+    target_file_bytes=128 << 20,
+    min_manifests=50,
+    kept_snapshots=20,
+    snapshot_age=timedelta(days=7),
+    unnamed_for=timedelta(days=1),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TidiedTable:
+    """One table before and after: its live files, its snapshots, and the days whose files were made few."""
+
+    table: str
+    files_before: int
+    files_after: int
+    snapshots_before: int
+    snapshots_after: int
+    compacted_days: int
+    merged_manifests: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tidied:
+    """A namespace put in order: what became of each table, and of the files that nothing names."""
+
+    tables: tuple[TidiedTable, ...]
+    swept: Swept
+
+
+def tidy(settings: Settings, namespace: str, policy: Policy, now: datetime) -> Tidied:
+    """Compact, expire and sweep all tables of a namespace as of `now` (aware).
+
+    Rows never change, and a scan opened before goes on. Raises LakeBusy if a table's snapshots could not be expired for other writers.
+    """
+    client = connections.object_store(settings)
+    with connections.catalog(settings) as catalog:
+        tidied = tuple(_tidy_table(client, table, policy, now) for table in tables_of(catalog, namespace))
+        return Tidied(tables=tidied, swept=sweep(settings, catalog, namespace, unnamed_for=policy.unnamed_for, now=now))
+
+
+def expire(table: "Table", policy: Policy, now: datetime) -> int:
+    """How many snapshots were expired: all but the newest, the young, and those a branch or tag names. Their files are not touched here."""
+    from pyiceberg.exceptions import CommitFailedException
+
+    try:
+        for attempt in stamina.retry_context(on=CommitFailedException, attempts=5, wait_initial=0.05, wait_max=1.0, wait_jitter=0.1):
+            with attempt:
+                old = _old_snapshots(table.refresh(), policy, now)
+                if old:
+                    table.maintenance.expire_snapshots().by_ids(old).commit()
+    except CommitFailedException as error:
+        raise LakeBusy(".".join(table.name()), str(error)) from error
+    return len(old)
+
+
+def _tidy_table(client: "S3Client", table: "Table", policy: Policy, now: datetime) -> TidiedTable:
+    files_before, snapshots_before = len(files.live_files(table)), len(table.snapshots())
+    compacted = compact(client, table, min_files=policy.min_files, target_bytes=policy.target_file_bytes)
+    merged = merge_manifests(table, min_manifests=policy.min_manifests)
+    expire(table, policy, now)
+    return TidiedTable(
+        table=".".join(table.name()),
+        files_before=files_before,
+        files_after=len(files.live_files(table)),
+        snapshots_before=snapshots_before,
+        snapshots_after=len(table.snapshots()),
+        compacted_days=compacted.days,
+        merged_manifests=merged,
+    )
+
+
+def _old_snapshots(table: "Table", policy: Policy, now: datetime) -> list[int]:
+    newest_first = sorted(table.snapshots(), key=lambda snapshot: snapshot.sequence_number or 0, reverse=True)
+    named = {ref.snapshot_id for ref in table.refs().values()}
+    oldest_ms = int((now - policy.snapshot_age).timestamp() * 1000)
+    beyond = newest_first[policy.kept_snapshots :]
+    return [snapshot.snapshot_id for snapshot in beyond if snapshot.timestamp_ms < oldest_ms and snapshot.snapshot_id not in named]

@@ -1,0 +1,120 @@
+"""Files that nothing names any more: noted when first seen so, deleted once they have been so for long enough.
+
+A file may be unnamed because it is about to be named: a run writes its files before it commits them, and a publication reads a manifest
+before it commits what the manifest names. A reader may still be at a snapshot that was just expired. None of these lasts for a day, so a
+file goes only if it was unnamed at two looks at least that far apart. The notes are one object on the store; losing it delays deletion.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from pipeline_assets.core import connections, names
+from pipeline_assets.core.errors import StoreRefused
+from pipeline_assets.core.settings import Settings
+from pipeline_assets.ingestion.batch import staging
+from pipeline_assets.processing.lake.catalog import tables_of
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+    from pyiceberg.catalog import Catalog
+    from pyiceberg.manifest import ManifestFile
+    from pyiceberg.table import Table
+
+REQUESTS_AT_ONCE = 8
+KEYS_A_REQUEST = 1000
+STAGED = names.staged("")[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Swept:
+    """How many files nothing names, how many of them were deleted now, and their bytes."""
+
+    unnamed: int
+    deleted: int
+    bytes: int
+
+
+def sweep(settings: Settings, catalog: "Catalog", namespace: str, *, unnamed_for: timedelta, now: datetime) -> Swept:
+    """Delete what lies in the folders of a namespace's tables and was named by nothing for `unnamed_for`, up to `now` (aware).
+
+    Named is what any snapshot of any of these tables refers to, their metadata, and what the current manifest of a staged partition
+    lists. Sweeping the published tables (`names.LAKE`) sweeps the staged files too.
+    """
+    client, bucket = connections.object_store(settings), settings.s3_bucket
+    tables = tables_of(catalog, namespace)
+    # Listed before anything is read: what is written from here on is not in the list, so it cannot be deleted.
+    listed = dict(_listed(client, bucket, [_key(bucket, f"{table.location()}/") for table in tables]))
+    staged = dict(_staged(client, bucket)) if namespace == names.LAKE else {}
+    named = {_key(bucket, path) for table in tables for path in _named_by(table.refresh())}
+    unnamed = {key: size for key, size in (listed | staged).items() if key not in named}
+    for key in _named_by_manifests(client, bucket, [key for key in unnamed if key in staged]):
+        unnamed.pop(key, None)
+    return _delete_old(client, bucket, f"{names.LAKE}/_unnamed/{namespace}.json", unnamed, unnamed_for, now)
+
+
+def _delete_old(client: "S3Client", bucket: str, notes_key: str, unnamed: dict[str, int], unnamed_for: timedelta, now: datetime) -> Swept:
+    notes = _read_notes(client, bucket, notes_key)
+    since = {key: notes.get(key, now) for key in unnamed}
+    old = [key for key, first_seen in since.items() if now - first_seen >= unnamed_for]
+    for start in range(0, len(old), KEYS_A_REQUEST):
+        _delete(client, bucket, old[start : start + KEYS_A_REQUEST])
+    kept = {key: first_seen.isoformat() for key, first_seen in since.items() if key not in set(old)}
+    client.put_object(Bucket=bucket, Key=notes_key, Body=json.dumps(kept).encode(), ContentType="application/json")
+    return Swept(unnamed=len(unnamed), deleted=len(old), bytes=sum(unnamed[key] for key in old))
+
+
+def _read_notes(client: "S3Client", bucket: str, key: str) -> dict[str, datetime]:
+    try:
+        told = json.loads(client.get_object(Bucket=bucket, Key=key)["Body"].read())
+    except client.exceptions.NoSuchKey:
+        return {}
+    return {path: datetime.fromisoformat(first_seen) for path, first_seen in told.items()}
+
+
+def _delete(client: "S3Client", bucket: str, keys: Sequence[str]) -> None:
+    answer = client.delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": key} for key in keys], "Quiet": True})
+    for problem in answer.get("Errors", []):
+        raise StoreRefused(problem.get("Key", ""), problem.get("Message", "no reason given"))
+
+
+def _listed(client: "S3Client", bucket: str, prefixes: Iterable[str]) -> Iterator[tuple[str, int]]:
+    pages = client.get_paginator("list_objects_v2")
+    for prefix in prefixes:
+        for page in pages.paginate(Bucket=bucket, Prefix=prefix):
+            yield from ((entry["Key"], entry["Size"]) for entry in page.get("Contents", []))
+
+
+def _staged(client: "S3Client", bucket: str) -> Iterator[tuple[str, int]]:
+    return ((key, size) for key, size in _listed(client, bucket, [f"{STAGED}/"]) if key.endswith(".parquet"))
+
+
+def _named_by(table: "Table") -> set[str]:
+    metadata = table.metadata
+    named = {table.metadata_location, *(entry.metadata_file for entry in metadata.metadata_log)}
+    named |= {file.statistics_path for file in (*metadata.statistics, *metadata.partition_statistics)}
+    named |= {snapshot.manifest_list for snapshot in metadata.snapshots}
+
+    def data_of(manifest: "ManifestFile") -> set[str]:
+        entries = manifest.fetch_manifest_entry(table.io, discard_deleted=True)
+        return {manifest.manifest_path, *(entry.data_file.file_path for entry in entries)}
+
+    with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
+        lists = pool.map(lambda snapshot: snapshot.manifests(table.io), metadata.snapshots)
+        manifests = {manifest.manifest_path: manifest for manifests in lists for manifest in manifests}
+        return named.union(*pool.map(data_of, manifests.values()))
+
+
+def _named_by_manifests(client: "S3Client", bucket: str, keys: Iterable[str]) -> set[str]:
+    """What the current manifests of these files' partitions list."""
+    partitions = {tuple(key.split("/")[1:3]) for key in keys}
+    with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
+        manifests = pool.map(lambda partition: staging.manifest_from(client, bucket, *partition), partitions)
+        return {_key(bucket, file.path) for manifest in manifests if manifest is not None for file in manifest.files}
+
+
+def _key(bucket: str, path: str) -> str:
+    return path.removeprefix(f"s3://{bucket}/")

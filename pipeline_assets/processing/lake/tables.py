@@ -1,0 +1,192 @@
+"""Lake tables as other rooms use them: whole days put in place of what was there, and read back at a snapshot."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from itertools import chain
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from pipeline_assets.core import connections
+from pipeline_assets.core.errors import UnknownName
+from pipeline_assets.core.settings import Settings
+from pipeline_assets.ingestion.batch import staging
+from pipeline_assets.processing.lake import derived, files, scans
+from pipeline_assets.processing.lake.catalog import Identifier, open_table, table_for_arrow, table_for_contract, tables_of
+from pipeline_assets.processing.lake.commits import Change, replace_files
+from pipeline_assets.spec.contracts import Contract
+
+if TYPE_CHECKING:
+    from pyiceberg.catalog import Catalog
+    from pyiceberg.manifest import DataFile
+    from pyiceberg.table import Table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """What a table holds of the asked days after a publication, and the snapshots before and after it.
+
+    Where nothing had to change both snapshots are the same, and `changed` is 0; otherwise it counts the days whose files changed (1 for a
+    table without partitions). `rows`, `files` and `bytes` are of the asked days as the lake holds them now, `given` is how many rows were
+    to be there, `table_rows` counts the whole table.
+    """
+
+    identifier: Identifier
+    location: str
+    snapshot_before: int | None
+    snapshot_after: int | None
+    given: int
+    rows: int
+    files: int
+    bytes: int
+    days: int
+    changed: int
+    table_rows: int
+
+
+def publish_days(settings: Settings, contract: Contract, first: date, last: date) -> Published:
+    """Put the staged files of the days `first` to `last` (UTC, inclusive) in the place of what the lake holds of them.
+
+    The files are added where they are; no row is read or written, and all days change in one snapshot. Days that already hold what is
+    staged are left alone. Raises NotStaged if a day has no manifest, TableMismatch if a file does not fit the table or its day,
+    SchemaConflict if the table cannot follow the contract, LakeBusy if other writers always came first.
+    """
+    return _publish(settings, contract, [first + timedelta(days=offset) for offset in range((last - first).days + 1)])
+
+
+def publish_snapshot(settings: Settings, contract: Contract) -> Published:
+    """Put the staged snapshot in the place of all that the lake holds of this contract; as `publish_days`, without days."""
+    return _publish(settings, contract, [None])
+
+
+def replace_days(settings: Settings, identifier: Identifier, data: pa.Table, time_column: str, first: date, last: date) -> Published:
+    """Put `data` in the place of the days `first` to `last` (UTC, inclusive) of `time_column`, in one snapshot.
+
+    Days without rows end up empty. Rows are sorted by `time_column`, then by the columns before it; a day whose sorted rows are
+    those it holds already is left alone. Raises TableMismatch if a row lies outside the days or has no time, SchemaConflict if the table
+    cannot follow the columns, LakeBusy if other writers always came first.
+    """
+    rows = derived.sorted_rows(identifier, data, time_column, first, last)
+    with connections.catalog(settings) as catalog:
+        table = table_for_arrow(catalog, identifier, rows.schema, time_column)
+        wanted = derived.split(table, rows, time_column, first, last)
+        client = connections.object_store(settings)
+
+        def plan(table: "Table") -> Change:
+            live = files.by_day(files.live_files(table, files.rows_of_days(table, first, last)))
+            new = derived.write_changed(client, table, {day: (rows, live.get(day, [])) for day, rows in wanted.items()})
+            return Change(remove=[file for day in new for file in live.get(day, [])], add=list(chain.from_iterable(new.values())))
+
+        before = _snapshot(table)
+        change = replace_files(table, files.rows_of_days(table, first, last), plan)
+        return _published(table, before, list(wanted), change, given=data.num_rows)
+
+
+def read_days(
+    settings: Settings,
+    identifier: Identifier,
+    first: date,
+    last: date,
+    columns: Sequence[str] | None = None,
+    snapshot_id: int | None = None,
+) -> pa.RecordBatchReader:
+    """The rows of the days `first` to `last` (UTC, inclusive) of the partition column, at a snapshot (None: the newest).
+
+    Streams: a few files are held in memory at a time. Days come in order; within a day rows come as their files hold them (derived
+    tables: by time; published ones: as staged), so sort where it matters. Raises UnknownName for a table, snapshot or column there is not.
+    """
+    with connections.catalog(settings) as catalog:
+        table = _existing(catalog, identifier)
+        return scans.reader(table, files.rows_of_days(table, first, last), columns, snapshot_id)
+
+
+def read_all(
+    settings: Settings, identifier: Identifier, columns: Sequence[str] | None = None, snapshot_id: int | None = None
+) -> pa.RecordBatchReader:
+    """All rows of a table, at a snapshot (None: the newest); streams as `read_days` does."""
+    with connections.catalog(settings) as catalog:
+        return scans.reader(_existing(catalog, identifier), None, columns, snapshot_id)
+
+
+def snapshot_id(settings: Settings, identifier: Identifier) -> int | None:
+    """The newest snapshot of a table; None where nothing was ever written."""
+    with connections.catalog(settings) as catalog:
+        table = open_table(catalog, identifier)
+        return None if table is None else _snapshot(table)
+
+
+def row_count(
+    settings: Settings, identifier: Identifier, first: date | None = None, last: date | None = None, snapshot_id: int | None = None
+) -> int:
+    """How many rows a table holds (of the days `first` to `last`, if given), told by its metadata; 0 where nothing was ever written."""
+    with connections.catalog(settings) as catalog:
+        table = open_table(catalog, identifier)
+        if table is None:
+            return 0
+        rows = None if first is None or last is None else files.rows_of_days(table, first, last)
+        return sum(file.record_count for file in files.live_files(table, rows, snapshot_id))
+
+
+def _publish(settings: Settings, contract: Contract, days: Sequence[date | None]) -> Published:
+    manifests = staging.read_manifests(settings, contract.name, [staging.partition_of(day) for day in days])
+    staged = dict(zip(days, manifests, strict=True))
+    with connections.catalog(settings) as catalog:
+        table = table_for_contract(catalog, contract, by_day=days[0] is not None)
+        first, last = days[0], days[-1]
+        rows = files.rows_of(table, None) if first is None or last is None else files.rows_of_days(table, first, last)
+        known: dict[str, DataFile] = {}
+
+        def plan(table: "Table") -> Change:
+            live = files.by_day(files.live_files(table, rows))
+            new = {day: _paths(staged[day]) for day in days if not _holds(live.get(day, []), _paths(staged[day]))}
+            there = {file.file_path for day in new for file in live.get(day, [])}
+            entering = {path: day for day, paths in new.items() for path in paths if path not in there}
+            read = files.data_files(table, {path: day for path, day in entering.items() if path not in known})
+            known.update((file.file_path, file) for file in read)
+            leaving = [file for day, paths in new.items() for file in live.get(day, []) if file.file_path not in set(paths)]
+            return Change(remove=leaving, add=[known[path] for path in entering])
+
+        before = _snapshot(table)
+        change = replace_files(table, rows, plan)
+        return _published(table, before, days, change, given=sum(manifest.rows for manifest in manifests))
+
+
+def _paths(manifest: staging.Manifest) -> list[str]:
+    return [file.path for file in manifest.files if file.rows > 0]
+
+
+def _holds(live: "Sequence[DataFile]", paths: Sequence[str]) -> bool:
+    """Whether live files are the staged ones, or what compaction made of exactly these."""
+    found = {file.file_path for file in live}
+    return found == set(paths) or (bool(found) and set(files.digests(live)) == {files.digest_of_sources(paths)})
+
+
+def _existing(catalog: "Catalog", identifier: Identifier) -> "Table":
+    table = open_table(catalog, identifier)
+    if table is None:
+        raise UnknownName("lake table", ".".join(identifier), [".".join(known.name()) for known in tables_of(catalog, identifier[0])])
+    return table
+
+
+def _snapshot(table: "Table") -> int | None:
+    current = table.current_snapshot()
+    return None if current is None else current.snapshot_id
+
+
+def _published(table: "Table", before: int | None, days: Sequence[date | None], change: Change, *, given: int) -> Published:
+    everything, asked = files.live_files(table), set(days)
+    held = [file for file in everything if files.day_of(file) in asked]
+    return Published(
+        identifier=(table.name()[0], table.name()[1]),
+        location=table.location(),
+        snapshot_before=before,
+        snapshot_after=_snapshot(table),
+        given=given,
+        rows=sum(file.record_count for file in held),
+        files=len(held),
+        bytes=sum(file.file_size_in_bytes for file in held),
+        days=len(asked - {None}),
+        changed=len({files.day_of(file) for file in (*change.remove, *change.add)}),
+        table_rows=sum(file.record_count for file in everything),
+    )

@@ -1,0 +1,144 @@
+"""Drift of each feature and of the score per day: histograms over all rows in SQL, compared with the training reference.
+
+The measure is the population stability index, sum over bins of (p - q) · ln(p / q), where p is the share of the day's rows in a bin and q
+that of the reference (Siddiqi, Credit Risk Scorecards, 2006); nulls are a bin of their own. A day is small beside its reference, and a
+feature that moves slowly takes few values on one day, so its index is large on every day, drift or not. A feature has therefore drifted
+when its index exceeds both the declared limit and what the days of the reference themselves show.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SMALLEST_SHARE = 1e-4
+REFERENCE_DAYS_QUANTILE = 0.99
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bins:
+    """The inner edges of a column's bins: ascending, without repeats; a value belongs to the first bin whose edge it does not exceed."""
+
+    column: str
+    edges: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """What drift is measured against: bins, shares and the limit of each column."""
+
+    bins: tuple[Bins, ...]
+    shares: tuple["NDArray[np.float64]", ...]
+    limits: tuple[float, ...]
+    rows: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drift:
+    """The drift of one column on one day: its index, the limit it is held against, and the share of nulls."""
+
+    day: date
+    column: str
+    psi: float
+    limit: float
+    rows: int
+    null_share: float
+
+    @property
+    def is_drifted(self) -> bool:
+        """Whether the index exceeds its limit."""
+        return self.psi > self.limit
+
+
+def reference(rows: pa.Table, columns: Sequence[str], time_column: str, *, bins: int, max_psi: float) -> Reference:
+    """The reference made of training rows: `bins` bins of equal frequency per column (fewer where values repeat).
+
+    rows: one row per observation, with `columns` as numbers and `time_column` in UTC. The limit of a column is the larger of `max_psi` and
+    the 99th percentile of the index over the reference's own days.
+    """
+    cut = tuple(_bins(rows, column, bins) for column in columns)
+    days, counts = histograms(rows, cut, time_column)
+    totals = [per_day.sum(axis=0) for per_day in counts]
+    shares = tuple(total / max(total.sum(), 1) for total in totals)
+    limits = tuple(
+        max(max_psi, float(np.quantile([psi(day, share) for day in per_day], REFERENCE_DAYS_QUANTILE))) if days else max_psi
+        for per_day, share in zip(counts, shares, strict=True)
+    )
+    return Reference(bins=cut, shares=shares, limits=limits, rows=rows.num_rows)
+
+
+def measure(rows: pa.Table, against: Reference, time_column: str) -> list[Drift]:
+    """The drift of each column of the reference on each UTC day of `rows`, by day and then in the reference's order."""
+    days, counts = histograms(rows, against.bins, time_column)
+    return [
+        Drift(
+            day=day,
+            column=bins.column,
+            psi=psi(per_day[position], share),
+            limit=limit,
+            rows=int(per_day[position].sum()),
+            null_share=float(per_day[position][-1] / max(per_day[position].sum(), 1)),
+        )
+        for position, day in enumerate(days)
+        for bins, per_day, share, limit in zip(against.bins, counts, against.shares, against.limits, strict=True)
+    ]
+
+
+def psi(counts: "NDArray[np.int64]", reference_shares: "NDArray[np.float64]") -> float:
+    """The population stability index of bin counts against reference shares; a share below 1e-4 is taken as 1e-4, so it stays finite."""
+    p = np.maximum(counts / max(counts.sum(), 1), SMALLEST_SHARE)
+    q = np.maximum(reference_shares, SMALLEST_SHARE)
+    return float(np.sum((p - q) * np.log(p / q)))
+
+
+def histograms(rows: pa.Table, bins: Sequence[Bins], time_column: str) -> "tuple[list[date], list[NDArray[np.int64]]]":
+    """The days of `rows`, and per column its bin counts: one row a day, one column a bin, nulls last."""
+    import duckdb
+
+    with duckdb.connect() as connection:
+        connection.execute("set timezone = 'UTC'")
+        connection.register("observed", rows)
+        counts = ", ".join(expression for one in bins for expression in _counts(one))
+        found = connection.sql(
+            f"select cast({_quoted(time_column)} as date), {counts} from observed group by 1 order by 1"  # noqa: S608 - columns are quoted
+        ).fetchall()
+    days = [row[0] for row in found]
+    ends = np.cumsum([len(one.edges) + 2 for one in bins])
+    numbers = np.array([row[1:] for row in found], dtype=np.int64).reshape(len(found), ends[-1])
+    return days, np.split(numbers, ends[:-1], axis=1)
+
+
+def _bins(rows: pa.Table, column: str, bins: int) -> Bins:
+    values = rows.column(column).drop_null().to_numpy().astype(np.float64)
+    inner = np.quantile(values, np.linspace(0, 1, bins + 1)[1:-1], method="higher") if len(values) else np.array([])
+    return Bins(column=column, edges=tuple(float(edge) for edge in np.unique(inner)))
+
+
+def _counts(bins: Bins) -> list[str]:
+    """SQL that counts a column's rows per bin, and its nulls last."""
+    column = _quoted(bins.column)
+    below = [None, *bins.edges]
+    above = [*bins.edges, None]
+    return [
+        *(f"count(*) filter (where {_between(column, low, high)})" for low, high in zip(below, above, strict=True)),
+        f"count(*) filter (where {column} is null)",
+    ]
+
+
+def _between(column: str, low: float | None, high: float | None) -> str:
+    limits = [
+        f"{column} > {low!r}" if low is not None else "",
+        f"{column} <= {high!r}" if high is not None else "",
+        f"{column} is not null",
+    ]
+    return " and ".join(limit for limit in limits if limit)
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

@@ -1,0 +1,88 @@
+"""The assets of real-time inference: the package of each live version, proven by loading it back."""
+
+from datetime import timedelta
+
+import dagster as dg
+
+from pipeline_assets.core import names
+from pipeline_assets.core.resources import Platform, dagster_errors, key
+from pipeline_assets.serving.realtime.package import Verdict, build_package, verify_package
+from pipeline_assets.spec.models import Gate, Model
+from pipeline_assets.spec.use_case import UseCase
+
+SELFTEST, LATENCY = "selftest", "latency"
+FRESHNESS = timedelta(days=30)
+
+Metadata = dict[str, dg.MetadataValue | int | float | str]
+
+
+def defs(use_case: UseCase) -> dg.Definitions:
+    """The package of the use case's model."""
+    return dg.Definitions(assets=[_package(use_case.model)])
+
+
+def _package(model: Model) -> dg.AssetsDefinition:
+    asset_key = key(names.package(model.name))
+
+    @dg.asset(
+        key=asset_key,
+        deps=[key(names.champion(model.name)), key(names.training_set(model.name))],
+        group_name=names.REALTIME_INFERENCE,
+        kinds={"xgboost", "s3"},
+        owners=[model.owner],
+        code_version="1",
+        pool=names.REALTIME_INFERENCE,
+        description=f"What the prediction service loads of {model.name}: model, contract, rows with known scores. One folder a version.",
+        freshness_policy=dg.FreshnessPolicy.time_window(fail_window=FRESHNESS),
+        check_specs=_check_specs(asset_key, model.gate),
+    )
+    def package(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
+        with dagster_errors():
+            built = build_package(platform.settings, model)
+            context.log.info("version %d in %s", built.version, built.uri)
+            verdict = verify_package(platform.settings, model, built.version)
+        return dg.MaterializeResult(metadata=_metadata(verdict), check_results=[_selftest(verdict), _latency(model.gate, verdict)])
+
+    return package
+
+
+def _check_specs(asset_key: dg.AssetKey, gate: Gate) -> list[dg.AssetCheckSpec]:
+    selftest = "Loaded back, every file has the bytes of the manifest, and the golden rows get their known scores to the last bit."
+    latency = f"The 95th percentile of scoring one row is at most {gate.max_latency_ms} ms."
+    return [
+        dg.AssetCheckSpec(SELFTEST, asset=asset_key, blocking=True, description=selftest),
+        dg.AssetCheckSpec(LATENCY, asset=asset_key, description=latency),
+    ]
+
+
+def _selftest(verdict: Verdict) -> dg.AssetCheckResult:
+    metadata: Metadata = {"golden_rows": verdict.golden_rows, "problems": dg.MetadataValue.json(list(verdict.problems))}
+    return dg.AssetCheckResult(check_name=SELFTEST, passed=not verdict.problems, metadata=metadata)
+
+
+def _latency(gate: Gate, verdict: Verdict) -> dg.AssetCheckResult:
+    latency = verdict.latency
+    return dg.AssetCheckResult(
+        check_name=LATENCY,
+        passed=latency is not None and latency.p95_ms <= gate.max_latency_ms,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"max_latency_ms": gate.max_latency_ms, **_percentiles(verdict)},
+    )
+
+
+def _metadata(verdict: Verdict) -> Metadata:
+    package = verdict.package
+    files = [dg.TableRecord({"file": name, "bytes": file.bytes, "sha256": file.sha256}) for name, file in package.files.items()]
+    return {
+        "dagster/uri": dg.MetadataValue.text(package.uri),
+        "model_version": package.version,
+        "golden_rows": verdict.golden_rows,
+        "bytes": sum(file.bytes for file in package.files.values()),
+        "files": dg.MetadataValue.table(files),
+        **_percentiles(verdict),
+    }
+
+
+def _percentiles(verdict: Verdict) -> dict[str, float]:
+    latency = verdict.latency
+    return {} if latency is None else {"p50_ms": latency.p50_ms, "p95_ms": latency.p95_ms, "p99_ms": latency.p99_ms}

@@ -1,0 +1,116 @@
+"""The rules of the house: who may import whom, who may import Dagster, who reads the environment, how a room looks."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PRODUCT = ROOT / "pipeline_assets"
+ROOMS = (
+    "ingestion/sources", "ingestion/batch", "ingestion/streaming",
+    "processing/lake", "processing/cleaning", "processing/features",
+    "model_lifecycle/feature_store", "model_lifecycle/training", "model_lifecycle/registry",
+    "serving/batch", "serving/realtime", "serving/monitoring",
+)  # fmt: skip
+PACKAGES = tuple(f"pipeline_assets.{room.replace('/', '.')}" for room in ROOMS)
+WIRING = {"assets.py", "sensors.py", "definitions.py", "resources.py"}
+MODULES = sorted(PRODUCT.rglob("*.py"))
+
+
+def _imports(file: Path) -> Iterator[str]:
+    """Every module that a file names in an import, wherever the import stands."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file} imports relatively"
+            yield str(node.module)
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _room(module: str) -> int | None:
+    """The position of the room that a module name belongs to."""
+    return next((position for position, package in enumerate(PACKAGES) if module == package or module.startswith(f"{package}.")), None)
+
+
+def _relative(file: Path) -> str:
+    return str(file.relative_to(PRODUCT))
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_room_has_the_same_anatomy(room: str) -> None:
+    """A room has a docstring that names input and output, and a thin `assets.py` with `defs(use_case)`."""
+    doc = ast.get_docstring(ast.parse((PRODUCT / room / "__init__.py").read_text())) or ""
+    wiring = ast.parse((PRODUCT / room / "assets.py").read_text())
+    entrances = [node for node in wiring.body if isinstance(node, ast.FunctionDef) and node.name == "defs"]
+
+    assert "Input:" in doc
+    assert "Output:" in doc
+    assert [argument.arg for argument in entrances[0].args.args] == ["use_case"]
+
+
+@pytest.mark.parametrize(
+    "file", [file for file in MODULES if _room("pipeline_assets." + _relative(file)[:-3].replace("/", ".")) is not None], ids=_relative
+)
+def test_a_room_imports_only_itself_and_plain_modules_of_earlier_rooms(file: Path) -> None:
+    """Imports go with the arrows of the diagram, and wiring is never imported by a room."""
+    own = _room("pipeline_assets." + _relative(file)[:-3].replace("/", "."))
+    assert own is not None
+    others = {module for module in _imports(file) if module.startswith("pipeline_assets.")}
+    reached = {module: _room(module) for module in others}
+    wiring = {module for module, room in reached.items() if room not in {None, own} and module.split(".")[-1] in {"assets", "sensors"}}
+    outside = {
+        module
+        for module, room in reached.items()
+        if room is None and not module.startswith(("pipeline_assets.spec", "pipeline_assets.core"))
+    }
+
+    assert {module: room for module, room in reached.items() if room is not None and room > own} == {}
+    assert wiring == set()
+    assert {module for module in outside if module.count(".") > 1} == set()
+
+
+@pytest.mark.parametrize("file", [file for file in MODULES if file.name not in WIRING], ids=_relative)
+def test_only_wiring_imports_dagster(file: Path) -> None:
+    """A plain module works, and is tested, without Dagster."""
+    assert [module for module in _imports(file) if module.split(".")[0].startswith("dagster")] == []
+
+
+@pytest.mark.parametrize("file", sorted((PRODUCT / "spec").glob("*.py")), ids=_relative)
+def test_the_vocabulary_needs_the_standard_library_only(file: Path) -> None:
+    """`spec` imports itself and the standard library."""
+    allowed = {"collections", "dataclasses", "datetime", "typing"}
+    assert {module.split(".")[0] for module in _imports(file) if not module.startswith("pipeline_assets.spec")} <= allowed
+
+
+@pytest.mark.parametrize("file", sorted((PRODUCT / "use_cases").rglob("*.py")), ids=_relative)
+def test_declarations_import_the_vocabulary_only(file: Path) -> None:
+    """A use case imports `spec`, itself and the standard library's dates."""
+    own = ("pipeline_assets.spec", "pipeline_assets.use_cases")
+    assert {module for module in _imports(file) if not module.startswith(own)} <= {"datetime", "datetime.date", "datetime.timedelta"}
+
+
+@pytest.mark.parametrize("file", [file for file in MODULES if _relative(file) != "core/settings.py"], ids=_relative)
+def test_the_environment_is_read_in_one_place(file: Path) -> None:
+    """Only `core/settings.py` reads environment variables."""
+    reads = [
+        ast.unparse(node)
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in {"os.environ", "os.getenv"}
+    ]
+    assert reads == []
+
+
+@pytest.mark.parametrize("file", MODULES, ids=_relative)
+def test_the_product_never_imports_the_simulator_or_the_tests(file: Path) -> None:
+    """The outside world is outside: a user deletes the simulator and everything still loads."""
+    assert {module.split(".")[0] for module in _imports(file)} & {"simulator", "pipeline_assets_tests"} == set()
+
+
+@pytest.mark.parametrize("file", MODULES, ids=_relative)
+def test_nothing_is_unpickled(file: Path) -> None:
+    """No module loads a pickle or a model through a loader that would."""
+    assert {module.split(".")[0] for module in _imports(file)} & {"pickle", "cloudpickle", "joblib", "dill"} == set()
+    assert "pyfunc.load_model" not in file.read_text()

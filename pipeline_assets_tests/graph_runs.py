@@ -1,0 +1,113 @@
+"""Runs of the real asset graph in a process of their own, as `dagster job execute` makes them, with a way to kill one in the middle."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+from hashlib import sha256
+from pathlib import Path
+
+import polars as pl
+import yaml
+
+from pipeline_assets.core import connections, names
+from pipeline_assets.core.settings import Settings
+from pipeline_assets.processing.lake import tables
+from pipeline_assets.use_cases.nyc_flights import use_case
+
+ROOT = Path(__file__).resolve().parents[1]
+RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
+# When a row was written, and by which run, may differ between two runs that are otherwise equal.
+BOOKKEEPING = {"_loaded_at", "run_id", "scored_at"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Graph:
+    """The asset graph on the services of `settings`, with a Dagster instance in `folder`."""
+
+    settings: Settings
+    folder: Path
+
+    def load_world(self, first: date, last: date) -> None:
+        """Fills the operational database with the days `first` to `last`."""
+        command = [sys.executable, "-m", "simulator.database", "--first", str(first), "--last", str(last)]
+        subprocess.run(command, cwd=ROOT, env=self._environment(), check=True, capture_output=True, timeout=120)
+
+    def run(self, job: str, days: tuple[date, date] | None, ops: Mapping[str, Mapping[str, object]] | None = None) -> None:
+        """Runs a job to its end; an AssertionError shows the last of its log where it failed."""
+        process = self._start(job, days, ops)
+        log, _ = process.communicate(timeout=280)
+        assert process.returncode == 0, log[-6000:]
+
+    def run_and_kill(
+        self, job: str, days: tuple[date, date] | None, step: str, ops: Mapping[str, Mapping[str, object]] | None = None
+    ) -> int:
+        """Runs a job, kills it with SIGKILL once `step` has begun, and gives the exit code of the process."""
+        process = self._start(job, days, ops)
+        assert process.stdout is not None
+        begun = any(f"{step} - STEP_START" in line for line in process.stdout)
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=30)
+        assert begun, f"{step} never began"
+        return process.returncode
+
+    def digests(self) -> dict[str, str]:
+        """The content of every table that the graph made, as a hash of its sorted rows."""
+        return {**self._lake_digests(), **self._warehouse_digests()}
+
+    def _start(self, job: str, days: tuple[date, date] | None, ops: Mapping[str, Mapping[str, object]] | None) -> "subprocess.Popen[str]":
+        config = self.folder / f"{job}.yaml"
+        config.write_text(yaml.safe_dump({"ops": {name: {"config": dict(values)} for name, values in (ops or {}).items()}}))
+        tags = {RANGE_START: str(days[0]), RANGE_END: str(days[1])} if days is not None else {}
+        command = [sys.executable, "-m", "dagster", "job", "execute", "-m", "pipeline_assets.definitions", "-j", job]
+        return subprocess.Popen(
+            [*command, "--tags", json.dumps(tags), "-c", str(config)],
+            cwd=ROOT,
+            env=self._environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def _environment(self) -> dict[str, str]:
+        secrets = {f"PIPELINE_DATABASES__{name.upper()}": dsn.get_secret_value() for name, dsn in self.settings.databases.items()}
+        return {**os.environ, "PIPELINE_HOME": str(self.settings.home), "DAGSTER_HOME": str(self.folder), **secrets}
+
+    def _lake_digests(self) -> dict[str, str]:
+        catalog = connections.catalog(self.settings)
+        identifiers = [(space, table) for (space,) in catalog.list_namespaces() for (_, table) in catalog.list_tables(space)]
+        frames = {
+            f"{space}.{table}": pl.from_arrow(tables.read_all(self.settings, (space, table)).read_all()) for space, table in identifiers
+        }
+        return {f"lake:{name}": _digest(frame) for name, frame in frames.items() if isinstance(frame, pl.DataFrame)}
+
+    def _warehouse_digests(self) -> dict[str, str]:
+        schemas = (names.RAW, names.CLEANED, names.PREDICTIONS, names.MONITOR)
+        found: dict[str, str] = {}
+        with connections.warehouse(self.settings) as warehouse, connections.arrow_warehouse(self.settings) as arrow:
+            listed = warehouse.execute(
+                "select schemaname, tablename from pg_tables where schemaname = any(%s) order by 1, 2", [list(schemas)]
+            ).fetchall()
+            for schema, table in listed:
+                with arrow.cursor() as cursor:
+                    cursor.execute(f'select * from "{schema}"."{table}"')  # noqa: S608 - names from the catalog of the database
+                    frame = pl.from_arrow(cursor.fetch_arrow_table())
+                assert isinstance(frame, pl.DataFrame)
+                found[f"warehouse:{schema}.{table}"] = _digest(frame)
+        return found
+
+
+def vectors_between(settings: Settings, first: date, last: date) -> int:
+    """How many vectors the feature store holds of the days `first` to `last`."""
+    return sum(batch.num_rows for batch in tables.read_days(settings, names.vectors(use_case.model.name), first, last))
+
+
+def _digest(frame: pl.DataFrame) -> str:
+    """Rows and hash of a frame, whatever the order of its rows and columns."""
+    columns = sorted(set(frame.columns) - BOOKKEEPING)
+    ordered = frame.select(pl.col(column).cast(pl.String) for column in columns).sort(columns)
+    return f"{len(frame)} rows, {sha256(ordered.write_csv().encode()).hexdigest()[:16]}"

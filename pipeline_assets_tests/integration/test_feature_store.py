@@ -1,0 +1,246 @@
+"""The offline feature store on real services: vectors by day, and the features of any spine as of its times."""
+
+import logging
+import os
+import subprocess
+import sys
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline_assets.core import names
+from pipeline_assets.core.errors import FeaturesMissing, TableMismatch, UnknownName
+from pipeline_assets.core.resources import Platform
+from pipeline_assets.core.settings import PREFIX, Settings
+from pipeline_assets.model_lifecycle.feature_store import assets, offline
+from pipeline_assets.model_lifecycle.feature_store.fingerprint import FEATURE_HASH, feature_hashes
+from pipeline_assets.model_lifecycle.feature_store.parity import check_parity, count_different
+from pipeline_assets.processing.lake import tables
+from pipeline_assets.use_cases import nyc_flights
+from pipeline_assets_tests.january import (
+    FIRST,
+    LAST,
+    MODEL,
+    UNTIL,
+    USE_CASE,
+    VIEWS,
+    cleaned_tables,
+    observations,
+    store,
+    store_features,
+    write_stack_env,
+)
+from pipeline_assets_tests.oracles import oracle_features
+
+NEXT = LAST + timedelta(days=1)
+
+
+@pytest.fixture
+def warehouse(isolated: Settings) -> Settings:
+    """A stack whose warehouse holds the cleaned tables of January."""
+    store(isolated, cleaned_tables())
+    return isolated
+
+
+def historical(settings: Settings, spine: pa.Table) -> pa.Table:
+    """The spine with the features of the model."""
+    return offline.historical_features(settings, USE_CASE, MODEL.name, spine)
+
+
+def kept(settings: Settings) -> pa.Table:
+    """The vectors of the days."""
+    return offline.vectors(settings, MODEL, FIRST, LAST)
+
+
+def test_vectors_are_the_observations_with_their_features(warehouse: Settings) -> None:
+    """One row per flight, in order; every feature is, bit for bit, what a spine of the flights is told; and so says the parity check."""
+    store_features(warehouse)
+    done = offline.materialize_vectors(warehouse, MODEL, FIRST, LAST)
+    vectors, asked = kept(warehouse), observations()
+    told = historical(warehouse, asked.to_arrow())
+    parity = check_parity(warehouse, USE_CASE, MODEL, FIRST)
+
+    assert (done.observations, done.published.rows) == (asked.height, asked.height)
+    assert vectors["flight_id"].to_pylist() == asked["flight_id"].to_list()
+    assert {name: count_different(vectors[name], told[name]) for name in offline.feature_names(MODEL)} == dict.fromkeys(
+        offline.feature_names(MODEL), 0
+    )
+    assert vectors[FEATURE_HASH].to_pylist() == feature_hashes(told, offline.feature_names(MODEL)).to_pylist()
+    assert (parity.rows, dict(parity.differing)) == (200, {})
+    assert asked["tailnum"].null_count() > 0
+    assert done.snapshots == {view.name: tables.snapshot_id(warehouse, names.features(view.name)) for view in VIEWS}
+
+
+def test_vectors_again_and_day_by_day_are_the_same(warehouse: Settings) -> None:
+    """Days in any order equal a range in one go, a second run changes no file, and an old snapshot can still be read."""
+    store_features(warehouse)
+    for day in (LAST, FIRST):
+        offline.materialize_vectors(warehouse, MODEL, day, day)
+    before = kept(warehouse)
+    again = offline.materialize_vectors(warehouse, MODEL, FIRST, LAST)
+    store(warehouse, {"flights": observations().head(10)})
+    fewer = offline.materialize_vectors(warehouse, MODEL, FIRST, LAST)
+
+    assert again.published.changed == 0
+    assert fewer.published.rows == kept(warehouse).num_rows == 10
+    assert offline.vectors(warehouse, MODEL, FIRST, LAST, snapshot_id=again.published.snapshot_after).equals(before)
+
+
+def test_a_day_without_features_is_an_error_and_changes_nothing(warehouse: Settings) -> None:
+    """A view that was not materialized is named, whether its table lacks the day or is not there at all."""
+    with pytest.raises(UnknownName, match="features"):
+        offline.materialize_vectors(warehouse, MODEL, FIRST, LAST)
+    store_features(warehouse, FIRST, FIRST)
+    with pytest.raises(FeaturesMissing, match=r"features\.origin_departures' has no row for"):
+        offline.materialize_vectors(warehouse, MODEL, FIRST, LAST)
+
+    assert tables.snapshot_id(warehouse, names.vectors(MODEL.name)) is None
+
+
+def test_parity_names_the_feature_that_differs(warehouse: Settings) -> None:
+    """Vectors made of a feature table that somebody changed are told apart by column; vectors of other decisions are an error."""
+    store_features(warehouse, FIRST, FIRST)
+    feature, table = "origin_weather__temperature_f", names.features("origin_weather")
+    rows = pl.DataFrame(tables.read_all(warehouse, table).read_all()).with_columns(pl.col(feature) + 1)
+    tables.replace_days(warehouse, table, rows.to_arrow(), "decision_at", FIRST, FIRST)
+    offline.materialize_vectors(warehouse, MODEL, FIRST, FIRST)
+    parity = check_parity(warehouse, USE_CASE, MODEL, FIRST)
+    store(warehouse, {"flights": observations().tail(-3)})
+
+    assert parity.differing == {feature: parity.rows, FEATURE_HASH: parity.rows}
+    with pytest.raises(TableMismatch, match="which are not those of the"):
+        check_parity(warehouse, USE_CASE, MODEL, FIRST)
+
+
+def test_features_of_a_spine_are_those_of_the_oracle(warehouse: Settings) -> None:
+    """Brute force over every event gives the same numbers: windows, latest values, nothing that became known later."""
+    times = [datetime(2013, 1, 8, tzinfo=UTC) + timedelta(minutes=211 * position) for position in range(12)]
+    asked = observations().sample(12, seed=5).with_columns(decision_at=pl.Series(times))
+    spine = asked.select("origin", "tailnum", pl.col("decision_at").dt.cast_time_unit("us")).to_arrow()
+    found = historical(warehouse, spine).to_pydict()
+    expected: dict[str, list[Any]] = {}
+    for view in VIEWS:
+        expected |= oracle_features(view, spine, cleaned_tables()[view.source.name].to_arrow())
+    close = {name: [None if value is None else pytest.approx(value, rel=1e-12) for value in values] for name, values in expected.items()}
+
+    assert {name: found[name] for name in close} == close
+
+
+def test_rows_out_are_rows_in(warehouse: Settings) -> None:
+    """Any order, repeats and further columns stay as they are; each row has the features that it has alone."""
+    flights = observations()
+    spine = flights.sample(400, with_replacement=True, seed=1).with_columns(note=pl.Series(range(400))).to_arrow()
+    found = historical(warehouse, spine)
+    alone = historical(warehouse, spine.slice(17, 1))
+
+    assert found.num_rows == 400
+    assert found.select(spine.column_names).equals(spine)
+    assert found.column_names == [*spine.column_names, *offline.feature_names(MODEL)]
+    assert found.slice(17, 1).to_pylist() == alone.to_pylist()
+
+
+def test_what_a_spine_does_not_say_is_left_out_with_a_notice(warehouse: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    """Keys and time suffice; request features without their column are absent, and a warning names them."""
+    spine = observations().head(5).select("origin", "tailnum", "carrier", "dest", "decision_at").to_arrow()
+    with caplog.at_level(logging.WARNING):
+        found = historical(warehouse, spine)
+
+    assert "request__hour" not in found.column_names
+    assert {"request__origin", "request__carrier"} <= set(found.column_names)
+    assert "feature 'hour' of the request, as the spine has no column 'scheduled_departure_at'" in caplog.text
+
+
+def test_a_source_that_ends_too_early_is_told_of(warehouse: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    """Asked about a day whose events were never loaded, the answer comes with a warning that names the table and where it ends."""
+    late = datetime.combine(UNTIL + timedelta(days=3), datetime.min.time(), UTC)
+    historical(warehouse, pa.table({"origin": ["JFK"], "tailnum": ["N1"], "decision_at": [late]}))
+
+    assert "cleaned.departures holds nothing after 2013-01-11" in caplog.text
+    assert "cleaned.weather_observations holds nothing of the time that is looked back to" in caplog.text
+
+
+def test_a_spine_before_anything_was_cleaned_is_told_so(isolated: Settings) -> None:
+    """Where the events were never brought in, the missing table is named."""
+    with pytest.raises(UnknownName, match=r"Unknown table 'cleaned\.departures'\. Known: none"):
+        historical(isolated, observations().to_arrow())
+
+
+def run(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The `pipeline features historical` command in a process of its own."""
+    command = [sys.executable, "-c", "from pipeline_assets.cli import main; main()", "features", "historical", *arguments]
+    environment = {**os.environ, f"{PREFIX}HOME": str(home)}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+
+def test_the_command_answers_a_file_with_a_file(warehouse: Settings, tmp_path: Path) -> None:
+    """CSV in, Parquet out, all views of the use case: the numbers of the Python call, row by row."""
+    write_stack_env(warehouse, tmp_path)
+    spine = observations().head(50)
+    spine.with_columns(pl.col("decision_at", "scheduled_departure_at").dt.to_string("iso:strict")).select(
+        "flight_id", "origin", "carrier", "dest", "tailnum", "decision_at", "scheduled_departure_at", "distance_miles", "planned_minutes"
+    ).write_csv(tmp_path / "spine.csv")
+    done = run(tmp_path, "--model", MODEL.name, "--spine", str(tmp_path / "spine.csv"), "--out", str(tmp_path / "out.parquet"))
+    expected = offline.historical_features(warehouse, nyc_flights.use_case, MODEL.name, spine.to_arrow())
+    features = offline.feature_names(nyc_flights.use_case.model)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("50 rows with 65 features: ")
+    assert pq.read_table(tmp_path / "out.parquet").select(features).to_pylist() == expected.select(features).to_pylist()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--model", "flight_delay", "--spine", "keyless.csv", "--out", "out.csv"), "lacks 'origin', 'carrier', 'dest', 'tailnum'"),
+        (("--model", "delay", "--spine", "keyless.csv", "--out", "out.csv"), "Unknown model 'delay'. Known: flight_delay."),
+        (("--model", "flight_delay", "--spine", "keyless.csv", "--out", "out.xls"), "has the unknown extension '.xls'"),
+        (("--model", "flight_delay", "--spine", "keyless.csv"), "Missing option '--out'"),
+    ],
+)
+def test_a_bad_command_ends_with_exit_code_2_and_writes_nothing(
+    isolated: Settings, tmp_path: Path, arguments: tuple[str, ...], told: str
+) -> None:
+    """One sentence on standard error that names the problem, no trace, and no file that was not there before."""
+    write_stack_env(isolated, tmp_path)
+    (tmp_path / "keyless.csv").write_text("decision_at\n2013-01-08T10:00:00Z\n")
+    files = {"--spine", "--out"}
+    absolute = [str(tmp_path / one) if before in files else one for before, one in zip(("", *arguments), arguments, strict=False)]
+    before = {file.name for file in tmp_path.iterdir()}
+    done = run(tmp_path, *absolute)
+
+    assert done.returncode == 2
+    assert told in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+    assert {file.name for file in tmp_path.iterdir()} == before
+
+
+def test_a_run_materializes_vectors_and_proves_them(warehouse: Settings, tmp_path: Path) -> None:
+    """One run over the days, and a day without flights: rows, snapshots and lineage in the metadata, and both checks pass."""
+    write_stack_env(warehouse, tmp_path)
+    store_features(warehouse, FIRST, date(2013, 1, 20))
+    (asset,) = [asset for asset in assets.defs(USE_CASE).assets or () if isinstance(asset, dg.AssetsDefinition)]
+    with dg.DagsterInstance.ephemeral() as instance:
+        for first, last in ((FIRST, LAST), (date(2013, 1, 20), date(2013, 1, 20))):
+            result = dg.materialize(
+                [asset],
+                resources={"platform": Platform(home=str(tmp_path))},
+                instance=instance,
+                tags={"dagster/asset_partition_range_start": str(first), "dagster/asset_partition_range_end": str(last)},
+            )
+            checks = {check.check_name: check.passed for check in result.get_asset_check_evaluations()}
+            (event, *_) = result.get_asset_materialization_events()
+            metadata = event.materialization.metadata
+
+            assert result.success
+            assert checks == {assets.ROWS_MATCH: True, assets.PARITY: True}
+            assert metadata["rows"].value == (observations().height if first == FIRST else 0)
+            assert metadata["snapshot_id"].value == str(tables.snapshot_id(warehouse, names.vectors(MODEL.name)))
+            lineage = metadata["dagster/column_lineage"]
+            assert isinstance(lineage, dg.TableColumnLineageMetadataValue)
+            assert set(offline.feature_names(MODEL)) <= set(lineage.value.deps_by_column)

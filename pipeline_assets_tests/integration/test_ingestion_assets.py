@@ -1,0 +1,146 @@
+"""The assets of the three rooms of ingestion, materialized as Dagster would."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from pipeline_assets.core.resources import Platform
+from pipeline_assets.ingestion.batch import assets as batch
+from pipeline_assets.ingestion.sources import assets as sources
+from pipeline_assets.ingestion.streaming import assets as streaming
+from pipeline_assets.spec.sources import EventStream, Source
+from pipeline_assets.spec.use_case import UseCase
+from pipeline_assets.use_cases.nyc_flights import use_case as flights
+from pipeline_assets_tests.readings import World, reading, with_share
+
+RANGE = {"dagster/asset_partition_range_start": "2013-05-01", "dagster/asset_partition_range_end": "2013-05-03"}
+
+
+def use_case_of(*declared: Source, streams: tuple[EventStream, ...] = ()) -> UseCase:
+    """The flights with other sources."""
+    return replace(flights, first_day=date(2013, 5, 1), last_day=date(2013, 5, 31), sources=declared, streams=streams)
+
+
+def definitions(use_case: UseCase, home: Path) -> dg.Definitions:
+    """The three rooms on the services of a folder."""
+    rooms = (room.defs(use_case) for room in (sources, batch, streaming))
+    return dg.Definitions.merge(*rooms, dg.Definitions(resources={"platform": Platform(home=str(home))}))
+
+
+def run(defs: dg.Definitions, tags: dict[str, str]) -> dg.ExecuteInProcessResult:
+    """A run of everything there is."""
+    with dg.instance_for_test() as instance:
+        return defs.resolve_implicit_global_asset_job_def().execute_in_process(instance=instance, tags=tags, raise_on_error=False)
+
+
+def test_every_source_is_an_asset_with_its_contract(world: World) -> None:
+    """The graph begins with the outside tables and endpoints: owner, kind, columns and the contract in the terms of its standard."""
+    specs = {spec.key.to_user_string(): spec for spec in definitions(flights, world.settings.home).resolve_all_asset_specs()}
+    spec = specs["weather/observations"]
+
+    assert (spec.group_name, spec.kinds, list(spec.owners)) == ("sources", {"rest"}, ["meteorology@nyc-flights.example"])
+    assert spec.metadata["contract"].value["schema"][0]["properties"][0] == {
+        "name": "origin",
+        "logicalType": "string",
+        "description": "FAA code of the airport of departure.",
+        "required": True,
+        "primaryKey": True,
+        "primaryKeyPosition": 1,
+        "quality": [{"rule": "validValues", "validValues": ["EWR", "JFK", "LGA"]}],
+    }
+    assert [dep.asset_key.to_user_string() for dep in specs["staged/flight_arrivals"].deps] == ["staged/flight_history"]
+    assert [dep.asset_key.to_user_string() for dep in specs["staged/planes"].deps] == ["airline_ops/planes"]
+
+
+@pytest.fixture
+def stream(world: World) -> EventStream:
+    """The readings from indoors."""
+    contract = replace(world.contract, name=f"{world.name}_indoors")
+    return EventStream(contract=contract, topic="indoors", history=world.table, history_field="kind", history_value="indoor")
+
+
+def test_a_range_of_days_is_staged_in_one_run_with_numbers_for_each_day(world: World, stream: EventStream) -> None:
+    """Each partition is materialized with its own rows, the run with the sum; broken rows are a warning, as is a day without rows."""
+    world.fill([reading(0, sensor="a"), reading(0, sensor="b", level=99), reading(1, kind="outdoor")])
+
+    result = run(definitions(use_case_of(world.table, streams=(stream,)), world.settings.home), RANGE)
+
+    numbers = {
+        (event.materialization.asset_key.path[1], event.materialization.partition): [
+            event.materialization.metadata[label].value for label in ("dagster/partition_row_count", "dagster/row_count")
+        ]
+        for event in result.get_asset_materialization_events()
+    }
+    checks = {(check.asset_key.path[1], check.check_name): (check.passed, check.severity) for check in result.get_asset_check_evaluations()}
+    warning = dg.AssetCheckSeverity.WARN
+    assert result.success
+    assert numbers == {
+        (world.name, "2013-05-01"): [1, 2],
+        (world.name, "2013-05-02"): [1, 2],
+        (world.name, "2013-05-03"): [0, 2],
+        (stream.contract.name, "2013-05-01"): [1, 1],
+        (stream.contract.name, "2013-05-02"): [0, 1],
+        (stream.contract.name, "2013-05-03"): [0, 1],
+    }
+    assert checks == {
+        (world.name, "contract"): (False, warning),
+        (world.name, "complete"): (False, warning),
+        (stream.contract.name, "contract"): (True, warning),
+    }
+
+
+def test_a_refused_partition_is_a_failed_check_and_stops_what_comes_after(world: World, stream: EventStream) -> None:
+    """Above the share the check fails as an error with its reasons, the run fails without a retry, and the stream is not staged."""
+    world.fill([reading(), reading(sensor="b", level=99)])
+
+    result = run(definitions(use_case_of(with_share(0.0, world.table), streams=(stream,)), world.settings.home), RANGE)
+
+    (check,) = result.get_asset_check_evaluations()
+    (failure,) = [event for event in result.all_events if event.is_step_failure]
+    assert not result.success
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.ERROR)
+    assert check.metadata["broken_by_reason"].value == {"level out of range": 1}
+    assert f"Contract '{world.name}' refused partition 2013-05-01" in str(failure.step_failure_data.error)
+    assert result.get_asset_materialization_events() == []
+    assert "2013-05-01" not in world.manifests()
+
+
+GRAPH = """
+from dataclasses import replace
+import dagster as dg
+from pipeline_assets.core.resources import Platform
+from pipeline_assets.core.settings import load_settings
+from pipeline_assets.ingestion.batch import assets
+from pipeline_assets.use_cases.nyc_flights import use_case
+from pipeline_assets_tests.readings import World
+
+@dg.asset(key=["champions", "comfort"], deps=[["staged", {name!r}]], group_name="registry")
+def champion() -> None: ...
+
+readings = World(settings=load_settings(), name={name!r}).table
+defs = dg.Definitions.merge(
+    assets.defs(replace(use_case, sources=(readings,), streams=())),
+    dg.Definitions(assets=[champion], resources={{"platform": Platform()}}),
+)
+"""
+
+
+def test_a_source_that_changed_names_what_hangs_on_it(world: World, tmp_path: Path) -> None:
+    """The failure tells the fields, and the features and models that would miss them."""
+    world.fill([], ddl="create table {table} (sensor text)")
+    graph = tmp_path / "graph.py"
+    graph.write_text(GRAPH.format(name=world.name))
+    command = ["dagster", "asset", "materialize", "-f", str(graph), "--select", f"staged/{world.name}", "--partition", "2013-05-01"]
+    environment = os.environ | {"PIPELINE_HOME": str(world.settings.home), "DAGSTER_HOME": str(tmp_path)}
+
+    ended = subprocess.run([sys.executable, "-m", *command], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+    assert ended.returncode == 1
+    assert "field 'level' (integer) has no column" in ended.stderr
+    assert "On it hang: champions/comfort." in ended.stderr

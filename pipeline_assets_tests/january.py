@@ -1,0 +1,82 @@
+"""Some days of January as cleaned tables in a warehouse, and a model of a few views over them, for tests of what follows cleaning."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, date, datetime, time, timedelta
+from functools import cache
+from pathlib import Path
+
+import polars as pl
+from pydantic import BaseModel, SecretStr
+
+from pipeline_assets.core import connections, names
+from pipeline_assets.core.settings import PREFIX, STACK_ENV, Settings
+from pipeline_assets.processing.features.materialize import materialize_view
+from pipeline_assets.use_cases import nyc_flights
+from simulator import data
+
+FIRST, LAST, UNTIL = date(2013, 1, 8), date(2013, 1, 9), date(2013, 1, 11)
+VIEWS = tuple(view for view in nyc_flights.use_case.views if view.name in {"origin_departures", "aircraft_departures", "origin_weather"})
+MODEL = replace(nyc_flights.use_case.model, views=VIEWS)
+USE_CASE = replace(nyc_flights.use_case, views=VIEWS, model=MODEL)
+
+
+@cache
+def cleaned_tables() -> Mapping[str, pl.DataFrame]:
+    """The cleaned tables of the first days of the year, as dbt would make them of the data."""
+    end = datetime.combine(UNTIL, time(), UTC)
+    flights = data.flights().filter(pl.col("scheduled_departure_at") < end)
+    history = data.flight_history(flights).rename({"recorded_at": "known_at"})
+    planned = (pl.col("scheduled_arrival_at") - pl.col("scheduled_departure_at")).dt.total_minutes()
+    is_late = (pl.col("delay_minutes") >= 15).fill_null(value=True)
+    return {
+        "flights": flights.with_columns(
+            decision_at=pl.col("scheduled_departure_at") - timedelta(minutes=60), planned_minutes=planned.cast(pl.Float64)
+        ),
+        "departures": history.filter(pl.col("event_type") == "departure").with_columns(is_late=is_late),
+        "weather_observations": data.weather().filter(pl.col("observed_at") < end).rename({"published_at": "known_at"}),
+        "aircraft": data.planes().rename({"updated_at": "known_at"}),
+        "arrivals": history.filter(pl.col("event_type") == "arrival").with_columns(is_late=is_late),
+    }
+
+
+def observations() -> pl.DataFrame:
+    """The flights that are asked about on the days, in the order of time and key."""
+    asked = pl.col("decision_at").dt.date().is_between(FIRST, LAST)
+    return cleaned_tables()["flights"].filter(asked).sort("decision_at", "flight_id")
+
+
+def store(settings: Settings, tables: Mapping[str, pl.DataFrame]) -> None:
+    """Makes the tables in the schema of the cleaned models."""
+    with connections.warehouse(settings) as connection:
+        connection.execute(f"create schema if not exists {names.CLEANED}")
+    with connections.arrow_warehouse(settings) as connection, connection.cursor() as cursor:
+        for name, table in tables.items():
+            cursor.adbc_ingest(name, table.to_arrow(), mode="replace", db_schema_name=names.CLEANED)
+        connection.commit()
+
+
+def store_features(settings: Settings, first: date = FIRST, last: date = LAST) -> None:
+    """Makes the feature tables of the views."""
+    for view in VIEWS:
+        materialize_view(settings, USE_CASE, view, first, last)
+
+
+def write_stack_env(settings: Settings, home: Path) -> None:
+    """Leaves the settings in a folder, where the commands and the platform resource read them."""
+    lines = [f"{PREFIX}{name.upper()}={_told(value)}" for name, value in settings if name != "home"]
+    (home / STACK_ENV).write_text("\n".join(lines) + "\n")
+
+
+def _told(value: object) -> str:
+    plain = _plain(value)
+    return plain if isinstance(plain, str) else json.dumps(plain)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    if isinstance(value, BaseModel | Mapping):
+        return {name: _plain(one) for name, one in dict(value).items()}
+    return value

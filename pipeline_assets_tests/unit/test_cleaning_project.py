@@ -1,0 +1,230 @@
+"""The dbt project as a reader and the graph see it: contracts, models, tests and style agree with each other."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+import yaml
+
+from pipeline_assets.core import names
+from pipeline_assets.core.errors import CleaningFailed
+from pipeline_assets.core.resources import key
+from pipeline_assets.processing.cleaning import assets, raw_tables
+from pipeline_assets.processing.cleaning.manifest import ensure_manifest, is_current
+from pipeline_assets.processing.cleaning.project import PROJECT, Project, read_project
+from pipeline_assets.processing.cleaning.raw_schema import SQL_TYPES
+from pipeline_assets.processing.cleaning.sources_yml import render_sources, sources_path
+from pipeline_assets.use_cases.nyc_flights import sources, use_case
+
+MODELS = PROJECT / "models" / use_case.name
+SQL = sorted(PROJECT.glob("m*/**/*.sql"))
+YML = sorted(MODELS.glob("*/*.yml"))
+
+
+@pytest.fixture(scope="session")
+def project() -> Project:
+    """The models of the use case as dbt knows them."""
+    return read_project(ensure_manifest(), use_case)
+
+
+@pytest.fixture(scope="session")
+def graph() -> dict[dg.AssetKey, dg.AssetSpec]:
+    """The assets of cleaning."""
+    listed = [asset for asset in assets.defs(use_case).assets or () if isinstance(asset, dg.AssetsDefinition)]
+    return {spec.key: spec for asset in listed for spec in asset.specs}
+
+
+def test_the_sources_are_those_of_the_contracts() -> None:
+    """The committed file is what the contracts render to; its first lines say how to write it again."""
+    assert sources_path(PROJECT, use_case).read_text(encoding="utf-8") == render_sources(use_case)
+
+
+def test_a_source_says_when_it_is_stale() -> None:
+    """Freshness counts from the time of the load, in the largest whole unit."""
+    weather = replace(sources.weather, contract=replace(sources.weather.contract, freshness=timedelta(hours=36)))
+    (table,) = [
+        table
+        for table in yaml.safe_load(render_sources(replace(use_case, sources=(weather,), streams=())))["sources"][0]["tables"]
+        if table["name"] == "weather"
+    ]
+
+    assert table["config"]["loaded_at_field"] == "_loaded_at"
+    assert table["config"]["freshness"]["warn_after"] == {"count": 36, "period": "hour"}
+
+
+def test_what_a_stream_had_before_it_began_is_no_raw_table() -> None:
+    """A history reaches the lake as events of its streams; every other source has a raw table, by day or as a whole."""
+    found = {table.contract.name: table.by_day for table in raw_tables.tables_of(use_case)}
+
+    assert found == {
+        "flight_schedule": True,
+        "weather": True,
+        "planes": False,
+        "airports": False,
+        "airlines": False,
+        "flight_departures": True,
+        "flight_arrivals": True,
+    }
+
+
+def test_every_contract_has_a_staging_model_with_its_fields(project: Project) -> None:
+    """A staging model renames the time at which a row was known and changes nothing else: names, types, number of columns."""
+    models = {model.name: {column.name: column.type for column in model.columns} for model in project.models}
+    short = {"timestamp with time zone": "timestamptz"}
+    for table in raw_tables.tables_of(use_case):
+        contract = table.contract
+        wanted = {
+            "known_at" if field.name == contract.known_at else field.name: short.get(SQL_TYPES[field.type], SQL_TYPES[field.type])
+            for field in contract.fields
+        }
+        assert models[names.STAGING, names.stg(contract.name)] == wanted
+
+
+def test_models_loaded_by_the_day_are_built_by_the_day(project: Project, graph: dict[dg.AssetKey, dg.AssetSpec]) -> None:
+    """What hangs on a daily source is daily and says by which column, registers are whole; a day needs the same day."""
+    by_day = {name for name in (model.name for model in project.models) if graph[key(name)].partitions_def is not None}
+    tables = {model.name: model.event_at for model in project.models if model.name[0] == names.CLEANED}
+
+    assert {name[1]: tables[name] for name in by_day if name in tables} == {
+        "flights": "scheduled_departure_at",
+        "departures": "event_at",
+        "arrivals": "event_at",
+        "weather_observations": "observed_at",
+    }
+    assert {name[1] for name in tables if name not in by_day} == {"aircraft", "airports", "airlines"}
+    for table in raw_tables.tables_of(use_case):
+        assert (graph[key(names.raw(table.contract.name))].partitions_def is not None) == table.by_day
+
+
+def test_the_graph_is_the_one_that_dagster_dbt_would_make() -> None:
+    """Keys, arrows and checks of the models are those of dagster-dbt, which is left out for the time that it takes to load."""
+    probe = f"""
+import json
+from pathlib import Path
+from dagster_dbt import dbt_assets
+@dbt_assets(manifest=Path({str(ensure_manifest())!r}))
+def theirs(): pass
+told = {{
+    "specs": {{s.key.to_user_string(): sorted(d.asset_key.to_user_string() for d in s.deps) for s in theirs.specs}},
+    "checks": sorted([c.asset_key.to_user_string(), c.name, c.blocking, sorted(d.asset_key.to_user_string() for d in c.additional_deps)]
+                     for c in theirs.check_specs),
+}}
+print(json.dumps(told))
+"""
+    answer = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True, cwd=PROJECT.parent)
+    theirs: dict[str, Any] = json.loads(answer.stdout.splitlines()[-1])
+    ours = [each for each in assets.defs(use_case).assets or () if isinstance(each, dg.AssetsDefinition) and len(list(each.keys)) > 1]
+    specs = {spec.key.to_user_string(): sorted(dep.asset_key.to_user_string() for dep in spec.deps) for each in ours for spec in each.specs}
+    checks = sorted(
+        [
+            check.asset_key.to_user_string(),
+            check.name,
+            check.blocking,
+            sorted(dep.asset_key.to_user_string() for dep in check.additional_deps),
+        ]
+        for each in ours
+        for check in each.check_specs
+    )
+
+    assert specs == theirs["specs"]
+    assert checks == theirs["checks"]
+
+
+def test_every_asset_of_cleaning_is_described(graph: dict[dg.AssetKey, dg.AssetSpec]) -> None:
+    """Owner, description, kind, columns with descriptions, and how fresh it has to be, for 7 raw tables and 14 models."""
+    assert len(graph) == 21
+    for spec in graph.values():
+        columns = spec.metadata["dagster/column_schema"].columns
+        assert spec.group_name == names.CLEANING
+        assert spec.owners
+        assert spec.description
+        assert "postgres" in spec.kinds
+        assert spec.freshness_policy is not None
+        assert [column.name for column in columns if not column.description] == []
+
+
+@pytest.mark.parametrize("path", YML, ids=lambda path: path.stem)
+def test_a_model_says_what_a_row_is_and_guards_its_key(path: Path) -> None:
+    """One model, one file, one yml beside it: grain, unique and not null key, a rule of the business, and unit tests for cases."""
+    (model,) = yaml.safe_load(path.read_text(encoding="utf-8"))["models"]
+    told = json.dumps(model)
+    statement = path.with_suffix(".sql").read_text(encoding="utf-8")
+
+    assert model["name"] == path.stem
+    assert re.search(r"One row per [a-zA-Z ]+\.$", model["description"].strip())
+    assert [column["name"] for column in model["columns"] if not column["data_type"] or not column["description"]] == []
+    assert '"not_null"' in told
+    assert '"unique"' in told or '"unique_together"' in told
+    assert any(rule in told for rule in ('"accepted_range"', '"holds"', '"mostly_found"'))
+    if "distinct on" in statement or "case when" in statement or "is_late" in statement:
+        assert f"  - name: {path.stem}" in path.read_text(encoding="utf-8").partition("unit_tests:")[2]
+
+
+@pytest.mark.parametrize("path", SQL, ids=lambda path: path.stem)
+def test_the_sql_is_written_in_one_style(path: Path) -> None:
+    """Lower case, short lines, no tabs; models import first and end with `select * from`; only staging reads sources."""
+    text = path.read_text(encoding="utf-8")
+    longest = 80 if "models" in path.parts else 140
+
+    assert [line for line in text.splitlines() if len(line) > longest or "\t" in line] == []
+    assert re.findall(r"\b(SELECT|FROM|WHERE|WITH|AS|JOIN|CASE)\b", text) == []
+    if "models" in path.parts:
+        assert re.fullmatch(r"select \* from [a-z_]+", text.strip().splitlines()[-1])
+        assert ("source(" in text) == (path.parent.name == names.STAGING)
+        assert ("ref(" in text) == (path.parent.name == names.CLEANED)
+
+
+def test_the_profile_keeps_no_secret_and_no_place() -> None:
+    """Host, user, password and all else come from the environment of whoever starts dbt, and none has a default."""
+    profile = yaml.safe_load((PROJECT / "profiles.yml").read_text())["warehouse"]["outputs"]["warehouse"]
+    fixed = {name: value for name, value in profile.items() if "env_var(" not in str(value)}
+
+    assert fixed == {"type": "postgres", "schema": "staging", "threads": 4}
+    assert [value for value in map(str, profile.values()) if re.search(r"env_var\([^)]*,", value)] == []
+
+
+def small_project(folder: Path) -> Path:
+    """A dbt project of one model."""
+    (folder / "models").mkdir(parents=True)
+    (folder / "macros").mkdir()
+    (folder / "tests").mkdir()
+    (folder / "dbt_project.yml").write_text("name: small\nversion: '1.0'\nprofile: warehouse\n")
+    (folder / "profiles.yml").write_text((PROJECT / "profiles.yml").read_text())
+    (folder / "models" / "one.sql").write_text("select 1 as one")
+    return folder
+
+
+def test_the_manifest_is_made_anew_when_a_file_changed(tmp_path: Path) -> None:
+    """A missing manifest is made, a current one is left alone, a newer or a removed file makes it old."""
+    project = small_project(tmp_path / "small")
+    manifest = ensure_manifest(project)
+    made = manifest.stat().st_mtime_ns
+
+    assert list(json.loads(manifest.read_text())["nodes"]) == ["model.small.one"]
+    assert ensure_manifest(project).stat().st_mtime_ns == made
+    os.utime(project / "models" / "one.sql", ns=(made + 1, made + 1))
+    assert not is_current(manifest, project)
+    os.utime(project / "models" / "one.sql", ns=(made, made))
+    assert is_current(manifest, project)
+    (project / "models" / "one.sql").unlink()
+    os.utime(project / "models", ns=(made + 1, made + 1))
+    assert not is_current(manifest, project)
+
+
+def test_a_malformed_project_is_an_error_with_its_place(tmp_path: Path) -> None:
+    """The words of dbt tell which file is wrong, and no manifest is left that could be taken for a good one."""
+    project = small_project(tmp_path / "small")
+    (project / "models" / "one.sql").write_text("select {{ ref('nobody') }}")
+
+    with pytest.raises(CleaningFailed, match=r"models/one\.sql.*nobody"):
+        ensure_manifest(project)
+
+    assert not (project / "target" / "manifest.json").exists()

@@ -1,0 +1,66 @@
+"""`features list`: every feature once, with what a person asks about it."""
+
+import json
+
+import typer
+from typer.testing import CliRunner
+
+from pipeline_assets.model_lifecycle.feature_store import commands
+from pipeline_assets.model_lifecycle.feature_store.listing import list_features
+from pipeline_assets.model_lifecycle.feature_store.offline import feature_names
+from pipeline_assets.use_cases.nyc_flights import use_case
+
+
+def run(*arguments: str) -> str:
+    """The output of the command, which must succeed."""
+    app = typer.Typer(pretty_exceptions_enable=False)
+    commands.register(app)
+    done = CliRunner().invoke(app, ["features", *arguments], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_every_input_of_the_model_is_listed_once_in_its_order() -> None:
+    """At least forty features, each under the name of its column."""
+    listed = [feature.name for feature in list_features(use_case)]
+
+    assert listed == feature_names(use_case.model)
+    assert len(listed) >= 40
+
+
+def test_a_feature_says_where_it_comes_from_and_who_uses_it() -> None:
+    """Windowed features, latest values, counts and facts of the request each tell what applies to them."""
+    listed = {feature.name: feature for feature in list_features(use_case)}
+    late, seats = listed["carrier_departures__late_rate_7d"], listed["origin_weather__temperature_f"]
+    flights, hour = listed["origin_departures__flights_1h"], listed["request__hour"]
+
+    assert (late.source, late.column, late.aggregate, late.window, late.freshness) == ("cleaned.departures", "is_late", "rate", "7d", "6h")
+    assert (late.view, late.entity, late.models) == ("carrier_departures", "carrier", ("flight_delay",))
+    assert (seats.aggregate, seats.window) == ("latest", "6h")
+    assert (flights.column, flights.type) == (None, "int64")
+    assert (hour.view, hour.source, hour.column, hour.window, hour.freshness) == (
+        "request",
+        "cleaned.flights",
+        "scheduled_departure_at",
+        None,
+        None,
+    )
+
+
+def test_the_command_prints_a_table_with_nothing_cut_off() -> None:
+    """Each feature is a line with source, window and owner, also in a pipe."""
+    lines = run("list").splitlines()
+    (line,) = [line for line in lines if "aircraft_departures__since_departure_7d" in line]
+
+    assert f"{len(list_features(use_case))} features" in lines[0]
+    for told in ("cleaned.departures", "time_since_last", "7d", "6h", "ml-flights@nyc-flights.example", "flight_delay"):
+        assert told in line
+
+
+def test_the_command_prints_json() -> None:
+    """A list of objects with the same facts."""
+    listed = json.loads(run("list", "--json"))
+
+    assert [feature["name"] for feature in listed] == feature_names(use_case.model)
+    assert listed[0]["models"] == ["flight_delay"]
+    assert {"owner", "source", "column", "aggregate", "window", "freshness", "view", "description"} <= set(listed[0])

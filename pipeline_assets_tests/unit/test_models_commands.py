@@ -1,0 +1,57 @@
+"""The `models` commands: bad input ends before any service is asked."""
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from pipeline_assets.core.errors import UnknownName, UserInputError
+from pipeline_assets.model_lifecycle.registry import commands
+
+
+def _app() -> typer.Typer:
+    app = typer.Typer()
+    commands.register(app)
+    return app
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["models", "list", "no_such_model"],
+        ["models", "history", "no_such_model"],
+        ["models", "rollback", "no_such_model"],
+        ["models", "promote", "no_such_model", "1", "--reason", "a test"],
+    ],
+)
+def test_an_unknown_model_is_named_with_those_that_are_known(line: list[str]) -> None:
+    """The error is one that the command line turns into exit code 2."""
+    result = CliRunner().invoke(_app(), line)
+
+    assert isinstance(result.exception, UnknownName)
+    assert "no_such_model" in str(result.exception)
+    assert "flight_delay" in str(result.exception)
+
+
+@pytest.mark.parametrize("version", ["latest", "0", "-1", "1.5"])
+def test_a_version_is_a_positive_number(version: str) -> None:
+    """Anything else is a usage error."""
+    result = CliRunner().invoke(_app(), ["models", "promote", "--reason", "a test", "flight_delay", "--", version])
+
+    assert result.exit_code == 2
+
+
+def test_a_promotion_needs_a_reason() -> None:
+    """The ledger says why, so the command asks why."""
+    result = CliRunner().invoke(_app(), ["models", "promote", "flight_delay", "1"])
+
+    assert result.exit_code == 2
+    assert "--reason" in result.output
+
+
+@pytest.mark.parametrize("instant", ["yesterday", "2013-05-01", "2013-05-01T00:00:00"])
+def test_a_time_without_a_zone_is_refused(instant: str) -> None:
+    """Live from when, in event time, must be an instant."""
+    result = CliRunner().invoke(_app(), ["models", "rollback", "flight_delay", "--live-from", instant])
+
+    assert isinstance(result.exception, UserInputError)
+    assert "--live-from" in str(result.exception)

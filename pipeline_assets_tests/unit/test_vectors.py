@@ -1,0 +1,110 @@
+"""Vectors: every observation once, with the features of all views, as the kernel itself would have answered."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline_assets.core.errors import FeaturesMissing, TableMismatch
+from pipeline_assets.model_lifecycle.feature_store.fingerprint import FEATURE_HASH, feature_hashes
+from pipeline_assets.model_lifecycle.feature_store.join import join_view
+from pipeline_assets.model_lifecycle.feature_store.offline import build_vectors, feature_names
+from pipeline_assets.processing.features.materialize import compute, requests_of
+from pipeline_assets.processing.features.view import view_features
+from pipeline_assets.spec.features import Latest
+from pipeline_assets.spec.models import Observations
+from pipeline_assets.use_cases.nyc_flights.model import flight_delay
+from pipeline_assets_tests.feature_tables import HOUR, MINUTE, NOON, REQUESTS, events, view_of, windowed
+
+ASKED = Observations(table="decisions", key="decision_id", decision_at="decision_at")
+VIEW = view_of(
+    windowed("count", None),
+    windowed("mean", "amount"),
+    Latest(name="serial", column="serial"),
+    windowed("last", "pieces"),
+    keys=("place", "gate"),
+)
+MODEL = replace(flight_delay, observations=ASKED, views=(VIEW,), request_features=(), slices=("place",))
+EVENTS = events(
+    {"gate": 1, "event_at": NOON, "amount": 1.5, "pieces": 1, "serial": 1},
+    {"gate": 1, "event_at": NOON + 30 * MINUTE, "amount": None, "pieces": 2, "serial": 2},
+    {"gate": 2, "event_at": NOON + 45 * MINUTE, "amount": 4.0, "pieces": None, "serial": 3},
+    {"gate": 2, "event_at": NOON + 2 * HOUR, "amount": 8.0, "pieces": 3, "serial": 4, "place": "b"},
+)
+DECISIONS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "place": st.sampled_from(["a", "b", "c", None]),
+            "gate": st.sampled_from([1, 2, None]),
+            "decision_at": st.sampled_from([NOON + step * 20 * MINUTE for step in range(12)]),
+        }
+    ),
+    min_size=1,
+    max_size=30,
+)
+
+
+def decisions(rows: list[dict[str, object]]) -> pa.Table:
+    """Observations of these keys and times; every third repeats the identifier of the one before."""
+    told = [{**row, "decision_id": f"d{position - (position % 3 == 2)}"} for position, row in enumerate(rows)]
+    return pa.Table.from_pylist(told, schema=REQUESTS.append(pa.field("decision_id", pa.string())))
+
+
+def feature_table(observations: pa.Table) -> pa.Table:
+    """The view's table in the lake for these observations."""
+    return compute(VIEW, requests_of(VIEW, ASKED, observations), EVENTS)
+
+
+@given(DECISIONS)
+def test_a_join_gives_what_the_kernel_would_have_given(rows: list[dict[str, object]]) -> None:
+    """Row for row and in order, repeats and null keys included, the joined features are those the kernel computes for the row itself."""
+    asked = decisions(rows)
+
+    assert join_view(VIEW, asked, feature_table(asked)).to_pylist() == view_features(VIEW, asked, EVENTS).to_pylist()
+
+
+@given(DECISIONS)
+def test_vectors_have_one_row_per_observation_in_one_order(rows: list[dict[str, object]]) -> None:
+    """As many rows as observations, sorted by time and key whatever the order they came in, with slices, features and their hash."""
+    asked = decisions(rows)
+    built = build_vectors(MODEL, asked, {VIEW.name: feature_table(asked)})
+    backwards = build_vectors(MODEL, asked.take(pa.array(range(len(rows)))[::-1]), {VIEW.name: feature_table(asked)})
+    order = [(row["decision_at"], row["decision_id"]) for row in built.to_pylist()]
+
+    assert order == sorted((row["decision_at"], row["decision_id"]) for row in asked.to_pylist())
+    assert built.column_names == ["decision_id", "decision_at", "place", *feature_names(MODEL), FEATURE_HASH]
+    assert built[FEATURE_HASH].to_pylist() == feature_hashes(built, feature_names(MODEL)).to_pylist()
+    assert sorted(map(str, backwards.to_pylist())) == sorted(map(str, built.to_pylist()))
+
+
+def test_request_features_come_last_in_the_order_of_the_model() -> None:
+    """The columns of a vector are those of the model: its views', then those of the request."""
+    names = feature_names(flight_delay)
+
+    assert len(names) == len(set(names)) >= 40
+    assert [name for name in names if name.startswith("request__")] == names[-len(flight_delay.request_features) :]
+
+
+def test_an_observation_without_features_is_an_error() -> None:
+    """A day whose feature table was not materialized does not become a row of nulls."""
+    asked = decisions([{"place": "a", "gate": 1, "decision_at": NOON}, {"place": "a", "gate": 2, "decision_at": NOON + timedelta(days=1)}])
+    with pytest.raises(FeaturesMissing, match="no row for 1 of the observations, the first of 2013-05-02"):
+        join_view(VIEW, asked, feature_table(asked.slice(0, 1)))
+
+
+def test_a_doubled_feature_row_is_an_error() -> None:
+    """Two rows for one key and time would double an observation."""
+    asked = decisions([{"place": "a", "gate": 1, "decision_at": NOON}])
+    doubled = pa.concat_tables([feature_table(asked)] * 2)
+    with pytest.raises(TableMismatch, match=r"holds a row of \(place, gate, decision_at\) more than once"):
+        join_view(VIEW, asked, doubled)
+
+
+def test_a_feature_that_the_table_lacks_is_named() -> None:
+    """A feature added since the table was written is missed by name."""
+    asked = decisions([{"place": "a", "gate": 1, "decision_at": NOON}])
+    with pytest.raises(TableMismatch, match="lacks v__mean_1h"):
+        join_view(VIEW, asked, feature_table(asked).drop_columns(["v__mean_1h"]))
