@@ -25,7 +25,8 @@ help: ## Show this list
 setup: $(UV) ## Install everything into .venv (the other targets do it themselves)
 	@test -n "$(PYTHON)" || { echo "No Python 3.11, 3.12 or 3.13 found. Install one, then run make again." >&2; exit 1; }
 	@for attempt in 1 2 3; do \
-		"$(UV)" sync --frozen --quiet --python "$(PYTHON)" && exit 0; \
+		"$(UV)" sync --frozen --quiet --python "$(PYTHON)" && \
+			$(RUN)/python -m pipeline_assets.processing.cleaning.manifest && exit 0; \
 		echo "Installing the packages failed (attempt $$attempt of 3)." >&2; \
 	done; \
 	echo "Run make again: what was downloaded is kept." >&2; exit 1

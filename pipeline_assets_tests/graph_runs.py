@@ -66,7 +66,7 @@ class Graph:
         command = [sys.executable, "-m", "dagster", "job", "execute", "-m", "pipeline_assets.definitions", "-j", job]
         return subprocess.Popen(
             [*command, "--tags", json.dumps(tags), "-c", str(config)],
-            cwd=ROOT,
+            cwd=self.folder,  # not the project: Dagster would read the `.env` of the developer's stack there
             env=self._environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

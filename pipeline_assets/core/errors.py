@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 
+DAYS_TOLD = 5
+
 
 class PipelineError(Exception):
     """The root of all errors that the product raises on purpose."""
@@ -128,7 +130,8 @@ class PromotionConflict(PipelineError):
     def __init__(self, model: str, expected: int | None, found: int | None) -> None:
         self.model, self.expected, self.found = model, expected, found
         super().__init__(
-            f"Model '{model}': expected version {expected} to be live, but it is {found}. Look at `pipeline models history`, then try again."
+            f"Model '{model}': expected version {expected} to be live, but it is {found}. "
+            "Look at `pipeline models history`, then try again."
         )
 
 
@@ -153,7 +156,8 @@ class NoLiveVersion(PipelineError):
 
     def __init__(self, model: str, days: Sequence[date]) -> None:
         self.model, self.days = model, tuple(days)
-        told = ", ".join(str(day) for day in self.days[:5]) + (f" and {len(self.days) - 5} more" if len(self.days) > 5 else "")
+        hidden = len(self.days) - DAYS_TOLD
+        told = ", ".join(str(day) for day in self.days[:DAYS_TOLD]) + (f" and {hidden} more" if hidden > 0 else "")
         super().__init__(
             f"Model '{model}' had no live version on {told}. Nothing was written. "
             "Look at `pipeline models history`; score with `version: champion`, or promote a version first."
@@ -245,7 +249,8 @@ class SourceChanged(PipelineError):
         told = "; ".join(f"field '{field}' {problem}" for field, problem in sorted(self.problems.items()))
         hanging = f" On it hang: {', '.join(self.dependents)}." if self.dependents else ""
         super().__init__(
-            f"Source '{source}' no longer keeps its contract: {told}. Nothing was staged.{hanging} Restore the source, or change the contract."
+            f"Source '{source}' no longer keeps its contract: {told}. Nothing was staged.{hanging} "
+            "Restore the source, or change the contract."
         )
 
 

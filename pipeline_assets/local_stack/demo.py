@@ -48,7 +48,7 @@ class Tally:
     """What the runs told: materializations by asset, failed checks, and how long each part took."""
 
     numbers: dict[str, dict[str, float]] = field(default_factory=dict)
-    texts: dict[str, dict[str, str]] = field(default_factory=dict)
+    urls: dict[str, dict[str, str]] = field(default_factory=dict)
     partitions: dict[str, set[str]] = field(default_factory=dict)
     failed_checks: list[Checked] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -58,7 +58,7 @@ class Tally:
         match event:
             case Materialized():
                 self.numbers.setdefault(event.asset, {}).update(event.numbers)
-                self.texts.setdefault(event.asset, {}).update(event.texts)
+                self.urls.setdefault(event.asset, {}).update(event.urls)
                 self.partitions.setdefault(event.asset, set()).update([event.partition] if event.partition is not None else [])
             case Checked() if not event.passed:
                 self.failed_checks.append(event)
@@ -106,6 +106,11 @@ def summary(tally: Tally) -> dict[str, Any]:
         },
         "scores": {"rows": _rows(tally.numbers["/".join(scores)]), "days": len(tally.partitions["/".join(scores)])},
         "drift": {label: int(tally.number(drift, label)) for label in ("days", "features", "drifted")},
+        "pages": {
+            "model": tally.urls["/".join(champion)]["version_page"],
+            "training": tally.urls["/".join(names.candidate(MODEL))]["mlflow_run"],
+            "drift report (link for a week)": tally.urls["/".join(drift)]["report"],
+        },
     }
 
 

@@ -38,6 +38,8 @@ def demo() -> None:
     path = journeys.write_summary(settings.home, told)
     show(console, told)
     show_links(stack.status(settings.home))
+    for name, url in told["pages"].items():
+        console.print(f"{name}: {url}", highlight=False, soft_wrap=True)
     console.print(f"All of this as JSON: {path}", highlight=False, soft_wrap=True)
 
 

@@ -50,7 +50,7 @@ query Events($run: ID!, $cursor: String, $limit: Int) {
             label
             ... on IntMetadataEntry { intValue }
             ... on FloatMetadataEntry { floatValue }
-            ... on TextMetadataEntry { text }
+            ... on UrlMetadataEntry { url }
           }
         }
         ... on AssetCheckEvaluationEvent { evaluation { assetKey { path } checkName success severity } }
@@ -78,7 +78,7 @@ class Materialized:
     asset: str
     partition: str | None
     numbers: Mapping[str, float]
-    texts: Mapping[str, str]
+    urls: Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +167,7 @@ def _told(event: Mapping[str, Any], started: Mapping[str, float]) -> Iterator[Ru
                 asset="/".join(event["assetKey"]["path"]),
                 partition=event["partition"],
                 numbers={label: value for label, value in numbers.items() if value is not None},
-                texts={entry["label"]: entry["text"] for entry in entries if "text" in entry},
+                urls={entry["label"]: entry["url"] for entry in entries if "url" in entry},
             )
         case "AssetCheckEvaluationEvent":
             found = event["evaluation"]

@@ -258,7 +258,7 @@ def test_a_load_that_was_refused_is_asked_for_anew(world: World) -> None:
     rows = [reading(0), reading(1, level=99)]
     strict = with_share(0.0, world.api)
 
-    with serving(world.settings, paged(rows)) as (api, settings):
+    with serving(world.settings, paged(rows)) as (_, settings):
         with pytest.raises(ContractViolation):
             stage_days(settings, strict, day(0), day(1), run_id="r1")
         rows[:] = [reading(0, level=1), reading(1)]
