@@ -39,7 +39,9 @@ def test_the_readme_links_every_room() -> None:
 def test_every_make_target_is_documented_and_every_documented_one_exists() -> None:
     """Targets of the Makefile and `make X` in the docs are the same names."""
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
-    told = set(re.findall(r"`?make ([a-z]+)`?", "\n".join(re.findall(r"`[^`]+`|^make .*$", ALL_TEXT, flags=re.MULTILINE))))
+    told = {
+        first or second for first, second in re.findall(r"`make ([a-z]+)[^`]*`|^make ([a-z]+)(?: +#.*)?$", ALL_TEXT, flags=re.MULTILINE)
+    }
 
     assert told - targets == set()
     assert targets - told == set()
