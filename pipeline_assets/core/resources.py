@@ -3,6 +3,7 @@
 Secrets stay in the settings, which are read when a run asks for them: no resource field holds one, so none shows in the UI.
 """
 
+import warnings
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,9 @@ from pipeline_assets.spec.contracts import Contract, Field
 from pipeline_assets.spec.use_case import UseCase
 
 RETRY_SECONDS = 5
+
+# Backfills in one run and lenient partition mappings are marked beta. The graph needs both, and the lock file holds them still.
+warnings.filterwarnings("ignore", category=dg.BetaWarning)
 
 
 class Platform(dg.ConfigurableResource["Platform"]):

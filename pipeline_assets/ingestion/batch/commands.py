@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 import typer
 
 from pipeline_assets.core import names
-from pipeline_assets.ingestion.sources.commands import JsonOption, PartitionOption, SourceOption, check_asked, commands, contracts
+from pipeline_assets.ingestion.sources.commands import (
+    JsonOption,
+    PartitionOption,
+    SourceOption,
+    check_asked,
+    commands,
+    contracts,
+    next_assets,
+)
 
 if TYPE_CHECKING:
     from pipeline_assets.ingestion.batch.replay import Replayed
@@ -47,6 +55,6 @@ def _print_replayed(replayed: "Sequence[Replayed]") -> None:
 
 def _publishing(source: str, partitions: Sequence[str]) -> str:
     """The command that takes changed partitions to the next assets; days in between that did not change stay as they are."""
-    asset = f'key:"{"/".join(names.staged(source))}"'
-    command = f"dagster asset materialize -m pipeline_assets.definitions --select '{asset}+1 and not {asset}'"
+    selection = " or ".join(f'key:"{"/".join(asset)}"' for asset in next_assets(source))
+    command = f"dagster asset materialize -m pipeline_assets.definitions --select '{selection}'"
     return command if partitions[0] == names.SNAPSHOT else f"{command} --partition-range {partitions[0]}...{partitions[-1]}"

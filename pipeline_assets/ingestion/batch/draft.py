@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # A file is closed when it has grown to this; it is held in memory until it is uploaded.
 FILE_BYTES = 16_000_000
+# Batches of a reader are smaller than what Parquet compresses and reads well.
+ROW_GROUP_ROWS = 65_536
 POSITION, SEGMENT, ROW = "__position", "__segment", "__row"
 
 
@@ -33,6 +35,7 @@ class _Segment:
 
     sink: pa.BufferOutputStream
     writer: pq.ParquetWriter
+    waiting: list[pa.RecordBatch] = field(default_factory=list)
     hashes: list[np.ndarray] = field(default_factory=list)
     positions: list[np.ndarray] = field(default_factory=list)
     rows: int = 0
@@ -60,12 +63,14 @@ class Draft:
         if not checked.good.num_rows:
             return
         segment = self._open_segment(checked.good)
-        segment.writer.write_batch(checked.good)
+        segment.waiting.append(checked.good)
         segment.hashes.append(_key_hashes(self._contract, checked.good))
         segment.positions.append(checked.positions.astype(np.uint32))
         segment.rows += checked.good.num_rows
         if checked.originals is not None:
             self._originals.update(zip(checked.positions.tolist(), checked.originals, strict=True))
+        if sum(batch.num_rows for batch in segment.waiting) >= ROW_GROUP_ROWS:
+            _flush(segment)
         if segment.sink.tell() > self._file_bytes:
             segment.staged, segment.content = self._put(segment), None
 
@@ -140,8 +145,16 @@ def _segment(sample: pa.RecordBatch) -> _Segment:
     return _Segment(sink=sink, writer=staging.parquet_writer(sink, sample))
 
 
+def _flush(segment: _Segment) -> None:
+    """Writes the batches that wait as one row group."""
+    if segment.waiting:
+        segment.writer.write_table(pa.Table.from_batches(segment.waiting))
+        segment.waiting.clear()
+
+
 def _close(segment: _Segment) -> pa.Buffer:
     if segment.writer.is_open:
+        _flush(segment)
         segment.writer.close()
         segment.content = segment.sink.getvalue()
     return segment.content

@@ -87,6 +87,13 @@ def contracts() -> "Mapping[str, Contract]":
     return {contract.name: contract for contract in declared}
 
 
+def next_assets(source: str) -> list[names.AssetName]:
+    """The assets that take a source's staged rows further: the streams that it is the history of, or its lake table."""
+    streams = [stream for use_case in _use_cases() for stream in use_case.streams]
+    fed = [names.staged(stream.contract.name) for stream in streams if stream.history.contract.name == source]
+    return fed or [names.lake(source)]
+
+
 def _use_cases() -> "list[UseCase]":
     from pipeline_assets.core.declarations import load_use_case, use_case_names
 
