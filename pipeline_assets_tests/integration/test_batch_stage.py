@@ -116,7 +116,7 @@ def test_repeats_are_found_across_the_files_of_a_large_partition(world: World) -
     world.fill([])
     world.run(
         "insert into {table} select 's' || n % 7, 'indoor', n % 10, n, true, t, t + n % 3 * interval '1 minute' "
-        "from generate_series(1, 60000) as n, lateral (select '2013-05-01Z'::timestamptz + n / 2 * interval '1 second' as t) as times"
+        "from generate_series(1, 140000) as n, lateral (select '2013-05-01Z'::timestamptz + n / 2 * interval '1 second' as t) as times"
     )
     target = replace(target_of(world.settings, with_field("level", world.table, maximum=20).contract, run_id="r"), file_bytes=10_000)
     target = replace(target, contract=replace(target.contract, primary_key=("read_at",), broken_share=0.6))
@@ -126,8 +126,8 @@ def test_repeats_are_found_across_the_files_of_a_large_partition(world: World) -
 
     rows = world.staged()
     assert len(staged.manifest.files) > 1
-    assert staged.manifest.reasons == {"read_at repeated key": 29_999}
-    assert len({row["read_at"] for row in rows}) == len(rows) == 30_001
+    assert staged.manifest.reasons == {"read_at repeated key": 69_999}
+    assert len({row["read_at"] for row in rows}) == len(rows) == 70_001
     known_last = {row["read_at"]: row["sent_at"] for row in rows}
     assert _newest(world) == known_last
 

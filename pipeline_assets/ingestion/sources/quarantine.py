@@ -85,8 +85,10 @@ class Quarantine:
 def create(settings: Settings) -> None:
     """Makes the quarantine's table where there is none."""
     with warehouse(settings) as connection:
-        connection.execute("select pg_advisory_xact_lock(hashtextextended(%s, 0))", [names.QUARANTINE])
-        connection.execute(_statement(DDL))
+        # Even where the index exists, asking for it would wait for every transaction that writes to the table.
+        if connection.execute("select to_regclass(%s)", [f"{names.QUARANTINE}.{TABLE}"]).fetchone() == (None,):
+            connection.execute("select pg_advisory_xact_lock(hashtextextended(%s, 0))", [names.QUARANTINE])
+            connection.execute(_statement(DDL))
 
 
 @contextmanager
