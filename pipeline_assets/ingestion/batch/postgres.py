@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from psycopg import sql
 
 CONNECT_SECONDS = 10
-BATCH_BYTES = "2000000"
+BATCH_BYTES = "1000000"
 # The types that may serve a field, and the type they are read as where Arrow has no such type.
 TEXT, FLOAT = "text", "double precision"
 SERVES: Mapping[FieldType, Mapping[str, str | None]] = {
