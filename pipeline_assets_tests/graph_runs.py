@@ -80,12 +80,13 @@ class Graph:
         return {**os.environ, "PIPELINE_HOME": str(self.settings.home), "DAGSTER_HOME": str(self.folder), **secrets}
 
     def _lake_digests(self) -> dict[str, str]:
-        catalog = connections.catalog(self.settings)
-        identifiers = [(space, table) for (space,) in catalog.list_namespaces() for (_, table) in catalog.list_tables(space)]
-        frames = {
-            f"{space}.{table}": pl.from_arrow(tables.read_all(self.settings, (space, table)).read_all()) for space, table in identifiers
-        }
-        return {f"lake:{name}": _digest(frame) for name, frame in frames.items() if isinstance(frame, pl.DataFrame)}
+        landed = [
+            names.lake(source.contract.name) for source in use_case.sources if source not in [stream.history for stream in use_case.streams]
+        ]
+        streamed = [names.lake(stream.contract.name) for stream in use_case.streams]
+        made = [names.features(view.name) for view in use_case.views] + [names.vectors(use_case.model.name)]
+        read = {".".join(table): pl.from_arrow(tables.read_all(self.settings, table).read_all()) for table in landed + streamed + made}
+        return {f"lake:{name}": _digest(frame) for name, frame in read.items() if isinstance(frame, pl.DataFrame)}
 
     def _warehouse_digests(self) -> dict[str, str]:
         schemas = [names.RAW, names.CLEANED, names.PREDICTIONS, names.MONITOR]
