@@ -1,7 +1,5 @@
 """The assets of training: the training set, and the candidate that is learned from it."""
 
-from base64 import b64encode
-from collections.abc import Mapping
 from datetime import datetime
 
 import dagster as dg
@@ -9,7 +7,7 @@ from pydantic import Field
 
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import tracking
-from pipeline_assets.core.resources import Platform, dagster_errors, key
+from pipeline_assets.core.resources import Platform, dagster_errors, key, pictures
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.model_lifecycle.training import archive
 from pipeline_assets.model_lifecycle.training.archive import TrainingSet
@@ -156,7 +154,7 @@ def _candidate_metadata(trained: Candidate) -> dict[str, dg.MetadataValue | floa
         "as_of": dg.MetadataValue.timestamp(contract.as_of),
         "training_set": contract.training_set,
         "slices": _slices(trained.evaluation, trained.baseline),
-        "plots": dg.MetadataValue.md(_images(trained.plots)),
+        "plots": pictures(trained.plots),
     }
 
 
@@ -173,10 +171,6 @@ def _slice(column: str, value: str, ours: Scores, theirs: Scores) -> dg.TableRec
     told = {"roc_auc": ours.roc_auc, "baseline_roc_auc": theirs.roc_auc, "calibration_error": ours.calibration_error}
     shown = {name: "–" if number is None else f"{number:.4f}" for name, number in told.items()}
     return dg.TableRecord({"slice": f"{column} {value}", "rows": ours.rows, "positives": ours.positives, **shown})
-
-
-def _images(plots: Mapping[str, bytes]) -> str:
-    return "\n\n".join(f"![{name}](data:image/png;base64,{b64encode(image).decode()})" for name, image in plots.items())
 
 
 def _quality_checks(model: Model, trained: Candidate) -> list[dg.AssetCheckResult]:
