@@ -87,10 +87,9 @@ def column_schema(contract: Contract) -> dg.TableSchema:
 
 def _column(contract: Contract, field: Field) -> dg.TableColumn:
     is_key = contract.primary_key == (field.name,)
-    tags = {"primary_key": ""} if field.name in contract.primary_key else {}
-    return dg.TableColumn(
-        field.name, field.type, field.description, dg.TableColumnConstraints(nullable=not field.required, unique=is_key), tags
-    )
+    tags = {"owner": contract.owner} | ({"primary_key": ""} if field.name in contract.primary_key else {})
+    constraints = dg.TableColumnConstraints(nullable=not field.required, unique=is_key)
+    return dg.TableColumn(field.name, field.type, field.description, constraints, tags)
 
 
 def key(name: Sequence[str]) -> dg.AssetKey:

@@ -11,31 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline_assets.ingestion.sources.contracts import arrow_schema, check_batch
-from pipeline_assets.spec.contracts import Contract, Field
+from pipeline_assets_tests.readings import READINGS
 
 DAY = date(2013, 5, 1)
 NOON = datetime(2013, 5, 1, 12, tzinfo=UTC)
-READINGS = Contract(
-    name="readings",
-    version="1.0.0",
-    owner="owner@example.com",
-    description="Readings of sensors.",
-    fields=(
-        Field(name="sensor", type="string", required=True, max_length=4, description="Name of the sensor."),
-        Field(name="kind", type="string", allowed=("indoor", "outdoor"), description="Where it stands."),
-        Field(name="level", type="integer", minimum=0, maximum=10, description="Level."),
-        Field(name="value", type="number", minimum=-1.5, description="Value."),
-        Field(name="is_valid", type="boolean", description="Whether it is valid."),
-        Field(name="read_at", type="timestamp", required=True, description="When it was read."),
-        Field(name="sent_at", type="timestamp", required=True, description="When it was sent."),
-    ),
-    primary_key=("sensor", "read_at"),
-    event_at="read_at",
-    known_at="sent_at",
-    lateness=timedelta(hours=1),
-    freshness=timedelta(days=1),
-    broken_share=0.5,
-)
 FINE: dict[str, Any] = {
     "sensor": "a1", "kind": "indoor", "level": 3, "value": 0.5, "is_valid": True, "read_at": NOON, "sent_at": NOON + timedelta(minutes=5),
 }  # fmt: skip

@@ -7,13 +7,13 @@ import dagster as dg
 import pyarrow as pa
 
 from pipeline_assets.core import names
-from pipeline_assets.core.resources import Platform, asked_days, dagster_errors, days, key
+from pipeline_assets.core.resources import Platform, asked_days, column_schema, dagster_errors, days, key
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.processing.lake import tables
 from pipeline_assets.processing.lake.keys import DoubledKeys, doubled_keys
 from pipeline_assets.processing.lake.maintenance import POLICY, Tidied, tidy
 from pipeline_assets.processing.lake.tables import Published
-from pipeline_assets.spec.contracts import Contract, Field
+from pipeline_assets.spec.contracts import Contract
 from pipeline_assets.spec.use_case import UseCase
 
 ROWS_MATCH, UNIQUE_KEY = "rows_match_staging", "unique_key"
@@ -27,7 +27,7 @@ def defs(use_case: UseCase) -> dg.Definitions:
     """A lake table for each source and stream of the use case, the upkeep of all lake tables, and its schedule."""
     published = [_table(use_case, contract, by_day=by_day) for contract, by_day in published_contracts(use_case)]
     upkeep = [_upkeep(use_case, namespace) for namespace in NAMESPACES]
-    job = dg.define_asset_job(TIDY, selection=dg.AssetSelection.assets(*upkeep), executor_def=dg.in_process_executor)
+    job = dg.define_asset_job(TIDY, selection=dg.AssetSelection.assets(*upkeep))
     nightly = dg.ScheduleDefinition(
         job=job,
         cron_schedule=AT_NIGHT,
@@ -59,7 +59,7 @@ def _table(use_case: UseCase, contract: Contract, *, by_day: bool) -> dg.AssetsD
         code_version=contract.version,
         pool=names.LAKE,
         description=f"{contract.description} Staged files as an Iceberg table{', by day of ' + contract.event_at if by_day else ''}.",
-        metadata={"dagster/column_schema": _column_schema(contract), "dagster/table_name": ".".join(names.lake(contract.name))},
+        metadata={"dagster/column_schema": column_schema(contract), "dagster/table_name": ".".join(names.lake(contract.name))},
         freshness_policy=dg.FreshnessPolicy.time_window(fail_window=contract.freshness),
         check_specs=[
             dg.AssetCheckSpec(ROWS_MATCH, asset=asset_key, blocking=True, description="The lake holds as many rows as were staged."),
@@ -109,7 +109,7 @@ def _metadata(contract: Contract, published: Published) -> Metadata:
     lineage = {field.name: [dg.TableColumnDep(source, field.name)] for field in contract.fields}
     return {
         "dagster/row_count": published.table_rows,
-        "dagster/column_schema": _column_schema(contract),
+        "dagster/column_schema": column_schema(contract),
         "dagster/column_lineage": dg.TableColumnLineage(lineage),
         "dagster/uri": dg.MetadataValue.text(published.location),
         "rows": published.rows,
@@ -121,17 +121,6 @@ def _metadata(contract: Contract, published: Published) -> Metadata:
         "snapshot_before": str(published.snapshot_before),
         "snapshot_id": str(published.snapshot_after),
     }
-
-
-def _column_schema(contract: Contract) -> dg.TableSchema:
-    return dg.TableSchema(columns=[_column(contract, field) for field in contract.fields])
-
-
-def _column(contract: Contract, field: Field) -> dg.TableColumn:
-    is_key = contract.primary_key == (field.name,)
-    tags = {"owner": contract.owner} | ({"primary_key": ""} if field.name in contract.primary_key else {})
-    constraints = dg.TableColumnConstraints(nullable=not field.required, unique=is_key)
-    return dg.TableColumn(field.name, field.type, field.description, constraints, tags)
 
 
 def _upkeep(use_case: UseCase, namespace: str) -> dg.AssetsDefinition:
