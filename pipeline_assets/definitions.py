@@ -27,7 +27,6 @@ ROOMS = (
     batch_inference, realtime_inference, monitoring,
 )  # fmt: skip
 
-# One process runs all steps of a journey: a step takes seconds, and a process of its own would take three more to import.
 JOURNEYS = {
     names.BUILD_FEATURES: (names.BATCH_INGESTION, names.STREAMING_INGESTION, names.CLEANING, names.FEATURES, names.FEATURE_STORE),
     names.TRAIN: (names.TRAINING, names.REGISTRY, names.REALTIME_INFERENCE),
@@ -40,12 +39,12 @@ def _journey(name: str, rooms: tuple[str, ...]) -> dg.Definitions:
     if name == names.BUILD_FEATURES:
         selection |= dg.AssetSelection.key_prefixes([names.LAKE])
     description = f"Materializes {', '.join(room.replace('_', ' ') for room in rooms)}."
-    job = dg.define_asset_job(name, selection=selection, description=description, executor_def=dg.in_process_executor)
-    return dg.Definitions(jobs=[job])
+    return dg.Definitions(jobs=[dg.define_asset_job(name, selection=selection, description=description)])
 
 
 defs = dg.Definitions.merge(
     *(room.defs(USE_CASE) for room in ROOMS),
     *(_journey(name, rooms) for name, rooms in JOURNEYS.items()),
-    dg.Definitions(resources={"platform": Platform()}),
+    # One process runs all steps of a run: a step takes seconds, and a process of its own would take three more to import.
+    dg.Definitions(resources={"platform": Platform()}, executor=dg.in_process_executor),
 )

@@ -11,15 +11,22 @@ from datetime import date
 from hashlib import sha256
 from pathlib import Path
 
+import dagster as dg
 import polars as pl
 import psycopg
 import yaml
 from psycopg.sql import SQL, Identifier
 
 from pipeline_assets.core import connections, names
+from pipeline_assets.core.names import AssetName
+from pipeline_assets.core.resources import Platform
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.processing.lake import tables
 from pipeline_assets.use_cases.nyc_flights import use_case
+from pipeline_assets_tests.january import write_stack_env
+
+Days = tuple[date, date]
+RunConfig = Mapping[str, object]
 
 ROOT = Path(__file__).resolve().parents[1]
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
@@ -39,35 +46,41 @@ class Graph:
         command = [sys.executable, "-m", "simulator.database", "--first", str(first), "--last", str(last)]
         subprocess.run(command, cwd=ROOT, env=self._environment(), check=True, capture_output=True, timeout=120)
 
-    def run(self, job: str, days: tuple[date, date] | None, ops: Mapping[str, Mapping[str, object]] | None = None) -> None:
+    def run(self, job: str, days: Days | None, config: RunConfig | None = None) -> None:
         """Runs a job to its end; an AssertionError shows the last of its log where it failed."""
-        process = self._start(job, days, ops)
+        tags = {RANGE_START: str(days[0]), RANGE_END: str(days[1])} if days is not None else {}
+        process = self._start(["job", "execute", "-j", job, "--tags", json.dumps(tags)], config)
         log, _ = process.communicate(timeout=280)
         assert process.returncode == 0, log[-6000:]
 
-    def run_and_kill(
-        self, job: str, days: tuple[date, date] | None, step: str, ops: Mapping[str, Mapping[str, object]] | None = None
-    ) -> int:
-        """Runs a job, kills it with SIGKILL once `step` has begun, and gives the exit code of the process."""
-        process = self._start(job, days, ops)
+    def materialize_and_kill(self, asset: AssetName, days: Days | None) -> int:
+        """Materializes an asset, kills the run with SIGKILL once its step has begun, and gives the exit code of the process."""
+        by_day = ["--partition-range", f"{days[0]}...{days[1]}"] if days is not None else []
+        process = self._start(["asset", "materialize", "--select", "/".join(asset), *by_day], None)
         assert process.stdout is not None
-        begun = any(f"{step} - STEP_START" in line for line in process.stdout)
+        begun = any("STEP_START" in line for line in process.stdout)
         process.send_signal(signal.SIGKILL)
         process.communicate(timeout=30)
-        assert begun, f"{step} never began"
+        assert begun, f"The step of {asset} never began."
         return process.returncode
+
+    def tick(self, sensor: dg.SensorDefinition) -> dg.SensorResult:
+        """What a sensor asks for at its first tick; an AssertionError tells why where it skips."""
+        write_stack_env(self.settings, self.folder)
+        with dg.DagsterInstance.from_config(str(self.folder)) as instance:
+            answer = sensor(dg.build_sensor_context(instance=instance, resources={"platform": Platform(home=str(self.folder))}))
+        assert isinstance(answer, dg.SensorResult), answer
+        return answer
 
     def digests(self) -> dict[str, str]:
         """The content of every table that the graph made, as a hash of its sorted rows."""
         return {**self._lake_digests(), **self._warehouse_digests()}
 
-    def _start(self, job: str, days: tuple[date, date] | None, ops: Mapping[str, Mapping[str, object]] | None) -> "subprocess.Popen[str]":
-        config = self.folder / f"{job}.yaml"
-        config.write_text(yaml.safe_dump({"ops": {name: {"config": dict(values)} for name, values in (ops or {}).items()}}))
-        tags = {RANGE_START: str(days[0]), RANGE_END: str(days[1])} if days is not None else {}
-        command = [sys.executable, "-m", "dagster", "job", "execute", "-m", "pipeline_assets.definitions", "-j", job]
+    def _start(self, command: list[str], config: RunConfig | None) -> "subprocess.Popen[str]":
+        config_file = self.folder / "run.yaml"
+        config_file.write_text(yaml.safe_dump(dict(config or {})))
         return subprocess.Popen(
-            [*command, "--tags", json.dumps(tags), "-c", str(config)],
+            [sys.executable, "-m", "dagster", *command, "-m", "pipeline_assets.definitions", "-c", str(config_file)],
             cwd=self.folder,  # not the project: Dagster would read the `.env` of the developer's stack there
             env=self._environment(),
             stdout=subprocess.PIPE,

@@ -1,38 +1,46 @@
-"""The walk from history to prediction: the whole graph on real flights, twice, and killed in the middle of every stage."""
+"""From history to prediction and from drift to a new model: the whole graph on real flights, and killed in the middle of each stage."""
 
 import signal
-from datetime import date
+from datetime import UTC, date, datetime, time, timedelta
 
 import pytest
 
 from pipeline_assets.core import connections, names
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.model_lifecycle.registry import ledger
+from pipeline_assets.serving.monitoring import sensors
 from pipeline_assets.use_cases.nyc_flights import use_case
 from pipeline_assets_tests.graph_runs import Graph, vectors_between
 
-FIRST, LAST = date(2013, 1, 1), date(2013, 2, 24)
-SCORED = (date(2013, 2, 20), LAST)
-INTERRUPTED = (date(2013, 2, 19), date(2013, 2, 22))
+# A snowstorm closed the airports on 8 and 9 February: the days that are scored are like none that the model has learned from.
+FIRST, LAST = date(2013, 1, 1), date(2013, 2, 12)
+SCORED = (date(2013, 2, 8), LAST)
+INTERRUPTED = (date(2013, 2, 8), date(2013, 2, 11))
 MODEL = use_case.model
-AS_OF = {"__".join(names.training_set(MODEL.name)): {"as_of": "2013-02-20T00:00:00+00:00"}}
+AS_OF = {"ops": {"__".join(names.training_set(MODEL.name)): {"config": {"as_of": "2013-02-08T00:00:00+00:00"}}}}
+# An asset of every stage, with the days that its killed run was to materialize.
 STAGES = (
-    (names.BUILD_FEATURES, "staged__flight_history"),
-    (names.BUILD_FEATURES, "staged__weather"),
-    (names.BUILD_FEATURES, "staged__flight_departures"),
-    (names.BUILD_FEATURES, "lake__flight_departures"),
-    (names.BUILD_FEATURES, "raw__flight_departures"),
-    (names.BUILD_FEATURES, "cleaned_by_day"),
-    (names.BUILD_FEATURES, "features__origin_departures"),
-    (names.BUILD_FEATURES, "feature_store__flight_delay"),
-    (names.SCORE_AND_MONITOR, "predictions__flight_delay"),
-    (names.SCORE_AND_MONITOR, "monitor__flight_delay_drift"),
+    (names.staged("flight_history"), INTERRUPTED),
+    (names.staged("weather"), INTERRUPTED),
+    (names.staged("flight_departures"), INTERRUPTED),
+    (names.lake("flight_departures"), INTERRUPTED),
+    (names.raw("flight_departures"), INTERRUPTED),
+    (names.cleaned("departures"), INTERRUPTED),
+    (names.features("origin_departures"), INTERRUPTED),
+    (names.vectors(MODEL.name), INTERRUPTED),
+    (names.training_set(MODEL.name), None),
+    (names.candidate(MODEL.name), None),
+    (names.champion(MODEL.name), None),
+    (names.package(MODEL.name), None),
+    (names.predictions(MODEL.name), SCORED),
+    (names.drift(MODEL.name), SCORED),
+    (names.performance(MODEL.name), SCORED),
 )
 
 
 @pytest.fixture(scope="module")
 def walked(stack: Settings, tmp_path_factory: pytest.TempPathFactory) -> Graph:
-    """The graph after one whole walk: features of eight weeks, a model, the scores and the watch of five days."""
+    """The graph after one whole walk: features of six weeks, a model, the scores and the watch of five days."""
     graph = Graph(settings=stack, folder=tmp_path_factory.mktemp("dagster"))
     graph.load_world(FIRST, LAST)
     graph.run(names.BUILD_FEATURES, (FIRST, LAST))
@@ -75,7 +83,7 @@ def test_the_lake_holds_every_good_row_once(walked: Graph) -> None:
 def test_a_second_walk_changes_nothing(walked: Graph, digests: dict[str, str]) -> None:
     """The same commands again end with identical tables and the same live version."""
     live = ledger.live_version(walked.settings, MODEL)
-    walked.run(names.BUILD_FEATURES, (FIRST, LAST))
+    walked.run(names.BUILD_FEATURES, INTERRUPTED)
     walked.run(names.TRAIN, None, AS_OF)
     walked.run(names.SCORE_AND_MONITOR, SCORED)
 
@@ -86,12 +94,30 @@ def test_a_second_walk_changes_nothing(walked: Graph, digests: dict[str, str]) -
 @pytest.mark.timeout(900)
 def test_a_walk_killed_in_every_stage_ends_the_same(walked: Graph, digests: dict[str, str]) -> None:
     """A kill -9 in the middle of each stage, then the same command again, ends with identical tables."""
-    kills = [walked.run_and_kill(job, INTERRUPTED if job == names.BUILD_FEATURES else SCORED, step) for job, step in STAGES]
+    live = ledger.live_version(walked.settings, MODEL)
+    kills = [walked.materialize_and_kill(asset, days) for asset, days in STAGES]
     walked.run(names.BUILD_FEATURES, (FIRST, LAST))
+    walked.run(names.TRAIN, None, AS_OF)
     walked.run(names.SCORE_AND_MONITOR, SCORED)
 
     assert kills == [-signal.SIGKILL] * len(STAGES)
     assert walked.digests() == digests
+    assert ledger.live_version(walked.settings, MODEL) == live
+
+
+@pytest.mark.timeout(900)
+def test_a_day_that_drifted_ends_in_a_new_live_version(walked: Graph) -> None:
+    """The sensor asks for a training as of the day that failed last; what is learned passes the gate and goes live, once."""
+    (request,) = walked.tick(sensors.retraining(use_case)).run_requests or ()
+    walked.run(names.TRAIN, None, request.run_config)
+    walked.run(names.TRAIN, None, request.run_config)
+    first, second = ledger.history(walked.settings, MODEL)
+
+    assert request.run_key == f"{MODEL.name}-{LAST}"
+    assert "the score" in request.tags["pipeline/reason"]
+    assert (first.action, second.action) == ("promote", "promote")
+    assert (second.previous_version, second.version) == (first.version, ledger.live_version(walked.settings, MODEL))
+    assert second.live_from == datetime.combine(LAST + timedelta(days=1), time(), UTC)
 
 
 def _source_rows(settings: Settings) -> int:
