@@ -2,6 +2,8 @@
 
 import fcntl
 import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
@@ -9,6 +11,8 @@ from pathlib import Path
 from pipeline_assets.core.errors import ServiceFailed
 
 ATTEMPTS = 5
+AT_ONCE = 8
+STEPS_TOLD = 10
 TIMEOUT_SECONDS = 30.0
 
 
@@ -26,16 +30,43 @@ class Artifact:
         return self.path.rpartition("/")[2]
 
 
+def is_there(artifact: Artifact, folder: Path) -> bool:
+    """The artifact is in the folder, by name and size."""
+    target = folder / artifact.name
+    return target.exists() and target.stat().st_size == artifact.size_bytes
+
+
+def fetch_all(wanted: Sequence[tuple[Artifact, Path]], repository: str, tell: Callable[[str], None]) -> None:
+    """Each artifact in its folder, several downloaded at a time; `tell` hears of every tenth part. Raises ServiceFailed as `fetch` does.
+
+    What was downloaded before a failure is kept, and the next call goes on from there.
+    """
+    total, done, told = sum(artifact.size_bytes for artifact, _ in wanted), 0, 0
+    with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
+        # The largest first: the last one to end should be a small one.
+        ordered = sorted(wanted, key=lambda each: -each[0].size_bytes)
+        begun = {pool.submit(fetch, artifact, repository, folder): artifact.size_bytes for artifact, folder in ordered}
+        try:
+            for future in as_completed(begun):
+                future.result()
+                done += begun[future]
+                if STEPS_TOLD * done // total > told:
+                    told = STEPS_TOLD * done // total
+                    tell(f"{done / 1e6:.0f} of {total / 1e6:.0f} MB")
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
 def fetch(artifact: Artifact, repository: str, folder: Path) -> Path:
     """The artifact in `folder`, downloaded unless it is there; raises ServiceFailed if it cannot be had or has other bytes."""
     target = folder / artifact.name
-    if target.exists() and target.stat().st_size == artifact.size_bytes:
+    if is_there(artifact, folder):
         return target
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f"{artifact.name}.part"
     with part.open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not target.exists():
+        if not is_there(artifact, folder):
             _download_checked(artifact, f"{repository.rstrip('/')}/{artifact.path}", part)
             part.rename(target)
     return target
