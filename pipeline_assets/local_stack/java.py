@@ -11,7 +11,7 @@ from dataclasses import astuple
 from hashlib import sha256
 from pathlib import Path
 
-from pipeline_assets.local_stack.downloads import Artifact, fetch, fetch_all, is_there, sha256_of
+from pipeline_assets.local_stack.downloads import Artifact, fetch, is_there, sha256_of
 from pipeline_assets.local_stack.plan import CONNECT, KAFKA, S3, Plan
 
 LOCK = Path(__file__).with_name("jars.json")
@@ -40,27 +40,31 @@ def folder(jars: Path, name: str) -> Path:
     return jars / digest[:DIGITS] / name
 
 
-def missing(jars: Path, services: Iterable[str]) -> list[tuple[Artifact, Path]]:
-    """The jars that the services need and that were not downloaded yet, each with its folder."""
+def needed(jars: Path, services: Iterable[str]) -> list[tuple[Artifact, Path]]:
+    """The jars that the services need, each with its folder."""
     sets = dict.fromkeys(name for service in services for name in SETS.get(service, ()))
-    return [(each, folder(jars, name)) for name in sets for each in locked(name) if not is_there(each, folder(jars, name))]
+    return [(each, folder(jars, name)) for name in sets for each in locked(name)]
+
+
+def missing(jars: Path, services: Iterable[str]) -> list[tuple[Artifact, Path]]:
+    """Those of the needed jars that were not downloaded yet."""
+    return [(jar, where) for jar, where in needed(jars, services) if not is_there(jar, where)]
 
 
 def download(plan: Plan, wanted: list[tuple[Artifact, Path]], tell: Callable[[str], None]) -> None:
     """Download the jars; `tell` hears how much of it is done."""
-    fetch_all(wanted, plan.maven_url, tell)
+    fetch(wanted, plan.maven_url, tell)
 
 
 def check(plan: Plan, service: str) -> None:
     """Hold every jar that a service needs against its hash; one that was changed on this machine is downloaded again."""
-    wanted = [(each, folder(plan.jars, name)) for name in SETS[service] for each in locked(name)]
+    wanted = needed(plan.jars, [service])
     with ThreadPoolExecutor() as pool:
-        begun = [pool.submit(_check, jar, where, plan.maven_url) for jar, where in wanted]
-    for future in begun:
-        future.result()
+        list(pool.map(_remove_changed, wanted))
+    download(plan, missing(plan.jars, [service]), lambda _told: None)
 
 
-def _check(jar: Artifact, where: Path, repository: str) -> None:
+def _remove_changed(wanted: tuple[Artifact, Path]) -> None:
+    jar, where = wanted
     if is_there(jar, where) and sha256_of(where / jar.name) != jar.sha256:
         (where / jar.name).unlink()
-    fetch(jar, repository, where)
