@@ -12,11 +12,11 @@ from pydantic import SecretStr
 from pipeline_assets.core.connections import object_store
 from pipeline_assets.core.settings import PREFIX, Ports, Settings, StackSettings
 from pipeline_assets.local_stack import stack as local_stack
-from pipeline_assets.local_stack.plan import MLFLOW, POSTGRES, S3, WEATHER, load_secrets
+from pipeline_assets.local_stack.plan import CONNECT, KAFKA, MLFLOW, POSTGRES, S3, WEATHER, load_secrets
 from pipeline_assets.local_stack.postgres import bootstrap
 from pipeline_assets.local_stack.processes import running
 
-FREE_PORTS = Ports(dagster=0, dagster_code=0, mlflow=0, postgres=0, s3=0, weather=0)
+FREE_PORTS = Ports(**dict.fromkeys(Ports.model_fields, 0))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -49,6 +49,13 @@ def stack(stack_home: Path, stores: Settings) -> Settings:
     """What `stores` has, and the MLflow server."""
     assert stores.home == stack_home
     return start(stack_home, POSTGRES, S3, WEATHER, MLFLOW)
+
+
+@pytest.fixture(scope="session")
+def streams(stack_home: Path, stores: Settings) -> Settings:
+    """What `stores` has, and Kafka with Kafka Connect: up in half a minute."""
+    assert stores.home == stack_home
+    return start(stack_home, POSTGRES, S3, WEATHER, KAFKA, CONNECT)
 
 
 def start(home: Path, *names: str) -> Settings:

@@ -27,7 +27,11 @@ class RestService(BaseModel):
 
 
 class Settings(BaseSettings):
-    """Everything the product needs to know about the world around it."""
+    """Everything the product needs to know about the world around it.
+
+    `databases` are the sources by name, each for the role that reads batches, `replication` the same for the role that reads changes.
+    `connect_secrets` is the path, on the machine of Kafka Connect, of the properties file that its connectors take their secrets from.
+    """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter="__", extra="ignore", frozen=True)
 
@@ -42,7 +46,11 @@ class Settings(BaseSettings):
     s3_bucket: str
     s3_access_key: SecretStr
     s3_secret_key: SecretStr
+    kafka_bootstrap: str
+    connect_url: str
+    connect_secrets: str
     databases: dict[str, SecretStr]
+    replication: dict[str, SecretStr]
     services: dict[str, RestService]
 
 
@@ -51,8 +59,11 @@ class Ports(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    connect: int = Field(default=8083, ge=0, le=65535)
     dagster: int = Field(default=3000, ge=0, le=65535)
     dagster_code: int = Field(default=4266, ge=0, le=65535)
+    kafka: int = Field(default=9092, ge=0, le=65535)
+    kafka_controller: int = Field(default=9093, ge=0, le=65535)
     mlflow: int = Field(default=5000, ge=0, le=65535)
     postgres: int = Field(default=15432, ge=0, le=65535)
     s3: int = Field(default=9000, ge=0, le=65535)

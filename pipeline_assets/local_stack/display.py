@@ -14,7 +14,7 @@ from rich.text import Text
 from pipeline_assets.local_stack.stack import State
 
 WORKING = ("waiting", "starting", "stopping")
-COLOURS = {"running": "green", "elsewhere": "cyan", "failed": "red", "dead": "red", "stopped": "dim"}
+COLOURS = {"running": "green", "ready": "green", "elsewhere": "cyan", "failed": "red", "dead": "red", "stopped": "dim"}
 
 
 class Progress:

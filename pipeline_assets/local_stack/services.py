@@ -9,10 +9,11 @@ from threading import Event
 
 from pipeline_assets.core.errors import ServiceFailed
 from pipeline_assets.local_stack import processes
-from pipeline_assets.local_stack.plan import POSTGRES, Service
+from pipeline_assets.local_stack.plan import CONNECT, KAFKA, POSTGRES, Service
 from pipeline_assets.local_stack.ports import require_free
 
 HUNG_SECONDS = 5.0
+PATIENCE = {POSTGRES: (SIGINT, 30.0), KAFKA: (SIGTERM, 20.0), CONNECT: (SIGTERM, 15.0)}
 
 Watch = Callable[[str, str], None]
 
@@ -21,7 +22,7 @@ def nobody_watches(name: str, state: str) -> None:
     """For callers that show no progress."""
 
 
-def run_after(needs: Sequence[Future[None]], name: str, work: Callable[[], object], watch: Watch) -> None:
+def run_after(needs: Sequence[Future[None]], name: str, work: Callable[[], object], watch: Watch, *, done: str = "running") -> None:
     """Do the work once the needs are met, and tell about it; a failed need is raised here again."""
     for need in needs:
         need.result()
@@ -31,7 +32,7 @@ def run_after(needs: Sequence[Future[None]], name: str, work: Callable[[], objec
     except BaseException:
         watch(name, "failed")
         raise
-    watch(name, "running")
+    watch(name, done)
 
 
 def ensure(home: Path, service: Service, halted: Event) -> None:
@@ -63,9 +64,10 @@ def keep(home: Path, service: Service, halted: Event) -> bool:
 def stop_order(name: str) -> tuple[int, float]:
     """What asks a service to end, and how many seconds it may take.
 
-    On SIGTERM, PostgreSQL would wait for its clients; it has memory to write before it ends. The others keep nothing.
+    On SIGTERM, PostgreSQL would wait for its clients; it has memory to write before it ends, the broker has segments to close, and Connect
+    waits for its tasks. The others keep nothing.
     """
-    return (SIGINT, 30.0) if name == POSTGRES else (SIGTERM, 6.0)
+    return PATIENCE.get(name, (SIGTERM, 6.0))
 
 
 def stop(home: Path, name: str, watch: Watch) -> bool:

@@ -6,12 +6,27 @@ from pathlib import Path
 
 from pipeline_assets.core.errors import SettingsMissing
 from pipeline_assets.core.settings import PREFIX, STACK_ENV, StackSettings
-from pipeline_assets.local_stack import mlflow, postgres, s3, simulator
-from pipeline_assets.local_stack.plan import CODE, DAEMON, HOST, MLFLOW, POSTGRES, S3, WEATHER, WEBSERVER, Plan, load_secrets, write_private
+from pipeline_assets.local_stack import connect, kafka, mlflow, postgres, s3, simulator
+from pipeline_assets.local_stack.plan import (
+    CODE,
+    CONNECT,
+    DAEMON,
+    HOST,
+    KAFKA,
+    KAFKA_CONTROLLER,
+    MLFLOW,
+    POSTGRES,
+    S3,
+    WEATHER,
+    WEBSERVER,
+    Plan,
+    load_secrets,
+    write_private,
+)
 from pipeline_assets.local_stack.ports import free_port, holder, is_free
 from pipeline_assets.local_stack.processes import family
 
-SECRETS = (POSTGRES, *postgres.DATABASES, "s3_access_key", "s3_secret_key", "weather_api_key")
+SECRETS = (POSTGRES, *postgres.DATABASES, postgres.REPLICATION, "s3_access_key", "s3_secret_key", "weather_api_key")
 AIRLINE_OPS, WEATHER_URL, WEATHER_KEY = (
     f"{PREFIX}DATABASES__AIRLINE_OPS",
     f"{PREFIX}SERVICES__WEATHER__URL",
@@ -20,15 +35,26 @@ AIRLINE_OPS, WEATHER_URL, WEATHER_KEY = (
 WAREHOUSE_DSN, CATALOG_DSN, DAGSTER_DSN, MLFLOW_DSN = (f"{PREFIX}{name}_DSN" for name in ("WAREHOUSE", "CATALOG", "DAGSTER", "MLFLOW"))
 S3_ENDPOINT, S3_REGION, S3_BUCKET = (f"{PREFIX}S3_{name}" for name in ("ENDPOINT", "REGION", "BUCKET"))
 S3_ACCESS_KEY, S3_SECRET_KEY = f"{PREFIX}S3_ACCESS_KEY", f"{PREFIX}S3_SECRET_KEY"
+AIRLINE_OPS_REPLICATION = f"{PREFIX}REPLICATION__AIRLINE_OPS"
+KAFKA_BOOTSTRAP, CONNECT_URL, CONNECT_SECRETS = (f"{PREFIX}{name}" for name in ("KAFKA_BOOTSTRAP", "CONNECT_URL", "CONNECT_SECRETS"))
 MLFLOW_URL, DAGSTER_URL = f"{PREFIX}MLFLOW_URL", f"{PREFIX}DAGSTER_URL"
 # Without a simulator the sources are those that the environment names, and these only say that there may be none.
-NO_WORLD = {f"{PREFIX}DATABASES": "{}", f"{PREFIX}SERVICES": "{}"}
+NO_WORLD = {f"{PREFIX}{name}": "{}" for name in ("DATABASES", "REPLICATION", "SERVICES")}
 # Whoever names the first of a group must name the rest as well.
-GROUPS = ((S3_ENDPOINT, S3_REGION, S3_BUCKET, S3_ACCESS_KEY, S3_SECRET_KEY), (WEATHER_URL, WEATHER_KEY))
+GROUPS = (
+    (S3_ENDPOINT, S3_REGION, S3_BUCKET, S3_ACCESS_KEY, S3_SECRET_KEY),
+    (WEATHER_URL, WEATHER_KEY),
+    (AIRLINE_OPS, AIRLINE_OPS_REPLICATION),
+    (CONNECT_URL, CONNECT_SECRETS),
+)
+# A port that has not the name of the service which listens there.
+OWNERS = {KAFKA_CONTROLLER: KAFKA}
 # A service exists already where the environment has all of these.
 POINTERS = {
     POSTGRES: (WAREHOUSE_DSN, CATALOG_DSN, DAGSTER_DSN, AIRLINE_OPS),
     S3: (S3_ENDPOINT,),
+    KAFKA: (KAFKA_BOOTSTRAP,),
+    CONNECT: (CONNECT_URL,),
     MLFLOW: (MLFLOW_URL,),
     WEATHER: (WEATHER_URL,),
     CODE: (DAGSTER_URL,),
@@ -46,7 +72,7 @@ def make_plan(stack: StackSettings, root: Path, home: Path) -> Plan:
     secrets = load_secrets(home, SECRETS)
     return Plan(
         root=root, home=home, ports=ports, secrets=secrets, given=stack.given, maven_url=stack.maven_url,
-        settings={**made(ports, secrets, has_simulator=simulator.exists(root)), **stack.given},
+        settings={**made(home, ports, secrets, has_simulator=simulator.exists(root)), **stack.given},
     )  # fmt: skip
 
 
@@ -61,12 +87,12 @@ def chosen_ports(home: Path, wanted: Mapping[str, int]) -> dict[str, int]:
 
 def _again(home: Path, name: str, last: int | None) -> int:
     """The last port, if it is free or held by the service itself or by what a killed one left behind; else a free one."""
-    if last is not None and (is_free(last) or holder(last)[0] in {process.pid for process in family(home, name)}):
+    if last is not None and (is_free(last) or holder(last)[0] in {process.pid for process in family(home, OWNERS.get(name, name))}):
         return last
     return free_port()
 
 
-def made(ports: Mapping[str, int], secrets: Mapping[str, str], *, has_simulator: bool) -> dict[str, str]:
+def made(home: Path, ports: Mapping[str, int], secrets: Mapping[str, str], *, has_simulator: bool) -> dict[str, str]:
     """The settings as they are if every service is started here, by full name."""
     stores = {
         WAREHOUSE_DSN: postgres.dsn(secrets, ports[POSTGRES], "warehouse"),
@@ -80,9 +106,13 @@ def made(ports: Mapping[str, int], secrets: Mapping[str, str], *, has_simulator:
         S3_BUCKET: s3.BUCKET,
         S3_ACCESS_KEY: secrets["s3_access_key"],
         S3_SECRET_KEY: secrets["s3_secret_key"],
+        KAFKA_BOOTSTRAP: kafka.address(ports[KAFKA]),
+        CONNECT_URL: connect.url(ports[CONNECT]),
+        CONNECT_SECRETS: str(connect.secrets_file(home)),
     }
     world = {
         AIRLINE_OPS: postgres.dsn(secrets, ports[POSTGRES], "airline_ops"),
+        AIRLINE_OPS_REPLICATION: postgres.dsn(secrets, ports[POSTGRES], "airline_ops", role=postgres.REPLICATION),
         WEATHER_URL: simulator.url(ports[WEATHER]),
         WEATHER_KEY: secrets["weather_api_key"],
     }

@@ -11,19 +11,35 @@ from pathlib import Path
 from threading import Event
 
 from pipeline_assets.core.settings import Settings, StackSettings, read_settings, read_stack_settings
-from pipeline_assets.local_stack import dagster, mlflow, postgres, processes, s3, simulator
-from pipeline_assets.local_stack.plan import CODE, DAEMON, MLFLOW, NAMES, POSTGRES, S3, WEATHER, WEBSERVER, Plan, Service
+from pipeline_assets.local_stack import connect, dagster, java, kafka, mlflow, postgres, processes, s3, simulator
+from pipeline_assets.local_stack.plan import (
+    CODE,
+    CONNECT,
+    DAEMON,
+    JARS,
+    KAFKA,
+    MLFLOW,
+    NAMES,
+    POSTGRES,
+    S3,
+    WEATHER,
+    WEBSERVER,
+    Plan,
+    Service,
+)
 from pipeline_assets.local_stack.services import Watch, ensure, nobody_watches, run_after, stop
 from pipeline_assets.local_stack.settings import AIRLINE_OPS, is_given, make_plan, write_settings
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("logs", "run", POSTGRES, S3)
+FOLDERS = ("logs", "run", POSTGRES, S3, KAFKA, CONNECT)
 KEPT_BY_PURGE = ("jars", "stack.lock")
 PAGES = (WEBSERVER, MLFLOW)
-STOPPED_IN_TURN = ((DAEMON,), (WEBSERVER, MLFLOW, WEATHER), (CODE, S3, POSTGRES))
+STOPPED_IN_TURN = ((DAEMON,), (WEBSERVER, MLFLOW, WEATHER, CONNECT), (CODE, KAFKA, S3, POSTGRES))
 BUILDERS: dict[str, Callable[[Plan], Service]] = {
     POSTGRES: postgres.service,
     S3: s3.service,
+    KAFKA: kafka.service,
+    CONNECT: connect.service,
     MLFLOW: mlflow.service,
     WEATHER: simulator.service,
     CODE: dagster.code_server,
@@ -95,13 +111,16 @@ def chosen(stack: StackSettings, root: Path, only: Sequence[str], watch: Watch) 
 def start_all(plan: Plan, names: Sequence[str], watch: Watch, *, with_history: bool) -> None:
     """Start the services side by side, each after those it needs; raises the first failure once all have come to an end."""
     halted, begun = Event(), dict[str, Future[None]]()
-    with ThreadPoolExecutor(max_workers=len(NAMES) + 1) as pool:
+    with ThreadPoolExecutor(max_workers=len(NAMES) + 2) as pool:
+        if wanted := java.missing(plan.jars, names):
+            fetch = partial(java.download, plan, wanted, partial(watch, JARS))
+            begun[JARS] = pool.submit(run_after, [], JARS, fetch, watch, done="ready")
         for service in (BUILDERS[name](plan) for name in names):
             needs = [begun[name] for name in service.needs if name in begun]
             begun[service.name] = pool.submit(run_after, needs, service.name, partial(ensure, plan.home, service, halted), watch)
         if with_history and POSTGRES in begun and simulator.exists(plan.root):
             fill = partial(simulator.fill_database, plan)
-            begun[simulator.AIRLINE_OPS] = pool.submit(run_after, [begun[POSTGRES]], simulator.AIRLINE_OPS, fill, watch)
+            begun[simulator.AIRLINE_OPS] = pool.submit(run_after, [begun[POSTGRES]], simulator.AIRLINE_OPS, fill, watch, done="ready")
         try:
             wait(begun.values())
         except KeyboardInterrupt:

@@ -20,7 +20,7 @@ from pipeline_assets.core.settings import Ports, Settings, StackSettings, read_s
 from pipeline_assets.local_stack import processes, stack
 from pipeline_assets.local_stack.plan import CODE, DAEMON, MLFLOW, NAMES, POSTGRES, S3, WEATHER, WEBSERVER, load_secrets
 
-FREE = Ports(dagster=0, dagster_code=0, mlflow=0, postgres=0, s3=0, weather=0)
+FREE = Ports(**dict.fromkeys(Ports.model_fields, 0))
 COMMAND = (sys.executable, "-m", "pipeline_assets.local_stack")
 
 
@@ -304,7 +304,7 @@ def test_a_service_that_does_not_come_up_shows_its_last_log_lines(own_home: Path
 def test_a_service_that_exists_elsewhere_is_used_and_not_started(home: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With databases and object store of another stack in the environment, only the weather service is started here."""
     there = dict(line.split("=", 1) for line in (home / "stack.env").read_text().splitlines())
-    given = {name: value for name, value in there.items() if "DSN" in name or "S3" in name or "DATABASES" in name}
+    given = {name: value for name, value in there.items() if any(part in name for part in ("DSN", "S3", "DATABASES", "REPLICATION"))}
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     settings = start(own_home, POSTGRES, S3, WEATHER, given=given)

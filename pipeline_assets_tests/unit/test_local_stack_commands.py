@@ -44,13 +44,13 @@ def test_down_of_a_stack_that_never_ran_is_fine(app: typer.Typer) -> None:
     assert CliRunner().invoke(app, ["down"]).exit_code == 0
 
 
-@pytest.mark.parametrize("command", [["up", "--service", "kafka"], ["down", "--service", "kafka"], ["logs", "kafka"]])
+@pytest.mark.parametrize("command", [["up", "--service", "kafak"], ["down", "--service", "kafak"], ["logs", "kafak"]])
 def test_an_unknown_service_is_named_with_those_that_are_known(app: typer.Typer, command: list[str]) -> None:
     """A misspelt name starts and stops nothing."""
     told = CliRunner().invoke(app, command)
 
     assert isinstance(told.exception, UnknownName)
-    assert "Unknown service 'kafka'. Known: dagster, dagster-code" in str(told.exception)
+    assert "Unknown service 'kafak'. Known: connect, dagster, dagster-code" in str(told.exception)
 
 
 def test_purging_one_service_is_refused(app: typer.Typer) -> None:

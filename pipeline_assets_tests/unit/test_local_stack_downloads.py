@@ -9,11 +9,18 @@ from threading import Thread
 import pytest
 
 from pipeline_assets.core.errors import ServiceFailed
-from pipeline_assets.local_stack.downloads import Artifact, fetch
+from pipeline_assets.local_stack import downloads, java
+from pipeline_assets.local_stack.downloads import Artifact
 from pipeline_assets.local_stack.ports import free_port
 
 CONTENT = bytes(range(256)) * 400
 ARTIFACT = Artifact(path="org/example/thing-1.0.jar", sha256=sha256(CONTENT).hexdigest(), size_bytes=len(CONTENT))
+
+
+def fetch(artifact: Artifact, repository: str, folder: Path) -> Path:
+    """The one artifact in the folder."""
+    downloads.fetch([(artifact, folder)], repository, lambda _told: None)
+    return folder / artifact.name
 
 
 class Repository(ThreadingHTTPServer):
@@ -113,3 +120,46 @@ def test_a_repository_that_is_not_there_is_named_with_the_setting_to_change(tmp_
         fetch(ARTIFACT, url, tmp_path)
 
     assert url in str(failure.value)
+
+
+def test_many_artifacts_are_told_of_by_their_size(repository: Repository, tmp_path: Path) -> None:
+    """Each lands in its own folder, and progress ends at the whole."""
+    told: list[str] = []
+    folders = [tmp_path / str(number) for number in range(20)]
+    downloads.fetch([(ARTIFACT, folder) for folder in folders], repository.url, told.append)
+
+    assert [(folder / ARTIFACT.name).read_bytes() == CONTENT for folder in folders] == [True] * 20
+    assert (len(told), told[-1]) == (10, "2 of 2 MB")
+
+
+def test_the_list_of_jars_is_complete_and_pinned() -> None:
+    """Each set has the jar that it is named after, each jar a hash and a size, and no set has a jar twice."""
+    mains = {
+        java.BROKER: "kafka_2.13",
+        java.DEBEZIUM: "debezium-connector-postgres",
+        java.ICEBERG: "iceberg-kafka-connect-1",
+        java.OBJECT_STORE: "s3proxy",
+    }
+    for name, main in mains.items():
+        jars = java.locked(name)
+        assert len({jar.name for jar in jars}) == len(jars)
+        assert [jar.name for jar in jars if jar.name.startswith(main)] != []
+        assert [jar.name for jar in jars if len(jar.sha256) != 64 or jar.size_bytes <= 0] == []
+
+
+def test_plugins_bring_nothing_of_the_worker() -> None:
+    """A second copy of Connect's classes in a plugin would not be the worker's."""
+    brought = [jar.path for name in (java.DEBEZIUM, java.ICEBERG) for jar in java.locked(name)]
+
+    assert [path for path in brought if path.startswith(("org/apache/kafka/", "org/slf4j/", "org/apache/logging/"))] == []
+
+
+def test_another_list_has_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jars of two versions never stand on one class path."""
+    before = java.folder(tmp_path, java.DEBEZIUM)
+    lock = tmp_path / "jars.json"
+    lock.write_text(java.LOCK.read_text().replace("debezium-connector-postgres-", "debezium-connector-postgres-0"))
+    monkeypatch.setattr(java, "LOCK", lock)
+
+    assert java.folder(tmp_path, java.DEBEZIUM) != before
+    assert java.folder(tmp_path, java.DEBEZIUM).name == before.name == java.DEBEZIUM

@@ -23,7 +23,7 @@ S3_ELSEWHERE = {
     "PIPELINE_S3_ACCESS_KEY": "their-access-key",
     "PIPELINE_S3_SECRET_KEY": "their-secret-key",
 }
-FREE = Ports(dagster=0, dagster_code=0, mlflow=0, postgres=0, s3=0, weather=0)
+FREE = Ports(**dict.fromkeys(Ports.model_fields, 0))
 
 
 def plan(home: Path, given: Mapping[str, str] | None = None, *, root: Path = ROOT, ports: Ports = FREE) -> Plan:

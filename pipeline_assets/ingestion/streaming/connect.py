@@ -1,0 +1,139 @@
+"""Kafka Connect's REST interface: connectors are put there, looked at, started again and taken away."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from pipeline_assets.core.errors import SourceRefused, SourceUnavailable
+from pipeline_assets.core.settings import Settings
+
+if TYPE_CHECKING:
+    import httpx
+
+ATTEMPTS, LONGEST_SECONDS, ANSWER_SECONDS = 8, 60.0, 30.0
+# While its group gathers, a worker answers that there is a conflict, and means: later.
+PASSING = {HTTPStatus.CONFLICT, HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
+RUNNING, FAILED, UNASSIGNED = "RUNNING", "FAILED", "UNASSIGNED"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """State and trace of a connector and of each of its tasks, by number; the trace is empty unless it failed."""
+
+    state: str
+    trace: str
+    tasks: Mapping[int, tuple[str, str]]
+
+    @property
+    def is_running(self) -> bool:
+        """The connector and its tasks, of which there is at least one, are running. That alone does not mean that they get on."""
+        return self.state == RUNNING and bool(self.tasks) and all(state == RUNNING for state, _ in self.tasks.values())
+
+    @property
+    def failed_tasks(self) -> list[int]:
+        """The numbers of the tasks that failed."""
+        return [number for number, (state, _) in self.tasks.items() if state == FAILED]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Connect:
+    """The Kafka Connect behind `client`; each call is repeated while the worker says that it is not ready.
+
+    Calls raise SourceUnavailable when it does not answer in time, SourceRefused for an answer that asking again would not change.
+    """
+
+    client: "httpx.Client"
+
+    def plugins(self) -> set[str]:
+        """The classes of the connectors that the worker can run."""
+        return {each["class"] for each in self._ask("GET", "/connector-plugins")}
+
+    def connectors(self) -> list[str]:
+        """The names of all connectors."""
+        return sorted(self._ask("GET", "/connectors"))
+
+    def put(self, name: str, config: Mapping[str, str]) -> None:
+        """Have the connector with this configuration; nothing happens to one that has it already."""
+        if name in self.connectors() and self.config(name) == {**config, "name": name}:
+            return
+        self._ask("PUT", f"{_path(name)}/config", dict(config))
+
+    def config(self, name: str) -> dict[str, str]:
+        """The configuration of a connector, as it was put."""
+        return dict(self._ask("GET", f"{_path(name)}/config"))
+
+    def status(self, name: str) -> Status:
+        """How a connector is doing; one that was just put and that no worker has taken up yet is UNASSIGNED and has no tasks."""
+        try:
+            found = self._ask("GET", f"{_path(name)}/status")
+        except SourceRefused:
+            if name not in self.connectors():
+                raise
+            return Status(state=UNASSIGNED, trace="", tasks={})
+        tasks = {int(task["id"]): (str(task["state"]), str(task.get("trace", ""))) for task in found["tasks"]}
+        return Status(state=found["connector"]["state"], trace=found["connector"].get("trace", ""), tasks=tasks)
+
+    def restart_failed(self, name: str) -> list[int]:
+        """Start what failed of a connector again; the numbers of the failed tasks."""
+        status = self.status(name)
+        if status.state == FAILED or status.failed_tasks:
+            self._ask("POST", f"{_path(name)}/restart?includeTasks=true&onlyFailed=true")
+        return status.failed_tasks
+
+    def offsets(self, name: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        """How far a connector has committed: pairs of a partition and the offset in it, in the connector's own terms."""
+        return [(each["partition"], each["offset"]) for each in self._ask("GET", f"{_path(name)}/offsets")["offsets"]]
+
+    def delete(self, name: str) -> None:
+        """Take a connector away; one that is not there is no error. Its offsets stay."""
+        if name in self.connectors():
+            self._ask("DELETE", _path(name))
+
+    def _ask(self, method: str, path: str, body: dict[str, str] | None = None) -> Any:
+        import httpx
+        import stamina
+
+        retrying = stamina.retry(on=_is_passing, attempts=ATTEMPTS, timeout=LONGEST_SECONDS, wait_initial=0.2, wait_max=5.0)
+        try:
+            answer = retrying(self._send)(method, path, body)
+        except httpx.HTTPStatusError as error:
+            told = f"{method} {path} answered {error.response.status_code}: {_message(error.response)}"
+            raise (SourceUnavailable if _is_passing(error) else SourceRefused)("Kafka Connect", told) from error
+        except httpx.HTTPError as error:
+            raise SourceUnavailable("Kafka Connect", f"did not answer: {type(error).__name__} {error}".strip()) from error
+        return answer.json() if answer.content else None
+
+    def _send(self, method: str, path: str, body: dict[str, str] | None) -> "httpx.Response":
+        return self.client.request(method, path, json=body).raise_for_status()
+
+
+@contextmanager
+def open_connect(settings: Settings) -> Iterator[Connect]:
+    """Kafka Connect with its connections, which are closed when the block ends."""
+    import httpx
+
+    with httpx.Client(base_url=settings.connect_url, timeout=ANSWER_SECONDS) as client:
+        yield Connect(client=client)
+
+
+def _path(name: str) -> str:
+    return f"/connectors/{quote(name, safe='')}"
+
+
+def _is_passing(error: Exception) -> bool:
+    """Asking again may help: the worker is not there, or is busy with its group."""
+    import httpx
+
+    if not isinstance(error, httpx.HTTPStatusError):
+        return isinstance(error, httpx.TransportError)
+    return error.response.status_code in PASSING or error.response.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR
+
+
+def _message(answer: "httpx.Response") -> str:
+    try:
+        return str(answer.json()["message"])
+    except (ValueError, KeyError, TypeError):
+        return answer.text

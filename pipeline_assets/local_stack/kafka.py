@@ -1,0 +1,140 @@
+"""Apache Kafka: one node that is broker and controller, on the Java runtime of a wheel. What it was given stays until it is deleted."""
+
+import subprocess
+from base64 import urlsafe_b64encode
+from collections.abc import Mapping
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from uuid import uuid4
+
+from pipeline_assets.core.errors import ServiceFailed
+from pipeline_assets.local_stack import java
+from pipeline_assets.local_stack.plan import HOST, JARS, KAFKA, KAFKA_CONTROLLER, Plan, Service, write_private
+from pipeline_assets.local_stack.ports import is_listening, require_free
+from pipeline_assets.local_stack.processes import TAIL_LINES, marked_environment
+
+MEMORY_MB = 256
+ANSWER_SECONDS = 2.0
+LOG4J = """status = error
+appender.out.type = Console
+appender.out.name = out
+appender.out.layout.type = PatternLayout
+appender.out.layout.pattern = %d{yyyy-MM-dd'T'HH:mm:ss.SSS'Z'}{UTC} %-5level %logger{1} %msg%n
+rootLogger.level = warn
+rootLogger.appenderRef.out.ref = out
+"""
+SERVER = {
+    "process.roles": "broker,controller",
+    "node.id": "1",
+    "controller.listener.names": "CONTROLLER",
+    "listener.security.protocol.map": "BROKER:PLAINTEXT,CONTROLLER:PLAINTEXT",
+    "inter.broker.listener.name": "BROKER",
+    # Topics are made by whoever declares them; a misspelt name is an error and not a new topic.
+    "auto.create.topics.enable": "false",
+    # Records carry the time of the event, which may be years ago: nothing goes by age. Nor do the offsets of a consumer that pauses.
+    "log.retention.ms": "-1",
+    "log.retention.bytes": "-1",
+    "offsets.retention.minutes": "2147483647",
+    # One node is all copies there are.
+    "default.replication.factor": "1",
+    "min.insync.replicas": "1",
+    "offsets.topic.replication.factor": "1",
+    "transaction.state.log.replication.factor": "1",
+    "transaction.state.log.min.isr": "1",
+    "share.coordinator.state.topic.replication.factor": "1",
+    "share.coordinator.state.topic.min.isr": "1",
+    # A consumer that starts does not wait for others to join it.
+    "group.initial.rebalance.delay.ms": "0",
+    "group.min.session.timeout.ms": "6000",
+    # A row with a large column must fit.
+    "message.max.bytes": "16777216",
+    # For two cores and a quarter of a GiB.
+    "num.network.threads": "2",
+    "num.io.threads": "4",
+    "background.threads": "4",
+    "offsets.topic.num.partitions": "8",
+    "transaction.state.log.num.partitions": "8",
+    "log.cleaner.dedupe.buffer.size": "16777216",
+}
+
+
+def service(plan: Plan) -> Service:
+    """The broker of the stack."""
+    folder, port = plan.home / KAFKA, plan.ports[KAFKA]
+    return Service(
+        name=KAFKA,
+        command=program(plan, folder, MEMORY_MB, text(configuration(plan)), "kafka.Kafka", str(folder / "server.properties")),
+        folder=folder,
+        port=port,
+        url=address(port),
+        is_ready=partial(is_ready, port),
+        needs=(JARS,),
+        prepare=partial(prepare, plan, folder),
+    )
+
+
+def address(port: int) -> str:
+    """The bootstrap list of the broker."""
+    return f"{HOST}:{port}"
+
+
+def configuration(plan: Plan) -> dict[str, str]:
+    """The properties of the broker."""
+    broker, controller = address(plan.ports[KAFKA]), address(plan.ports[KAFKA_CONTROLLER])
+    return {
+        **SERVER,
+        "listeners": f"BROKER://{broker},CONTROLLER://{controller}",
+        "advertised.listeners": f"BROKER://{broker}",
+        "controller.quorum.voters": f"{SERVER['node.id']}@{controller}",
+        "log.dirs": str(plan.home / KAFKA / "data"),
+    }
+
+
+def text(properties: Mapping[str, str]) -> str:
+    """A Java properties file."""
+    escaped = {name: value.replace("\\", "\\\\").replace("\n", "\\n") for name, value in properties.items()}
+    return "".join(f"{name}={value}\n" for name, value in escaped.items())
+
+
+def program(plan: Plan, folder: Path, memory_mb: int, settings: str, *rest: str) -> tuple[str, ...]:
+    """The command that runs a class of Kafka's jars, with arguments; other settings make another command, so that `up` starts it again."""
+    properties = {"log4j2.configurationFile": str(folder / "log4j2.properties"), "settings": sha256(settings.encode()).hexdigest()}
+    return java.command(memory_mb, properties, "-cp", f"{java.folder(plan.jars, java.BROKER)}/*", *rest)
+
+
+def prepare(plan: Plan, folder: Path) -> None:
+    """Check the jars, write the configuration, and format the data folder, once."""
+    require_free(KAFKA_CONTROLLER, plan.ports[KAFKA_CONTROLLER])
+    java.check(plan, KAFKA)
+    write_private(folder / "log4j2.properties", LOG4J)
+    write_private(folder / "server.properties", text(configuration(plan)))
+    if not (folder / "data" / "meta.properties").exists():
+        format_storage(plan, folder)
+
+
+def format_storage(plan: Plan, folder: Path) -> None:
+    """Give the data folder the identity of a new cluster; what `meta.properties` marks as formatted is left alone."""
+    cluster = urlsafe_b64encode(uuid4().bytes).decode().rstrip("=")
+    arguments = ("format", f"--cluster-id={cluster}", "--ignore-formatted", "--config", str(folder / "server.properties"))
+    command = program(plan, folder, MEMORY_MB, "", "kafka.tools.StorageTool", *arguments)
+    result = subprocess.run(  # noqa: S603 - the runtime of the wheel, by path
+        command, cwd=folder, env=marked_environment(plan.home, KAFKA),
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+    )  # fmt: skip
+    if result.returncode != 0:
+        raise ServiceFailed(KAFKA, "could not format its data folder", "\n".join(result.stdout.splitlines()[-TAIL_LINES:]))
+
+
+def is_ready(port: int, _since: float) -> bool:
+    """The broker tells its metadata, and counts itself among the brokers."""
+    if not is_listening(port):
+        return False
+    from confluent_kafka import KafkaException
+    from confluent_kafka.admin import AdminClient
+
+    try:
+        # The client would write to standard error that the broker does not answer yet.
+        return bool(AdminClient({"bootstrap.servers": address(port), "log_level": 0}).list_topics(timeout=ANSWER_SECONDS).brokers)
+    except KafkaException:
+        return False
