@@ -99,8 +99,9 @@ Format = JsonObject | CsvLine | Avro | CloudEvent | DebeziumChange
 class Route:
     """Which records of a topic that carries several types of events belong to a stream: those whose `field` is `value`.
 
-    `field` is one of the record or, in an envelope, of the envelope: an attribute of a CloudEvent, of Debezium's `source`. All streams of a topic
-    are routed by the same field; what none of them takes, and what cannot be read, is quarantined by the one declared first.
+    `field` is one of the record or, where there is an envelope, of that: an attribute of a CloudEvent, a field of Debezium's `source`. All
+    streams of a topic are routed by the same field; what none of them takes, and what cannot be read, is quarantined by the one declared
+    first.
     """
 
     field: str
