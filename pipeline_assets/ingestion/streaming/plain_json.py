@@ -54,6 +54,12 @@ class PlainRows:
     fields: frozenset[str]
 
 
+def plain_json(contract: Contract, route_field: str | None = None) -> "PlainJson | None":
+    """A reader of plain records; None where a name is not one that needs no care in SQL."""
+    asked = [*(field.name for field in contract.fields), *([] if route_field is None else [route_field])]
+    return PlainJson(contract, route_field) if all(SAFE_NAME.fullmatch(name) for name in asked) else None
+
+
 class PlainJson:
     """Reads plain records of a contract."""
 
@@ -62,12 +68,11 @@ class PlainJson:
         extracted = [(field.name, field.type) for field in contract.fields]
         if route_field is not None and route_field not in dict(extracted):
             extracted.append((route_field, "string"))
-        self._is_possible = all(SAFE_NAME.fullmatch(name) for name, _ in extracted)
         self._query = _query(contract.fields, extracted, route_field)
 
     def read(self, payloads: pa.Array) -> PlainRows:
         """The plain ones of some payloads."""
-        rows = self._rows(payloads) if self._is_possible else self._rows(payloads.slice(0, 0))
+        rows = self._rows(payloads)
         shapes = rows.column("shape").combine_chunks().dictionary_encode()
         names = [shape.split(SEPARATOR) for shape in shapes.dictionary.to_pylist()]
         distinct = np.array([len(set(fields)) == len(fields) for fields in names], dtype=bool)

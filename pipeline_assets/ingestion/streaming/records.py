@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from pipeline_assets.ingestion.sources.contracts import BrokenRow, Checked, check_batch
 from pipeline_assets.ingestion.sources.json_rows import Fault, check_objects
 from pipeline_assets.ingestion.streaming.formats import decoder
-from pipeline_assets.ingestion.streaming.plain_json import PlainJson, PlainRows
+from pipeline_assets.ingestion.streaming.plain_json import PlainRows, plain_json
 from pipeline_assets.spec.sources import EventStream, JsonObject
 
 PAYLOAD, RECEIVED_AT = "payload", "received_at"
@@ -64,7 +64,7 @@ class RecordReader:
         self.contract = stream.contract
         self._share = share
         self._decode = decoder(stream.contract, stream.format)
-        self._plain = PlainJson(stream.contract, share.field) if isinstance(stream.format, JsonObject) else None
+        self._plain = plain_json(stream.contract, share.field) if isinstance(stream.format, JsonObject) else None
         self._known_at = stream.contract.known_at if stream.known_at_record_time else None
 
     def read(self, records: pa.Table) -> CheckedRecords:
