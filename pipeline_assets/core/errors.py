@@ -269,3 +269,14 @@ class CleaningFailed(PipelineError):
         self.command, self.problems, self.folder = command, tuple(problems), folder
         told = "\n".join(self.problems) or "it ended without telling why"
         super().__init__(f"dbt could not {command}. Its log and its SQL are in {folder}. It told:\n{told}")
+
+
+class OffsetsMissing(PipelineError):
+    """Records of a topic that should have landed did not, and could not be fetched from Kafka either; nothing was written."""
+
+    def __init__(self, topic: str, partition: int, first: int, last: int, problem: str) -> None:
+        self.topic, self.partition, self.first, self.last = topic, partition, first, last
+        super().__init__(
+            f"Topic '{topic}', partition {partition}: offsets {first} to {last} have not landed, and {problem}. Nothing was written. "
+            "Look at the connector that lands the topic, and at how long the topic keeps its records."
+        )

@@ -46,10 +46,75 @@ class Source:
 
 
 @dataclass(frozen=True, kw_only=True)
+class JsonObject:
+    """Each record is a JSON object with the contract's fields."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CsvLine:
+    """Each record is a line of values (RFC 4180) in the order of `columns`; an empty value is null."""
+
+    columns: tuple[str, ...]
+    delimiter: str = ","
+
+
+@dataclass(frozen=True, kw_only=True)
+class Avro:
+    """Each record is an Avro record of `schema` (JSON text), without a container.
+
+    `is_framed`: five bytes stand before it, a zero and the id that a schema registry gave its schema (Confluent's wire format).
+    """
+
+    schema: str
+    is_framed: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class CloudEvent:
+    """Each record is a CloudEvents 1.0 event in structured JSON whose `data` holds the contract's fields.
+
+    attributes: pairs of an attribute of the envelope (such as `id`, `source`, `type`, `time`) and the field that takes its value.
+    """
+
+    attributes: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DebeziumChange:
+    """Each record is a change of a row as Debezium's JSON envelope tells it: the row after it, or before it where it was deleted.
+
+    `operation` (c, u, d or r), `lsn` and `committed_at` name the fields that take what the envelope says of the change, if any does. The
+    empty record that follows a deletion for Kafka's sake is no event.
+    """
+
+    operation: str | None = None
+    lsn: str | None = None
+    committed_at: str | None = None
+
+
+Format = JsonObject | CsvLine | Avro | CloudEvent | DebeziumChange
+
+
+@dataclass(frozen=True, kw_only=True)
+class Route:
+    """Which records of a topic that carries several types of events belong to a stream: those whose `field` is `value`.
+
+    `field` is one of the record or, where there is an envelope, of that: an attribute of a CloudEvent, a field of Debezium's `source`. All
+    streams of a topic are routed by the same field; what none of them takes, and what cannot be read, is quarantined by the one declared
+    first.
+    """
+
+    field: str
+    value: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class EventStream:
     """Events as they happen: a topic, and the batch source that holds what happened before the topic began.
 
     A row of `history` belongs to this stream if `history_field` equals `history_value`; its columns carry the names of the contract.
+    `format` says how a record is written. The contract's `known_at` comes from its own field, or from the record's time in the topic if
+    `known_at_record_time`; then the field need not be in the record, and what stands there is not taken.
     """
 
     contract: Contract
@@ -57,3 +122,6 @@ class EventStream:
     history: Source
     history_field: str
     history_value: str
+    format: Format = JsonObject()
+    route: Route | None = None
+    known_at_record_time: bool = False

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import catalog, object_store
 from pipeline_assets.core.errors import NotStaged, SchemaConflict, TableMismatch, UnknownName
+from pipeline_assets.core.iceberg import Identifier
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.batch import staging
 from pipeline_assets.processing.lake import files, tables
-from pipeline_assets.processing.lake.catalog import Identifier
 from pipeline_assets.spec.contracts import Contract, Field
 from pipeline_assets_tests.lake_rows import commits_held_back, day, in_lake, stage, stage_in_files, trip_rows, trips
 

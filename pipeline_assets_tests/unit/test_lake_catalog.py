@@ -10,7 +10,8 @@ from pyiceberg.catalog import Catalog
 from pyiceberg.catalog.sql import SqlCatalog
 
 from pipeline_assets.core.errors import SchemaConflict, TableMismatch
-from pipeline_assets.processing.lake.catalog import table_for_arrow, table_for_contract, tables_of, time_column
+from pipeline_assets.core.iceberg import tables_of, time_column
+from pipeline_assets.processing.lake.catalog import table_for_arrow, table_for_contract
 from pipeline_assets.spec.contracts import Contract, Field
 from pipeline_assets_tests.lake_rows import TRIPS, trips
 

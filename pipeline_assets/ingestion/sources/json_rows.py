@@ -19,12 +19,13 @@ INT64 = 2**63
 Reader = Callable[[Any], Any]
 
 
-class _RepeatedFieldError(ValueError):
-    """A JSON object with two fields of one name: which of them is meant cannot be known."""
+class Fault(ValueError):
+    """What is wrong with a row that gives no values: the field at fault, if it is a single one, and the reason."""
 
-    def __init__(self, field: str) -> None:
+    def __init__(self, reason: Reason, field: str = "") -> None:
+        self.reason: Reason = reason
         self.field = field
-        super().__init__(f"Field '{field}' stands there twice.")
+        super().__init__(f"{field} {reason}".strip())
 
 
 class _WithoutZoneError(ValueError):
@@ -36,9 +37,25 @@ def check_json_rows(contract: Contract, rows: Sequence[bytes], *, first_position
 
     The first fault of a row is kept: unreadable JSON, then the first field that cannot be read, then what `check_batch` finds.
     """
-    objects, broken = _parse(rows, first_position)
-    indexes = [index for index, found in enumerate(objects) if found is not None]
-    readable = [found for found in objects if found is not None]
+    return check_objects(contract, [_object_or_fault(row) for row in rows], rows, first_position=first_position, day=day)
+
+
+def check_objects(
+    contract: Contract,
+    objects: Sequence[Mapping[str, Any] | Fault],
+    rows: Sequence[bytes],
+    *,
+    first_position: int = 0,
+    day: date | None = None,
+) -> Checked:
+    """Which rows keep their contract, each given by its values as JSON has them, or by what is wrong with it; `rows` holds their bytes."""
+    broken = [
+        BrokenRow(position=first_position + index, field=found.field, reason=found.reason, original=bytes(rows[index]))
+        for index, found in enumerate(objects)
+        if isinstance(found, Fault)
+    ]
+    indexes = [index for index, found in enumerate(objects) if not isinstance(found, Fault)]
+    readable = [found for found in objects if not isinstance(found, Fault)]
     columns, faults = _columns(contract, readable)
     fine = [place for place in range(len(readable)) if place not in faults]
     broken += [
@@ -62,33 +79,32 @@ def check_json_rows(contract: Contract, rows: Sequence[bytes], *, first_position
     )
 
 
-def _parse(rows: Sequence[bytes], first_position: int) -> tuple[list[dict[str, Any] | None], list[BrokenRow]]:
-    objects: list[dict[str, Any] | None] = []
-    broken: list[BrokenRow] = []
-    for position, row in enumerate(rows, start=first_position):
-        found, field, reason = _object(row)
-        objects.append(found)
-        if found is None:
-            broken.append(BrokenRow(position=position, field=field, reason=reason, original=bytes(row)))
-    return objects, broken
-
-
-def _object(row: bytes) -> tuple[dict[str, Any] | None, str, Reason]:
+def json_object(row: bytes) -> dict[str, Any]:
+    """The fields of a JSON object; raises Fault for bytes that are none, or that name a field twice at any depth."""
     try:
         found = json.loads(row, object_pairs_hook=_distinct)
-    except _RepeatedFieldError as error:
-        return None, error.field, "repeated field"
+    except Fault:
+        raise
     # RecursionError: brackets nested deeper than the parser goes.
-    except (ValueError, RecursionError):
-        return None, "", "not a JSON object"
-    return (found if isinstance(found, dict) else None), "", "not a JSON object"
+    except (ValueError, RecursionError) as error:
+        raise Fault("not a JSON object") from error
+    if not isinstance(found, dict):
+        raise Fault("not a JSON object")
+    return found
+
+
+def _object_or_fault(row: bytes) -> dict[str, Any] | Fault:
+    try:
+        return json_object(row)
+    except Fault as fault:
+        return fault
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
-        raise _RepeatedFieldError(next(name for name in names if names.count(name) > 1))
+        raise Fault("repeated field", next(name for name in names if names.count(name) > 1))
     return found
 
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from psycopg import sql
 
 TABLE = "rows"
+# What an older table lacks.
+NEWEST = "rows_by_offset"
 DDL = """
     create schema if not exists {schema};
     create table if not exists {table} (
@@ -37,13 +39,22 @@ DDL = """
         quarantined_at timestamptz not null default now(),
         replayed_at timestamptz
     );
+    alter table {table}
+        add column if not exists topic text,
+        add column if not exists topic_partition integer,
+        add column if not exists topic_offset bigint,
+        add column if not exists received_at timestamptz;
     create index if not exists rows_by_partition on {table} (source, partition);
+    create unique index if not exists rows_by_offset on {table} (source, topic, topic_partition, topic_offset) where topic is not null;
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuarantinedRow:
-    """A row of the quarantine; `replayed_at` is set once it was staged after all. `position` counts from 0 within the partition."""
+    """A row of the quarantine; `replayed_at` is set once it was staged after all. `position` counts from 0 within the partition.
+
+    A record of a topic has its place there too; its partition is `stream`, its position the offset. All other rows have no such place.
+    """
 
     id: int
     source: str
@@ -55,6 +66,20 @@ class QuarantinedRow:
     run_id: str
     quarantined_at: datetime
     replayed_at: datetime | None
+    topic: str | None = None
+    topic_partition: int | None = None
+    topic_offset: int | None = None
+    received_at: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BrokenRecord:
+    """A record of a topic that broke its contract, with its place; the position in `broken` says nothing."""
+
+    partition: int
+    offset: int
+    received_at: datetime | None
+    broken: BrokenRow
 
 
 class Quarantine:
@@ -86,7 +111,7 @@ def create(settings: Settings) -> None:
     """Makes the quarantine's table where there is none."""
     with warehouse(settings) as connection:
         # Even where the index exists, asking for it would wait for every transaction that writes to the table.
-        if connection.execute("select to_regclass(%s)", [f"{names.QUARANTINE}.{TABLE}"]).fetchone() == (None,):
+        if connection.execute("select to_regclass(%s)", [f"{names.QUARANTINE}.{NEWEST}"]).fetchone() == (None,):
             connection.execute("select pg_advisory_xact_lock(hashtextextended(%s, 0))", [names.QUARANTINE])
             connection.execute(_statement(DDL))
 
@@ -135,6 +160,34 @@ def keep(connection: "psycopg.Connection", source: str, partition: str, run_id: 
     """)
     for row in rows:
         connection.execute(statement, [source, partition, run_id, row.position, row.field, row.reason, row.original])
+
+
+def replace_records(
+    connection: "psycopg.Connection",
+    source: str,
+    topic: str,
+    covered: Sequence[tuple[int, int, int]],
+    rows: Sequence[BrokenRecord],
+    run_id: str,
+) -> None:
+    """Puts rows in the place of whatever stood in the quarantine of some offsets, each given as partition, first, and last + 1."""
+    spans = [list(part) for part in zip(*covered, strict=True)] or [[], [], []]
+    with connection.transaction(), connection.cursor() as cursor:
+        cursor.execute(
+            _statement("""
+                delete from {table} as row
+                using unnest(%s::integer[], %s::bigint[], %s::bigint[]) as span (number, first, upto)
+                where row.source = %s and row.topic = %s and row.topic_partition = number
+                    and row.topic_offset >= first and row.topic_offset < upto
+            """),
+            [*spans, source, topic],
+        )
+        copied = "source, partition, run_id, topic, position, topic_partition, topic_offset, received_at, field, reason, original"
+        with cursor.copy(_statement(f"copy {{table}} ({copied}) from stdin (format binary)")) as copy:
+            copy.set_types(["text", "text", "text", "text", "int8", "int4", "int8", "timestamptz", "text", "text", "bytea"])
+            for row in rows:
+                place = (row.offset, row.partition, row.offset, row.received_at)
+                copy.write_row((source, names.STREAM, run_id, topic, *place, row.broken.field, row.broken.reason, row.broken.original))
 
 
 def waiting(connection: "psycopg.Connection", source: str, partition: str) -> list[QuarantinedRow]:
@@ -197,7 +250,10 @@ def _select(connection: "psycopg.Connection", condition: str, values: Sequence[A
     from psycopg.sql import SQL
 
     columns = _statement("""
-        select id, source, partition, position, field, reason, original, run_id, quarantined_at, replayed_at from {table}
+        select
+            id, source, partition, position, field, reason, original, run_id, quarantined_at, replayed_at,
+            topic, topic_partition, topic_offset, received_at
+        from {table}
     """)
     statement = SQL(" ").join([columns, _statement(condition), SQL("limit %s")])
     with connection.cursor(row_factory=class_row(QuarantinedRow)) as cursor:

@@ -9,10 +9,10 @@ import pyarrow as pa
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import arrow_warehouse, catalog
 from pipeline_assets.core.errors import NotTrained, UserInputError
+from pipeline_assets.core.iceberg import open_table
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.model_lifecycle.feature_store import offline
 from pipeline_assets.model_lifecycle.training.dataset import TRAIN, aware, block_starts
-from pipeline_assets.processing.lake.catalog import open_table
 from pipeline_assets.processing.lake.files import day_of, live_files
 from pipeline_assets.processing.lake.tables import snapshot_id
 from pipeline_assets.spec.models import Label, Model

@@ -1,49 +1,18 @@
-"""Iceberg tables that follow their declaration: created from it, extended with it, never changed against it."""
+"""The lake's own tables: what a contract or a derived table asks of Iceberg."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from types import MappingProxyType
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import stamina
 
 from pipeline_assets.core import names
-from pipeline_assets.core.errors import SchemaConflict, TableMismatch
+from pipeline_assets.core.errors import TableMismatch
+from pipeline_assets.core.iceberg import Column, Identifier, follow, open_or_create
 from pipeline_assets.spec.contracts import Contract, FieldType
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
-    from pyiceberg.partitioning import PartitionSpec
-    from pyiceberg.schema import Schema
     from pyiceberg.table import Table
-    from pyiceberg.types import PrimitiveType
-
-Identifier = tuple[str, str]
-
-# Short waits: a commit takes about 50 ms, so a writer that lost the race should not sleep for long. Old metadata files are dropped by the
-# commit that displaces them. Manifests are merged by maintenance, which asks for it by these two properties.
-PROPERTIES = {
-    "write.parquet.compression-codec": "zstd",
-    "commit.retry.num-retries": "8",
-    "commit.retry.min-wait-ms": "20",
-    "commit.retry.max-wait-ms": "1000",
-    "commit.retry.total-timeout-ms": "60000",
-    "commit.manifest-merge.enabled": "true",
-    "commit.manifest.min-count-to-merge": "2",
-    "write.metadata.delete-after-commit.enabled": "true",
-    "write.metadata.previous-versions-max": "20",
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Column:
-    """A column as a declaration wants it."""
-
-    name: str
-    type: FieldType
-    required: bool
-    doc: str
 
 
 def table_for_contract(catalog: "Catalog", contract: Contract, *, by_day: bool) -> "Table":
@@ -53,8 +22,8 @@ def table_for_contract(catalog: "Catalog", contract: Contract, *, by_day: bool) 
     naming every field that was retyped, dropped, added as required or made required, or if the partitioning differs.
     """
     columns = [Column(name=f.name, type=f.type, required=f.required, doc=f.description) for f in contract.fields]
-    table = _open(catalog, names.lake(contract.name), columns, contract.event_at if by_day else None, contract.primary_key)
-    return _follow(table, columns, dropped=[name for name in table.schema().column_names if name not in {c.name for c in columns}])
+    table = open_or_create(catalog, names.lake(contract.name), columns, contract.event_at if by_day else None, contract.primary_key)
+    return follow(table, columns, dropped=[name for name in table.schema().column_names if name not in {c.name for c in columns}])
 
 
 def table_for_arrow(catalog: "Catalog", identifier: Identifier, schema: pa.Schema, time_column: str) -> "Table":
@@ -66,36 +35,10 @@ def table_for_arrow(catalog: "Catalog", identifier: Identifier, schema: pa.Schem
     columns = [_column(identifier, field, is_time=field.name == time_column) for field in schema]
     # Only the time is filtered by: bounds of some sixty features a file would be most of what planning a scan has to read.
     metrics = {"write.metadata.metrics.default": "counts", f"write.metadata.metrics.column.{time_column}": "full"}
-    table = _open(catalog, identifier, columns, time_column, properties=metrics)
+    table = open_or_create(catalog, identifier, columns, time_column, properties=metrics)
     required = {field.name for field in table.schema().fields if field.required}
     wanted = [replace(column, required=column.required and column.name in required) for column in columns]
-    return _follow(table, wanted, dropped=sorted(required - set(schema.names)))
-
-
-def open_table(catalog: "Catalog", identifier: Identifier) -> "Table | None":
-    """The table as it is, or None where nothing was ever written."""
-    from pyiceberg.exceptions import NoSuchTableError
-
-    try:
-        return catalog.load_table(identifier)
-    except NoSuchTableError:
-        return None
-
-
-def tables_of(catalog: "Catalog", namespace: str) -> "list[Table]":
-    """All tables of a namespace, by name; none where nothing was ever written."""
-    from pyiceberg.exceptions import NoSuchNamespaceError
-
-    try:
-        return [catalog.load_table(identifier) for identifier in sorted(catalog.list_tables(namespace))]
-    except NoSuchNamespaceError:
-        return []
-
-
-def time_column(table: "Table") -> str | None:
-    """The column whose UTC day partitions the table; None if it has no partitions."""
-    fields = table.spec().fields
-    return table.schema().find_field(fields[0].source_id).name if fields else None
+    return follow(table, wanted, dropped=sorted(required - set(schema.names)))
 
 
 def _column(identifier: Identifier, field: pa.Field, *, is_time: bool) -> Column:
@@ -111,119 +54,3 @@ def _column(identifier: Identifier, field: pa.Field, *, is_time: bool) -> Column
             return Column(name=field.name, type=kind, required=is_time or not field.nullable, doc="")
     expected = "a string, an integer, a float, a boolean or a timestamp in UTC"
     raise TableMismatch(".".join(identifier), f"has column '{field.name}' of type {field.type}, expected {expected}", [field.name])
-
-
-def _open(
-    catalog: "Catalog",
-    identifier: Identifier,
-    columns: Sequence[Column],
-    day_of: str | None,
-    key: Sequence[str] = (),
-    properties: Mapping[str, str] = MappingProxyType({}),
-) -> "Table":
-    from pyiceberg.exceptions import TableAlreadyExistsError
-
-    table = open_table(catalog, identifier)
-    if table is None:
-        _make_namespace(catalog, identifier[0])
-        schema = _schema(columns, key)
-        told = {**PROPERTIES, **properties, "schema.name-mapping.default": schema.name_mapping.model_dump_json()}
-        try:
-            table = catalog.create_table(identifier, schema, partition_spec=_by_day(schema, day_of), properties=told)
-        except TableAlreadyExistsError:  # another writer was faster
-            table = catalog.load_table(identifier)
-    present = time_column(table)
-    if present != day_of:
-        problem = f"partitions by day the {'declaration' if day_of else 'table'} alone"
-        raise SchemaConflict(".".join(identifier), {day_of or present or "": problem})
-    return table
-
-
-def _make_namespace(catalog: "Catalog", namespace: str) -> None:
-    from sqlalchemy.exc import IntegrityError
-
-    try:
-        catalog.create_namespace_if_not_exists(namespace)
-    except IntegrityError:  # another writer was faster
-        if not catalog.namespace_exists(namespace):
-            raise
-
-
-def _types() -> "dict[FieldType, PrimitiveType]":
-    from pyiceberg import types
-
-    return {
-        "string": types.StringType(),
-        "integer": types.LongType(),
-        "number": types.DoubleType(),
-        "boolean": types.BooleanType(),
-        "timestamp": types.TimestamptzType(),
-    }
-
-
-def _schema(columns: Sequence[Column], key: Sequence[str]) -> "Schema":
-    from pyiceberg.schema import Schema
-    from pyiceberg.types import NestedField
-
-    types = _types()
-    fields = [
-        NestedField(position, column.name, types[column.type], required=column.required, doc=column.doc or None)
-        for position, column in enumerate(columns, start=1)
-    ]
-    ids = [field.field_id for field in fields if field.name in key and field.required]
-    return Schema(*fields, identifier_field_ids=ids if len(ids) == len(key) else [])
-
-
-def _by_day(schema: "Schema", column: str | None) -> "PartitionSpec":
-    from pyiceberg.partitioning import PARTITION_FIELD_ID_START, PartitionField, PartitionSpec
-    from pyiceberg.transforms import DayTransform
-
-    if column is None:
-        return PartitionSpec()
-    source = schema.find_field(column).field_id
-    return PartitionSpec(PartitionField(source, PARTITION_FIELD_ID_START, DayTransform(), f"{column}_day"))
-
-
-def _follow(table: "Table", wanted: Sequence[Column], dropped: Sequence[str]) -> "Table":
-    from pyiceberg.exceptions import CommitFailedException
-
-    for attempt in stamina.retry_context(on=CommitFailedException, attempts=5, wait_initial=0.02, wait_max=0.5, wait_jitter=0.05):
-        with attempt:
-            if attempt.num > 1:
-                table.refresh()
-            problems = dict.fromkeys(dropped, "is gone from the declaration") | _conflicts(table, wanted)
-            if problems:
-                raise SchemaConflict(".".join(table.name()), problems)
-            _extend(table, wanted)
-    return table
-
-
-def _conflicts(table: "Table", wanted: Sequence[Column]) -> dict[str, str]:
-    types, present = _types(), {field.name: field for field in table.schema().fields}
-    problems = {}
-    for column in wanted:
-        field = present.get(column.name)
-        if field is None:
-            if column.required:
-                problems[column.name] = "is new and required, but older rows have no value for it"
-        elif field.field_type != types[column.type]:
-            problems[column.name] = f"is {column.type}, but {field.field_type} in the table"
-        elif column.required and field.optional:
-            problems[column.name] = "is required, but older rows may hold null"
-    return problems
-
-
-def _extend(table: "Table", wanted: Sequence[Column]) -> None:
-    types, present = _types(), {field.name: field for field in table.schema().fields}
-    new = [column for column in wanted if column.name not in present]
-    freed = [column for column in wanted if column.name in present and present[column.name].required and not column.required]
-    retold = [column for column in wanted if column.name in present and column.doc and present[column.name].doc != column.doc]
-    if not (new or freed or retold):
-        return
-    with table.update_schema() as update:
-        for column in new:
-            update.add_column(column.name, types[column.type], doc=column.doc or None)
-        for column in freed:
-            update.make_column_optional(column.name)
-        for column in retold:
-            update.update_column(column.name, doc=column.doc)

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline_assets.core.errors import TableMismatch
-from pipeline_assets.processing.lake.catalog import time_column
+from pipeline_assets.core.iceberg import time_column
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -12,9 +12,9 @@ import stamina
 
 from pipeline_assets.core import connections
 from pipeline_assets.core.errors import LakeBusy
+from pipeline_assets.core.iceberg import tables_of
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.processing.lake import files
-from pipeline_assets.processing.lake.catalog import tables_of
 from pipeline_assets.processing.lake.compaction import compact, merge_manifests
 from pipeline_assets.processing.lake.sweep import Swept, sweep
 

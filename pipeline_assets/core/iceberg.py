@@ -1,0 +1,198 @@
+"""Iceberg tables that follow their declaration: created from it, extended with it, never changed against it.
+
+Shared by the rooms that write to the lake's catalog: the landed and typed tables of streams, and the tables of the lake.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal
+
+import stamina
+
+from pipeline_assets.core.errors import SchemaConflict
+from pipeline_assets.spec.contracts import FieldType
+
+if TYPE_CHECKING:
+    from pyiceberg.catalog import Catalog
+    from pyiceberg.partitioning import PartitionSpec
+    from pyiceberg.schema import Schema
+    from pyiceberg.table import Table
+    from pyiceberg.types import PrimitiveType
+
+Identifier = tuple[str, str]
+# What contracts know, and the two types more of what Kafka Connect lands.
+ColumnType = FieldType | Literal["binary", "int"]
+
+# Short waits: a commit takes about 50 ms, so a writer that lost the race should not sleep for long. Old metadata files are dropped by the
+# commit that displaces them. Manifests are merged by maintenance, which asks for it by these two properties.
+PROPERTIES = {
+    "write.parquet.compression-codec": "zstd",
+    "commit.retry.num-retries": "8",
+    "commit.retry.min-wait-ms": "20",
+    "commit.retry.max-wait-ms": "1000",
+    "commit.retry.total-timeout-ms": "60000",
+    "commit.manifest-merge.enabled": "true",
+    "commit.manifest.min-count-to-merge": "2",
+    "write.metadata.delete-after-commit.enabled": "true",
+    "write.metadata.previous-versions-max": "20",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A column as a declaration wants it."""
+
+    name: str
+    type: ColumnType
+    required: bool
+    doc: str = ""
+
+
+def open_table(catalog: "Catalog", identifier: Identifier) -> "Table | None":
+    """The table as it is, or None where nothing was ever written."""
+    from pyiceberg.exceptions import NoSuchTableError
+
+    try:
+        return catalog.load_table(identifier)
+    except NoSuchTableError:
+        return None
+
+
+def tables_of(catalog: "Catalog", namespace: str) -> "list[Table]":
+    """All tables of a namespace, by name; none where nothing was ever written."""
+    from pyiceberg.exceptions import NoSuchNamespaceError
+
+    try:
+        return [catalog.load_table(identifier) for identifier in sorted(catalog.list_tables(namespace))]
+    except NoSuchNamespaceError:
+        return []
+
+
+def time_column(table: "Table") -> str | None:
+    """The column whose UTC day partitions the table; None if it has no partitions."""
+    fields = table.spec().fields
+    return table.schema().find_field(fields[0].source_id).name if fields else None
+
+
+def open_or_create(
+    catalog: "Catalog",
+    identifier: Identifier,
+    columns: Sequence[Column],
+    day_of: str | None,
+    key: Sequence[str] = (),
+    properties: Mapping[str, str] = MappingProxyType({}),
+) -> "Table":
+    """The table, created with these columns where there is none; partitioned by the UTC day of `day_of` (None: not).
+
+    key: the columns that identify a row, kept as such where all are required. Raises SchemaConflict if the partitioning differs.
+    """
+    from pyiceberg.exceptions import TableAlreadyExistsError
+
+    table = open_table(catalog, identifier)
+    if table is None:
+        _make_namespace(catalog, identifier[0])
+        schema = _schema(columns, key)
+        told = {**PROPERTIES, **properties, "schema.name-mapping.default": schema.name_mapping.model_dump_json()}
+        try:
+            table = catalog.create_table(identifier, schema, partition_spec=_by_day(schema, day_of), properties=told)
+        except TableAlreadyExistsError:  # another writer was faster
+            table = catalog.load_table(identifier)
+    present = time_column(table)
+    if present != day_of:
+        problem = f"partitions by day the {'declaration' if day_of else 'table'} alone"
+        raise SchemaConflict(".".join(identifier), {day_of or present or "": problem})
+    return table
+
+
+def _make_namespace(catalog: "Catalog", namespace: str) -> None:
+    from sqlalchemy.exc import IntegrityError
+
+    try:
+        catalog.create_namespace_if_not_exists(namespace)
+    except IntegrityError:  # another writer was faster
+        if not catalog.namespace_exists(namespace):
+            raise
+
+
+def _types() -> "dict[ColumnType, PrimitiveType]":
+    from pyiceberg import types
+
+    return {
+        "string": types.StringType(),
+        "integer": types.LongType(),
+        "number": types.DoubleType(),
+        "boolean": types.BooleanType(),
+        "timestamp": types.TimestamptzType(),
+        "binary": types.BinaryType(),
+        "int": types.IntegerType(),
+    }
+
+
+def _schema(columns: Sequence[Column], key: Sequence[str]) -> "Schema":
+    from pyiceberg.schema import Schema
+    from pyiceberg.types import NestedField
+
+    types = _types()
+    fields = [
+        NestedField(position, column.name, types[column.type], required=column.required, doc=column.doc or None)
+        for position, column in enumerate(columns, start=1)
+    ]
+    ids = [field.field_id for field in fields if field.name in key and field.required]
+    return Schema(*fields, identifier_field_ids=ids if len(ids) == len(key) else [])
+
+
+def _by_day(schema: "Schema", column: str | None) -> "PartitionSpec":
+    from pyiceberg.partitioning import PARTITION_FIELD_ID_START, PartitionField, PartitionSpec
+    from pyiceberg.transforms import DayTransform
+
+    if column is None:
+        return PartitionSpec()
+    source = schema.find_field(column).field_id
+    return PartitionSpec(PartitionField(source, PARTITION_FIELD_ID_START, DayTransform(), f"{column}_day"))
+
+
+def follow(table: "Table", wanted: Sequence[Column], dropped: Sequence[str]) -> "Table":
+    """The table with all wanted columns; raises SchemaConflict for one that cannot be had, and for every one that was `dropped`."""
+    from pyiceberg.exceptions import CommitFailedException
+
+    for attempt in stamina.retry_context(on=CommitFailedException, attempts=5, wait_initial=0.02, wait_max=0.5, wait_jitter=0.05):
+        with attempt:
+            if attempt.num > 1:
+                table.refresh()
+            problems = dict.fromkeys(dropped, "is gone from the declaration") | _conflicts(table, wanted)
+            if problems:
+                raise SchemaConflict(".".join(table.name()), problems)
+            _extend(table, wanted)
+    return table
+
+
+def _conflicts(table: "Table", wanted: Sequence[Column]) -> dict[str, str]:
+    types, present = _types(), {field.name: field for field in table.schema().fields}
+    problems = {}
+    for column in wanted:
+        field = present.get(column.name)
+        if field is None:
+            if column.required:
+                problems[column.name] = "is new and required, but older rows have no value for it"
+        elif field.field_type != types[column.type]:
+            problems[column.name] = f"is {column.type}, but {field.field_type} in the table"
+        elif column.required and field.optional:
+            problems[column.name] = "is required, but older rows may hold null"
+    return problems
+
+
+def _extend(table: "Table", wanted: Sequence[Column]) -> None:
+    types, present = _types(), {field.name: field for field in table.schema().fields}
+    new = [column for column in wanted if column.name not in present]
+    freed = [column for column in wanted if column.name in present and present[column.name].required and not column.required]
+    retold = [column for column in wanted if column.name in present and column.doc and present[column.name].doc != column.doc]
+    if not (new or freed or retold):
+        return
+    with table.update_schema() as update:
+        for column in new:
+            update.add_column(column.name, types[column.type], doc=column.doc or None)
+        for column in freed:
+            update.make_column_optional(column.name)
+        for column in retold:
+            update.update_column(column.name, doc=column.doc)

@@ -1,0 +1,158 @@
+"""What a record of a topic says: its bytes read as a declared format, one record at a time.
+
+Whatever the format, a record becomes the values of a JSON object by field, so that the contract is enforced by the same code as for the
+pages of an API. CloudEvents in binary mode keep their attributes in the headers of the record, which are not landed: they are not read.
+"""
+
+import csv
+import io
+import json
+import re
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from pipeline_assets.ingestion.sources.json_rows import Fault, json_object
+from pipeline_assets.spec.contracts import Contract, FieldType
+from pipeline_assets.spec.sources import Avro, CloudEvent, CsvLine, DebeziumChange, Format, JsonObject
+
+INTEGER = re.compile(r"-?[0-9]{1,400}")
+NUMBER = re.compile(r"-?[0-9]{1,400}(\.[0-9]+)?([eE][+-]?[0-9]{1,4})?")
+BOOLEANS = {"true": True, "false": False}
+FRAME_BYTES = 5
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+ROW_OPERATIONS = {"c": "after", "u": "after", "r": "after", "d": "before"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """The values of a record by field, as JSON has them, and what surrounds them; the values themselves where nothing does."""
+
+    values: Mapping[str, Any]
+    envelope: Mapping[str, Any]
+
+
+Decode = Callable[[bytes | None], Event | None]
+
+
+def decoder(contract: Contract, written: Format) -> Decode:
+    """A function from the bytes of a record to its event; None for a record that is no event and no fault.
+
+    The function raises Fault for bytes that are not of the format.
+    """
+    match written:
+        case JsonObject():
+            return _with_bytes(lambda payload: _bare(json_object(payload)))
+        case CsvLine():
+            types = {field.name: field.type for field in contract.fields}
+            return _with_bytes(lambda payload: _bare(_csv_values(written, types, payload)))
+        case Avro():
+            return _with_bytes(_avro_decoder(written))
+        case CloudEvent():
+            return _with_bytes(lambda payload: _cloud_event(written, payload))
+        case DebeziumChange():
+            return lambda payload: None if payload is None else _change(written, payload)
+
+
+def _with_bytes(decode: Callable[[bytes], Event]) -> Decode:
+    """The same for records that must not be null."""
+
+    def read(payload: bytes | None) -> Event:
+        if payload is None:
+            raise Fault("empty record")
+        return decode(payload)
+
+    return read
+
+
+def _bare(values: Mapping[str, Any]) -> Event:
+    return Event(values=values, envelope=values)
+
+
+def _csv_values(written: CsvLine, types: Mapping[str, FieldType], payload: bytes) -> dict[str, Any]:
+    try:
+        lines = list(csv.reader(io.StringIO(payload.decode(), newline=""), delimiter=written.delimiter, strict=True))
+    except (ValueError, csv.Error) as error:
+        raise Fault("not a CSV line") from error
+    if len(lines) != 1 or len(lines[0]) != len(written.columns):
+        raise Fault("not a CSV line")
+    return {name: _csv_value(types.get(name), text) for name, text in zip(written.columns, lines[0], strict=True)}
+
+
+def _csv_value(kind: FieldType | None, text: str) -> Any:
+    """The value that a text stands for; the text itself where it is none of that kind, which the contract then tells."""
+    if not text:
+        return None
+    if kind == "integer" and INTEGER.fullmatch(text):
+        return int(text)
+    if kind == "number" and NUMBER.fullmatch(text):
+        return float(text)
+    return BOOLEANS.get(text, text) if kind == "boolean" else text
+
+
+def _avro_decoder(written: Avro) -> Callable[[bytes], Event]:
+    import fastavro
+
+    schema = fastavro.parse_schema(json.loads(written.schema))
+    skipped = FRAME_BYTES if written.is_framed else 0
+
+    def decode(payload: bytes) -> Event:
+        content = io.BytesIO(payload)
+        if content.read(skipped)[:1] != b"\0"[:skipped]:
+            raise Fault("not this Avro schema")
+        try:
+            found = fastavro.schemaless_reader(content, schema, None)
+        # What fastavro raises for bytes of another schema depends on where it gets lost.
+        except (ValueError, TypeError, LookupError, EOFError, OverflowError, MemoryError, StopIteration, struct.error) as error:
+            raise Fault("not this Avro schema") from error
+        if not isinstance(found, dict) or content.read(1):
+            raise Fault("not this Avro schema")
+        return _bare({name: _json_value(value) for name, value in found.items()})
+
+    return decode
+
+
+def _json_value(value: Any) -> Any:
+    """A value of Avro's logical types as JSON would have it."""
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    return float(value) if isinstance(value, Decimal) else value
+
+
+def _cloud_event(written: CloudEvent, payload: bytes) -> Event:
+    envelope = json_object(payload)
+    required = [envelope.get(name) for name in ("specversion", "id", "source", "type")]
+    kind, data = envelope.get("datacontenttype", "application/json"), envelope.get("data")
+    is_json = isinstance(kind, str) and kind.partition(";")[0].strip().lower().endswith(("/json", "+json"))
+    if not all(isinstance(value, str) and value for value in required) or not is_json or not isinstance(data, dict):
+        raise Fault("not a CloudEvent")
+    return Event(values=data | {field: envelope.get(name) for name, field in written.attributes}, envelope=envelope)
+
+
+def _change(written: DebeziumChange, payload: bytes) -> Event:
+    found = json_object(payload)
+    # The converter puts the schema beside the change unless it is told not to.
+    change = found["payload"] if found.keys() == {"schema", "payload"} else found
+    if not isinstance(change, dict):
+        raise Fault("not a change event")
+    operation, source = change.get("op"), change.get("source")
+    row = change.get(ROW_OPERATIONS.get(operation, "")) if isinstance(operation, str) else None
+    if not isinstance(row, dict) or not isinstance(source, dict):
+        raise Fault("not a change event")
+    told = {written.operation: operation, written.lsn: source.get("lsn"), written.committed_at: _committed_at(source)}
+    return Event(values=row | {field: value for field, value in told.items() if field is not None}, envelope=source)
+
+
+def _committed_at(source: Mapping[str, Any]) -> str | None:
+    """When the source committed the change; to the microsecond where it tells so much."""
+    for name, unit in (("ts_us", timedelta(microseconds=1)), ("ts_ms", timedelta(milliseconds=1))):
+        value = source.get(name)
+        if isinstance(value, int) and not isinstance(value, bool):
+            try:
+                return (EPOCH + value * unit).isoformat()
+            except OverflowError as error:
+                raise Fault("not a change event") from error
+    return None

@@ -1,0 +1,195 @@
+"""From landed bytes to typed rows, each exactly once.
+
+An increment of the landing table is surveyed first: the offsets that it holds, with those seen before, must leave no gap. Then it is read
+in chunks. Of each chunk the broken records go to quarantine, then the good ones and the position reached become one commit of the typed
+table. A kill between the two leaves a quarantine that is ahead of the table; the next run starts from the table and puts the same records
+in quarantine again, in their own place. Runs of one stream wait for each other; one that lost its lock without knowing fails to commit.
+
+**Too many broken records.** The contract's share is held against at least `MIN_JUDGED` records: a chunk with fewer is judged together with
+those before it, so that one broken record in a quiet hour does not stop the stream, and a trickle of nothing but broken ones does.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import date
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import stamina
+
+from pipeline_assets.core import names
+from pipeline_assets.core.connections import catalog, warehouse
+from pipeline_assets.core.errors import ContractViolation, LakeBusy, SourceChanged
+from pipeline_assets.core.settings import Settings
+from pipeline_assets.ingestion.sources import quarantine
+from pipeline_assets.ingestion.streaming import landing
+from pipeline_assets.ingestion.streaming.chunks import Chunk, Tally, arrivals, chunks
+from pipeline_assets.ingestion.streaming.landing import Increment
+from pipeline_assets.ingestion.streaming.offsets import Seen, Spans
+from pipeline_assets.ingestion.streaming.records import RecordReader, Share, share_of
+from pipeline_assets.ingestion.streaming.refetch import Refetch, refuse
+from pipeline_assets.ingestion.streaming.typed_table import Position, append_events, position_of, typed_schema, typed_table
+from pipeline_assets.spec.sources import EventStream
+
+if TYPE_CHECKING:
+    from pyiceberg.catalog import Catalog
+    from pyiceberg.table import Table
+
+MIN_JUDGED = 1_000
+ATTEMPTS = 5
+
+# Puts the broken records of a chunk in quarantine, in the place of all that is there of its offsets.
+Keep = Callable[[Chunk], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Typed:
+    """What a run made of the records that had landed.
+
+    `rows` and `broken` (by fault) are what became of them; `repeats` counts records that had landed more than once (and, after a killed
+    run, those that it had committed of an increment), `left` those of other streams of the topic, `skipped` those that are no events,
+    `refetched` those that had not landed and were fetched from the topic. `days` are the UTC days of the new rows. `offsets` tells per
+    partition the next offset before and after. Snapshots are None where nothing was ever written, and the same where nothing changed.
+    """
+
+    contract: str
+    topic: str
+    rows: int
+    broken: Mapping[str, int]
+    repeats: int
+    left: int
+    skipped: int
+    refetched: int
+    days: Sequence[date]
+    offsets: Mapping[int, tuple[int, int]]
+    landing_snapshot: int | None
+    snapshot_before: int | None
+    snapshot_after: int | None
+    commits: int
+    unknown_fields: Sequence[str]
+
+
+def type_landed(
+    settings: Settings, stream: EventStream, *, run_id: str, streams: Sequence[EventStream] = (), refetch: Refetch = refuse
+) -> Typed:
+    """Types what has landed of a stream's topic since the last time, and gives what became of it.
+
+    streams: all that are declared, from which follows what this one takes of a topic it shares. Raises OffsetsMissing for a gap in the
+    offsets that `refetch` cannot fill, TableMismatch for landed records without a place, SchemaConflict if the typed table cannot
+    follow the contract (nothing is written then); ContractViolation or SourceChanged for a chunk with too many broken records, which then
+    is not written, nor what comes after it; LakeBusy if other writers always came first.
+    """
+    quarantine.create(settings)
+    contract = stream.contract
+    with (
+        closing(warehouse(settings)) as connection,
+        quarantine.locked(connection, contract.name, names.STREAM),
+        catalog(settings) as lake,
+    ):
+
+        def keep(chunk: Chunk) -> None:
+            covered = [(number, *span) for number, spans in chunk.covered.partitions.items() for span in spans]
+            quarantine.replace_records(connection, contract.name, stream.topic, covered, chunk.broken, run_id)
+
+        return type_into(lake, stream, share_of(stream, streams), keep, refetch, run_id=run_id)
+
+
+def type_into(lake: "Catalog", stream: EventStream, share: Share, keep: Keep, refetch: Refetch, *, run_id: str) -> Typed:
+    """As `type_landed`, with a catalog at hand and a function that puts the broken records of a chunk in quarantine."""
+    from pyiceberg.exceptions import CommitFailedException
+
+    table = typed_table(lake, stream.contract)
+    run = _Run(lake=lake, table=table, stream=stream, reader=RecordReader(stream, share), keep=keep, refetch=refetch, run_id=run_id)
+    before, began = position_of(table), table.current_snapshot()
+    try:
+        for attempt in stamina.retry_context(on=CommitFailedException, attempts=ATTEMPTS, wait_initial=0.05, wait_max=2.0, wait_jitter=0.1):
+            with attempt:
+                run.once()
+    except CommitFailedException as error:
+        raise LakeBusy(".".join(table.name()), str(error)) from error
+    return run.typed(before, None if began is None else began.snapshot_id)
+
+
+@dataclass(kw_only=True)
+class _Run:
+    """One run over what has landed, and what it has committed so far."""
+
+    lake: "Catalog"
+    table: "Table"
+    stream: EventStream
+    reader: RecordReader
+    keep: Keep
+    refetch: Refetch
+    run_id: str
+    tally: Tally = field(default_factory=Tally)
+    commits: int = 0
+
+    def once(self) -> None:
+        """Types the increment from where the table stands now."""
+        position = position_of(self.table.refresh())
+        landed = landing.landing_table(self.lake, self.stream.topic)
+        found = landing.increment(landed, position.landing_snapshot, position.seen)
+        if found.snapshot_id == position.landing_snapshot:
+            return
+        gaps = self._gaps(landed, found, position.seen)
+        arrived = arrivals(landed, self.stream.topic, found, gaps, self.refetch)
+        for chunk in chunks(arrived, self.reader, position.seen):
+            position = self._commit(chunk, position, found.snapshot_id)
+
+    def _gaps(self, landed: "Table", found: Increment, seen: Seen) -> Mapping[int, Spans]:
+        for file in found.files:
+            seen = seen.with_spans(landing.offsets_of(landed, self.stream.topic, file))
+        return seen.gaps
+
+    def _commit(self, chunk: Chunk, position: Position, landing_snapshot: int | None) -> Position:
+        reached = Position(
+            landing_snapshot=landing_snapshot if chunk.is_last else position.landing_snapshot,
+            seen=chunk.seen,
+            unjudged=self._judge(chunk.tally, position.unjudged),
+        )
+        self.keep(chunk)
+        rows = pa.concat_tables(chunk.rows) if chunk.rows else typed_schema(self.stream.contract).empty_table()
+        append_events(self.table, rows, reached, run_id=self.run_id)
+        self.tally.add(chunk.tally)
+        self.commits += 1
+        return reached
+
+    def _judge(self, tally: Tally, unjudged: tuple[int, int]) -> tuple[int, int]:
+        """The records that are too few yet to be judged; raises ContractViolation or SourceChanged where too many are broken."""
+        contract = self.stream.contract
+        broken = unjudged[1] + tally.broken.total()
+        rows = unjudged[0] + tally.rows + tally.broken.total()
+        if rows < MIN_JUDGED:
+            return rows, broken
+        if broken <= contract.broken_share * rows:
+            return 0, 0
+        given = {contract.known_at} if self.stream.known_at_record_time else set()
+        absent = [one.name for one in contract.fields if one.required and one.name not in tally.fields | given]
+        if absent and not tally.rows:
+            raise SourceChanged(contract.name, dict.fromkeys(absent, f"stands in no record of the topic '{self.stream.topic}'"))
+        raise ContractViolation(
+            contract=contract.name, partition=names.STREAM, broken=broken, rows=rows, share=contract.broken_share, reasons=tally.broken
+        )
+
+    def typed(self, before: Position, snapshot_before: int | None) -> Typed:
+        """What was committed, beside where the table stood before."""
+        tally, after, newest = self.tally, position_of(self.table), self.table.current_snapshot()
+        start, contract = before.seen.next_offsets, self.stream.contract
+        return Typed(
+            contract=contract.name,
+            topic=self.stream.topic,
+            rows=tally.rows,
+            broken=dict(tally.broken.most_common()),
+            repeats=tally.repeats,
+            left=tally.left,
+            skipped=tally.skipped,
+            refetched=tally.refetched,
+            days=sorted(tally.days),
+            offsets={number: (start.get(number, 0), end) for number, end in after.seen.next_offsets.items()},
+            landing_snapshot=after.landing_snapshot,
+            snapshot_before=snapshot_before,
+            snapshot_after=None if newest is None else newest.snapshot_id,
+            commits=self.commits,
+            unknown_fields=sorted(tally.fields - {one.name for one in contract.fields}),
+        )

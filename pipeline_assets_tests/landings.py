@@ -1,0 +1,81 @@
+"""Records as Kafka Connect lands them, and a catalog in a folder to land them in; shared by the tests of typing."""
+
+import json
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+from pyiceberg.catalog import Catalog
+from pyiceberg.catalog.sql import SqlCatalog
+
+from pipeline_assets.ingestion.sources.originals import json_bytes
+from pipeline_assets.ingestion.streaming import landing
+from pipeline_assets.spec.sources import EventStream, PostgresTable, Source
+from pipeline_assets_tests.readings import READINGS, reading
+
+TOPIC = "sensor-readings"
+RECEIVED_AT = datetime(2013, 5, 1, 12, 10, tzinfo=UTC)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Landed:
+    """A record in its topic."""
+
+    offset: int
+    payload: bytes | None
+    partition: int = 0
+    received_at: datetime | None = RECEIVED_AT
+    topic: str = TOPIC
+
+
+def stream_of(name: str = READINGS.name, topic: str = TOPIC, share: float = 0.5) -> EventStream:
+    """A stream of readings under a name of its own."""
+    contract = replace(READINGS, name=name, broken_share=share)
+    history = Source(contract=replace(READINGS, name=f"{name}_history"), origin=PostgresTable(database="db", table="t"), load="daily")
+    return EventStream(contract=contract, topic=topic, history=history, history_field="kind", history_value="indoor")
+
+
+def event(number: int, **changed: object) -> bytes:
+    """A reading that keeps the contract, told apart by its number (its value)."""
+    return json_bytes(reading(0, **{"value": float(number), **changed}))
+
+
+def plain(number: int) -> bytes:
+    """The same as a producer would write it who writes short."""
+    return json.dumps(json.loads(event(number)), separators=(",", ":")).encode()
+
+
+def records(first: int, end: int, partition: int = 0, broken: Mapping[int, bytes | None] | None = None) -> list[Landed]:
+    """Good records at the offsets first to end - 1, but for those told."""
+    told = broken or {}
+    payloads = {offset: told[offset] if offset in told else plain(offset) for offset in range(first, end)}
+    return [Landed(offset=offset, payload=payload, partition=partition) for offset, payload in payloads.items()]
+
+
+def table_of(landed: Sequence[Landed]) -> pa.Table:
+    """Records in the landing's columns."""
+    columns = [[getattr(one, name) for one in landed] for name in landing.SCHEMA.names]
+    return pa.table(columns, schema=landing.SCHEMA)
+
+
+def land(lake: Catalog, landed: Sequence[Landed], topic: str = TOPIC) -> int:
+    """The snapshot with which some records were appended to the landing table of a topic."""
+    table = landing.landing_table(lake, topic)
+    with warnings.catch_warnings():
+        # Kafka Connect knows the size of row groups by bytes; pyiceberg says that it does not.
+        warnings.filterwarnings("ignore", message="Parquet writer option")
+        table.append(table_of(landed))
+    snapshot = table.current_snapshot()
+    assert snapshot is not None
+    return snapshot.snapshot_id
+
+
+@contextmanager
+def folder_catalog(folder: Path) -> Iterator[Catalog]:
+    """An empty catalog in a folder."""
+    with SqlCatalog("lake", uri=f"sqlite:///{folder}/catalog.db", warehouse=f"file://{folder}/lake") as catalog:
+        yield catalog
