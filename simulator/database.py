@@ -1,7 +1,8 @@
 """The operational database of the airports: plans, events and registers of a span of days, loaded from the real data.
 
-    python -m simulator.database --first 2013-01-01 --last 2013-05-31
+    python -m simulator.database --first 2013-01-01 --last 2013-05-31 [--stream-from 2013-05-01]
 
+With `--stream-from`, what was recorded from that day on is told by the event producer (`simulator.events`) and not by `flight_history`.
 The DSN comes from the environment variable PIPELINE_DATABASES__AIRLINE_OPS.
 """
 
@@ -87,15 +88,17 @@ PRIMARY_KEYS: Mapping[str, tuple[str, ...]] = {
 EVENT_TIMES: Mapping[str, str] = {"flight_schedule": "scheduled_departure_at", "flight_history": "event_at"}
 
 
-def load(dsn: str, first: date, last: date, *, broken: bool = True) -> dict[str, int]:
+def load(dsn: str, first: date, last: date, *, broken: bool = True, stream_from: date | None = None) -> dict[str, int]:
     """Rows per table that now stand for the UTC days first..last (inclusive), broken ones included.
+
+    `flight_history` ends where the streams begin: it has no row recorded on `stream_from` or later.
 
     Flights of these days are replaced by those of the data, other days stay; planes, airports and airlines are replaced whole. All in
     one transaction: a load that ends early changes nothing, and loading days again, or days that overlap, ends with the same rows.
     Raises ValueError where the span is not one of the data's days.
     """
     check_span(first, last)
-    frames = tables(first, last, broken=broken)
+    frames = tables(first, last, broken=broken, stream_from=stream_from)
     with psycopg.connect(dsn) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
         for table, frame in frames.items():
@@ -113,8 +116,11 @@ def check_span(first: date, last: date) -> None:
         raise ValueError(f"No days {first}..{last}: the data has {data.FIRST_DAY}..{data.LAST_DAY}, and the first comes before the last.")
 
 
-def tables(first: date, last: date, *, broken: bool) -> dict[str, pl.DataFrame]:
-    """The content of every table for the days first..last (inclusive), with the columns and types of `TABLES`, by time and key."""
+def tables(first: date, last: date, *, broken: bool, stream_from: date | None = None) -> dict[str, pl.DataFrame]:
+    """The content of every table for the days first..last (inclusive), with the columns and types of `TABLES`, by time and key.
+
+    `flight_history` holds what was recorded before the UTC day `stream_from`.
+    """
     flights = data.flights()
     whole = {
         "flight_schedule": data.flight_schedule(flights),
@@ -123,7 +129,11 @@ def tables(first: date, last: date, *, broken: bool) -> dict[str, pl.DataFrame]:
         "airports": data.airports(),
         "airlines": data.airlines(),
     }
-    return {table: _content(table, frame, first, last, broken=broken) for table, frame in whole.items()}
+    content = {table: _content(table, frame, first, last, broken=broken) for table, frame in whole.items()}
+    if stream_from is not None:
+        seam = datetime.combine(stream_from, time(), UTC)
+        content["flight_history"] = content["flight_history"].filter(pl.col("recorded_at") < seam)
+    return content
 
 
 def schema(table: str) -> dict[str, pl.DataType]:
@@ -211,6 +221,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m simulator.database", description="Load the operational database of 2013.")
     parser.add_argument("--first", type=date.fromisoformat, required=True, help="first UTC day, YYYY-MM-DD")
     parser.add_argument("--last", type=date.fromisoformat, required=True, help="last UTC day (inclusive), YYYY-MM-DD")
+    parser.add_argument("--stream-from", type=date.fromisoformat, help="UTC day from which on flight_history is left to the event streams")
     asked = parser.parse_args()
     if DSN_VARIABLE not in os.environ:
         parser.error(f"the environment variable {DSN_VARIABLE} is not set; it holds the DSN of the database to load")
@@ -219,7 +230,7 @@ def main() -> None:
     except ValueError as error:
         parser.error(str(error))
     try:
-        counts = load(os.environ[DSN_VARIABLE], asked.first, asked.last)
+        counts = load(os.environ[DSN_VARIABLE], asked.first, asked.last, stream_from=asked.stream_from)
     except psycopg.OperationalError as error:
         parser.exit(1, f"{parser.prog}: the database that {DSN_VARIABLE} names cannot be used: {error}\n")
     for table, rows in counts.items():
