@@ -29,7 +29,6 @@ Days = tuple[date, date]
 RunConfig = Mapping[str, object]
 
 ROOT = Path(__file__).resolve().parents[1]
-RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 # When a row was written, and by which run, may differ between two runs that are otherwise equal.
 BOOKKEEPING = {"_loaded_at", "run_id", "scored_at"}
 
@@ -48,7 +47,7 @@ class Graph:
 
     def run(self, job: str, days: Days | None, config: RunConfig | None = None) -> None:
         """Runs a job to its end; an AssertionError shows the last of its log where it failed."""
-        tags = {RANGE_START: str(days[0]), RANGE_END: str(days[1])} if days is not None else {}
+        tags = names.range_tags(*days) if days is not None else {}
         process = self._start(["job", "execute", "-j", job, "--tags", json.dumps(tags)], config)
         log, _ = process.communicate(timeout=280)
         assert process.returncode == 0, log[-6000:]

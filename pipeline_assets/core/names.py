@@ -1,6 +1,6 @@
 """The only maker of names: assets, tables, topics, schemas, features. A name is written here once and nowhere else."""
 
-from datetime import timedelta
+from datetime import date, timedelta
 
 # The twelve rooms in the diagram's order; an asset's group is its room.
 SOURCES = "sources"
@@ -25,6 +25,7 @@ ROOMS = (
 # The jobs: one a journey through the rooms.
 BUILD_FEATURES = "build_features"
 TRAIN = "train"
+TYPE_EVENTS = "type_events"
 SCORE_AND_MONITOR = "score_and_monitor"
 
 # Schemas of the warehouse database, and namespaces of the lake.
@@ -166,3 +167,8 @@ def span(window: timedelta) -> str:
 def feature(view: str, name: str, window: timedelta | None = None) -> str:
     """The column name of a feature: `<view>__<name>`, and `_<window>` where it has one."""
     return f"{view}__{name}" if window is None else f"{view}__{name}_{span(window)}"
+
+
+def range_tags(first: date, last: date) -> dict[str, str]:
+    """The tags of a run by which Dagster materializes the days `first` to `last` (inclusive) at once."""
+    return {"dagster/asset_partition_range_start": first.isoformat(), "dagster/asset_partition_range_end": last.isoformat()}

@@ -18,6 +18,7 @@ from pipeline_assets.spec.contracts import Contract, Field
 from pipeline_assets.spec.use_case import UseCase
 
 RETRY_SECONDS = 5
+UNFINISHED = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
 
 # Backfills in one run and lenient partition mappings are marked beta. The graph needs both, and the lock file holds them still.
 warnings.filterwarnings("ignore", category=dg.BetaWarning)

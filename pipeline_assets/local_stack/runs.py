@@ -8,9 +8,9 @@ from typing import Any
 
 import httpx
 
+from pipeline_assets.core import names
 from pipeline_assets.core.errors import PipelineError
 
-RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 POLL_SECONDS = 0.5
 ANSWER_SECONDS = 180.0
 PAGE = 500
@@ -110,7 +110,7 @@ class Dagster:
 
     def launch(self, job: str, days: tuple[date, date] | None, ops: Mapping[str, Mapping[str, object]]) -> str:
         """The id of a new run of `job` over `days` (inclusive), with the configuration of its ops by name; raises RunFailed if refused."""
-        tags = [{"key": RANGE_START, "value": days[0].isoformat()}, {"key": RANGE_END, "value": days[1].isoformat()}] if days else []
+        tags = [{"key": name, "value": value} for name, value in (names.range_tags(*days) if days else {}).items()]
         selector = {"repositoryLocationName": self._location, "repositoryName": "__repository__", "pipelineName": job}
         config = {"ops": {name: {"config": dict(values)} for name, values in ops.items()}}
         params = {"selector": selector, "runConfigData": config, "mode": "default", "executionMetadata": {"tags": tags}}

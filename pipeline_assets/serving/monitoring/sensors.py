@@ -5,12 +5,11 @@ from datetime import date
 import dagster as dg
 
 from pipeline_assets.core import names
-from pipeline_assets.core.resources import Platform, dagster_errors
+from pipeline_assets.core.resources import UNFINISHED, Platform, dagster_errors
 from pipeline_assets.serving.monitoring.feedback import asked_for
 from pipeline_assets.spec.use_case import UseCase
 
 SECONDS = 60
-UNFINISHED = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
 
 
 def retraining(use_case: UseCase) -> dg.SensorDefinition:

@@ -1,0 +1,88 @@
+"""What has happened since somebody last looked: topics that landed more, and days that got events. Read from the lake's metadata alone."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import TYPE_CHECKING
+
+from pipeline_assets.core import names
+from pipeline_assets.core.connections import catalog
+from pipeline_assets.core.iceberg import open_table
+from pipeline_assets.core.settings import Settings
+from pipeline_assets.spec.sources import EventStream
+
+if TYPE_CHECKING:
+    from pyiceberg.manifest import ManifestEntry
+    from pyiceberg.table import Table
+
+EPOCH = date(1970, 1, 1)
+
+# The newest snapshot of each table by its name; a table that nothing was written to has none.
+Snapshots = Mapping[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Touched:
+    """The days (UTC) that got events, in order, and the last day that any event is on; `last_day` is None where there is none."""
+
+    days: Sequence[date]
+    last_day: date | None
+    snapshots: Snapshots
+
+
+def landed_snapshots(settings: Settings, streams: Sequence[EventStream]) -> Snapshots:
+    """The newest snapshot of each topic's landing table, by topic."""
+    with catalog(settings) as lake:
+        tables = {topic: open_table(lake, names.landed(topic)) for topic in sorted({stream.topic for stream in streams})}
+        return _newest(tables)
+
+
+def touched(settings: Settings, streams: Sequence[EventStream], since: Snapshots) -> Touched:
+    """The days that got events after the snapshots of `since` (by contract); a stream whose snapshot is not there counts whole."""
+    with catalog(settings) as lake:
+        tables = {stream.contract.name: open_table(lake, names.typed(stream.contract.name)) for stream in streams}
+        found = {name: _entries(table, since.get(name)) for name, table in tables.items() if table is not None}
+        known = [day for table in tables.values() if table is not None for day in _days(_entries(table, None))]
+    days = sorted({day for entries in found.values() for day in _days(entries)})
+    return Touched(days=days, last_day=max(known, default=None), snapshots=_newest(tables))
+
+
+def stale_days(found: Touched, first_day: date, last_day: date | None) -> tuple[date, date] | None:
+    """First and last day to materialize again, within the partitions; None where there is nothing to do.
+
+    Later days than those touched are stale too, as their windows reach back: so it goes on to the last day that has events.
+    """
+    end = last_day or date.max
+    inside = [day for day in found.days if first_day <= day <= end]
+    return (inside[0], max(inside[-1], min(found.last_day or inside[-1], end))) if inside else None
+
+
+def _newest(tables: "Mapping[str, Table | None]") -> Snapshots:
+    snapshots = {name: None if table is None else table.current_snapshot() for name, table in tables.items()}
+    return {name: snapshot.snapshot_id for name, snapshot in snapshots.items() if snapshot is not None}
+
+
+def _entries(table: "Table", after: int | None) -> "list[ManifestEntry]":
+    """The files that were added after a snapshot (None, or one that is no ancestor: all there are) and are still there."""
+    newest = table.current_snapshot()
+    if newest is None or newest.snapshot_id == after:
+        return []
+    chain = _since(table, after)
+    manifests = [one for one in newest.manifests(table.io) if chain is None or one.added_snapshot_id in chain]
+    entries = [entry for one in manifests for entry in one.fetch_manifest_entry(table.io, discard_deleted=True)]
+    return entries if chain is None else [entry for entry in entries if entry.snapshot_id in chain]
+
+
+def _since(table: "Table", after: int | None) -> set[int] | None:
+    """The snapshots after one; None if that one is no ancestor that is still known."""
+    found = set[int]()
+    snapshot = table.current_snapshot()
+    while snapshot is not None and snapshot.snapshot_id != after:
+        found.add(snapshot.snapshot_id)
+        snapshot = None if snapshot.parent_snapshot_id is None else table.snapshot_by_id(snapshot.parent_snapshot_id)
+    return found if snapshot is not None else None
+
+
+def _days(entries: "Sequence[ManifestEntry]") -> set[date]:
+    values = [entry.data_file.partition[0] for entry in entries]
+    return {value if isinstance(value, date) else EPOCH + timedelta(days=value) for value in values if value is not None}

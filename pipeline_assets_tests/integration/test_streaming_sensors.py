@@ -1,0 +1,131 @@
+"""The sensors of streaming ingestion on a real lake: what lands is typed once, and the days that got events are materialized in one run."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from dagster import DagsterInstance
+
+from pipeline_assets.core import names
+from pipeline_assets.core.connections import catalog
+from pipeline_assets.core.resources import Platform
+from pipeline_assets.core.settings import Settings
+from pipeline_assets.ingestion.streaming import sensors
+from pipeline_assets.ingestion.streaming.progress import Touched, stale_days
+from pipeline_assets.ingestion.streaming.typed_rows import type_landed
+from pipeline_assets.spec.use_case import UseCase
+from pipeline_assets.use_cases.nyc_flights import use_case as flights
+from pipeline_assets_tests.january import write_stack_env
+from pipeline_assets_tests.landings import Landed, event, land, records, stream_of
+
+STREAM = stream_of("sensed")
+CASE: UseCase = replace(flights, streams=(STREAM,))
+Answer = dg.SensorResult | dg.SkipReason
+
+
+@pytest.fixture
+def instance() -> Iterator[DagsterInstance]:
+    """A Dagster instance that knows of no run."""
+    with DagsterInstance.ephemeral() as made:
+        yield made
+
+
+class Ticks:
+    """A sensor that is asked again and again, each time from the cursor that it left."""
+
+    def __init__(self, sensor: dg.SensorDefinition, instance: DagsterInstance, home: Path) -> None:
+        self._sensor, self._instance, self._platform = sensor, instance, Platform(home=str(home))
+        self._cursor: str | None = None
+
+    def next(self) -> Answer:
+        """What the sensor answers now."""
+        context = dg.build_sensor_context(instance=self._instance, cursor=self._cursor, resources={"platform": self._platform})
+        answer = self._sensor(context)
+        assert isinstance(answer, dg.SensorResult | dg.SkipReason)
+        if isinstance(answer, dg.SensorResult):
+            self._cursor = answer.cursor
+        return answer
+
+
+def _sensors(settings: Settings, instance: DagsterInstance, home: Path) -> tuple[Ticks, Ticks]:
+    write_stack_env(settings, home)
+    landed, typed = sensors.defs(CASE).sensors or ()
+    assert isinstance(landed, dg.SensorDefinition)
+    assert isinstance(typed, dg.SensorDefinition)
+    return Ticks(landed, instance, home), Ticks(typed, instance, home)
+
+
+def _land(settings: Settings, landed: list[Landed]) -> None:
+    with catalog(settings) as lake:
+        land(lake, landed)
+
+
+def _requests(answer: Answer) -> list[dg.RunRequest]:
+    return list(answer.run_requests or ()) if isinstance(answer, dg.SensorResult) else []
+
+
+def test_many_commits_that_landed_ask_for_one_run(isolated: Settings, instance: DagsterInstance, tmp_path: Path) -> None:
+    """Nothing landed asks for nothing; three commits ask once; the same again asks for nothing."""
+    landed, _ = _sensors(isolated, instance, tmp_path)
+    before = landed.next()
+    for start in range(0, 9, 3):
+        _land(isolated, records(start, start + 3))
+    first, again = landed.next(), landed.next()
+
+    assert _requests(before) == []
+    assert len(_requests(first)) == 1
+    assert isinstance(again, dg.SkipReason)
+
+
+def test_what_lands_while_events_are_typed_waits(isolated: Settings, instance: DagsterInstance, tmp_path: Path) -> None:
+    """As long as a run is under way no other is asked for; the tick after it is."""
+    landed, _ = _sensors(isolated, instance, tmp_path)
+    _land(isolated, records(0, 3))
+    run = dg.DagsterRun(job_name=names.TYPE_EVENTS, status=dg.DagsterRunStatus.STARTED)
+    instance.add_run(run)
+    during = landed.next()
+    instance.delete_run(run.run_id)
+
+    assert isinstance(during, dg.SkipReason)
+    assert len(_requests(landed.next())) == 1
+
+
+def test_the_days_that_got_events_are_asked_for_in_one_range(isolated: Settings, instance: DagsterInstance, tmp_path: Path) -> None:
+    """Two days at once are one run over both; a late event asks for its day and all after it; nothing new asks for nothing."""
+    _, typed = _sensors(isolated, instance, tmp_path)
+    day = {number: event(number, read_at=datetime(2013, 5, number, 12, tzinfo=UTC)) for number in (1, 2, 3)}
+    before = typed.next()
+    _land(isolated, [Landed(offset=0, payload=day[1]), Landed(offset=1, payload=day[3])])
+    type_landed(isolated, STREAM, run_id="first")
+    first, again = typed.next(), typed.next()
+    _land(isolated, [Landed(offset=2, payload=day[2])])
+    type_landed(isolated, STREAM, run_id="second")
+    late = typed.next()
+
+    assert _requests(before) == _requests(again) == []
+    assert [_range(request) for request in _requests(first)] == [("2013-05-01", "2013-05-03")]
+    assert [_range(request) for request in _requests(late)] == [("2013-05-02", "2013-05-03")]
+    assert len({request.run_key for answer in (first, late) for request in _requests(answer)}) == 2
+
+
+@pytest.mark.parametrize(
+    ("days", "stale"),
+    [
+        ([], None),
+        ([date(2013, 12, 31)], (date(2013, 12, 31), date(2013, 12, 31))),
+        ([date(2012, 1, 1), date(2099, 1, 1)], None),
+        ([date(2013, 3, 1), date(2099, 1, 1)], (date(2013, 3, 1), date(2013, 12, 31))),
+    ],
+)
+def test_days_outside_the_partitions_are_never_asked_for(days: list[date], stale: tuple[date, date] | None) -> None:
+    """An event of another year stands in the typed table, and no run is asked for its day."""
+    found = Touched(days=days, last_day=max(days, default=None), snapshots={})
+
+    assert stale_days(found, date(2013, 1, 1), date(2013, 12, 31)) == stale
+
+
+def _range(request: dg.RunRequest) -> tuple[str, ...]:
+    return tuple(value for name, value in sorted(request.tags.items(), reverse=True) if name.startswith("dagster/asset_partition_range"))
