@@ -1,5 +1,6 @@
 """The only maker of names: assets, tables, topics, schemas, features. A name is written here once and nowhere else."""
 
+import re
 from datetime import timedelta
 
 # The twelve rooms in the diagram's order; an asset's group is its room.
@@ -35,6 +36,7 @@ PREDICTIONS = "predictions"
 LEDGER = "ledger"
 QUARANTINE = "quarantine"
 MONITOR = "monitor"
+LANDED = "landed"
 CATALOG = "lake"
 
 # Partitions that are no day: a table that is loaded whole, and the quarantine of rows without any time.
@@ -49,6 +51,41 @@ CONNECTOR_S3_KEY = "s3.secret-key"
 CONNECTOR_CATALOG = "catalog.password"
 
 AssetName = tuple[str, str]
+
+
+def changes_connector(database: str) -> str:
+    """The connector that reads the changes of a database; its slot and publication there have the name of `replication`."""
+    return f"changes-{database}"
+
+
+def replication(database: str) -> str:
+    """The replication slot, and the publication, by which changes of a database are read."""
+    return f"pipeline_{database}"
+
+
+def changes_topic(database: str, schema: str, table: str) -> str:
+    """The topic of the changes of a table."""
+    return f"{database}.{schema}.{table}"
+
+
+def heartbeat_topic(database: str) -> str:
+    """The topic by which the reader of a database's changes shows that it lives."""
+    return f"__debezium-heartbeat.{database}"
+
+
+def landing_connector(topic: str) -> str:
+    """The connector that lands the records of a topic."""
+    return f"landing-{topic}"
+
+
+def landing_control_topic(topic: str) -> str:
+    """The topic by which the landing of a topic agrees on its commits."""
+    return f"landing-{topic}-control"
+
+
+def landed(topic: str) -> AssetName:
+    """The lake table of a topic's records as they came."""
+    return (LANDED, re.sub(r"[^a-z0-9_]", "_", topic.lower()))
 
 
 def connector_replication(database: str) -> str:
