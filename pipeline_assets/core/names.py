@@ -1,5 +1,6 @@
 """The only maker of names: assets, tables, topics, schemas, features. A name is written here once and nowhere else."""
 
+import re
 from datetime import date, timedelta
 
 # The twelve rooms in the diagram's order; an asset's group is its room.
@@ -55,6 +56,41 @@ CONNECTOR_CATALOG = "catalog.password"
 AssetName = tuple[str, str]
 
 
+def changes_connector(database: str) -> str:
+    """The connector that reads the changes of a database; its slot and publication there have the name of `replication`."""
+    return f"changes-{database}"
+
+
+def replication(database: str) -> str:
+    """The replication slot, and the publication, by which changes of a database are read."""
+    return f"pipeline_{database}"
+
+
+def changes_topic(database: str, schema: str, table: str) -> str:
+    """The topic of the changes of a table."""
+    return f"{database}.{schema}.{table}"
+
+
+def heartbeat_topic(database: str) -> str:
+    """The topic by which the reader of a database's changes shows that it lives."""
+    return f"__debezium-heartbeat.{database}"
+
+
+def landing_connector(topic: str) -> str:
+    """The connector that lands the records of a topic."""
+    return f"landing-{topic}"
+
+
+def landing_control_topic(topic: str) -> str:
+    """The topic by which the landing of a topic agrees on its commits."""
+    return f"landing-{topic}-control"
+
+
+def landed(topic: str) -> AssetName:
+    """The lake table of a topic's records as they came."""
+    return (LANDED, re.sub(r"[^a-z0-9_]", "_", topic.lower()))
+
+
 def connector_replication(database: str) -> str:
     """The password of the role that reads the changes of a database, in the same file."""
     return f"replication.{database}.password"
@@ -68,11 +104,6 @@ def source_asset(system: str, table: str) -> AssetName:
 def staged(contract: str) -> AssetName:
     """Rows of a source that kept their contract, staged as files per day."""
     return ("staged", contract)
-
-
-def landed(topic: str) -> AssetName:
-    """The lake table in which the records of a topic land as they are; the topic's own name, with underscores in place of - and `.`."""
-    return (LANDED, topic.replace("-", "_").replace(".", "_"))
 
 
 def typed(contract: str) -> AssetName:

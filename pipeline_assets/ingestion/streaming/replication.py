@@ -1,0 +1,41 @@
+"""What a database must offer before its changes can be read: a publication of the tables, and the right to read them."""
+
+from collections.abc import Sequence
+from urllib.parse import unquote, urlsplit
+
+import psycopg
+from psycopg.sql import SQL, Identifier, Literal
+
+from pipeline_assets.core import names
+from pipeline_assets.core.errors import SettingsMissing
+from pipeline_assets.core.settings import PREFIX, Settings
+from pipeline_assets.spec.sources import PostgresTable
+
+
+def publish(settings: Settings, database: str, tables: Sequence[PostgresTable]) -> None:
+    """Publish the tables (all columns, none but these) and let the role that reads changes read them; in one transaction.
+
+    Works as the owner of the tables, whom `settings.databases` names. Where somebody else has published the tables already, nothing is
+    changed. Raises SettingsMissing without a DSN of either role.
+    """
+    for setting, known in (("DATABASES", settings.databases), ("REPLICATION", settings.replication)):
+        if database not in known:
+            raise SettingsMissing([f"{PREFIX}{setting}__{database.upper()}"])
+    reader = unquote(str(urlsplit(settings.replication[database].get_secret_value()).username))
+    listed = SQL(", ").join(Identifier(each.schema, each.table) for each in tables)
+    with psycopg.connect(settings.databases[database].get_secret_value()) as connection:
+        connection.execute(SQL("select pg_advisory_xact_lock(hashtext({}))").format(Literal(names.replication(database))))
+        published = _published(connection, names.replication(database))
+        if published == {(each.schema, each.table) for each in tables}:
+            return
+        statement = "create publication {} for table {}" if published is None else "alter publication {} set table {}"
+        connection.execute(SQL(statement).format(Identifier(names.replication(database)), listed))
+        connection.execute(SQL("grant select on {} to {}").format(listed, Identifier(reader)))
+
+
+def _published(connection: psycopg.Connection, publication: str) -> set[tuple[str, str]] | None:
+    """The tables of a publication; None where there is none."""
+    if connection.execute("select 1 from pg_publication where pubname = %s", (publication,)).fetchone() is None:
+        return None
+    found = connection.execute("select schemaname, tablename from pg_publication_tables where pubname = %s", (publication,))
+    return {(schema, table) for schema, table in found}

@@ -1,0 +1,90 @@
+"""The configurations of the connectors are snapshots, so that a change of one is seen in review."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline_assets.core import names
+from pipeline_assets.core.errors import SettingsMissing
+from pipeline_assets.core.settings import Settings
+from pipeline_assets.ingestion.streaming import connectors
+from pipeline_assets.spec.sources import PostgresTable
+from pipeline_assets.use_cases.nyc_flights.sources import airlines, airports, flight_departures, planes
+
+SNAPSHOT = Path(__file__).with_name("connectors.json")
+HIDDEN = "must-not-be-shown"
+TABLES = [each.origin for each in (planes, airports, airlines) if isinstance(each.origin, PostgresTable)]
+
+
+@pytest.fixture
+def settings() -> Settings:
+    """Settings with a secret wherever there is one."""
+    dsn = f"postgresql://%s:{HIDDEN}@db.example.com:6432/%s"
+    given = {
+        **{f"{name}_dsn": dsn % (name, name) for name in ("warehouse", "catalog", "dagster")},
+        **{f"{name}_url": f"http://{name}.example.com" for name in ("dagster", "mlflow", "connect")},
+        "s3_endpoint": "http://s3.example.com",
+        "s3_region": "eu-central-1",
+        "s3_bucket": "ours",
+        "s3_access_key": HIDDEN,
+        "s3_secret_key": HIDDEN,
+        "services": {},
+        "kafka_bootstrap": "kafka.example.com:9092",
+        "connect_secrets": "/etc/connect/secrets.properties",
+        "databases": {},
+        "replication": {"airline_ops": dsn % ("reader", "airline_ops")},
+    }
+    return Settings.model_validate(given)
+
+
+def test_the_connectors_are_as_they_were(settings: Settings) -> None:
+    """Their configurations equal the committed snapshot; rewrite the file when a change is meant."""
+    topic = flight_departures.topic
+    found = {
+        names.changes_connector("airline_ops"): connectors.changes(settings, "airline_ops", TABLES),
+        names.landing_connector(topic): connectors.landing(settings, topic),
+    }
+
+    assert found == json.loads(SNAPSHOT.read_text()), json.dumps(found, indent=2)
+
+
+def test_no_secret_is_in_a_configuration(settings: Settings) -> None:
+    """Passwords and keys are taken from the file of secrets, by name."""
+    found = {**connectors.changes(settings, "airline_ops", TABLES), **connectors.landing(settings, flight_departures.topic)}
+    referred = {name for name, value in found.items() if value.startswith("${file:/etc/connect/secrets.properties:")}
+
+    assert [name for name, value in found.items() if HIDDEN in value] == []
+    assert {"database.password", "iceberg.catalog.jdbc.password", "iceberg.catalog.s3.secret-access-key"} < referred
+
+
+def test_names_of_tables_are_taken_literally(settings: Settings) -> None:
+    """The connector reads them as regular expressions; a dot in one matches a dot only."""
+    table = PostgresTable(database="airline_ops", table="a.b", schema="s")
+
+    assert connectors.changes(settings, "airline_ops", [table])["table.include.list"] == r"s\.a\.b"
+
+
+def test_a_database_without_a_role_that_reads_changes_names_the_setting(settings: Settings) -> None:
+    """The variable that is missing is in the error."""
+    with pytest.raises(SettingsMissing, match="PIPELINE_REPLICATION__ORDERS"):
+        connectors.changes(settings, "orders", TABLES)
+
+
+def test_topics_of_changes_keep_the_order_and_every_record() -> None:
+    """One partition a table, for ever; the heartbeat has a topic of its own."""
+    topics = connectors.changes_topics("airline_ops", TABLES)
+
+    assert [topic.name for topic in topics] == [
+        "airline_ops.public.planes",
+        "airline_ops.public.airports",
+        "airline_ops.public.airlines",
+        "__debezium-heartbeat.airline_ops",
+    ]
+    assert {(topic.partitions, topic.configs["retention.ms"]) for topic in topics} == {(1, "-1")}
+
+
+@pytest.mark.parametrize(("topic", "table"), [("flight-departures", "flight_departures"), ("ops.public.Planes", "ops_public_planes")])
+def test_a_topic_lands_in_a_table_of_its_name(topic: str, table: str) -> None:
+    """Signs that a table name cannot have become underscores."""
+    assert names.landed(topic) == ("landed", table)
