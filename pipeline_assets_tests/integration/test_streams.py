@@ -13,16 +13,18 @@ import psutil
 import psycopg
 import pyarrow as pa
 import pytest
+from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from pydantic import SecretStr
 
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import catalog
-from pipeline_assets.core.errors import SettingsMissing, SourceRefused, SourceUnavailable
+from pipeline_assets.core.errors import OffsetsMissing, SettingsMissing, SourceRefused, SourceUnavailable
 from pipeline_assets.core.settings import Ports, Settings, StackSettings
 from pipeline_assets.ingestion.streaming import connectors
 from pipeline_assets.ingestion.streaming.connect import Connect, open_connect
 from pipeline_assets.ingestion.streaming.landing import landing_table
+from pipeline_assets.ingestion.streaming.refetch import refetch_from
 from pipeline_assets.ingestion.streaming.replication import publish
 from pipeline_assets.ingestion.streaming.topics import Topic, end_offsets, ensure_topics
 from pipeline_assets.local_stack import processes, stack
@@ -313,3 +315,26 @@ def test_the_log_of_an_idle_database_does_not_grow(source: Source, connect: Conn
         until(lambda: cluster.execute(confirmed, [end[0], names.replication(source.database)]).fetchone(), lambda found: found == (True,))
 
     assert end[1] > 10_000_000
+
+
+def test_records_that_did_not_land_are_fetched_from_the_topic(streams: Settings) -> None:
+    """Those that are there come with their time and bytes; marks and aborted records of a transaction do not; a lost one is an error."""
+    name = f"test-{token_hex(6)}"
+    ensure_topics(streams, [Topic(name=name, partitions=1)])
+    produce(streams, name, [b"zero", None])
+    producer = Producer({"bootstrap.servers": streams.kafka_bootstrap, "transactional.id": name})
+    producer.init_transactions(30)
+    for value, end in ((b"aborted", producer.abort_transaction), (b"committed", producer.commit_transaction)):
+        producer.begin_transaction()
+        producer.produce(name, value=value)
+        producer.flush(30)
+        end(30)
+    fetch = refetch_from(streams)
+
+    found = list(fetch(name, 0, 1, 5))
+
+    assert end_offsets(streams, [name]) == {(name, 0): 6}
+    assert [(one.offset, one.payload) for one in found] == [(1, None), (4, b"committed")]
+    assert all(one.received_at is not None for one in found)
+    with pytest.raises(OffsetsMissing, match="the topic keeps 0 to 5 alone"):
+        list(fetch(name, 0, 4, 6))

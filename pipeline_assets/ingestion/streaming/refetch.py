@@ -1,11 +1,17 @@
 """Records that did not land, asked of the topic itself."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
-from pipeline_assets.core.errors import OffsetsMissing
+from pipeline_assets.core.errors import OffsetsMissing, SourceUnavailable
 from pipeline_assets.core.settings import Settings
+
+if TYPE_CHECKING:
+    from confluent_kafka import Consumer
+
+ANSWER_SECONDS = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,13 +24,50 @@ class Refetched:
 
 
 # Asked with topic, partition, first and last offset (inclusive), it gives the records that there are, in order. An offset that it leaves
-# out holds no record: a mark of a transaction, one that was aborted, or one that the topic no longer keeps. It raises if it cannot tell.
+# out holds no record: a mark of a transaction, or one that was aborted. It raises if it cannot tell.
 Refetch = Callable[[str, int, int, int], Iterable[Refetched]]
 
 
-def refetch_from(_settings: Settings) -> Refetch:
-    """How the platform of these settings is asked for records that did not land."""
-    return refuse
+def refetch_from(settings: Settings) -> Refetch:
+    """How the broker of these settings is asked for records that did not land."""
+
+    def fetch(topic: str, partition: int, first: int, last: int) -> Iterator[Refetched]:
+        from confluent_kafka import Consumer, KafkaException
+
+        # It commits no offset, so the name of the group is nobody's.
+        told = {"bootstrap.servers": settings.kafka_bootstrap, "group.id": "pipeline-refetch", "enable.auto.commit": False}
+        consumer = Consumer({**told, "isolation.level": "read_committed", "enable.partition.eof": True, "auto.offset.reset": "error"})
+        try:
+            yield from _records(consumer, topic, partition, first, last)
+        except KafkaException as error:
+            raise SourceUnavailable("Kafka", f"did not answer: {error.args[0]}") from error
+        finally:
+            consumer.close()
+
+    return fetch
+
+
+def _records(consumer: "Consumer", topic: str, partition: int, first: int, last: int) -> Iterator[Refetched]:
+    """The records from `first` to `last`; raises OffsetsMissing where the topic no longer keeps some of them."""
+    from confluent_kafka import KafkaError, KafkaException, TopicPartition
+
+    low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=ANSWER_SECONDS)
+    if first < low or last >= high:
+        raise OffsetsMissing(topic, partition, first, last, f"the topic keeps {low} to {high - 1} alone")
+    consumer.assign([TopicPartition(topic, partition, first)])
+    while True:
+        record = consumer.poll(ANSWER_SECONDS)
+        if record is None:
+            raise SourceUnavailable("Kafka", f"gave no record of topic '{topic}' within {ANSWER_SECONDS:.0f} s")
+        problem = record.error()
+        if problem is not None and problem.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001 - the name that the library documents
+            raise KafkaException(problem)
+        offset = record.offset()
+        if problem is not None or offset is None or offset > last:
+            return
+        kind, at = record.timestamp()
+        received_at = datetime.fromtimestamp(at / 1000, UTC) if kind else None
+        yield Refetched(offset=offset, payload=record.value(), received_at=received_at)
 
 
 def refuse(topic: str, partition: int, first: int, last: int) -> Iterable[Refetched]:
