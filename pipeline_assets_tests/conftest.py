@@ -72,6 +72,13 @@ def cluster_of(home: Path) -> psycopg.Connection:
 
 
 @pytest.fixture
+def cluster(stores: Settings) -> Iterator[psycopg.Connection]:
+    """A superuser's connection to the PostgreSQL of the session, each statement its own transaction."""
+    with cluster_of(stores.home) as connection:
+        yield connection
+
+
+@pytest.fixture
 def fresh_database(stores: Settings) -> Iterator[Callable[[SecretStr], SecretStr]]:
     """A function that makes an empty database with the owner of the one given, and returns its DSN; dropped after the test."""
     made: list[str] = []

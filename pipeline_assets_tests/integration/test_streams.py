@@ -16,21 +16,21 @@ import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from pydantic import SecretStr
+from pyiceberg.table import Table
 
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import catalog
 from pipeline_assets.core.errors import OffsetsMissing, SettingsMissing, SourceRefused, SourceUnavailable
 from pipeline_assets.core.settings import Ports, Settings, StackSettings
-from pipeline_assets.ingestion.streaming import connectors
+from pipeline_assets.ingestion.streaming import connectors, topics
 from pipeline_assets.ingestion.streaming.connect import Connect, open_connect
 from pipeline_assets.ingestion.streaming.landing import landing_table
 from pipeline_assets.ingestion.streaming.refetch import refetch_from
 from pipeline_assets.ingestion.streaming.replication import publish
 from pipeline_assets.ingestion.streaming.topics import Topic, end_offsets, ensure_topics
 from pipeline_assets.local_stack import processes, stack
-from pipeline_assets.local_stack.plan import CONNECT, KAFKA, POSTGRES, S3, WEATHER, load_secrets, write_private
+from pipeline_assets.local_stack.plan import CONNECT, KAFKA, POSTGRES, S3, WEATHER, write_private
 from pipeline_assets.local_stack.ports import free_port
-from pipeline_assets.local_stack.postgres import bootstrap
 from pipeline_assets.spec.sources import PostgresTable
 from pipeline_assets_tests.stream_records import consume, produce, until
 
@@ -124,8 +124,9 @@ def test_records_outlive_a_killed_broker(streams: Settings, topic: str) -> None:
     assert sorted(int(message.value() or b"-1") for message in consume(healed, topic)) == list(range(2_000))
 
 
-def test_a_broker_that_is_away_is_told_as_such(streams: Settings) -> None:
-    """Both clients say that asking again may help, and whom they asked."""
+def test_a_broker_that_is_away_is_told_as_such(streams: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error says that asking again may help, and whom was asked."""
+    monkeypatch.setattr(topics, "ANSWER_SECONDS", 1.0)
     away = streams.model_copy(update={"kafka_bootstrap": f"127.0.0.1:{free_port()}"})
     with pytest.raises(SourceUnavailable, match="Kafka"):
         end_offsets(away, ["anything"])
@@ -157,25 +158,25 @@ def test_endpoints_that_are_given_are_used_and_not_started(streams: Settings, tm
     assert [name for name in given if name in (tmp_path / "stack.env").read_text()] == []
 
 
-def landed(settings: Settings, topic: str) -> pa.Table:
+def landed(table: Table) -> pa.Table:
     """What has landed of a topic."""
-    return catalog(settings).load_table(names.landed(topic)).scan(selected_fields=("payload", "topic", "partition", "offset")).to_arrow()
+    return table.refresh().scan(selected_fields=("payload", "topic", "partition", "offset")).to_arrow()
 
 
 def test_every_record_lands_once_whatever_it_is_also_over_a_killed_worker(streams: Settings, connect: Connect, topic: str) -> None:
     """10,000 events, broken ones among them, half before and half after a kill -9 of the worker: each (partition, offset) is there once."""
     poison = (b"{broken", b"", None, b"\xff\xfe\x00", b"42", b"[1, 2]")
     values = [poison[n // 500 % len(poison)] if n % 500 == 0 else json.dumps({"n": n}).encode() for n in range(10_000)]
-    landing_table(catalog(streams), topic)
+    table = landing_table(catalog(streams), topic)
     ensure_topics(streams, connectors.landing_topics(topic))
     for _ in range(2):
         connect.put(names.landing_connector(topic), connectors.landing(streams, topic))
     produce(streams, topic, values[:5_000], partitions=2)
-    until(lambda: landed(streams, topic).num_rows)
+    until(lambda: landed(table).num_rows)
     killed = kill(streams, CONNECT)
     produce(streams, topic, values[5_000:], partitions=2)
     heal(streams)
-    rows = until(lambda: landed(streams, topic), lambda found: found.num_rows >= len(values)).sort_by(
+    rows = until(lambda: landed(table), lambda found: found.num_rows >= len(values)).sort_by(
         [("partition", "ascending"), ("offset", "ascending")]
     )
     known = processes.running(streams.home, CONNECT)
@@ -189,14 +190,6 @@ def test_every_record_lands_once_whatever_it_is_also_over_a_killed_worker(stream
     assert rows["payload"].to_pylist() == values[0::2] + values[1::2]
     assert set(rows["topic"].to_pylist()) == {topic}
     until(lambda: connect.status(names.landing_connector(topic)).is_running)
-
-
-def cluster_of(home: Path) -> psycopg.Connection:
-    """A superuser's connection to the PostgreSQL of the stack."""
-    known = processes.running(home, POSTGRES)
-    assert known is not None
-    assert known.port is not None
-    return bootstrap(known.port, load_secrets(home)[POSTGRES])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,7 +208,7 @@ class Source:
 
 
 @pytest.fixture
-def source(streams: Settings, fresh_database: Callable[[SecretStr], SecretStr]) -> Iterator[Source]:
+def source(streams: Settings, cluster: psycopg.Connection, fresh_database: Callable[[SecretStr], SecretStr]) -> Iterator[Source]:
     """An operational database with a table of airlines and one that nobody may read, under a name that no other test has."""
     owned, database = fresh_database(streams.databases[DATABASE]), f"ops_{token_hex(6)}"
     base, _, _ = streams.replication[DATABASE].get_secret_value().rpartition("/")
@@ -231,18 +224,10 @@ def source(streams: Settings, fresh_database: Callable[[SecretStr], SecretStr]) 
         "insert into airlines (carrier, name) values ('AA', 'American'), ('UA', 'United')",
     )
     yield source
-    with cluster_of(streams.home) as cluster:
-        until(
-            lambda: (
-                cluster.execute(
-                    "select 1 from pg_replication_slots where slot_name = %s and active", [names.replication(database)]
-                ).fetchall()
-                == []
-            )
-        )
-        cluster.execute(
-            "select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = %s", [names.replication(database)]
-        )
+    slot = [names.replication(database)]
+    in_use = "select 1 from pg_replication_slots where slot_name = %s and active"
+    until(lambda: cluster.execute(in_use, slot).fetchall(), lambda found: found == [])
+    cluster.execute("select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = %s", slot)
 
 
 def changes(source: Source) -> list[dict[str, Any]]:
@@ -302,17 +287,16 @@ def test_the_role_that_reads_changes_can_read_nothing_else(source: Source) -> No
     assert mighty == (False, True)
 
 
-def test_the_log_of_an_idle_database_does_not_grow(source: Source, connect: Connect) -> None:
+def test_the_log_of_an_idle_database_does_not_grow(source: Source, connect: Connect, cluster: psycopg.Connection) -> None:
     """While only other databases are written to, the slot of the changes follows the end of the log."""
     start_changes(source, connect)
     until(lambda: changes(source), lambda found: len(found) == 2)
+    begin = cluster.execute("select pg_current_wal_lsn()::text").fetchone() or ("",)
+    cluster.execute("create table noise as select repeat(md5(n::text), 20) from generate_series(1, 50_000) as n")
+    cluster.execute("drop table noise")
+    end = cluster.execute("select pg_current_wal_lsn()::text, pg_wal_lsn_diff(pg_current_wal_lsn(), %s)", begin).fetchone() or ("", 0)
     confirmed = "select confirmed_flush_lsn >= %s::pg_lsn from pg_replication_slots where slot_name = %s"
-    with cluster_of(source.settings.home) as cluster:
-        begin = cluster.execute("select pg_current_wal_lsn()::text").fetchone() or ("",)
-        cluster.execute("create table noise as select repeat(md5(n::text), 20) from generate_series(1, 50_000) as n")
-        cluster.execute("drop table noise")
-        end = cluster.execute("select pg_current_wal_lsn()::text, pg_wal_lsn_diff(pg_current_wal_lsn(), %s)", begin).fetchone() or ("", 0)
-        until(lambda: cluster.execute(confirmed, [end[0], names.replication(source.database)]).fetchone(), lambda found: found == (True,))
+    until(lambda: cluster.execute(confirmed, [end[0], names.replication(source.database)]).fetchone(), lambda found: found == (True,))
 
     assert end[1] > 10_000_000
 

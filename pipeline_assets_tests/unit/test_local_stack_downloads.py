@@ -1,6 +1,8 @@
 """Downloads from a repository that breaks off, lies, or is not there."""
 
+import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 from pipeline_assets.core.errors import ServiceFailed
 from pipeline_assets.local_stack import downloads, java
 from pipeline_assets.local_stack.downloads import Artifact
+from pipeline_assets.local_stack.plan import S3, Plan
 from pipeline_assets.local_stack.ports import free_port
 
 CONTENT = bytes(range(256)) * 400
@@ -145,6 +148,24 @@ def test_the_list_of_jars_is_complete_and_pinned() -> None:
         assert len({jar.name for jar in jars}) == len(jars)
         assert [jar.name for jar in jars if jar.name.startswith(main)] != []
         assert [jar.name for jar in jars if len(jar.sha256) != 64 or jar.size_bytes <= 0] == []
+
+
+def test_a_jar_that_was_changed_on_this_machine_is_downloaded_again(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service never starts with other bytes than the pinned ones; a file that has them is not asked for again."""
+    lock = tmp_path / "jars.json"
+    lock.write_text(json.dumps({java.OBJECT_STORE: [asdict(ARTIFACT)]}))
+    monkeypatch.setattr(java, "LOCK", lock)
+    plan = Plan(root=tmp_path, home=tmp_path, ports={}, secrets={}, given={}, settings={}, maven_url=repository.url)
+    java.check(plan, S3)
+    jar = java.folder(plan.jars, java.OBJECT_STORE) / ARTIFACT.name
+    jar.write_bytes(CONTENT[::-1])
+    java.check(plan, S3)
+    java.check(plan, S3)
+
+    assert jar.read_bytes() == CONTENT
+    assert repository.asked == [None, None]
 
 
 def test_plugins_bring_nothing_of_the_worker() -> None:

@@ -4,6 +4,7 @@ import os
 import socket
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,24 @@ from pydantic import SecretStr
 
 from pipeline_assets.core.errors import PortTaken, SettingsMissing, UserInputError
 from pipeline_assets.core.settings import Ports, StackSettings, environment_of_children, read_settings, read_stack_settings
-from pipeline_assets.local_stack import dagster, settings
-from pipeline_assets.local_stack.plan import CODE, DAEMON, MLFLOW, NAMES, POSTGRES, S3, WEATHER, WEBSERVER, Plan, load_secrets
+from pipeline_assets.local_stack import connect, dagster, kafka, settings
+from pipeline_assets.local_stack.plan import (
+    CODE,
+    CONNECT,
+    DAEMON,
+    KAFKA,
+    KAFKA_CONTROLLER,
+    MLFLOW,
+    NAMES,
+    POSTGRES,
+    S3,
+    WEATHER,
+    WEBSERVER,
+    Plan,
+    load_secrets,
+)
 from pipeline_assets.local_stack.ports import free_port, holder, is_free, is_listening, require_free
+from pipeline_assets.local_stack.processes import fingerprint
 from pipeline_assets.local_stack.stack import ROOT
 
 S3_ELSEWHERE = {
@@ -107,6 +123,8 @@ def test_a_half_given_service_names_all_that_is_missing(tmp_path: Path) -> None:
         ({"PIPELINE_MLFLOW_URL"}, {MLFLOW}),
         ({"PIPELINE_DAGSTER_URL"}, {CODE, WEBSERVER, DAEMON}),
         ({"PIPELINE_SERVICES__WEATHER__URL"}, {WEATHER}),
+        ({"PIPELINE_KAFKA_BOOTSTRAP"}, {KAFKA}),
+        ({"PIPELINE_CONNECT_URL"}, {CONNECT}),
     ],
 )
 def test_postgres_is_started_while_one_database_is_needed(given: set[str], elsewhere: set[str]) -> None:
@@ -114,6 +132,40 @@ def test_postgres_is_started_while_one_database_is_needed(given: set[str], elsew
     stack = StackSettings(given=dict.fromkeys(given, "somewhere"))
 
     assert {name for name in NAMES if settings.is_given(stack, name, ROOT)} == elsewhere
+
+
+def test_kafka_connect_elsewhere_needs_to_be_told_its_file_of_secrets(tmp_path: Path) -> None:
+    """Its connectors take their secrets from there; a path made up here would lead nowhere on that machine."""
+    with pytest.raises(SettingsMissing, match="PIPELINE_CONNECT_SECRETS"):
+        plan(tmp_path, {"PIPELINE_CONNECT_URL": "http://connect.example.com:8083"})
+
+
+def test_a_worker_started_here_uses_the_broker_that_is_given(tmp_path: Path) -> None:
+    """The worker's bootstrap list is the given one; the broker's own port plays no part."""
+    made = plan(tmp_path, {"PIPELINE_KAFKA_BOOTSTRAP": "kafka.example.com:9092"})
+
+    assert connect.configuration(made)["bootstrap.servers"] == "kafka.example.com:9092"
+    assert connect.configuration(plan(tmp_path))["bootstrap.servers"] == f"127.0.0.1:{made.ports[KAFKA]}"
+
+
+def test_another_configuration_is_another_service(tmp_path: Path) -> None:
+    """A broker or worker that runs with other settings than planned is known by its command line, and started again by `up`."""
+    made = plan(tmp_path)
+    moved = replace(made, ports={**made.ports, KAFKA_CONTROLLER: free_port()})
+    elsewhere = replace(made, settings={**made.settings, "PIPELINE_KAFKA_BOOTSTRAP": "kafka.example.com:9092"})
+
+    assert fingerprint(kafka.service(made)) == fingerprint(kafka.service(made)) != fingerprint(kafka.service(moved))
+    assert fingerprint(connect.service(made)) == fingerprint(connect.service(made)) != fingerprint(connect.service(elsewhere))
+
+
+def test_secrets_of_connectors_are_those_of_the_settings(tmp_path: Path) -> None:
+    """Passwords are decoded from their DSNs, and written as Java reads properties."""
+    given = {"PIPELINE_CATALOG_DSN": "postgresql://lake:p%40ss%5Cword@db.example.com/lake"}
+    found = connect.secrets(plan(tmp_path, given).settings)
+
+    assert set(found) == {"s3.access-key", "s3.secret-key", "catalog.password", "replication.airline_ops.password"}
+    assert found["catalog.password"] == "p@ss\\word"
+    assert kafka.text({"catalog.password": found["catalog.password"]}) == "catalog.password=p@ss\\\\word\n"
 
 
 def test_without_a_simulator_the_sources_come_from_the_environment_alone(tmp_path: Path) -> None:
