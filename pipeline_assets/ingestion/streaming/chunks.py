@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +14,7 @@ import pyarrow.compute as pc
 from pipeline_assets.ingestion.sources.quarantine import BrokenRecord
 from pipeline_assets.ingestion.streaming import landing, typed_table
 from pipeline_assets.ingestion.streaming.landing import Increment
-from pipeline_assets.ingestion.streaming.offsets import Seen, Spans
+from pipeline_assets.ingestion.streaming.offsets import Seen, Spans, minus, union
 from pipeline_assets.ingestion.streaming.records import RecordReader
 from pipeline_assets.ingestion.streaming.refetch import Refetch, Refetched
 
@@ -24,7 +25,6 @@ CHUNK_ROWS, CHUNK_BYTES = 262_144, 64 << 20
 REFETCHED_ROWS = 8_192
 # Marks of transactions are gaps of one offset each: what lies so near together is fetched in one go.
 NEAR = 1_000
-EPOCH = date(1970, 1, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,15 +165,14 @@ def _near_together(spans: Spans) -> Iterator[tuple[int, int]]:
 
 
 def _refetched(topic: str, partition: int, gap: Spans, refetch: Refetch) -> Iterator[Arrived]:
-    """The records of the gaps of a partition, then all their offsets, as what was not found does not exist."""
-    missing, waiting = Seen(partitions={partition: gap}), list[Refetched]()
-    for record in refetch(topic, partition, gap[0][0], gap[-1][1] - 1):
-        waiting.append(record)
-        if len(waiting) >= REFETCHED_ROWS:
-            yield _arrived(topic, partition, missing, waiting)
-            waiting.clear()
-    yield _arrived(topic, partition, missing, waiting)
-    yield Arrived(records=landing.SCHEMA.empty_table(), holes={partition: gap})
+    """The records of the gaps of a partition, then the offsets of those that were not found, as these do not exist."""
+    found: Spans = ()
+    records = iter(refetch(topic, partition, gap[0][0], gap[-1][1] - 1))
+    while waiting := list(islice(records, REFETCHED_ROWS)):
+        arrived = _arrived(topic, partition, Seen(partitions={partition: gap}), waiting)
+        found = union((*found, *landing.offsets_in(arrived.records).get(partition, ())))
+        yield arrived
+    yield Arrived(records=landing.SCHEMA.empty_table(), holes={partition: minus(gap, found)})
 
 
 def _arrived(topic: str, partition: int, missing: Seen, found: list[Refetched]) -> Arrived:

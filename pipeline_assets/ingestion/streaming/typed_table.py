@@ -76,17 +76,15 @@ def position_of(table: "Table") -> Position:
     Compaction writes snapshots that say nothing of it. Where all that did have expired, the table's properties say the same.
     """
     snapshot = table.current_snapshot()
+    if snapshot is None:
+        return Position()
     while snapshot is not None:
         told = {} if snapshot.summary is None else snapshot.summary.additional_properties
         if NEXT_OFFSETS in told:
             return _read(told)
         parent = snapshot.parent_snapshot_id
-        if parent is None:
-            return Position()
-        snapshot = table.snapshot_by_id(parent)
-        if snapshot is None:
-            return _read(table.properties) if NEXT_OFFSETS in table.properties else Position()
-    return Position()
+        snapshot = None if parent is None else table.snapshot_by_id(parent)
+    return _read(table.properties) if NEXT_OFFSETS in table.properties else Position()
 
 
 def append_events(table: "Table", rows: pa.Table, position: Position, *, run_id: str) -> int:
