@@ -7,8 +7,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from pipeline_assets.core.errors import PipelineError, UserInputError
-from pipeline_assets.ingestion.batch import commands as replay
 from pipeline_assets.ingestion.sources import commands as quarantine
+from pipeline_assets.ingestion.streaming import commands as replay
 from pipeline_assets.local_stack import commands as local_stack
 from pipeline_assets.local_stack import demo_command as demo
 from pipeline_assets.model_lifecycle.feature_store import commands as features

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline_assets.core.errors import ContractViolation, NotStaged
 from pipeline_assets.ingestion.batch.load import stage_days
-from pipeline_assets.ingestion.streaming.events import stage_history
+from pipeline_assets.ingestion.streaming.events import stage_events
 from pipeline_assets.spec.contracts import Contract
 from pipeline_assets.spec.sources import EventStream
 from pipeline_assets_tests.readings import World, day, reading
@@ -30,10 +30,10 @@ def test_rows_of_its_kind_become_the_streams_events(world: World, indoors: Event
     world.fill([reading(sensor="a"), reading(sensor="b", kind="outdoor"), reading(sensor="c", kind=None), reading(1, sensor="d")])
     stage_days(world.settings, world.table, day(0), day(2), run_id="r")
 
-    staged = stage_history(world.settings, indoors, day(0), day(2), run_id="r")
+    staged = stage_events(world.settings, indoors, day(0), day(2), run_id="r")
 
     wanted = {name: value for name, value in reading(sensor="a").items() if name not in {"kind", "is_valid"}}
-    assert [one.manifest.rows for one in staged] == [1, 1, 0]
+    assert [one.manifest.rows for one in staged.days] == [1, 1, 0]
     assert events(world).staged() == [wanted]
 
 
@@ -44,11 +44,11 @@ def test_events_are_held_against_the_streams_own_contract(world: World, indoors:
     world.fill([reading(sensor="a"), reading(sensor="b", level=9), reading(1, level=9)])
     stage_days(world.settings, world.table, day(0), day(1), run_id="r")
 
-    stage_history(world.settings, strict, day(0), day(0), run_id="r")
+    stage_events(world.settings, strict, day(0), day(0), run_id="r")
 
     assert events(world).quarantined() == [("2013-05-01", 1, "level out of range", False)]
     with pytest.raises(ContractViolation):
-        stage_history(world.settings, strict, day(1), day(1), run_id="r")
+        stage_events(world.settings, strict, day(1), day(1), run_id="r")
 
 
 def test_a_history_that_was_never_staged_is_not_a_history_without_events(world: World, indoors: EventStream) -> None:
@@ -57,7 +57,7 @@ def test_a_history_that_was_never_staged_is_not_a_history_without_events(world: 
     stage_days(world.settings, world.table, day(0), day(0), run_id="r")
 
     with pytest.raises(NotStaged) as caught:
-        stage_history(world.settings, indoors, day(0), day(2), run_id="r")
+        stage_events(world.settings, indoors, day(0), day(2), run_id="r")
 
     assert caught.value.partitions == ("2013-05-02", "2013-05-03")
     assert events(world).keys() == []

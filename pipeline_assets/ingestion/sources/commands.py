@@ -13,12 +13,13 @@ from pipeline_assets.core import names
 if TYPE_CHECKING:
     from pipeline_assets.ingestion.sources.quarantine import QuarantinedRow
     from pipeline_assets.spec.contracts import Contract
+    from pipeline_assets.spec.sources import EventStream
     from pipeline_assets.spec.use_case import UseCase
 
 SHOWN_ROWS = 50
 
 SourceOption = Annotated[str | None, typer.Option("--source", help="Rows of this source or stream only, such as weather.")]
-PartitionOption = Annotated[str | None, typer.Option("--partition", help="Rows of this UTC day (YYYY-MM-DD) or `snapshot` only.")]
+PartitionOption = Annotated[str | None, typer.Option("--partition", help="Rows of this UTC day (YYYY-MM-DD), `snapshot` or `stream` only.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 commands = typer.Typer(no_args_is_help=True, help="Rows that broke their contract: which, why, and once more.")
 
@@ -71,7 +72,7 @@ def check_asked(source: str | None, partition: str | None) -> None:
 
     if source is not None and source not in contracts():
         raise UnknownName("source", source, list(contracts()))
-    if partition is None or partition in {names.SNAPSHOT, names.UNDATED}:
+    if partition is None or partition in {names.SNAPSHOT, names.UNDATED, names.STREAM}:
         return
     spans = [(use_case.first_day, use_case.last_day) for use_case in _use_cases()]
     day = _day(partition)
@@ -83,14 +84,18 @@ def check_asked(source: str | None, partition: str | None) -> None:
 def contracts() -> "Mapping[str, Contract]":
     """The contracts of all sources and streams, by name."""
     declared = [source.contract for use_case in _use_cases() for source in use_case.sources]
-    declared += [stream.contract for use_case in _use_cases() for stream in use_case.streams]
+    declared += [stream.contract for stream in streams()]
     return {contract.name: contract for contract in declared}
+
+
+def streams() -> "list[EventStream]":
+    """All declared streams."""
+    return [stream for use_case in _use_cases() for stream in use_case.streams]
 
 
 def next_assets(source: str) -> list[names.AssetName]:
     """The assets that take a source's staged rows further: the streams that it is the history of, or its lake table."""
-    streams = [stream for use_case in _use_cases() for stream in use_case.streams]
-    fed = [names.staged(stream.contract.name) for stream in streams if stream.history.contract.name == source]
+    fed = [names.staged(stream.contract.name) for stream in streams() if stream.history.contract.name == source]
     return fed or [names.lake(source)]
 
 

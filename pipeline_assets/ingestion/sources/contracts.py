@@ -5,7 +5,7 @@ pass finds something are single rows looked at.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from functools import partial
 from typing import Literal
@@ -64,6 +64,11 @@ class Checked:
     broken: Sequence[BrokenRow] = ()
     originals: Sequence[bytes] | None = None
     fields: frozenset[str] = frozenset()
+
+    def at(self, places: np.ndarray) -> "Checked":
+        """The same rows, where the one at position n stands at `places[n]`."""
+        broken = [replace(row, position=int(places[row.position])) for row in self.broken]
+        return replace(self, positions=places[self.positions], broken=broken)
 
 
 def arrow_schema(contract: Contract) -> pa.Schema:

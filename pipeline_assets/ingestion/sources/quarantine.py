@@ -197,6 +197,12 @@ def waiting(connection: "psycopg.Connection", source: str, partition: str) -> li
     )
 
 
+def waiting_records(connection: "psycopg.Connection", source: str, topic: str, *, after: int, limit: int) -> list[QuarantinedRow]:
+    """Records of a topic that have not been replayed, at most so many, in the order of their ids and beginning after one."""
+    condition = "where source = %s and topic = %s and replayed_at is null and id > %s order by id"
+    return _select(connection, condition, [source, topic, after], limit=limit)
+
+
 def waiting_partitions(connection: "psycopg.Connection", source: str) -> list[str]:
     """The partitions of a source with rows that have not been replayed, sorted."""
     statement = _statement("select distinct partition from {table} where replayed_at is null and source = %s order by 1")

@@ -1,26 +1,115 @@
-"""The assets of streaming ingestion: the events of each stream, day by day, as files of rows that kept their contract."""
+"""The assets of streaming ingestion: landed topics, their events as typed rows, and these by day as files beside the history."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from time import monotonic
 from typing import Any
 
 import dagster as dg
 
 from pipeline_assets.core import names
-from pipeline_assets.core.errors import ContractViolation
+from pipeline_assets.core.errors import ContractViolation, OffsetsMissing
 from pipeline_assets.core.resources import Platform, asked_days, column_schema, dagster_errors, days, key
 from pipeline_assets.ingestion.batch import summary
-from pipeline_assets.ingestion.batch.stage import Staged
-from pipeline_assets.ingestion.streaming.events import stage_history
+from pipeline_assets.ingestion.streaming.events import StagedEvents, stage_events
+from pipeline_assets.ingestion.streaming.refetch import refetch_from
+from pipeline_assets.ingestion.streaming.typed_rows import Typed, type_landed
 from pipeline_assets.spec.sources import EventStream
 from pipeline_assets.spec.use_case import UseCase
 
-CONTRACT = "contract"
+CONTRACT, OFFSETS = "contract", "offsets_complete"
 
 
 def defs(use_case: UseCase) -> dg.Definitions:
-    """One asset a stream, by day, with the check of its contract."""
-    return dg.Definitions(assets=[_staged(use_case, stream) for stream in use_case.streams])
+    """Each topic as it lands, and of each stream the typed rows and the staged days, with the checks of their contract."""
+    streams = use_case.streams
+    landed = [_landed(use_case, topic) for topic in sorted({stream.topic for stream in streams})]
+    typed = [_typed(use_case, stream) for stream in streams]
+    return dg.Definitions(assets=[*landed, *typed, *(_staged(use_case, stream) for stream in streams)])
+
+
+def _landed(use_case: UseCase, topic: str) -> dg.AssetSpec:
+    return dg.AssetSpec(
+        key(names.landed(topic)),
+        group_name=names.STREAMING_INGESTION,
+        kinds={"kafka", "iceberg"},
+        owners=sorted({stream.contract.owner for stream in use_case.streams if stream.topic == topic}),
+        description=f"Records of the topic {topic} as they are: bytes, partition, offset and time. Kafka Connect appends them.",
+        metadata={"topic": topic, "dagster/table_name": ".".join(names.landed(topic))},
+    )
+
+
+def _typed(use_case: UseCase, stream: EventStream) -> dg.AssetsDefinition:
+    contract = stream.contract
+    asset_key = key(names.typed(contract.name))
+
+    @dg.asset(
+        key=asset_key,
+        deps=[key(names.landed(stream.topic))],
+        group_name=names.STREAMING_INGESTION,
+        kinds={"iceberg", "s3"},
+        owners=[contract.owner],
+        code_version=contract.version,
+        description=f"{contract.description} Each event that kept the contract once, with its place in the topic.",
+        metadata={
+            "dagster/column_schema": column_schema(contract),
+            "dagster/table_name": ".".join(names.typed(contract.name)),
+            "topic": stream.topic,
+        },
+        freshness_policy=dg.FreshnessPolicy.time_window(fail_window=contract.freshness),
+        check_specs=[
+            dg.AssetCheckSpec(CONTRACT, asset=asset_key, description="Events keep their contract; others are in quarantine."),
+            dg.AssetCheckSpec(
+                OFFSETS,
+                asset=asset_key,
+                blocking=True,
+                description="Every offset of the topic that was read is a row, or known not to be one.",
+            ),
+        ],
+    )
+    def typed(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+        settings, error_level = platform.settings, dg.AssetCheckSeverity.ERROR
+        with dagster_errors():
+            try:
+                done = type_landed(settings, stream, run_id=context.run.run_id, streams=use_case.streams, refetch=refetch_from(settings))
+            except ContractViolation as error:
+                yield _check(asset_key, error.reasons, error_level)
+                raise
+            except OffsetsMissing as error:
+                told = {"partition": error.partition, "first": error.first, "last": error.last}
+                yield dg.AssetCheckResult(asset_key=asset_key, check_name=OFFSETS, passed=False, severity=error_level, metadata=told)
+                raise
+        offsets = dg.AssetCheckResult(check_name=OFFSETS, passed=not done.gaps, severity=error_level, metadata={"gaps": len(done.gaps)})
+        check = _check(asset_key, done.broken, dg.AssetCheckSeverity.WARN)
+        yield dg.MaterializeResult(metadata=_typed_metadata(stream, done), check_results=[check, offsets])
+
+    return typed
+
+
+def _typed_metadata(stream: EventStream, typed: Typed) -> dict[str, Any]:
+    upstream, contract = key(names.landed(stream.topic)), stream.contract
+    offsets = [dg.TableRecord({"partition": number, "before": start, "next": end}) for number, (start, end) in typed.offsets.items()]
+    span = f"{typed.days[0]} to {typed.days[-1]}" if typed.days else ""
+    return {
+        "dagster/row_count": typed.table_rows,
+        "dagster/column_schema": column_schema(contract),
+        "dagster/column_lineage": dg.TableColumnLineage({one.name: [dg.TableColumnDep(upstream, "payload")] for one in contract.fields}),
+        "rows": typed.rows,
+        "rows_broken": sum(typed.broken.values()),
+        "broken_by_reason": dg.MetadataValue.json(dict(typed.broken)),
+        "repeats": typed.repeats,
+        "refetched": typed.refetched,
+        "records_of_other_streams": typed.left,
+        "records_without_event": typed.skipped,
+        "days_touched": dg.MetadataValue.json([day.isoformat() for day in typed.days]),
+        "days": span,
+        **({"offsets": dg.MetadataValue.table(offsets)} if offsets else {}),
+        "fields_unknown": ", ".join(typed.unknown_fields),
+        "commits": typed.commits,
+        # As text: the page would show numbers of 19 digits rounded.
+        "landing_snapshot": str(typed.landing_snapshot),
+        "snapshot_before": str(typed.snapshot_before),
+        "snapshot_id": str(typed.snapshot_after),
+    }
 
 
 def _staged(use_case: UseCase, stream: EventStream) -> dg.AssetsDefinition:
@@ -29,14 +118,14 @@ def _staged(use_case: UseCase, stream: EventStream) -> dg.AssetsDefinition:
 
     @dg.asset(
         key=asset_key,
-        deps=[key(names.staged(stream.history.contract.name))],
+        deps=[key(names.staged(stream.history.contract.name)), key(names.typed(contract.name))],
         partitions_def=days(use_case),
         backfill_policy=dg.BackfillPolicy.single_run(),
         group_name=names.STREAMING_INGESTION,
         kinds={"parquet", "s3"},
         owners=[contract.owner],
         code_version=contract.version,
-        description=f"{contract.description} Staged files of events that kept the contract.",
+        description=f"{contract.description} Staged files of events that kept the contract, from history and topic.",
         metadata={"dagster/column_schema": column_schema(contract), "topic": stream.topic},
         freshness_policy=dg.FreshnessPolicy.time_window(fail_window=contract.freshness),
         check_specs=[
@@ -47,30 +136,31 @@ def _staged(use_case: UseCase, stream: EventStream) -> dg.AssetsDefinition:
         begun = monotonic()
         with dagster_errors():
             try:
-                done = stage_history(platform.settings, stream, *asked_days(context), run_id=context.run.run_id)
+                done = stage_events(platform.settings, stream, *asked_days(context), run_id=context.run.run_id)
             except ContractViolation as error:
                 yield _check(asset_key, error.reasons, dg.AssetCheckSeverity.ERROR)
                 raise
-        for one in done:
+        for one in done.days:
             context.add_asset_metadata(summary.partition_facts(one), partition_key=one.manifest.partition)
-        check = _check(asset_key, summary.reasons(done), dg.AssetCheckSeverity.WARN)
-        yield dg.MaterializeResult(metadata=_metadata(stream, done, monotonic() - begun), check_results=[check])
+        check = _check(asset_key, summary.reasons(done.days), dg.AssetCheckSeverity.WARN)
+        yield dg.MaterializeResult(metadata=_staged_metadata(stream, done, monotonic() - begun), check_results=[check])
 
     return staged
 
 
-def _metadata(stream: EventStream, staged: Sequence[Staged], seconds: float) -> dict[str, Any]:
-    upstream = key(names.staged(stream.history.contract.name))
-    lineage = {field.name: [dg.TableColumnDep(upstream, field.name)] for field in stream.contract.fields}
+def _staged_metadata(stream: EventStream, staged: StagedEvents, seconds: float) -> dict[str, Any]:
+    upstream = [key(names.staged(stream.history.contract.name)), key(names.typed(stream.contract.name))]
+    lineage = {field.name: [dg.TableColumnDep(one, field.name) for one in upstream] for field in stream.contract.fields}
     return {
-        **summary.facts(staged, seconds),
-        "broken_by_reason": dg.MetadataValue.json(summary.reasons(staged)),
+        **summary.facts(staged.days, seconds),
+        "broken_by_reason": dg.MetadataValue.json(summary.reasons(staged.days)),
+        "typed_snapshot": str(staged.typed_snapshot),
         "dagster/column_schema": column_schema(stream.contract),
         "dagster/column_lineage": dg.TableColumnLineage(lineage),
     }
 
 
-def _check(asset_key: dg.AssetKey, broken: dict[str, int], severity: dg.AssetCheckSeverity) -> dg.AssetCheckResult:
+def _check(asset_key: dg.AssetKey, broken: Mapping[str, int], severity: dg.AssetCheckSeverity) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
-        asset_key=asset_key, check_name=CONTRACT, passed=not broken, severity=severity, metadata={"broken_by_reason": broken}
+        asset_key=asset_key, check_name=CONTRACT, passed=not broken, severity=severity, metadata={"broken_by_reason": dict(broken)}
     )

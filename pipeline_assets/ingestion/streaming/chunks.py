@@ -4,18 +4,19 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline_assets.ingestion.sources.quarantine import BrokenRecord
-from pipeline_assets.ingestion.streaming import landing, typed_table
+from pipeline_assets.ingestion.streaming import landing
 from pipeline_assets.ingestion.streaming.landing import Increment
-from pipeline_assets.ingestion.streaming.offsets import Seen, Spans
+from pipeline_assets.ingestion.streaming.offsets import Seen, Spans, minus, union
 from pipeline_assets.ingestion.streaming.records import RecordReader
 from pipeline_assets.ingestion.streaming.refetch import Refetch, Refetched
+from pipeline_assets.ingestion.streaming.typed_table import days_of, typed_events
 
 if TYPE_CHECKING:
     from pyiceberg.table import Table
@@ -24,7 +25,6 @@ CHUNK_ROWS, CHUNK_BYTES = 262_144, 64 << 20
 REFETCHED_ROWS = 8_192
 # Marks of transactions are gaps of one offset each: what lies so near together is fetched in one go.
 NEAR = 1_000
-EPOCH = date(1970, 1, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,13 +116,8 @@ def _take(chunk: Chunk, arrived: Arrived, reader: RecordReader) -> None:
 def _check(chunk: Chunk, records: pa.Table, reader: RecordReader) -> None:
     found = reader.read(records)
     checked, tally = found.checked, chunk.tally
+    chunk.rows.append(typed_events(reader.contract, checked, records))
     places = records.select(landing.PLACE)
-    own = places.take(pa.array(checked.positions))
-    columns = [
-        *checked.good.columns,
-        *(own.column(name) for name in (landing.TOPIC, landing.PARTITION, landing.OFFSET, landing.RECEIVED_AT)),
-    ]
-    chunk.rows.append(pa.Table.from_arrays(columns, schema=typed_table.typed_schema(reader.contract)))
     stood = places.take(pa.array([row.position for row in checked.broken], pa.int64())).to_pylist()
     chunk.broken += [
         BrokenRecord(partition=place[landing.PARTITION], offset=place[landing.OFFSET], received_at=place[landing.RECEIVED_AT], broken=row)
@@ -132,14 +127,8 @@ def _check(chunk: Chunk, records: pa.Table, reader: RecordReader) -> None:
     tally.broken.update(row.fault for row in checked.broken)
     tally.left += found.left
     tally.skipped += found.skipped
-    tally.days |= days_of(checked.good.column(reader.contract.event_at))
+    tally.days.update(days_of(checked.good.column(reader.contract.event_at)).unique().to_pylist())
     tally.fields |= checked.fields
-
-
-def days_of(times: pa.Array) -> set[date]:
-    """The UTC days of some instants."""
-    days: list[date] = pc.unique(times.cast(pa.timestamp("us")).cast(pa.date32(), safe=False)).to_pylist()
-    return set(days)
 
 
 def _is_fresh(seen: Seen, records: pa.Table) -> np.ndarray:
@@ -165,15 +154,14 @@ def _near_together(spans: Spans) -> Iterator[tuple[int, int]]:
 
 
 def _refetched(topic: str, partition: int, gap: Spans, refetch: Refetch) -> Iterator[Arrived]:
-    """The records of the gaps of a partition, then all their offsets, as what was not found does not exist."""
-    missing, waiting = Seen(partitions={partition: gap}), list[Refetched]()
-    for record in refetch(topic, partition, gap[0][0], gap[-1][1] - 1):
-        waiting.append(record)
-        if len(waiting) >= REFETCHED_ROWS:
-            yield _arrived(topic, partition, missing, waiting)
-            waiting.clear()
-    yield _arrived(topic, partition, missing, waiting)
-    yield Arrived(records=landing.SCHEMA.empty_table(), holes={partition: gap})
+    """The records of the gaps of a partition, then the offsets of those that were not found, as these do not exist."""
+    found: Spans = ()
+    records = iter(refetch(topic, partition, gap[0][0], gap[-1][1] - 1))
+    while waiting := list(islice(records, REFETCHED_ROWS)):
+        arrived = _arrived(topic, partition, Seen(partitions={partition: gap}), waiting)
+        found = union((*found, *landing.offsets_in(arrived.records).get(partition, ())))
+        yield arrived
+    yield Arrived(records=landing.SCHEMA.empty_table(), holes={partition: minus(gap, found)})
 
 
 def _arrived(topic: str, partition: int, missing: Seen, found: list[Refetched]) -> Arrived:

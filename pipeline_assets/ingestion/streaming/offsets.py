@@ -31,6 +31,19 @@ def union(spans: Iterable[Span]) -> Spans:
     return tuple(joined)
 
 
+def minus(spans: Iterable[Span], taken: Spans) -> Spans:
+    """What is in some span and not taken."""
+    left: list[Span] = []
+    for span in spans:
+        start, end = span
+        for first, upto in taken:
+            if start < upto and first < end:
+                left += [(start, first)] if start < first else []
+                start = min(upto, end)
+        left += [(start, end)] if start < end else []
+    return tuple(left)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Seen:
     """The offsets seen of each partition."""

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline_assets.ingestion.sources.contracts import BrokenRow, Checked, check_batch
+from pipeline_assets.ingestion.sources.contracts import Checked, check_batch
 from pipeline_assets.ingestion.sources.json_rows import Fault, check_objects
 from pipeline_assets.ingestion.streaming.formats import decoder
 from pipeline_assets.ingestion.streaming.plain_json import PlainRows, plain_json
@@ -91,7 +91,7 @@ class RecordReader:
             position = columns.schema.get_field_index(self._known_at)
             columns = columns.set_column(position, self._known_at, times.take(pa.array(places)))
         checked = check_batch(self.contract, columns, first_position=0, original=lambda row: _bytes(payloads, int(places[row])))
-        found = replace(_moved(checked, places), fields=plain.fields)
+        found = replace(checked.at(places), fields=plain.fields)
         return CheckedRecords(checked=found, left=left, skipped=0), strays
 
     def _read_one_by_one(self, payloads: pa.Array, times: pa.Array, places: np.ndarray) -> CheckedRecords:
@@ -107,8 +107,8 @@ class RecordReader:
                 found.append(one)
                 taken.append(place)
         checked = check_objects(self.contract, found, [_bytes(payloads, place) for place in taken])
-        moved = _moved(checked, np.array(taken, dtype=np.int64))
-        return CheckedRecords(checked=moved, left=passed["left"], skipped=passed["skipped"])
+        placed = replace(checked.at(np.array(taken, dtype=np.int64)), originals=None)
+        return CheckedRecords(checked=placed, left=passed["left"], skipped=passed["skipped"])
 
     def _one(self, payload: bytes | None, received_at: datetime | None) -> Found | NotOurs:
         """The values of a record or its fault; `left` if it is another stream's, `skipped` if it is no event."""
@@ -126,14 +126,6 @@ class RecordReader:
         if self._known_at is None:
             return event.values
         return {**event.values, self._known_at: None if received_at is None else received_at.astimezone(UTC).isoformat()}
-
-
-def _moved(checked: Checked, places: np.ndarray) -> Checked:
-    """The same with the places that the rows were taken from as positions, and without the bytes of good rows."""
-    broken = [
-        BrokenRow(position=int(places[row.position]), field=row.field, reason=row.reason, original=row.original) for row in checked.broken
-    ]
-    return Checked(good=checked.good, positions=places[checked.positions], broken=broken, fields=checked.fields)
 
 
 def _together(first: CheckedRecords, second: CheckedRecords) -> CheckedRecords:

@@ -29,7 +29,7 @@ from pipeline_assets.ingestion.streaming.landing import Increment
 from pipeline_assets.ingestion.streaming.offsets import Seen, Spans
 from pipeline_assets.ingestion.streaming.records import RecordReader, Share, share_of
 from pipeline_assets.ingestion.streaming.refetch import Refetch, refuse
-from pipeline_assets.ingestion.streaming.typed_table import Position, append_events, position_of, typed_schema, typed_table
+from pipeline_assets.ingestion.streaming.typed_table import Position, append_events, position_of, rows_of, typed_schema, typed_table
 from pipeline_assets.spec.sources import EventStream
 
 if TYPE_CHECKING:
@@ -50,7 +50,8 @@ class Typed:
     `rows` and `broken` (by fault) are what became of them; `repeats` counts records that had landed more than once (and, after a killed
     run, those that it had committed of an increment), `left` those of other streams of the topic, `skipped` those that are no events,
     `refetched` those that had not landed and were fetched from the topic. `days` are the UTC days of the new rows. `offsets` tells per
-    partition the next offset before and after. Snapshots are None where nothing was ever written, and the same where nothing changed.
+    partition the next offset before and after, `gaps` the offsets not seen though later ones were: none after any run that ends well.
+    Snapshots are None where nothing was ever written, and the same where nothing changed. `table_rows` counts the whole table.
     """
 
     contract: str
@@ -63,10 +64,12 @@ class Typed:
     refetched: int
     days: Sequence[date]
     offsets: Mapping[int, tuple[int, int]]
+    gaps: Mapping[int, Spans]
     landing_snapshot: int | None
     snapshot_before: int | None
     snapshot_after: int | None
     commits: int
+    table_rows: int
     unknown_fields: Sequence[str]
 
 
@@ -87,6 +90,7 @@ def type_landed(
         quarantine.locked(connection, contract.name, names.STREAM),
         catalog(settings) as lake,
     ):
+        connection.autocommit = True
 
         def keep(chunk: Chunk) -> None:
             covered = [(number, *span) for number, spans in chunk.covered.partitions.items() for span in spans]
@@ -187,9 +191,11 @@ class _Run:
             refetched=tally.refetched,
             days=sorted(tally.days),
             offsets={number: (start.get(number, 0), end) for number, end in after.seen.next_offsets.items()},
+            gaps=after.seen.gaps,
             landing_snapshot=after.landing_snapshot,
             snapshot_before=snapshot_before,
             snapshot_after=None if newest is None else newest.snapshot_id,
             commits=self.commits,
+            table_rows=rows_of(self.table),
             unknown_fields=sorted(tally.fields - {one.name for one in contract.fields}),
         )

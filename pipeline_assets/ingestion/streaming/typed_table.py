@@ -6,22 +6,27 @@ has left files that no snapshot names.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline_assets.core import names
-from pipeline_assets.core.iceberg import Column, follow, open_or_create
-from pipeline_assets.ingestion.sources.contracts import arrow_schema
+from pipeline_assets.core.iceberg import Column, follow, open_or_create, open_table
+from pipeline_assets.ingestion.sources.contracts import Checked, arrow_schema
+from pipeline_assets.ingestion.streaming import landing
 from pipeline_assets.ingestion.streaming.offsets import Seen
 from pipeline_assets.spec.contracts import Contract
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
+    from pyiceberg.manifest import DataFile
     from pyiceberg.table import Table
 
+EPOCH = date(1970, 1, 1)
 TOPIC, PARTITION, OFFSET, RECEIVED_AT = "_topic", "_partition", "_offset", "_received_at"
 PLACE = (
     Column(name=TOPIC, type="string", required=True, doc="Topic that the event came from."),
@@ -61,6 +66,17 @@ def typed_schema(contract: Contract) -> pa.Schema:
     return pa.schema([*arrow_schema(contract), *PLACE_SCHEMA])
 
 
+def typed_events(contract: Contract, checked: Checked, records: pa.Table) -> pa.Table:
+    """The good rows among some landed records, each with its place in the topic."""
+    places = records.select(landing.PLACE).take(pa.array(checked.positions))
+    return pa.Table.from_arrays([*checked.good.columns, *places.columns], schema=typed_schema(contract))
+
+
+def days_of(times: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """The UTC day of each of some instants."""
+    return times.cast(pa.timestamp("us")).cast(pa.date32(), safe=False)
+
+
 def typed_table(catalog: "Catalog", contract: Contract) -> "Table":
     """The typed table of a contract, created or extended where needed; by day of the event's time. Raises SchemaConflict."""
     own = [Column(name=f.name, type=f.type, required=f.required, doc=f.description) for f in contract.fields]
@@ -76,17 +92,61 @@ def position_of(table: "Table") -> Position:
     Compaction writes snapshots that say nothing of it. Where all that did have expired, the table's properties say the same.
     """
     snapshot = table.current_snapshot()
+    if snapshot is None:
+        return Position()
     while snapshot is not None:
         told = {} if snapshot.summary is None else snapshot.summary.additional_properties
         if NEXT_OFFSETS in told:
             return _read(told)
         parent = snapshot.parent_snapshot_id
-        if parent is None:
-            return Position()
-        snapshot = table.snapshot_by_id(parent)
-        if snapshot is None:
-            return _read(table.properties) if NEXT_OFFSETS in table.properties else Position()
-    return Position()
+        snapshot = None if parent is None else table.snapshot_by_id(parent)
+    return _read(table.properties) if NEXT_OFFSETS in table.properties else Position()
+
+
+def rows_of(table: "Table") -> int:
+    """How many rows a table holds, told by its newest snapshot."""
+    snapshot = table.current_snapshot()
+    return 0 if snapshot is None or snapshot.summary is None else int(snapshot.summary["total-records"] or 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TypedDays:
+    """The typed rows of some days at one snapshot, file by file; none of either where nothing was ever typed."""
+
+    table: "Table | None"
+    snapshot_id: int | None
+    files: "Mapping[date, Sequence[DataFile]]"
+
+    def read(self, day: date, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+        """The rows of a day in these columns, in no order; null where a file is older than a column."""
+        for file in self.files.get(day, ()):
+            if self.table is not None:
+                yield from _batches(self.table, file.file_path, schema)
+
+
+def typed_days(catalog: "Catalog", contract: Contract, first: date, last: date) -> TypedDays:
+    """The typed rows of the days `first` to `last` (UTC, inclusive), as they stand now."""
+    table = open_table(catalog, names.typed(contract.name))
+    snapshot = None if table is None else table.current_snapshot()
+    if table is None or snapshot is None:
+        return TypedDays(table=table, snapshot_id=None, files={})
+    start, end = (datetime.combine(day, time(), UTC).isoformat() for day in (first, last + timedelta(days=1)))
+    files: dict[date, list[DataFile]] = {}
+    rows = f"{contract.event_at} >= '{start}' and {contract.event_at} < '{end}'"
+    for task in table.scan(rows, snapshot_id=snapshot.snapshot_id).plan_files():
+        files.setdefault(EPOCH + timedelta(days=task.file.partition[0]), []).append(task.file)
+    return TypedDays(table=table, snapshot_id=snapshot.snapshot_id, files=files)
+
+
+def _batches(table: "Table", path: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    with table.io.new_input(path).open() as opened:
+        parquet = pq.ParquetFile(opened)
+        present = [name for name in schema.names if name in parquet.schema_arrow.names]
+        for batch in parquet.iter_batches(columns=present, use_threads=False):
+            columns = [
+                batch.column(one.name).cast(one.type) if one.name in present else pa.nulls(batch.num_rows, one.type) for one in schema
+            ]
+            yield pa.RecordBatch.from_arrays(columns, schema=pa.schema([one.with_nullable(True) for one in schema]))
 
 
 def append_events(table: "Table", rows: pa.Table, position: Position, *, run_id: str) -> int:

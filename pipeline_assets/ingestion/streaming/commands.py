@@ -1,7 +1,7 @@
 """The command `quarantine replay`, which joins those of the sources. What it needs is loaded when it runs."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from pipeline_assets.ingestion.sources.commands import (
     commands,
     contracts,
     next_assets,
+    streams,
 )
 
 if TYPE_CHECKING:
@@ -28,33 +29,37 @@ def register(_app: typer.Typer) -> None:
 
 
 def replay_rows(*, source: SourceOption = None, partition: PartitionOption = None, as_json: JsonOption = False) -> None:
-    """Check quarantined rows against the present contracts, and stage those that keep them now."""
+    """Check quarantined rows against the present contracts, and take in those that keep them now."""
     from pipeline_assets.core.settings import load_settings
     from pipeline_assets.ingestion.batch.replay import replay
+    from pipeline_assets.ingestion.streaming.replay import replay_records
 
     check_asked(source, partition)
-    known = contracts()
+    settings, known = load_settings(), contracts()
     asked = list(known.values()) if source is None else [known[source]]
-    replayed = replay(load_settings(), asked, partition=partition)
+    staged = replay(settings, asked, partition=partition)
+    own = [stream for stream in streams() if stream.contract in asked and partition in {None, names.STREAM}]
+    typed = replay_records(settings, own, streams())
     if as_json:
-        typer.echo(json.dumps([asdict(one) for one in replayed], indent=2))
-    else:
-        _print_replayed(replayed)
-
-
-def _print_replayed(replayed: "Sequence[Replayed]") -> None:
-    if not replayed:
+        typer.echo(json.dumps([asdict(one) for one in (*staged, *typed)], indent=2))
+        return
+    if not staged and not typed:
         typer.echo("No rows are waiting in quarantine.")
+    _print_replayed(staged, "staged", next_assets)
+    _print_replayed(typed, "typed", lambda name: [names.staged(name)])
+
+
+def _print_replayed(replayed: "Sequence[Replayed]", done: str, next_of: Callable[[str], list[names.AssetName]]) -> None:
     for source in sorted({one.source for one in replayed}):
         own = [one for one in replayed if one.source == source]
-        typer.echo(f"{source}: {sum(one.replayed for one in own)} rows staged, {sum(one.still_broken for one in own)} still broken")
+        typer.echo(f"{source}: {sum(one.replayed for one in own)} rows {done}, {sum(one.still_broken for one in own)} still broken")
         changed = [one.partition for one in own if one.replayed]
         if changed:
-            typer.echo(f"  Changed: {', '.join(changed)}. Publish with:\n  {_publishing(source, changed)}")
+            typer.echo(f"  Changed: {', '.join(changed)}. Publish with:\n  {_publishing(next_of(source), changed)}")
 
 
-def _publishing(source: str, partitions: Sequence[str]) -> str:
+def _publishing(assets: Sequence[names.AssetName], partitions: Sequence[str]) -> str:
     """The command that takes changed partitions to the next assets; days in between that did not change stay as they are."""
-    selection = " or ".join(f'key:"{"/".join(asset)}"' for asset in next_assets(source))
+    selection = " or ".join(f'key:"{"/".join(asset)}"' for asset in assets)
     command = f"dagster asset materialize -m pipeline_assets.definitions --select '{selection}'"
     return command if partitions[0] == names.SNAPSHOT else f"{command} --partition-range {partitions[0]}...{partitions[-1]}"
