@@ -35,11 +35,14 @@ PREDICTIONS = "predictions"
 LEDGER = "ledger"
 QUARANTINE = "quarantine"
 MONITOR = "monitor"
+LANDED = "landed"
+TYPED = "typed"
 CATALOG = "lake"
 
-# Partitions that are no day: a table that is loaded whole, and the quarantine of rows without any time.
+# Partitions that are no day: a table that is loaded whole, and the quarantines of rows without any time and of events as they came.
 SNAPSHOT = "snapshot"
 UNDATED = "undated"
+STREAM = "stream"
 
 _SECONDS = {"d": 86_400, "h": 3_600, "min": 60}
 
@@ -54,6 +57,16 @@ def source_asset(system: str, table: str) -> AssetName:
 def staged(contract: str) -> AssetName:
     """Rows of a source that kept their contract, staged as files per day."""
     return ("staged", contract)
+
+
+def landed(topic: str) -> AssetName:
+    """The lake table in which the records of a topic land as they are; the topic's own name, with underscores in place of - and `.`."""
+    return (LANDED, topic.replace("-", "_").replace(".", "_"))
+
+
+def typed(contract: str) -> AssetName:
+    """The lake table of a stream's events that kept their contract, with the place of each in its topic."""
+    return (TYPED, contract)
 
 
 def lake(contract: str) -> AssetName:

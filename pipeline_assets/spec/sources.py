@@ -30,14 +30,18 @@ class RestEndpoint:
 
 
 Origin = PostgresTable | RestEndpoint
-Load = Literal["daily", "snapshot"]
+Load = Literal["daily", "snapshot", "changes"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """A contract and the place that keeps it.
 
-    `daily` loads one UTC day of the contract's `event_at` at a time; `snapshot` loads the whole table each time.
+    `daily` loads one UTC day of the contract's `event_at` at a time; `snapshot` loads the whole table each time; `changes` follows the
+    replication log of a Postgres table, so that a change is known seconds after its commit, and deletes are known at all.
+
+    A row's two times are the contract's fields, whichever way it is loaded. The commit time stands beside them in the change log, but is
+    the time of the database that the row was last copied to: a restore would make all that it holds known only now.
     """
 
     contract: Contract

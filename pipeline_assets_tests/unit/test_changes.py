@@ -253,6 +253,33 @@ def test_a_large_value_that_the_log_does_not_have_is_named() -> None:
     assert merged.unresolved == ((0, "note"), (0, "text"), (1, "text"))
 
 
+def test_a_truncated_table_is_empty_until_new_rows_come() -> None:
+    """What was there before is gone; told again under new offsets, older changes stay gone."""
+    records = [
+        record("r", 1, 0, {"id": "A", "size": 1}, "first"),
+        record("c", 5, 1, {"id": "B", "size": 1}),
+        record("t", 6, 2, {"id": None}),
+        record("c", 7, 3, {"id": "C", "size": 1}),
+    ]
+    again = [*records, record("c", 5, 4, {"id": "B", "size": 1})]
+
+    assert sorted(state(merge(log_of(records), CONTRACT))) == ["C"]
+    assert sorted(state(merge(log_of(again), CONTRACT))) == ["C"]
+    assert sorted(state(merge(log_of(records), CONTRACT, at=5))) == ["A", "B"]
+    assert state(merge(log_of(records), CONTRACT, at=6)) == {}
+
+
+def test_a_log_says_whether_it_holds_all_of_the_table() -> None:
+    """Before the first snapshot is told to its end, rows may be missing; its marked end, or a change after it, says that none is."""
+    begun = [record("r", 10, 0, {"id": "A", "size": 1}, "first")]
+
+    assert not merge(log_of([]), CONTRACT).is_complete
+    assert not merge(log_of([record("u", 5, 0, {"id": "A", "size": 1})]), CONTRACT).is_complete
+    assert not merge(log_of(begun), CONTRACT).is_complete
+    assert merge(log_of([*begun, record("r", 10, 1, {"id": "B", "size": 1}, "last_in_data_collection")]), CONTRACT).is_complete
+    assert merge(log_of([*begun, record("u", 12, 1, {"id": "A", "size": 2})]), CONTRACT).is_complete
+
+
 def test_an_empty_log_is_an_empty_table() -> None:
     """No change, no row, and no LSN."""
     merged = merge(log_of([]), CONTRACT)
@@ -277,7 +304,7 @@ def test_the_contract_of_a_log_takes_deleted_and_broken_rows() -> None:
     rows = [
         {"tailnum": "N1", "engines": 0, "_op": "u", "_lsn": 1, "_committed_at": NOW},
         {"tailnum": "N2", "_op": "d", "_lsn": 2, "_committed_at": NOW},
-        {"tailnum": "N3", "_op": "t", "_lsn": 3, "_committed_at": NOW},
+        {"tailnum": "N3", "_op": "m", "_lsn": 3, "_committed_at": NOW},
     ]
     schema = pa.schema([(field.name, ARROW_TYPES[field.type]) for field in contract.fields])
     checked = check_batch(contract, pa.RecordBatch.from_pylist(rows, schema=schema), first_position=0)

@@ -1,4 +1,4 @@
-"""The assets of streaming ingestion: the events of each stream, day by day, as files of rows that kept their contract."""
+"""The assets of streaming ingestion: events by day, and tables as their changes left them, as files of rows that kept their contract."""
 
 from collections.abc import Iterator, Sequence
 from time import monotonic
@@ -11,16 +11,20 @@ from pipeline_assets.core.errors import ContractViolation
 from pipeline_assets.core.resources import Platform, asked_days, column_schema, dagster_errors, days, key
 from pipeline_assets.ingestion.batch import summary
 from pipeline_assets.ingestion.batch.stage import Staged
+from pipeline_assets.ingestion.streaming.changes import log_contract
 from pipeline_assets.ingestion.streaming.events import stage_history
-from pipeline_assets.spec.sources import EventStream
+from pipeline_assets.ingestion.streaming.state import StagedState, stage_state
+from pipeline_assets.spec.contracts import Contract
+from pipeline_assets.spec.sources import EventStream, Source
 from pipeline_assets.spec.use_case import UseCase
 
 CONTRACT = "contract"
 
 
 def defs(use_case: UseCase) -> dg.Definitions:
-    """One asset a stream, by day, with the check of its contract."""
-    return dg.Definitions(assets=[_staged(use_case, stream) for stream in use_case.streams])
+    """One asset a stream, by day, and one a table that is followed by its changes, with the checks of their contracts."""
+    followed = [_state(source) for source in use_case.sources if source.load == "changes"]
+    return dg.Definitions(assets=[*(_staged(use_case, stream) for stream in use_case.streams), *followed])
 
 
 def _staged(use_case: UseCase, stream: EventStream) -> dg.AssetsDefinition:
@@ -57,6 +61,53 @@ def _staged(use_case: UseCase, stream: EventStream) -> dg.AssetsDefinition:
         yield dg.MaterializeResult(metadata=_metadata(stream, done, monotonic() - begun), check_results=[check])
 
     return staged
+
+
+def _state(source: Source) -> dg.AssetsDefinition:
+    contract = source.contract
+    asset_key, log = key(names.staged(contract.name)), key(names.typed(log_contract(contract).name))
+
+    @dg.asset(
+        key=asset_key,
+        deps=[log],
+        group_name=names.STREAMING_INGESTION,
+        kinds={"parquet", "s3"},
+        owners=[contract.owner],
+        code_version=contract.version,
+        description=f"{contract.description} Staged files of the rows that its changes left, as far as they kept the contract.",
+        metadata={"dagster/column_schema": column_schema(contract)},
+        freshness_policy=dg.FreshnessPolicy.time_window(fail_window=contract.freshness),
+        check_specs=[
+            dg.AssetCheckSpec(CONTRACT, asset=asset_key, blocking=True, description="Rows keep their contract; others are in quarantine.")
+        ],
+    )
+    def state(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+        begun = monotonic()
+        with dagster_errors():
+            try:
+                done = stage_state(platform.settings, source, run_id=context.run.run_id)
+            except ContractViolation as error:
+                yield _check(asset_key, error.reasons, dg.AssetCheckSeverity.ERROR)
+                raise
+        check = _check(asset_key, summary.reasons([done.staged]), dg.AssetCheckSeverity.WARN)
+        yield dg.MaterializeResult(metadata=_state_metadata(contract, log, done, monotonic() - begun), check_results=[check])
+
+    return state
+
+
+def _state_metadata(contract: Contract, log: dg.AssetKey, done: StagedState, seconds: float) -> dict[str, Any]:
+    lineage = {field.name: [dg.TableColumnDep(log, field.name)] for field in contract.fields}
+    return {
+        **summary.facts([done.staged], seconds),
+        "broken_by_reason": dg.MetadataValue.json(summary.reasons([done.staged])),
+        "changes": done.merged.changes,
+        # As text: the page would show numbers of 19 digits rounded.
+        "lsn": str(done.merged.lsn),
+        "log_snapshot_id": str(done.log_snapshot),
+        "values_not_in_log": len(done.merged.unresolved),
+        "dagster/column_schema": column_schema(contract),
+        "dagster/column_lineage": dg.TableColumnLineage(lineage),
+    }
 
 
 def _metadata(stream: EventStream, staged: Sequence[Staged], seconds: float) -> dict[str, Any]:

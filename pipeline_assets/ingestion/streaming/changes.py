@@ -9,7 +9,7 @@ cut into epochs first, where by offset a snapshot begins; within an epoch the sn
 
 The newest snapshot that is complete replaces all before it: what it does not contain is gone. That is what makes a lost replication slot
 harmless, which leaves a hole in the log and a snapshot after it. A snapshot is complete when its last row is marked as such or a change
-follows, as changes are only told after it.
+follows, as changes are only told after it. A truncated table is as after an empty snapshot.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ OPERATION, LSN, COMMITTED_AT = "_op", "_lsn", "_committed_at"
 # The transaction's id and the place of a row in a snapshot, where the log has them.
 TRANSACTION, SNAPSHOT = "_txid", "_snapshot"
 TOPIC, PARTITION, OFFSET = "_topic", "_partition", "_offset"
-READ, DELETED = "r", "d"
+READ, DELETED, TRUNCATED = "r", "d", "t"
 LAST_OF_SNAPSHOT = ("last", "last_in_data_collection")
 # What Debezium tells in the place of a large value that a change did not touch.
 UNAVAILABLE = "__debezium_unavailable_value"
@@ -36,13 +36,15 @@ UNAVAILABLE = "__debezium_unavailable_value"
 class Merged:
     """The rows of a table at an LSN, by key, with the contract's fields (any of them may be null; no rule was checked).
 
-    `lsn` is that of the newest change that was seen (None: no change at all), `changes` how many distinct ones there were. `unresolved`
+    `lsn` is that of the newest change that was seen (None: no change at all), `changes` how many distinct ones there were since the newest
+    complete snapshot. Without any (`is_complete` false) rows are missing that stood in the table before its changes were told. `unresolved`
     lists, as row and field, the large values that are nowhere in the log: they are null in `rows`, and only the source knows them.
     """
 
     rows: pa.Table
     lsn: int | None
     changes: int
+    is_complete: bool
     unresolved: Sequence[tuple[int, str]] = ()
 
 
@@ -50,18 +52,15 @@ def log_contract(contract: Contract) -> Contract:
     """The contract of a table's change log: the same fields and types without rules, since those are held against the merged rows.
 
     So a change that breaks a rule is told by the log, and quarantined when the table is staged, as if it had been read in a batch; and a
-    deleted row, of which only the key is known, is in order.
+    deleted row, of which only the key is known, is in order, as is a truncation, which has none.
     """
-    loose = [
-        Field(name=field.name, type=field.type, description=field.description, required=field.name in contract.primary_key)
-        for field in contract.fields
-    ]
+    loose = [Field(name=field.name, type=field.type, description=field.description) for field in contract.fields]
     return replace(
         contract,
         name=f"{contract.name}_changes",
         description=f"Changes of {contract.name}, one row per change as it was told.",
         fields=(*loose, *META_FIELDS),
-        primary_key=(LSN, OPERATION, *contract.primary_key),
+        primary_key=(LSN, OPERATION),
         event_at=COMMITTED_AT,
         known_at=COMMITTED_AT,
     )
@@ -90,13 +89,15 @@ def merge(log: pa.Table, contract: Contract, *, at: int | None = None) -> Merged
     """
     _check(log, contract)
     changes = _in_order(_epochs(_frame(log, contract)), contract.primary_key, at)
-    standing = changes.unique(contract.primary_key, keep="last").filter(pl.col(OPERATION) != DELETED).sort(contract.primary_key)
+    last = changes.unique(contract.primary_key, keep="last")
+    standing = last.filter(~pl.col(OPERATION).is_in((DELETED, TRUNCATED))).sort(contract.primary_key)
     filled, unresolved = _resolve(standing, changes, contract)
     fields = [pa.field(field.name, ARROW_TYPES[field.type]) for field in contract.fields]
     return Merged(
         rows=filled.select(field.name for field in contract.fields).to_arrow().cast(pa.schema(fields)),
         lsn=None if changes.is_empty() else int(changes.select(pl.col("_lsn_of_effect").max()).item()),
         changes=changes.height,
+        is_complete=bool((changes["_epoch"] > 0).any() and changes["_is_complete"].any()),
         unresolved=tuple(unresolved),
     )
 
@@ -127,14 +128,17 @@ def _epochs(records: pl.DataFrame) -> pl.DataFrame:
 
     `_lsn_of_effect` is from where on a record counts: a change that was open at a snapshot, from there on.
     """
-    is_read, lsn = pl.col(OPERATION) == READ, pl.col(LSN)
-    begins = is_read & (~is_read.shift(1, fill_value=False) | (lsn != lsn.shift(1, fill_value=-1)))
+    is_read, is_truncation, lsn = pl.col(OPERATION) == READ, pl.col(OPERATION) == TRUNCATED, pl.col(LSN)
+    begins = is_truncation | (is_read & (~is_read.shift(1, fill_value=False) | (lsn != lsn.shift(1, fill_value=-1))))
     numbered = records.with_columns(_epoch=begins.cum_sum())
     proof = ~is_read | pl.col(SNAPSHOT).is_in(LAST_OF_SNAPSHOT).fill_null(value=False)
-    taken_at = lsn.filter(is_read).first().over("_epoch")
     return numbered.with_columns(
-        _is_complete=proof.any().over("_epoch"), _lsn_of_effect=pl.max_horizontal(lsn, taken_at), _is_change=~is_read
-    )
+        _is_complete=proof.any().over("_epoch"),
+        _lsn_of_effect=pl.max_horizontal(lsn, lsn.filter(is_read).first().over("_epoch")),
+        _is_change=~is_read,
+        # A truncation waits for every open transaction, so what is older is told again.
+        _is_older=(lsn < lsn.filter(is_truncation).first().over("_epoch")).fill_null(value=False),
+    ).filter(~pl.col("_is_older"))
 
 
 def _in_order(records: pl.DataFrame, key: Sequence[str], at: int | None) -> pl.DataFrame:
