@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
+from typing import get_args
 from zoneinfo import available_timezones
 
 import yaml
@@ -18,7 +19,7 @@ import yaml
 from pipeline_assets.core.errors import SpecError, UnknownName
 from pipeline_assets.spec.contracts import FIELD_TYPES, Contract, Field
 from pipeline_assets.spec.features import AGGREGATES, TRANSFORMS, FeatureView, Latest, Windowed
-from pipeline_assets.spec.sources import EventStream, Source
+from pipeline_assets.spec.sources import EventStream, Load, PostgresTable, Source
 from pipeline_assets.spec.use_case import UseCase
 
 USE_CASES = "pipeline_assets.use_cases"
@@ -120,7 +121,7 @@ class _Rules:
         for contract in contracts:
             yield from self._contract(contract)
         for source in self._use_case.sources:
-            yield from _unknown("sources", f"Source '{source.contract.name}'", "load", source.load, ("daily", "snapshot"))
+            yield from self._source(source)
         for stream in self._use_case.streams:
             yield from self._stream(stream)
         yield from _names("entities", "Entity", [entity.name for entity in self._use_case.entities])
@@ -129,6 +130,12 @@ class _Rules:
             yield from self._view(view)
         yield from self._model()
         yield from self._monitor()
+
+    def _source(self, source: Source) -> Iterator[Problem]:
+        subject = f"Source '{source.contract.name}'"
+        yield from _unknown("sources", subject, "load", source.load, get_args(Load))
+        if source.load == "changes" and not isinstance(source.origin, PostgresTable):
+            yield Problem(module="sources", subject=subject, field="load", problem="is 'changes'", expected="a Postgres table as origin")
 
     def _contract(self, contract: Contract) -> Iterator[Problem]:
         subject = f"Contract '{contract.name}'"

@@ -174,6 +174,17 @@ class NotStaged(PipelineError):
         super().__init__(f"Contract '{contract}' has {told}. Materialize staged/{contract} for these partitions first.")
 
 
+class SnapshotIncomplete(TransientError):
+    """A table's change log does not hold all of the table yet: its first snapshot is still being told."""
+
+    def __init__(self, contract: str, changes: int) -> None:
+        self.contract, self.changes = contract, changes
+        super().__init__(
+            f"The change log of '{contract}' has no complete snapshot yet ({changes} changes so far), so nothing was staged. "
+            "It will be tried again. If it stays so, look at the connector of its database; an empty table has no snapshot."
+        )
+
+
 class SchemaConflict(PipelineError):
     """A lake table cannot follow a declaration without losing rows or their meaning; nothing was changed."""
 

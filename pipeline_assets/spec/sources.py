@@ -30,14 +30,18 @@ class RestEndpoint:
 
 
 Origin = PostgresTable | RestEndpoint
-Load = Literal["daily", "snapshot"]
+Load = Literal["daily", "snapshot", "changes"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """A contract and the place that keeps it.
 
-    `daily` loads one UTC day of the contract's `event_at` at a time; `snapshot` loads the whole table each time.
+    `daily` loads one UTC day of the contract's `event_at` at a time; `snapshot` loads the whole table each time; `changes` follows the
+    replication log of a Postgres table, so that a change is known seconds after its commit, and deletes are known at all.
+
+    A row's two times are the contract's fields, whichever way it is loaded. The commit time stands beside them in the change log, but is
+    the time of the database that the row was last copied to: a restore would make all that it holds known only now.
     """
 
     contract: Contract
@@ -83,13 +87,15 @@ class CloudEvent:
 class DebeziumChange:
     """Each record is a change of a row as Debezium's JSON envelope tells it: the row after it, or before it where it was deleted.
 
-    `operation` (c, u, d or r), `lsn` and `committed_at` name the fields that take what the envelope says of the change, if any does. The
-    empty record that follows a deletion for Kafka's sake is no event.
+    `operation` (c, u, d, r, or t where the table was truncated), `lsn`, `committed_at`, `transaction` and `snapshot` name the fields that
+    take what the envelope says of the change, if any does. The empty record that follows a deletion for Kafka's sake is no event.
     """
 
     operation: str | None = None
     lsn: str | None = None
     committed_at: str | None = None
+    transaction: str | None = None
+    snapshot: str | None = None
 
 
 Format = JsonObject | CsvLine | Avro | CloudEvent | DebeziumChange
@@ -109,19 +115,27 @@ class Route:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EventStream:
-    """Events as they happen: a topic, and the batch source that holds what happened before the topic began.
+class RecordStream:
+    """Records of a topic, held against a contract.
 
-    A row of `history` belongs to this stream if `history_field` equals `history_value`; its columns carry the names of the contract.
     `format` says how a record is written. The contract's `known_at` comes from its own field, or from the record's time in the topic if
     `known_at_record_time`; then the field need not be in the record, and what stands there is not taken.
     """
 
     contract: Contract
     topic: str
-    history: Source
-    history_field: str
-    history_value: str
     format: Format = JsonObject()
     route: Route | None = None
     known_at_record_time: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class EventStream(RecordStream):
+    """Events as they happen: a topic, and the batch source that holds what happened before the topic began.
+
+    A row of `history` belongs to this stream if `history_field` equals `history_value`; its columns carry the names of the contract.
+    """
+
+    history: Source
+    history_field: str
+    history_value: str

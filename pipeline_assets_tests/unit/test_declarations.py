@@ -33,6 +33,20 @@ def test_the_reference_use_case_keeps_every_rule(declared: UseCase) -> None:
     assert sum(len(feature.windows) if isinstance(feature, Windowed) else 1 for feature in features) >= 40
 
 
+def test_only_a_postgres_table_can_be_followed_by_its_changes(declared: UseCase) -> None:
+    """An endpoint has no replication log; a table has, and an unknown way to load is told with those there are."""
+    weather = next(source for source in declared.sources if source.contract.name == "weather")
+    table = next(source for source in declared.sources if source.contract.name == "planes")
+    with pytest.raises(SpecError) as endpoint:
+        check(replace(declared, sources=(*declared.sources[:1], replace(weather, load="changes")), streams=()), DBT)
+    with pytest.raises(SpecError) as unknown:
+        check(replace(declared, sources=(replace(table, load="hourly"),), streams=()), DBT)  # type: ignore[arg-type]
+
+    assert (endpoint.value.subject, endpoint.value.expected) == ("Source 'weather'", "a Postgres table as origin")
+    assert unknown.value.expected == "one of changes, daily, snapshot"
+    check(replace(declared, sources=(*(s for s in declared.sources if s is not table), replace(table, load="changes"))), DBT)
+
+
 def test_an_unknown_column_names_use_case_file_object_field_and_columns(declared: UseCase) -> None:
     """A feature that reads a column its table lacks is told with the columns that the table has."""
     with pytest.raises(SpecError) as told:

@@ -25,8 +25,8 @@ DEPENDENTS = (names.FEATURES, names.FEATURE_STORE, names.TRAINING, names.REGISTR
 
 
 def defs(use_case: UseCase) -> dg.Definitions:
-    """One asset a source, by day or as a snapshot, with the checks of its contract."""
-    return dg.Definitions(assets=[_staged(use_case, source) for source in use_case.sources])
+    """One asset a source that is read in batches, by day or as a snapshot, with the checks of its contract."""
+    return dg.Definitions(assets=[_staged(use_case, source) for source in use_case.sources if source.load != "changes"])
 
 
 def _staged(use_case: UseCase, source: Source) -> dg.AssetsDefinition:

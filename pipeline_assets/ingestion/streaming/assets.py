@@ -1,6 +1,6 @@
-"""The assets of streaming ingestion: landed topics, their events as typed rows, and these by day as files beside the history."""
+"""The assets of streaming ingestion: landed topics, their records as rows, and these as files: events by day, tables as they stand."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from time import monotonic
 from typing import Any
 
@@ -10,35 +10,41 @@ from pipeline_assets.core import names
 from pipeline_assets.core.errors import ContractViolation, OffsetsMissing
 from pipeline_assets.core.resources import Platform, asked_days, column_schema, dagster_errors, days, key
 from pipeline_assets.ingestion.batch import summary
+from pipeline_assets.ingestion.streaming.changes import log_contract
 from pipeline_assets.ingestion.streaming.events import StagedEvents, stage_events
 from pipeline_assets.ingestion.streaming.refetch import refetch_from
+from pipeline_assets.ingestion.streaming.state import StagedState, stage_state
+from pipeline_assets.ingestion.streaming.streams import record_streams
 from pipeline_assets.ingestion.streaming.typed_rows import Typed, type_landed
-from pipeline_assets.spec.sources import EventStream
+from pipeline_assets.spec.contracts import Contract
+from pipeline_assets.spec.sources import EventStream, RecordStream, Source
 from pipeline_assets.spec.use_case import UseCase
 
 CONTRACT, OFFSETS = "contract", "offsets_complete"
 
 
 def defs(use_case: UseCase) -> dg.Definitions:
-    """Each topic as it lands, and of each stream the typed rows and the staged days, with the checks of their contract."""
-    streams = use_case.streams
-    landed = [_landed(use_case, topic) for topic in sorted({stream.topic for stream in streams})]
-    typed = [_typed(use_case, stream) for stream in streams]
-    return dg.Definitions(assets=[*landed, *typed, *(_staged(use_case, stream) for stream in streams)])
+    """Each topic as it lands, its records as typed rows, and what is staged of them: the days of streams, the rows of followed tables."""
+    streams = record_streams(use_case)
+    landed = [_landed(streams, topic) for topic in sorted({stream.topic for stream in streams})]
+    typed = [_typed(streams, stream) for stream in streams]
+    staged = [_staged(use_case, stream) for stream in use_case.streams]
+    followed = [_state(source) for source in use_case.sources if source.load == "changes"]
+    return dg.Definitions(assets=[*landed, *typed, *staged, *followed])
 
 
-def _landed(use_case: UseCase, topic: str) -> dg.AssetSpec:
+def _landed(streams: Sequence[RecordStream], topic: str) -> dg.AssetSpec:
     return dg.AssetSpec(
         key(names.landed(topic)),
         group_name=names.STREAMING_INGESTION,
         kinds={"kafka", "iceberg"},
-        owners=sorted({stream.contract.owner for stream in use_case.streams if stream.topic == topic}),
+        owners=sorted({stream.contract.owner for stream in streams if stream.topic == topic}),
         description=f"Records of the topic {topic} as they are: bytes, partition, offset and time. Kafka Connect appends them.",
         metadata={"topic": topic, "dagster/table_name": ".".join(names.landed(topic))},
     )
 
 
-def _typed(use_case: UseCase, stream: EventStream) -> dg.AssetsDefinition:
+def _typed(streams: Sequence[RecordStream], stream: RecordStream) -> dg.AssetsDefinition:
     contract = stream.contract
     asset_key = key(names.typed(contract.name))
 
@@ -70,7 +76,7 @@ def _typed(use_case: UseCase, stream: EventStream) -> dg.AssetsDefinition:
         settings, error_level = platform.settings, dg.AssetCheckSeverity.ERROR
         with dagster_errors():
             try:
-                done = type_landed(settings, stream, run_id=context.run.run_id, streams=use_case.streams, refetch=refetch_from(settings))
+                done = type_landed(settings, stream, run_id=context.run.run_id, streams=streams, refetch=refetch_from(settings))
             except ContractViolation as error:
                 yield _check(asset_key, error.reasons, error_level)
                 raise
@@ -85,7 +91,7 @@ def _typed(use_case: UseCase, stream: EventStream) -> dg.AssetsDefinition:
     return typed
 
 
-def _typed_metadata(stream: EventStream, typed: Typed) -> dict[str, Any]:
+def _typed_metadata(stream: RecordStream, typed: Typed) -> dict[str, Any]:
     upstream, contract = key(names.landed(stream.topic)), stream.contract
     offsets = [dg.TableRecord({"partition": number, "before": start, "next": end}) for number, (start, end) in typed.offsets.items()]
     span = f"{typed.days[0]} to {typed.days[-1]}" if typed.days else ""
@@ -156,6 +162,53 @@ def _staged_metadata(stream: EventStream, staged: StagedEvents, seconds: float) 
         "broken_by_reason": dg.MetadataValue.json(summary.reasons(staged.days)),
         "typed_snapshot": str(staged.typed_snapshot),
         "dagster/column_schema": column_schema(stream.contract),
+        "dagster/column_lineage": dg.TableColumnLineage(lineage),
+    }
+
+
+def _state(source: Source) -> dg.AssetsDefinition:
+    contract = source.contract
+    asset_key, log = key(names.staged(contract.name)), key(names.typed(log_contract(contract).name))
+
+    @dg.asset(
+        key=asset_key,
+        deps=[log],
+        group_name=names.STREAMING_INGESTION,
+        kinds={"parquet", "s3"},
+        owners=[contract.owner],
+        code_version=contract.version,
+        description=f"{contract.description} Staged files of the rows that its changes left, as far as they kept the contract.",
+        metadata={"dagster/column_schema": column_schema(contract)},
+        freshness_policy=dg.FreshnessPolicy.time_window(fail_window=contract.freshness),
+        check_specs=[
+            dg.AssetCheckSpec(CONTRACT, asset=asset_key, blocking=True, description="Rows keep their contract; others are in quarantine.")
+        ],
+    )
+    def state(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+        begun = monotonic()
+        with dagster_errors():
+            try:
+                done = stage_state(platform.settings, source, run_id=context.run.run_id)
+            except ContractViolation as error:
+                yield _check(asset_key, error.reasons, dg.AssetCheckSeverity.ERROR)
+                raise
+        check = _check(asset_key, summary.reasons([done.staged]), dg.AssetCheckSeverity.WARN)
+        yield dg.MaterializeResult(metadata=_state_metadata(contract, log, done, monotonic() - begun), check_results=[check])
+
+    return state
+
+
+def _state_metadata(contract: Contract, log: dg.AssetKey, done: StagedState, seconds: float) -> dict[str, Any]:
+    lineage = {field.name: [dg.TableColumnDep(log, field.name)] for field in contract.fields}
+    return {
+        **summary.facts([done.staged], seconds),
+        "broken_by_reason": dg.MetadataValue.json(summary.reasons([done.staged])),
+        "changes": done.merged.changes,
+        # As text: the page would show numbers of 19 digits rounded.
+        "lsn": str(done.merged.lsn),
+        "log_snapshot_id": str(done.log_snapshot),
+        "values_not_in_log": len(done.merged.unresolved),
+        "dagster/column_schema": column_schema(contract),
         "dagster/column_lineage": dg.TableColumnLineage(lineage),
     }
 

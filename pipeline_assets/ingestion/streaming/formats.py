@@ -24,6 +24,7 @@ NUMBER = re.compile(r"-?[0-9]{1,400}(\.[0-9]+)?([eE][+-]?[0-9]{1,4})?")
 BOOLEANS = {"true": True, "false": False}
 FRAME_BYTES = 5
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+TRUNCATE = "t"
 ROW_OPERATIONS = {"c": "after", "u": "after", "r": "after", "d": "before"}
 
 
@@ -139,10 +140,16 @@ def _change(written: DebeziumChange, payload: bytes) -> Event:
     if not isinstance(change, dict):
         raise Fault("not a change event")
     operation, source = change.get("op"), change.get("source")
-    row = change.get(ROW_OPERATIONS.get(operation, "")) if isinstance(operation, str) else None
+    row = {} if operation == TRUNCATE else change.get(ROW_OPERATIONS.get(operation, "")) if isinstance(operation, str) else None
     if not isinstance(row, dict) or not isinstance(source, dict):
         raise Fault("not a change event")
-    told = {written.operation: operation, written.lsn: source.get("lsn"), written.committed_at: _committed_at(source)}
+    told = {
+        written.operation: operation,
+        written.lsn: source.get("lsn"),
+        written.committed_at: _committed_at(source),
+        written.transaction: source.get("txId"),
+        written.snapshot: source.get("snapshot"),
+    }
     return Event(values=row | {field: value for field, value in told.items() if field is not None}, envelope=source)
 
 

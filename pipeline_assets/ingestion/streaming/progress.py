@@ -9,7 +9,7 @@ from pipeline_assets.core import names
 from pipeline_assets.core.connections import catalog
 from pipeline_assets.core.iceberg import open_table
 from pipeline_assets.core.settings import Settings
-from pipeline_assets.spec.sources import EventStream
+from pipeline_assets.spec.sources import RecordStream
 
 if TYPE_CHECKING:
     from pyiceberg.manifest import ManifestEntry
@@ -30,14 +30,14 @@ class Touched:
     snapshots: Snapshots
 
 
-def landed_snapshots(settings: Settings, streams: Sequence[EventStream]) -> Snapshots:
+def landed_snapshots(settings: Settings, streams: Sequence[RecordStream]) -> Snapshots:
     """The newest snapshot of each topic's landing table, by topic."""
     with catalog(settings) as lake:
         tables = {topic: open_table(lake, names.landed(topic)) for topic in sorted({stream.topic for stream in streams})}
         return _newest(tables)
 
 
-def touched(settings: Settings, streams: Sequence[EventStream], since: Snapshots) -> Touched:
+def touched(settings: Settings, streams: Sequence[RecordStream], since: Snapshots) -> Touched:
     """The days that got events after the snapshots of `since` (by contract); a stream whose snapshot is not there counts whole."""
     with catalog(settings) as lake:
         tables = {stream.contract.name: open_table(lake, names.typed(stream.contract.name)) for stream in streams}

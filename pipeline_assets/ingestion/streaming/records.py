@@ -14,7 +14,7 @@ from pipeline_assets.ingestion.sources.contracts import Checked, check_batch
 from pipeline_assets.ingestion.sources.json_rows import Fault, check_objects
 from pipeline_assets.ingestion.streaming.formats import decoder
 from pipeline_assets.ingestion.streaming.plain_json import PlainRows, plain_json
-from pipeline_assets.spec.sources import EventStream, JsonObject
+from pipeline_assets.spec.sources import JsonObject, RecordStream
 
 PAYLOAD, RECEIVED_AT = "payload", "received_at"
 Found = Mapping[str, Any] | Fault
@@ -35,7 +35,7 @@ class Share:
     takes_strays: bool = True
 
 
-def share_of(stream: EventStream, streams: Sequence[EventStream]) -> Share:
+def share_of(stream: RecordStream, streams: Sequence[RecordStream]) -> Share:
     """What a stream takes of its topic beside the other streams of the same topic, in the order of their declaration."""
     if stream.route is None:
         return Share()
@@ -60,7 +60,7 @@ class CheckedRecords:
 class RecordReader:
     """Reads the records of a topic as the rows of a stream."""
 
-    def __init__(self, stream: EventStream, share: Share) -> None:
+    def __init__(self, stream: RecordStream, share: Share) -> None:
         self.contract = stream.contract
         self._share = share
         self._decode = decoder(stream.contract, stream.format)

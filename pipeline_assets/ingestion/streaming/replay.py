@@ -35,7 +35,7 @@ from pipeline_assets.ingestion.streaming.typed_table import (
     typed_events,
     typed_table,
 )
-from pipeline_assets.spec.sources import EventStream
+from pipeline_assets.spec.sources import RecordStream
 
 if TYPE_CHECKING:
     import psycopg
@@ -47,7 +47,7 @@ PAGE_ROWS = 5_000
 EMPTY = "empty record"
 
 
-def replay_records(settings: Settings, asked: Sequence[EventStream], streams: Sequence[EventStream]) -> list[Replayed]:
+def replay_records(settings: Settings, asked: Sequence[RecordStream], streams: Sequence[RecordStream]) -> list[Replayed]:
     """Checks the quarantined records of the streams asked for again, and types those that pass; `streams` are all that are declared.
 
     Gives one entry a day that got rows, and one of the partition `stream` for what is still broken.
@@ -73,7 +73,7 @@ def replay_records(settings: Settings, asked: Sequence[EventStream], streams: Se
     return found
 
 
-def _pages(connection: "psycopg.Connection", stream: EventStream) -> Iterator[list[QuarantinedRow]]:
+def _pages(connection: "psycopg.Connection", stream: RecordStream) -> Iterator[list[QuarantinedRow]]:
     after = 0
     while page := quarantine.waiting_records(connection, stream.contract.name, stream.topic, after=after, limit=PAGE_ROWS):
         after = page[-1].id
@@ -81,7 +81,7 @@ def _pages(connection: "psycopg.Connection", stream: EventStream) -> Iterator[li
 
 
 def _replay(
-    connection: "psycopg.Connection", lake: "Catalog", stream: EventStream, reader: RecordReader, page: Sequence[QuarantinedRow]
+    connection: "psycopg.Connection", lake: "Catalog", stream: RecordStream, reader: RecordReader, page: Sequence[QuarantinedRow]
 ) -> tuple[list[date], int]:
     """The days of the rows that passed, one a row, and how many did not."""
     table = typed_table(lake, stream.contract)
@@ -109,7 +109,7 @@ def _records(rows: Sequence[QuarantinedRow]) -> pa.Table:
     return pa.table(columns, schema=landing.SCHEMA)
 
 
-def _append(lake: "Catalog", table: "Table", stream: EventStream, events: pa.Table) -> None:
+def _append(lake: "Catalog", table: "Table", stream: RecordStream, events: pa.Table) -> None:
     """Adds the events that are not in the table; its position stays as it is."""
     from pyiceberg.exceptions import CommitFailedException
 
@@ -123,7 +123,7 @@ def _append(lake: "Catalog", table: "Table", stream: EventStream, events: pa.Tab
         raise LakeBusy(".".join(table.name()), str(error)) from error
 
 
-def _not_there(lake: "Catalog", stream: EventStream, events: pa.Table) -> pa.Table:
+def _not_there(lake: "Catalog", stream: RecordStream, events: pa.Table) -> pa.Table:
     """The events whose place is not in the table on the days of the events."""
     days = sorted(days_of(events.column(stream.contract.event_at)).unique().to_pylist())
     if not days:

@@ -30,7 +30,7 @@ from pipeline_assets.ingestion.streaming.offsets import Seen, Spans
 from pipeline_assets.ingestion.streaming.records import RecordReader, Share, share_of
 from pipeline_assets.ingestion.streaming.refetch import Refetch, refuse
 from pipeline_assets.ingestion.streaming.typed_table import Position, append_events, position_of, rows_of, typed_schema, typed_table
-from pipeline_assets.spec.sources import EventStream
+from pipeline_assets.spec.sources import RecordStream
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
@@ -74,7 +74,7 @@ class Typed:
 
 
 def type_landed(
-    settings: Settings, stream: EventStream, *, run_id: str, streams: Sequence[EventStream] = (), refetch: Refetch = refuse
+    settings: Settings, stream: RecordStream, *, run_id: str, streams: Sequence[RecordStream] = (), refetch: Refetch = refuse
 ) -> Typed:
     """Types what has landed of a stream's topic since the last time, and gives what became of it.
 
@@ -99,7 +99,7 @@ def type_landed(
         return type_into(lake, stream, share_of(stream, streams), keep, refetch, run_id=run_id)
 
 
-def type_into(lake: "Catalog", stream: EventStream, share: Share, keep: Keep, refetch: Refetch, *, run_id: str) -> Typed:
+def type_into(lake: "Catalog", stream: RecordStream, share: Share, keep: Keep, refetch: Refetch, *, run_id: str) -> Typed:
     """As `type_landed`, with a catalog at hand and a function that puts the broken records of a chunk in quarantine."""
     from pyiceberg.exceptions import CommitFailedException
 
@@ -121,7 +121,7 @@ class _Run:
 
     lake: "Catalog"
     table: "Table"
-    stream: EventStream
+    stream: RecordStream
     reader: RecordReader
     keep: Keep
     refetch: Refetch

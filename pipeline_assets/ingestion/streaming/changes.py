@@ -1,0 +1,192 @@
+"""Change data capture: from the log of a table's changes to the rows that stand in it.
+
+A change log is a table of changes as they came, in any order, each as often as it was delivered: the contract's fields as they were after
+the change (of a deleted row its key) beside the columns below. Its topic has one partition, so that offsets say what came first.
+
+The order of changes. Two changes of one row have the order of their LSNs, since a row is locked until the commit. Rows of a snapshot all
+carry the LSN at which it was taken, and a transaction that was open then has changes with a smaller one that come after it. So the log is
+cut into epochs first, where by offset a snapshot begins; within an epoch the snapshot comes first, then changes by LSN, then by offset.
+
+The newest snapshot that is complete replaces all before it: what it does not contain is gone. That is what makes a lost replication slot
+harmless, which leaves a hole in the log and a snapshot after it. A snapshot is complete when its last row is marked as such or a change
+follows, as changes are only told after it. A truncated table is as after an empty snapshot.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import polars as pl
+import pyarrow as pa
+
+from pipeline_assets.core.errors import TableMismatch
+from pipeline_assets.ingestion.sources.contracts import ARROW_TYPES
+from pipeline_assets.spec.contracts import Contract, Field
+
+OPERATION, LSN, COMMITTED_AT = "_op", "_lsn", "_committed_at"
+# The transaction's id and the place of a row in a snapshot, where the log has them.
+TRANSACTION, SNAPSHOT = "_txid", "_snapshot"
+TOPIC, PARTITION, OFFSET = "_topic", "_partition", "_offset"
+READ, DELETED, TRUNCATED = "r", "d", "t"
+LAST_OF_SNAPSHOT = ("last", "last_in_data_collection")
+# What Debezium tells in the place of a large value that a change did not touch.
+UNAVAILABLE = "__debezium_unavailable_value"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merged:
+    """The rows of a table at an LSN, by key, with the contract's fields (any of them may be null; no rule was checked).
+
+    `lsn` is that of the newest change that was seen (None: no change at all), `changes` how many distinct ones there were since the newest
+    complete snapshot. Without any (`is_complete` false) rows are missing that stood in the table before its changes were told. `unresolved`
+    lists, as row and field, the large values that are nowhere in the log: they are null in `rows`, and only the source knows them.
+    """
+
+    rows: pa.Table
+    lsn: int | None
+    changes: int
+    is_complete: bool
+    unresolved: Sequence[tuple[int, str]] = ()
+
+
+def log_contract(contract: Contract) -> Contract:
+    """The contract of a table's change log: the same fields and types without rules, since those are held against the merged rows.
+
+    So a change that breaks a rule is told by the log, and quarantined when the table is staged, as if it had been read in a batch; and a
+    deleted row, of which only the key is known, is in order, as is a truncation, which has none.
+    """
+    loose = [Field(name=field.name, type=field.type, description=field.description) for field in contract.fields]
+    return replace(
+        contract,
+        name=f"{contract.name}_changes",
+        description=f"Changes of {contract.name}, one row per change as it was told.",
+        fields=(*loose, *META_FIELDS),
+        primary_key=(LSN, OPERATION),
+        event_at=COMMITTED_AT,
+        known_at=COMMITTED_AT,
+    )
+
+
+META_FIELDS = (
+    Field(
+        name=OPERATION,
+        type="string",
+        required=True,
+        allowed=("c", "u", "d", "r"),
+        description="Created, updated, deleted; r: from a snapshot.",
+    ),
+    Field(name=LSN, type="integer", required=True, description="Where the change stands in the write-ahead log."),
+    Field(name=COMMITTED_AT, type="timestamp", required=True, description="When it was committed, or the snapshot was taken."),
+    Field(name=TRANSACTION, type="integer", description="The transaction that made it."),
+    Field(name=SNAPSHOT, type="string", description="Its place in a snapshot; of a change, false or null."),
+)
+
+
+def merge(log: pa.Table, contract: Contract, *, at: int | None = None) -> Merged:
+    """The rows of a table as of an LSN (None: the newest), by key.
+
+    log: the contract's fields and the columns above, one row a record, in any order and with any repeats. Raises TableMismatch for a log
+    with a missing column or with more than one partition.
+    """
+    _check(log, contract)
+    changes = _in_order(_epochs(_frame(log, contract)), contract.primary_key, at)
+    last = changes.unique(contract.primary_key, keep="last")
+    standing = last.filter(~pl.col(OPERATION).is_in((DELETED, TRUNCATED))).sort(contract.primary_key)
+    filled, unresolved = _resolve(standing, changes, contract)
+    fields = [pa.field(field.name, ARROW_TYPES[field.type]) for field in contract.fields]
+    return Merged(
+        rows=filled.select(field.name for field in contract.fields).to_arrow().cast(pa.schema(fields)),
+        lsn=None if changes.is_empty() else int(changes.select(pl.col("_lsn_of_effect").max()).item()),
+        changes=changes.height,
+        is_complete=bool((changes["_epoch"] > 0).any() and changes["_is_complete"].any()),
+        unresolved=tuple(unresolved),
+    )
+
+
+def _check(log: pa.Table, contract: Contract) -> None:
+    wanted = [*(field.name for field in contract.fields), OPERATION, LSN, TOPIC, PARTITION, OFFSET]
+    missing = [name for name in wanted if name not in log.column_names]
+    if missing:
+        raise TableMismatch(f"change log of {contract.name}", f"lacks {', '.join(missing)}", log.column_names)
+    places = log.select([TOPIC, PARTITION]).group_by([TOPIC, PARTITION]).aggregate([]).num_rows
+    if places > 1:
+        problem = f"comes from {places} topic partitions, where one says what came first"
+        raise TableMismatch(f"change log of {contract.name}", problem, log.column_names)
+
+
+def _frame(log: pa.Table, contract: Contract) -> pl.DataFrame:
+    """Each record once, by offset."""
+    optional = [name for name in (TRANSACTION, SNAPSHOT) if name in log.column_names]
+    columns = [*(field.name for field in contract.fields), OPERATION, LSN, OFFSET, *optional]
+    frame = pl.DataFrame(pl.from_arrow(log.select(columns)))
+    if SNAPSHOT not in optional:
+        frame = frame.with_columns(pl.lit(None, pl.String).alias(SNAPSHOT))
+    return frame.unique(OFFSET, keep="any").sort(OFFSET)
+
+
+def _epochs(records: pl.DataFrame) -> pl.DataFrame:
+    """Records with the number of their epoch (0: before any snapshot), whether its snapshot is complete, and when it was taken.
+
+    `_lsn_of_effect` is from where on a record counts: a change that was open at a snapshot, from there on.
+    """
+    is_read, is_truncation, lsn = pl.col(OPERATION) == READ, pl.col(OPERATION) == TRUNCATED, pl.col(LSN)
+    begins = is_truncation | (is_read & (~is_read.shift(1, fill_value=False) | (lsn != lsn.shift(1, fill_value=-1))))
+    numbered = records.with_columns(_epoch=begins.cum_sum())
+    proof = ~is_read | pl.col(SNAPSHOT).is_in(LAST_OF_SNAPSHOT).fill_null(value=False)
+    return numbered.with_columns(
+        _is_complete=proof.any().over("_epoch"),
+        _lsn_of_effect=pl.max_horizontal(lsn, lsn.filter(is_read).first().over("_epoch")),
+        _is_change=~is_read,
+        # A truncation waits for every open transaction, so what is older is told again.
+        _is_older=(lsn < lsn.filter(is_truncation).first().over("_epoch")).fill_null(value=False),
+    ).filter(~pl.col("_is_older"))
+
+
+def _in_order(records: pl.DataFrame, key: Sequence[str], at: int | None) -> pl.DataFrame:
+    """The changes that count at an LSN, each once, in their order; `_row` numbers them."""
+    seen = records if at is None else records.filter(pl.col("_lsn_of_effect") <= at)
+    base = seen.filter(pl.col("_is_complete")).select(pl.col("_epoch").max()).item()
+    return (
+        seen.filter(pl.col("_epoch") >= (base if base is not None else 0))
+        .sort("_epoch", "_is_change", LSN, OFFSET)
+        .unique(["_epoch", LSN, OPERATION, *key], keep="last", maintain_order=True)
+        .with_row_index("_row")
+    )
+
+
+def _resolve(standing: pl.DataFrame, changes: pl.DataFrame, contract: Contract) -> tuple[pl.DataFrame, list[tuple[int, str]]]:
+    """Large values that a change did not tell, from the newest change of the row that did."""
+    strings = [field.name for field in contract.fields if field.type == "string" and field.name not in contract.primary_key]
+    untold = [name for name in strings if (changes[name] == UNAVAILABLE).any()]
+    if not untold:
+        return standing, []
+    known = _last_told(_with_life(changes, contract.primary_key), untold)
+    filled = standing.drop(untold).join(known, on="_row", how="left", maintain_order="left")
+    unresolved = [(row, name) for name in untold for row in filled[f"_is_lost_{name}"].arg_true().to_list()]
+    return filled, sorted(unresolved)
+
+
+def _with_life(changes: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
+    """Changes with the life of the row that they belong to: from its creation to its end, under whatever key.
+
+    A changed key is told as the end of the old row and the creation of a new one, both with the LSN of the one change: one life.
+    """
+    ends = (pl.col(OPERATION) == DELETED).cast(pl.Int64)
+    stretched = changes.with_columns(_ended=ends.cum_sum().over(key) - ends).with_columns(_life=pl.col("_row").first().over(*key, "_ended"))
+    left = stretched.filter(pl.col(OPERATION) == DELETED).select("_epoch", LSN, _before="_life")
+    moves = stretched.filter(pl.col(OPERATION) == "c").join(left, on=["_epoch", LSN]).sort("_row").select("_life", "_before").rows()
+    first: dict[int, int] = {}
+    for life, before in moves:
+        first[life] = first.get(before, before)
+    return stretched.with_columns(pl.col("_life").replace(first)) if first else stretched
+
+
+def _last_told(changes: pl.DataFrame, untold: Sequence[str]) -> pl.DataFrame:
+    """For every change the values of these columns as they then were, and whether the log has none."""
+    is_gone = pl.col(OPERATION) == DELETED
+    told: Mapping[str, pl.Expr] = {
+        name: pl.when(~is_gone & pl.col(name).ne_missing(UNAVAILABLE)).then(pl.col("_row")).forward_fill().over("_life") for name in untold
+    }
+    places = changes.select("_row", *(place.alias(f"_at_{name}") for name, place in told.items()))
+    values = [changes[name].gather(places[f"_at_{name}"]).alias(name) for name in untold]
+    lost = [places[f"_at_{name}"].is_null().alias(f"_is_lost_{name}") for name in untold]
+    return pl.DataFrame([places["_row"], *values, *lost])

@@ -1,0 +1,34 @@
+"""All streams of a use case: those it declares, and the change log of each table that it follows."""
+
+from pipeline_assets.core import names
+from pipeline_assets.core.errors import UnknownName
+from pipeline_assets.ingestion.streaming.changes import COMMITTED_AT, LSN, OPERATION, SNAPSHOT, TRANSACTION, log_contract
+from pipeline_assets.spec.sources import DebeziumChange, PostgresTable, RecordStream, Source
+from pipeline_assets.spec.use_case import UseCase
+
+
+def record_streams(use_case: UseCase) -> tuple[RecordStream, ...]:
+    """The declared streams, then the change logs in the order of their sources."""
+    return (*use_case.streams, *(change_log(source) for source in followed(use_case)))
+
+
+def followed(use_case: UseCase) -> tuple[Source, ...]:
+    """The sources whose changes are followed."""
+    return tuple(source for source in use_case.sources if source.load == "changes")
+
+
+def change_log(source: Source) -> RecordStream:
+    """The stream of a table's changes, as Debezium tells them."""
+    table = followed_table(source)
+    return RecordStream(
+        contract=log_contract(source.contract),
+        topic=names.changes_topic(table.database, table.schema, table.table),
+        format=DebeziumChange(operation=OPERATION, lsn=LSN, committed_at=COMMITTED_AT, transaction=TRANSACTION, snapshot=SNAPSHOT),
+    )
+
+
+def followed_table(source: Source) -> PostgresTable:
+    """The table of a source that is followed; the declarations allow no other origin."""
+    if not isinstance(source.origin, PostgresTable):
+        raise UnknownName("origin of changes", type(source.origin).__name__, [PostgresTable.__name__])
+    return source.origin
