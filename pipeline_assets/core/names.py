@@ -27,6 +27,7 @@ ROOMS = (
 BUILD_FEATURES = "build_features"
 TRAIN = "train"
 TYPE_EVENTS = "type_events"
+CONNECT_STREAMS = "connect_streams"
 SCORE_AND_MONITOR = "score_and_monitor"
 
 # Schemas of the warehouse database, and namespaces of the lake.
@@ -86,9 +87,23 @@ def landing_control_topic(topic: str) -> str:
     return f"landing-{topic}-control"
 
 
+def connector(name: str) -> AssetName:
+    """A connector, as the asset graph shows it."""
+    return ("connectors", _plain(name))
+
+
+def topic(name: str) -> AssetName:
+    """A topic, as the asset graph shows it."""
+    return ("topics", _plain(name))
+
+
 def landed(topic: str) -> AssetName:
     """The lake table of a topic's records as they came."""
-    return (LANDED, re.sub(r"[^a-z0-9_]", "_", topic.lower()))
+    return (LANDED, _plain(topic))
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9_]", "_", name.lower())
 
 
 def connector_replication(database: str) -> str:

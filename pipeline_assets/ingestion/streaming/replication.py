@@ -9,6 +9,7 @@ from psycopg.sql import SQL, Identifier, Literal
 from pipeline_assets.core import names
 from pipeline_assets.core.errors import SettingsMissing
 from pipeline_assets.core.settings import PREFIX, Settings
+from pipeline_assets.ingestion.streaming.health import Slot
 from pipeline_assets.spec.sources import PostgresTable
 
 
@@ -39,3 +40,19 @@ def _published(connection: psycopg.Connection, publication: str) -> set[tuple[st
         return None
     found = connection.execute("select schemaname, tablename from pg_publication_tables where pubname = %s", (publication,))
     return {(schema, table) for schema, table in found}
+
+
+def slot_of(settings: Settings, database: str) -> Slot | None:
+    """The replication slot by which the changes of a database are read; None where there is none."""
+    behind = "pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn)::bigint"
+    query = f"select {behind}, wal_status from pg_replication_slots where slot_name = %s"
+    with psycopg.connect(settings.replication[database].get_secret_value()) as connection:
+        found = connection.execute(query, [names.replication(database)]).fetchone()
+    return None if found is None else Slot(bytes_behind=int(found[0] or 0), status=str(found[1]))
+
+
+def drop_slot(settings: Settings, database: str) -> None:
+    """Gives up the slot, unless somebody reads by it; the connector makes a new one, and takes a snapshot of the tables before it."""
+    query = "select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = %s and not active"
+    with psycopg.connect(settings.replication[database].get_secret_value(), autocommit=True) as connection:
+        connection.execute(query, [names.replication(database)])

@@ -1,0 +1,96 @@
+"""What a use case needs of Kafka, as its declarations say: topics, connectors, landing tables, publications."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from pipeline_assets.core import names
+from pipeline_assets.core.connections import catalog
+from pipeline_assets.core.names import AssetName
+from pipeline_assets.core.settings import Settings
+from pipeline_assets.ingestion.sources.origins import source_name
+from pipeline_assets.ingestion.streaming import connectors
+from pipeline_assets.ingestion.streaming.connect import Connect, open_connect
+from pipeline_assets.ingestion.streaming.landing import landing_table
+from pipeline_assets.ingestion.streaming.replication import publish
+from pipeline_assets.ingestion.streaming.streams import followed, followed_table, record_streams
+from pipeline_assets.ingestion.streaming.topics import Topic, ensure_topics
+from pipeline_assets.spec.sources import PostgresTable
+from pipeline_assets.spec.use_case import UseCase
+
+# Events of one key keep their order, which takes one partition each; more partitions are more keys at once.
+EVENT_PARTITIONS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Connector:
+    """A connector of a use case: the assets that it reads and the topics that it must find, and how it is configured and prepared.
+
+    `topic` is the topic that it lands, `database` the database whose changes it reads: one of both.
+    """
+
+    name: str
+    reads: Sequence[AssetName]
+    topics: Sequence[Topic]
+    config: Callable[[Settings], Mapping[str, str]]
+    topic: str | None = None
+    database: str | None = None
+    tables: Sequence[PostgresTable] = ()
+
+    def prepare(self, settings: Settings) -> None:
+        """Makes what the connector must find: topics, and a publication or a landing table."""
+        ensure_topics(settings, self.topics)
+        if self.database is not None:
+            publish(settings, self.database, self.tables)
+        if self.topic is not None:
+            with catalog(settings) as lake:
+                landing_table(lake, self.topic)
+
+
+def connectors_of(use_case: UseCase) -> list[Connector]:
+    """The connectors of a use case: one for each database that is followed, and one for each topic that is landed."""
+    tables = [followed_table(source) for source in followed(use_case)]
+    databases = sorted({table.database for table in tables})
+    changes = [_changes(database, [table for table in tables if table.database == database]) for database in databases]
+    told = {topic.name for connector in changes for topic in connector.topics}
+    return [*changes, *(_landing(topic, is_ours=topic not in told) for topic in topics_of(use_case))]
+
+
+def topics_of(use_case: UseCase) -> list[str]:
+    """The topics that are landed, in the order of their declaration."""
+    return list(dict.fromkeys(stream.topic for stream in record_streams(use_case)))
+
+
+def apply(settings: Settings, connector: Connector) -> None:
+    """Has a connector run as it is declared; nothing happens to one that does."""
+    connector.prepare(settings)
+    with open_connect(settings) as connect:
+        connect.put(connector.name, connector.config(settings))
+
+
+def is_applied(settings: Settings, connect: Connect, connector: Connector) -> bool:
+    """Whether a connector is there as it is declared."""
+    wanted = {**connector.config(settings), "name": connector.name}
+    return connector.name in connect.connectors() and connect.config(connector.name) == wanted
+
+
+def _changes(database: str, tables: Sequence[PostgresTable]) -> Connector:
+    return Connector(
+        name=names.changes_connector(database),
+        reads=[source_name(table) for table in tables],
+        topics=connectors.changes_topics(database, tables),
+        config=lambda settings: connectors.changes(settings, database, tables),
+        database=database,
+        tables=tables,
+    )
+
+
+def _landing(topic: str, *, is_ours: bool) -> Connector:
+    """`is_ours`: nobody else makes the topic."""
+    own = [Topic(name=topic, partitions=EVENT_PARTITIONS, configs=connectors.FOREVER)] if is_ours else []
+    return Connector(
+        name=names.landing_connector(topic),
+        reads=[names.topic(topic)],
+        topics=[*own, *connectors.landing_topics(topic)],
+        config=lambda settings: connectors.landing(settings, topic),
+        topic=topic,
+    )
