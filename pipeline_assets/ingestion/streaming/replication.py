@@ -44,8 +44,9 @@ def _published(connection: psycopg.Connection, publication: str) -> set[tuple[st
 
 def slot_of(settings: Settings, database: str) -> Slot | None:
     """The replication slot by which the changes of a database are read; None where there is none."""
-    behind = "pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn)::bigint"
-    query = f"select {behind}, wal_status from pg_replication_slots where slot_name = %s"
+    query = """
+        select pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn)::bigint, wal_status from pg_replication_slots where slot_name = %s
+    """
     with psycopg.connect(settings.replication[database].get_secret_value()) as connection:
         found = connection.execute(query, [names.replication(database)]).fetchone()
     return None if found is None else Slot(bytes_behind=int(found[0] or 0), status=str(found[1]))

@@ -80,7 +80,7 @@ def _connector(settings: Settings, connect: Connect, connector: Connector, ends:
     stalled = watch.flow(asset, flow)
     traces = [status.trace, *(trace for state, trace in status.tasks.values() if state == FAILED)]
     failed = next((f"{connector.name} failed: {trace.splitlines()[0]}" for trace in traces if trace), None)
-    told = {"state": status.state, "tasks": len(status.tasks), "tasks_failed": len(status.failed_tasks)}
+    told: dict[str, int | str] = {"state": status.state, "tasks": len(status.tasks), "tasks_failed": len(status.failed_tasks)}
     restarts = {"restarts_in_an_hour": len(watch.restarts[connector.name].at)}
     return Seen(numbers={**told, **restarts, **numbers}, trouble=failed or slot_told or stalled, todo=TODO_CONNECTOR)
 
