@@ -270,6 +270,23 @@ def test_a_snapshot_and_every_change_after_it_arrive_in_order(source: Source, co
     assert positions == sorted(positions)
 
 
+def test_a_failed_task_tells_why_and_is_started_again(source: Source, connect: Connect) -> None:
+    """Without a publication the task fails and says so; once there is one, it runs, and its committed position is shown."""
+    name = names.changes_connector(source.database)
+    ensure_topics(source.settings, connectors.changes_topics(source.database, source.tables))
+    connect.put(name, connectors.changes(source.settings, source.database, source.tables))
+    failed = until(lambda: connect.status(name), lambda found: found.failed_tasks == [0])
+    publish(source.settings, source.database, source.tables)
+    restarted = connect.restart_failed(name)
+    until(lambda: connect.status(name).is_running)
+    until(lambda: changes(source), lambda found: len(found) == 2)
+    offsets = until(lambda: connect.offsets(name))
+
+    assert "ublication" in failed.tasks[0][1]
+    assert (restarted, connect.restart_failed(name)) == ([0], [])
+    assert [(partition["server"], offset["lsn"] > 0) for partition, offset in offsets] == [(source.database, True)]
+
+
 def test_the_role_that_reads_changes_can_read_nothing_else(source: Source) -> None:
     """It may replicate and read the published tables, however often they were published; it writes nothing and is no superuser."""
     for _ in range(2):

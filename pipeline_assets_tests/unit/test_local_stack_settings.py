@@ -209,6 +209,13 @@ def test_a_taken_port_names_port_and_holder(listener: int) -> None:
     assert "PIPELINE_PORTS__DAGSTER_CODE=" in str(failure.value)
 
 
+def test_the_port_of_the_controller_is_looked_after_too(tmp_path: Path, listener: int) -> None:
+    """The broker has two ports; a taken second one is told before anything is started, with the setting that moves it."""
+    made = plan(tmp_path, ports=FREE.model_copy(update={"kafka_controller": listener}))
+    with pytest.raises(PortTaken, match="PIPELINE_PORTS__KAFKA_CONTROLLER="):
+        kafka.service(made).prepare()
+
+
 def test_a_free_port_is_free() -> None:
     """A picked port can be had, and nobody answers on it."""
     port = free_port()
