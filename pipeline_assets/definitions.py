@@ -4,7 +4,7 @@ import dagster as dg
 
 from pipeline_assets.core import names
 from pipeline_assets.core.declarations import load_use_case
-from pipeline_assets.core.resources import Platform
+from pipeline_assets.core.resources import Platform, key
 from pipeline_assets.ingestion.batch import assets as batch_ingestion
 from pipeline_assets.ingestion.sources import assets as sources
 from pipeline_assets.ingestion.streaming import assets as streaming_ingestion
@@ -37,14 +37,31 @@ JOURNEYS = {
 def _journey(name: str, rooms: tuple[str, ...]) -> dg.Definitions:
     selection: dg.AssetSelection = dg.AssetSelection.groups(*rooms)
     if name == names.BUILD_FEATURES:
-        selection |= dg.AssetSelection.key_prefixes([names.LAKE])
+        selection = (selection | dg.AssetSelection.key_prefixes([names.LAKE])) - dg.AssetSelection.key_prefixes([names.CONNECTORS])
     description = f"Materializes {', '.join(room.replace('_', ' ') for room in rooms)}."
     return dg.Definitions(jobs=[dg.define_asset_job(name, selection=selection, description=description)])
+
+
+def _streams() -> dg.Definitions:
+    """The jobs that the sensors of the streams ask for."""
+    tables = [key(names.staged(source.contract.name)) for source in USE_CASE.sources if source.load == "changes"]
+    taken = dg.AssetSelection.groups(names.STREAMING_INGESTION, names.LAKE, names.CLEANING)
+    jobs = (
+        (names.CONNECT_STREAMS, dg.AssetSelection.key_prefixes([names.CONNECTORS]), "Has all connectors run as they are declared."),
+        (names.TYPE_EVENTS, dg.AssetSelection.key_prefixes([names.TYPED]), "Types what has landed."),
+        (
+            names.FOLLOW_TABLES,
+            dg.AssetSelection.assets(*tables).downstream() & taken,
+            "Takes the rows that changes left to dbt's registers.",
+        ),
+    )
+    return dg.Definitions(jobs=[dg.define_asset_job(name, selection=chosen, description=does) for name, chosen, does in jobs])
 
 
 defs = dg.Definitions.merge(
     *(room.defs(USE_CASE) for room in ROOMS),
     *(_journey(name, rooms) for name, rooms in JOURNEYS.items()),
+    _streams(),
     # One process runs all steps of a run: a step takes seconds, and a process of its own would take three more to import.
     dg.Definitions(resources={"platform": Platform()}, executor=dg.in_process_executor),
 )

@@ -28,6 +28,7 @@ BUILD_FEATURES = "build_features"
 TRAIN = "train"
 TYPE_EVENTS = "type_events"
 CONNECT_STREAMS = "connect_streams"
+FOLLOW_TABLES = "follow_tables"
 SCORE_AND_MONITOR = "score_and_monitor"
 
 # Schemas of the warehouse database, and namespaces of the lake.
@@ -40,6 +41,7 @@ QUARANTINE = "quarantine"
 MONITOR = "monitor"
 LANDED = "landed"
 TYPED = "typed"
+CONNECTORS = "connectors"
 CATALOG = "lake"
 
 # Partitions that are no day: a table that is loaded whole, and the quarantines of rows without any time and of events as they came.
@@ -89,7 +91,7 @@ def landing_control_topic(topic: str) -> str:
 
 def connector(name: str) -> AssetName:
     """A connector, as the asset graph shows it."""
-    return ("connectors", _plain(name))
+    return (CONNECTORS, _plain(name))
 
 
 def topic(name: str) -> AssetName:

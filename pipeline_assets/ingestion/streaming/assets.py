@@ -1,6 +1,7 @@
 """The assets of streaming ingestion: landed topics, their records as rows, and these as files: events by day, tables as they stand."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from time import monotonic
 from typing import Any
 
@@ -10,12 +11,16 @@ from pipeline_assets.core import names
 from pipeline_assets.core.errors import ContractViolation, OffsetsMissing
 from pipeline_assets.core.resources import Platform, asked_days, column_schema, dagster_errors, days, key
 from pipeline_assets.ingestion.batch import summary
+from pipeline_assets.ingestion.streaming import sensors
 from pipeline_assets.ingestion.streaming.changes import log_contract
+from pipeline_assets.ingestion.streaming.connect import open_connect
 from pipeline_assets.ingestion.streaming.events import StagedEvents, stage_events
 from pipeline_assets.ingestion.streaming.refetch import refetch_from
 from pipeline_assets.ingestion.streaming.state import StagedState, stage_state
 from pipeline_assets.ingestion.streaming.streams import record_streams
 from pipeline_assets.ingestion.streaming.typed_rows import Typed, type_landed
+from pipeline_assets.ingestion.streaming.watching import Watch, look
+from pipeline_assets.ingestion.streaming.wiring import Connector, apply, connectors_of, topics_of
 from pipeline_assets.spec.contracts import Contract
 from pipeline_assets.spec.sources import EventStream, RecordStream, Source
 from pipeline_assets.spec.use_case import UseCase
@@ -26,22 +31,89 @@ CONTRACT, OFFSETS = "contract", "offsets_complete"
 def defs(use_case: UseCase) -> dg.Definitions:
     """Each topic as it lands, its records as typed rows, and what is staged of them: the days of streams, the rows of followed tables."""
     streams = record_streams(use_case)
-    landed = [_landed(streams, topic) for topic in sorted({stream.topic for stream in streams})]
+    connectors = connectors_of(use_case)
+    landed = [spec for topic in topics_of(use_case) for spec in _landed(streams, connectors, topic)]
     typed = [_typed(streams, stream) for stream in streams]
     staged = [_staged(use_case, stream) for stream in use_case.streams]
     followed = [_state(source) for source in use_case.sources if source.load == "changes"]
-    return dg.Definitions(assets=[*landed, *typed, *staged, *followed])
-
-
-def _landed(streams: Sequence[RecordStream], topic: str) -> dg.AssetSpec:
-    return dg.AssetSpec(
-        key(names.landed(topic)),
-        group_name=names.STREAMING_INGESTION,
-        kinds={"kafka", "iceberg"},
-        owners=sorted({stream.contract.owner for stream in streams if stream.topic == topic}),
-        description=f"Records of the topic {topic} as they are: bytes, partition, offset and time. Kafka Connect appends them.",
-        metadata={"topic": topic, "dagster/table_name": ".".join(names.landed(topic))},
+    graph = dg.Definitions(
+        assets=[*(_connector(use_case, one) for one in connectors), *landed, *typed, *staged, *followed],
+        asset_checks=[_gets_on(use_case)] if streams else [],
     )
+    return dg.Definitions.merge(graph, sensors.defs(use_case))
+
+
+def _connector(use_case: UseCase, connector: Connector) -> dg.AssetsDefinition:
+    does = f"Lands the topic {connector.topic}" if connector.topic is not None else f"Tells the changes of {connector.database}"
+
+    @dg.asset(
+        key=key(names.connector(connector.name)),
+        deps=[key(name) for name in connector.reads],
+        group_name=names.STREAMING_INGESTION,
+        kinds={"kafka", "iceberg" if connector.topic is not None else "debezium"},
+        owners=[use_case.owner],
+        description=f"{does}: the connector {connector.name} of Kafka Connect, as it is declared, with the topics that it needs.",
+        metadata={"connector": connector.name},
+    )
+    def applied(platform: Platform) -> dg.MaterializeResult:
+        with dagster_errors():
+            apply(platform.settings, connector)
+        # The values of secrets stand in a file of the worker; the configuration names them only.
+        return dg.MaterializeResult(metadata={"config": dg.MetadataValue.json(dict(connector.config(platform.settings)))})
+
+    return applied
+
+
+def _landed(streams: Sequence[RecordStream], connectors: Sequence[Connector], topic: str) -> list[dg.AssetSpec]:
+    """A topic, and the table that it lands in."""
+    owners = sorted({stream.contract.owner for stream in streams if stream.topic == topic})
+    writers = [one.name for one in connectors if one.topic is None and topic in {each.name for each in one.topics}]
+    return [
+        dg.AssetSpec(
+            key(names.topic(topic)),
+            deps=[key(names.connector(writer)) for writer in writers],
+            group_name=names.STREAMING_INGESTION if writers else names.SOURCES,
+            kinds={"kafka"},
+            owners=owners,
+            description=f"The topic {topic} of the broker.",
+            metadata={"topic": topic},
+        ),
+        dg.AssetSpec(
+            key(names.landed(topic)),
+            deps=[key(names.connector(names.landing_connector(topic)))],
+            group_name=names.STREAMING_INGESTION,
+            kinds={"kafka", "iceberg"},
+            owners=owners,
+            description=f"Records of the topic {topic} as they are: bytes, partition, offset and time. Kafka Connect appends them.",
+            metadata={"topic": topic, "dagster/table_name": ".".join(names.landed(topic))},
+        ),
+    ]
+
+
+def _gets_on(use_case: UseCase) -> dg.AssetChecksDefinition:
+    """The check that the sensor `streams_watched` tells of; run by hand it sees what is wrong at once, and not what stands still."""
+    assets = [names.connector(one.name) for one in connectors_of(use_case)]
+    assets += [names.typed(stream.contract.name) for stream in record_streams(use_case)]
+    description = "It is running, and has come further while there was something to do."
+    specs = [dg.AssetCheckSpec(sensors.GETS_ON, asset=key(asset), description=description) for asset in assets]
+
+    @dg.multi_asset_check(name=sensors.GETS_ON, specs=specs, can_subset=True)
+    def gets_on(context: dg.AssetCheckExecutionContext, platform: Platform) -> Iterator[dg.AssetCheckResult]:
+        watch = Watch(now=datetime.now(UTC))
+        with dagster_errors(), open_connect(platform.settings) as connect:
+            look(platform.settings, connect, use_case, watch)
+        for check in context.selected_asset_check_keys:
+            seen = watch.seen.get((check.asset_key.path[0], check.asset_key.path[1]))
+            told = "it is not there yet: materialize it" if seen is None else seen.trouble
+            yield dg.AssetCheckResult(
+                asset_key=check.asset_key,
+                check_name=sensors.GETS_ON,
+                passed=told is None,
+                severity=dg.AssetCheckSeverity.ERROR,
+                metadata={"what": told or "", **({} if seen is None else dict(seen.numbers))},
+            )
+
+    return gets_on
 
 
 def _typed(streams: Sequence[RecordStream], stream: RecordStream) -> dg.AssetsDefinition:

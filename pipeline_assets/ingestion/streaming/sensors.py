@@ -1,25 +1,39 @@
-"""The sensors that move the graph when events come: what landed is typed, and the days that got events are materialized again.
+"""The sensors that move the graph when events come, and that watch whether they come.
 
-None of them reads an event: they look at the snapshots of the lake's tables. Many commits between two ticks make one run.
+What landed is typed; the days that got events are materialized again. None of them reads an event: they look at the snapshots of the lake's
+tables, and at what the services say of themselves. Many commits between two ticks make one run.
 """
 
 import json
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
+from typing import Any
 
 import dagster as dg
 
 from pipeline_assets.core import names
-from pipeline_assets.core.resources import UNFINISHED, Platform, dagster_errors
+from pipeline_assets.core.resources import UNFINISHED, Platform, dagster_errors, key
+from pipeline_assets.ingestion.streaming import health
+from pipeline_assets.ingestion.streaming.connect import open_connect
 from pipeline_assets.ingestion.streaming.progress import landed_snapshots, stale_days, touched
+from pipeline_assets.ingestion.streaming.streams import change_log, followed, record_streams
+from pipeline_assets.ingestion.streaming.watching import Seen, Watch, look
+from pipeline_assets.ingestion.streaming.wiring import connectors_of, is_applied
 from pipeline_assets.spec.use_case import UseCase
 
 SECONDS = 5
+WATCH_SECONDS = 15
+# What is seen is told when something is wrong or mended, and else so often.
+TOLD_EVERY = timedelta(minutes=2)
+GETS_ON = "gets_on"
 
 
 def defs(use_case: UseCase) -> dg.Definitions:
     """The sensors of the use case's streams, which are on; none where it has no stream."""
-    return dg.Definitions(sensors=[_landed(use_case), _typed(use_case)] if use_case.streams else [])
+    return dg.Definitions(
+        sensors=[_landed(use_case), _typed(use_case), _changed(use_case), _watched(use_case)] if record_streams(use_case) else []
+    )
 
 
 def _landed(use_case: UseCase) -> dg.SensorDefinition:
@@ -34,7 +48,7 @@ def _landed(use_case: UseCase) -> dg.SensorDefinition:
         if _is_running(context, names.TYPE_EVENTS):
             return dg.SkipReason("Events are being typed; what lands meanwhile is for the next run.")
         with dagster_errors():
-            snapshots = landed_snapshots(platform.settings, use_case.streams)
+            snapshots = landed_snapshots(platform.settings, record_streams(use_case))
         if snapshots == _cursor(context):
             return dg.SkipReason("Nothing has landed since the last run.")
         return dg.SensorResult(run_requests=[dg.RunRequest(run_key=_key(snapshots))], cursor=json.dumps(snapshots))
@@ -67,11 +81,74 @@ def _typed(use_case: UseCase) -> dg.SensorDefinition:
     return typed
 
 
+def _changed(use_case: UseCase) -> dg.SensorDefinition:
+    logs = [change_log(source) for source in followed(use_case)]
+
+    @dg.sensor(
+        name="tables_changed",
+        job_name=names.FOLLOW_TABLES,
+        minimum_interval_seconds=SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Takes followed tables to dbt once they changed. The cursor holds the snapshots of their change logs that were seen.",
+    )
+    def changed(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult | dg.SkipReason:
+        if _is_running(context, names.FOLLOW_TABLES):
+            return dg.SkipReason("Tables are being followed; what changes meanwhile is for the next run.")
+        with dagster_errors():
+            found = touched(platform.settings, logs, _cursor(context))
+        if not found.days or found.snapshots.keys() != {log.contract.name for log in logs}:
+            return dg.SkipReason("No table has changed since the last run, or one has told nothing yet.")
+        return dg.SensorResult(run_requests=[dg.RunRequest(run_key=_key(found.snapshots))], cursor=json.dumps(dict(found.snapshots)))
+
+    return changed
+
+
+def _watched(use_case: UseCase) -> dg.SensorDefinition:
+    @dg.sensor(
+        name="streams_watched",
+        job_name=names.CONNECT_STREAMS,
+        minimum_interval_seconds=WATCH_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Has connectors run as they are declared, starts failed ones again, and tells of lag and of what stands still.",
+    )
+    def watched(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult:
+        before = _cursor(context)
+        memories, restarts = health.load(before.get("remembered", {}))
+        watch = Watch(now=datetime.now(UTC), memories=memories, restarts=restarts)
+        with dagster_errors(), open_connect(platform.settings) as connect:
+            look(platform.settings, connect, use_case, watch)
+            lacking = [one.name for one in connectors_of(use_case) if not is_applied(platform.settings, connect, one)]
+        wrong = sorted("/".join(asset) for asset, seen in watch.seen.items() if seen.trouble)
+        told_at = datetime.fromisoformat(before["told_at"]) if "told_at" in before else None
+        tell = told_at is None or wrong != before.get("wrong") or watch.now - told_at >= TOLD_EVERY
+        cursor = {
+            "told_at": (watch.now if tell or told_at is None else told_at).isoformat(),
+            "wrong": wrong,
+            "remembered": health.dump(watch.memories, watch.restarts),
+        }
+        return dg.SensorResult(
+            run_requests=[dg.RunRequest()] if lacking and not _is_running(context, names.CONNECT_STREAMS) else [],
+            asset_events=[event for asset, seen in watch.seen.items() for event in _events(asset, seen)] if tell else [],
+            cursor=json.dumps(cursor),
+        )
+
+    return watched
+
+
+def _events(asset: names.AssetName, seen: Seen) -> list[dg.AssetObservation | dg.AssetCheckEvaluation]:
+    """What was seen of an asset, as the UI shows it."""
+    told = {} if seen.trouble is None else {"what": seen.trouble, "what to do": seen.todo}
+    check = dg.AssetCheckEvaluation(
+        asset_key=key(asset), check_name=GETS_ON, passed=seen.trouble is None, severity=dg.AssetCheckSeverity.ERROR, metadata=told
+    )
+    return [dg.AssetObservation(key(asset), metadata=dict(seen.numbers)), check]
+
+
 def _is_running(context: dg.SensorEvaluationContext, job: str) -> bool:
     return bool(context.instance.get_runs(dg.RunsFilter(job_name=job, statuses=UNFINISHED), limit=1))
 
 
-def _cursor(context: dg.SensorEvaluationContext) -> Mapping[str, int]:
+def _cursor(context: dg.SensorEvaluationContext) -> dict[str, Any]:
     return json.loads(context.cursor) if context.cursor else {}
 
 

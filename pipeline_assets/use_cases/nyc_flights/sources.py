@@ -195,7 +195,7 @@ planes = Source(
         broken_share=0.02,
     ),
     origin=PostgresTable(database=DATABASE, table="planes"),
-    load="snapshot",
+    load="changes",
 )
 
 airports = Source(
@@ -221,7 +221,7 @@ airports = Source(
         broken_share=0.02,
     ),
     origin=PostgresTable(database=DATABASE, table="airports"),
-    load="snapshot",
+    load="changes",
 )
 
 airlines = Source(
@@ -243,5 +243,5 @@ airlines = Source(
         broken_share=0.1,
     ),
     origin=PostgresTable(database=DATABASE, table="airlines"),
-    load="snapshot",
+    load="changes",
 )
