@@ -1,48 +1,48 @@
 {#-
     The days that a run is asked for, and the rows that belong to them.
 
-    They come as the variables PIPELINE_DBT_FIRST_DAY and PIPELINE_DBT_LAST_DAY of the environment, UTC days, both inclusive; without
-    them, and in a full refresh, a model takes all rows. They are no vars of dbt, because dbt parses the whole project anew whenever
-    a var changes.
+    They are dbt's own flags `--event-time-start` and `--event-time-end`: UTC, the start inclusive, the end exclusive. Without them, and
+    in a full refresh, a model takes all rows. They are no vars, because dbt parses the whole project anew whenever a var changes.
 -#}
 
 {#- Whether the days of this run are bounded. -#}
 {% macro has_asked_days() -%}
-    {{ return(env_var('PIPELINE_DBT_FIRST_DAY', '') != '' and not flags.FULL_REFRESH) }}
+    {{ return(invocation_args_dict.get('event_time_start') is not none and not flags.FULL_REFRESH) }}
 {%- endmacro %}
 
 {#- Whether `column`, a point in time, lies in the asked days. -#}
 {% macro is_in_asked_days(column) -%}
-    {%- set first = modules.datetime.date.fromisoformat(env_var('PIPELINE_DBT_FIRST_DAY')) -%}
-    {%- set last = modules.datetime.date.fromisoformat(env_var('PIPELINE_DBT_LAST_DAY')) -%}
-    {{ column }} >= '{{ first }} 00:00:00+00'::timestamptz
-    and {{ column }} < '{{ last + modules.datetime.timedelta(days=1) }} 00:00:00+00'::timestamptz
+    {{ column }} >= '{{ invocation_args_dict.event_time_start }}+00'::timestamptz
+    and {{ column }} < '{{ invocation_args_dict.event_time_end }}+00'::timestamptz
 {%- endmacro %}
 
 {#-
-    Whether a row of `staging`, a staging model, is to be built: all rows of a key are, if the key has a raw row in the asked days, or a
+    The rows of `staging`, a staging model, that are to be built: all rows of a key are, if the key has a raw row in the asked days, or a
     row in this table.
 
     So a key whose row moved to another day, or came back after its newer version was withdrawn, is built anew too, and a table built
     by ranges in any order equals the table built at once. Key and event time have the same names in the raw table. `any(array(…))`
-    lets Postgres push the condition below the `distinct on` of the view, down to the index of the raw table.
+    lets Postgres push the condition below the `distinct on` of the view, down to the index of the raw table. Its columns are named with
+    their table, as dagster-dbt reads lineage from this SQL and does not know what columns a raw table has.
 -#}
-{% macro belongs_to_asked_days(staging) -%}
+{% macro rows_of_asked_days(staging) -%}
     {%- set key, at = config.get('unique_key'), config.get('event_time') -%}
-    {%- if not execute or model.resource_type == 'unit_test' or not has_asked_days() -%}
-    true
-    {%- elif key is not string and at in key -%}
-    {{ is_in_asked_days(at) }}
-    {%- else -%}
-    {{ key }} = any(array(
-        select {{ key }} from {{ raw_table_below(staging) }}
-        where {{ is_in_asked_days(at) }}
-        {%- if is_incremental() %}
-        union
-        select {{ key }} from {{ this }}
-        where {{ is_in_asked_days(at) }}
+    select * from {{ staging }}
+    {%- if execute and model.resource_type != 'unit_test' and has_asked_days() %}
+    where
+        {%- if key is not string and at in key %}
+        {{ is_in_asked_days(at) }}
+        {%- else %}
+        {{ key }} = any(array(
+            select raw.{{ key }} from {{ raw_table_below(staging) }} as raw
+            where {{ is_in_asked_days('raw.' ~ at) }}
+            {%- if is_incremental() %}
+            union
+            select {{ key }} from {{ this }}
+            where {{ is_in_asked_days(at) }}
+            {%- endif %}
+        ))
         {%- endif %}
-    ))
     {%- endif -%}
 {%- endmacro %}
 

@@ -273,13 +273,12 @@ class StoreRefused(PipelineError):
         super().__init__(f"The object store refused '{key}': {problem}. Check the rights of its access key.")
 
 
-class CleaningFailed(PipelineError):
-    """dbt could not do what was asked; tables that it did build are in place, all others are as they were."""
+class DbtProjectMalformed(PipelineError):
+    """dbt cannot read its project; no manifest was written."""
 
-    def __init__(self, command: str, problems: Sequence[str], folder: Path) -> None:
-        self.command, self.problems, self.folder = command, tuple(problems), folder
-        told = "\n".join(self.problems) or "it ended without telling why"
-        super().__init__(f"dbt could not {command}. Its log and its SQL are in {folder}. It told:\n{told}")
+    def __init__(self, project: Path, told: str) -> None:
+        self.project, self.told = project, told
+        super().__init__(f"dbt cannot parse the project in {project}. It told:\n{told.strip() or 'nothing'}")
 
 
 class OffsetsMissing(PipelineError):

@@ -5,9 +5,11 @@ when it starts a service itself. Nothing has a silent default but the home folde
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -17,6 +19,7 @@ from pipeline_assets.core.errors import SettingsMissing, UserInputError
 PREFIX = "PIPELINE_"
 STACK_ENV = "stack.env"
 MAVEN_CENTRAL = "https://repo1.maven.org/maven2"
+_ENVIRONMENT = Lock()
 
 
 class RestService(BaseModel):
@@ -102,6 +105,25 @@ def environment_of_children(added: Mapping[str, str]) -> dict[str, str]:
     Container images like to forbid Python to keep what it compiled; that would double the time in which each service starts.
     """
     return {**{name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}, **added}
+
+
+@contextmanager
+def in_environment(added: Mapping[str, str]) -> Iterator[None]:
+    """Has variables in this process's own environment, for a library that reads them nowhere else, and takes them back afterwards.
+
+    One thread at a time: another one waits until they are gone.
+    """
+    with _ENVIRONMENT:
+        before = {name: os.environ.get(name) for name in added}
+        os.environ.update(added)
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
 
 
 def home_folder() -> Path:

@@ -2,8 +2,9 @@
 
 import multiprocessing
 import os
+import re
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,33 +13,33 @@ import psycopg
 import pytest
 import stamina
 
-from pipeline_assets.core import connections
-from pipeline_assets.core.errors import CleaningFailed
+from pipeline_assets.core import connections, names
+from pipeline_assets.core.resources import Platform
 from pipeline_assets.core.settings import Settings
-from pipeline_assets.processing.cleaning import dbt
-from pipeline_assets.processing.cleaning.manifest import ensure_manifest
-from pipeline_assets.processing.cleaning.project import PROJECT, Project, read_project
-from pipeline_assets.use_cases.nyc_flights import use_case
+from pipeline_assets.processing.cleaning.dbt import PROGRAM, PROJECT, variables
+from pipeline_assets_tests.cleaning_runs import failure, run
 from pipeline_assets_tests.flight_rows import DEPARTURES, Row, at, cleaned_rows, day, departure, departures, expected_departures, put_raw
+from pipeline_assets_tests.january import write_stack_env
 
 DAYS = 6
-MODELS = {"stg_flight_departures", "departures"}
+STAGING, CLEANED = (names.STAGING, names.stg(DEPARTURES.name)), names.cleaned("departures")
 
 
-@pytest.fixture(scope="session")
-def project() -> Project:
-    """The models of the use case as dbt knows them."""
-    return read_project(ensure_manifest(), use_case)
+@pytest.fixture
+def platform(isolated: Settings, tmp_path: Path) -> Platform:
+    """The platform of this test's own stores."""
+    write_stack_env(isolated, tmp_path)
+    return Platform(home=str(tmp_path))
 
 
-def build(
-    settings: Settings, project: Project, days: tuple[int, int] | None, tests: Sequence[str] = (), *, full_refresh: bool = False
-) -> list[dbt.Built | dbt.Tested]:
+def build(platform: Platform, days: tuple[int, int], *, full_refresh: bool = False) -> None:
     """Builds the departures of the days so many after the first."""
-    models = [model for model in project.models if model.name[1] in MODELS]
-    chosen = [test for test in project.tests if test.name in tests]
-    asked = (day(days[0]), day(days[1])) if days is not None else None
-    return list(dbt.build(settings, models, chosen, asked, full_refresh=full_refresh))
+    assert run(platform, days, STAGING, CLEANED, full_refresh=full_refresh).success
+
+
+def build_in(home: str, days: tuple[int, int]) -> None:
+    """The same in a process of its own, which reads where the stores are from the folder `home`."""
+    build(Platform(home=home), days)
 
 
 def raw_departures() -> dict[int, list[Row]]:
@@ -64,31 +65,31 @@ def expected(rows: dict[int, list[Row]]) -> list[Row]:
     return expected_departures(row for on in sorted(rows) for row in rows[on])
 
 
-def test_any_order_of_days_gives_what_a_full_refresh_gives(isolated: Settings, project: Project) -> None:
+def test_any_order_of_days_gives_what_a_full_refresh_gives(isolated: Settings, platform: Platform) -> None:
     """Ranges in odd order, days again, corrections that move a flight to another day and are taken back: always the same rows."""
     rows = raw_departures()
     put(isolated, rows, 0, DAYS - 1)
     for days in ((4, 5), (0, 1), (2, 3)):
-        build(isolated, project, days)
+        build(platform, days)
     assert cleaned_rows(isolated, "departures") == expected(rows)
 
     rows[4] = departures(4, 15, seed=7)  # of two moved flights the newer and the only version are gone with the old rows of the day
     rows[5] = []
     put(isolated, rows, 4, 5)
-    build(isolated, project, (4, 5))
+    build(platform, (4, 5))
     by_days = cleaned_rows(isolated, "departures")
-    build(isolated, project, None, full_refresh=True)
+    build(platform, (0, 0), full_refresh=True)
 
     assert by_days == expected(rows)
     assert cleaned_rows(isolated, "departures") == by_days
 
 
-def test_a_first_build_holds_the_asked_days_alone(isolated: Settings, project: Project) -> None:
+def test_a_first_build_holds_the_asked_days_alone(isolated: Settings, platform: Platform) -> None:
     """Where there is no table yet, only rows of the asked days are built, the first and last microsecond of the days included."""
     rows = {on: departures(on, 5, seed=on) for on in range(3)}
     put(isolated, rows, 0, 2)
 
-    build(isolated, project, (1, 1))
+    build(platform, (1, 1))
 
     assert cleaned_rows(isolated, "departures") == expected({1: rows[1]})
 
@@ -110,51 +111,40 @@ def wait_for_writer(settings: Settings) -> None:
                 assert connection.execute(query).fetchone() != (0,)
 
 
-def test_a_build_killed_in_the_middle_leaves_the_table_as_it_was(isolated: Settings, project: Project) -> None:
-    """After a kill -9 of dbt and of who started it the old rows are all there; the same build again ends with the new ones."""
+def test_a_build_killed_in_the_middle_leaves_the_table_as_it_was(isolated: Settings, platform: Platform) -> None:
+    """After a kill -9 of the run dbt ends too, and the old rows are all there; the same build again ends with the new ones."""
     rows = raw_departures()
     put(isolated, rows, 0, DAYS - 1)
-    build(isolated, project, (0, DAYS - 1))
+    build(platform, (0, DAYS - 1))
     before = cleaned_rows(isolated, "departures")
     rows[2] = departures(2, 30, seed=3)
     put(isolated, rows, 2, 2)
 
     with locked(isolated, "cleaned.departures"):
-        builder = multiprocessing.get_context("spawn").Process(target=build, args=(isolated, project, (2, 2)))
+        builder = multiprocessing.get_context("spawn").Process(target=build_in, args=(platform.home, (2, 2)))
         builder.start()
         wait_for_writer(isolated)
-        for process in [psutil.Process(builder.pid), *psutil.Process(builder.pid).children(recursive=True)]:
-            process.kill()
+        started = psutil.Process(builder.pid).children(recursive=True)
+        builder.kill()
+        _, left = psutil.wait_procs(started, timeout=10)
         builder.join()
 
+    assert started
+    assert left == []
     assert cleaned_rows(isolated, "departures") == before
-    build(isolated, project, (2, 2))
+    build(platform, (2, 2))
     assert cleaned_rows(isolated, "departures") == expected(rows)
 
 
-def test_tests_tell_of_rows_that_break_a_rule_and_stop_what_hangs_on_them(isolated: Settings, project: Project) -> None:
-    """A failed test that blocks is told with the number of rows, the cleaned table keeps its rows, and models above fare as before."""
-    rows = {0: departures(0, 5, seed=1)}
-    put(isolated, rows, 0, 0)
-    build(isolated, project, (0, 0))
-    before = cleaned_rows(isolated, "departures")
-    too_late = "stg_flight_departures_delay_minutes_in_range"
-    rows[0].append(departure("never-left", at(0), at(0), 99_999))
-    put(isolated, rows, 0, 0)
+def test_a_model_that_cannot_be_built_fails_the_run_with_its_cause(platform: Platform) -> None:
+    """Without a raw table dbt fails; the run says why in dbt's words and names its log."""
+    result = run(platform, (0, 0), STAGING, CLEANED)
 
-    told = build(isolated, project, (0, 0), [too_late])
-
-    assert [(done.test.name, done.passed, done.failures) for done in told if isinstance(done, dbt.Tested)] == [(too_late, False, 1)]
-    assert [done.model.name[1] for done in told if isinstance(done, dbt.Built)] == ["stg_flight_departures"]
-    assert cleaned_rows(isolated, "departures") == before
-
-
-def test_a_model_that_cannot_be_built_is_an_error_with_its_cause(isolated: Settings, project: Project) -> None:
-    """Without a raw table dbt fails; the error tells why in dbt's words and names the folder with log and SQL."""
-    with pytest.raises(CleaningFailed, match=r'"raw"\."flight_departures" because the relation doesn\'t exist') as failed:
-        build(isolated, project, None)
-
-    assert (failed.value.folder / "dbt.log").exists()
+    log = re.search(r"view the dbt debug log: (.*?dbt\.log)", failure(result))
+    assert not result.success
+    assert '"raw"."flight_departures" because the relation doesn\'t exist' in failure(result)
+    assert log is not None
+    assert Path(log[1]).exists()
 
 
 def test_dbt_agrees_that_a_source_just_loaded_is_fresh(isolated: Settings, tmp_path: Path) -> None:
@@ -172,9 +162,9 @@ def test_dbt_agrees_that_a_source_just_loaded_is_fresh(isolated: Settings, tmp_p
         str(tmp_path),
     ]
     told = subprocess.run(
-        [dbt.PROGRAM, *command],
+        [PROGRAM, *command],
         cwd=PROJECT,
-        env=os.environ | dbt.variables(isolated),
+        env=os.environ | variables(isolated),
         capture_output=True,
         text=True,
         check=False,

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -15,11 +14,11 @@ import pytest
 import yaml
 
 from pipeline_assets.core import names
-from pipeline_assets.core.errors import CleaningFailed
+from pipeline_assets.core.errors import DbtProjectMalformed
 from pipeline_assets.core.resources import key
 from pipeline_assets.processing.cleaning import assets, raw_tables
+from pipeline_assets.processing.cleaning.dbt import NOWHERE, PROGRAM, PROJECT
 from pipeline_assets.processing.cleaning.manifest import ensure_manifest, is_current
-from pipeline_assets.processing.cleaning.project import PROJECT, Project, read_project
 from pipeline_assets.processing.cleaning.raw_schema import SQL_TYPES
 from pipeline_assets.processing.cleaning.sources_yml import render_sources, sources_path
 from pipeline_assets.use_cases.nyc_flights import sources, use_case
@@ -30,9 +29,17 @@ YML = sorted(MODELS.glob("*/*.yml"))
 
 
 @pytest.fixture(scope="session")
-def project() -> Project:
+def models() -> dict[dg.AssetKey, dict[str, Any]]:
     """The models of the use case as dbt knows them."""
-    return read_project(ensure_manifest(), use_case)
+    nodes = json.loads(ensure_manifest().read_text())["nodes"].values()
+    return {dg.AssetKey([node["schema"], node["name"]]): node for node in nodes if node["resource_type"] == "model"}
+
+
+@pytest.fixture(scope="session")
+def built() -> dict[str, dg.AssetsDefinition]:
+    """The two runs of dbt, by the name of their op."""
+    listed = [asset for asset in assets.defs(use_case).assets or () if isinstance(asset, dg.AssetsDefinition)]
+    return {asset.op.name: asset for asset in listed if len(list(asset.keys)) > 1}
 
 
 @pytest.fixture(scope="session")
@@ -75,9 +82,8 @@ def test_what_a_stream_had_before_it_began_is_no_raw_table() -> None:
     }
 
 
-def test_every_contract_has_a_staging_model_with_its_fields(project: Project) -> None:
+def test_every_contract_has_a_staging_model_with_its_fields(models: dict[dg.AssetKey, dict[str, Any]]) -> None:
     """A staging model renames the time at which a row was known and changes nothing else: names, types, number of columns."""
-    models = {model.name: {column.name: column.type for column in model.columns} for model in project.models}
     short = {"timestamp with time zone": "timestamptz"}
     for table in raw_tables.tables_of(use_case):
         contract = table.contract
@@ -85,57 +91,49 @@ def test_every_contract_has_a_staging_model_with_its_fields(project: Project) ->
             "known_at" if field.name == contract.known_at else field.name: short.get(SQL_TYPES[field.type], SQL_TYPES[field.type])
             for field in contract.fields
         }
-        assert models[names.STAGING, names.stg(contract.name)] == wanted
+        columns = models[key((names.STAGING, names.stg(contract.name)))]["columns"].values()
+        assert {column["name"]: column["data_type"] for column in columns} == wanted
 
 
-def test_models_loaded_by_the_day_are_built_by_the_day(project: Project, graph: dict[dg.AssetKey, dg.AssetSpec]) -> None:
+def test_models_loaded_by_the_day_are_built_by_the_day(
+    models: dict[dg.AssetKey, dict[str, Any]], graph: dict[dg.AssetKey, dg.AssetSpec]
+) -> None:
     """What hangs on a daily source is daily and says by which column, registers are whole; a day needs the same day."""
-    by_day = {name for name in (model.name for model in project.models) if graph[key(name)].partitions_def is not None}
-    tables = {model.name: model.event_at for model in project.models if model.name[0] == names.CLEANED}
+    tables = {name: model["config"]["event_time"] for name, model in models.items() if model["schema"] == names.CLEANED}
 
-    assert {name[1]: tables[name] for name in by_day if name in tables} == {
+    assert {name.path[1]: column for name, column in tables.items() if graph[name].partitions_def is not None} == {
         "flights": "scheduled_departure_at",
         "departures": "event_at",
         "arrivals": "event_at",
         "weather_observations": "observed_at",
     }
-    assert {name[1] for name in tables if name not in by_day} == {"aircraft", "airports", "airlines"}
+    assert {name.path[1] for name in tables if graph[name].partitions_def is None} == {"aircraft", "airports", "airlines"}
     for table in raw_tables.tables_of(use_case):
         assert (graph[key(names.raw(table.contract.name))].partitions_def is not None) == table.by_day
 
 
-def test_the_graph_is_the_one_that_dagster_dbt_would_make() -> None:
-    """Keys, arrows and checks of the models are those of dagster-dbt, which is left out for the time that it takes to load."""
-    probe = f"""
-import json
-from pathlib import Path
-from dagster_dbt import dbt_assets
-@dbt_assets(manifest=Path({str(ensure_manifest())!r}))
-def theirs(): pass
-told = {{
-    "specs": {{s.key.to_user_string(): sorted(d.asset_key.to_user_string() for d in s.deps) for s in theirs.specs}},
-    "checks": sorted([c.asset_key.to_user_string(), c.name, c.blocking, sorted(d.asset_key.to_user_string() for d in c.additional_deps)]
-                     for c in theirs.check_specs),
-}}
-print(json.dumps(told))
-"""
-    answer = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True, cwd=PROJECT.parent)
-    theirs: dict[str, Any] = json.loads(answer.stdout.splitlines()[-1])
-    ours = [each for each in assets.defs(use_case).assets or () if isinstance(each, dg.AssetsDefinition) and len(list(each.keys)) > 1]
-    specs = {spec.key.to_user_string(): sorted(dep.asset_key.to_user_string() for dep in spec.deps) for each in ours for spec in each.specs}
-    checks = sorted(
-        [
-            check.asset_key.to_user_string(),
-            check.name,
-            check.blocking,
-            sorted(dep.asset_key.to_user_string() for dep in check.additional_deps),
-        ]
-        for each in ours
-        for check in each.check_specs
-    )
+@pytest.mark.parametrize("name", ["cleaned_by_day", "cleaned_registers"])
+def test_dbt_runs_every_check_that_is_shown_and_no_other(name: str, built: dict[str, dg.AssetsDefinition], tmp_path: Path) -> None:
+    """What dbt selects for a whole run are the assets and checks of the op; a test between the two ops belongs to the later one."""
+    chosen = ["--select", built[name].op.tags["dagster_dbt/select"], "--exclude", built[name].op.tags.get("dagster_dbt/exclude", "")]
+    kinds = ["--resource-type", "model", "--resource-type", "test", "--output", "name"]
+    command: list[str | Path] = [PROGRAM, "--quiet", "ls", *chosen, *kinds, "--target-path", tmp_path, "--log-path", tmp_path]
+    listed = subprocess.run(command, cwd=PROJECT, env=os.environ | NOWHERE, capture_output=True, text=True, check=True).stdout.split()
 
-    assert specs == theirs["specs"]
-    assert checks == theirs["checks"]
+    assert sorted(listed) == sorted([asset.path[-1] for asset in built[name].keys] + [check.name for check in built[name].check_specs])
+
+
+def test_a_check_blocks_unless_its_test_only_warns(
+    models: dict[dg.AssetKey, dict[str, Any]], built: dict[str, dg.AssetsDefinition]
+) -> None:
+    """Severity `error` stops what hangs on the model; what a check says is in the test's words, or else its kind and column."""
+    checks = {check.name: check for asset in built.values() for check in asset.check_specs}
+
+    assert len(models) == 14
+    assert len(checks) == 58
+    assert checks["unique_flights_flight_id"].blocking
+    assert checks["unique_flights_flight_id"].description == "dbt: unique of flight_id."
+    assert not checks["flights_carrier_in_airlines"].blocking
 
 
 def test_every_asset_of_cleaning_is_described(graph: dict[dg.AssetKey, dg.AssetSpec]) -> None:
@@ -224,7 +222,7 @@ def test_a_malformed_project_is_an_error_with_its_place(tmp_path: Path) -> None:
     project = small_project(tmp_path / "small")
     (project / "models" / "one.sql").write_text("select {{ ref('nobody') }}")
 
-    with pytest.raises(CleaningFailed, match=r"models/one\.sql.*nobody"):
+    with pytest.raises(DbtProjectMalformed, match=r"(?s)models/one\.sql.*nobody"):
         ensure_manifest(project)
 
     assert not (project / "target" / "manifest.json").exists()

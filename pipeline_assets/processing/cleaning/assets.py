@@ -1,19 +1,20 @@
 """The assets of cleaning: raw tables, and the dbt models above them, one asset each, with dbt's tests as their checks."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from dagster_dbt import DagsterDbtTranslator, DbtCliInvocation, DbtCliResource, DbtProject, dbt_assets
+from dagster_dbt.core.dbt_event_iterator import DbtDagsterEventType, DbtEventIterator
 
 from pipeline_assets.core import names
-from pipeline_assets.core.names import AssetName
 from pipeline_assets.core.resources import Platform, asked_days, column_schema, dagster_errors, days, key
-from pipeline_assets.core.settings import Settings
-from pipeline_assets.processing.cleaning import dbt, inspection, raw_tables
-from pipeline_assets.processing.cleaning.lineage import column_lineage
+from pipeline_assets.core.settings import Settings, in_environment
+from pipeline_assets.processing.cleaning import inspection, raw_tables
+from pipeline_assets.processing.cleaning.dbt import PROGRAM_OF_RUNS, PROJECT, between, ending, run_folder, variables
 from pipeline_assets.processing.cleaning.manifest import ensure_manifest
-from pipeline_assets.processing.cleaning.project import DataTest, Model, Project, read_project
 from pipeline_assets.processing.cleaning.raw_tables import Days, Loaded, RawTable
 from pipeline_assets.spec.use_case import UseCase
 
@@ -26,19 +27,45 @@ class Rebuild(dg.Config):
     full_refresh: bool = False
 
 
+class Translator(DagsterDbtTranslator):
+    """What dagster-dbt makes of a model, and how fresh it has to be: as fresh as the freshest source that it reads."""
+
+    def get_asset_spec(self, manifest: Mapping[str, Any], unique_id: str, project: DbtProject | None) -> dg.AssetSpec:
+        """The asset of a model, with a freshness policy."""
+        spec = super().get_asset_spec(manifest, unique_id, project)
+        return spec.replace_attributes(freshness_policy=dg.FreshnessPolicy.time_window(fail_window=_freshness(manifest, unique_id)))
+
+    def get_asset_check_spec(
+        self, asset_spec: dg.AssetSpec, manifest: Mapping[str, Any], unique_id: str, project: DbtProject | None
+    ) -> dg.AssetCheckSpec | None:
+        """The check of a test, described by the words of its YAML file, or else by its kind and column."""
+        spec = super().get_asset_check_spec(asset_spec, manifest, unique_id, project)
+        test = manifest["nodes"][unique_id]
+        kind = " of ".join(filter(None, [test["test_metadata"]["name"], test["column_name"]]))
+        return spec and spec._replace(description=test["description"] or f"dbt: {kind}.")
+
+    def get_description(self, dbt_resource_props: Mapping[str, Any]) -> str:
+        """The description without the SQL, which stands in the repository."""
+        return str(dbt_resource_props["description"])
+
+    def get_metadata(self, dbt_resource_props: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Columns and name of the table; the database is known to a run alone."""
+        table = f"{dbt_resource_props['schema']}.{dbt_resource_props['name']}"
+        return {**super().get_metadata(dbt_resource_props), "dagster/table_name": table}
+
+
 def defs(use_case: UseCase) -> dg.Definitions:
     """Raw tables and dbt models of the use case. Where dbt's manifest is missing or old it is made first, which takes some seconds."""
-    project, tables = read_project(ensure_manifest(), use_case), raw_tables.tables_of(use_case)
-    by_day = _built_by_day(project, {names.raw(table.contract.name) for table in tables if table.by_day})
-    registers = {model.name for model in project.models} - by_day
-    freshness = _freshness(project, {names.raw(table.contract.name): table.contract.freshness for table in tables})
-    built = (("cleaned_by_day", by_day, days(use_case)), ("cleaned_registers", registers, None))
+    tables, manifest, by_day = raw_tables.tables_of(use_case), ensure_manifest(), days(use_case)
+    daily = " ".join(f"source:{'.'.join(names.raw(table.contract.name))}+" for table in tables if table.by_day)
     return dg.Definitions(
         assets=[
-            *(_raw(table, days(use_case)) for table in tables),
-            *(_models(name, project, chosen, freshness, partitions) for name, chosen, partitions in built if chosen),
+            *(_raw(table, by_day) for table in tables),
+            _models("cleaned_by_day", manifest, daily, "", by_day),
+            _models("cleaned_registers", manifest, f"fqn:{use_case.name}", daily, None),
         ],
         asset_checks=[_loaded_in_time(tables)],
+        resources={"dbt": DbtCliResource(project_dir=PROJECT, profiles_dir=PROJECT, dbt_executable=PROGRAM_OF_RUNS)},
     )
 
 
@@ -70,39 +97,67 @@ def _raw(table: RawTable, by_day: dg.PartitionsDefinition[str]) -> dg.AssetsDefi
     return raw
 
 
-def _models(
-    name: str,
-    project: Project,
-    chosen: Iterable[AssetName],
-    freshness: Mapping[AssetName, timedelta],
-    by_day: dg.PartitionsDefinition[str] | None,
-) -> dg.AssetsDefinition:
-    models = {model.name: model for model in project.models if model.name in set(chosen)}
-    tests = {(test.model, test.name): test for test in project.tests if test.model in models}
-
-    @dg.multi_asset(
+def _models(name: str, manifest: Path, select: str, exclude: str, by_day: dg.PartitionsDefinition[str] | None) -> dg.AssetsDefinition:
+    @dbt_assets(
+        manifest=manifest,
         name=name,
-        specs=[_spec(model, freshness[model.name]) for model in models.values()],
-        check_specs=[_check_spec(test) for test in tests.values()],
+        select=select,
+        exclude=exclude,
         partitions_def=by_day,
         backfill_policy=dg.BackfillPolicy.single_run() if by_day is not None else None,
-        can_subset=True,
+        dagster_dbt_translator=Translator(),
         pool=names.CLEANING,
     )
-    def build(
-        context: dg.AssetExecutionContext, config: Rebuild, platform: Platform
-    ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+    def build(context: dg.AssetExecutionContext, config: Rebuild, platform: Platform, dbt: DbtCliResource) -> Iterator[DbtDagsterEventType]:
         asked = asked_days(context) if by_day is not None else None
-        wanted = [models[_name(asset)] for asset in sorted(context.selected_asset_keys)]
-        checked = [tests[_name(check.asset_key), check.name] for check in sorted(context.selected_asset_check_keys)]
         with dagster_errors():
-            for done in dbt.build(platform.settings, wanted, checked, asked, full_refresh=config.full_refresh):
-                if isinstance(done, dbt.Built):
-                    yield _materialized(platform.settings, project, done, asked)
-                else:
-                    yield _checked(done)
+            yield from _built(context, platform.settings, dbt, asked, full_refresh=config.full_refresh)
 
     return build
+
+
+def _built(
+    context: dg.AssetExecutionContext, settings: Settings, dbt: DbtCliResource, asked: Days | None, *, full_refresh: bool
+) -> Iterator[DbtDagsterEventType]:
+    """What a build by dbt tells of each model and test."""
+    arguments = ["build", *(between(*asked) if asked is not None else []), *(["--full-refresh"] if full_refresh else [])]
+    with run_folder(settings.home / "dbt") as target:
+        # dagster-dbt takes what dbt's profile reads from the environment of its own process.
+        with in_environment(variables(settings)):
+            invocation = dbt.cli(arguments, context=context.op_execution_context, target_path=target)
+        with ending(invocation.process):
+            events = DbtEventIterator(_told(invocation), invocation).fetch_row_counts().fetch_column_metadata()
+            for event in events:
+                yield _with_day_rows(settings, invocation, event, asked) if asked is not None else event
+
+
+def _told(invocation: DbtCliInvocation) -> Iterator[DbtDagsterEventType]:
+    """What dbt tells. The manifest of the graph was parsed without a warehouse; that of the run itself knows the database."""
+    events = invocation.stream()
+    for event in events:
+        invocation.manifest = invocation.get_artifact("manifest.json")
+        yield event
+        break
+    yield from events
+
+
+def _with_day_rows(settings: Settings, invocation: DbtCliInvocation, event: DbtDagsterEventType, asked: Days) -> DbtDagsterEventType:
+    """The event, and if it tells of a table that is built by the day, with the rows of the asked days."""
+    if not isinstance(event, dg.Output):
+        return event
+    model = invocation.manifest["nodes"][event.metadata["unique_id"].value]
+    event_at = model["config"]["event_time"]
+    if event_at is None:
+        return event
+    rows = inspection.count_rows(settings, (model["schema"], model["name"]), event_at, asked)
+    return event.with_metadata({**event.metadata, "dagster/partition_row_count": rows})
+
+
+def _freshness(manifest: Mapping[str, Any], unique_id: str) -> timedelta:
+    if unique_id in manifest["sources"]:
+        limit = manifest["sources"][unique_id]["freshness"]["warn_after"]
+        return timedelta(**{f"{limit['period']}s": limit["count"]})
+    return min(_freshness(manifest, parent) for parent in manifest["parent_map"][unique_id])
 
 
 def _loaded_in_time(tables: Sequence[RawTable]) -> dg.AssetChecksDefinition:
@@ -131,83 +186,6 @@ def _loaded_in_time(tables: Sequence[RawTable]) -> dg.AssetChecksDefinition:
     return loaded_in_time
 
 
-def _built_by_day(project: Project, daily: set[AssetName]) -> set[AssetName]:
-    """The models that hang on a raw table loaded by the day, directly or through others."""
-    found: set[AssetName] = set()
-    while more := {model.name for model in project.models if {*model.reads} & (daily | found)} - found:
-        found |= more
-    return found
-
-
-def _freshness(project: Project, contracts: Mapping[AssetName, timedelta]) -> Mapping[AssetName, timedelta]:
-    """How old each model may be: as old as the freshest of what it reads."""
-    known = dict(contracts)
-    while missing := [model for model in project.models if model.name not in known and {*model.reads} <= {*known}]:
-        known |= {model.name: min(known[name] for name in model.reads) for model in missing}
-    return known
-
-
-def _spec(model: Model, freshness: timedelta) -> dg.AssetSpec:
-    return dg.AssetSpec(
-        key(model.name),
-        deps=[key(name) for name in model.reads],
-        description=model.description,
-        group_name=names.CLEANING,
-        kinds={"dbt", "postgres"},
-        owners=list(model.owners),
-        code_version=model.code_version,
-        freshness_policy=dg.FreshnessPolicy.time_window(fail_window=freshness),
-        metadata={
-            "dagster/table_name": ".".join(model.name),
-            "dagster/column_schema": dg.TableSchema([dg.TableColumn(each.name, each.type, each.description) for each in model.columns]),
-            "dbt_unique_id": model.unique_id,
-        },
-        skippable=True,
-    )
-
-
-def _check_spec(test: DataTest) -> dg.AssetCheckSpec:
-    return dg.AssetCheckSpec(
-        test.name,
-        asset=key(test.model),
-        description=test.description,
-        additional_deps=[key(name) for name in test.others],
-        blocking=test.is_blocking,
-    )
-
-
 def _loaded_metadata(table: RawTable, loaded: Loaded) -> dict[str, Any]:
     counted = "dagster/partition_row_count" if table.by_day else "dagster/row_count"
     return {counted: loaded.rows, "replaced_rows": loaded.replaced, "lake_snapshot_id": str(loaded.snapshot_id)}
-
-
-def _materialized(settings: Settings, project: Project, built: dbt.Built, asked: Days | None) -> dg.MaterializeResult:
-    model = built.model
-    metadata: dict[str, Any] = {"seconds": built.seconds, "dagster/column_lineage": _lineage(column_lineage(built.sql, project.columns))}
-    if not model.is_view:
-        metadata["dagster/row_count"], rows = inspection.count_rows(settings, model.name, model.event_at, asked)
-        metadata |= {"dagster/partition_row_count": rows} if asked is not None else {}
-    return dg.MaterializeResult(asset_key=key(model.name), metadata=metadata)
-
-
-def _lineage(columns: Mapping[str, Sequence[tuple[AssetName, str]]]) -> dg.TableColumnLineage:
-    deps = {column: [dg.TableColumnDep(key(table), name) for table, name in sources] for column, sources in columns.items()}
-    return dg.TableColumnLineage(deps)
-
-
-def _checked(tested: dbt.Tested) -> dg.AssetCheckResult:
-    return dg.AssetCheckResult(
-        asset_key=key(tested.test.model),
-        check_name=tested.test.name,
-        passed=tested.passed,
-        severity=dg.AssetCheckSeverity.ERROR if tested.test.is_blocking else dg.AssetCheckSeverity.WARN,
-        metadata={
-            "failing_rows": tested.failures if tested.failures is not None else "the test could not be run",
-            "seconds": tested.seconds,
-        },
-    )
-
-
-def _name(asset: dg.AssetKey) -> AssetName:
-    schema, table = asset.path
-    return schema, table

@@ -1,4 +1,4 @@
-"""What the warehouse's tables tell about themselves: how many rows they hold, and when they were loaded last."""
+"""What the warehouse's tables tell about themselves: how many rows of some days they hold, and when they were loaded last."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,17 +29,15 @@ class Freshness:
         return self.age is not None and self.age <= self.contract.freshness
 
 
-def count_rows(settings: Settings, table: AssetName, event_at: str | None, days: tuple[date, date] | None) -> tuple[int, int]:
-    """Rows of a table, and those of them whose `event_at` lies in `days` (UTC, inclusive); without days both are all rows."""
+def count_rows(settings: Settings, table: AssetName, event_at: str, days: tuple[date, date]) -> int:
+    """Rows of a table whose `event_at` lies in `days` (UTC, inclusive)."""
     from psycopg import sql
 
-    day = sql.SQL("null::date") if event_at is None else sql.SQL("({} at time zone 'UTC')::date").format(sql.Identifier(event_at))
-    statement = sql.SQL("select count(*), count(*) filter (where {} between %s::date and %s::date) from {}").format(
-        day, sql.Identifier(*table)
-    )
+    day = sql.SQL("({} at time zone 'UTC')::date").format(sql.Identifier(event_at))
+    statement = sql.SQL("select count(*) from {} where {} between %s and %s").format(sql.Identifier(*table), day)
     with connections.warehouse(settings) as connection:
-        rows, asked = connection.execute(statement, days or (None, None)).fetchone() or (0, 0)
-    return rows, asked if days is not None else rows
+        (rows,) = connection.execute(statement, days).fetchone() or (0,)
+    return int(rows)
 
 
 def freshness_of(settings: Settings, contracts: Sequence[Contract]) -> list[Freshness]:

@@ -1,27 +1,32 @@
-"""Keeps dbt's manifest at hand: parsed at set-up, and again only after a file of the dbt project changed."""
+"""Keeps dbt's manifest at hand: parsed at set-up, and again only after a file of the dbt project changed.
 
+dagster-dbt's own `prepare_if_dev` parses in every process that loads the code location, which costs each of them some seconds.
+"""
+
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from pipeline_assets.processing.cleaning import dbt
-from pipeline_assets.processing.cleaning.project import PROJECT
+from pipeline_assets.core.errors import DbtProjectMalformed
+from pipeline_assets.core.settings import environment_of_children
+from pipeline_assets.processing.cleaning.dbt import NOWHERE, PROGRAM, PROJECT
 
 FOLDERS, FILES = ("macros", "models", "tests"), ("dbt_project.yml", "profiles.yml")
-TARGET = "target"
+MANIFEST = Path("target", "manifest.json")
 
 
 def ensure_manifest(project: Path = PROJECT) -> Path:
     """The path of the manifest of `project`, parsed now (some seconds) if there is none or any file of the project is newer than it.
 
-    Two processes that find it old both parse; each puts its result in place whole. Raises CleaningFailed if the project is malformed.
+    Two processes that find it old both parse; each puts its result in place whole. Raises DbtProjectMalformed.
     """
-    manifest = project / TARGET / dbt.MANIFEST
+    manifest = project / MANIFEST
     if not is_current(manifest, project):
         manifest.parent.mkdir(exist_ok=True)
         with TemporaryDirectory(prefix="parse-", dir=manifest.parent) as folder:
-            dbt.parse(project, Path(folder))
-            (Path(folder) / dbt.MANIFEST).replace(manifest)
+            _parse(project, folder)
+            (Path(folder) / manifest.name).replace(manifest)
     return manifest
 
 
@@ -31,6 +36,26 @@ def is_current(manifest: Path, project: Path) -> bool:
         return False
     written = manifest.stat().st_mtime_ns
     return all(path.stat().st_mtime_ns <= written for path in _read_by_dbt(project))
+
+
+def _parse(project: Path, target: str) -> None:
+    command: list[str | Path] = [
+        PROGRAM,
+        "--quiet",
+        "--no-use-colors",
+        "parse",
+        "--profiles-dir",
+        project,
+        "--target-path",
+        target,
+        "--log-path",
+        target,
+    ]
+    told = subprocess.run(  # noqa: S603 - this environment's own program
+        command, cwd=project, env=environment_of_children(NOWHERE), capture_output=True, text=True, check=False
+    )
+    if told.returncode != 0:
+        raise DbtProjectMalformed(project, told.stdout + told.stderr)
 
 
 def _read_by_dbt(project: Path) -> Iterator[Path]:

@@ -65,7 +65,7 @@ def _period(span: timedelta) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    from pipeline_assets.processing.cleaning.project import PROJECT
+    from pipeline_assets.processing.cleaning.dbt import PROJECT
 
     for name in sys.argv[1:]:
         chosen = load_use_case(name)

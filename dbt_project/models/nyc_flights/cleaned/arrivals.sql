@@ -10,8 +10,7 @@
 with
 
 events as (
-    select * from {{ ref('stg_flight_arrivals') }}
-    where {{ belongs_to_asked_days(ref('stg_flight_arrivals')) }}
+    {{ rows_of_asked_days(ref('stg_flight_arrivals')) }}
 ),
 
 arrivals as (

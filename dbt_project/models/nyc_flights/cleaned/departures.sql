@@ -10,8 +10,7 @@
 with
 
 events as (
-    select * from {{ ref('stg_flight_departures') }}
-    where {{ belongs_to_asked_days(ref('stg_flight_departures')) }}
+    {{ rows_of_asked_days(ref('stg_flight_departures')) }}
 ),
 
 departures as (

@@ -13,8 +13,7 @@
 with
 
 schedule as (
-    select * from {{ ref('stg_flight_schedule') }}
-    where {{ belongs_to_asked_days(ref('stg_flight_schedule')) }}
+    {{ rows_of_asked_days(ref('stg_flight_schedule')) }}
 ),
 
 flights as (

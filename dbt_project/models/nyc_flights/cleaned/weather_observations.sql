@@ -10,8 +10,7 @@
 with
 
 observations as (
-    select * from {{ ref('stg_weather') }}
-    where {{ belongs_to_asked_days(ref('stg_weather')) }}
+    {{ rows_of_asked_days(ref('stg_weather')) }}
 )
 
 select * from observations
