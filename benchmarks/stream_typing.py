@@ -84,7 +84,7 @@ def fill(settings: Settings, name: str, events: int) -> float:
     step, total = events // APPENDS, 0
     with catalog(settings) as lake, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Parquet writer option")
-        table = landing.landing_table(lake, name)
+        table = landing.ensure_landing_table(lake, name)
         for start in range(0, events, step):
             payloads = [event(number, events) for number in range(start, start + step)]
             total += sum(map(len, payloads))

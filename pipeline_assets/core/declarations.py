@@ -206,7 +206,7 @@ class _Rules:
         beside = [one for one in others if one.topic == stream.topic]
         table = landed(stream.topic)
         if any(landed(one.topic) == table and one.topic != stream.topic for one in others):
-            expected = "topics that differ in more than - . and _"
+            expected = "topics that differ in more than case and signs"
             yield Problem(module="sources", subject=subject, field="topic", problem="lands where another topic does", expected=expected)
         routes = {(None if one.route is None else one.route.field, repr(one.format)) for one in (stream, *beside)}
         values = [one.route.value for one in (stream, *beside) if one.route is not None]

@@ -1,5 +1,6 @@
 """The only maker of names: assets, tables, topics, schemas, features. A name is written here once and nowhere else."""
 
+import re
 from datetime import timedelta
 
 # The twelve rooms in the diagram's order; an asset's group is its room.
@@ -60,8 +61,8 @@ def staged(contract: str) -> AssetName:
 
 
 def landed(topic: str) -> AssetName:
-    """The lake table in which the records of a topic land as they are; the topic's own name, with underscores in place of - and `.`."""
-    return (LANDED, topic.replace("-", "_").replace(".", "_"))
+    """The lake table of a topic's records as they came."""
+    return (LANDED, re.sub(r"[^a-z0-9_]", "_", topic.lower()))
 
 
 def typed(contract: str) -> AssetName:

@@ -306,7 +306,7 @@ CHANGE = DebeziumChange(operation="kind", lsn="level", committed_at="sent_at")
 
 def change(operation: str = "u", **changed: object) -> dict[str, object]:
     """A change of a reading as Debezium tells it."""
-    row = {"sensor": "a1", "value": 0.5, "is_valid": True, "read_at": "2013-05-01T12:00:00.000000Z"}
+    row = {"sensor": "a1", "value": "0.50", "is_valid": True, "read_at": "2013-05-01T12:00:00.000000Z"}
     told = {"before": None, "after": row, "op": operation, "source": {"lsn": 8, "ts_ms": 1367409900000, "table": "readings"}, "ts_ms": 1}
     return {**told, **({"before": row, "after": None} if operation == "d" else {}), **changed}
 
