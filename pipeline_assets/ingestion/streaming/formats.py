@@ -149,7 +149,8 @@ def _change(written: DebeziumChange, types: Mapping[str, FieldType], payload: by
 
 def _change_value(kind: FieldType | None, value: Any) -> Any:
     """Decimals are told as text, so that nothing of them is lost on the way."""
-    return _value_of(kind, value) if isinstance(value, str) and kind in {"integer", "number"} else value
+    is_decimal = isinstance(value, str) and value and kind in {"integer", "number"}
+    return _value_of(kind, value) if is_decimal else value
 
 
 def _committed_at(source: Mapping[str, Any]) -> str | None:
