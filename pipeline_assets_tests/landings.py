@@ -64,7 +64,7 @@ def table_of(landed: Sequence[Landed]) -> pa.Table:
 
 def land(lake: Catalog, landed: Sequence[Landed], topic: str = TOPIC) -> int:
     """The snapshot with which some records were appended to the landing table of a topic."""
-    table = landing.landing_table(lake, topic)
+    table = landing.ensure_landing_table(lake, topic)
     with warnings.catch_warnings():
         # Kafka Connect knows the size of row groups by bytes; pyiceberg says that it does not.
         warnings.filterwarnings("ignore", message="Parquet writer option")

@@ -4,6 +4,7 @@ The columns of cleaned tables are those of the YAML files beside the dbt models:
 """
 
 import importlib
+import json
 import pkgutil
 import re
 from collections.abc import Collection, Iterator
@@ -17,9 +18,10 @@ from zoneinfo import available_timezones
 import yaml
 
 from pipeline_assets.core.errors import SpecError, UnknownName
+from pipeline_assets.core.names import landed
 from pipeline_assets.spec.contracts import FIELD_TYPES, Contract, Field
 from pipeline_assets.spec.features import AGGREGATES, TRANSFORMS, FeatureView, Latest, Windowed
-from pipeline_assets.spec.sources import EventStream, Load, PostgresTable, Source
+from pipeline_assets.spec.sources import Avro, CloudEvent, CsvLine, DebeziumChange, EventStream, Load, PostgresTable, Source
 from pipeline_assets.spec.use_case import UseCase
 
 USE_CASES = "pipeline_assets.use_cases"
@@ -72,11 +74,11 @@ def check(use_case: UseCase, dbt_project: Path) -> None:
         )
 
 
-def _list(values: Collection[str]) -> str:
-    return ", ".join(sorted(values)) or "none"
+def _list(values: Collection[str | None]) -> str:
+    return ", ".join(sorted(value for value in values if value is not None)) or "none"
 
 
-def _unknown(module: str, subject: str, field: str, value: object, allowed: Collection[str]) -> Iterator[Problem]:
+def _unknown(module: str, subject: str, field: str, value: object, allowed: Collection[str | None]) -> Iterator[Problem]:
     if value not in allowed:
         yield Problem(module=module, subject=subject, field=field, problem=f"is {value!r}", expected=f"one of {_list(allowed)}")
 
@@ -99,6 +101,14 @@ def _names(module: str, kind: str, names: Collection[str]) -> Iterator[Problem]:
         if name in seen:
             yield Problem(module=module, subject=f"{kind} '{name}'", field="name", problem="is declared twice", expected="one of each name")
         seen.add(name)
+
+
+def _is_record_schema(text: str) -> bool:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return False
+    return isinstance(found, dict) and found.get("type") == "record"
 
 
 class _Rules:
@@ -174,6 +184,42 @@ class _Rules:
         yield from _unknown("sources", subject, "history_field", stream.history_field, have)
         for field in stream.contract.fields:
             yield from _unknown("sources", subject, f"field '{field.name}'", field.name, have)
+        yield from self._format(subject, stream)
+        yield from self._route(subject, stream)
+
+    def _format(self, subject: str, stream: EventStream) -> Iterator[Problem]:
+        fields, written = {field.name for field in stream.contract.fields}, stream.format
+        if isinstance(written, CsvLine):
+            yield from _names("sources", f"{subject}: column", written.columns)
+            for name in sorted(fields - ({stream.contract.known_at} if stream.known_at_record_time else set())):
+                yield from _unknown("sources", subject, f"format.columns lacks field '{name}', which", name, written.columns)
+            if len(written.delimiter) != 1:
+                yield Problem(
+                    module="sources", subject=subject, field="delimiter", problem=f"is {written.delimiter!r}", expected="one character"
+                )
+        if isinstance(written, Avro) and not _is_record_schema(written.schema):
+            yield Problem(
+                module="sources", subject=subject, field="format.schema", problem="is no Avro record", expected="a schema as JSON"
+            )
+        if isinstance(written, CloudEvent):
+            for _, name in written.attributes:
+                yield from _unknown("sources", subject, "format.attributes", name, fields)
+        if isinstance(written, DebeziumChange):
+            for told in (written.operation, written.lsn, written.committed_at):
+                yield from _unknown("sources", subject, "format", told, {*fields, None})
+
+    def _route(self, subject: str, stream: EventStream) -> Iterator[Problem]:
+        others = [one for one in self._use_case.streams if one is not stream]
+        beside = [one for one in others if one.topic == stream.topic]
+        table = landed(stream.topic)
+        if any(landed(one.topic) == table and one.topic != stream.topic for one in others):
+            expected = "topics that differ in more than case and signs"
+            yield Problem(module="sources", subject=subject, field="topic", problem="lands where another topic does", expected=expected)
+        routes = {(None if one.route is None else one.route.field, repr(one.format)) for one in (stream, *beside)}
+        values = [one.route.value for one in (stream, *beside) if one.route is not None]
+        if beside and (len(routes) > 1 or len(set(values)) < len(beside) + 1):
+            expected = "streams of one topic with the same format, routed by the same field, each with a value of its own"
+            yield Problem(module="sources", subject=subject, field="route", problem=f"shares topic '{stream.topic}'", expected=expected)
 
     def _view(self, view: FeatureView) -> Iterator[Problem]:
         subject = f"View '{view.name}'"

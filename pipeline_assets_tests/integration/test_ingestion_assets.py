@@ -6,10 +6,12 @@ import sys
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
 
+from pipeline_assets.core.connections import catalog
 from pipeline_assets.core.resources import Platform
 from pipeline_assets.ingestion.batch import assets as batch
 from pipeline_assets.ingestion.sources import assets as sources
@@ -17,6 +19,7 @@ from pipeline_assets.ingestion.streaming import assets as streaming
 from pipeline_assets.spec.sources import EventStream, Source
 from pipeline_assets.spec.use_case import UseCase
 from pipeline_assets.use_cases.nyc_flights import use_case as flights
+from pipeline_assets_tests.landings import land, records
 from pipeline_assets_tests.readings import World, reading, with_share
 
 RANGE = {"dagster/asset_partition_range_start": "2013-05-01", "dagster/asset_partition_range_end": "2013-05-03"}
@@ -54,7 +57,11 @@ def test_every_source_is_an_asset_with_its_contract(world: World) -> None:
         "primaryKeyPosition": 1,
         "quality": [{"rule": "validValues", "validValues": ["EWR", "JFK", "LGA"]}],
     }
-    assert [dep.asset_key.to_user_string() for dep in specs["staged/flight_arrivals"].deps] == ["staged/flight_history"]
+    assert {dep.asset_key.to_user_string() for dep in specs["staged/flight_arrivals"].deps} == {
+        "staged/flight_history",
+        "typed/flight_arrivals",
+    }
+    assert [dep.asset_key.to_user_string() for dep in specs["typed/flight_arrivals"].deps] == ["landed/flight_arrivals"]
     assert [dep.asset_key.to_user_string() for dep in specs["staged/planes"].deps] == ["airline_ops/planes"]
 
 
@@ -76,8 +83,13 @@ def test_a_range_of_days_is_staged_in_one_run_with_numbers_for_each_day(world: W
             event.materialization.metadata[label].value for label in ("dagster/partition_row_count", "dagster/row_count")
         ]
         for event in result.get_asset_materialization_events()
+        if event.materialization.asset_key.path[0] == "staged"
     }
-    checks = {(check.asset_key.path[1], check.check_name): (check.passed, check.severity) for check in result.get_asset_check_evaluations()}
+    checks = {
+        (check.asset_key.path[1], check.check_name): (check.passed, check.severity)
+        for check in result.get_asset_check_evaluations()
+        if check.asset_key.path[0] == "staged"
+    }
     warning = dg.AssetCheckSeverity.WARN
     assert result.success
     assert numbers == {
@@ -101,14 +113,59 @@ def test_a_refused_partition_is_a_failed_check_and_stops_what_comes_after(world:
 
     result = run(definitions(use_case_of(with_share(0.0, world.table), streams=(stream,)), world.settings.home), RANGE)
 
-    (check,) = result.get_asset_check_evaluations()
+    (check,) = [check for check in result.get_asset_check_evaluations() if check.asset_key.path[0] == "staged"]
     (failure,) = [event for event in result.all_events if event.is_step_failure]
     assert not result.success
     assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.ERROR)
     assert check.metadata["broken_by_reason"].value == {"level out of range": 1}
     assert f"Contract '{world.name}' refused partition 2013-05-01" in str(failure.step_failure_data.error)
-    assert result.get_asset_materialization_events() == []
+    assert [event for event in result.get_asset_materialization_events() if event.asset_key and event.asset_key.path[0] == "staged"] == []
     assert "2013-05-01" not in world.manifests()
+
+
+def checks_of(result: dg.ExecuteInProcessResult, stream: EventStream) -> dict[str, tuple[bool, dg.AssetCheckSeverity]]:
+    """The checks of a stream's typed rows."""
+    found = [check for check in result.get_asset_check_evaluations() if check.asset_key.path == ["typed", stream.contract.name]]
+    return {check.check_name: (check.passed, check.severity) for check in found}
+
+
+def test_landed_records_are_typed_and_staged_in_one_run(world: World, stream: EventStream) -> None:
+    """The typed rows tell what became of the records and which days they touch, and these days hold them beside the history."""
+    own = replace(stream, topic=stream.contract.name)
+    world.fill([reading(0, sensor="a")])
+    with catalog(world.settings) as lake:
+        land(lake, [replace(one, topic=own.topic) for one in records(0, 5, broken={3: b"{"})], own.topic)
+
+    result = run(definitions(use_case_of(world.table, streams=(own,)), world.settings.home), RANGE)
+
+    (typed,) = [event for event in result.get_asset_materialization_events() if event.materialization.asset_key.path[0] == "typed"]
+    told: dict[str, Any] = {label: one.value for label, one in typed.materialization.metadata.items()}
+    assert result.success
+    assert (told["rows"], told["dagster/row_count"], told["repeats"]) == (4, 4, 0)
+    assert (told["broken_by_reason"], told["days_touched"]) == ({"not a JSON object": 1}, ["2013-05-01"])
+    assert told["offsets"][0].data == {"partition": 0, "before": 0, "next": 5}
+    assert int(told["snapshot_id"]) > 0
+    assert checks_of(result, own) == {
+        "contract": (False, dg.AssetCheckSeverity.WARN),
+        "offsets_complete": (True, dg.AssetCheckSeverity.ERROR),
+    }
+    # One key for all four: the history's row gives way, and of the topic's the last stays.
+    assert [row["value"] for row in World(settings=world.settings, name=own.contract.name).staged() if row["sensor"] == "a1"] == [4.0]
+
+
+def test_a_gap_in_the_offsets_is_a_failed_check_and_stops_what_comes_after(world: World, stream: EventStream) -> None:
+    """The check names partition and offsets, and the days of the stream are not staged."""
+    own = replace(stream, topic=stream.contract.name)
+    world.fill([reading(0, sensor="a")])
+    with catalog(world.settings) as lake:
+        land(lake, [replace(one, topic=own.topic) for one in records(3, 5)], own.topic)
+
+    result = run(definitions(use_case_of(world.table, streams=(own,)), world.settings.home), RANGE)
+
+    (check,) = [check for check in result.get_asset_check_evaluations() if check.check_name == "offsets_complete"]
+    assert not result.success
+    assert (check.passed, {name: one.value for name, one in check.metadata.items()}) == (False, {"partition": 0, "first": 0, "last": 2})
+    assert World(settings=world.settings, name=own.contract.name).keys() == []
 
 
 GRAPH = """
@@ -118,6 +175,7 @@ from pipeline_assets.core.resources import Platform
 from pipeline_assets.core.settings import load_settings
 from pipeline_assets.ingestion.batch import assets
 from pipeline_assets.use_cases.nyc_flights import use_case
+from pipeline_assets_tests.landings import land, records
 from pipeline_assets_tests.readings import World
 
 @dg.asset(key=["champions", "comfort"], deps=[["staged", {name!r}]], group_name="registry")

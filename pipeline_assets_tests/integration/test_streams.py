@@ -24,7 +24,7 @@ from pipeline_assets.core.errors import OffsetsMissing, SettingsMissing, SourceR
 from pipeline_assets.core.settings import Ports, Settings, StackSettings
 from pipeline_assets.ingestion.streaming import connectors, topics
 from pipeline_assets.ingestion.streaming.connect import Connect, open_connect
-from pipeline_assets.ingestion.streaming.landing import landing_table
+from pipeline_assets.ingestion.streaming.landing import ensure_landing_table
 from pipeline_assets.ingestion.streaming.refetch import refetch_from
 from pipeline_assets.ingestion.streaming.replication import publish
 from pipeline_assets.ingestion.streaming.topics import Topic, end_offsets, ensure_topics
@@ -167,7 +167,7 @@ def test_every_record_lands_once_whatever_it_is_also_over_a_killed_worker(stream
     """10,000 events, broken ones among them, half before and half after a kill -9 of the worker: each (partition, offset) is there once."""
     poison = (b"{broken", b"", None, b"\xff\xfe\x00", b"42", b"[1, 2]")
     values = [poison[n // 500 % len(poison)] if n % 500 == 0 else json.dumps({"n": n}).encode() for n in range(10_000)]
-    table = landing_table(catalog(streams), topic)
+    table = ensure_landing_table(catalog(streams), topic)
     ensure_topics(streams, connectors.landing_topics(topic))
     for _ in range(2):
         connect.put(names.landing_connector(topic), connectors.landing(streams, topic))

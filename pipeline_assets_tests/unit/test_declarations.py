@@ -8,6 +8,7 @@ import pytest
 from pipeline_assets.core.declarations import ROOT, check, load_use_case
 from pipeline_assets.core.errors import SpecError, UnknownName
 from pipeline_assets.spec.features import FeatureView, Windowed
+from pipeline_assets.spec.sources import Avro, CloudEvent, CsvLine, DebeziumChange, Route
 from pipeline_assets.spec.use_case import UseCase
 
 DBT = ROOT / "dbt_project"
@@ -99,6 +100,62 @@ def test_a_malformed_contract_is_refused(declared: UseCase, changed: dict[str, o
 
     assert told.value.field == field
     assert told.value.file == "pipeline_assets/use_cases/nyc_flights/sources.py"
+
+
+COLUMNS = ("flight_id", "carrier", "tailnum", "origin", "dest", "event_at", "delay_minutes", "is_cancelled")
+
+
+@pytest.mark.parametrize(
+    ("changed", "field"),
+    [
+        ({"format": CsvLine(columns=COLUMNS)}, "format.columns lacks field 'recorded_at', which"),
+        ({"format": CsvLine(columns=(*COLUMNS, "carrier", "recorded_at"))}, "name"),
+        ({"format": CsvLine(columns=(*COLUMNS, "recorded_at"), delimiter="||")}, "delimiter"),
+        ({"format": Avro(schema="{")}, "format.schema"),
+        ({"format": Avro(schema='"string"')}, "format.schema"),
+        ({"format": CloudEvent(attributes=(("id", "nowhere"),))}, "format.attributes"),
+        ({"format": DebeziumChange(lsn="nowhere")}, "format"),
+        ({"topic": "flight-arrivals"}, "route"),
+        ({"topic": "flight.arrivals"}, "topic"),
+        ({"topic": "flight-arrivals", "route": Route(field="type", value="departure")}, "route"),
+    ],
+)
+def test_a_malformed_stream_is_refused(declared: UseCase, changed: dict[str, object], field: str) -> None:
+    """A format tells of the contract's fields, and streams that share a topic tell whose event it is."""
+    broken = replace(declared.streams[0], **changed)  # type: ignore[arg-type]
+
+    with pytest.raises(SpecError) as told:
+        check(replace(declared, streams=(broken, *declared.streams[1:])), DBT)
+
+    assert told.value.field == field
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"format": CsvLine(columns=COLUMNS), "known_at_record_time": True},
+        {"format": CsvLine(columns=(*COLUMNS, "recorded_at", "note"), delimiter=";")},
+        {"format": Avro(schema='{"type": "record", "name": "Departure", "fields": []}', is_framed=True)},
+        {"format": CloudEvent(attributes=(("id", "flight_id"),))},
+        {"format": DebeziumChange(committed_at="recorded_at")},
+        {"route": Route(field="type", value="departure")},
+    ],
+)
+def test_a_stream_may_be_written_in_each_format(declared: UseCase, changed: dict[str, object]) -> None:
+    """What each format asks for can be declared."""
+    stream = replace(declared.streams[0], **changed)  # type: ignore[arg-type]
+
+    check(replace(declared, streams=(stream, *declared.streams[1:])), DBT)
+
+
+def test_streams_of_one_topic_are_routed_by_one_field(declared: UseCase) -> None:
+    """Each with a value of its own."""
+    kinds = ("departure", "arrival")
+    streams = [
+        replace(one, topic="flights", route=Route(field="type", value=kind)) for one, kind in zip(declared.streams, kinds, strict=True)
+    ]
+
+    check(replace(declared, streams=tuple(streams)), DBT)
 
 
 def test_an_unknown_use_case_is_told_with_those_there_are() -> None:

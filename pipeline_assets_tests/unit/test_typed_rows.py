@@ -272,12 +272,12 @@ def test_compaction_and_expiry_of_the_landing_table_change_nothing(bench: Bench)
     land(bench.lake, records(0, 5))
     bench.type()
     land(bench.lake, records(5, 8))
-    table = landing.landing_table(bench.lake, TOPIC)
+    table = landing.ensure_landing_table(bench.lake, TOPIC)
     write_anew(table)
     compacted = bench.type()
     land(bench.lake, records(8, 9))
     land(bench.lake, records(9, 10))
-    expire_all_but_the_newest(landing.landing_table(bench.lake, TOPIC))
+    expire_all_but_the_newest(landing.ensure_landing_table(bench.lake, TOPIC))
     expired = bench.type()
 
     assert (compacted.rows, expired.rows, expired.repeats) == (3, 2, 0)
@@ -442,7 +442,7 @@ def play(bench: Bench, history: History) -> None:
             with suppress(CrashError):
                 bench.type()
         else:
-            upkeep(landing.landing_table(bench.lake, TOPIC) if "landing" in step else bench.table, step)
+            upkeep(landing.ensure_landing_table(bench.lake, TOPIC) if "landing" in step else bench.table, step)
     bench.after_keeping = None
     for piece in landings:
         land_places(bench.lake, history, piece)

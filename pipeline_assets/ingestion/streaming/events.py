@@ -20,7 +20,7 @@ from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.batch.stage import Staged, Target, stage_each, target_of
 from pipeline_assets.ingestion.batch.staging import Manifest, partition_of, read_manifests, read_staged
 from pipeline_assets.ingestion.sources.contracts import Checked, arrow_schema, check_batch
-from pipeline_assets.ingestion.streaming.typed_table import OFFSET, PARTITION, PLACE_SCHEMA, TypedDays, typed_days
+from pipeline_assets.ingestion.streaming.typed_table import OFFSET, OFFSET_SCHEMA, PARTITION, TypedDays, typed_days
 from pipeline_assets.spec.sources import EventStream
 
 
@@ -72,8 +72,7 @@ def _topic_events(stream: EventStream, typed: TypedDays, day: date, first_positi
 
 def _ranks(typed: TypedDays, day: date) -> np.ndarray:
     """Of each typed row of a day, in the order of the files, how many stand before it by partition and offset."""
-    schema = pa.schema([PLACE_SCHEMA.field(name) for name in (PARTITION, OFFSET)])
-    rows = pa.Table.from_batches(typed.read(day, schema), schema)
+    rows = pa.Table.from_batches(typed.read(day, OFFSET_SCHEMA), OFFSET_SCHEMA)
     order = np.lexsort((rows.column(OFFSET).to_numpy(), rows.column(PARTITION).to_numpy()))
     ranks = np.empty(len(order), dtype=np.int64)
     ranks[order] = np.arange(len(order))

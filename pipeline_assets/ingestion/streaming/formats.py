@@ -44,18 +44,18 @@ def decoder(contract: Contract, written: Format) -> Decode:
 
     The function raises Fault for bytes that are not of the format.
     """
+    types = {field.name: field.type for field in contract.fields}
     match written:
         case JsonObject():
             return _with_bytes(lambda payload: _bare(json_object(payload)))
         case CsvLine():
-            types = {field.name: field.type for field in contract.fields}
             return _with_bytes(lambda payload: _bare(_csv_values(written, types, payload)))
         case Avro():
             return _with_bytes(_avro_decoder(written))
         case CloudEvent():
             return _with_bytes(lambda payload: _cloud_event(written, payload))
         case DebeziumChange():
-            return lambda payload: None if payload is None else _change(written, payload)
+            return lambda payload: None if payload is None else _change(written, types, payload)
 
 
 def _with_bytes(decode: Callable[[bytes], Event]) -> Decode:
@@ -80,10 +80,10 @@ def _csv_values(written: CsvLine, types: Mapping[str, FieldType], payload: bytes
         raise Fault("not a CSV line") from error
     if len(lines) != 1 or len(lines[0]) != len(written.columns):
         raise Fault("not a CSV line")
-    return {name: _csv_value(types.get(name), text) for name, text in zip(written.columns, lines[0], strict=True)}
+    return {name: _value_of(types.get(name), text) for name, text in zip(written.columns, lines[0], strict=True)}
 
 
-def _csv_value(kind: FieldType | None, text: str) -> Any:
+def _value_of(kind: FieldType | None, text: str) -> Any:
     """The value that a text stands for; the text itself where it is none of that kind, which the contract then tells."""
     if not text:
         return None
@@ -133,7 +133,7 @@ def _cloud_event(written: CloudEvent, payload: bytes) -> Event:
     return Event(values=data | {field: envelope.get(name) for name, field in written.attributes}, envelope=envelope)
 
 
-def _change(written: DebeziumChange, payload: bytes) -> Event:
+def _change(written: DebeziumChange, types: Mapping[str, FieldType], payload: bytes) -> Event:
     found = json_object(payload)
     # The converter puts the schema beside the change unless it is told not to.
     change = found["payload"] if found.keys() == {"schema", "payload"} else found
@@ -150,7 +150,14 @@ def _change(written: DebeziumChange, payload: bytes) -> Event:
         written.transaction: source.get("txId"),
         written.snapshot: source.get("snapshot"),
     }
-    return Event(values=row | {field: value for field, value in told.items() if field is not None}, envelope=source)
+    values = {name: _change_value(types.get(name), value) for name, value in row.items()}
+    return Event(values=values | {field: value for field, value in told.items() if field is not None}, envelope=source)
+
+
+def _change_value(kind: FieldType | None, value: Any) -> Any:
+    """Decimals are told as text, so that nothing of them is lost on the way."""
+    is_decimal = isinstance(value, str) and value and kind in {"integer", "number"}
+    return _value_of(kind, value) if is_decimal else value
 
 
 def _committed_at(source: Mapping[str, Any]) -> str | None:

@@ -63,7 +63,7 @@ class Increment:
     files: Sequence[LandedFile]
 
 
-def landing_table(catalog: "Catalog", topic: str) -> "Table":
+def ensure_landing_table(catalog: "Catalog", topic: str) -> "Table":
     """The table that the records of a topic land in, made where there is none; by day of the record's time.
 
     Raises SchemaConflict if there is one with other columns.

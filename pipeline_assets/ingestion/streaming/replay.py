@@ -25,9 +25,7 @@ from pipeline_assets.ingestion.sources.quarantine import QuarantinedRow
 from pipeline_assets.ingestion.streaming import landing
 from pipeline_assets.ingestion.streaming.records import RecordReader, share_of
 from pipeline_assets.ingestion.streaming.typed_table import (
-    OFFSET,
-    PARTITION,
-    PLACE_SCHEMA,
+    OFFSET_SCHEMA,
     append_events,
     days_of,
     position_of,
@@ -129,10 +127,9 @@ def _not_there(lake: "Catalog", stream: RecordStream, events: pa.Table) -> pa.Ta
     if not days:
         return events
     typed = typed_days(lake, stream.contract, days[0], days[-1])
-    places = pa.schema([PLACE_SCHEMA.field(name) for name in (PARTITION, OFFSET)])
-    asked = pl.DataFrame(pl.from_arrow(events.select(places.names))).with_row_index()
+    asked = pl.DataFrame(pl.from_arrow(events.select(OFFSET_SCHEMA.names))).with_row_index()
     known = np.zeros(events.num_rows, dtype=bool)
-    for batch in (batch for day in days for batch in typed.read(day, places)):
-        found = asked.join(pl.DataFrame(pl.from_arrow(batch)), on=places.names, how="semi")
+    for batch in (batch for day in days for batch in typed.read(day, OFFSET_SCHEMA)):
+        found = asked.join(pl.DataFrame(pl.from_arrow(batch)), on=OFFSET_SCHEMA.names, how="semi")
         known[found.get_column("index").to_numpy()] = True
     return events.filter(pa.array(~known))

@@ -132,7 +132,7 @@ class _Run:
     def once(self) -> None:
         """Types the increment from where the table stands now."""
         position = position_of(self.table.refresh())
-        landed = landing.landing_table(self.lake, self.stream.topic)
+        landed = landing.ensure_landing_table(self.lake, self.stream.topic)
         found = landing.increment(landed, position.landing_snapshot, position.seen)
         if found.snapshot_id == position.landing_snapshot:
             return

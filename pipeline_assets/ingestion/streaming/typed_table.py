@@ -42,6 +42,8 @@ PLACE_SCHEMA = pa.schema(
         pa.field(RECEIVED_AT, pa.timestamp("us", tz="UTC")),
     ]
 )
+# What tells rows of one topic apart.
+OFFSET_SCHEMA = pa.schema([(PARTITION, pa.int32()), (OFFSET, pa.int64())])
 LANDING_SNAPSHOT, NEXT_OFFSETS, BEYOND, UNJUDGED = (
     f"pipeline.stream.{name}" for name in ("landing-snapshot-id", "next-offsets", "seen-beyond", "unjudged")
 )

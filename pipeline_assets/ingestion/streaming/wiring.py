@@ -10,7 +10,7 @@ from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.sources.origins import source_name
 from pipeline_assets.ingestion.streaming import connectors
 from pipeline_assets.ingestion.streaming.connect import Connect, open_connect
-from pipeline_assets.ingestion.streaming.landing import landing_table
+from pipeline_assets.ingestion.streaming.landing import ensure_landing_table
 from pipeline_assets.ingestion.streaming.replication import publish
 from pipeline_assets.ingestion.streaming.streams import followed, followed_table, record_streams
 from pipeline_assets.ingestion.streaming.topics import Topic, ensure_topics
@@ -43,7 +43,7 @@ class Connector:
             publish(settings, self.database, self.tables)
         if self.topic is not None:
             with catalog(settings) as lake:
-                landing_table(lake, self.topic)
+                ensure_landing_table(lake, self.topic)
 
 
 def connectors_of(use_case: UseCase) -> list[Connector]:

@@ -11,13 +11,19 @@ from pipeline_assets.core.resources import Platform, asked_days, column_schema, 
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.processing.lake import tables
 from pipeline_assets.processing.lake.keys import DoubledKeys, doubled_keys
-from pipeline_assets.processing.lake.maintenance import POLICY, Tidied, tidy
+from pipeline_assets.processing.lake.maintenance import POLICY, STREAM_POLICY, Policy, Tidied, tidy
 from pipeline_assets.processing.lake.tables import Published
 from pipeline_assets.spec.contracts import Contract
 from pipeline_assets.spec.use_case import UseCase
 
 ROWS_MATCH, UNIQUE_KEY = "rows_match_staging", "unique_key"
-NAMESPACES = (names.LAKE, names.FEATURES, names.FEATURE_STORE)
+POLICIES = {
+    names.LANDED: STREAM_POLICY,
+    names.TYPED: STREAM_POLICY,
+    names.LAKE: POLICY,
+    names.FEATURES: POLICY,
+    names.FEATURE_STORE: POLICY,
+}
 TIDY, AT_NIGHT = "tidy_the_lake", "30 3 * * *"
 
 Metadata = dict[str, dg.MetadataValue | dg.TableSchema | dg.TableColumnLineage | int | str]
@@ -26,7 +32,7 @@ Metadata = dict[str, dg.MetadataValue | dg.TableSchema | dg.TableColumnLineage |
 def defs(use_case: UseCase) -> dg.Definitions:
     """A lake table for each source and stream of the use case, the upkeep of all lake tables, and its schedule."""
     published = [_table(use_case, contract, by_day=by_day) for contract, by_day in published_contracts(use_case)]
-    upkeep = [_upkeep(use_case, namespace) for namespace in NAMESPACES]
+    upkeep = [_upkeep(use_case, namespace, policy) for namespace, policy in POLICIES.items()]
     job = dg.define_asset_job(TIDY, selection=dg.AssetSelection.assets(*upkeep))
     nightly = dg.ScheduleDefinition(
         job=job,
@@ -123,7 +129,7 @@ def _metadata(contract: Contract, published: Published) -> Metadata:
     }
 
 
-def _upkeep(use_case: UseCase, namespace: str) -> dg.AssetsDefinition:
+def _upkeep(use_case: UseCase, namespace: str, policy: Policy) -> dg.AssetsDefinition:
     @dg.asset(
         key=key(names.maintenance(namespace)),
         group_name=names.LAKE,
@@ -131,11 +137,11 @@ def _upkeep(use_case: UseCase, namespace: str) -> dg.AssetsDefinition:
         owners=[use_case.owner],
         pool=names.LAKE,
         description=f"The files of all tables in `{namespace}`: few and large, old snapshots expired, what nothing names deleted.",
-        metadata={"policy": dg.MetadataValue.json({name: str(value) for name, value in asdict(POLICY).items()})},
+        metadata={"policy": dg.MetadataValue.json({name: str(value) for name, value in asdict(policy).items()})},
     )
     def upkeep(platform: Platform) -> dg.MaterializeResult:
         with dagster_errors():
-            tidied = tidy(platform.settings, namespace, POLICY, datetime.now(UTC))
+            tidied = tidy(platform.settings, namespace, policy, datetime.now(UTC))
         return dg.MaterializeResult(metadata=_upkeep_metadata(tidied))
 
     return upkeep

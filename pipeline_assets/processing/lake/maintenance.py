@@ -4,7 +4,7 @@ Every step is a commit or a deletion of its own and takes up where the last left
 file that a kept snapshot or a current staging manifest names.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -48,6 +48,8 @@ POLICY = Policy(
     snapshot_age=timedelta(days=7),
     unnamed_for=timedelta(days=1),
 )
+# A stream commits every few seconds; nobody reads what its tables were a week ago.
+STREAM_POLICY = replace(POLICY, snapshot_age=timedelta(days=1))
 
 
 @dataclass(frozen=True, kw_only=True)
