@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
 from hashlib import sha256
 from pathlib import Path
 
@@ -21,9 +21,16 @@ from pipeline_assets.core import connections, names
 from pipeline_assets.core.names import AssetName
 from pipeline_assets.core.resources import Platform
 from pipeline_assets.core.settings import Settings
+from pipeline_assets.ingestion.streaming.connect import Connect, open_connect
+from pipeline_assets.ingestion.streaming.streams import change_log, followed, followed_table
+from pipeline_assets.ingestion.streaming.topics import end_offsets
+from pipeline_assets.ingestion.streaming.watching import Watch, look
+from pipeline_assets.ingestion.streaming.wiring import topics_of
 from pipeline_assets.processing.lake import tables
+from pipeline_assets.spec.sources import Source
 from pipeline_assets.use_cases.nyc_flights import use_case
 from pipeline_assets_tests.january import write_stack_env
+from pipeline_assets_tests.stream_records import until
 
 Days = tuple[date, date]
 RunConfig = Mapping[str, object]
@@ -40,9 +47,44 @@ class Graph:
     settings: Settings
     folder: Path
 
-    def load_world(self, first: date, last: date) -> None:
-        """Fills the operational database with the days `first` to `last`."""
-        command = [sys.executable, "-m", "simulator.database", "--first", str(first), "--last", str(last)]
+    def load_world(self, first: date, last: date, stream_from: date | None = None) -> None:
+        """Fills the operational database with the days `first` to `last`; from `stream_from` on events are left to the streams."""
+        seam = ["--stream-from", str(stream_from)] if stream_from is not None else []
+        self._simulate("database", "--first", str(first), "--last", str(last), *seam)
+
+    def send_events(self, first: date, last: date) -> None:
+        """Tells the topics of departures and arrivals what happened on the days `first` to `last`."""
+        self._simulate("events", "--bootstrap", self.settings.kafka_bootstrap, "--first", str(first), "--last", str(last))
+
+    def connect(self) -> None:
+        """Has the connectors run, and returns once all that is in the topics has landed and is typed, every followed table included."""
+        self.run(names.CONNECT_STREAMS, None)
+        self.settle()
+
+    def settle(self) -> None:
+        """Returns once all that is in the topics has landed and is typed."""
+        rows = {change_log(source).topic: self._rows_of(source) for source in followed(use_case)}
+        topics = topics_of(use_case)
+        until(lambda: end_offsets(self.settings, list(rows)), lambda ends: all(ends.get((topic, 0), 0) >= rows[topic] for topic in rows))
+        with open_connect(self.settings) as connect:
+            until(lambda: self._lags(connect), lambda lags: set(lags) == set(topics) and not any(lags.values()))
+        self.run(names.TYPE_EVENTS, None)
+
+    def _rows_of(self, source: Source) -> int:
+        table = followed_table(source)
+        with psycopg.connect(self.settings.databases[table.database].get_secret_value()) as connection:
+            (rows,) = connection.execute(SQL("select count(*) from {}").format(Identifier(table.schema, table.table))).fetchone() or (0,)
+        return int(rows)
+
+    def _lags(self, connect: Connect) -> dict[str, int]:
+        """How many records of each topic have not landed, by the topics of which any has."""
+        watch = Watch(now=datetime.now(UTC))
+        look(self.settings, connect, use_case, watch)
+        landing = {topic: watch.seen.get(names.connector(names.landing_connector(topic))) for topic in topics_of(use_case)}
+        return {topic: int(seen.numbers["lag"]) for topic, seen in landing.items() if seen is not None}
+
+    def _simulate(self, program: str, *arguments: str) -> None:
+        command = [sys.executable, "-m", f"simulator.{program}", *arguments]
         subprocess.run(command, cwd=ROOT, env=self._environment(), check=True, capture_output=True, timeout=120)
 
     def run(self, job: str, days: Days | None, config: RunConfig | None = None) -> None:

@@ -1,0 +1,83 @@
+"""From a changed row and an event to a feature: change data capture and streams through real Kafka, Connect and Debezium, into the lake."""
+
+from datetime import date
+
+import psycopg
+import pyarrow.compute as pc
+import pytest
+
+from pipeline_assets.core import connections, names
+from pipeline_assets.core.settings import Settings
+from pipeline_assets.ingestion.streaming import sensors
+from pipeline_assets.processing.lake import tables
+from pipeline_assets.spec.sources import EventStream
+from pipeline_assets.use_cases.nyc_flights import use_case
+from pipeline_assets_tests.graph_runs import Graph
+from simulator import data, messages
+
+FIRST, SEAM, LAST = date(2013, 10, 1), date(2013, 10, 4), date(2013, 10, 6)
+SEATS = names.feature("aircraft_attributes", "seats")
+# An aircraft that flew on a day, and one that did not; both keep the contract.
+FLOWN_AND_GONE = """
+    with flown as (select tailnum from flight_schedule where scheduled_departure_at::date = %s)
+    select
+        (select min(tailnum) from planes where tailnum in (select tailnum from flown) and seats > 0 and year_built > 1950),
+        (select min(tailnum) from planes where tailnum not in (select tailnum from flown where tailnum is not null) and year_built > 1950)
+"""
+
+
+@pytest.fixture(scope="module")
+def streamed(streams: Settings, tmp_path_factory: pytest.TempPathFactory) -> Graph:
+    """Six days of which the last three came as events, taken to the features by what the sensor asked for."""
+    graph = Graph(settings=streams, folder=tmp_path_factory.mktemp("dagster"))
+    graph.load_world(FIRST, LAST, stream_from=SEAM)
+    graph.connect()
+    graph.run(names.BUILD_FEATURES, (FIRST, LAST))
+    graph.send_events(SEAM, LAST)
+    graph.settle()
+    _, typed, *_ = sensors.defs(use_case).sensors or ()
+    (request,) = graph.tick(typed).run_requests or ()
+    assert request.tags.items() >= names.range_tags(SEAM, LAST).items()
+    graph.run(names.BUILD_FEATURES, (SEAM, LAST))
+    return graph
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("stream", use_case.streams, ids=lambda stream: stream.topic)
+def test_history_and_stream_meet_without_a_gap_or_a_double(streamed: Graph, stream: EventStream) -> None:
+    """Each event of the six days is in the lake once, whether it came by the history or by the topic; what was broken is in quarantine."""
+    known = data.flights()
+    told, streamed_only = (messages.counts(known, stream.topic, first, LAST) for first in (FIRST, SEAM))
+    with connections.warehouse(streamed.settings) as warehouse:
+        (broken,) = warehouse.execute(
+            "select count(*) from quarantine.rows where source = %s and partition = %s", [stream.contract.name, names.STREAM]
+        ).fetchone() or (0,)
+
+    assert tables.row_count(streamed.settings, names.lake(stream.contract.name), FIRST, LAST) == told.good
+    assert broken == sum(streamed_only.broken.values()) > 0
+
+
+@pytest.mark.timeout(600)
+def test_a_changed_row_becomes_a_feature(streamed: Graph) -> None:
+    """An update, an insert and a delete in the source reach dbt's register, and the vectors of a day have the new value."""
+    with psycopg.connect(streamed.settings.databases["airline_ops"].get_secret_value()) as operations:
+        (flown, gone) = operations.execute(FLOWN_AND_GONE, [LAST]).fetchone() or ("", "")
+        operations.execute("update planes set seats = 777 where tailnum = %s", [flown])
+        operations.execute("insert into planes (tailnum, seats, updated_at) values ('NEW1', 12, '2013-01-01T00:00:00Z')")
+        operations.execute("delete from planes where tailnum = %s", [gone])
+    before = _seats(streamed.settings)
+    streamed.settle()
+    streamed.run(names.FOLLOW_TABLES, None)
+    streamed.run(names.BUILD_FEATURES, (LAST, LAST))
+    after = _seats(streamed.settings)
+
+    assert before[flown] not in {777, None}
+    assert after == {tailnum: seats for tailnum, seats in before.items() if tailnum != gone} | {flown: 777, "NEW1": 12}
+    vectors = tables.read_days(streamed.settings, names.vectors(use_case.model.name), LAST, LAST, ["tailnum", SEATS]).read_all()
+    assert set(vectors.filter(pc.equal(vectors["tailnum"], flown))[SEATS].to_pylist()) == {777}
+
+
+def _seats(settings: Settings) -> dict[str, int]:
+    """What dbt's register says of each aircraft."""
+    with connections.warehouse(settings) as warehouse:
+        return {str(tailnum): seats for tailnum, seats in warehouse.execute("select tailnum, seats from cleaned.aircraft").fetchall()}
