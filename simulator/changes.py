@@ -10,6 +10,7 @@ a change of another column does not tell them.
 import argparse
 import os
 import sys
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -34,6 +35,7 @@ BEGIN = datetime(2013, 6, 1, tzinfo=UTC)
 CODES = digits + ascii_uppercase
 # Registers never shrink below this, so that there is always a row to change.
 FEWEST = 5
+RECENT = 8
 KINDS: Mapping[Literal["insert", "update", "rename", "delete"], int] = {"insert": 3, "update": 10, "rename": 1, "delete": 2}
 
 
@@ -80,6 +82,7 @@ class _World:
         self.random = Random(seed)  # noqa: S311 - a simulation, no secret
         self.has_large = any(LARGE_COLUMN in row for row in self.tables[LARGE_TABLE].values())
         self._now, self._gone = begin, {table: list[str]() for table in REGISTERS}
+        self._recent = {table: deque[str](maxlen=RECENT) for table in REGISTERS}
         self._make: Mapping[Kind, Callable[[str], Change]] = {
             "insert": self._insert,
             "update": self._update,
@@ -123,13 +126,17 @@ class _World:
     def _write(self, change: Change) -> Change:
         rows = self.tables[change.table]
         row = {**rows.pop(change.key, {}), **change.values}
-        rows[str(row[REGISTERS[change.table]])] = row
+        key = str(row[REGISTERS[change.table]])
+        rows[key] = row
+        self._recent[change.table].append(key)
         if change.kind == "rename":
             self._gone[change.table].append(change.key)
         return change
 
     def _any(self, table: str) -> str:
-        return self.random.choice(sorted(self.tables[table]))
+        """A row; half of the time one that was changed a short while ago, as rows have their busy days."""
+        recent = [key for key in self._recent[table] if key in self.tables[table]]
+        return self.random.choice(recent if recent and self.random.random() < 1 / 2 else sorted(self.tables[table]))
 
     def _free(self, table: str) -> str:
         """A key that no row has; one that a row had before, where the toss of a coin says so."""
