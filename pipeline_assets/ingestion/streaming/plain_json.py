@@ -58,9 +58,10 @@ class PlainRows:
 
 
 def plain_json(contract: Contract, route_field: str | None = None) -> "PlainJson | None":
-    """A reader of plain records; None where a name is not one that needs no care in SQL."""
-    asked = [*(field.name for field in contract.fields), *([] if route_field is None else [route_field])]
-    return PlainJson(contract, route_field) if all(SAFE_NAME.fullmatch(name) for name in asked) else None
+    """A reader of plain records; None where a name needs care in SQL, which does not tell `Kind` from `kind`."""
+    asked = {*(field.name for field in contract.fields), *([] if route_field is None else [route_field])}
+    is_safe = all(SAFE_NAME.fullmatch(name) for name in asked) and len({name.lower() for name in asked}) == len(asked)
+    return PlainJson(contract, route_field) if is_safe else None
 
 
 class PlainJson:
