@@ -391,13 +391,21 @@ def test_the_envelope_routes_where_there_is_one() -> None:
     assert faults(read(tables, json.dumps(change()).encode(), share=share_of(tables, [tables]))) == {0: "table unknown event type"}
 
 
-def test_a_topic_may_be_routed_by_a_field_with_a_name_that_sql_would_not_take() -> None:
-    """Such records are read one by one."""
-    stream = replace(stream_of(), route=Route(field="it's", value="x"))
-    found = read(stream, written(**{"it's": "x"}), share=share_of(stream, [stream]))
+@pytest.mark.parametrize("name", ["it's", "Kind"])
+def test_a_topic_may_be_routed_by_a_field_with_a_name_that_sql_would_not_take(name: str) -> None:
+    """Such records are read one by one: a name with a quote, and one that differs from a field of the contract in case alone."""
+    stream = replace(stream_of(), route=Route(field=name, value="x"))
+    found = read(stream, written(**{name: "x"}), share=share_of(stream, [stream]))
 
-    assert plain_json(READINGS, "it's") is None
+    assert plain_json(READINGS, name) is None
     assert found.checked.positions.tolist() == [0]
+
+
+def test_a_field_that_differs_in_case_is_another_field() -> None:
+    """It stands for nothing in the contract, and does not get in the way of the one that does."""
+    found = read(stream_of(), plain(1).replace(b'"level"', b'"LEVEL"'), plain(2)[:-1] + b',"LEVEL":9}', b'{"LEVEL":9,' + plain(3)[1:])
+
+    assert found.checked.good.column("level").to_pylist() == [None, 3, 3]
 
 
 def test_a_decoder_raises_nothing_but_faults() -> None:

@@ -101,7 +101,8 @@ def chunks(arrived: Iterable[Arrived], reader: RecordReader, seen: Seen) -> Iter
 
 
 def _take(chunk: Chunk, arrived: Arrived, reader: RecordReader) -> None:
-    fresh = arrived.records.filter(pa.array(_is_fresh(chunk.seen, arrived.records)))
+    is_fresh = _is_fresh(chunk.seen, arrived.records)
+    fresh = arrived.records if is_fresh.all() else arrived.records.filter(pa.array(is_fresh))
     if arrived.is_landed_anew:
         chunk.tally.repeats += arrived.records.num_rows - fresh.num_rows
     chunk.tally.refetched += fresh.num_rows if arrived.is_refetched else 0
@@ -137,8 +138,9 @@ def _is_fresh(seen: Seen, records: pa.Table) -> np.ndarray:
     fresh = np.zeros(len(offsets), dtype=bool)
     for partition in np.unique(partitions):
         own = np.flatnonzero(partitions == partition)
-        _, first = np.unique(offsets[own], return_index=True)
-        fresh[own[first]] = ~seen.has(int(partition), offsets[own[first]])
+        if not (np.diff(offsets[own]) > 0).all():
+            own = own[np.unique(offsets[own], return_index=True)[1]]
+        fresh[own] = ~seen.has(int(partition), offsets[own])
     return fresh
 
 

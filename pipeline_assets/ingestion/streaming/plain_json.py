@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline_assets.ingestion.sources.contracts import ARROW_TYPES
 from pipeline_assets.spec.contracts import Contract, Field, FieldType
@@ -18,8 +19,10 @@ from pipeline_assets.spec.contracts import Contract, Field, FieldType
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-# A value that nests, a comma before a closing bracket, a value that is no number, an escaped NUL or half of a surrogate pair.
-UNUSUAL = r"[:,]\s*(?:[{}\[\]]|[-+]?(?i:nan|inf))|\\u(?:0000|[dD][89a-fA-F])"
+# What a text may hold that Python's JSON refuses, or that has no bytes: an escaped NUL, half of a surrogate pair.
+ODD_ESCAPES = r"\\u(?:0000|[dD][89a-fA-F])"
+# What DuckDB takes for a number and Python for an error; looked for only where a record has fields that the contract does not know.
+ODD_NUMBERS = r"(?i):\s*[-+]?(?:nan|inf)"
 INSTANT = r"[12]\d{3}-\d\d-\d\d[T ](?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{3}(?:\d{3})?)?(?:Z|[+-](?:0\d|1[0-4]):[0-5]\d)"
 SQL_TYPES: dict[FieldType, str] = {
     "string": "VARCHAR",
@@ -55,9 +58,10 @@ class PlainRows:
 
 
 def plain_json(contract: Contract, route_field: str | None = None) -> "PlainJson | None":
-    """A reader of plain records; None where a name is not one that needs no care in SQL."""
-    asked = [*(field.name for field in contract.fields), *([] if route_field is None else [route_field])]
-    return PlainJson(contract, route_field) if all(SAFE_NAME.fullmatch(name) for name in asked) else None
+    """A reader of plain records; None where a name needs care in SQL, which does not tell `Kind` from `kind`."""
+    asked = {*(field.name for field in contract.fields), *([] if route_field is None else [route_field])}
+    is_safe = all(SAFE_NAME.fullmatch(name) for name in asked) and len({name.lower() for name in asked}) == len(asked)
+    return PlainJson(contract, route_field) if is_safe else None
 
 
 class PlainJson:
@@ -69,30 +73,43 @@ class PlainJson:
         if route_field is not None and route_field not in dict(extracted):
             extracted.append((route_field, "string"))
         self._query = _query(contract.fields, extracted, route_field)
+        self._known = {name for name, _ in extracted}
+        self._connection = _database()
 
     def read(self, payloads: pa.Array) -> PlainRows:
         """The plain ones of some payloads."""
         rows = self._rows(payloads)
         shapes = rows.column("shape").combine_chunks().dictionary_encode()
         names = [shape.split(SEPARATOR) for shape in shapes.dictionary.to_pylist()]
-        distinct = np.array([len(set(fields)) == len(fields) for fields in names], dtype=bool)
-        if not distinct.all():
-            rows = rows.filter(pa.array(distinct[shapes.indices.to_numpy()]))
+        is_plain = self._are_plain(payloads, rows.column("place"), shapes.indices.to_numpy(), names)
+        if not is_plain.all():
+            rows = rows.filter(pa.array(is_plain))
         (batch,) = rows.combine_chunks().to_batches() or [pa.RecordBatch.from_pylist([], rows.schema)]
         columns = [batch.column(f"f{number}").cast(ARROW_TYPES[field.type]) for number, field in enumerate(self._contract.fields)]
         return PlainRows(
             places=batch.column("place").to_numpy(),
             columns=pa.RecordBatch.from_arrays(columns, names=[field.name for field in self._contract.fields]),
             routes=batch.column("route") if self._route_field is not None else None,
-            fields=frozenset(name for fields, kept in zip(names, distinct, strict=True) if kept for name in fields),
+            fields=frozenset(name for fields in names if len(set(fields)) == len(fields) for name in fields),
         )
 
+    def _are_plain(self, payloads: pa.Array, places: pa.Array, shapes: np.ndarray, names: Sequence[Sequence[str]]) -> np.ndarray:
+        """Which records repeat no field and have no odd number in a field that the contract does not know."""
+        distinct = np.array([len(set(fields)) == len(fields) for fields in names], dtype=bool)
+        strange = np.array([not self._known.issuperset(fields) for fields in names], dtype=bool)
+        is_plain = distinct[shapes]
+        asked = np.flatnonzero(strange[shapes])
+        if asked.size:
+            texts = payloads.take(places.take(pa.array(asked))).cast(pa.string())
+            is_plain[asked] &= ~np.asarray(pc.match_substring_regex(texts, ODD_NUMBERS))
+        return np.asarray(is_plain, dtype=bool)
+
     def _rows(self, payloads: pa.Array) -> pa.Table:
-        with _database() as connection:
-            records = pa.table({"place": np.arange(len(payloads)), "payload": payloads})
-            connection.register("records", pa.Table.from_batches(records.to_batches(SCANNED_ROWS), records.schema))
-            found: pa.Table = connection.sql(self._query, params={"unusual": UNUSUAL, "instant": INSTANT}).to_arrow_table()
-            return found
+        records = pa.table({"place": np.arange(len(payloads)), "payload": payloads})
+        self._connection.register("records", pa.Table.from_batches(records.to_batches(SCANNED_ROWS), records.schema))
+        found: pa.Table = self._connection.sql(self._query, params={"odd": ODD_ESCAPES, "instant": INSTANT}).to_arrow_table()
+        self._connection.unregister("records")
+        return found
 
 
 def _database() -> "DuckDBPyConnection":
@@ -110,11 +127,14 @@ def _query(fields: Sequence[Field], extracted: Sequence[tuple[str, FieldType]], 
         number = [name for name, _ in extracted].index(route_field)
         values.append(f'found."{route_field}" as route')
         fits.append(f"coalesce(kinds[{number + 1}], 'NULL') in ('VARCHAR', 'NULL')")
-    # Materialized, as a condition that were pushed down would ask for the fields of texts that are no JSON, which is an error.
+    # A flat object ends with its first closing brace. Materialized, as a condition that were pushed down would ask for the fields of texts
+    # that are no JSON, which is an error.
     return f"""
         with plain as materialized (
             select place, text from (select place, try(decode(payload)) as text from records)
-            where text[1] = '{{' and json_valid(text) and not regexp_matches(text, $unusual)
+            where text[1] = '{{' and instr(text, '}}') = length(text) and text[-2] not in (',', ' ', chr(9), chr(10), chr(13))
+                and not contains(text, '[') and json_valid(text)
+                and case when contains(text, '\\u') then not regexp_matches(text, $odd) else true end
         ),
         read as (
             select

@@ -64,7 +64,8 @@ def end_offsets(settings: Settings, topics: Sequence[str]) -> dict[tuple[str, in
 def _admin(settings: Settings) -> "AdminClient":
     from confluent_kafka.admin import AdminClient
 
-    return AdminClient({"bootstrap.servers": settings.kafka_bootstrap})
+    # What goes wrong is raised; the library would print every connection that ends as well.
+    return AdminClient({"bootstrap.servers": settings.kafka_bootstrap, "log_level": 3})
 
 
 def _partitions(client: "AdminClient") -> dict[str, int]:
