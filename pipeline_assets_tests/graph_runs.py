@@ -65,7 +65,7 @@ class Graph:
         """Returns once all that is in the topics has landed and is typed."""
         rows = {change_log(source).topic: self._rows_of(source) for source in followed(use_case)}
         topics = topics_of(use_case)
-        until(lambda: end_offsets(self.settings, list(rows)), lambda ends: all(ends.get((topic, 0), 0) >= rows[topic] for topic in rows))
+        until(lambda: end_offsets(self.settings, list(rows)), lambda ends: all(ends.get((topic, 0), 0) > rows[topic] for topic in rows))
         with open_connect(self.settings) as connect:
             until(lambda: self._lags(connect), lambda lags: set(lags) == set(topics) and not any(lags.values()))
         self.run(names.TYPE_EVENTS, None)

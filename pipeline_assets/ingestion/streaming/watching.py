@@ -13,10 +13,10 @@ from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.streaming.connect import FAILED, Connect, Status
 from pipeline_assets.ingestion.streaming.health import LOST, Flow, Memory, Restarts, remember, slot_trouble, trouble
 from pipeline_assets.ingestion.streaming.replication import drop_slot, slot_of
-from pipeline_assets.ingestion.streaming.streams import record_streams
+from pipeline_assets.ingestion.streaming.streams import change_log, followed, record_streams
 from pipeline_assets.ingestion.streaming.topics import end_offsets
 from pipeline_assets.ingestion.streaming.typed_table import position_of
-from pipeline_assets.ingestion.streaming.wiring import Connector, connectors_of
+from pipeline_assets.ingestion.streaming.wiring import Connector, connectors_of, topics_of
 from pipeline_assets.spec.use_case import UseCase
 
 # What a connector commits its place in a topic by.
@@ -55,11 +55,7 @@ class Watch:
 
 def look(settings: Settings, connect: Connect, use_case: UseCase, watch: Watch) -> None:
     """Looks at all connectors and streams of a use case; failed connectors are started again, as often as may be."""
-    streams = record_streams(use_case)
-    heartbeats = [names.heartbeat_topic(one.database) for one in connectors_of(use_case) if one.database is not None]
-    ends: defaultdict[str, int] = defaultdict(int)
-    for (topic, _), offset in end_offsets(settings, [*{stream.topic for stream in streams}, *heartbeats]).items():
-        ends[topic] += offset
+    streams, ends = record_streams(use_case), _ends(settings, use_case)
     known = set(connect.connectors())
     for connector in connectors_of(use_case):
         if connector.name in known:
@@ -71,6 +67,19 @@ def look(settings: Settings, connect: Connect, use_case: UseCase, watch: Watch) 
             asset, flow = names.typed(stream.contract.name), Flow(done=done, end=ends[stream.topic])
             told = {"lag": flow.lag, "next_offsets": flow.done, "end_offsets": flow.end}
             watch.seen[asset] = Seen(numbers=told, trouble=watch.flow(asset, flow), todo=TODO_FLOW)
+
+
+def _ends(settings: Settings, use_case: UseCase) -> Mapping[str, int]:
+    """How many records each topic has, heartbeats included.
+
+    Changes are written in transactions, so that the last offset of a partition is the mark of a commit, which nobody reads as a record.
+    """
+    in_transactions = {change_log(source).topic for source in followed(use_case)}
+    heartbeats = {names.heartbeat_topic(one.database) for one in connectors_of(use_case) if one.database is not None}
+    ends: defaultdict[str, int] = defaultdict(int)
+    for (topic, _), offset in end_offsets(settings, sorted({*topics_of(use_case), *heartbeats})).items():
+        ends[topic] += max(offset - 1, 0) if topic in in_transactions else offset
+    return ends
 
 
 def _connector(settings: Settings, connect: Connect, connector: Connector, ends: Mapping[str, int], watch: Watch) -> Seen:
