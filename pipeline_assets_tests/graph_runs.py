@@ -22,12 +22,9 @@ from pipeline_assets.core.names import AssetName
 from pipeline_assets.core.resources import Platform
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.streaming.connect import Connect, open_connect
-from pipeline_assets.ingestion.streaming.streams import change_log, followed, followed_table
-from pipeline_assets.ingestion.streaming.topics import end_offsets
 from pipeline_assets.ingestion.streaming.watching import Watch, look
 from pipeline_assets.ingestion.streaming.wiring import topics_of
 from pipeline_assets.processing.lake import tables
-from pipeline_assets.spec.sources import Source
 from pipeline_assets.use_cases.nyc_flights import use_case
 from pipeline_assets_tests.january import write_stack_env
 from pipeline_assets_tests.stream_records import until
@@ -57,24 +54,15 @@ class Graph:
         self._simulate("events", "--bootstrap", self.settings.kafka_bootstrap, "--first", str(first), "--last", str(last))
 
     def connect(self) -> None:
-        """Has the connectors run, and returns once all that is in the topics has landed and is typed, every followed table included."""
+        """Has the connectors run, and what they bring typed, every row of the followed tables included."""
         self.run(names.CONNECT_STREAMS, None)
-        self.settle()
+        self.run(names.TYPE_EVENTS, None)
 
     def settle(self) -> None:
         """Returns once all that is in the topics has landed and is typed."""
-        rows = {change_log(source).topic: self._rows_of(source) for source in followed(use_case)}
-        topics = topics_of(use_case)
-        until(lambda: end_offsets(self.settings, list(rows)), lambda ends: all(ends.get((topic, 0), 0) > rows[topic] for topic in rows))
         with open_connect(self.settings) as connect:
-            until(lambda: self._lags(connect), lambda lags: set(lags) == set(topics) and not any(lags.values()))
+            until(lambda: self._lags(connect), lambda lags: set(lags) == set(topics_of(use_case)) and not any(lags.values()))
         self.run(names.TYPE_EVENTS, None)
-
-    def _rows_of(self, source: Source) -> int:
-        table = followed_table(source)
-        with psycopg.connect(self.settings.databases[table.database].get_secret_value()) as connection:
-            (rows,) = connection.execute(SQL("select count(*) from {}").format(Identifier(table.schema, table.table))).fetchone() or (0,)
-        return int(rows)
 
     def _lags(self, connect: Connect) -> dict[str, int]:
         """How many records of each topic have not landed, by the topics of which any has."""

@@ -9,10 +9,14 @@ import pytest
 from pipeline_assets.core import connections, names
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.streaming import sensors
+from pipeline_assets.ingestion.streaming.streams import change_log
+from pipeline_assets.ingestion.streaming.topics import end_offsets
 from pipeline_assets.processing.lake import tables
 from pipeline_assets.spec.sources import EventStream
 from pipeline_assets.use_cases.nyc_flights import use_case
+from pipeline_assets.use_cases.nyc_flights.sources import planes
 from pipeline_assets_tests.graph_runs import Graph
+from pipeline_assets_tests.stream_records import until
 from simulator import data, messages
 
 FIRST, SEAM, LAST = date(2013, 10, 1), date(2013, 10, 4), date(2013, 10, 6)
@@ -60,12 +64,15 @@ def test_history_and_stream_meet_without_a_gap_or_a_double(streamed: Graph, stre
 @pytest.mark.timeout(600)
 def test_a_changed_row_becomes_a_feature(streamed: Graph) -> None:
     """An update, an insert and a delete in the source reach dbt's register, and the vectors of a day have the new value."""
+    topic = change_log(planes).topic
+    ends = end_offsets(streamed.settings, [topic])
     with psycopg.connect(streamed.settings.databases["airline_ops"].get_secret_value()) as operations:
         (flown, gone) = operations.execute(FLOWN_AND_GONE, [LAST]).fetchone() or ("", "")
         operations.execute("update planes set seats = 777 where tailnum = %s", [flown])
         operations.execute("insert into planes (tailnum, seats, updated_at) values ('NEW1', 12, '2013-01-01T00:00:00Z')")
         operations.execute("delete from planes where tailnum = %s", [gone])
     before = _seats(streamed.settings)
+    until(lambda: end_offsets(streamed.settings, [topic])[topic, 0], lambda end: end > ends[topic, 0] + 3)
     streamed.settle()
     streamed.run(names.FOLLOW_TABLES, None)
     streamed.run(names.BUILD_FEATURES, (LAST, LAST))

@@ -57,3 +57,11 @@ def drop_slot(settings: Settings, database: str) -> None:
     query = "select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = %s and not active"
     with psycopg.connect(settings.replication[database].get_secret_value(), autocommit=True) as connection:
         connection.execute(query, [names.replication(database)])
+
+
+def count_rows(settings: Settings, table: PostgresTable) -> int:
+    """How many rows a table has now, as the role that reads its changes sees it."""
+    query = SQL("select count(*) from {}").format(Identifier(table.schema, table.table))
+    with psycopg.connect(settings.replication[table.database].get_secret_value()) as connection:
+        (rows,) = connection.execute(query).fetchone() or (0,)
+    return int(rows)

@@ -13,14 +13,12 @@ from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.streaming.connect import FAILED, Connect, Status
 from pipeline_assets.ingestion.streaming.health import LOST, Flow, Memory, Restarts, remember, slot_trouble, trouble
 from pipeline_assets.ingestion.streaming.replication import drop_slot, slot_of
-from pipeline_assets.ingestion.streaming.streams import change_log, followed, record_streams
+from pipeline_assets.ingestion.streaming.streams import record_streams
 from pipeline_assets.ingestion.streaming.topics import end_offsets
 from pipeline_assets.ingestion.streaming.typed_table import position_of
-from pipeline_assets.ingestion.streaming.wiring import Connector, connectors_of, topics_of
+from pipeline_assets.ingestion.streaming.wiring import Connector, committed, connectors_of, marks_of
 from pipeline_assets.spec.use_case import UseCase
 
-# What a connector commits its place in a topic by.
-COMMITTED_TOPIC, COMMITTED_OFFSET = "kafka_topic", "kafka_offset"
 TODO_CONNECTOR = (
     "`pipeline logs connect` tells more. What failed is started again by itself, at most five times an hour; after that mend the cause and "
     "materialize the connector."
@@ -70,15 +68,12 @@ def look(settings: Settings, connect: Connect, use_case: UseCase, watch: Watch) 
 
 
 def _ends(settings: Settings, use_case: UseCase) -> Mapping[str, int]:
-    """How many records each topic has, heartbeats included.
-
-    Changes are written in transactions, so that the last offset of a partition is the mark of a commit, which nobody reads as a record.
-    """
-    in_transactions = {change_log(source).topic for source in followed(use_case)}
-    heartbeats = {names.heartbeat_topic(one.database) for one in connectors_of(use_case) if one.database is not None}
+    """How many records each topic has, heartbeats included."""
+    marks = {str(one.topic): marks_of(one) for one in connectors_of(use_case) if one.topic is not None}
+    heartbeats = {names.heartbeat_topic(one.database): 0 for one in connectors_of(use_case) if one.database is not None}
     ends: defaultdict[str, int] = defaultdict(int)
-    for (topic, _), offset in end_offsets(settings, sorted({*topics_of(use_case), *heartbeats})).items():
-        ends[topic] += max(offset - 1, 0) if topic in in_transactions else offset
+    for (topic, _), offset in end_offsets(settings, sorted({**marks, **heartbeats})).items():
+        ends[topic] += max(offset - marks.get(topic, 0), 0)
     return ends
 
 
@@ -101,17 +96,19 @@ def _progress(
 
     A connector that lands a topic is as far as it has committed; one that reads changes shows that it lives by a heartbeat that goes on.
     """
-    offsets = connect.offsets(connector.name)
     if connector.database is None:
-        done = sum(int(offset[COMMITTED_OFFSET]) for place, offset in offsets if place.get(COMMITTED_TOPIC) == connector.topic)
-        flow = Flow(done=done, end=ends[str(connector.topic)])
+        flow = Flow(done=committed(connect, connector), end=ends[str(connector.topic)])
         return flow, {"lag": flow.lag}, None
     beats, slot = ends[names.heartbeat_topic(connector.database)], slot_of(settings, connector.database)
     if slot is not None and slot.status == LOST:
         drop_slot(settings, connector.database)
     numbers: dict[str, int | str] = {} if slot is None else {"slot_bytes_behind": slot.bytes_behind, "slot_status": slot.status}
     # Before its first record a connector has no slot yet.
-    return Flow(done=beats, end=beats + 1), {"heartbeats": beats, **numbers}, slot_trouble(slot) if offsets else None
+    return (
+        Flow(done=beats, end=beats + 1),
+        {"heartbeats": beats, **numbers},
+        slot_trouble(slot) if connect.offsets(connector.name) else None,
+    )
 
 
 def _restart(connect: Connect, name: str, status: Status, watch: Watch) -> None:

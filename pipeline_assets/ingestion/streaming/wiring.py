@@ -5,27 +5,31 @@ from dataclasses import dataclass
 
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import catalog
+from pipeline_assets.core.errors import SourceUnavailable
 from pipeline_assets.core.names import AssetName
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.sources.origins import source_name
 from pipeline_assets.ingestion.streaming import connectors
 from pipeline_assets.ingestion.streaming.connect import Connect, open_connect
 from pipeline_assets.ingestion.streaming.landing import ensure_landing_table
-from pipeline_assets.ingestion.streaming.replication import publish
+from pipeline_assets.ingestion.streaming.replication import count_rows, publish
 from pipeline_assets.ingestion.streaming.streams import followed, followed_table, record_streams
-from pipeline_assets.ingestion.streaming.topics import Topic, ensure_topics
+from pipeline_assets.ingestion.streaming.topics import Topic, end_offsets, ensure_topics
 from pipeline_assets.spec.sources import PostgresTable
 from pipeline_assets.spec.use_case import UseCase
 
 # Events of one key keep their order, which takes one partition each; more partitions are more keys at once.
 EVENT_PARTITIONS = 2
+PATIENCE_SECONDS = 180.0
+# What a connector commits its place in a topic by.
+COMMITTED_TOPIC, COMMITTED_OFFSET = "kafka_topic", "kafka_offset"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Connector:
     """A connector of a use case: the assets that it reads and the topics that it must find, and how it is configured and prepared.
 
-    `topic` is the topic that it lands, `database` the database whose changes it reads: one of both.
+    `topic` is the topic that it lands (`is_of_changes` if another connector fills it), `database` that whose changes it reads: one of both.
     """
 
     name: str
@@ -33,6 +37,7 @@ class Connector:
     topics: Sequence[Topic]
     config: Callable[[Settings], Mapping[str, str]]
     topic: str | None = None
+    is_of_changes: bool = False
     database: str | None = None
     tables: Sequence[PostgresTable] = ()
 
@@ -61,10 +66,52 @@ def topics_of(use_case: UseCase) -> list[str]:
 
 
 def apply(settings: Settings, connector: Connector) -> None:
-    """Has a connector run as it is declared; nothing happens to one that does."""
+    """Has a connector run as it is declared, and returns once it has taken what was there for it; nothing happens to one that has.
+
+    That is the rows of the tables that it follows, or the records of the topic that it lands. Raises SourceUnavailable where it has not got
+    so far in some minutes, with what it says of itself.
+    """
+    import stamina
+
     connector.prepare(settings)
     with open_connect(settings) as connect:
         connect.put(connector.name, connector.config(settings))
+        wanted = _ends(settings, connector)
+        for attempt in stamina.retry_context(on=SourceUnavailable, attempts=None, timeout=PATIENCE_SECONDS, wait_initial=0.5, wait_max=2.0):
+            with attempt:
+                _check_arrived(settings, connect, connector, wanted)
+
+
+def _ends(settings: Settings, connector: Connector) -> dict[str, int]:
+    """How many records a connector has to take or tell: of each topic that it fills or lands."""
+    if connector.database is not None:
+        return {names.changes_topic(table.database, table.schema, table.table): count_rows(settings, table) for table in connector.tables}
+    ends = end_offsets(settings, [str(connector.topic)])
+    return {str(connector.topic): sum(max(end - marks_of(connector), 0) for end in ends.values())}
+
+
+def _check_arrived(settings: Settings, connect: Connect, connector: Connector, wanted: Mapping[str, int]) -> None:
+    if connector.database is not None:
+        told = end_offsets(settings, list(wanted))
+        lacking = sum(max(rows - told.get((topic, 0), 0), 0) for topic, rows in wanted.items())
+    else:
+        lacking = max(wanted[str(connector.topic)] - committed(connect, connector), 0)
+    status = connect.status(connector.name)
+    if lacking or not status.is_running:
+        trace = next((trace for _, trace in status.tasks.values() if trace), status.trace)
+        why = trace.splitlines()[0] if trace else f"it is {status.state} with {len(status.tasks)} tasks"
+        raise SourceUnavailable("Kafka Connect", f"connector {connector.name} has {lacking} records to go: {why}")
+
+
+def committed(connect: Connect, connector: Connector) -> int:
+    """How many records of its topic a connector has landed."""
+    offsets = connect.offsets(connector.name)
+    return sum(int(offset[COMMITTED_OFFSET]) for place, offset in offsets if place.get(COMMITTED_TOPIC) == connector.topic)
+
+
+def marks_of(connector: Connector) -> int:
+    """How many of the last offsets of a partition of its topic are no record: a transaction of changes ends with a mark."""
+    return 1 if connector.is_of_changes else 0
 
 
 def is_applied(settings: Settings, connect: Connect, connector: Connector) -> bool:
@@ -93,4 +140,5 @@ def _landing(topic: str, *, is_ours: bool) -> Connector:
         topics=[*own, *connectors.landing_topics(topic)],
         config=lambda settings: connectors.landing(settings, topic),
         topic=topic,
+        is_of_changes=not is_ours,
     )
