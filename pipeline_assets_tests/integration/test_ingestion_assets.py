@@ -145,7 +145,7 @@ def test_landed_records_are_typed_and_staged_in_one_run(world: World, stream: Ev
     assert result.success
     assert (told["rows"], told["dagster/row_count"], told["repeats"]) == (4, 4, 0)
     assert (told["broken_by_reason"], told["days_touched"]) == ({"not a JSON object": 1}, ["2013-05-01"])
-    assert told["offsets"][0].data == {"partition": 0, "before": 0, "next": 5}
+    assert told["offsets"].records[0].data == {"partition": 0, "before": 0, "next": 5}
     assert int(told["snapshot_id"]) > 0
     assert checks_of(result, own) == {
         "contract": (False, dg.AssetCheckSeverity.WARN),
