@@ -1,6 +1,7 @@
 """The demo: the asset graph of the reference use case over five months of real flights, on the live stack, with its results in one file.
 
-Three runs, one a journey: features for January to May, a model of what was known when May began, and the scores and the watch of May.
+Four runs: the connectors, which bring the followed tables; features for January to May; a model of what was known when May began; and the
+scores and the watch of May.
 Every run replaces what it writes, so the demo can be run again at any time.
 """
 
@@ -32,6 +33,7 @@ class Journey:
 
 
 JOURNEYS = (
+    Journey(title="connectors of tables and topics", job=names.CONNECT_STREAMS, days=None),
     Journey(title="features of January to May", job=names.BUILD_FEATURES, days=(FIRST_DAY, LAST_DAY)),
     Journey(
         title="a model of what was known on 1 May",

@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime, time, timedelta
 import pytest
 
 from pipeline_assets.core import connections, names
-from pipeline_assets.core.settings import Settings
+from pipeline_assets.core.settings import Settings, read_settings
 from pipeline_assets.model_lifecycle.registry import ledger
 from pipeline_assets.serving.monitoring import sensors
 from pipeline_assets.use_cases.nyc_flights import use_case
@@ -39,10 +39,12 @@ STAGES = (
 
 
 @pytest.fixture(scope="module")
-def walked(stack: Settings, tmp_path_factory: pytest.TempPathFactory) -> Graph:
+def walked(stack: Settings, streams: Settings, tmp_path_factory: pytest.TempPathFactory) -> Graph:
     """The graph after one whole walk: features of six weeks, a model, the scores and the watch of five days."""
-    graph = Graph(settings=stack, folder=tmp_path_factory.mktemp("dagster"))
+    assert stack.home == streams.home
+    graph = Graph(settings=read_settings(stack.home), folder=tmp_path_factory.mktemp("dagster"))
     graph.load_world(FIRST, LAST)
+    graph.connect()
     graph.run(names.BUILD_FEATURES, (FIRST, LAST))
     graph.run(names.TRAIN, None, AS_OF)
     graph.run(names.SCORE_AND_MONITOR, SCORED)
