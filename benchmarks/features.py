@@ -207,7 +207,7 @@ def measure_as_of() -> None:
 
 def measure_feast(rows: pa.Table, requests: pa.Table, ours: pa.Table) -> float | None:
     """Seconds of Feast's DuckDB offline store in an environment of its own; None, and a line that says why, where there can be none."""
-    uv = shutil.which("uv")
+    uv = shutil.which("uv") or shutil.which("uv", path=".uv/bin")
     if uv is None:
         print("  Feast: not measured, there is no uv to make its environment")
         return None
