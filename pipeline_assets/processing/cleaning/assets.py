@@ -1,6 +1,6 @@
 """The assets of cleaning: raw tables, and the dbt models above them, one asset each, with dbt's tests as their checks."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from dagster_dbt import DagsterDbtTranslator, DbtCliInvocation, DbtCliResource, 
 from dagster_dbt.core.dbt_event_iterator import DbtDagsterEventType, DbtEventIterator
 
 from pipeline_assets.core import names
+from pipeline_assets.core.names import AssetName
 from pipeline_assets.core.resources import Platform, asked_days, column_schema, dagster_errors, days, key
 from pipeline_assets.core.settings import Settings, in_environment
 from pipeline_assets.processing.cleaning import inspection, raw_tables
@@ -28,12 +29,24 @@ class Rebuild(dg.Config):
 
 
 class Translator(DagsterDbtTranslator):
-    """What dagster-dbt makes of a model, and how fresh it has to be: as fresh as the freshest source that it reads."""
+    """What dagster-dbt makes of a model, and how fresh it has to be: as fresh as the freshest source that it reads.
+
+    daily: the raw tables that are loaded by the day. What hangs on none of them is a register, and built by an op of its own.
+    """
+
+    def __init__(self, daily: Collection[AssetName]) -> None:
+        super().__init__()
+        self._daily = daily
 
     def get_asset_spec(self, manifest: Mapping[str, Any], unique_id: str, project: DbtProject | None) -> dg.AssetSpec:
-        """The asset of a model, with a freshness policy."""
+        """The asset of a model, with a freshness policy, and after the registers that its tests compare it with."""
         spec = super().get_asset_spec(manifest, unique_id, project)
-        return spec.replace_attributes(freshness_policy=dg.FreshnessPolicy.time_window(fail_window=_freshness(manifest, unique_id)))
+        registers = _compared_with(manifest, unique_id) - _read_below(manifest, self._daily)
+        compared = {self.get_asset_key(manifest["nodes"][register]) for register in registers}
+        return spec.replace_attributes(
+            deps=[*spec.deps, *(dg.AssetDep(other) for other in sorted(compared - {dep.asset_key for dep in spec.deps}))],
+            freshness_policy=dg.FreshnessPolicy.time_window(fail_window=_freshness(manifest, unique_id)),
+        )
 
     def get_asset_check_spec(
         self, asset_spec: dg.AssetSpec, manifest: Mapping[str, Any], unique_id: str, project: DbtProject | None
@@ -57,12 +70,13 @@ class Translator(DagsterDbtTranslator):
 def defs(use_case: UseCase) -> dg.Definitions:
     """Raw tables and dbt models of the use case. Where dbt's manifest is missing or old it is made first, which takes some seconds."""
     tables, manifest, by_day = raw_tables.tables_of(use_case), ensure_manifest(), days(use_case)
-    daily = " ".join(f"source:{'.'.join(names.raw(table.contract.name))}+" for table in tables if table.by_day)
+    daily = [names.raw(table.contract.name) for table in tables if table.by_day]
+    below = " ".join(f"source:{'.'.join(table)}+" for table in daily)
     return dg.Definitions(
         assets=[
             *(_raw(table, by_day) for table in tables),
-            _models("cleaned_by_day", manifest, daily, "", by_day),
-            _models("cleaned_registers", manifest, f"fqn:{use_case.name}", daily, None),
+            _models("cleaned_by_day", manifest, Translator(daily), select=below, by_day=by_day),
+            _models("cleaned_registers", manifest, Translator(daily), select=f"fqn:{use_case.name}", exclude=below),
         ],
         asset_checks=[_loaded_in_time(tables)],
         resources={"dbt": DbtCliResource(project_dir=PROJECT, profiles_dir=PROJECT, dbt_executable=PROGRAM_OF_RUNS)},
@@ -97,7 +111,15 @@ def _raw(table: RawTable, by_day: dg.PartitionsDefinition[str]) -> dg.AssetsDefi
     return raw
 
 
-def _models(name: str, manifest: Path, select: str, exclude: str, by_day: dg.PartitionsDefinition[str] | None) -> dg.AssetsDefinition:
+def _models(
+    name: str,
+    manifest: Path,
+    translator: Translator,
+    *,
+    select: str,
+    exclude: str = "",
+    by_day: dg.PartitionsDefinition[str] | None = None,
+) -> dg.AssetsDefinition:
     @dbt_assets(
         manifest=manifest,
         name=name,
@@ -105,7 +127,7 @@ def _models(name: str, manifest: Path, select: str, exclude: str, by_day: dg.Par
         exclude=exclude,
         partitions_def=by_day,
         backfill_policy=dg.BackfillPolicy.single_run() if by_day is not None else None,
-        dagster_dbt_translator=Translator(),
+        dagster_dbt_translator=translator,
         pool=names.CLEANING,
     )
     def build(context: dg.AssetExecutionContext, config: Rebuild, platform: Platform, dbt: DbtCliResource) -> Iterator[DbtDagsterEventType]:
@@ -151,6 +173,20 @@ def _with_day_rows(settings: Settings, invocation: DbtCliInvocation, event: DbtD
         return event
     rows = inspection.count_rows(settings, (model["schema"], model["name"]), event_at, asked)
     return event.with_metadata({**event.metadata, "dagster/partition_row_count": rows})
+
+
+def _compared_with(manifest: Mapping[str, Any], unique_id: str) -> set[str]:
+    """The other models that tests of a model read; a test that finds none of its tables is an error to dbt, not a failed test."""
+    tests = [node for node in manifest["nodes"].values() if node["resource_type"] == "test" and node["attached_node"] == unique_id]
+    return {other for test in tests for other in test["depends_on"]["nodes"] if other.startswith("model.")} - {unique_id}
+
+
+def _read_below(manifest: Mapping[str, Any], tables: Collection[AssetName]) -> set[str]:
+    """The models that hang on one of the raw tables, directly or through others."""
+    found = {unique_id for unique_id, node in manifest["sources"].items() if (node["schema"], node["name"]) in tables}
+    while more := {child for parent in found for child in manifest["child_map"][parent]} - found:
+        found |= more
+    return found
 
 
 def _freshness(manifest: Mapping[str, Any], unique_id: str) -> timedelta:
