@@ -56,7 +56,7 @@ def _streams() -> dg.Definitions:
         (names.TYPE_EVENTS, dg.AssetSelection.key_prefixes([names.TYPED]), "Types what has landed."),
         (
             names.FOLLOW_TABLES,
-            dg.AssetSelection.assets(*tables).downstream() & taken,
+            dg.AssetSelection.assets(*tables).downstream(depth=4),
             "Takes the rows that changes left to dbt's registers.",
         ),
     )
