@@ -19,6 +19,8 @@ from pipeline_assets.use_cases.nyc_flights.model import flight_delay
 
 FIRST_DAY, LAST_DAY, TRAINED_UNTIL = date(2013, 1, 1), date(2013, 5, 31), date(2013, 5, 1)
 MODEL = flight_delay.name
+# As `dagster.yaml` has it for pools that nobody set.
+POOL_LIMIT = 1
 ROW_COUNT, PARTITION_ROWS = "dagster/row_count", "dagster/partition_row_count"
 
 
@@ -80,6 +82,7 @@ def run(dagster: Dagster, watch: Callable[[Journey, RunEvent], None]) -> Tally:
     What is left of a demo that was killed is cancelled first.
     """
     tally = Tally()
+    dagster.ensure_pools(POOL_LIMIT)
     for journey in JOURNEYS:
         dagster.cancel_unfinished(journey.job)
     for journey in JOURNEYS:

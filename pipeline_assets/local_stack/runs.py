@@ -35,6 +35,8 @@ CANCEL = """
 mutation Cancel($runs: [String!]!) {
   terminateRuns(runIds: $runs, terminatePolicy: MARK_AS_CANCELED_IMMEDIATELY) { __typename }
 }"""
+POOLS = "query Pools { assetNodes { pools } instance { concurrencyLimits { concurrencyKey } } }"
+LIMIT = "mutation Limit($pool: String!, $limit: Int!) { setConcurrencyLimit(concurrencyKey: $pool, limit: $limit) }"
 EVENTS = """
 query Events($run: ID!, $cursor: String, $limit: Int) {
   runOrError(runId: $run) { ... on Run { status } }
@@ -118,6 +120,16 @@ class Dagster:
         if answer["__typename"] != "LaunchRunSuccess":
             raise RunFailed(job, "(not launched)", self._url, str(answer.get("message") or answer.get("errors")))
         return str(answer["run"]["runId"])
+
+    def ensure_pools(self, limit: int) -> None:
+        """Gives every pool of the code location a limit that has none yet.
+
+        Left to themselves, two runs that are the first to use a pool both make it, and on Postgres one of them fails.
+        """
+        found = self._ask(POOLS, {})
+        known = {each["concurrencyKey"] for each in found["instance"]["concurrencyLimits"]}
+        for pool in sorted({pool for node in found["assetNodes"] for pool in node["pools"]} - known):
+            self._ask(LIMIT, {"pool": pool, "limit": limit})
 
     def cancel_unfinished(self, job: str) -> int:
         """Cancels every run of `job` that has not ended, one whose process was killed included, and gives their number.
