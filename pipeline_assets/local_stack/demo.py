@@ -86,6 +86,9 @@ def run(dagster: Dagster, watch: Callable[[Journey, RunEvent], None]) -> Tally:
     for journey in JOURNEYS:
         dagster.cancel_unfinished(journey.job)
     for journey in JOURNEYS:
+        # Once there, connectors are kept as they are declared by a sensor.
+        if journey.job == names.CONNECT_STREAMS and dagster.is_built(names.CONNECTORS):
+            continue
         begun = time.monotonic()
         for event in dagster.follow(journey.job, dagster.launch(journey.job, journey.days, journey.ops)):
             tally.add(event)
@@ -100,7 +103,9 @@ def summary(tally: Tally) -> dict[str, Any]:
     return {
         "seconds": tally.seconds,
         "assets": {
-            asset: {"rows": _rows(numbers), "partitions": len(tally.partitions[asset])} for asset, numbers in sorted(tally.numbers.items())
+            asset: {"rows": _rows(numbers), "partitions": len(tally.partitions[asset])}
+            for asset, numbers in sorted(tally.numbers.items())
+            if not asset.startswith(f"{names.CONNECTORS}/")
         },
         "model": {
             "name": MODEL,

@@ -35,6 +35,7 @@ CANCEL = """
 mutation Cancel($runs: [String!]!) {
   terminateRuns(runIds: $runs, terminatePolicy: MARK_AS_CANCELED_IMMEDIATELY) { __typename }
 }"""
+NEWEST = "query Newest { assetNodes { assetKey { path } isMaterializable assetMaterializations(limit: 1) { runId } } }"
 POOLS = "query Pools { assetNodes { pools } instance { concurrencyLimits { concurrencyKey } } }"
 LIMIT = "mutation Limit($pool: String!, $limit: Int!) { setConcurrencyLimit(concurrencyKey: $pool, limit: $limit) }"
 EVENTS = """
@@ -120,6 +121,11 @@ class Dagster:
         if answer["__typename"] != "LaunchRunSuccess":
             raise RunFailed(job, "(not launched)", self._url, str(answer.get("message") or answer.get("errors")))
         return str(answer["run"]["runId"])
+
+    def is_built(self, prefix: str) -> bool:
+        """Whether every asset whose key begins with `prefix` has been materialized at some time."""
+        nodes = self._ask(NEWEST, {})["assetNodes"]
+        return all(node["assetMaterializations"] for node in nodes if node["isMaterializable"] and node["assetKey"]["path"][0] == prefix)
 
     def ensure_pools(self, limit: int) -> None:
         """Gives every pool of the code location a limit that has none yet.
