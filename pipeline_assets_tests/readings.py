@@ -217,6 +217,7 @@ def process(settings: Settings, code: str) -> Iterator["subprocess.Popen[bytes]"
         if not isinstance(value, dict)
     }
     given |= {f"{PREFIX}DATABASES__{name}": dsn.get_secret_value() for name, dsn in settings.databases.items()}
+    given |= {f"{PREFIX}REPLICATION__{name}": dsn.get_secret_value() for name, dsn in settings.replication.items()}
     for name, service in settings.services.items():
         given |= {f"{PREFIX}SERVICES__{name}__URL": service.url, f"{PREFIX}SERVICES__{name}__API_KEY": service.api_key.get_secret_value()}
     start = "from pipeline_assets.core.settings import load_settings; settings = load_settings()\n"

@@ -56,6 +56,7 @@ def _environment(settings: Settings) -> Iterator[str]:
         elif isinstance(value, str):
             yield f"{PREFIX}{name.upper()}={value}"
     yield from (f"{PREFIX}DATABASES__{name.upper()}={dsn.get_secret_value()}" for name, dsn in settings.databases.items())
+    yield from (f"{PREFIX}REPLICATION__{name.upper()}={dsn.get_secret_value()}" for name, dsn in settings.replication.items())
     for name, service in settings.services.items():
         yield f"{PREFIX}SERVICES__{name.upper()}__URL={service.url}"
         yield f"{PREFIX}SERVICES__{name.upper()}__API_KEY={service.api_key.get_secret_value()}"
