@@ -203,6 +203,14 @@ def waiting_records(connection: "psycopg.Connection", source: str, topic: str, *
     return _select(connection, condition, [source, topic, after], limit=limit)
 
 
+def waiting_offsets(connection: "psycopg.Connection", source: str, topic: str) -> dict[int, list[int]]:
+    """The offsets of a topic's records that have not been replayed, by partition."""
+    statement = _statement("""
+        select topic_partition, array_agg(topic_offset) from {table} where source = %s and topic = %s and replayed_at is null group by 1
+    """)
+    return dict(connection.execute(statement, [source, topic]).fetchall())
+
+
 def waiting_partitions(connection: "psycopg.Connection", source: str) -> list[str]:
     """The partitions of a source with rows that have not been replayed, sorted."""
     statement = _statement("select distinct partition from {table} where replayed_at is null and source = %s order by 1")

@@ -52,6 +52,14 @@ def slot_of(settings: Settings, database: str) -> Slot | None:
     return None if found is None else Slot(bytes_behind=int(found[0] or 0), status=str(found[1]))
 
 
+def confirmed_lsn(settings: Settings, database: str) -> int:
+    """Up to where the changes of a database have been read and told for good, as an LSN; -1 where there is no slot."""
+    query = "select (confirmed_flush_lsn - '0/0')::bigint from pg_replication_slots where slot_name = %s"
+    with psycopg.connect(settings.replication[database].get_secret_value()) as connection:
+        (found,) = connection.execute(query, [names.replication(database)]).fetchone() or (None,)
+    return -1 if found is None else int(found)
+
+
 def drop_slot(settings: Settings, database: str) -> None:
     """Gives up the slot, unless somebody reads by it; the connector makes a new one, and takes a snapshot of the tables before it."""
     query = "select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = %s and not active"
