@@ -29,6 +29,7 @@ TRAIN = "train"
 TYPE_EVENTS = "type_events"
 CONNECT_STREAMS = "connect_streams"
 FOLLOW_TABLES = "follow_tables"
+VERIFY = "verify"
 SCORE_AND_MONITOR = "score_and_monitor"
 
 # Schemas of the warehouse database, and namespaces of the lake.

@@ -1,7 +1,8 @@
 """The assets of streaming ingestion: landed topics, their records as rows, and these as files: events by day, tables as they stand."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -10,14 +11,16 @@ import dagster as dg
 from pipeline_assets.core import names
 from pipeline_assets.core.errors import ContractViolation, OffsetsMissing
 from pipeline_assets.core.resources import Platform, asked_days, column_schema, dagster_errors, days, key
+from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.batch import summary
 from pipeline_assets.ingestion.streaming import sensors
 from pipeline_assets.ingestion.streaming.changes import log_contract
 from pipeline_assets.ingestion.streaming.connect import open_connect
 from pipeline_assets.ingestion.streaming.events import StagedEvents, stage_events
+from pipeline_assets.ingestion.streaming.integrity import Verdict, verify_table, verify_topic
 from pipeline_assets.ingestion.streaming.refetch import refetch_from
 from pipeline_assets.ingestion.streaming.state import StagedState, stage_state
-from pipeline_assets.ingestion.streaming.streams import record_streams
+from pipeline_assets.ingestion.streaming.streams import change_log, followed, record_streams
 from pipeline_assets.ingestion.streaming.typed_rows import Typed, type_landed
 from pipeline_assets.ingestion.streaming.watching import Watch, look
 from pipeline_assets.ingestion.streaming.wiring import Connector, apply, connectors_of, topics_of
@@ -25,7 +28,7 @@ from pipeline_assets.spec.contracts import Contract
 from pipeline_assets.spec.sources import EventStream, RecordStream, Source
 from pipeline_assets.spec.use_case import UseCase
 
-CONTRACT, OFFSETS = "contract", "offsets_complete"
+CONTRACT, OFFSETS, NOTHING_LOST = "contract", "offsets_complete", "nothing_lost"
 
 
 def defs(use_case: UseCase) -> dg.Definitions:
@@ -38,7 +41,7 @@ def defs(use_case: UseCase) -> dg.Definitions:
     followed = [_state(source) for source in use_case.sources if source.load == "changes"]
     graph = dg.Definitions(
         assets=[*(_connector(use_case, one) for one in connectors), *landed, *typed, *staged, *followed],
-        asset_checks=[_gets_on(use_case)] if streams else [],
+        asset_checks=[_gets_on(use_case), *_integrity(use_case)] if streams else [],
     )
     return dg.Definitions.merge(graph, sensors.defs(use_case))
 
@@ -114,6 +117,45 @@ def _gets_on(use_case: UseCase) -> dg.AssetChecksDefinition:
             )
 
     return gets_on
+
+
+def watch_checks(use_case: UseCase) -> list[dg.AssetCheckKey]:
+    """The checks that a sensor tells of, which sees over time what no run can see."""
+    return list(_gets_on(use_case).check_keys)
+
+
+def oracle_checks(use_case: UseCase) -> list[dg.AssetCheckKey]:
+    """The checks by which the integrity oracle tells what it found; they read all there is, and so run in a job of their own."""
+    return [check for checks in _integrity(use_case) for check in checks.check_keys]
+
+
+def _integrity(use_case: UseCase) -> list[dg.AssetChecksDefinition]:
+    """The checks of the integrity oracle, which reads both ends: one for each topic, one for the change log of each followed table."""
+    topics = [
+        _nothing_lost(names.topic(topic), partial(verify_topic, streams=record_streams(use_case), topic=topic))
+        for topic in topics_of(use_case)
+    ]
+    logs = [(source, names.typed(change_log(source).contract.name)) for source in followed(use_case)]
+    return [*topics, *(_nothing_lost(log, partial(verify_table, source=source)) for source, log in logs)]
+
+
+def _nothing_lost(asset: names.AssetName, ask: Callable[[Settings], Verdict]) -> dg.AssetChecksDefinition:
+    description = (
+        "Each record stands once in a table or in quarantine." if asset[0] != names.TYPED else "The changes leave what the table has."
+    )
+
+    @dg.asset_check(asset=key(asset), name=NOTHING_LOST, description=description)
+    def nothing_lost(platform: Platform) -> dg.AssetCheckResult:
+        with dagster_errors():
+            verdict = ask(platform.settings)
+        problems = dg.MetadataValue.json(list(verdict.problems))
+        return dg.AssetCheckResult(
+            passed=not verdict.problems,
+            severity=dg.AssetCheckSeverity.ERROR,
+            metadata={verdict.unit: dg.MetadataValue.int(verdict.compared), "problems": problems},
+        )
+
+    return nothing_lost
 
 
 def _typed(streams: Sequence[RecordStream], stream: RecordStream) -> dg.AssetsDefinition:

@@ -9,7 +9,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from threading import Event
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -50,19 +50,20 @@ PATIENCE_SECONDS, LOOK_SECONDS = 120.0, 1.0
 FEW = 1_000
 SHOWN = 5
 # Asked between two looks at something that has not come far enough yet.
-Meanwhile = Callable[[], None]
+Meanwhile = Callable[[], object]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
     """What the oracle says of a topic or a table, by the asset that it is about.
 
-    `compared` counts the records or keys that were looked at, `problems` says what is lost, doubled or different; none is good.
+    `compared` counts what was looked at, in `unit`; `problems` says what is lost, doubled or different, and is empty where nothing is.
     """
 
     subject: str
     asset: names.AssetName
     compared: int
+    unit: Literal["records", "keys"]
     problems: Sequence[str]
 
 
@@ -88,7 +89,7 @@ def verify_topic(settings: Settings, streams: Sequence[RecordStream], topic: str
         meanwhile()
     audit = audit_topic(settings, streams, topic)
     problems = [*_lost_and_doubled(audit), *([f"{waiting} records wait to be typed"] if waiting else [])]
-    return Verdict(subject=f"topic {topic}", asset=names.topic(topic), compared=audit.records, problems=problems)
+    return Verdict(subject=f"topic {topic}", asset=names.topic(topic), compared=audit.records, unit="records", problems=problems)
 
 
 def verify_table(settings: Settings, source: Source, meanwhile: Meanwhile = pause) -> Verdict:
@@ -98,11 +99,11 @@ def verify_table(settings: Settings, source: Source, meanwhile: Meanwhile = paus
     try:
         found = audit_table(settings, source, meanwhile)
     except SourceUnavailable as error:
-        return Verdict(subject=subject, asset=asset, compared=0, problems=[str(error)])
+        return Verdict(subject=subject, asset=asset, compared=0, unit="keys", problems=[str(error)])
     keys = {"missing in the lake": found.missing, "gone from the source": found.extra, "different": found.different}
     counts = dict(zip(keys, (found.counts[name] for name in ("missing", "extra", "different")), strict=True))
     problems = [f"{counts[what]} keys are {what}: {_listed(list(which))}" for what, which in keys.items() if counts[what]]
-    return Verdict(subject=subject, asset=asset, compared=found.compared, problems=problems)
+    return Verdict(subject=subject, asset=asset, compared=found.compared, unit="keys", problems=problems)
 
 
 def _lost_and_doubled(audit: OffsetAudit) -> list[str]:
@@ -128,7 +129,7 @@ def audit_topic(settings: Settings, streams: Sequence[RecordStream], topic: str)
     """
     own = [stream for stream in streams if stream.topic == topic]
     quarantine.create(settings)
-    with ExitStack() as held, closing(warehouse(settings)) as connection, catalog(settings) as lake:
+    with closing(warehouse(settings)) as connection, catalog(settings) as lake, ExitStack() as held:
         connection.autocommit = True
         for stream in own:
             held.enter_context(quarantine.locked(connection, stream.contract.name, names.STREAM))

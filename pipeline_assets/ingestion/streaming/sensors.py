@@ -27,13 +27,22 @@ WATCH_SECONDS = 15
 # What is seen is told when something is wrong or mended, and else so often.
 TOLD_EVERY = timedelta(minutes=2)
 GETS_ON = "gets_on"
+VERIFIED_AT = "0 5 * * *"
 
 
 def defs(use_case: UseCase) -> dg.Definitions:
-    """The sensors of the use case's streams, which are on; none where it has no stream."""
-    return dg.Definitions(
-        sensors=[_landed(use_case), _typed(use_case), _changed(use_case), _watched(use_case)] if record_streams(use_case) else []
+    """The sensors of the use case's streams, and the daily look of the integrity oracle, which are on; none where it has no stream."""
+    if not record_streams(use_case):
+        return dg.Definitions()
+    daily = dg.ScheduleDefinition(
+        name="integrity_verified",
+        job_name=names.VERIFY,
+        cron_schedule=VERIFIED_AT,
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Holds all topics and followed tables against the lake, once a day.",
     )
+    return dg.Definitions(sensors=[_landed(use_case), _typed(use_case), _changed(use_case), _watched(use_case)], schedules=[daily])
 
 
 def _landed(use_case: UseCase) -> dg.SensorDefinition:
