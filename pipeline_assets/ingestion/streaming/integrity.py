@@ -128,7 +128,7 @@ def audit_topic(settings: Settings, streams: Sequence[RecordStream], topic: str)
     """
     own = [stream for stream in streams if stream.topic == topic]
     quarantine.create(settings)
-    with ExitStack() as held, closing(warehouse(settings)) as connection, catalog(settings) as lake:
+    with closing(warehouse(settings)) as connection, catalog(settings) as lake, ExitStack() as held:
         connection.autocommit = True
         for stream in own:
             held.enter_context(quarantine.locked(connection, stream.contract.name, names.STREAM))
