@@ -1,7 +1,6 @@
-"""Kafka and Kafka Connect: used, killed and healed for real; records land whatever they are, and changes arrive."""
+"""Kafka and Kafka Connect: used, killed and healed for real; changes arrive, in order."""
 
 import json
-import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,58 +8,29 @@ from secrets import token_hex
 from typing import Any
 from urllib.parse import urlsplit
 
-import psutil
 import psycopg
-import pyarrow as pa
 import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from pydantic import SecretStr
-from pyiceberg.table import Table
 
 from pipeline_assets.core import names
-from pipeline_assets.core.connections import catalog
 from pipeline_assets.core.errors import OffsetsMissing, SettingsMissing, SourceRefused, SourceUnavailable
-from pipeline_assets.core.settings import Ports, Settings, StackSettings
+from pipeline_assets.core.settings import Settings, StackSettings
 from pipeline_assets.ingestion.streaming import connectors, topics
 from pipeline_assets.ingestion.streaming.connect import Connect, open_connect
-from pipeline_assets.ingestion.streaming.landing import ensure_landing_table
 from pipeline_assets.ingestion.streaming.refetch import refetch_from
-from pipeline_assets.ingestion.streaming.replication import drop_slot, publish, slot_of
+from pipeline_assets.ingestion.streaming.replication import publish
 from pipeline_assets.ingestion.streaming.topics import Topic, end_offsets, ensure_topics
 from pipeline_assets.local_stack import processes, stack
-from pipeline_assets.local_stack.plan import CONNECT, KAFKA, POSTGRES, S3, WEATHER, write_private
+from pipeline_assets.local_stack.plan import CONNECT, KAFKA, write_private
 from pipeline_assets.local_stack.ports import free_port
 from pipeline_assets.spec.sources import PostgresTable
+from pipeline_assets_tests.stack_services import FREE, heal, kill
 from pipeline_assets_tests.stream_records import consume, produce, until
 
-FREE = Ports(**dict.fromkeys(Ports.model_fields, 0))
 DATABASE = "airline_ops"
 CREATED = "2013-01-01T00:00:00.000000Z"
-
-
-def heal(settings: Settings) -> Settings:
-    """Start what is dead of the session's stack."""
-    wanted = (POSTGRES, S3, WEATHER, KAFKA, CONNECT)
-    return stack.up(settings.home, only=wanted, with_history=False, stack=StackSettings(ports=FREE, given={}))
-
-
-def kill(settings: Settings, name: str) -> int:
-    """End a service by force; its process id."""
-    known = processes.running(settings.home, name)
-    assert known is not None
-    process = known.find()
-    assert process is not None
-    process.send_signal(signal.SIGKILL)
-    psutil.wait_procs([process], timeout=10)
-    assert processes.running(settings.home, name) is None
-    return process.pid
-
-
-def cluster_id(settings: Settings) -> str:
-    """The identity of the broker's cluster."""
-    client = AdminClient({"bootstrap.servers": settings.kafka_bootstrap})
-    return str(client.describe_cluster().result(30).cluster_id)
 
 
 @pytest.fixture
@@ -110,20 +80,6 @@ def test_a_topic_that_nobody_declared_is_not_made(streams: Settings) -> None:
     assert end_offsets(streams, [name]) == {}
 
 
-def test_records_outlive_a_killed_broker(streams: Settings, topic: str) -> None:
-    """After a kill -9 and `up`, the cluster is the same, at the same address, with every record that it had confirmed."""
-    values: list[bytes | None] = [str(number).encode() for number in range(2_000)]
-    produce(streams, topic, values, partitions=2)
-    before, killed = cluster_id(streams), kill(streams, KAFKA)
-    healed = heal(streams)
-    known = processes.running(healed.home, KAFKA)
-
-    assert known is not None
-    assert known.pid != killed
-    assert (healed.kafka_bootstrap, cluster_id(healed)) == (streams.kafka_bootstrap, before)
-    assert sorted(int(message.value() or b"-1") for message in consume(healed, topic)) == list(range(2_000))
-
-
 def test_a_broker_that_is_away_is_told_as_such(streams: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error says that asking again may help, and whom was asked."""
     monkeypatch.setattr(topics, "ANSWER_SECONDS", 1.0)
@@ -156,40 +112,6 @@ def test_endpoints_that_are_given_are_used_and_not_started(streams: Settings, tm
     assert told == {KAFKA: "elsewhere", CONNECT: "elsewhere"}
     assert [name for name in (KAFKA, CONNECT) if processes.running(tmp_path, name)] == []
     assert [name for name in given if name in (tmp_path / "stack.env").read_text()] == []
-
-
-def landed(table: Table) -> pa.Table:
-    """What has landed of a topic."""
-    return table.refresh().scan(selected_fields=("payload", "topic", "partition", "offset")).to_arrow()
-
-
-def test_every_record_lands_once_whatever_it_is_also_over_a_killed_worker(streams: Settings, connect: Connect, topic: str) -> None:
-    """10,000 events, broken ones among them, half before and half after a kill -9 of the worker: each (partition, offset) is there once."""
-    poison = (b"{broken", b"", None, b"\xff\xfe\x00", b"42", b"[1, 2]")
-    values = [poison[n // 500 % len(poison)] if n % 500 == 0 else json.dumps({"n": n}).encode() for n in range(10_000)]
-    table = ensure_landing_table(catalog(streams), topic)
-    ensure_topics(streams, connectors.landing_topics(topic))
-    for _ in range(2):
-        connect.put(names.landing_connector(topic), connectors.landing(streams, topic))
-    produce(streams, topic, values[:5_000], partitions=2)
-    until(lambda: landed(table).num_rows)
-    killed = kill(streams, CONNECT)
-    produce(streams, topic, values[5_000:], partitions=2)
-    heal(streams)
-    rows = until(lambda: landed(table), lambda found: found.num_rows >= len(values)).sort_by(
-        [("partition", "ascending"), ("offset", "ascending")]
-    )
-    known = processes.running(streams.home, CONNECT)
-
-    assert known is not None
-    assert known.pid != killed
-    assert rows.num_rows == len(values)
-    assert list(zip(rows["partition"].to_pylist(), rows["offset"].to_pylist(), strict=True)) == [
-        (p, o) for p in range(2) for o in range(5_000)
-    ]
-    assert rows["payload"].to_pylist() == values[0::2] + values[1::2]
-    assert set(rows["topic"].to_pylist()) == {topic}
-    until(lambda: connect.status(names.landing_connector(topic)).is_running)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,31 +192,6 @@ def test_a_snapshot_and_every_change_after_it_arrive_in_order(source: Source, co
     assert positions == sorted(positions)
 
 
-def test_after_a_lost_slot_the_tables_are_told_anew(source: Source, connect: Connect, cluster: psycopg.Connection) -> None:
-    """What was written while there was no slot stands in no log: the connector takes a snapshot again, and goes on after it."""
-    slot = names.replication(source.database)
-    start_changes(source, connect)
-    until(lambda: changes(source), lambda found: len(found) == 2)
-    until(lambda: connect.offsets(names.changes_connector(source.database)))
-    kill(source.settings, CONNECT)
-    until(lambda: slot_of(source.settings, source.database), lambda found: found is not None)
-    until(
-        lambda: cluster.execute("select active from pg_replication_slots where slot_name = %s", [slot]).fetchone(),
-        lambda found: found == (False,),
-    )
-    drop_slot(source.settings, source.database)
-    lost = slot_of(source.settings, source.database)
-    source.execute("insert into airlines (carrier, name) values ('B6', 'JetBlue')", "delete from airlines where carrier = 'UA'")
-    heal(source.settings)
-    until(lambda: changes(source), lambda found: len(found) >= 4)
-    source.execute("update airlines set name = 'Blue' where carrier = 'B6'")
-    told = until(lambda: changes(source), lambda found: len(found) >= 5)
-
-    assert lost is None
-    assert sorted((each["op"], each["after"]["carrier"]) for each in told[2:4]) == [("r", "AA"), ("r", "B6")]
-    assert [(each["op"], each["after"]["name"]) for each in told[4:]] == [("u", "Blue")]
-
-
 def test_a_failed_task_tells_why_and_is_started_again(source: Source, connect: Connect) -> None:
     """Without a publication the task fails and says so; once there is one, it runs, and its committed position is shown."""
     name = names.changes_connector(source.database)
@@ -327,20 +224,6 @@ def test_the_role_that_reads_changes_can_read_nothing_else(source: Source) -> No
                 connection.execute(statement)
 
     assert mighty == (False, True)
-
-
-def test_the_log_of_an_idle_database_does_not_grow(source: Source, connect: Connect, cluster: psycopg.Connection) -> None:
-    """While only other databases are written to, the slot of the changes follows the end of the log."""
-    start_changes(source, connect)
-    until(lambda: changes(source), lambda found: len(found) == 2)
-    begin = cluster.execute("select pg_current_wal_lsn()::text").fetchone() or ("",)
-    cluster.execute("create table noise as select repeat(md5(n::text), 20) from generate_series(1, 50_000) as n")
-    cluster.execute("drop table noise")
-    end = cluster.execute("select pg_current_wal_lsn()::text, pg_wal_lsn_diff(pg_current_wal_lsn(), %s)", begin).fetchone() or ("", 0)
-    confirmed = "select confirmed_flush_lsn >= %s::pg_lsn from pg_replication_slots where slot_name = %s"
-    until(lambda: cluster.execute(confirmed, [end[0], names.replication(source.database)]).fetchone(), lambda found: found == (True,))
-
-    assert end[1] > 10_000_000
 
 
 def test_records_that_did_not_land_are_fetched_from_the_topic(streams: Settings) -> None:

@@ -380,6 +380,17 @@ def test_the_table_follows_its_contract(bench: Bench) -> None:
     assert bench.lake.load_table(names.typed(contract.name)).scan().to_arrow().num_rows == 3
 
 
+def test_a_contract_may_be_mended_before_its_first_row(bench: Bench) -> None:
+    """A table that nothing was ever written to is made as the contract now says, whatever it said before."""
+    # Regression: a required field that no record had could not be taken out of the contract again, though nothing had been typed.
+    contract = bench.stream.contract
+    typed_table(bench.lake, replace(contract, fields=(*contract.fields, replace(contract.fields[0], name="colour"))))
+    land(bench.lake, records(0, 3))
+
+    assert bench.type().rows == 3
+    assert "colour" not in bench.table.schema().column_names
+
+
 OFFSETS = st.lists(st.integers(0, 60), max_size=40)
 
 

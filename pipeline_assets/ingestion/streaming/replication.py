@@ -45,7 +45,7 @@ def _published(connection: psycopg.Connection, publication: str) -> set[tuple[st
 def slot_of(settings: Settings, database: str) -> Slot | None:
     """The replication slot by which the changes of a database are read; None where there is none."""
     query = """
-        select pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn)::bigint, wal_status from pg_replication_slots where slot_name = %s
+        select pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint, wal_status from pg_replication_slots where slot_name = %s
     """
     with psycopg.connect(settings.replication[database].get_secret_value()) as connection:
         found = connection.execute(query, [names.replication(database)]).fetchone()

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline_assets.core import names
+from pipeline_assets.core.errors import SchemaConflict
 from pipeline_assets.core.iceberg import Column, follow, open_or_create, open_table
 from pipeline_assets.ingestion.sources.contracts import Checked, arrow_schema
 from pipeline_assets.ingestion.streaming import landing
@@ -80,12 +81,22 @@ def days_of(times: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
 
 
 def typed_table(catalog: "Catalog", contract: Contract) -> "Table":
-    """The typed table of a contract, created or extended where needed; by day of the event's time. Raises SchemaConflict."""
+    """The typed table of a contract, created or extended where needed; by day of the event's time. Raises SchemaConflict.
+
+    A table that nothing was ever written to follows any change: a contract may be mended before its first row.
+    """
+    identifier = names.typed(contract.name)
     own = [Column(name=f.name, type=f.type, required=f.required, doc=f.description) for f in contract.fields]
     wanted = [*own, *PLACE]
-    table = open_or_create(catalog, names.typed(contract.name), wanted, contract.event_at, properties=PROPERTIES)
+    table = open_or_create(catalog, identifier, wanted, contract.event_at, properties=PROPERTIES)
     known = {column.name for column in wanted}
-    return follow(table, wanted, dropped=[name for name in table.schema().column_names if name not in known])
+    try:
+        return follow(table, wanted, dropped=[name for name in table.schema().column_names if name not in known])
+    except SchemaConflict:
+        if table.current_snapshot() is not None:
+            raise
+        catalog.drop_table(identifier)
+        return open_or_create(catalog, identifier, wanted, contract.event_at, properties=PROPERTIES)
 
 
 def position_of(table: "Table") -> Position:
