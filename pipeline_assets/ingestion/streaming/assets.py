@@ -8,14 +8,24 @@ from typing import Any
 import dagster as dg
 
 from pipeline_assets.core import names
-from pipeline_assets.core.errors import ContractViolation, OffsetsMissing
-from pipeline_assets.core.resources import Platform, asked_days, column_schema, dagster_errors, days, key
+from pipeline_assets.core.errors import ContractViolation, OffsetsMissing, SourceChanged
+from pipeline_assets.core.resources import (
+    Platform,
+    asked_days,
+    column_schema,
+    dagster_errors,
+    days,
+    key,
+    naming_dependents,
+    source_changed,
+)
 from pipeline_assets.ingestion.batch import summary
 from pipeline_assets.ingestion.streaming import sensors
 from pipeline_assets.ingestion.streaming.changes import log_contract
 from pipeline_assets.ingestion.streaming.connect import open_connect
 from pipeline_assets.ingestion.streaming.events import StagedEvents, stage_events
 from pipeline_assets.ingestion.streaming.refetch import refetch_from
+from pipeline_assets.ingestion.streaming.schema_changes import hold_against_table
 from pipeline_assets.ingestion.streaming.state import StagedState, stage_state
 from pipeline_assets.ingestion.streaming.streams import record_streams
 from pipeline_assets.ingestion.streaming.typed_rows import Typed, type_landed
@@ -148,7 +158,11 @@ def _typed(streams: Sequence[RecordStream], stream: RecordStream) -> dg.AssetsDe
         settings, error_level = platform.settings, dg.AssetCheckSeverity.ERROR
         with dagster_errors():
             try:
-                done = type_landed(settings, stream, run_id=context.run.run_id, streams=streams, refetch=refetch_from(settings))
+                with naming_dependents(context):
+                    done = type_landed(settings, stream, run_id=context.run.run_id, streams=streams, refetch=refetch_from(settings))
+            except SourceChanged as error:
+                yield source_changed(asset_key, CONTRACT, error)
+                raise
             except ContractViolation as error:
                 yield _check(asset_key, error.reasons, error_level)
                 raise
@@ -260,7 +274,12 @@ def _state(source: Source) -> dg.AssetsDefinition:
         begun = monotonic()
         with dagster_errors():
             try:
-                done = stage_state(platform.settings, source, run_id=context.run.run_id)
+                with naming_dependents(context):
+                    hold_against_table(platform.settings, source)
+                    done = stage_state(platform.settings, source, run_id=context.run.run_id)
+            except SourceChanged as error:
+                yield source_changed(asset_key, CONTRACT, error)
+                raise
             except ContractViolation as error:
                 yield _check(asset_key, error.reasons, dg.AssetCheckSeverity.ERROR)
                 raise
