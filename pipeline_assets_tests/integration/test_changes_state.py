@@ -106,6 +106,7 @@ def test_a_followed_table_is_an_asset_of_the_streaming_room(world: World) -> Non
         reading(sensor="b") | {"_op": "c", "_lsn": 10, "_offset": 1},
     ]
     put_log(world.settings, source.contract, pa.Table.from_pylist([row | place for row in rows], schema=schema))
+    world.fill([])
     case = replace(use_case, sources=(source,), streams=())
     rooms = [batch.defs(case), streaming.defs(case), dg.Definitions(resources={"platform": Platform(home=str(world.settings.home))})]
     defs = dg.Definitions.merge(*rooms)

@@ -205,3 +205,38 @@ def test_a_source_that_changed_names_what_hangs_on_it(world: World, tmp_path: Pa
     assert ended.returncode == 1
     assert "field 'level' (integer) has no column" in ended.stderr
     assert "On it hang: champions/comfort." in ended.stderr
+
+
+STREAM_GRAPH = """
+from dataclasses import replace
+import dagster as dg
+from pipeline_assets.core.resources import Platform
+from pipeline_assets.ingestion.streaming import assets
+from pipeline_assets.use_cases.nyc_flights import use_case
+from pipeline_assets_tests.landings import stream_of
+
+@dg.asset(key=["features", "comfort"], deps=[["staged", {name!r}]], group_name="features")
+def comfort() -> None: ...
+
+defs = dg.Definitions.merge(
+    assets.defs(replace(use_case, sources=(), streams=(stream_of({name!r}, {name!r}),))),
+    dg.Definitions(assets=[comfort], resources={{"platform": Platform()}}),
+)
+"""
+
+
+def test_a_stream_that_changed_names_what_hangs_on_it(world: World, tmp_path: Path) -> None:
+    """The typed rows are not written; the failure tells the field, what was expected and found, and the features below."""
+    renamed = event(0).replace(b'"sensor"', b'"device"')
+    with catalog(world.settings) as lake:
+        land(lake, [Landed(offset=number, payload=renamed, topic=world.name) for number in range(12)], world.name)
+    graph = tmp_path / "graph.py"
+    graph.write_text(STREAM_GRAPH.format(name=world.name))
+    command = ["dagster", "asset", "materialize", "-f", str(graph), "--select", f"typed/{world.name}"]
+    environment = os.environ | {"PIPELINE_HOME": str(world.settings.home), "DAGSTER_HOME": str(tmp_path)}
+
+    ended = subprocess.run([sys.executable, "-m", *command], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+    assert ended.returncode == 1
+    assert f"field 'sensor' is missing in the newest 12 records of the topic '{world.name}', expected string" in ended.stderr
+    assert "Nothing was written. On it hang: features/comfort." in ended.stderr

@@ -196,6 +196,7 @@ def _typed_metadata(stream: RecordStream, typed: Typed) -> dict[str, Any]:
         "days": span,
         **({"offsets": dg.MetadataValue.table(offsets)} if offsets else {}),
         "fields_unknown": ", ".join(typed.unknown_fields),
+        "fields_absent": ", ".join(typed.absent_fields),
         "commits": typed.commits,
         # As text: the page would show numbers of 19 digits rounded.
         "landing_snapshot": str(typed.landing_snapshot),

@@ -55,6 +55,7 @@ class Typed:
     `refetched` those that had not landed and were fetched from the topic. `days` are the UTC days of the new rows. `offsets` tells per
     partition the next offset before and after, `gaps` the offsets not seen though later ones were: none after any run that ends well.
     Snapshots are None where nothing was ever written, and the same where nothing changed. `table_rows` counts the whole table.
+    `absent_fields` are declared and stood in no record that could be read: of events, optional ones that were left out.
     """
 
     contract: str
@@ -74,6 +75,7 @@ class Typed:
     commits: int
     table_rows: int
     unknown_fields: Sequence[str]
+    absent_fields: Sequence[str]
 
 
 def type_landed(
@@ -228,4 +230,5 @@ class _Run:
             commits=self.commits,
             table_rows=rows_of(self.table),
             unknown_fields=sorted(tally.fields - {one.name for one in contract.fields}),
+            absent_fields=sorted({one.name for one in contract.fields} - tally.fields) if tally.fields else (),
         )
