@@ -22,13 +22,14 @@ from pipeline_assets.core.errors import ContractViolation, LakeBusy, OffsetsMiss
 from pipeline_assets.ingestion.streaming import chunks, landing, typed_rows
 from pipeline_assets.ingestion.streaming.chunks import Chunk
 from pipeline_assets.ingestion.streaming.offsets import Seen, minus, spans_of, union
-from pipeline_assets.ingestion.streaming.records import share_of
+from pipeline_assets.ingestion.streaming.records import Share, share_of
 from pipeline_assets.ingestion.streaming.refetch import Refetch, Refetched, refuse
+from pipeline_assets.ingestion.streaming.streams import change_log
 from pipeline_assets.ingestion.streaming.typed_rows import Typed, type_into
 from pipeline_assets.ingestion.streaming.typed_table import position_of, typed_table
-from pipeline_assets.spec.sources import EventStream, Route
+from pipeline_assets.spec.sources import EventStream, PostgresTable, Route, Source
 from pipeline_assets_tests.landings import RECEIVED_AT, TOPIC, Landed, event, folder_catalog, land, plain, records, stream_of
-from pipeline_assets_tests.readings import day
+from pipeline_assets_tests.readings import READINGS, day
 
 Place = tuple[int, int]
 
@@ -419,6 +420,52 @@ def test_an_optional_field_that_is_left_out_is_null(bench: Bench) -> None:
     land(bench.lake, [Landed(offset=n, payload=payload) for n, payload in enumerate(payloads)])
 
     assert (bench.type().rows, bench.quarantine) == (20, {})
+
+
+LOG = change_log(Source(contract=READINGS, origin=PostgresTable(database="db", table="readings"), load="changes"))
+
+
+def change(offset: int, operation: str, **row: object) -> Landed:
+    """A change of a reading as Debezium tells it, of the fields that its row has."""
+    told = {"op": operation, "source": {"lsn": offset, "ts_ms": 1367409900000}, "before": None, "after": row}
+    return Landed(offset=offset, payload=json.dumps(told).encode(), topic=LOG.topic)
+
+
+def whole(**changed: object) -> dict[str, object]:
+    """A row with all its columns."""
+    return {**{field.name: None for field in READINGS.fields}, "sensor": "a", "level": 3, **changed}
+
+
+@pytest.mark.parametrize("row", [{"sensor": "a", "kind": "indoor"}, whole(level="many")])
+def test_a_change_of_another_schema_has_the_table_looked_at(bench: Bench, row: dict[str, object]) -> None:
+    """While its columns are other ones nothing is typed; once they are in order all is, and says what it lacks. Whole rows ask nobody."""
+    looks: list[bool] = []
+
+    def look() -> None:
+        looks.append(len(looks) < 2)
+        if looks[-1]:
+            raise SourceChanged("readings", {"level": "is text, expected integer"})
+
+    def type_changes() -> Typed:
+        return type_into(bench.lake, LOG, Share(), bench.keep, refuse, run_id="test", look=look)
+
+    land(bench.lake, [change(0, "r", **whole())], LOG.topic)
+    first, asked = type_changes(), list(looks)
+    land(bench.lake, [change(1, "u", **row), change(2, "c", **whole(sensor="b"))], LOG.topic)
+    for _ in range(2):
+        with pytest.raises(SourceChanged, match="is text"):
+            type_changes()
+    refused = typed_table(bench.lake, LOG.contract).scan().to_arrow().num_rows
+    done = type_changes()
+    typed = typed_table(bench.lake, LOG.contract).scan().to_arrow().sort_by("_offset").to_pylist()
+
+    assert (first.rows, asked, refused, looks) == (1, [], 1, [True, True, False])
+    if "level" in row:
+        assert (dict(done.broken), bench.quarantine) == ({"level wrong type": 1}, {(0, 1): "level wrong type"})
+        assert [row["_untold"] for row in typed] == [None, None]
+    else:
+        assert bench.quarantine == {}
+        assert [json.loads(row["_untold"] or "[]") for row in typed] == [[], ["is_valid", "level", "read_at", "sent_at", "value"], []]
 
 
 def test_records_without_a_place_or_of_another_topic_are_refused(bench: Bench) -> None:
