@@ -38,7 +38,7 @@ from pipeline_assets.use_cases.nyc_flights import use_case as flights
 from pipeline_assets_tests.january import write_stack_env
 from pipeline_assets_tests.landings import event, stream_of
 from pipeline_assets_tests.readings import World
-from pipeline_assets_tests.stream_records import produce, until
+from pipeline_assets_tests.stream_records import produce, until, without_sensors
 
 DATABASE = "airline_ops"
 PLANES = Contract(
@@ -131,7 +131,7 @@ class Followed:
 def run(settings: Settings, use_case: UseCase, folder: Path, *chosen: names.AssetName) -> dg.ExecuteInProcessResult:
     """A run of some assets of streaming ingestion, as Dagster makes it."""
     write_stack_env(settings, folder)
-    defs = dg.Definitions.merge(assets.defs(use_case), dg.Definitions(resources={"platform": Platform(home=str(folder))}))
+    defs = dg.Definitions.merge(without_sensors(assets.defs(use_case)), dg.Definitions(resources={"platform": Platform(home=str(folder))}))
     with dg.instance_for_test() as instance:
         job = defs.resolve_implicit_global_asset_job_def()
         return job.execute_in_process(instance=instance, asset_selection=[dg.AssetKey(list(name)) for name in chosen], raise_on_error=False)
