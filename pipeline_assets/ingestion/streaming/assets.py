@@ -9,8 +9,17 @@ from typing import Any
 import dagster as dg
 
 from pipeline_assets.core import names
-from pipeline_assets.core.errors import ContractViolation, OffsetsMissing
-from pipeline_assets.core.resources import Platform, asked_days, column_schema, dagster_errors, days, key
+from pipeline_assets.core.errors import ContractViolation, OffsetsMissing, SourceChanged
+from pipeline_assets.core.resources import (
+    Platform,
+    asked_days,
+    column_schema,
+    dagster_errors,
+    days,
+    key,
+    naming_dependents,
+    source_changed,
+)
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.batch import summary
 from pipeline_assets.ingestion.streaming import sensors
@@ -19,6 +28,7 @@ from pipeline_assets.ingestion.streaming.connect import open_connect
 from pipeline_assets.ingestion.streaming.events import StagedEvents, stage_events
 from pipeline_assets.ingestion.streaming.integrity import Verdict, verify_table, verify_topic
 from pipeline_assets.ingestion.streaming.refetch import refetch_from
+from pipeline_assets.ingestion.streaming.schema_changes import hold_against_table
 from pipeline_assets.ingestion.streaming.state import StagedState, stage_state
 from pipeline_assets.ingestion.streaming.streams import change_log, followed, record_streams
 from pipeline_assets.ingestion.streaming.typed_rows import Typed, type_landed
@@ -190,7 +200,11 @@ def _typed(streams: Sequence[RecordStream], stream: RecordStream) -> dg.AssetsDe
         settings, error_level = platform.settings, dg.AssetCheckSeverity.ERROR
         with dagster_errors():
             try:
-                done = type_landed(settings, stream, run_id=context.run.run_id, streams=streams, refetch=refetch_from(settings))
+                with naming_dependents(context):
+                    done = type_landed(settings, stream, run_id=context.run.run_id, streams=streams, refetch=refetch_from(settings))
+            except SourceChanged as error:
+                yield source_changed(asset_key, CONTRACT, error)
+                raise
             except ContractViolation as error:
                 yield _check(asset_key, error.reasons, error_level)
                 raise
@@ -224,6 +238,7 @@ def _typed_metadata(stream: RecordStream, typed: Typed) -> dict[str, Any]:
         "days": span,
         **({"offsets": dg.MetadataValue.table(offsets)} if offsets else {}),
         "fields_unknown": ", ".join(typed.unknown_fields),
+        "fields_absent": ", ".join(typed.absent_fields),
         "commits": typed.commits,
         # As text: the page would show numbers of 19 digits rounded.
         "landing_snapshot": str(typed.landing_snapshot),
@@ -302,7 +317,12 @@ def _state(source: Source) -> dg.AssetsDefinition:
         begun = monotonic()
         with dagster_errors():
             try:
-                done = stage_state(platform.settings, source, run_id=context.run.run_id)
+                with naming_dependents(context):
+                    hold_against_table(platform.settings, source)
+                    done = stage_state(platform.settings, source, run_id=context.run.run_id)
+            except SourceChanged as error:
+                yield source_changed(asset_key, CONTRACT, error)
+                raise
             except ContractViolation as error:
                 yield _check(asset_key, error.reasons, dg.AssetCheckSeverity.ERROR)
                 raise

@@ -47,14 +47,19 @@ def touched(settings: Settings, streams: Sequence[RecordStream], since: Snapshot
     return Touched(days=days, last_day=max(known, default=None), snapshots=_newest(tables))
 
 
-def stale_days(found: Touched, first_day: date, last_day: date | None) -> tuple[date, date] | None:
-    """First and last day to materialize again, within the partitions; None where there is nothing to do.
+def stale_days(found: Touched, first_day: date, last_day: date) -> tuple[date, date] | None:
+    """First and last day to materialize again, within the partitions that there are by now; None where there is nothing to do.
 
-    Later days than those touched are stale too, as their windows reach back: so it goes on to the last day that has events.
+    Later days than those touched are stale too, as their windows reach back: so it goes on to the last day that has events. An event of
+    another day, before the first or after the last, asks for nothing.
     """
-    end = last_day or date.max
-    inside = [day for day in found.days if first_day <= day <= end]
-    return (inside[0], max(inside[-1], min(found.last_day or inside[-1], end))) if inside else None
+    inside = [day for day in found.days if first_day <= day <= last_day]
+    return (inside[0], max(inside[-1], min(found.last_day or inside[-1], last_day))) if inside else None
+
+
+def open_day_of(found: Touched, last_day: date | None, today: date) -> date | None:
+    """The first day with events that is no partition yet, but will be once it has ended; None where there is none, as in the future."""
+    return next((day for day in found.days if (last_day is None or day > last_day) and day <= today), None)
 
 
 def _newest(tables: "Mapping[str, Table | None]") -> Snapshots:

@@ -6,17 +6,18 @@ tables, and at what the services say of themselves. Many commits between two tic
 
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
 from hashlib import sha256
 from typing import Any
 
 import dagster as dg
 
 from pipeline_assets.core import names
-from pipeline_assets.core.resources import UNFINISHED, Platform, dagster_errors, key
+from pipeline_assets.core.resources import UNFINISHED, Platform, dagster_errors, days, key
 from pipeline_assets.ingestion.streaming import health
 from pipeline_assets.ingestion.streaming.connect import open_connect
-from pipeline_assets.ingestion.streaming.progress import landed_snapshots, stale_days, touched
+from pipeline_assets.ingestion.streaming.progress import landed_snapshots, open_day_of, stale_days, touched
 from pipeline_assets.ingestion.streaming.streams import change_log, followed, record_streams
 from pipeline_assets.ingestion.streaming.watching import Seen, Watch, look
 from pipeline_assets.ingestion.streaming.wiring import connectors_of, is_applied
@@ -71,23 +72,33 @@ def _typed(use_case: UseCase) -> dg.SensorDefinition:
         job_name=names.BUILD_FEATURES,
         minimum_interval_seconds=SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Materializes the days that got events, and those after them, in one run. The cursor holds the snapshots seen.",
+        description="Materializes the days that got events, and those after them, in one run, once they have ended. "
+        "The cursor holds the snapshots seen, and the first day with events that has not ended.",
     )
     def typed(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult | dg.SkipReason:
         if _is_running(context, names.BUILD_FEATURES):
             return dg.SkipReason("Days are being materialized; what is typed meanwhile is for the next run.")
+        before = _cursor(context)
         with dagster_errors():
-            found = touched(platform.settings, use_case.streams, _cursor(context))
-        span = stale_days(found, use_case.first_day, use_case.last_day)
-        cursor = json.dumps(dict(found.snapshots))
+            found = touched(platform.settings, use_case.streams, before.get("snapshots", {}))
+        waiting = [date.fromisoformat(before["open_day"])] if before.get("open_day") else []
+        found = replace(found, days=sorted({*found.days, *waiting}))
+        ended = _last_day(use_case)
+        open_day = open_day_of(found, ended, datetime.now(UTC).date())
+        cursor = json.dumps({"snapshots": dict(found.snapshots), "open_day": open_day and open_day.isoformat()})
+        span = None if ended is None else stale_days(found, use_case.first_day, ended)
         if span is None:
-            return dg.SensorResult(skip_reason="No day has got events since the last run.", cursor=cursor)
-        request = dg.RunRequest(
-            run_key=_key(found.snapshots), tags={**names.range_tags(*span), "pipeline/reason": f"{len(found.days)} days got events"}
-        )
-        return dg.SensorResult(run_requests=[request], cursor=cursor)
+            return dg.SensorResult(skip_reason="No day that has ended got events since the last run.", cursor=cursor)
+        told = {**names.range_tags(*span), "pipeline/reason": f"{len(found.days)} days got events"}
+        return dg.SensorResult(run_requests=[dg.RunRequest(run_key=_key(found.snapshots, *span), tags=told)], cursor=cursor)
 
     return typed
+
+
+def _last_day(use_case: UseCase) -> date | None:
+    """The last day that is a partition by now: a day is one when it has ended. None before the first has."""
+    last = days(use_case).get_last_partition_key()
+    return None if last is None else date.fromisoformat(last)
 
 
 def _changed(use_case: UseCase) -> dg.SensorDefinition:
@@ -161,6 +172,7 @@ def _cursor(context: dg.SensorEvaluationContext) -> dict[str, Any]:
     return json.loads(context.cursor) if context.cursor else {}
 
 
-def _key(snapshots: Mapping[str, int]) -> str:
-    """A name for these snapshots: the same tick, repeated, asks for the same run."""
-    return sha256(json.dumps(dict(snapshots), sort_keys=True).encode()).hexdigest()[:16]
+def _key(snapshots: Mapping[str, int], *span: date) -> str:
+    """A name for these snapshots, and days: the same tick, repeated, asks for the same run."""
+    told = [dict(snapshots), *map(str, span)] if span else dict(snapshots)
+    return sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
