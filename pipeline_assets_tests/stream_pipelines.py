@@ -193,7 +193,7 @@ class Pipeline:
 
     def settle(self) -> int:
         """How many records came since last asked, once all are typed; an AssertionError tells what the oracle misses or finds twice."""
-        verdicts = list(verify(self.settings, self.case, self.tick))
+        verdicts = list(verify(self.settings, self.case, meanwhile=self.tick))
         assert {found.subject: found.problems for found in verdicts if found.problems} == {}
         records = sum(found.compared for found in verdicts if found.subject.startswith("topic"))
         self.audited, before = records, self.audited

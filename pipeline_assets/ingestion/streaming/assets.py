@@ -1,8 +1,7 @@
 """The assets of streaming ingestion: landed topics, their records as rows, and these as files: events by day, tables as they stand."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -20,13 +19,12 @@ from pipeline_assets.core.resources import (
     naming_dependents,
     source_changed,
 )
-from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.batch import summary
 from pipeline_assets.ingestion.streaming import sensors
 from pipeline_assets.ingestion.streaming.changes import log_contract
 from pipeline_assets.ingestion.streaming.connect import open_connect
 from pipeline_assets.ingestion.streaming.events import StagedEvents, stage_events
-from pipeline_assets.ingestion.streaming.integrity import Verdict, verify_table, verify_topic
+from pipeline_assets.ingestion.streaming.integrity import Verdict, verify
 from pipeline_assets.ingestion.streaming.refetch import refetch_from
 from pipeline_assets.ingestion.streaming.schema_changes import hold_against_table
 from pipeline_assets.ingestion.streaming.state import StagedState, stage_state
@@ -51,7 +49,7 @@ def defs(use_case: UseCase) -> dg.Definitions:
     followed = [_state(source) for source in use_case.sources if source.load == "changes"]
     graph = dg.Definitions(
         assets=[*(_connector(use_case, one) for one in connectors), *landed, *typed, *staged, *followed],
-        asset_checks=[_gets_on(use_case), *_integrity(use_case)] if streams else [],
+        asset_checks=[_gets_on(use_case), _nothing_lost(use_case)] if streams else [],
     )
     return dg.Definitions.merge(graph, sensors.defs(use_case))
 
@@ -136,36 +134,34 @@ def watch_checks(use_case: UseCase) -> list[dg.AssetCheckKey]:
 
 def oracle_checks(use_case: UseCase) -> list[dg.AssetCheckKey]:
     """The checks by which the integrity oracle tells what it found; they read all there is, and so run in a job of their own."""
-    return [check for checks in _integrity(use_case) for check in checks.check_keys]
+    return list(_nothing_lost(use_case).check_keys)
 
 
-def _integrity(use_case: UseCase) -> list[dg.AssetChecksDefinition]:
-    """The checks of the integrity oracle, which reads both ends: one for each topic, one for the change log of each followed table."""
-    topics = [
-        _nothing_lost(names.topic(topic), partial(verify_topic, streams=record_streams(use_case), topic=topic))
-        for topic in topics_of(use_case)
-    ]
-    logs = [(source, names.typed(change_log(source).contract.name)) for source in followed(use_case)]
-    return [*topics, *(_nothing_lost(log, partial(verify_table, source=source)) for source, log in logs)]
+def _nothing_lost(use_case: UseCase) -> dg.AssetChecksDefinition:
+    """The integrity oracle: a check of each topic, and one of the change log of each followed table."""
+    records, rows = "Each record stands in a table or in quarantine, once.", "What its changes leave is what stands in the table."
+    about = {names.topic(topic): records for topic in topics_of(use_case)}
+    about |= {names.typed(change_log(source).contract.name): rows for source in followed(use_case)}
+    specs = [dg.AssetCheckSpec(NOTHING_LOST, asset=key(asset), description=told) for asset, told in about.items()]
 
-
-def _nothing_lost(asset: names.AssetName, ask: Callable[[Settings], Verdict]) -> dg.AssetChecksDefinition:
-    description = (
-        "Each record stands once in a table or in quarantine." if asset[0] != names.TYPED else "The changes leave what the table has."
-    )
-
-    @dg.asset_check(asset=key(asset), name=NOTHING_LOST, description=description)
-    def nothing_lost(platform: Platform) -> dg.AssetCheckResult:
+    @dg.multi_asset_check(name=NOTHING_LOST, specs=specs, can_subset=True)
+    def nothing_lost(context: dg.AssetCheckExecutionContext, platform: Platform) -> Iterator[dg.AssetCheckResult]:
+        asked = {(check.asset_key.path[0], check.asset_key.path[1]) for check in context.selected_asset_check_keys}
         with dagster_errors():
-            verdict = ask(platform.settings)
-        problems = dg.MetadataValue.json(list(verdict.problems))
-        return dg.AssetCheckResult(
-            passed=not verdict.problems,
-            severity=dg.AssetCheckSeverity.ERROR,
-            metadata={verdict.unit: dg.MetadataValue.int(verdict.compared), "problems": problems},
-        )
+            for verdict in verify(platform.settings, use_case, asked):
+                yield _verdict(verdict)
 
     return nothing_lost
+
+
+def _verdict(verdict: Verdict) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        asset_key=key(verdict.asset),
+        check_name=NOTHING_LOST,
+        passed=not verdict.problems,
+        severity=dg.AssetCheckSeverity.ERROR,
+        metadata={verdict.unit: dg.MetadataValue.int(verdict.compared), "problems": dg.MetadataValue.json(list(verdict.problems))},
+    )
 
 
 def _typed(streams: Sequence[RecordStream], stream: RecordStream) -> dg.AssetsDefinition:
