@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import catalog
 from pipeline_assets.core.iceberg import open_table
 from pipeline_assets.core.settings import Settings
+from pipeline_assets.ingestion.streaming.typed_table import position_of
 from pipeline_assets.spec.sources import RecordStream
 
 if TYPE_CHECKING:
@@ -23,11 +24,15 @@ Snapshots = Mapping[str, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Touched:
-    """The days (UTC) that got events, in order, and the last day that any event is on; `last_day` is None where there is none."""
+    """The days (UTC) that got events, in order, and the last day that any event is on; `last_day` is None where there is none.
+
+    `since` is when the first of what was not seen before was committed; None where there is nothing of the kind.
+    """
 
     days: Sequence[date]
     last_day: date | None
     snapshots: Snapshots
+    since: datetime | None = None
 
 
 def landed_snapshots(settings: Settings, streams: Sequence[RecordStream]) -> Snapshots:
@@ -44,7 +49,19 @@ def touched(settings: Settings, streams: Sequence[RecordStream], since: Snapshot
         found = {name: _entries(table, since.get(name)) for name, table in tables.items() if table is not None}
         known = [day for table in tables.values() if table is not None for day in _days(_entries(table, None))]
     days = sorted({day for entries in found.values() for day in _days(entries)})
-    return Touched(days=days, last_day=max(known, default=None), snapshots=_newest(tables))
+    times = [at for name, table in tables.items() if table is not None for at in _commits(table, since.get(name))]
+    return Touched(days=days, last_day=max(known, default=None), snapshots=_newest(tables), since=min(times, default=None))
+
+
+def is_typed(settings: Settings, streams: Sequence[RecordStream]) -> bool:
+    """Whether all that has landed of the streams' topics is typed."""
+    with catalog(settings) as lake:
+        for stream in streams:
+            landed, typed = open_table(lake, names.landed(stream.topic)), open_table(lake, names.typed(stream.contract.name))
+            newest = None if landed is None else landed.current_snapshot()
+            if newest is not None and (typed is None or position_of(typed).landing_snapshot != newest.snapshot_id):
+                return False
+    return True
 
 
 def stale_days(found: Touched, first_day: date, last_day: date) -> tuple[date, date] | None:
@@ -86,6 +103,13 @@ def _since(table: "Table", after: int | None) -> set[int] | None:
         found.add(snapshot.snapshot_id)
         snapshot = None if snapshot.parent_snapshot_id is None else table.snapshot_by_id(snapshot.parent_snapshot_id)
     return found if snapshot is not None else None
+
+
+def _commits(table: "Table", after: int | None) -> list[datetime]:
+    """When the snapshots after one were committed (None, or one that is no ancestor: all that are known)."""
+    chain = _since(table, after)
+    known = [one for one in table.snapshots() if chain is None or one.snapshot_id in chain]
+    return [datetime.fromtimestamp(one.timestamp_ms / 1000, UTC) for one in known]
 
 
 def _days(entries: "Sequence[ManifestEntry]") -> set[date]:

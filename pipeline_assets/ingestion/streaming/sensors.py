@@ -17,7 +17,7 @@ from pipeline_assets.core import names
 from pipeline_assets.core.resources import UNFINISHED, Platform, dagster_errors, days, key
 from pipeline_assets.ingestion.streaming import health
 from pipeline_assets.ingestion.streaming.connect import open_connect
-from pipeline_assets.ingestion.streaming.progress import landed_snapshots, open_day_of, stale_days, touched
+from pipeline_assets.ingestion.streaming.progress import is_typed, landed_snapshots, open_day_of, stale_days, touched
 from pipeline_assets.ingestion.streaming.streams import change_log, followed, record_streams
 from pipeline_assets.ingestion.streaming.watching import Seen, Watch, look
 from pipeline_assets.ingestion.streaming.wiring import connectors_of, is_applied
@@ -27,6 +27,8 @@ SECONDS = 5
 WATCH_SECONDS = 15
 # What is seen is told when something is wrong or mended, and else so often.
 TOLD_EVERY = timedelta(minutes=2)
+# What lands in a burst is typed bit by bit; days wait so long for the rest of it, and no longer, as a stream may never pause.
+BURST = timedelta(seconds=30)
 GETS_ON = "gets_on"
 VERIFIED_AT = "0 5 * * *"
 
@@ -68,7 +70,7 @@ def _landed(use_case: UseCase) -> dg.SensorDefinition:
 
 def _typed(use_case: UseCase) -> dg.SensorDefinition:
     @dg.sensor(
-        name="events_typed",
+        name=names.EVENTS_TYPED,
         job_name=names.BUILD_FEATURES,
         minimum_interval_seconds=SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
@@ -81,6 +83,11 @@ def _typed(use_case: UseCase) -> dg.SensorDefinition:
         before = _cursor(context)
         with dagster_errors():
             found = touched(platform.settings, use_case.streams, before.get("snapshots", {}))
+            is_burst = (
+                found.since is not None and datetime.now(UTC) - found.since < BURST and not is_typed(platform.settings, use_case.streams)
+            )
+        if is_burst:
+            return dg.SkipReason("More has landed than is typed; the days are materialized once it is, or half a minute later.")
         waiting = [date.fromisoformat(before["open_day"])] if before.get("open_day") else []
         found = replace(found, days=sorted({*found.days, *waiting}))
         ended = _last_day(use_case)
