@@ -78,6 +78,7 @@ def _connector(use_case: UseCase, connector: Connector) -> dg.AssetsDefinition:
 def _landed(streams: Sequence[RecordStream], connectors: Sequence[Connector], topic: str) -> list[dg.AssetSpec]:
     """A topic, and the table that it lands in."""
     owners = sorted({stream.contract.owner for stream in streams if stream.topic == topic})
+    fresh = dg.FreshnessPolicy.time_window(fail_window=min(stream.contract.freshness for stream in streams if stream.topic == topic))
     writers = [one.name for one in connectors if one.topic is None and topic in {each.name for each in one.topics}]
     return [
         dg.AssetSpec(
@@ -87,6 +88,7 @@ def _landed(streams: Sequence[RecordStream], connectors: Sequence[Connector], to
             kinds={"kafka"},
             owners=owners,
             description=f"The topic {topic} of the broker.",
+            freshness_policy=fresh,
             metadata={"topic": topic},
         ),
         dg.AssetSpec(
@@ -96,6 +98,7 @@ def _landed(streams: Sequence[RecordStream], connectors: Sequence[Connector], to
             kinds={"kafka", "iceberg"},
             owners=owners,
             description=f"Records of the topic {topic} as they are: bytes, partition, offset and time. Kafka Connect appends them.",
+            freshness_policy=fresh,
             metadata={"topic": topic, "dagster/table_name": ".".join(names.landed(topic))},
         ),
     ]

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import catalog
 from pipeline_assets.core.iceberg import open_table
+from pipeline_assets.core.names import AssetName
 from pipeline_assets.core.settings import Settings
+from pipeline_assets.ingestion.streaming.landing import RECEIVED_AT
+from pipeline_assets.ingestion.streaming.topics import watermarks
 from pipeline_assets.ingestion.streaming.typed_table import position_of
 from pipeline_assets.spec.sources import RecordStream
 
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
     from pyiceberg.manifest import ManifestEntry
     from pyiceberg.table import Table
 
-EPOCH = date(1970, 1, 1)
+EPOCH, EPOCH_TIME = date(1970, 1, 1), datetime(1970, 1, 1, tzinfo=UTC)
 
 # The newest snapshot of each table by its name; a table that nothing was written to has none.
 Snapshots = Mapping[str, int]
@@ -33,6 +36,56 @@ class Touched:
     last_day: date | None
     snapshots: Snapshots
     since: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arrived:
+    """How far something has come that others write to: `position` is another one whenever more has come, `numbers` are to be shown."""
+
+    position: str
+    numbers: Mapping[str, int | str]
+
+
+def arrived(settings: Settings, topics: Sequence[str]) -> dict[AssetName, Arrived]:
+    """How far topics and the tables that they land in have come, by asset; those that nothing was written to are left out.
+
+    Of a topic that is its first and its next offset over all partitions, of a table its newest commit with the time (UTC) of that and of
+    the newest record in it, the watermark.
+    """
+    found: dict[AssetName, Arrived] = {}
+    known = watermarks(settings, topics)
+    with catalog(settings) as lake:
+        for topic in topics:
+            spans = [span for (name, _), span in known.items() if name == topic]
+            first, end = sum(low for low, _ in spans), sum(high for _, high in spans)
+            if end:
+                found[names.topic(topic)] = Arrived(position=f"{first} {end}", numbers={"records": end - first, "end_offsets": end})
+            table = open_table(lake, names.landed(topic))
+            if table is not None and (snapshot := table.current_snapshot()) is not None:
+                found[names.landed(topic)] = Arrived(position=str(snapshot.snapshot_id), numbers=_commit(table))
+    return found
+
+
+def _commit(table: "Table") -> Mapping[str, int | str]:
+    """The newest commit of a landing table."""
+    from pyiceberg.conversions import from_bytes
+    from pyiceberg.types import TimestamptzType
+
+    snapshot = table.current_snapshot()
+    if snapshot is None:
+        return {}
+    field = table.schema().find_field(RECEIVED_AT).field_id
+    own = [one for one in snapshot.manifests(table.io) if one.added_snapshot_id == snapshot.snapshot_id]
+    files = [entry.data_file for one in own for entry in one.fetch_manifest_entry(table.io) if entry.snapshot_id == snapshot.snapshot_id]
+    times = [int(from_bytes(TimestamptzType(), file.upper_bounds[field])) for file in files if field in (file.upper_bounds or {})]
+    told = {} if snapshot.summary is None else snapshot.summary.additional_properties
+    return {
+        "rows": int(told.get("total-records", 0)),
+        "last_commit": datetime.fromtimestamp(snapshot.timestamp_ms / 1000, UTC).isoformat(),
+        # As text: the page would show numbers of 19 digits rounded.
+        "snapshot_id": str(snapshot.snapshot_id),
+        **({"watermark": (EPOCH_TIME + timedelta(microseconds=max(times))).isoformat()} if times else {}),
+    }
 
 
 def landed_snapshots(settings: Settings, streams: Sequence[RecordStream]) -> Snapshots:

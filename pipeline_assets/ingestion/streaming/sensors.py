@@ -17,10 +17,10 @@ from pipeline_assets.core import names
 from pipeline_assets.core.resources import UNFINISHED, Platform, dagster_errors, days, key
 from pipeline_assets.ingestion.streaming import health
 from pipeline_assets.ingestion.streaming.connect import open_connect
-from pipeline_assets.ingestion.streaming.progress import is_typed, landed_snapshots, open_day_of, stale_days, touched
+from pipeline_assets.ingestion.streaming.progress import Arrived, arrived, is_typed, landed_snapshots, open_day_of, stale_days, touched
 from pipeline_assets.ingestion.streaming.streams import change_log, followed, record_streams
 from pipeline_assets.ingestion.streaming.watching import Seen, Watch, look
-from pipeline_assets.ingestion.streaming.wiring import connectors_of, is_applied
+from pipeline_assets.ingestion.streaming.wiring import connectors_of, is_applied, topics_of
 from pipeline_assets.spec.use_case import UseCase
 
 SECONDS = 5
@@ -144,6 +144,7 @@ def _watched(use_case: UseCase) -> dg.SensorDefinition:
         watch = Watch(now=datetime.now(UTC), memories=memories, restarts=restarts)
         with dagster_errors(), open_connect(platform.settings) as connect:
             look(platform.settings, connect, use_case, watch)
+            come = arrived(platform.settings, topics_of(use_case))
             lacking = [one.name for one in connectors_of(use_case) if not is_applied(platform.settings, connect, one)]
         wrong = sorted("/".join(asset) for asset, seen in watch.seen.items() if seen.trouble)
         told_at = datetime.fromisoformat(before["told_at"]) if "told_at" in before else None
@@ -152,10 +153,13 @@ def _watched(use_case: UseCase) -> dg.SensorDefinition:
             "told_at": (watch.now if tell or told_at is None else told_at).isoformat(),
             "wrong": wrong,
             "remembered": health.dump(watch.memories, watch.restarts),
+            "arrived": {"/".join(asset): one.position for asset, one in come.items()} if tell else before.get("arrived", {}),
         }
+        news = [_arrival(asset, one) for asset, one in come.items() if before.get("arrived", {}).get("/".join(asset)) != one.position]
+        seen = [event for asset, one in watch.seen.items() for event in _events(asset, one)]
         return dg.SensorResult(
             run_requests=[dg.RunRequest()] if lacking and not _is_running(context, names.CONNECT_STREAMS) else [],
-            asset_events=[event for asset, seen in watch.seen.items() for event in _events(asset, seen)] if tell else [],
+            asset_events=[*news, *seen] if tell else [],
             cursor=json.dumps(cursor),
         )
 
@@ -169,6 +173,11 @@ def _events(asset: names.AssetName, seen: Seen) -> list[dg.AssetObservation | dg
         asset_key=key(asset), check_name=GETS_ON, passed=seen.trouble is None, severity=dg.AssetCheckSeverity.ERROR, metadata=told
     )
     return [dg.AssetObservation(key(asset), metadata=dict(seen.numbers)), check]
+
+
+def _arrival(asset: names.AssetName, arrived: Arrived) -> dg.AssetMaterialization:
+    """That more has come to what others write to: so Dagster knows how fresh it is."""
+    return dg.AssetMaterialization(key(asset), metadata=dict(arrived.numbers))
 
 
 def _is_running(context: dg.SensorEvaluationContext, job: str) -> bool:
