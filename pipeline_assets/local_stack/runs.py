@@ -1,7 +1,7 @@
 """Starts runs on the live Dagster of the stack and follows them, through the GraphQL interface that its own web page uses."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
@@ -47,11 +47,11 @@ query Cursor($sensor: SensorSelector!) {
     ... on Sensor { sensorState { typeSpecificData { ... on SensorData { lastCursor } } } }
   }
 }"""
-TEXTS = """
-query Texts($asset: AssetKeyInput!) {
+TOLD = """
+query Told($asset: AssetKeyInput!) {
   assetNodeOrError(assetKey: $asset) {
     ... on AssetNode {
-      assetMaterializations(limit: 1) { metadataEntries { label ... on TextMetadataEntry { text } } }
+      assetMaterializations(limit: 1) { metadataEntries { label ... on TextMetadataEntry { text } ... on IntMetadataEntry { intValue } } }
     }
   }
 }"""
@@ -161,10 +161,11 @@ class Dagster:
         state = self._ask(CURSOR, {"sensor": selector})["sensorOrError"]["sensorState"]
         return (state["typeSpecificData"] or {}).get("lastCursor")
 
-    def texts(self, asset: names.AssetName) -> dict[str, str]:
-        """The texts that the newest materialization of an asset tells; none where there is no such."""
-        found = self._ask(TEXTS, {"asset": {"path": list(asset)}})["assetNodeOrError"].get("assetMaterializations", [])
-        return {entry["label"]: entry["text"] for one in found for entry in one["metadataEntries"] if "text" in entry}
+    def told(self, asset: Sequence[str]) -> dict[str, str | int]:
+        """The texts and whole numbers that the newest materialization of an asset tells; none where there is no such."""
+        found = self._ask(TOLD, {"asset": {"path": list(asset)}})["assetNodeOrError"].get("assetMaterializations", [])
+        entries = [entry for one in found for entry in one["metadataEntries"]]
+        return {entry["label"]: entry.get("text", entry.get("intValue")) for entry in entries if {"text", "intValue"} & entry.keys()}
 
     def unfinished(self, job: str) -> list[str]:
         """The runs of `job` that have not ended, one whose process was killed included."""

@@ -105,8 +105,8 @@ def test_a_range_of_days_is_staged_in_one_run_with_numbers_for_each_day(world: W
     }
     assert checks == {
         (world.name, "contract"): (False, warning),
-        (world.name, "complete"): (False, warning),
         (stream.contract.name, "contract"): (True, warning),
+        (stream.contract.name, "complete"): (False, warning),
     }
 
 

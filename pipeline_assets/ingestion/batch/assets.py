@@ -36,6 +36,8 @@ def defs(use_case: UseCase) -> dg.Definitions:
 
 def _staged(use_case: UseCase, source: Source) -> dg.AssetsDefinition:
     contract, by_day = source.contract, source.load == "daily"
+    # A history has no rows of the days since its stream began; the stream tells whether a day has none at all.
+    is_history = source in [stream.history for stream in use_case.streams]
     asset_key = key(names.staged(contract.name))
 
     @dg.asset(
@@ -53,7 +55,7 @@ def _staged(use_case: UseCase, source: Source) -> dg.AssetsDefinition:
         freshness_policy=dg.FreshnessPolicy.time_window(fail_window=contract.freshness),
         check_specs=[
             dg.AssetCheckSpec(CONTRACT, asset=asset_key, blocking=True, description="Rows keep their contract; others are in quarantine."),
-            dg.AssetCheckSpec(COMPLETE, asset=asset_key, description="No partition is without rows."),
+            *([] if is_history else [dg.AssetCheckSpec(COMPLETE, asset=asset_key, description="No partition is without rows.")]),
         ],
     )
     def staged(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
@@ -71,7 +73,9 @@ def _staged(use_case: UseCase, source: Source) -> dg.AssetsDefinition:
         if by_day:
             for one in done:
                 context.add_asset_metadata(summary.partition_facts(one), partition_key=one.manifest.partition)
-        yield dg.MaterializeResult(metadata=_metadata(source, done, monotonic() - begun), check_results=_checks(done))
+        yield dg.MaterializeResult(
+            metadata=_metadata(source, done, monotonic() - begun), check_results=_checks(done, is_whole=not is_history)
+        )
 
     return staged
 
@@ -105,16 +109,17 @@ def _metadata(source: Source, staged: Sequence[Staged], seconds: float) -> dict[
     }
 
 
-def _checks(staged: Sequence[Staged]) -> list[dg.AssetCheckResult]:
-    broken, empty = summary.reasons(staged), summary.empty_partitions(staged)
-    return [
-        dg.AssetCheckResult(
-            check_name=CONTRACT, passed=not broken, severity=dg.AssetCheckSeverity.WARN, metadata={"broken_by_reason": broken}
-        ),
-        dg.AssetCheckResult(
-            check_name=COMPLETE, passed=not empty, severity=dg.AssetCheckSeverity.WARN, metadata={"partitions_without_rows": empty}
-        ),
-    ]
+def _checks(staged: Sequence[Staged], *, is_whole: bool) -> list[dg.AssetCheckResult]:
+    broken, warn = summary.reasons(staged), dg.AssetCheckSeverity.WARN
+    kept = dg.AssetCheckResult(check_name=CONTRACT, passed=not broken, severity=warn, metadata={"broken_by_reason": broken})
+    return [kept, complete(staged)] if is_whole else [kept]
+
+
+def complete(staged: Sequence[Staged]) -> dg.AssetCheckResult:
+    """The check that no partition is without rows."""
+    empty = summary.empty_partitions(staged)
+    told = {"partitions_without_rows": empty}
+    return dg.AssetCheckResult(check_name=COMPLETE, passed=not empty, severity=dg.AssetCheckSeverity.WARN, metadata=told)
 
 
 def _refused(asset_key: dg.AssetKey, error: ContractViolation) -> dg.AssetCheckResult:

@@ -20,6 +20,7 @@ from pipeline_assets.core.resources import (
     source_changed,
 )
 from pipeline_assets.ingestion.batch import summary
+from pipeline_assets.ingestion.batch.assets import COMPLETE, complete
 from pipeline_assets.ingestion.streaming import sensors
 from pipeline_assets.ingestion.streaming.changes import log_contract
 from pipeline_assets.ingestion.streaming.connect import open_connect
@@ -263,7 +264,10 @@ def _staged(use_case: UseCase, stream: EventStream) -> dg.AssetsDefinition:
         metadata={"dagster/column_schema": column_schema(contract), "topic": stream.topic},
         freshness_policy=dg.FreshnessPolicy.time_window(fail_window=contract.freshness),
         check_specs=[
-            dg.AssetCheckSpec(CONTRACT, asset=asset_key, blocking=True, description="Events keep their contract; others are in quarantine.")
+            dg.AssetCheckSpec(
+                CONTRACT, asset=asset_key, blocking=True, description="Events keep their contract; others are in quarantine."
+            ),
+            dg.AssetCheckSpec(COMPLETE, asset=asset_key, description="No day is without events, from history or topic."),
         ],
     )
     def staged(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
@@ -277,7 +281,7 @@ def _staged(use_case: UseCase, stream: EventStream) -> dg.AssetsDefinition:
         for one in done.days:
             context.add_asset_metadata(summary.partition_facts(one), partition_key=one.manifest.partition)
         check = _check(asset_key, summary.reasons(done.days), dg.AssetCheckSeverity.WARN)
-        yield dg.MaterializeResult(metadata=_staged_metadata(stream, done, monotonic() - begun), check_results=[check])
+        yield dg.MaterializeResult(metadata=_staged_metadata(stream, done, monotonic() - begun), check_results=[check, complete(done.days)])
 
     return staged
 
