@@ -201,6 +201,10 @@ class _Rules:
             yield Problem(
                 module="sources", subject=subject, field="format.schema", problem="is no Avro record", expected="a schema as JSON"
             )
+        if isinstance(written, Avro) and written.registry is not None and not written.is_framed:
+            yield Problem(
+                module="sources", subject=subject, field="format.registry", problem="is set", expected="framed records (is_framed=True)"
+            )
         if isinstance(written, CloudEvent):
             for _, name in written.attributes:
                 yield from _unknown("sources", subject, "format.attributes", name, fields)

@@ -66,11 +66,14 @@ class CsvLine:
 class Avro:
     """Each record is an Avro record of `schema` (JSON text), without a container.
 
-    `is_framed`: five bytes stand before it, a zero and the id that a schema registry gave its schema (Confluent's wire format).
+    `is_framed`: five bytes stand before it, a zero and the id that a schema registry gave its schema (Confluent's wire format). The
+    settings give URL and credentials of `registry`: with one, a record is read with the schema that it was written with, which the
+    registry has under that id, and resolved to `schema` by Avro's rules; without one it must have been written with `schema`.
     """
 
     schema: str
     is_framed: bool = False
+    registry: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

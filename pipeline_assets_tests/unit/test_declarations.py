@@ -113,6 +113,7 @@ COLUMNS = ("flight_id", "carrier", "tailnum", "origin", "dest", "event_at", "del
         ({"format": CsvLine(columns=(*COLUMNS, "recorded_at"), delimiter="||")}, "delimiter"),
         ({"format": Avro(schema="{")}, "format.schema"),
         ({"format": Avro(schema='"string"')}, "format.schema"),
+        ({"format": Avro(schema='{"type": "record", "name": "Departure", "fields": []}', registry="events")}, "format.registry"),
         ({"format": CloudEvent(attributes=(("id", "nowhere"),))}, "format.attributes"),
         ({"format": DebeziumChange(lsn="nowhere")}, "format"),
         ({"topic": "flight-arrivals"}, "route"),

@@ -21,7 +21,7 @@ from pipeline_assets.core.errors import ContractViolation, LakeBusy, OffsetsMiss
 from pipeline_assets.ingestion.streaming import chunks, landing, typed_rows
 from pipeline_assets.ingestion.streaming.chunks import Chunk
 from pipeline_assets.ingestion.streaming.offsets import Seen, minus, spans_of, union
-from pipeline_assets.ingestion.streaming.records import share_of
+from pipeline_assets.ingestion.streaming.records import RecordReader, share_of
 from pipeline_assets.ingestion.streaming.refetch import Refetch, Refetched, refuse
 from pipeline_assets.ingestion.streaming.typed_rows import Typed, type_into
 from pipeline_assets.ingestion.streaming.typed_table import position_of, typed_table
@@ -62,7 +62,8 @@ class Bench:
 
     def type(self) -> Typed:
         """Types what has landed."""
-        return type_into(self.lake, self.stream, share_of(self.stream, self.streams), self.keep, self.refetch, run_id="test")
+        reader = RecordReader(self.stream, share_of(self.stream, self.streams))
+        return type_into(self.lake, self.stream, reader, self.keep, self.refetch, run_id="test")
 
     @property
     def table(self) -> Table:

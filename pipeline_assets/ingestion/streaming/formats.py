@@ -13,9 +13,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from functools import cache, partial
 from typing import Any
 
 from pipeline_assets.ingestion.sources.json_rows import Fault, json_object
+from pipeline_assets.ingestion.streaming.schema_registry import SchemaOf, nobody
 from pipeline_assets.spec.contracts import Contract, FieldType
 from pipeline_assets.spec.sources import Avro, CloudEvent, CsvLine, DebeziumChange, Format, JsonObject
 
@@ -39,10 +41,11 @@ class Event:
 Decode = Callable[[bytes | None], Event | None]
 
 
-def decoder(contract: Contract, written: Format) -> Decode:
+def decoder(contract: Contract, written: Format, schema_of: SchemaOf = nobody) -> Decode:
     """A function from the bytes of a record to its event; None for a record that is no event and no fault.
 
-    The function raises Fault for bytes that are not of the format.
+    `schema_of` asks the registry that the format names, if any. The function raises Fault for bytes that are not of the format, and
+    whatever `schema_of` raises where it cannot tell.
     """
     types = {field.name: field.type for field in contract.fields}
     match written:
@@ -51,7 +54,7 @@ def decoder(contract: Contract, written: Format) -> Decode:
         case CsvLine():
             return _with_bytes(lambda payload: _bare(_csv_values(written, types, payload)))
         case Avro():
-            return _with_bytes(_avro_decoder(written))
+            return _with_bytes(_avro_decoder(written, schema_of))
         case CloudEvent():
             return _with_bytes(lambda payload: _cloud_event(written, payload))
         case DebeziumChange():
@@ -94,26 +97,50 @@ def _value_of(kind: FieldType | None, text: str) -> Any:
     return BOOLEANS.get(text, text) if kind == "boolean" else text
 
 
-def _avro_decoder(written: Avro) -> Callable[[bytes], Event]:
+def _avro_decoder(written: Avro, schema_of: SchemaOf) -> Callable[[bytes], Event]:
     import fastavro
+    from fastavro.read import SchemaResolutionError
 
-    schema = fastavro.parse_schema(json.loads(written.schema))
-    skipped = FRAME_BYTES if written.is_framed else 0
+    declared = fastavro.parse_schema(json.loads(written.schema))
+    writers = cache(partial(_writer_schema, schema_of))
 
     def decode(payload: bytes) -> Event:
         content = io.BytesIO(payload)
-        if content.read(skipped)[:1] != b"\0"[:skipped]:
-            raise Fault("not this Avro schema")
+        number = _schema_id(content.read(FRAME_BYTES)) if written.is_framed else 0
+        writer = declared if written.registry is None else writers(number)
+        if writer is None:
+            raise Fault("unknown schema id")
         try:
-            found = fastavro.schemaless_reader(content, schema, None)
+            found = fastavro.schemaless_reader(content, writer, None if writer is declared else declared)
         # What fastavro raises for bytes of another schema depends on where it gets lost.
-        except (ValueError, TypeError, LookupError, EOFError, OverflowError, MemoryError, StopIteration, struct.error) as error:
+        except (
+            ValueError, TypeError, LookupError, EOFError, OverflowError, MemoryError, StopIteration, struct.error, SchemaResolutionError
+        ) as error:  # fmt: skip
             raise Fault("not this Avro schema") from error
         if not isinstance(found, dict) or content.read(1):
             raise Fault("not this Avro schema")
         return _bare({name: _json_value(value) for name, value in found.items()})
 
     return decode
+
+
+def _schema_id(frame: bytes) -> int:
+    """The id in a frame: four bytes after a zero."""
+    if len(frame) < FRAME_BYTES or frame[0]:
+        raise Fault("not this Avro schema")
+    return int.from_bytes(frame[1:])
+
+
+def _writer_schema(schema_of: SchemaOf, number: int) -> Any | None:
+    """The schema of an id as fastavro reads it; None where there is none that it can read."""
+    import fastavro
+    from fastavro.schema import SchemaParseException
+
+    found = schema_of(number)
+    try:
+        return None if found is None else fastavro.parse_schema(found)
+    except (SchemaParseException, ValueError, TypeError, LookupError, RecursionError):
+        return None
 
 
 def _json_value(value: Any) -> Any:

@@ -14,6 +14,7 @@ from pipeline_assets.ingestion.sources.contracts import Checked, check_batch
 from pipeline_assets.ingestion.sources.json_rows import Fault, check_objects
 from pipeline_assets.ingestion.streaming.formats import decoder
 from pipeline_assets.ingestion.streaming.plain_json import PlainRows, plain_json
+from pipeline_assets.ingestion.streaming.schema_registry import SchemaOf, nobody
 from pipeline_assets.spec.sources import JsonObject, RecordStream
 
 PAYLOAD, RECEIVED_AT = "payload", "received_at"
@@ -58,12 +59,12 @@ class CheckedRecords:
 
 
 class RecordReader:
-    """Reads the records of a topic as the rows of a stream."""
+    """Reads the records of a topic as the rows of a stream; `schema_of` asks the registry that its format names, if any."""
 
-    def __init__(self, stream: RecordStream, share: Share) -> None:
+    def __init__(self, stream: RecordStream, share: Share, schema_of: SchemaOf = nobody) -> None:
         self.contract = stream.contract
         self._share = share
-        self._decode = decoder(stream.contract, stream.format)
+        self._decode = decoder(stream.contract, stream.format, schema_of)
         self._plain = plain_json(stream.contract, share.field) if isinstance(stream.format, JsonObject) else None
         self._known_at = stream.contract.known_at if stream.known_at_record_time else None
 

@@ -24,6 +24,7 @@ from pipeline_assets.ingestion.sources import quarantine
 from pipeline_assets.ingestion.sources.quarantine import QuarantinedRow
 from pipeline_assets.ingestion.streaming import landing
 from pipeline_assets.ingestion.streaming.records import RecordReader, share_of
+from pipeline_assets.ingestion.streaming.schema_registry import schemas_of
 from pipeline_assets.ingestion.streaming.typed_table import (
     OFFSET_SCHEMA,
     append_events,
@@ -60,7 +61,7 @@ def replay_records(settings: Settings, asked: Sequence[RecordStream], streams: S
             catalog(settings) as lake,
         ):
             connection.autocommit = True
-            reader, days, still_broken = RecordReader(stream, share_of(stream, streams)), Counter[date](), 0
+            reader, days, still_broken = _reader(settings, stream, streams), Counter[date](), 0
             for page in _pages(connection, stream):
                 passed, kept = _replay(connection, lake, stream, reader, page)
                 days.update(passed)
@@ -69,6 +70,10 @@ def replay_records(settings: Settings, asked: Sequence[RecordStream], streams: S
         if still_broken:
             found.append(Replayed(source=contract.name, partition=names.STREAM, replayed=0, still_broken=still_broken))
     return found
+
+
+def _reader(settings: Settings, stream: RecordStream, streams: Sequence[RecordStream]) -> RecordReader:
+    return RecordReader(stream, share_of(stream, streams), schemas_of(settings, stream.format))
 
 
 def _pages(connection: "psycopg.Connection", stream: RecordStream) -> Iterator[list[QuarantinedRow]]:

@@ -27,8 +27,9 @@ from pipeline_assets.ingestion.streaming import landing
 from pipeline_assets.ingestion.streaming.chunks import Chunk, Tally, arrivals, chunks
 from pipeline_assets.ingestion.streaming.landing import Increment
 from pipeline_assets.ingestion.streaming.offsets import Seen, Spans
-from pipeline_assets.ingestion.streaming.records import RecordReader, Share, share_of
+from pipeline_assets.ingestion.streaming.records import RecordReader, share_of
 from pipeline_assets.ingestion.streaming.refetch import Refetch, refuse
+from pipeline_assets.ingestion.streaming.schema_registry import schemas_of
 from pipeline_assets.ingestion.streaming.typed_table import Position, append_events, position_of, rows_of, typed_schema, typed_table
 from pipeline_assets.spec.sources import RecordStream
 
@@ -80,11 +81,13 @@ def type_landed(
 
     streams: all that are declared, from which follows what this one takes of a topic it shares. Raises OffsetsMissing for a gap in the
     offsets that `refetch` cannot fill, TableMismatch for landed records without a place, SchemaConflict if the typed table cannot
-    follow the contract (nothing is written then); ContractViolation or SourceChanged for a chunk with too many broken records, which then
-    is not written, nor what comes after it; LakeBusy if other writers always came first.
+    follow the contract (nothing is written then); ContractViolation or SourceChanged for a chunk with too many broken records,
+    SourceUnavailable or SourceRefused for one with a schema that the registry does not tell: it then is not written, nor what comes after
+    it; LakeBusy if other writers always came first.
     """
     quarantine.create(settings)
     contract = stream.contract
+    reader = RecordReader(stream, share_of(stream, streams), schemas_of(settings, stream.format))
     with (
         closing(warehouse(settings)) as connection,
         quarantine.locked(connection, contract.name, names.STREAM),
@@ -96,15 +99,15 @@ def type_landed(
             covered = [(number, *span) for number, spans in chunk.covered.partitions.items() for span in spans]
             quarantine.replace_records(connection, contract.name, stream.topic, covered, chunk.broken, run_id)
 
-        return type_into(lake, stream, share_of(stream, streams), keep, refetch, run_id=run_id)
+        return type_into(lake, stream, reader, keep, refetch, run_id=run_id)
 
 
-def type_into(lake: "Catalog", stream: RecordStream, share: Share, keep: Keep, refetch: Refetch, *, run_id: str) -> Typed:
-    """As `type_landed`, with a catalog at hand and a function that puts the broken records of a chunk in quarantine."""
+def type_into(lake: "Catalog", stream: RecordStream, reader: RecordReader, keep: Keep, refetch: Refetch, *, run_id: str) -> Typed:
+    """As `type_landed`, with a catalog and a reader at hand, and a function that puts the broken records of a chunk in quarantine."""
     from pyiceberg.exceptions import CommitFailedException
 
     table = typed_table(lake, stream.contract)
-    run = _Run(lake=lake, table=table, stream=stream, reader=RecordReader(stream, share), keep=keep, refetch=refetch, run_id=run_id)
+    run = _Run(lake=lake, table=table, stream=stream, reader=reader, keep=keep, refetch=refetch, run_id=run_id)
     before, began = position_of(table), table.current_snapshot()
     try:
         for attempt in stamina.retry_context(on=CommitFailedException, attempts=ATTEMPTS, wait_initial=0.05, wait_max=2.0, wait_jitter=0.1):
