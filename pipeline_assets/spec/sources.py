@@ -81,9 +81,12 @@ class CloudEvent:
     """Each record is a CloudEvents 1.0 event in structured JSON whose `data` holds the contract's fields.
 
     attributes: pairs of an attribute of the envelope (such as `id`, `source`, `type`, `time`) and the field that takes its value.
+    `is_binary`: records may be in binary mode too. Their value is the data, their headers are the attributes (`ce_id`, `ce_time` and so
+    on, `content-type` for `datacontenttype`), and so headers are landed: those that an event must have, and those that are named here.
     """
 
     attributes: tuple[tuple[str, str], ...] = ()
+    is_binary: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

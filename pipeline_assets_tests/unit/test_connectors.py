@@ -49,6 +49,22 @@ def test_the_connectors_are_as_they_were(settings: Settings) -> None:
     assert found == json.loads(SNAPSHOT.read_text()), json.dumps(found, indent=2)
 
 
+def test_headers_are_landed_where_a_stream_reads_them(settings: Settings) -> None:
+    """One transform a header, between those that every landing has; all else is as without them."""
+    plain, told = (connectors.landing(settings, "events", headers) for headers in ((), ("content-type", "ce_id")))
+
+    assert {name: value for name, value in told.items() if plain.get(name) != value} == {
+        "header.converter": "org.apache.kafka.connect.converters.ByteArrayConverter",
+        "transforms": "hoist,content_type,ce_id,insert",
+        **{f"transforms.{name}.type": "io.debezium.transforms.HeaderToValue" for name in ("content_type", "ce_id")},
+        **{f"transforms.{name}.operation": "copy" for name in ("content_type", "ce_id")},
+        "transforms.content_type.headers": "content-type",
+        "transforms.content_type.fields": "content_type",
+        "transforms.ce_id.headers": "ce_id",
+        "transforms.ce_id.fields": "ce_id",
+    }
+
+
 def test_no_secret_is_in_a_configuration(settings: Settings) -> None:
     """Passwords and keys are taken from the file of secrets, by name."""
     found = {**connectors.changes(settings, "airline_ops", TABLES), **connectors.landing(settings, flight_departures.topic)}

@@ -1,7 +1,7 @@
 """What a record of a topic says: its bytes read as a declared format, one record at a time.
 
 Whatever the format, a record becomes the values of a JSON object by field, so that the contract is enforced by the same code as for the
-pages of an API. CloudEvents in binary mode keep their attributes in the headers of the record, which are not landed: they are not read.
+pages of an API. Headers are read of CloudEvents in binary mode alone, which keep their attributes there.
 """
 
 import csv
@@ -19,7 +19,7 @@ from typing import Any
 from pipeline_assets.ingestion.sources.json_rows import Fault, json_object
 from pipeline_assets.ingestion.streaming.schema_registry import SchemaOf, nobody
 from pipeline_assets.spec.contracts import Contract, FieldType
-from pipeline_assets.spec.sources import Avro, CloudEvent, CsvLine, DebeziumChange, Format, JsonObject
+from pipeline_assets.spec.sources import Avro, CloudEvent, CsvLine, DebeziumChange, Format, JsonObject, RecordStream
 
 INTEGER = re.compile(r"-?[0-9]{1,400}")
 NUMBER = re.compile(r"-?[0-9]{1,400}(\.[0-9]+)?([eE][+-]?[0-9]{1,4})?")
@@ -27,6 +27,11 @@ BOOLEANS = {"true": True, "false": False}
 FRAME_BYTES = 5
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 TRUNCATE = "t"
+# The attributes that an event must have, and the header of the one that is no `ce_…`.
+REQUIRED = ("specversion", "id", "source", "type")
+CONTENT_TYPE, DATA_CONTENT_TYPE, ATTRIBUTE = "content-type", "datacontenttype", "ce_"
+# What an event in structured mode says that it is, whatever stands in its other headers.
+STRUCTURED = b"application/cloudevents"
 ROW_OPERATIONS = {"c": "after", "u": "after", "r": "after", "d": "before"}
 
 
@@ -38,11 +43,26 @@ class Event:
     envelope: Mapping[str, Any]
 
 
-Decode = Callable[[bytes | None], Event | None]
+# The headers of a record by name, as far as it has them: those of `headers_of`.
+Headers = Mapping[str, bytes]
+Decode = Callable[[bytes | None, Headers], Event | None]
+
+
+def headers_of(stream: RecordStream) -> tuple[str, ...]:
+    """The headers that the records of a stream are read by; none unless they may be CloudEvents in binary mode."""
+    if not isinstance(stream.format, CloudEvent) or not stream.format.is_binary:
+        return ()
+    routed = () if stream.route is None else (stream.route.field,)
+    named = (*REQUIRED, *(attribute for attribute, _ in stream.format.attributes), *routed)
+    return tuple(dict.fromkeys((CONTENT_TYPE, *(_header_of(attribute) for attribute in named))))
+
+
+def _header_of(attribute: str) -> str:
+    return CONTENT_TYPE if attribute == DATA_CONTENT_TYPE else f"{ATTRIBUTE}{attribute}"
 
 
 def decoder(contract: Contract, written: Format, schema_of: SchemaOf = nobody) -> Decode:
-    """A function from the bytes of a record to its event; None for a record that is no event and no fault.
+    """A function from the bytes and headers of a record to its event; None for a record that is no event and no fault.
 
     `schema_of` asks the registry that the format names, if any. The function raises Fault for bytes that are not of the format, and
     whatever `schema_of` raises where it cannot tell.
@@ -50,24 +70,24 @@ def decoder(contract: Contract, written: Format, schema_of: SchemaOf = nobody) -
     types = {field.name: field.type for field in contract.fields}
     match written:
         case JsonObject():
-            return _with_bytes(lambda payload: _bare(json_object(payload)))
+            return _with_bytes(lambda payload, _: _bare(json_object(payload)))
         case CsvLine():
-            return _with_bytes(lambda payload: _bare(_csv_values(written, types, payload)))
+            return _with_bytes(lambda payload, _: _bare(_csv_values(written, types, payload)))
         case Avro():
             return _with_bytes(_avro_decoder(written, schema_of))
         case CloudEvent():
-            return _with_bytes(lambda payload: _cloud_event(written, payload))
+            return _with_bytes(lambda payload, headers: _cloud_event(written, payload, headers))
         case DebeziumChange():
-            return lambda payload: None if payload is None else _change(written, types, payload)
+            return lambda payload, _: None if payload is None else _change(written, types, payload)
 
 
-def _with_bytes(decode: Callable[[bytes], Event]) -> Decode:
+def _with_bytes(decode: Callable[[bytes, Headers], Event]) -> Decode:
     """The same for records that must not be null."""
 
-    def read(payload: bytes | None) -> Event:
+    def read(payload: bytes | None, headers: Headers) -> Event:
         if payload is None:
             raise Fault("empty record")
-        return decode(payload)
+        return decode(payload, headers)
 
     return read
 
@@ -97,14 +117,14 @@ def _value_of(kind: FieldType | None, text: str) -> Any:
     return BOOLEANS.get(text, text) if kind == "boolean" else text
 
 
-def _avro_decoder(written: Avro, schema_of: SchemaOf) -> Callable[[bytes], Event]:
+def _avro_decoder(written: Avro, schema_of: SchemaOf) -> Callable[[bytes, Headers], Event]:
     import fastavro
     from fastavro.read import SchemaResolutionError
 
     declared = fastavro.parse_schema(json.loads(written.schema))
     writers = cache(partial(_writer_schema, schema_of))
 
-    def decode(payload: bytes) -> Event:
+    def decode(payload: bytes, _: Headers) -> Event:
         content = io.BytesIO(payload)
         number = _schema_id(content.read(FRAME_BYTES)) if written.is_framed else 0
         writer = declared if written.registry is None else writers(number)
@@ -150,14 +170,27 @@ def _json_value(value: Any) -> Any:
     return float(value) if isinstance(value, Decimal) else value
 
 
-def _cloud_event(written: CloudEvent, payload: bytes) -> Event:
-    envelope = json_object(payload)
-    required = [envelope.get(name) for name in ("specversion", "id", "source", "type")]
-    kind, data = envelope.get("datacontenttype", "application/json"), envelope.get("data")
+def _cloud_event(written: CloudEvent, payload: bytes, headers: Headers) -> Event:
+    is_binary = _header_of("specversion") in headers and not headers.get(CONTENT_TYPE, b"").lower().startswith(STRUCTURED)
+    envelope = _attributes(headers) if is_binary else json_object(payload)
+    required = [envelope.get(name) for name in REQUIRED]
+    kind = envelope.get(DATA_CONTENT_TYPE, "application/json")
     is_json = isinstance(kind, str) and kind.partition(";")[0].strip().lower().endswith(("/json", "+json"))
-    if not all(isinstance(value, str) and value for value in required) or not is_json or not isinstance(data, dict):
+    if not all(isinstance(value, str) and value for value in required) or not is_json:
+        raise Fault("not a CloudEvent")
+    data = json_object(payload) if is_binary else envelope.get("data")
+    if not isinstance(data, dict):
         raise Fault("not a CloudEvent")
     return Event(values=data | {field: envelope.get(name) for name, field in written.attributes}, envelope=envelope)
+
+
+def _attributes(headers: Headers) -> dict[str, Any]:
+    """The attributes of an event in binary mode."""
+    try:
+        told = {name: value.decode() for name, value in headers.items()}
+    except ValueError as error:
+        raise Fault("not a CloudEvent") from error
+    return {DATA_CONTENT_TYPE if name == CONTENT_TYPE else name.removeprefix(ATTRIBUTE): value for name, value in told.items()}
 
 
 def _change(written: DebeziumChange, types: Mapping[str, FieldType], payload: bytes) -> Event:

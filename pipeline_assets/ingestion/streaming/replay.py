@@ -90,7 +90,7 @@ def _replay(
     table = typed_table(lake, stream.contract)
     seen = position_of(table).seen
     rows = [row for row in page if seen.has(row.topic_partition or 0, np.array([row.topic_offset]))[0]]
-    records = _records(rows)
+    records = _records(rows, reader.headers)
     checked = reader.read(records).checked
     events = typed_events(stream.contract, checked, records)
     _append(lake, table, stream, events)
@@ -101,15 +101,16 @@ def _replay(
     return days_of(events.column(stream.contract.event_at)).to_pylist(), len(rows) - events.num_rows
 
 
-def _records(rows: Sequence[QuarantinedRow]) -> pa.Table:
+def _records(rows: Sequence[QuarantinedRow], headers: Sequence[str]) -> pa.Table:
     columns = [
         [None if row.reason == EMPTY else row.original for row in rows],
         [row.topic for row in rows],
         [row.topic_partition for row in rows],
         [row.topic_offset for row in rows],
         [row.received_at for row in rows],
+        *([row.header(header) for row in rows] for header in headers),
     ]
-    return pa.table(columns, schema=landing.SCHEMA)
+    return pa.table(columns, schema=landing.schema_with(headers))
 
 
 def _append(lake: "Catalog", table: "Table", stream: RecordStream, events: pa.Table) -> None:

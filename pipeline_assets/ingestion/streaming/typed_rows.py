@@ -135,12 +135,12 @@ class _Run:
     def once(self) -> None:
         """Types the increment from where the table stands now."""
         position = position_of(self.table.refresh())
-        landed = landing.ensure_landing_table(self.lake, self.stream.topic)
+        landed = landing.ensure_landing_table(self.lake, self.stream.topic, self.reader.headers)
         found = landing.increment(landed, position.landing_snapshot, position.seen)
         if found.snapshot_id == position.landing_snapshot:
             return
         gaps = self._gaps(landed, found, position.seen)
-        arrived = arrivals(landed, self.stream.topic, found, gaps, self.refetch)
+        arrived = arrivals(landed, self.stream.topic, found, gaps, self.refetch, self.reader.headers)
         for chunk in chunks(arrived, self.reader, position.seen):
             position = self._commit(chunk, position, found.snapshot_id)
 
