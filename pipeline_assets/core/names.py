@@ -108,6 +108,11 @@ def landed(topic: str) -> AssetName:
     return (LANDED, _plain(topic))
 
 
+def landed_header(header: str) -> str:
+    """The column that a header lands in, beside the record's value."""
+    return _plain(header)
+
+
 def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9_]", "_", name.lower())
 

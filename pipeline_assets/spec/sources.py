@@ -66,11 +66,14 @@ class CsvLine:
 class Avro:
     """Each record is an Avro record of `schema` (JSON text), without a container.
 
-    `is_framed`: five bytes stand before it, a zero and the id that a schema registry gave its schema (Confluent's wire format).
+    `is_framed`: five bytes stand before it, a zero and the id that a schema registry gave its schema (Confluent's wire format). The
+    settings give URL and credentials of `registry`: with one, a record is read with the schema that it was written with, which the
+    registry has under that id, and resolved to `schema` by Avro's rules; without one it must have been written with `schema`.
     """
 
     schema: str
     is_framed: bool = False
+    registry: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,9 +81,12 @@ class CloudEvent:
     """Each record is a CloudEvents 1.0 event in structured JSON whose `data` holds the contract's fields.
 
     attributes: pairs of an attribute of the envelope (such as `id`, `source`, `type`, `time`) and the field that takes its value.
+    `is_binary`: records may be in binary mode too. Their value is the data, their headers are the attributes (`ce_id`, `ce_time` and so
+    on, `content-type` for `datacontenttype`), and so headers are landed: those that an event must have, and those that are named here.
     """
 
     attributes: tuple[tuple[str, str], ...] = ()
+    is_binary: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -53,10 +53,8 @@ class Ticks:
 
 def _sensors(settings: Settings, instance: DagsterInstance, home: Path, case: UseCase = CASE) -> tuple[Ticks, Ticks]:
     write_stack_env(settings, home)
-    landed, typed, *_ = sensors.defs(case).sensors or ()
-    assert isinstance(landed, dg.SensorDefinition)
-    assert isinstance(typed, dg.SensorDefinition)
-    return Ticks(landed, instance, home), Ticks(typed, instance, home)
+    named = {sensor.name: sensor for sensor in sensors.defs(case).sensors or () if isinstance(sensor, dg.SensorDefinition)}
+    return Ticks(named["events_landed"], instance, home), Ticks(named["events_typed"], instance, home)
 
 
 def _land(settings: Settings, landed: list[Landed]) -> None:

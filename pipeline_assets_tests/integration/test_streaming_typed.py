@@ -10,11 +10,12 @@ import pytest
 
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import catalog, warehouse
-from pipeline_assets.core.errors import OffsetsMissing
+from pipeline_assets.core.errors import OffsetsMissing, SettingsMissing, SourceUnavailable
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.batch.load import stage_days
 from pipeline_assets.ingestion.batch.replay import Replayed, replay
 from pipeline_assets.ingestion.sources import quarantine
+from pipeline_assets.ingestion.streaming import schema_registry
 from pipeline_assets.ingestion.streaming.events import stage_events
 from pipeline_assets.ingestion.streaming.replay import replay_records
 from pipeline_assets.ingestion.streaming.typed_rows import Typed, type_landed
@@ -25,6 +26,7 @@ from pipeline_assets.spec.sources import EventStream
 from pipeline_assets_tests.lake_rows import commits_held_back
 from pipeline_assets_tests.landings import Landed, event, land, records, stream_of
 from pipeline_assets_tests.readings import World, at, day, kill, process, reading, with_field
+from pipeline_assets_tests.schema_registries import FIRST, FORMAT, SECOND, framed, registry
 
 EVENTS = 1_200
 TYPE = """
@@ -191,6 +193,30 @@ def test_replayed_records_enter_the_typed_table_once(topic: Topic) -> None:
     assert again == [Replayed(source=topic.name, partition=names.STREAM, replayed=0, still_broken=2)]
     assert topic.rows() == [*good(0, 4), *good(5, 6), *good(7, EVENTS)]
     assert topic.type(mended).commits == 0
+
+
+def test_records_of_a_registry_that_is_away_wait_and_are_typed_once_it_answers(topic: Topic, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run fails as one that may be tried again, with nothing written; an id that is told too late is mended by a replay."""
+    stream = replace(topic.stream, format=FORMAT)
+    payloads = [framed(1, FIRST), framed(2, SECOND, value=1.0), framed(3, FIRST, value=2.0)]
+    topic.land(*(Landed(offset=number, payload=payload) for number, payload in enumerate(payloads)))
+    monkeypatch.setattr(schema_registry, "ATTEMPTS", 1)
+    with registry() as kept:
+        settings = topic.settings.model_copy(update={"registries": {"plant": kept.settings}})
+        kept.schemas, kept.ill = {1: FIRST, 2: SECOND}, 1
+        with pytest.raises(SettingsMissing, match="PIPELINE_REGISTRIES__PLANT__URL"):
+            type_landed(topic.settings, stream, run_id="test")
+        with pytest.raises(SourceUnavailable, match="schema registry plant"):
+            type_landed(settings, stream, run_id="test")
+        before = topic.rows(), topic.quarantined()
+        done = type_landed(settings, stream, run_id="test")
+        waiting = topic.quarantined()
+        kept.schemas[3] = FIRST
+        replay_records(settings, [stream], [stream])
+
+    assert before == ([], [])
+    assert (done.rows, waiting) == (2, [(0, 2, "unknown schema id", payloads[2])])
+    assert topic.rows() == [(0, 0, 0.5), (0, 1, 1.0), (0, 2, 2.0)]
 
 
 def test_a_replay_that_was_killed_before_its_mark_adds_nothing_twice(topic: Topic) -> None:

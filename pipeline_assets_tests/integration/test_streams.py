@@ -1,33 +1,43 @@
-"""Kafka and Kafka Connect: used, killed and healed for real; changes arrive, in order."""
+"""Kafka and Kafka Connect: used, killed and healed for real; headers land beside records, and changes arrive, in order."""
 
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
 from urllib.parse import urlsplit
 
 import psycopg
+import pyarrow as pa
 import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from pydantic import SecretStr
+from pyiceberg.table import Table
 
 from pipeline_assets.core import names
+from pipeline_assets.core.connections import catalog
 from pipeline_assets.core.errors import OffsetsMissing, SettingsMissing, SourceRefused, SourceUnavailable
 from pipeline_assets.core.settings import Settings, StackSettings
+from pipeline_assets.ingestion.sources import quarantine
 from pipeline_assets.ingestion.streaming import connectors, topics
 from pipeline_assets.ingestion.streaming.connect import Connect, open_connect
+from pipeline_assets.ingestion.streaming.formats import headers_of
+from pipeline_assets.ingestion.streaming.landing import ensure_landing_table
 from pipeline_assets.ingestion.streaming.refetch import refetch_from
+from pipeline_assets.ingestion.streaming.replay import replay_records
 from pipeline_assets.ingestion.streaming.replication import publish
 from pipeline_assets.ingestion.streaming.topics import Topic, end_offsets, ensure_topics
+from pipeline_assets.ingestion.streaming.typed_rows import type_landed
 from pipeline_assets.local_stack import processes, stack
 from pipeline_assets.local_stack.plan import CONNECT, KAFKA, write_private
 from pipeline_assets.local_stack.ports import free_port
-from pipeline_assets.spec.sources import PostgresTable
+from pipeline_assets.processing.lake import tables
+from pipeline_assets.spec.sources import CloudEvent, EventStream, PostgresTable
+from pipeline_assets_tests.landings import Landed, event, land, stream_of
 from pipeline_assets_tests.stack_services import FREE, heal, kill
-from pipeline_assets_tests.stream_records import consume, produce, until
+from pipeline_assets_tests.stream_records import Headers, consume, produce, until
 
 DATABASE = "airline_ops"
 CREATED = "2013-01-01T00:00:00.000000Z"
@@ -112,6 +122,82 @@ def test_endpoints_that_are_given_are_used_and_not_started(streams: Settings, tm
     assert told == {KAFKA: "elsewhere", CONNECT: "elsewhere"}
     assert [name for name in (KAFKA, CONNECT) if processes.running(tmp_path, name)] == []
     assert [name for name in given if name in (tmp_path / "stack.env").read_text()] == []
+
+
+def landed(table: Table) -> pa.Table:
+    """What has landed of a topic."""
+    return table.refresh().scan(selected_fields=("partition", "offset")).to_arrow()
+
+
+def cloud_events(topic: str) -> EventStream:
+    """A stream of readings as CloudEvents in binary mode."""
+    stream = stream_of(f"events_{token_hex(5)}", topic)
+    return replace(stream, format=CloudEvent(attributes=(("id", "sensor"), ("time", "read_at")), is_binary=True))
+
+
+def odd_headers(names_of: Sequence[str]) -> list[Headers]:
+    """Headers that a producer may send: none, some in each combination, null ones, repeated ones, ones that are no text."""
+    full: Headers = [(name, name.encode()) for name in names_of]
+    some = [[pair for place, pair in enumerate(full) if number >> place & 1] for number in range(2 ** len(full))]
+    return [
+        *some, full[::-1], [("ce_id", None), ("ce_type", b"t")], [("ce_id", b"1"), ("ce_id", b"2"), ("ce_type", b"t")],
+        [("ce_id", b"1"), ("ce_id", None)], [("ce_id", None), ("ce_id", b"1")], [("ce_id", b"\xff\xfe"), ("content-type", b"\x00")],
+        [("ce_id", b"")], [("CE_ID", b"1"), ("", b"1"), ("payload", b"x"), ("topic", b"x")], [("ce_id", b"x" * 100_000)],
+    ]  # fmt: skip
+
+
+def test_headers_land_beside_each_record_whatever_they_are(streams: Settings, connect: Connect, topic: str) -> None:
+    """The task runs on; each record is there with the last of each header; the topic itself tells the same, and others pay nothing."""
+    headers = headers_of(cloud_events(topic))
+    sent = odd_headers(headers)
+    values = [None if number % 7 == 0 else b"\xff%d" % number for number in range(len(sent))]
+    table = ensure_landing_table(catalog(streams), topic, headers)
+    ensure_topics(streams, connectors.landing_topics(topic))
+    produce(streams, topic, values, headers=sent)
+    connect.put(names.landing_connector(topic), connectors.landing(streams, topic, headers))
+    until(lambda: landed(table).num_rows, lambda found: found >= len(sent))
+    rows = table.refresh().scan().to_arrow().sort_by("offset").to_pylist()
+    fetched = list(refetch_from(streams)(topic, 0, 0, len(sent) - 1))
+
+    wanted = [{name: dict(one).get(name) for name in headers} for one in sent]
+    assert connect.status(names.landing_connector(topic)).is_running
+    assert [row["payload"] for row in rows] == values
+    assert [{name: row[names.landed_header(name)] for name in headers} for row in rows] == wanted
+    assert [{name: one.headers.get(name) for name in headers} for one in fetched] == wanted
+
+
+def test_events_in_binary_mode_become_rows_and_broken_ones_are_replayed_with_their_headers(streams: Settings, topic: str) -> None:
+    """From the topic to the typed table; of a record that did not land the headers are fetched; quarantine keeps those that are needed."""
+    stream = cloud_events(topic)
+    headers = headers_of(stream)
+    told = {"content-type": b"application/json", "ce_specversion": b"1.0", "ce_source": b"/home", "ce_type": b"reading"}
+    data = {name: value for name, value in json.loads(event(1)).items() if name not in {"sensor", "read_at"}}
+    times = [f"2013-05-01T12:0{minute}:00Z".encode() for minute in range(5)]
+    sent = [{**told, "ce_id": b"a1", "ce_time": time} for time in times]
+    sent[2]["ce_id"] = b"longer"
+    values = [json.dumps({**data, "sent_at": "2013-05-01T12:10:00Z"}).encode()] * len(sent)
+    fields = tuple(replace(one, max_length=9) if one.name == "sensor" else one for one in stream.contract.fields)
+    mended = replace(stream, contract=replace(stream.contract, fields=fields))
+    with catalog(streams) as lake:
+        ensure_landing_table(lake, topic)
+        produce(streams, topic, values, headers=[list(one.items()) for one in sent])
+        # As before the stream was declared to be in binary mode: what landed then has no column for headers.
+        land(lake, [Landed(offset=0, payload=values[0], topic=topic)], topic)
+        ensure_landing_table(lake, topic, headers)
+        land(lake, [Landed(offset=4, payload=values[4], topic=topic, headers=sent[4])], topic, headers)
+    done = type_landed(streams, stream, run_id="test", refetch=refetch_from(streams))
+    waiting = quarantine.listed(streams, source=stream.contract.name)
+    replay_records(streams, [mended], [mended])
+    rows = tables.read_all(streams, names.typed(stream.contract.name)).read_all().to_pylist()
+
+    assert (done.rows, done.refetched, dict(done.broken)) == (3, 3, {"not a CloudEvent": 1, "sensor too long": 1})
+    assert [(row.topic_offset, row.header("ce_id"), row.header("ce_time")) for row in waiting] == [
+        (0, None, None),
+        (2, b"longer", times[2]),
+    ]
+    assert sorted((row["_offset"], row["sensor"], row["read_at"].minute) for row in rows) == [
+        (1, "a1", 1), (2, "longer", 2), (3, "a1", 3), (4, "a1", 4),
+    ]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,13 +21,14 @@ from pipeline_assets.core import names
 from pipeline_assets.core.errors import ContractViolation, LakeBusy, OffsetsMissing, SchemaConflict, SourceChanged, TableMismatch
 from pipeline_assets.ingestion.streaming import chunks, landing, typed_rows
 from pipeline_assets.ingestion.streaming.chunks import Chunk
+from pipeline_assets.ingestion.streaming.formats import headers_of
 from pipeline_assets.ingestion.streaming.offsets import Seen, minus, spans_of, union
-from pipeline_assets.ingestion.streaming.records import Share, share_of
+from pipeline_assets.ingestion.streaming.records import RecordReader, Share, share_of
 from pipeline_assets.ingestion.streaming.refetch import Refetch, Refetched, refuse
 from pipeline_assets.ingestion.streaming.streams import change_log
 from pipeline_assets.ingestion.streaming.typed_rows import Typed, type_into
 from pipeline_assets.ingestion.streaming.typed_table import position_of, typed_table
-from pipeline_assets.spec.sources import EventStream, PostgresTable, Route, Source
+from pipeline_assets.spec.sources import CloudEvent, EventStream, PostgresTable, Route, Source
 from pipeline_assets_tests.landings import RECEIVED_AT, TOPIC, Landed, event, folder_catalog, land, plain, records, stream_of
 from pipeline_assets_tests.readings import READINGS, day
 
@@ -64,7 +65,8 @@ class Bench:
 
     def type(self) -> Typed:
         """Types what has landed."""
-        return type_into(self.lake, self.stream, share_of(self.stream, self.streams), self.keep, self.refetch, run_id="test")
+        reader = RecordReader(self.stream, share_of(self.stream, self.streams))
+        return type_into(self.lake, self.stream, reader, self.keep, self.refetch, run_id="test")
 
     @property
     def table(self) -> Table:
@@ -413,6 +415,21 @@ def test_a_source_of_which_every_second_record_is_changed_is_judged_by_its_share
         bench.type()
 
 
+def test_events_with_their_attributes_in_headers_may_change_their_schema_too(bench: Bench) -> None:
+    """The field that is of another type is told by its bytes and headers; once the newest record is in order all goes on."""
+    stream = stream_of()
+    bench.stream = replace(stream, format=CloudEvent(attributes=(("id", "sensor"),), is_binary=True))
+    headers = headers_of(bench.stream)
+    told = {"ce_specversion": b"1.0", "ce_id": b"a1", "ce_source": b"/home", "ce_type": b"reading"}
+    changed = [replace(one, headers=told) for one in records(0, 10, broken={n: event(n, level="many") for n in range(10)})]
+    land(bench.lake, changed, headers=headers)
+    with pytest.raises(SourceChanged, match="'level' is a string in the newest 10 records"):
+        bench.type()
+    land(bench.lake, [replace(one, headers=told) for one in later(records(10, 11))], headers=headers)
+
+    assert (bench.type().rows, len(bench.quarantine)) == (1, 10)
+
+
 def test_an_optional_field_that_is_left_out_is_null(bench: Bench) -> None:
     """In JSON, absent and null are the same."""
     without = [one for one in json.loads(plain(0)) if one != "level"]
@@ -447,7 +464,7 @@ def test_a_change_of_another_schema_has_the_table_looked_at(bench: Bench, row: d
             raise SourceChanged("readings", {"level": "is text, expected integer"})
 
     def type_changes() -> Typed:
-        return type_into(bench.lake, LOG, Share(), bench.keep, refuse, run_id="test", look=look)
+        return type_into(bench.lake, LOG, RecordReader(LOG, Share()), bench.keep, refuse, run_id="test", look=look)
 
     land(bench.lake, [change(0, "r", **whole())], LOG.topic)
     first, asked = type_changes(), list(looks)

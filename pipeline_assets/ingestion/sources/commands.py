@@ -116,7 +116,8 @@ def _day(partition: str) -> date | None:
 
 def _told(row: "QuarantinedRow") -> dict[str, object]:
     """A row as text and numbers; bytes that are not UTF-8 are written as escapes."""
-    told = asdict(row) | {"original": row.original.decode(errors="backslashreplace")}
+    headers = {name: (row.header(name) or b"").decode(errors="backslashreplace") for name in row.headers or {}}
+    told = asdict(row) | {"original": row.original.decode(errors="backslashreplace"), "headers": headers or None}
     return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in told.items()}
 
 

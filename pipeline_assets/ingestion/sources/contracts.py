@@ -27,7 +27,8 @@ ARROW_TYPES: dict[FieldType, pa.DataType] = {
 Reason = Literal[
     "missing", "wrong type", "without zone", "not finite", "out of range", "not allowed", "too long", "outside the day", "too late",
     "from the future", "repeated key", "not a JSON object", "repeated field",
-    "empty record", "not a CSV line", "not this Avro schema", "not a CloudEvent", "not a change event", "unknown event type",
+    "empty record", "not a CSV line", "not this Avro schema", "unknown schema id", "not a CloudEvent", "not a change event",
+    "unknown event type",
 ]  # fmt: skip
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)

@@ -19,10 +19,10 @@ from pipeline_assets.core.errors import SourceUnavailable, TransientError
 from pipeline_assets.core.iceberg import open_table
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.sources import quarantine
-from pipeline_assets.ingestion.sources.json_rows import Fault
-from pipeline_assets.ingestion.streaming.formats import decoder
+from pipeline_assets.ingestion.streaming.records import RecordReader, share_of
 from pipeline_assets.ingestion.streaming.refetch import refetch_from
 from pipeline_assets.ingestion.streaming.replication import confirmed_lsn
+from pipeline_assets.ingestion.streaming.schema_registry import schemas_of
 from pipeline_assets.ingestion.streaming.state import read_log
 from pipeline_assets.ingestion.streaming.streams import change_log, followed, followed_table, record_streams
 from pipeline_assets.ingestion.streaming.topics import watermarks
@@ -141,7 +141,7 @@ def audit_topic(settings: Settings, streams: Sequence[RecordStream], topic: str)
     """Whether every record of a topic stands once in a typed table or in quarantine, as far as it has been typed.
 
     streams: all that are declared. The typing of the topic's streams waits meanwhile. Takes 8 bytes of memory a record. Raises
-    SourceUnavailable where the broker does not answer.
+    SourceUnavailable where the broker, or a schema registry, does not answer.
     """
     own = [stream for stream in streams if stream.topic == topic]
     quarantine.create(settings)
@@ -219,22 +219,14 @@ def _in_quarantine(connection: "psycopg.Connection", streams: Sequence[RecordStr
 
 def _holding(settings: Settings, streams: Sequence[RecordStream]) -> Callable[[Place, Sequence[Span]], list[Span]]:
     """Tells which parts of some spans hold a record that is an event for some stream, as the topic itself has it."""
-    decoders = [decoder(stream.contract, stream.format) for stream in streams]
-
-    def is_event(payload: bytes | None) -> bool:
-        for decode in decoders:
-            try:
-                if decode(payload) is not None:
-                    return True
-            except Fault:
-                return True
-        return False
+    readers = [RecordReader(stream, share_of(stream, streams), schemas_of(settings, stream.format)) for stream in streams]
 
     def holding(place: Place, asked: Sequence[Span]) -> list[Span]:
         topic, partition = place
         fetch = refetch_from(settings)
         records = fetch(topic, partition, asked[0][0], asked[-1][1] - 1)
-        there = np.array([record.offset for record in records if is_event(record.payload)], dtype=np.int64)
+        events = (record.offset for record in records if any(reader.is_event(record.payload, record.headers) for reader in readers))
+        there = np.fromiter(events, dtype=np.int64)
         inside = [there[(there >= start) & (there < end)] for start, end in asked]
         return [span for offsets in inside for span in spans(offsets)]
 

@@ -12,7 +12,7 @@ another type, is reason to look at the table itself. Its columns decide as they 
 than that, or holds a value that its column's type allows and the contract's does not.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,6 +24,7 @@ from pipeline_assets.core.errors import SourceUnavailable
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.batch.postgres import open_table
 from pipeline_assets.ingestion.sources.contracts import Checked, Reason
+from pipeline_assets.ingestion.streaming.formats import Headers
 from pipeline_assets.ingestion.streaming.streams import ChangeLog, followed_table
 from pipeline_assets.spec.contracts import Contract
 from pipeline_assets.spec.sources import RecordStream, Source
@@ -41,11 +42,12 @@ Look = Callable[[], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Sign:
-    """What was wrong with a field, and the bytes of one record that had it so."""
+    """What was wrong with a field, and the bytes and headers of one record that had it so."""
 
     field: str
     reason: Reason
     original: bytes
+    headers: Headers
 
 
 @dataclass(kw_only=True)
@@ -60,13 +62,13 @@ class Signs:
     _times: list[np.ndarray] = field(default_factory=list)
     _codes: list[np.ndarray] = field(default_factory=list)
 
-    def add(self, checked: Checked, received_at: pa.ChunkedArray) -> None:
-        """Takes in some checked records; `received_at` has a time for each, found by position."""
+    def add(self, checked: Checked, received_at: pa.ChunkedArray, headers: Sequence[Headers]) -> None:
+        """Takes in some checked records; `received_at` has a time for each, found by position, `headers` those of each broken one."""
         codes = np.full(len(received_at), -1)
         codes[checked.positions] = 0
-        for row in checked.broken:
+        for row, told in zip(checked.broken, headers, strict=True):
             if row.reason in SIGNS:
-                codes[row.position] = self._code(Sign(field=row.field, reason=row.reason, original=row.original))
+                codes[row.position] = self._code(Sign(field=row.field, reason=row.reason, original=row.original, headers=told))
         self._codes.append(codes[codes >= 0])
         self._times.append(received_at.cast(pa.int64()).fill_null(0).to_numpy()[codes >= 0])
 
@@ -128,13 +130,14 @@ def _open(settings: Settings, source: Source) -> None:
         """Opening it is what holds its columns against the contract."""
 
 
-def problems(contract: Contract, topic: str, signs: Signs, value_of: Callable[[bytes, str], object]) -> dict[str, str]:
-    """What is wrong with the newest records, by field; `value_of` gives the value of a field in the bytes of a record."""
+def problems(contract: Contract, topic: str, signs: Signs, value_of: Callable[[bytes, Headers, str], object]) -> dict[str, str]:
+    """What is wrong with the newest records, by field; `value_of` gives the value of a field in the bytes and headers of a record."""
     types = {one.name: one.type for one in contract.fields}
     told = {}
     for sign in signs.newest:
         where = f"the newest {signs.in_a_row} records of the topic '{topic}'"
-        kind = "a time without zone" if sign.reason == "without zone" else KINDS.get(type(value_of(sign.original, sign.field)), "unknown")
+        value = value_of(sign.original, sign.headers, sign.field)
+        kind = "a time without zone" if sign.reason == "without zone" else KINDS.get(type(value), "unknown")
         wrong = f"is missing in {where}" if sign.reason == "missing" else f"is {kind} in {where}"
         told[sign.field] = f"{wrong}, expected {types[sign.field]}"
     return told

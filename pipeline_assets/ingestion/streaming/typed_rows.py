@@ -26,12 +26,13 @@ from pipeline_assets.core.errors import ContractViolation, LakeBusy, SourceChang
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.sources import quarantine
 from pipeline_assets.ingestion.streaming import landing
-from pipeline_assets.ingestion.streaming.chunks import Chunk, Tally, arrivals, chunks
+from pipeline_assets.ingestion.streaming.chunks import Chunk, Tally, arrivals, broken_records, chunks
 from pipeline_assets.ingestion.streaming.landing import Increment
 from pipeline_assets.ingestion.streaming.offsets import Seen, Spans
-from pipeline_assets.ingestion.streaming.records import RecordReader, Share, share_of
+from pipeline_assets.ingestion.streaming.records import RecordReader, share_of
 from pipeline_assets.ingestion.streaming.refetch import Refetch, refuse
 from pipeline_assets.ingestion.streaming.schema_changes import MIN_CHANGED, Look, Signs, look_of, problems
+from pipeline_assets.ingestion.streaming.schema_registry import schemas_of
 from pipeline_assets.ingestion.streaming.typed_table import Position, append_events, position_of, rows_of, typed_schema, typed_table
 from pipeline_assets.spec.sources import RecordStream
 
@@ -85,12 +86,13 @@ def type_landed(
 
     streams: all that are declared, from which follows what this one takes of a topic it shares. Raises OffsetsMissing for a gap in the
     offsets that `refetch` cannot fill, TableMismatch for landed records without a place, SchemaConflict if the typed table cannot
-    follow the contract (nothing is written then); ContractViolation for a chunk with too many broken records and SourceChanged for one from
-    which on fields are gone or of another type: then neither it is written nor what comes after it; LakeBusy if other writers always came
-    first.
+    follow the contract (nothing is written then); ContractViolation for a chunk with too many broken records, SourceChanged for one from
+    which on fields are gone or of another type, SourceUnavailable or SourceRefused for one with a schema that the registry does not tell:
+    then neither it is written nor what comes after it; LakeBusy if other writers always came first.
     """
     quarantine.create(settings)
     contract = stream.contract
+    reader = RecordReader(stream, share_of(stream, streams), schemas_of(settings, stream.format))
     with (
         closing(warehouse(settings)) as connection,
         quarantine.locked(connection, contract.name, names.STREAM),
@@ -102,20 +104,19 @@ def type_landed(
             covered = [(number, *span) for number, spans in chunk.covered.partitions.items() for span in spans]
             quarantine.replace_records(connection, contract.name, stream.topic, covered, chunk.broken, run_id)
 
-        return type_into(lake, stream, share_of(stream, streams), keep, refetch, run_id=run_id, look=look_of(settings, stream))
+        return type_into(lake, stream, reader, keep, refetch, run_id=run_id, look=look_of(settings, stream))
 
 
 def type_into(
-    lake: "Catalog", stream: RecordStream, share: Share, keep: Keep, refetch: Refetch, *, run_id: str, look: Look | None = None
+    lake: "Catalog", stream: RecordStream, reader: RecordReader, keep: Keep, refetch: Refetch, *, run_id: str, look: Look | None = None
 ) -> Typed:
-    """As `type_landed`, with a catalog at hand, a function that puts the broken records of a chunk in quarantine, and a look at the source.
+    """As `type_landed`, with a catalog and a reader at hand, a function that keeps the broken records of a chunk, and a look at the source.
 
     Without a look its newest records decide whether the source has changed.
     """
     from pyiceberg.exceptions import CommitFailedException
 
     table = typed_table(lake, stream.contract)
-    reader = RecordReader(stream, share)
     run = _Run(lake=lake, table=table, stream=stream, reader=reader, keep=keep, refetch=refetch, run_id=run_id, look=look)
     before, began = position_of(table), table.current_snapshot()
     try:
@@ -145,12 +146,12 @@ class _Run:
     def once(self) -> None:
         """Types the increment from where the table stands now."""
         position = position_of(self.table.refresh())
-        landed = landing.ensure_landing_table(self.lake, self.stream.topic)
+        landed = landing.ensure_landing_table(self.lake, self.stream.topic, self.reader.headers)
         found = landing.increment(landed, position.landing_snapshot, position.seen)
         if found.snapshot_id == position.landing_snapshot:
             return
         gaps = self._gaps(landed, found, position.seen)
-        arrived = arrivals(landed, self.stream.topic, found, gaps, self.refetch)
+        arrived = arrivals(landed, self.stream.topic, found, gaps, self.refetch, self.reader.headers)
         for chunk in chunks(arrived, self.reader, position.seen):
             chunk.signs.before = position.changed
             self._hold_against_source(chunk, landed, found)
@@ -172,11 +173,13 @@ class _Run:
 
     def _is_mended(self, landed: "Table", found: Increment) -> bool:
         """Whether the newest record of an increment is in order."""
-        signs = Signs(before=1)
+        signs, schema = Signs(before=1), landing.schema_with(self.reader.headers)
         for file in found.files:
-            for batch in landing.batches(landed, file):
+            for batch in landing.batches(landed, file, schema):
                 records = pa.Table.from_batches([batch])
-                signs.add(self.reader.read(records).checked, records.column(landing.RECEIVED_AT))
+                checked = self.reader.read(records).checked
+                broken = broken_records(checked.broken, records, self.reader)
+                signs.add(checked, records.column(landing.RECEIVED_AT), [one.headers for one in broken])
         return signs.in_a_row == 0
 
     def _commit(self, chunk: Chunk, position: Position, landing_snapshot: int | None) -> Position:
