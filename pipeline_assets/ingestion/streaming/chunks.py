@@ -125,7 +125,7 @@ def _check(chunk: Chunk, records: pa.Table, reader: RecordReader) -> None:
     found = reader.read(records)
     checked, tally = found.checked, chunk.tally
     chunk.rows.append(typed_events(reader.contract, checked, records))
-    chunk.signs.add(checked, records.column(landing.RECEIVED_AT))
+    chunk.signs.add(checked, records)
     chunk.untold |= untold_fields(checked.good)
     places = records.select(landing.PLACE)
     stood = places.take(pa.array([row.position for row in checked.broken], pa.int64())).to_pylist()

@@ -176,7 +176,7 @@ class _Run:
         for file in found.files:
             for batch in landing.batches(landed, file):
                 records = pa.Table.from_batches([batch])
-                signs.add(self.reader.read(records).checked, records.column(landing.RECEIVED_AT))
+                signs.add(self.reader.read(records).checked, records)
         return signs.in_a_row == 0
 
     def _commit(self, chunk: Chunk, position: Position, landing_snapshot: int | None) -> Position:
