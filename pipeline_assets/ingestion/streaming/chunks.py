@@ -131,7 +131,7 @@ def _check(chunk: Chunk, records: pa.Table, reader: RecordReader) -> None:
     checked, tally = found.checked, chunk.tally
     chunk.rows.append(typed_events(reader.contract, checked, records))
     broken = broken_records(checked.broken, records, reader)
-    chunk.signs.add(checked, records.column(landing.RECEIVED_AT), [one.headers for one in broken])
+    chunk.signs.add(checked, records, [one.headers for one in broken])
     chunk.untold |= untold_fields(checked.good)
     chunk.broken += broken
     tally.rows += checked.good.num_rows

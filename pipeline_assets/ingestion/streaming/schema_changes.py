@@ -24,6 +24,7 @@ from pipeline_assets.core.errors import SourceUnavailable
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.batch.postgres import open_table
 from pipeline_assets.ingestion.sources.contracts import Checked, Reason
+from pipeline_assets.ingestion.streaming import landing
 from pipeline_assets.ingestion.streaming.formats import Headers
 from pipeline_assets.ingestion.streaming.streams import ChangeLog, followed_table
 from pipeline_assets.spec.contracts import Contract
@@ -52,7 +53,7 @@ class Sign:
 
 @dataclass(kw_only=True)
 class Signs:
-    """Which records of a stream, in the order of their times, lack a field or have it in another type, after `before` such in a row.
+    """Which records of a stream, by their times and offsets, lack a field or have it in another type, after `before` such in a row.
 
     Records that are broken for another reason say nothing of it.
     """
@@ -60,17 +61,19 @@ class Signs:
     before: int = 0
     found: list[Sign] = field(default_factory=list)
     _times: list[np.ndarray] = field(default_factory=list)
+    _offsets: list[np.ndarray] = field(default_factory=list)
     _codes: list[np.ndarray] = field(default_factory=list)
 
-    def add(self, checked: Checked, received_at: pa.ChunkedArray, headers: Sequence[Headers]) -> None:
-        """Takes in some checked records; `received_at` has a time for each, found by position, `headers` those of each broken one."""
-        codes = np.full(len(received_at), -1)
+    def add(self, checked: Checked, records: pa.Table, headers: Sequence[Headers]) -> None:
+        """Takes in some landed records after their check, which has their places as positions; `headers` are those of each broken one."""
+        codes = np.full(records.num_rows, -1)
         codes[checked.positions] = 0
         for row, told in zip(checked.broken, headers, strict=True):
             if row.reason in SIGNS:
                 codes[row.position] = self._code(Sign(field=row.field, reason=row.reason, original=row.original, headers=told))
         self._codes.append(codes[codes >= 0])
-        self._times.append(received_at.cast(pa.int64()).fill_null(0).to_numpy()[codes >= 0])
+        self._times.append(records.column(landing.RECEIVED_AT).cast(pa.int64()).fill_null(0).to_numpy()[codes >= 0])
+        self._offsets.append(records.column(landing.OFFSET).to_numpy()[codes >= 0])
 
     def _code(self, sign: Sign) -> int:
         known = [(one.field, one.reason) for one in self.found]
@@ -105,7 +108,7 @@ class Signs:
     def _in_order(self) -> np.ndarray:
         if not self._codes:
             return np.empty(0, dtype=np.int64)
-        return np.concatenate(self._codes)[np.argsort(np.concatenate(self._times), kind="stable")]
+        return np.concatenate(self._codes)[np.lexsort((np.concatenate(self._offsets), np.concatenate(self._times)))]
 
 
 def look_of(settings: Settings, stream: RecordStream) -> Look | None:

@@ -179,7 +179,7 @@ class _Run:
                 records = pa.Table.from_batches([batch])
                 checked = self.reader.read(records).checked
                 broken = broken_records(checked.broken, records, self.reader)
-                signs.add(checked, records.column(landing.RECEIVED_AT), [one.headers for one in broken])
+                signs.add(checked, records, [one.headers for one in broken])
         return signs.in_a_row == 0
 
     def _commit(self, chunk: Chunk, position: Position, landing_snapshot: int | None) -> Position:
