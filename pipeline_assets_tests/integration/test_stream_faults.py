@@ -118,7 +118,7 @@ def told_rows(pipeline: Pipeline, table: str = "accounts") -> int:
 
 def test_a_worker_that_is_killed_in_a_snapshot_begins_it_again(streams: Settings) -> None:
     """One table was told and the next was not when Connect was killed; rows change while it is away, and both tables come out right."""
-    with pipeline_on(streams, followed=("accounts", "branches"), topics=()) as pipeline, open_connect(streams) as connect:
+    with pipeline_on(streams, registers=("accounts", "branches"), topics=()) as pipeline, open_connect(streams) as connect:
         pipeline.change(MANY + MANY // 2)
         pipeline.change(100, "branches")
         for connector in connectors_of(pipeline.case):
@@ -316,10 +316,12 @@ def test_a_contract_that_names_a_missing_field_stops_its_own_stream_alone(pipeli
     with pytest.raises(SourceChanged, match="field 'colour'"):
         type_landed(pipeline.settings, wrong, run_id="test", refetch=refetch_from(pipeline.settings))
     kept = quarantine.listed(pipeline.settings, source=contract.name)
+    pipeline.send_good()
+    records = pipeline.audit()
     done = type_landed(pipeline.settings, replace(wrong, contract=contract), run_id="test", refetch=refetch_from(pipeline.settings))
 
-    assert kept == []
-    assert done.rows == len(pipeline.sent)
+    assert (kept, records) == ([], MANY)
+    assert (done.rows, sum(done.broken.values())) == (len(pipeline.sent), pipeline.poison.total())
 
 
 def make_noise(cluster: psycopg.Connection) -> str:
