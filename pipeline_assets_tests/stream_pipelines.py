@@ -28,6 +28,7 @@ from pipeline_assets.ingestion.streaming.refetch import refetch_from
 from pipeline_assets.ingestion.streaming.streams import followed, followed_table, record_streams
 from pipeline_assets.ingestion.streaming.typed_rows import Typed, type_landed
 from pipeline_assets.ingestion.streaming.typed_table import rows_of
+from pipeline_assets.ingestion.streaming.verify import read_table
 from pipeline_assets.ingestion.streaming.watching import Watch, look
 from pipeline_assets.ingestion.streaming.wiring import apply, connectors_of, topics_of
 from pipeline_assets.local_stack.plan import write_private
@@ -198,7 +199,8 @@ class Pipeline:
         for source in followed(self.case):
             self.change(1, followed_table(source).table)
         # The tables first: once they agree all their changes are in the topics.
-        rows = [verify_table(self.settings, source, self.tick) for source in followed(self.case)]
+        read = [(source, read_table(self.settings, source.contract, followed_table(source))) for source in followed(self.case)]
+        rows = [verify_table(self.settings, source, reading, self.tick) for source, reading in read]
         records_of = [verify_topic(self.settings, streams, topic, self.tick) for topic in topics_of(self.case)]
         assert {found.subject: found.problems for found in (*rows, *records_of) if found.problems} == {}
         records = sum(found.compared for found in records_of)

@@ -5,6 +5,7 @@ from threading import Event
 from time import monotonic
 from typing import TypeVar
 
+import dagster as dg
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 
 from pipeline_assets.core.settings import Settings
@@ -12,6 +13,11 @@ from pipeline_assets.ingestion.streaming.topics import end_offsets
 
 PATIENCE_SECONDS = 120.0
 Found = TypeVar("Found")
+
+
+def without_sensors(defs: dg.Definitions) -> dg.Definitions:
+    """The same assets without the sensors, whose jobs only the whole code location has."""
+    return dg.Definitions(assets=defs.assets, asset_checks=defs.asset_checks)
 
 
 def until(find: Callable[[], Found], is_enough: Callable[[Found], bool] = bool, seconds: float = PATIENCE_SECONDS) -> Found:

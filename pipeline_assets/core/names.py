@@ -29,6 +29,10 @@ TRAIN = "train"
 TYPE_EVENTS = "type_events"
 CONNECT_STREAMS = "connect_streams"
 FOLLOW_TABLES = "follow_tables"
+VERIFY = "verify"
+
+# The sensor that has days with new events materialized.
+EVENTS_TYPED = "events_typed"
 SCORE_AND_MONITOR = "score_and_monitor"
 
 # Schemas of the warehouse database, and namespaces of the lake.

@@ -21,6 +21,7 @@ from pipeline_assets.spec.use_case import UseCase
 from pipeline_assets.use_cases.nyc_flights import use_case as flights
 from pipeline_assets_tests.landings import Landed, event, land, records
 from pipeline_assets_tests.readings import World, reading, with_share
+from pipeline_assets_tests.stream_records import without_sensors
 
 RANGE = {"dagster/asset_partition_range_start": "2013-05-01", "dagster/asset_partition_range_end": "2013-05-03"}
 
@@ -32,14 +33,16 @@ def use_case_of(*declared: Source, streams: tuple[EventStream, ...] = ()) -> Use
 
 def definitions(use_case: UseCase, home: Path) -> dg.Definitions:
     """The three rooms on the services of a folder."""
-    rooms = (room.defs(use_case) for room in (sources, batch, streaming))
+    rooms = (sources.defs(use_case), batch.defs(use_case), without_sensors(streaming.defs(use_case)))
     return dg.Definitions.merge(*rooms, dg.Definitions(resources={"platform": Platform(home=str(home))}))
 
 
 def run(defs: dg.Definitions, tags: dict[str, str]) -> dg.ExecuteInProcessResult:
-    """A run of everything there is."""
+    """A run of all that is typed and staged."""
+    chosen = [spec.key for spec in defs.resolve_all_asset_specs() if spec.key.path[0] in {"typed", "staged"}]
     with dg.instance_for_test() as instance:
-        return defs.resolve_implicit_global_asset_job_def().execute_in_process(instance=instance, tags=tags, raise_on_error=False)
+        job = defs.resolve_implicit_global_asset_job_def()
+        return job.execute_in_process(instance=instance, tags=tags, asset_selection=chosen, raise_on_error=False)
 
 
 def test_every_source_is_an_asset_with_its_contract(world: World) -> None:
@@ -205,3 +208,39 @@ def test_a_source_that_changed_names_what_hangs_on_it(world: World, tmp_path: Pa
     assert ended.returncode == 1
     assert "field 'level' (integer) has no column" in ended.stderr
     assert "On it hang: champions/comfort." in ended.stderr
+
+
+STREAM_GRAPH = """
+from dataclasses import replace
+import dagster as dg
+from pipeline_assets.core.resources import Platform
+from pipeline_assets.ingestion.streaming import assets
+from pipeline_assets.use_cases.nyc_flights import use_case
+from pipeline_assets_tests.landings import stream_of
+from pipeline_assets_tests.stream_records import without_sensors
+
+@dg.asset(key=["features", "comfort"], deps=[["staged", {name!r}]], group_name="features")
+def comfort() -> None: ...
+
+defs = dg.Definitions.merge(
+    without_sensors(assets.defs(replace(use_case, sources=(), streams=(stream_of({name!r}, {name!r}),)))),
+    dg.Definitions(assets=[comfort], resources={{"platform": Platform()}}),
+)
+"""
+
+
+def test_a_stream_that_changed_names_what_hangs_on_it(world: World, tmp_path: Path) -> None:
+    """The typed rows are not written; the failure tells the field, what was expected and found, and the features below."""
+    renamed = event(0).replace(b'"sensor"', b'"device"')
+    with catalog(world.settings) as lake:
+        land(lake, [Landed(offset=number, payload=renamed, topic=world.name) for number in range(12)], world.name)
+    graph = tmp_path / "graph.py"
+    graph.write_text(STREAM_GRAPH.format(name=world.name))
+    command = ["dagster", "asset", "materialize", "-f", str(graph), "--select", f"typed/{world.name}"]
+    environment = os.environ | {"PIPELINE_HOME": str(world.settings.home), "DAGSTER_HOME": str(tmp_path)}
+
+    ended = subprocess.run([sys.executable, "-m", *command], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+    assert ended.returncode == 1
+    assert f"field 'sensor' is missing in the newest 12 records of the topic '{world.name}', expected string" in ended.stderr
+    assert "Nothing was written. On it hang: features/comfort." in ended.stderr

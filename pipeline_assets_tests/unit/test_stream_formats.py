@@ -342,6 +342,20 @@ def test_what_is_no_change_of_a_row(told: dict[str, object]) -> None:
     assert faults(read(with_format(CHANGE), json.dumps(told).encode())) == {0: "not a change event"}
 
 
+def test_a_change_says_which_declared_fields_its_row_lacks() -> None:
+    """Of a row that stands after it; one that is null is not lacking, and of a deleted row only the key is known."""
+    told = DebeziumChange(
+        operation="_op", lsn="_lsn", committed_at="_committed_at", transaction="_txid", snapshot="_snapshot", untold="_untold"
+    )
+    stream = replace(stream_of(), contract=log_contract(READINGS), format=told)
+    whole = {**change()["after"], "kind": None, "level": None, "sent_at": None, "colour": "red"}  # type: ignore[dict-item]
+    payloads = [change(), change(after=whole), change("d"), change("t")]
+    found = read(stream, *(json.dumps(payload).encode() for payload in payloads))
+
+    assert faults(found) == {}
+    assert found.checked.good.column("_untold").to_pylist() == ['["kind", "level", "sent_at"]', None, None, None]
+
+
 def test_a_truncation_is_a_change_without_a_row() -> None:
     """A change log takes it, as it requires none of the row's own fields."""
     operation = DebeziumChange(operation="_op", lsn="_lsn", committed_at="_committed_at")
@@ -353,12 +367,28 @@ def test_a_truncation_is_a_change_without_a_row() -> None:
 
 def test_known_at_may_be_the_records_time_in_the_topic() -> None:
     """Where it is declared so, the field need not be there, and what stands there is not taken; plain records and others alike."""
+    received_at = datetime(2013, 5, 1, 12, 10, tzinfo=UTC)
     stream = with_format(stream_of().format, known_at_record_time=True)
     without = json.dumps({name: value for name, value in GOOD.items() if name != "sent_at"}).encode()
-    found = read(stream, written(), without, written(extra={}), written(sent_at="never"))
+    payloads = (written(), without, written(extra={}), written(sent_at="never"))
+    landed = [Landed(offset=number, payload=payload, received_at=received_at) for number, payload in enumerate(payloads)]
+    found = RecordReader(stream, Share()).read(table_of(landed))
 
     assert faults(found) == {}
-    assert found.checked.good.column("sent_at").to_pylist() == [datetime(2013, 5, 1, 12, 10, tzinfo=UTC)] * 4
+    assert found.checked.good.column("sent_at").to_pylist() == [received_at] * 4
+
+
+def test_a_record_from_the_future_is_broken() -> None:
+    """One whose event was known only after the record was written, plain or not; a record without a time says nothing of it."""
+    told = {"read_at": "2099-01-01T00:00:00Z", "sent_at": "2099-01-01T00:00:00Z"}
+    landed = [
+        Landed(offset=0, payload=written(**told)),
+        Landed(offset=1, payload=written(**told, extra={})),
+        Landed(offset=2, payload=written(**told), received_at=None),
+    ]
+    found = RecordReader(stream_of(), Share()).read(table_of(landed))
+
+    assert faults(found) == {0: "sent_at from the future", 1: "sent_at from the future"}
 
 
 def routed(value: str, name: str) -> EventStream:

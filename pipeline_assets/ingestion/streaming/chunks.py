@@ -12,10 +12,12 @@ import pyarrow as pa
 
 from pipeline_assets.ingestion.sources.quarantine import BrokenRecord
 from pipeline_assets.ingestion.streaming import landing
+from pipeline_assets.ingestion.streaming.changes import untold_fields
 from pipeline_assets.ingestion.streaming.landing import Increment
 from pipeline_assets.ingestion.streaming.offsets import Seen, Spans, minus, union
 from pipeline_assets.ingestion.streaming.records import RecordReader
 from pipeline_assets.ingestion.streaming.refetch import Refetch, Refetched
+from pipeline_assets.ingestion.streaming.schema_changes import Signs
 from pipeline_assets.ingestion.streaming.typed_table import days_of, typed_events
 
 if TYPE_CHECKING:
@@ -61,12 +63,17 @@ class Tally:
 
 @dataclass(kw_only=True)
 class Chunk:
-    """Records after their check: good rows with their places, broken ones with theirs, and all offsets seen with them."""
+    """Records after their check: good rows with their places, broken ones with theirs, and all offsets seen with them.
+
+    `untold` names the declared fields that some change of a table lacked, `signs` says which records speak of another schema.
+    """
 
     seen: Seen
     rows: list[pa.Table] = field(default_factory=list)
     broken: list[BrokenRecord] = field(default_factory=list)
     tally: Tally = field(default_factory=Tally)
+    signs: Signs = field(default_factory=Signs)
+    untold: set[str] = field(default_factory=set)
     covered: Seen = field(default_factory=Seen)
     records: int = 0
     bytes: int = 0
@@ -118,6 +125,8 @@ def _check(chunk: Chunk, records: pa.Table, reader: RecordReader) -> None:
     found = reader.read(records)
     checked, tally = found.checked, chunk.tally
     chunk.rows.append(typed_events(reader.contract, checked, records))
+    chunk.signs.add(checked, records.column(landing.RECEIVED_AT))
+    chunk.untold |= untold_fields(checked.good)
     places = records.select(landing.PLACE)
     stood = places.take(pa.array([row.position for row in checked.broken], pa.int64())).to_pylist()
     chunk.broken += [

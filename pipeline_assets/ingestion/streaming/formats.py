@@ -26,6 +26,8 @@ FRAME_BYTES = 5
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 TRUNCATE = "t"
 ROW_OPERATIONS = {"c": "after", "u": "after", "r": "after", "d": "before"}
+# After these there is a row, of which Debezium tells all columns.
+STANDING = ("c", "u", "r")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +152,9 @@ def _change(written: DebeziumChange, types: Mapping[str, FieldType], payload: by
         written.transaction: source.get("txId"),
         written.snapshot: source.get("snapshot"),
     }
+    if operation in STANDING:
+        lacking = sorted(types.keys() - row.keys() - told.keys() - {written.untold})
+        told[written.untold] = json.dumps(lacking) if lacking else None
     values = {name: _change_value(types.get(name), value) for name, value in row.items()}
     return Event(values=values | {field: value for field, value in told.items() if field is not None}, envelope=source)
 

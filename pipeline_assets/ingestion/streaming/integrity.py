@@ -4,18 +4,18 @@ Nothing is written, and what it reads it reads for itself: rows, records and off
 only tell how far the lake has come, since what is still on its way is not lost.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from threading import Event
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import catalog, warehouse
-from pipeline_assets.core.errors import SourceUnavailable
+from pipeline_assets.core.errors import SourceUnavailable, TransientError
 from pipeline_assets.core.iceberg import open_table
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.sources import quarantine
@@ -32,6 +32,7 @@ from pipeline_assets.ingestion.streaming.verify import (
     OffsetAudit,
     Place,
     Span,
+    TableReading,
     audit_offsets,
     compare,
     offsets_of,
@@ -50,19 +51,20 @@ PATIENCE_SECONDS, LOOK_SECONDS = 120.0, 1.0
 FEW = 1_000
 SHOWN = 5
 # Asked between two looks at something that has not come far enough yet.
-Meanwhile = Callable[[], None]
+Meanwhile = Callable[[], object]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
     """What the oracle says of a topic or a table, by the asset that it is about.
 
-    `compared` counts the records or keys that were looked at, `problems` says what is lost, doubled or different; none is good.
+    `compared` counts what was looked at, in `unit`; `problems` says what is lost, doubled or different, and is empty where nothing is.
     """
 
     subject: str
     asset: names.AssetName
     compared: int
+    unit: Literal["records", "keys"]
     problems: Sequence[str]
 
 
@@ -71,13 +73,29 @@ def pause() -> None:
     Event().wait(LOOK_SECONDS)
 
 
-def verify(settings: Settings, use_case: UseCase, meanwhile: Meanwhile = pause) -> Iterator[Verdict]:
-    """Audits every topic and every followed table of a use case, one after the other; `meanwhile` as for these."""
+def verify(
+    settings: Settings, use_case: UseCase, asked: Collection[names.AssetName] | None = None, meanwhile: Meanwhile = pause
+) -> Iterator[Verdict]:
+    """Audits the topics and followed tables of a use case whose assets are asked for (None: all); `meanwhile` lets others get on.
+
+    The tables are read first: while the topics are looked at, what the tables showed is told and typed.
+    """
     streams = record_streams(use_case)
+    own = [source for source in followed(use_case) if asked is None or _log_asset(source) in asked]
+    readings = [(source, _read(settings, source)) for source in own]
     for topic in dict.fromkeys(stream.topic for stream in streams):
-        yield verify_topic(settings, streams, topic, meanwhile)
-    for source in followed(use_case):
-        yield verify_table(settings, source, meanwhile)
+        if asked is None or names.topic(topic) in asked:
+            yield verify_topic(settings, streams, topic, meanwhile)
+    for source, reading in readings:
+        yield verify_table(settings, source, reading, meanwhile)
+
+
+def _log_asset(source: Source) -> names.AssetName:
+    return names.typed(change_log(source).contract.name)
+
+
+def _read(settings: Settings, source: Source) -> TableReading:
+    return read_table(settings, source.contract, followed_table(source))
 
 
 def verify_topic(settings: Settings, streams: Sequence[RecordStream], topic: str, meanwhile: Meanwhile = pause) -> Verdict:
@@ -88,21 +106,20 @@ def verify_topic(settings: Settings, streams: Sequence[RecordStream], topic: str
         meanwhile()
     audit = audit_topic(settings, streams, topic)
     problems = [*_lost_and_doubled(audit), *([f"{waiting} records wait to be typed"] if waiting else [])]
-    return Verdict(subject=f"topic {topic}", asset=names.topic(topic), compared=audit.records, problems=problems)
+    return Verdict(subject=f"topic {topic}", asset=names.topic(topic), compared=audit.records, unit="records", problems=problems)
 
 
-def verify_table(settings: Settings, source: Source, meanwhile: Meanwhile = pause) -> Verdict:
-    """What the oracle says of a followed table; an error that time may mend is a problem too."""
-    log = change_log(source)
-    subject, asset = f"table {source.contract.name}", names.typed(log.contract.name)
+def verify_table(settings: Settings, source: Source, reading: TableReading, meanwhile: Meanwhile = pause) -> Verdict:
+    """What the oracle says of a followed table that was read; an error that time may mend is a problem too."""
+    subject, asset = f"table {source.contract.name}", _log_asset(source)
     try:
-        found = audit_table(settings, source, meanwhile)
-    except SourceUnavailable as error:
-        return Verdict(subject=subject, asset=asset, compared=0, problems=[str(error)])
+        found = compare_table(settings, source, reading, meanwhile)
+    except TransientError as error:
+        return Verdict(subject=subject, asset=asset, compared=0, unit="keys", problems=[str(error)])
     keys = {"missing in the lake": found.missing, "gone from the source": found.extra, "different": found.different}
     counts = dict(zip(keys, (found.counts[name] for name in ("missing", "extra", "different")), strict=True))
     problems = [f"{counts[what]} keys are {what}: {_listed(list(which))}" for what, which in keys.items() if counts[what]]
-    return Verdict(subject=subject, asset=asset, compared=found.compared, problems=problems)
+    return Verdict(subject=subject, asset=asset, compared=found.compared, unit="keys", problems=problems)
 
 
 def _lost_and_doubled(audit: OffsetAudit) -> list[str]:
@@ -140,14 +157,13 @@ def audit_topic(settings: Settings, streams: Sequence[RecordStream], topic: str)
     return replace(audit_offsets(typed, found, _holding(settings, own)), beyond=beyond)
 
 
-def audit_table(settings: Settings, source: Source, meanwhile: Meanwhile = pause) -> Difference:
-    """How the rows that a followed table's changes left differ from the table, both as of one instant.
+def compare_table(settings: Settings, source: Source, reading: TableReading, meanwhile: Meanwhile = pause) -> Difference:
+    """How the rows that a followed table's changes left differ from a reading of the table, both as of the reading's instant.
 
-    It waits until all that the table showed at that instant has been told and typed. Raises SourceUnavailable where that takes longer than
-    some minutes, SnapshotIncomplete while the first snapshot is being told, and as `open_table`.
+    It waits until all that the table showed then has been told and typed. Raises SourceUnavailable where that takes longer than some
+    minutes, SnapshotIncomplete while the first snapshot is being told.
     """
-    origin, log = followed_table(source), change_log(source)
-    reading, deadline = read_table(settings, source.contract, origin), monotonic() + PATIENCE_SECONDS
+    origin, log, deadline = followed_table(source), change_log(source), monotonic() + PATIENCE_SECONDS
 
     def wait_for(is_there: Callable[[], bool], what: str) -> None:
         while not is_there():

@@ -14,7 +14,7 @@ from pipeline_assets.ingestion.sources.contracts import Checked, check_batch
 from pipeline_assets.ingestion.sources.json_rows import Fault, check_objects
 from pipeline_assets.ingestion.streaming.formats import decoder
 from pipeline_assets.ingestion.streaming.plain_json import PlainRows, plain_json
-from pipeline_assets.spec.sources import JsonObject, RecordStream
+from pipeline_assets.spec.sources import EventStream, JsonObject, RecordStream
 
 PAYLOAD, RECEIVED_AT = "payload", "received_at"
 Found = Mapping[str, Any] | Fault
@@ -66,6 +66,13 @@ class RecordReader:
         self._decode = decoder(stream.contract, stream.format)
         self._plain = plain_json(stream.contract, share.field) if isinstance(stream.format, JsonObject) else None
         self._known_at = stream.contract.known_at if stream.known_at_record_time else None
+        # The clock of a database that is followed decides nothing: its changes go by the order of its log.
+        self._is_dated = isinstance(stream, EventStream)
+
+    def value_of(self, payload: bytes, field: str) -> object:
+        """The value of a field in a record that can be read; None where it has none."""
+        event = self._decode(payload)
+        return None if event is None else event.values.get(field)
 
     def read(self, records: pa.Table) -> CheckedRecords:
         """Which records keep the contract; `records` has `payload` (binary) and `received_at` (UTC), in any order."""
@@ -90,7 +97,10 @@ class RecordReader:
         if self._known_at is not None:
             position = columns.schema.get_field_index(self._known_at)
             columns = columns.set_column(position, self._known_at, times.take(pa.array(places)))
-        checked = check_batch(self.contract, columns, first_position=0, original=lambda row: _bytes(payloads, int(places[row])))
+        received_at = times.take(pa.array(places)) if self._is_dated else None
+        checked = check_batch(
+            self.contract, columns, first_position=0, original=lambda row: _bytes(payloads, int(places[row])), received_at=received_at
+        )
         found = replace(checked.at(places), fields=plain.fields)
         return CheckedRecords(checked=found, left=left, skipped=0), strays
 
@@ -106,7 +116,8 @@ class RecordReader:
             else:
                 found.append(one)
                 taken.append(place)
-        checked = check_objects(self.contract, found, [_bytes(payloads, place) for place in taken])
+        received_at = times.take(pa.array(taken, pa.int64())) if self._is_dated else None
+        checked = check_objects(self.contract, found, [_bytes(payloads, place) for place in taken], received_at=received_at)
         placed = replace(checked.at(np.array(taken, dtype=np.int64)), originals=None)
         return CheckedRecords(checked=placed, left=passed["left"], skipped=passed["skipped"])
 

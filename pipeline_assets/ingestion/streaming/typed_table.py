@@ -45,8 +45,8 @@ PLACE_SCHEMA = pa.schema(
 )
 # What tells rows of one topic apart.
 OFFSET_SCHEMA = pa.schema([(PARTITION, pa.int32()), (OFFSET, pa.int64())])
-LANDING_SNAPSHOT, NEXT_OFFSETS, BEYOND, UNJUDGED = (
-    f"pipeline.stream.{name}" for name in ("landing-snapshot-id", "next-offsets", "seen-beyond", "unjudged")
+LANDING_SNAPSHOT, NEXT_OFFSETS, BEYOND, UNJUDGED, CHANGED = (
+    f"pipeline.stream.{name}" for name in ("landing-snapshot-id", "next-offsets", "seen-beyond", "unjudged", "changed")
 )
 # Left to itself pyiceberg would put a commit that lost the race on top of the winner's, and so write the same events twice.
 PROPERTIES = {"commit.retry.num-retries": "0", "commit.manifest.min-count-to-merge": "50"}
@@ -56,12 +56,14 @@ PROPERTIES = {"commit.retry.num-retries": "0", "commit.manifest.min-count-to-mer
 class Position:
     """How far a topic has been read: the landing snapshot that was read to its end, and all offsets seen.
 
-    `unjudged` counts rows and broken rows that are too few yet to be held against the contract's share.
+    `unjudged` counts rows and broken rows that are too few yet to be held against the contract's share, `changed` the newest records in a
+    row that have not the contract's fields.
     """
 
     landing_snapshot: int | None = None
     seen: Seen = field(default_factory=Seen)
     unjudged: tuple[int, int] = (0, 0)
+    changed: int = 0
 
 
 def typed_schema(contract: Contract) -> pa.Schema:
@@ -186,6 +188,7 @@ def _written(position: Position) -> dict[str, str]:
         NEXT_OFFSETS: json.dumps(start),
         BEYOND: json.dumps({number: spans for number, spans in beyond.items() if spans}),
         UNJUDGED: json.dumps(position.unjudged),
+        CHANGED: str(position.changed),
     }
 
 
@@ -197,4 +200,10 @@ def _read(told: Mapping[str, str]) -> Position:
     }
     rows, broken = json.loads(told[UNJUDGED])
     landing = told[LANDING_SNAPSHOT]
-    return Position(landing_snapshot=int(landing) if landing else None, seen=Seen(partitions=partitions), unjudged=(rows, broken))
+    return Position(
+        landing_snapshot=int(landing) if landing else None,
+        seen=Seen(partitions=partitions),
+        unjudged=(rows, broken),
+        # Commits of earlier versions do not tell it.
+        changed=int(told.get(CHANGED, "0")),
+    )
