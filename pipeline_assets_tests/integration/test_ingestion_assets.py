@@ -13,9 +13,11 @@ import pytest
 
 from pipeline_assets.core.connections import catalog
 from pipeline_assets.core.resources import Platform
+from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.batch import assets as batch
 from pipeline_assets.ingestion.sources import assets as sources
 from pipeline_assets.ingestion.streaming import assets as streaming
+from pipeline_assets.ingestion.streaming.topics import Topic, ensure_topics
 from pipeline_assets.spec.sources import EventStream, Source
 from pipeline_assets.spec.use_case import UseCase
 from pipeline_assets.use_cases.nyc_flights import use_case as flights
@@ -65,7 +67,7 @@ def test_every_source_is_an_asset_with_its_contract(world: World) -> None:
         "typed/flight_arrivals",
     }
     assert [dep.asset_key.to_user_string() for dep in specs["typed/flight_arrivals"].deps] == ["landed/flight_arrivals"]
-    assert [dep.asset_key.to_user_string() for dep in specs["staged/planes"].deps] == ["airline_ops/planes"]
+    assert [dep.asset_key.to_user_string() for dep in specs["staged/planes"].deps] == ["typed/planes_changes"]
 
 
 @pytest.fixture
@@ -159,12 +161,13 @@ def test_landed_records_are_typed_and_staged_in_one_run(world: World, stream: Ev
     assert sorted((row["sensor"], row["value"]) for row in staged) == [("a", 2.0), ("s0", 1.0), ("s3", 3.0)]
 
 
-def test_a_gap_in_the_offsets_is_a_failed_check_and_stops_what_comes_after(world: World, stream: EventStream) -> None:
+def test_a_gap_in_the_offsets_is_a_failed_check_and_stops_what_comes_after(streams: Settings, world: World, stream: EventStream) -> None:
     """The check names partition and offsets, and the days of the stream are not staged."""
     own = replace(stream, topic=stream.contract.name)
     world.fill([reading(0, sensor="a")])
     with catalog(world.settings) as lake:
         land(lake, [replace(one, topic=own.topic) for one in records(3, 5)], own.topic)
+    ensure_topics(streams, [Topic(name=own.topic, partitions=1)])
 
     result = run(definitions(use_case_of(world.table, streams=(own,)), world.settings.home), RANGE)
 
