@@ -1,7 +1,7 @@
 """Landed records on their way to typed rows: chunk after chunk, each small enough for memory and for one commit."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import date
@@ -89,7 +89,7 @@ def arrivals(table: "Table", topic: str, increment: Increment, gaps: Mapping[int
             yield Arrived(records=pa.Table.from_batches([batch]), is_landed_anew=file.is_appended)
 
 
-def chunks(arrived: Iterable[Arrived], reader: RecordReader, seen: Seen) -> Iterator[Chunk]:
+def chunks(arrived: Iterable[Arrived], reader: RecordReader, seen: Seen) -> Generator[Chunk]:
     """Chunks of the records that were not seen before, in the order of their arrival; at least one, the last of them marked."""
     chunk = Chunk(seen=seen)
     for one in _ahead(arrived):
