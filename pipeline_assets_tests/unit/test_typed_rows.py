@@ -29,7 +29,7 @@ from pipeline_assets.ingestion.streaming.streams import change_log
 from pipeline_assets.ingestion.streaming.typed_rows import Typed, type_into
 from pipeline_assets.ingestion.streaming.typed_table import position_of, typed_table
 from pipeline_assets.spec.sources import CloudEvent, EventStream, PostgresTable, Route, Source
-from pipeline_assets_tests.landings import RECEIVED_AT, TOPIC, Landed, event, folder_catalog, land, plain, records, stream_of
+from pipeline_assets_tests.landings import RECEIVED_AT, TOPIC, Landed, event, folder_catalog, land, plain, records, stream_of, table_of
 from pipeline_assets_tests.readings import READINGS, day
 
 Place = tuple[int, int]
@@ -175,6 +175,25 @@ def test_a_gap_is_filled_from_the_topic(bench: Bench) -> None:
     assert (first.rows, first.refetched, first.offsets) == (6, 3, {0: (0, 10)})
     assert (second.rows, second.repeats) == (1, 6)
     assert bench.rows == {(0, offset): float(offset) for offset in (1, 3, 4, 5, 7, 9, 10)}
+
+
+def test_no_more_than_one_batch_is_read_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chunk is made while one batch waits, however many there are; once a run stops nothing more is read."""
+    monkeypatch.setattr(chunks, "CHUNK_ROWS", 2)
+    read: list[int] = []
+
+    def arriving() -> Iterator[chunks.Arrived]:
+        for start in range(0, 20, 2):
+            read.append(start)
+            yield chunks.Arrived(records=table_of(records(start, start + 2)))
+
+    made = chunks.chunks(arriving(), RecordReader(stream_of(), Share()), Seen())
+    first = next(made)
+    made.close()
+
+    assert first.tally.rows == 2
+    # The batch that showed the chunk to be full, and the one after it.
+    assert read == [0, 2, 4]
 
 
 def test_an_increment_larger_than_memory_is_several_commits(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,8 @@
 """Landed records on their way to typed rows: chunk after chunk, each small enough for memory and for one commit."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import date
 from itertools import islice
@@ -100,16 +101,26 @@ def arrivals(
             yield Arrived(records=pa.Table.from_batches([batch]), is_landed_anew=file.is_appended)
 
 
-def chunks(arrived: Iterable[Arrived], reader: RecordReader, seen: Seen) -> Iterator[Chunk]:
+def chunks(arrived: Iterable[Arrived], reader: RecordReader, seen: Seen) -> Generator[Chunk]:
     """Chunks of the records that were not seen before, in the order of their arrival; at least one, the last of them marked."""
     chunk = Chunk(seen=seen)
-    for one in arrived:
+    for one in _ahead(arrived):
         if chunk.is_full:
             yield chunk
             chunk = Chunk(seen=chunk.seen)
         _take(chunk, one, reader)
     chunk.is_last = True
     yield chunk
+
+
+def _ahead(arrived: Iterable[Arrived]) -> Iterator[Arrived]:
+    """The same, each read while the one before it is worked on."""
+    source = iter(arrived)
+    with ThreadPoolExecutor(max_workers=1) as reading:
+        coming = reading.submit(next, source, None)
+        while (one := coming.result()) is not None:
+            coming = reading.submit(next, source, None)
+            yield one
 
 
 def _take(chunk: Chunk, arrived: Arrived, reader: RecordReader) -> None:

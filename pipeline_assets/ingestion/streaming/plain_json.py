@@ -5,7 +5,7 @@ where both must agree: a flat object without a repeated field, each field of exa
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,15 +31,17 @@ SQL_TYPES: dict[FieldType, str] = {
     "boolean": "BOOLEAN",
     "timestamp": "VARCHAR",
 }
-JSON_TYPES: dict[FieldType, tuple[str, ...]] = {
-    "string": ("VARCHAR",),
-    "integer": ("BIGINT", "UBIGINT"),
-    "number": ("BIGINT", "UBIGINT", "DOUBLE"),
-    "boolean": ("BOOLEAN",),
-    "timestamp": ("VARCHAR",),
+JSON_TYPES: dict[FieldType, set[str]] = {
+    "string": {"VARCHAR"},
+    "integer": {"BIGINT", "UBIGINT"},
+    "number": {"BIGINT", "UBIGINT", "DOUBLE"},
+    "boolean": {"BOOLEAN"},
+    "timestamp": {"VARCHAR"},
 }
 SAFE_NAME = re.compile(r"\w+", re.ASCII)
-SEPARATOR = "\x1f"
+# Between the fields of a record, and between them and their JSON types. `ABSENT` has no value, or null.
+SEPARATOR, END = "\x1f", "\x1e"
+ABSENT = "NULL"
 # Small enough that two cores share a batch.
 SCANNED_ROWS = 8_192
 
@@ -57,6 +59,19 @@ class PlainRows:
     fields: frozenset[str]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """What many records have in common: the fields that they came with, and the JSON types of those that are asked for."""
+
+    fields: Sequence[str]
+    kinds: Sequence[str]
+
+    def is_plain(self, allowed: Sequence[set[str]]) -> bool:
+        """Whether no field is repeated, and each that is asked for has an allowed type or no value."""
+        is_distinct = len(set(self.fields)) == len(self.fields)
+        return is_distinct and all(kind == ABSENT or kind in fitting for kind, fitting in zip(self.kinds, allowed, strict=True))
+
+
 def plain_json(contract: Contract, route_field: str | None = None) -> "PlainJson | None":
     """A reader of plain records; None where a name needs care in SQL, which does not tell `Kind` from `kind`."""
     asked = {*(field.name for field in contract.fields), *([] if route_field is None else [route_field])}
@@ -69,19 +84,22 @@ class PlainJson:
 
     def __init__(self, contract: Contract, route_field: str | None = None) -> None:
         self._contract, self._route_field = contract, route_field
-        extracted = [(field.name, field.type) for field in contract.fields]
-        if route_field is not None and route_field not in dict(extracted):
-            extracted.append((route_field, "string"))
-        self._query = _query(contract.fields, extracted, route_field)
-        self._known = {name for name, _ in extracted}
+        self._asked: dict[str, FieldType] = {field.name: field.type for field in contract.fields}
+        if route_field is not None:
+            self._asked.setdefault(route_field, "string")
+        # The value that records are routed by is a text.
+        routed = {} if route_field is None else {route_field: {"VARCHAR"}}
+        self._allowed = [routed.get(name, JSON_TYPES[kind]) & JSON_TYPES[kind] for name, kind in self._asked.items()]
+        self._query = _query(contract.fields, self._asked, route_field)
         self._connection = _database()
 
     def read(self, payloads: pa.Array) -> PlainRows:
         """The plain ones of some payloads."""
-        rows = self._rows(payloads)
-        shapes = rows.column("shape").combine_chunks().dictionary_encode()
-        names = [shape.split(SEPARATOR) for shape in shapes.dictionary.to_pylist()]
-        is_plain = self._are_plain(payloads, rows.column("place"), shapes.indices.to_numpy(), names)
+        texts = _texts(payloads)
+        rows = self._rows(texts)
+        told = rows.column("shape").combine_chunks().dictionary_encode()
+        shapes = [_shape(each) for each in told.dictionary.to_pylist()]
+        is_plain = self._are_plain(texts, rows, told.indices.to_numpy(), shapes)
         if not is_plain.all():
             rows = rows.filter(pa.array(is_plain))
         (batch,) = rows.combine_chunks().to_batches() or [pa.RecordBatch.from_pylist([], rows.schema)]
@@ -90,26 +108,54 @@ class PlainJson:
             places=batch.column("place").to_numpy(),
             columns=pa.RecordBatch.from_arrays(columns, names=[field.name for field in self._contract.fields]),
             routes=batch.column("route") if self._route_field is not None else None,
-            fields=frozenset(name for fields in names if len(set(fields)) == len(fields) for name in fields),
+            fields=frozenset(name for shape in shapes if shape.is_plain(self._allowed) for name in shape.fields),
         )
 
-    def _are_plain(self, payloads: pa.Array, places: pa.Array, shapes: np.ndarray, names: Sequence[Sequence[str]]) -> np.ndarray:
-        """Which records repeat no field and have no odd number in a field that the contract does not know."""
-        distinct = np.array([len(set(fields)) == len(fields) for fields in names], dtype=bool)
-        strange = np.array([not self._known.issuperset(fields) for fields in names], dtype=bool)
-        is_plain = distinct[shapes]
-        asked = np.flatnonzero(strange[shapes])
+    def _are_plain(self, texts: pa.Array, rows: pa.Table, codes: np.ndarray, shapes: Sequence[Shape]) -> np.ndarray:
+        """Which rows are of a plain shape, have every value that was told, and no odd number in a field that the contract does not know."""
+        is_plain = np.array([shape.is_plain(self._allowed) for shape in shapes], dtype=bool)[codes]
+        for number, field in enumerate(self._contract.fields):
+            is_absent = np.array([shape.kinds[number] == ABSENT for shape in shapes], dtype=bool)
+            is_plain &= is_absent[codes] | _is_read(field, rows.column(f"f{number}"))
+        is_strange = np.array([not self._asked.keys() >= set(shape.fields) for shape in shapes], dtype=bool)
+        asked = np.flatnonzero(is_strange[codes])
         if asked.size:
-            texts = payloads.take(places.take(pa.array(asked))).cast(pa.string())
-            is_plain[asked] &= ~np.asarray(pc.match_substring_regex(texts, ODD_NUMBERS))
+            strange = texts.take(rows.column("place").take(pa.array(asked)))
+            is_plain[asked] &= ~np.asarray(pc.match_substring_regex(strange, ODD_NUMBERS))
         return np.asarray(is_plain, dtype=bool)
 
-    def _rows(self, payloads: pa.Array) -> pa.Table:
-        records = pa.table({"place": np.arange(len(payloads)), "payload": payloads})
+    def _rows(self, texts: pa.Array) -> pa.Table:
+        records = pa.table({"place": np.arange(len(texts)), "text": texts})
         self._connection.register("records", pa.Table.from_batches(records.to_batches(SCANNED_ROWS), records.schema))
         found: pa.Table = self._connection.sql(self._query, params={"odd": ODD_ESCAPES, "instant": INSTANT}).to_arrow_table()
         self._connection.unregister("records")
         return found
+
+
+def _texts(payloads: pa.Array) -> pa.Array:
+    """Payloads as text; null where one is none, or is not UTF-8."""
+    try:
+        return payloads.cast(pa.string())
+    except pa.ArrowInvalid:
+        return pa.array([_text(payload) for payload in payloads.to_pylist()], pa.string())
+
+
+def _text(payload: bytes | None) -> str | None:
+    try:
+        return None if payload is None else payload.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def _shape(told: str) -> Shape:
+    fields, _, kinds = told.rpartition(END)
+    return Shape(fields=fields.split(SEPARATOR), kinds=[kind.strip("'") for kind in kinds.strip("[]").split(", ")])
+
+
+def _is_read(field: Field, column: pa.ChunkedArray) -> np.ndarray:
+    """Which values of a column were read; none is where it does not fit the type."""
+    found = pc.is_finite(column).fill_null(False) if field.type == "number" else column.is_valid()
+    return np.asarray(found.to_numpy(), dtype=bool)
 
 
 def _database() -> "DuckDBPyConnection":
@@ -118,34 +164,28 @@ def _database() -> "DuckDBPyConnection":
     return duckdb.connect(config={"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"})
 
 
-def _query(fields: Sequence[Field], extracted: Sequence[tuple[str, FieldType]], route_field: str | None) -> str:
-    paths = ", ".join(f"'$.\"{name}\"'" for name, _ in extracted)
-    shape = ", ".join(f'"{name}": "{SQL_TYPES[kind]}"' for name, kind in extracted)
+def _query(fields: Sequence[Field], asked: Mapping[str, FieldType], route_field: str | None) -> str:
+    paths = ", ".join(f"'$.\"{name}\"'" for name in asked)
+    shape = ", ".join(f'"{name}": "{SQL_TYPES[kind]}"' for name, kind in asked.items())
     values = [f"{_value(field)} as f{number}" for number, field in enumerate(fields)]
-    fits = [f"({_fits(number, field)})" for number, field in enumerate(fields)]
     if route_field is not None:
-        number = [name for name, _ in extracted].index(route_field)
         values.append(f'found."{route_field}" as route')
-        fits.append(f"coalesce(kinds[{number + 1}], 'NULL') in ('VARCHAR', 'NULL')")
-    # A flat object ends with its first closing brace. Materialized, as a condition that were pushed down would ask for the fields of texts
-    # that are no JSON, which is an error.
+    # A flat object ends with its first closing brace. Materialized, as else the fields of texts that are no JSON would be asked for, which
+    # is an error.
     return f"""
         with plain as materialized (
-            select place, text from (select place, try(decode(payload)) as text from records)
-            where text[1] = '{{' and instr(text, '}}') = length(text) and text[-2] not in (',', ' ', chr(9), chr(10), chr(13))
-                and not contains(text, '[') and json_valid(text)
-                and case when contains(text, '\\u') then not regexp_matches(text, $odd) else true end
+            select place, text from records
+            where starts_with(text, '{{') and instr(text, '}}') = length(text) and text[-2] not in (',', ' ', chr(9), chr(10), chr(13))
+                and not contains(text, '[') and json_valid(text) and (not contains(text, '\\u') or not regexp_matches(text, $odd))
         ),
         read as (
             select
                 place,
-                array_to_string(json_keys(text), chr({ord(SEPARATOR)})) as shape,
-                json_type(text, [{paths}]) as kinds,
+                array_to_string(json_keys(text), chr({ord(SEPARATOR)})) || chr({ord(END)}) || json_type(text, [{paths}])::varchar as shape,
                 json_transform(text, '{{{shape}}}') as found
             from plain
-        ),
-        valued as materialized (select place, shape, kinds, {", ".join(values)} from read)
-        select * exclude (kinds) from valued where {" and ".join(fits)}
+        )
+        select place, shape, {", ".join(values)} from read
     """  # noqa: S608 (made of the contract's names, which SAFE_NAME holds against)
 
 
@@ -155,10 +195,3 @@ def _value(field: Field) -> str:
     if field.type != "timestamp":
         return column
     return f"case when regexp_full_match({column}, $instant) then epoch_us(try_cast({column} as timestamptz)) end"
-
-
-def _fits(number: int, field: Field) -> str:
-    """Whether a field is absent, null, or of its type with a value that was read."""
-    kinds = ", ".join(f"'{kind}'" for kind in JSON_TYPES[field.type])
-    read = f"isfinite(f{number})" if field.type == "number" else f"f{number} is not null"
-    return f"coalesce(kinds[{number + 1}], 'NULL') = 'NULL' or (kinds[{number + 1}] in ({kinds}) and {read})"
