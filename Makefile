@@ -53,7 +53,7 @@ demo: setup ## Build the whole asset graph of the reference use case from real f
 	@$(RUN)/pipeline demo
 
 test: setup ## Run all tests, against real services of their own
-	@$(RUN)/python -m pytest $(ARGS)
+	@$(RUN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: setup ## Check format, lint, types, architecture and the lock file
 	$(RUN)/ruff format --check

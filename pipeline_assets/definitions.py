@@ -37,6 +37,9 @@ JOURNEYS = {
     names.TRAIN: (names.TRAINING, names.REGISTRY, names.REALTIME_INFERENCE),
     names.SCORE_AND_MONITOR: (names.BATCH_INFERENCE, names.MONITORING),
 }
+ORACLE = dg.AssetSelection.checks(*streaming_ingestion.oracle_checks(USE_CASE))
+# What no run tells that materializes something.
+APART = ORACLE | dg.AssetSelection.checks(*streaming_ingestion.watch_checks(USE_CASE))
 
 
 def _journey(name: str, rooms: tuple[str, ...]) -> dg.Definitions:
@@ -44,7 +47,7 @@ def _journey(name: str, rooms: tuple[str, ...]) -> dg.Definitions:
     if name == names.BUILD_FEATURES:
         selection = (selection | dg.AssetSelection.key_prefixes([names.LAKE])) - dg.AssetSelection.key_prefixes([names.CONNECTORS])
     description = f"Materializes {', '.join(room.replace('_', ' ') for room in rooms)}."
-    return dg.Definitions(jobs=[dg.define_asset_job(name, selection=selection, description=description)])
+    return dg.Definitions(jobs=[dg.define_asset_job(name, selection=selection - APART, description=description)])
 
 
 def _streams() -> dg.Definitions:
@@ -52,13 +55,14 @@ def _streams() -> dg.Definitions:
     tables = [key(names.staged(source.contract.name)) for source in USE_CASE.sources if source.load == "changes"]
     # Lake, warehouse, staging view, register: what comes after them goes by the day.
     jobs = (
-        (names.CONNECT_STREAMS, dg.AssetSelection.key_prefixes([names.CONNECTORS]), "Has all connectors run as they are declared."),
-        (names.TYPE_EVENTS, dg.AssetSelection.key_prefixes([names.TYPED]), "Types what has landed."),
+        (names.CONNECT_STREAMS, dg.AssetSelection.key_prefixes([names.CONNECTORS]) - APART, "Has all connectors run as they are declared."),
+        (names.TYPE_EVENTS, dg.AssetSelection.key_prefixes([names.TYPED]) - APART, "Types what has landed."),
         (
             names.FOLLOW_TABLES,
             dg.AssetSelection.assets(*tables).downstream(depth=4),
             "Takes the rows that changes left to dbt's registers.",
         ),
+        (names.VERIFY, ORACLE, "Holds all topics and followed tables against the lake."),
     )
     return dg.Definitions(jobs=[dg.define_asset_job(name, selection=chosen, description=does) for name, chosen, does in jobs])
 

@@ -10,13 +10,10 @@ import pytest
 from pydantic import SecretStr
 
 from pipeline_assets.core.connections import object_store
-from pipeline_assets.core.settings import PREFIX, Ports, Settings, StackSettings
+from pipeline_assets.core.settings import PREFIX, Settings, StackSettings
 from pipeline_assets.local_stack import stack as local_stack
-from pipeline_assets.local_stack.plan import CONNECT, KAFKA, MLFLOW, POSTGRES, S3, WEATHER, load_secrets
-from pipeline_assets.local_stack.postgres import bootstrap
-from pipeline_assets.local_stack.processes import running
-
-FREE_PORTS = Ports(**dict.fromkeys(Ports.model_fields, 0))
+from pipeline_assets.local_stack.plan import CONNECT, KAFKA, MLFLOW, POSTGRES, S3, WEATHER
+from pipeline_assets_tests.stack_services import FREE, cluster_of
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -60,15 +57,7 @@ def streams(stack_home: Path, stores: Settings) -> Settings:
 
 def start(home: Path, *names: str) -> Settings:
     """Start services on free ports in a folder; the caller calls `local_stack.down`."""
-    return local_stack.up(home, only=names, with_history=False, stack=StackSettings(ports=FREE_PORTS, given={}))
-
-
-def cluster_of(home: Path) -> psycopg.Connection:
-    """A superuser's connection to the PostgreSQL of a stack."""
-    known = running(home, POSTGRES)
-    assert known is not None
-    assert known.port is not None
-    return bootstrap(known.port, load_secrets(home)[POSTGRES])
+    return local_stack.up(home, only=names, with_history=False, stack=StackSettings(ports=FREE, given={}))
 
 
 @pytest.fixture

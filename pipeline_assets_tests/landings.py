@@ -4,7 +4,7 @@ import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,7 +18,8 @@ from pipeline_assets.spec.sources import EventStream, PostgresTable, Source
 from pipeline_assets_tests.readings import READINGS, reading
 
 TOPIC = "sensor-readings"
-RECEIVED_AT = datetime(2013, 5, 1, 12, 10, tzinfo=UTC)
+# After all readings of the tests: what is known before it was received is in order.
+RECEIVED_AT = datetime(2013, 6, 1, 12, 10, tzinfo=UTC)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,7 @@ class Landed:
     partition: int = 0
     received_at: datetime | None = RECEIVED_AT
     topic: str = TOPIC
+    headers: Mapping[str, bytes | None] = field(default_factory=dict)
 
 
 def stream_of(name: str = READINGS.name, topic: str = TOPIC, share: float = 0.5) -> EventStream:
@@ -56,19 +58,20 @@ def records(first: int, end: int, partition: int = 0, broken: Mapping[int, bytes
     return [Landed(offset=offset, payload=payload, partition=partition) for offset, payload in payloads.items()]
 
 
-def table_of(landed: Sequence[Landed]) -> pa.Table:
-    """Records in the landing's columns."""
+def table_of(landed: Sequence[Landed], headers: Sequence[str] = ()) -> pa.Table:
+    """Records in the landing's columns, with some of their headers."""
     columns = [[getattr(one, name) for one in landed] for name in landing.SCHEMA.names]
-    return pa.table(columns, schema=landing.SCHEMA)
+    told = [[one.headers.get(header) for one in landed] for header in headers]
+    return pa.table([*columns, *told], schema=landing.schema_with(headers))
 
 
-def land(lake: Catalog, landed: Sequence[Landed], topic: str = TOPIC) -> int:
-    """The snapshot with which some records were appended to the landing table of a topic."""
-    table = landing.ensure_landing_table(lake, topic)
+def land(lake: Catalog, landed: Sequence[Landed], topic: str = TOPIC, headers: Sequence[str] = ()) -> int:
+    """The snapshot with which some records were appended to the landing table of a topic, with some of their headers."""
+    table = landing.ensure_landing_table(lake, topic, headers)
     with warnings.catch_warnings():
         # Kafka Connect knows the size of row groups by bytes; pyiceberg says that it does not.
         warnings.filterwarnings("ignore", message="Parquet writer option")
-        table.append(table_of(landed))
+        table.append(table_of(landed, headers))
     snapshot = table.current_snapshot()
     assert snapshot is not None
     return snapshot.snapshot_id

@@ -5,6 +5,7 @@ from threading import Event
 from time import monotonic
 from typing import TypeVar
 
+import dagster as dg
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 
 from pipeline_assets.core.settings import Settings
@@ -12,6 +13,12 @@ from pipeline_assets.ingestion.streaming.topics import end_offsets
 
 PATIENCE_SECONDS = 120.0
 Found = TypeVar("Found")
+Headers = list[tuple[str, str | bytes | None]]
+
+
+def without_sensors(defs: dg.Definitions) -> dg.Definitions:
+    """The same assets without the sensors, whose jobs only the whole code location has, and without their check of what gets on."""
+    return dg.Definitions(assets=defs.assets)
 
 
 def until(find: Callable[[], Found], is_enough: Callable[[Found], bool] = bool, seconds: float = PATIENCE_SECONDS) -> Found:
@@ -23,11 +30,13 @@ def until(find: Callable[[], Found], is_enough: Callable[[Found], bool] = bool, 
     return found
 
 
-def produce(settings: Settings, topic: str, values: Sequence[bytes | None], partitions: int = 1) -> None:
-    """Put the values on the topic, in turn on each partition, and return once the broker has them all."""
+def produce(
+    settings: Settings, topic: str, values: Sequence[bytes | None], partitions: int = 1, headers: Sequence[Headers] | None = None
+) -> None:
+    """Put the values on the topic, each with its headers, in turn on each partition, and return once the broker has them all."""
     producer = Producer({"bootstrap.servers": settings.kafka_bootstrap, "acks": "all", "linger.ms": 20})
     for number, value in enumerate(values):
-        producer.produce(topic, value=value, partition=number % partitions)
+        producer.produce(topic, value=value, partition=number % partitions, headers=None if headers is None else headers[number])
         producer.poll(0)
     assert producer.flush(PATIENCE_SECONDS) == 0
 

@@ -28,6 +28,8 @@ USE_CASES = "pipeline_assets.use_cases"
 ROOT = Path(__file__).resolve().parents[2]
 NAME = re.compile(r"[a-z][a-z0-9_]{0,47}")
 NAME_RULE = "a lower-case name of letters, digits and underscores, at most 48 long"
+# What CloudEvents lets an attribute be called.
+ATTRIBUTE = re.compile(r"[a-z0-9]+")
 POSITIVE = "a positive length of time"
 
 
@@ -201,12 +203,24 @@ class _Rules:
             yield Problem(
                 module="sources", subject=subject, field="format.schema", problem="is no Avro record", expected="a schema as JSON"
             )
+        if isinstance(written, Avro) and written.registry is not None and not written.is_framed:
+            yield Problem(
+                module="sources", subject=subject, field="format.registry", problem="is set", expected="framed records (is_framed=True)"
+            )
         if isinstance(written, CloudEvent):
-            for _, name in written.attributes:
-                yield from _unknown("sources", subject, "format.attributes", name, fields)
+            yield from self._cloud_event(subject, stream, written)
         if isinstance(written, DebeziumChange):
             for told in (written.operation, written.lsn, written.committed_at):
                 yield from _unknown("sources", subject, "format", told, {*fields, None})
+
+    def _cloud_event(self, subject: str, stream: EventStream, written: CloudEvent) -> Iterator[Problem]:
+        for _, name in written.attributes:
+            yield from _unknown("sources", subject, "format.attributes", name, [field.name for field in stream.contract.fields])
+        routed = () if stream.route is None else (stream.route.field,)
+        for attribute in (*(attribute for attribute, _ in written.attributes), *routed):
+            if written.is_binary and not ATTRIBUTE.fullmatch(attribute):
+                expected = "small letters and digits, as CloudEvents names attributes"
+                yield Problem(module="sources", subject=subject, field="format.attributes", problem=f"has '{attribute}'", expected=expected)
 
     def _route(self, subject: str, stream: EventStream) -> Iterator[Problem]:
         others = [one for one in self._use_case.streams if one is not stream]

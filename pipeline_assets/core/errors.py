@@ -253,14 +253,14 @@ class UnknownQuarantinedRow(UserInputError):
 
 
 class SourceChanged(PipelineError):
-    """A source no longer has what its contract promises; nothing was read from it."""
+    """A source no longer has what its contract promises; nothing of what it has since was written."""
 
     def __init__(self, source: str, problems: Mapping[str, str], dependents: Sequence[str] = ()) -> None:
         self.source, self.problems, self.dependents = source, dict(problems), tuple(dependents)
         told = "; ".join(f"field '{field}' {problem}" for field, problem in sorted(self.problems.items()))
         hanging = f" On it hang: {', '.join(self.dependents)}." if self.dependents else ""
         super().__init__(
-            f"Source '{source}' no longer keeps its contract: {told}. Nothing was staged.{hanging} "
+            f"Source '{source}' no longer keeps its contract: {told}. Nothing was written.{hanging} "
             "Restore the source, or change the contract."
         )
 

@@ -29,6 +29,10 @@ TRAIN = "train"
 TYPE_EVENTS = "type_events"
 CONNECT_STREAMS = "connect_streams"
 FOLLOW_TABLES = "follow_tables"
+VERIFY = "verify"
+
+# The sensor that has days with new events materialized.
+EVENTS_TYPED = "events_typed"
 SCORE_AND_MONITOR = "score_and_monitor"
 
 # Schemas of the warehouse database, and namespaces of the lake.
@@ -102,6 +106,11 @@ def topic(name: str) -> AssetName:
 def landed(topic: str) -> AssetName:
     """The lake table of a topic's records as they came."""
     return (LANDED, _plain(topic))
+
+
+def landed_header(header: str) -> str:
+    """The column that a header lands in, beside the record's value."""
+    return _plain(header)
 
 
 def _plain(name: str) -> str:

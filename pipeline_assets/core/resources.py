@@ -6,19 +6,23 @@ Secrets stay in the settings, which are read when a run asks for them: no resour
 import warnings
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import date, timedelta
 from pathlib import Path
 
 import dagster as dg
+from dagster_shared.check import CheckError
 
-from pipeline_assets.core.errors import PipelineError, TransientError
+from pipeline_assets.core import names
+from pipeline_assets.core.errors import PipelineError, SourceChanged, TransientError
 from pipeline_assets.core.settings import Settings, home_folder, read_settings
 from pipeline_assets.spec.contracts import Contract, Field
 from pipeline_assets.spec.use_case import UseCase
 
 RETRY_SECONDS = 5
 UNFINISHED = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
+# Named when a source breaks its contract: what people look at.
+DEPENDENTS = (names.FEATURES, names.FEATURE_STORE, names.TRAINING, names.REGISTRY)
 
 # Backfills in one run and lenient partition mappings are marked beta. The graph needs both, and the lock file holds them still.
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
@@ -72,6 +76,35 @@ def dagster_errors() -> Iterator[None]:
         raise dg.RetryRequested(max_retries=3, seconds_to_wait=RETRY_SECONDS) from error
     except PipelineError as error:
         raise dg.Failure(description=str(error), allow_retries=False) from error
+
+
+@contextmanager
+def naming_dependents(context: dg.AssetExecutionContext) -> Iterator[None]:
+    """A source that changed stops with the names of the features and models that hang on it."""
+    try:
+        yield
+    except SourceChanged as error:
+        raise SourceChanged(error.source, error.problems, _dependents(context)) from error
+
+
+def _dependents(context: dg.AssetExecutionContext) -> list[str]:
+    """Features and models below the asset of this run; none where the run knows of no code location, as in a test."""
+    below = dg.AssetSelection.assets(context.asset_key).downstream() & dg.AssetSelection.groups(*DEPENDENTS)
+    with suppress(CheckError):
+        return sorted(found.to_user_string() for found in below.resolve(context.repository_def.asset_graph))
+    return []
+
+
+def source_changed(asset_key: dg.AssetKey, check_name: str, error: SourceChanged) -> dg.AssetCheckResult:
+    """The failed check of a source that changed: its fields with what was expected and found, and what hangs on it."""
+    return dg.AssetCheckResult(
+        asset_key=asset_key,
+        check_name=check_name,
+        passed=False,
+        severity=dg.AssetCheckSeverity.ERROR,
+        description=str(error),
+        metadata={"fields": dict(error.problems), "dependents": list(error.dependents)},
+    )
 
 
 def pictures(images: Mapping[str, bytes]) -> dg.MarkdownMetadataValue:

@@ -29,10 +29,21 @@ class RestService(BaseModel):
     api_key: SecretStr
 
 
+class SchemaRegistry(BaseModel):
+    """Where a schema registry is, and the user and password that open it where it asks for them (HTTP Basic)."""
+
+    model_config = ConfigDict(frozen=True)
+
+    url: str
+    user: str | None = None
+    password: SecretStr = SecretStr("")
+
+
 class Settings(BaseSettings):
     """Everything the product needs to know about the world around it.
 
     `databases` are the sources by name, each for the role that reads batches, `replication` the same for the role that reads changes.
+    `registries` are those that formats of streams name; without such there is none.
     `connect_secrets` is the path, on the machine of Kafka Connect, of the properties file that its connectors take their secrets from.
     """
 
@@ -55,6 +66,7 @@ class Settings(BaseSettings):
     databases: dict[str, SecretStr]
     replication: dict[str, SecretStr]
     services: dict[str, RestService]
+    registries: dict[str, SchemaRegistry] = {}
 
 
 class Ports(BaseModel):

@@ -1,8 +1,9 @@
 """The demo: the asset graph of the reference use case over five months of real flights, on the live stack, with its results in one file.
 
 Four runs: the connectors, which bring the followed tables; features for January to May; a model of what was known when May began; and the
-scores and the watch of May.
-Every run replaces what it writes, so the demo can be run again at any time.
+scores and the watch of May. Then June is told as events, and the sensors of the live Dagster have it typed and taken to the features. Last,
+the integrity oracle holds every topic and every followed table against the lake.
+Every run replaces what it writes, and June is told once, so the demo can be run again at any time.
 """
 
 import json
@@ -14,13 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from pipeline_assets.core import names
-from pipeline_assets.local_stack.runs import Checked, Dagster, Materialized, RunEvent, StepEnded
-from pipeline_assets.use_cases.nyc_flights.model import flight_delay
+from pipeline_assets.local_stack.runs import POLL_SECONDS, Checked, Dagster, Materialized, RunEvent, RunFailed, StepEnded
+from pipeline_assets.local_stack.simulator import STREAM_FROM
+from pipeline_assets.use_cases.nyc_flights import use_case
 
 FIRST_DAY, LAST_DAY, TRAINED_UNTIL = date(2013, 1, 1), date(2013, 5, 31), date(2013, 5, 1)
-MODEL = flight_delay.name
+STREAMED = (STREAM_FROM, date(2013, 6, 30))
+STREAM_SECONDS = 600.0
+MODEL = use_case.model.name
 # As `dagster.yaml` has it for pools that nobody set.
 POOL_LIMIT = 1
+# Of these a run counts the whole table, of others what it made itself.
+WHOLE_TABLES = (names.TYPED, names.LAKE, names.CLEANED, names.FEATURES, names.FEATURE_STORE)
 ROW_COUNT, PARTITION_ROWS = "dagster/row_count", "dagster/partition_row_count"
 
 
@@ -47,14 +53,19 @@ JOURNEYS = (
 )
 
 
+SENSORS = Journey(title="features of June, as the sensors ask", job=names.BUILD_FEATURES, days=STREAMED)
+ORACLE = Journey(title="nothing lost, nothing doubled", job=names.VERIFY, days=None)
+
+
 @dataclass(kw_only=True)
 class Tally:
-    """What the runs told: materializations by asset, failed checks, and how long each part took."""
+    """What the runs told: materializations by asset, failed checks, what the oracle compared, and how long each part took."""
 
     numbers: dict[str, dict[str, float]] = field(default_factory=dict)
     urls: dict[str, dict[str, str]] = field(default_factory=dict)
     partitions: dict[str, set[str]] = field(default_factory=dict)
     failed_checks: list[Checked] = field(default_factory=list)
+    audited: dict[str, dict[str, int | bool]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
     def add(self, event: RunEvent) -> None:
@@ -64,12 +75,17 @@ class Tally:
                 self.numbers.setdefault(event.asset, {}).update(event.numbers)
                 self.urls.setdefault(event.asset, {}).update(event.urls)
                 self.partitions.setdefault(event.asset, set()).update([event.partition] if event.partition is not None else [])
-            case Checked() if not event.passed:
-                self.failed_checks.append(event)
+            case Checked():
+                self.failed_checks += [] if event.passed else [event]
             case StepEnded():
                 self.seconds[event.step] = round(event.seconds, 2)
-            case _:
-                pass
+
+    def count_tables(self, dagster: Dagster) -> None:
+        """Takes in how many rows whole tables have by now, after runs over other days than those of the demo's own."""
+        for asset, numbers in self.numbers.items():
+            path = asset.split("/")
+            if path[0] in WHOLE_TABLES:
+                numbers[ROW_COUNT] = float(dagster.told(path).get(ROW_COUNT, 0))
 
     def number(self, asset: names.AssetName, label: str) -> float:
         """A number of an asset's metadata; KeyError names what is missing."""
@@ -97,6 +113,43 @@ def run(dagster: Dagster, watch: Callable[[Journey, RunEvent], None]) -> Tally:
     return tally
 
 
+def follow_sensors(dagster: Dagster, tally: Tally, since: float, watch: Callable[[Journey, RunEvent], None]) -> int:
+    """Follows the runs over the days with events that a sensor has asked for since a time, until it has nothing more to ask for.
+
+    Gives their number. Raises RunFailed for the first that does not succeed, or if the sensor has not come so far in some minutes.
+    """
+    done, begun = list[str](), time.monotonic()
+    while not (is_seen := _has_seen_all(dagster)) or dagster.requested(names.EVENTS_TYPED, since) != done:
+        for run_id in dagster.requested(names.EVENTS_TYPED, since)[len(done) :]:
+            for event in dagster.follow(SENSORS.job, run_id):
+                watch(SENSORS, event)
+            done.append(run_id)
+        if not is_seen and time.monotonic() - begun > STREAM_SECONDS:
+            raise RunFailed(SENSORS.job, "(not asked for)", dagster.url, f"the sensor {names.EVENTS_TYPED} did not see the events")
+        time.sleep(POLL_SECONDS)
+    tally.count_tables(dagster)
+    tally.seconds[names.EVENTS_TYPED] = round(time.monotonic() - begun, 2)
+    return len(done)
+
+
+def _has_seen_all(dagster: Dagster) -> bool:
+    """Whether the sensor has looked at the events that were typed last."""
+    typed = {stream.contract.name: dagster.told(names.typed(stream.contract.name)).get("snapshot_id") for stream in use_case.streams}
+    seen = json.loads(dagster.cursor(names.EVENTS_TYPED) or "{}").get("snapshots", {})
+    return not dagster.unfinished(names.TYPE_EVENTS) and {name: str(snapshot) for name, snapshot in seen.items()} == typed
+
+
+def audit(dagster: Dagster, tally: Tally, watch: Callable[[Journey, RunEvent], None]) -> None:
+    """Has the integrity oracle look at all there is."""
+    begun = time.monotonic()
+    for event in dagster.follow(ORACLE.job, dagster.launch(ORACLE.job, None, {})):
+        tally.add(event)
+        watch(ORACLE, event)
+        if isinstance(event, Checked):
+            tally.audited[event.asset] = {**event.numbers, "passed": event.passed}
+    tally.seconds[ORACLE.job] = round(time.monotonic() - begun, 2)
+
+
 def summary(tally: Tally) -> dict[str, Any]:
     """What the demo made, in the form of `demo.json`."""
     champion, scores, drift = names.champion(MODEL), names.predictions(MODEL), names.drift(MODEL)
@@ -115,6 +168,7 @@ def summary(tally: Tally) -> dict[str, Any]:
             "training_rows": int(tally.number(champion, "training_rows")),
         },
         "scores": {"rows": _rows(tally.numbers["/".join(scores)]), "days": len(tally.partitions["/".join(scores)])},
+        "stream": {"first_day": str(STREAMED[0]), "last_day": str(STREAMED[1]), "audited": dict(sorted(tally.audited.items()))},
         "drift": {label: int(tally.number(drift, label)) for label in ("days", "features", "drifted")},
         "pages": {
             "model": tally.urls["/".join(champion)]["version_page"],

@@ -1,6 +1,7 @@
 """The `demo` command: starts the stack, runs the demo with a progress display, and prints what was built."""
 
 from collections.abc import Mapping
+from time import time
 from typing import TYPE_CHECKING, Any, Self
 
 import typer
@@ -23,20 +24,29 @@ def register(app: typer.Typer) -> None:
 
 
 def demo() -> None:
-    """Build everything from five months of real flights: lake, features, a model, its scores and its watch. May be run again."""
+    """Build everything from real flights: five months of history, a model, its scores and its watch, and a month of events.
+
+    May be run again.
+    """
     from pipeline_assets.local_stack import demo as journeys
     from pipeline_assets.local_stack import stack
     from pipeline_assets.local_stack.display import show_links, watching
     from pipeline_assets.local_stack.runs import Dagster
+    from pipeline_assets.local_stack.simulator import send_events
 
     console = Console()
     with watching("Starting services") as watch:
         settings = stack.up(home_folder(), watch=watch)
+    dagster = Dagster(settings.dagster_url, LOCATION)
     with Walk(console) as walk:
-        tally = journeys.run(Dagster(settings.dagster_url, LOCATION), walk.note)
+        tally, since = journeys.run(dagster, walk.note), time()
+        send_events(settings.home, stack.ROOT, settings.kafka_bootstrap, *journeys.STREAMED)
+        journeys.audit(dagster, tally, walk.note)
+        runs = journeys.follow_sensors(dagster, tally, since, walk.note)
     told = journeys.summary(tally)
     path = journeys.write_summary(settings.home, told)
     show(console, told)
+    show_stream(console, told["stream"], runs)
     show_links(stack.status(settings.home))
     for name, url in told["pages"].items():
         console.print(f"{name}: {url}", highlight=False, soft_wrap=True)
@@ -107,6 +117,23 @@ def show(console: Console, told: Mapping[str, Any]) -> None:
         f"Scores: {scores['rows']:,} flights on {scores['days']} days. "
         f"Drift: {drift['drifted']} of {drift['features']} columns drifted on some of {drift['days']} days.\n"
         f"Seconds: {', '.join(f'{name} {seconds:.0f}' for name, seconds in told['seconds'].items() if '__' not in name)}.",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def show_stream(console: Console, told: Mapping[str, Any], runs: int) -> None:
+    """Prints what became of the events, and what the integrity oracle found."""
+    audited = told["audited"]
+    records, keys = (sum(found.get(unit, 0) for found in audited.values()) for unit in ("records", "keys"))
+    wrong = sorted(asset for asset, found in audited.items() if not found["passed"])
+    asked = f"the sensors asked for {runs} run{'' if runs == 1 else 's'} over their days" if runs else "they had been streamed before"
+    found = f"wrong: {', '.join(wrong)}; see the check nothing_lost" if wrong else "nothing lost, nothing doubled"
+    console.print(
+        f"Events of {told['first_day']} to {told['last_day']}: {asked}.\n"
+        f"Integrity: {records:,} records of {sum('records' in one for one in audited.values())} topics and {keys:,} keys of "
+        f"{sum('keys' in one for one in audited.values())} followed tables compared: {found}.",
+        style="red" if wrong else "",
         highlight=False,
         soft_wrap=True,
     )

@@ -1,8 +1,8 @@
 """Starts runs on the live Dagster of the stack and follows them, through the GraphQL interface that its own web page uses."""
 
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
@@ -35,6 +35,26 @@ CANCEL = """
 mutation Cancel($runs: [String!]!) {
   terminateRuns(runIds: $runs, terminatePolicy: MARK_AS_CANCELED_IMMEDIATELY) { __typename }
 }"""
+REQUESTED = """
+query Requested($sensor: String!, $since: Float!) {
+  runsOrError(filter: {tags: [{key: "dagster/sensor_name", value: $sensor}], createdAfter: $since}) {
+    ... on Runs { results { runId pipelineName } }
+  }
+}"""
+CURSOR = """
+query Cursor($sensor: SensorSelector!) {
+  sensorOrError(sensorSelector: $sensor) {
+    ... on Sensor { sensorState { typeSpecificData { ... on SensorData { lastCursor } } } }
+  }
+}"""
+TOLD = """
+query Told($asset: AssetKeyInput!) {
+  assetNodeOrError(assetKey: $asset) {
+    ... on AssetNode {
+      assetMaterializations(limit: 1) { metadataEntries { label ... on TextMetadataEntry { text } ... on IntMetadataEntry { intValue } } }
+    }
+  }
+}"""
 NEWEST = "query Newest { assetNodes { assetKey { path } isMaterializable assetMaterializations(limit: 1) { runId } } }"
 POOLS = "query Pools { assetNodes { pools } instance { concurrencyLimits { concurrencyKey } } }"
 LIMIT = "mutation Limit($pool: String!, $limit: Int!) { setConcurrencyLimit(concurrencyKey: $pool, limit: $limit) }"
@@ -56,7 +76,9 @@ query Events($run: ID!, $cursor: String, $limit: Int) {
             ... on UrlMetadataEntry { url }
           }
         }
-        ... on AssetCheckEvaluationEvent { evaluation { assetKey { path } checkName success severity } }
+        ... on AssetCheckEvaluationEvent { evaluation {
+          assetKey { path } checkName success severity metadataEntries { label ... on IntMetadataEntry { intValue } }
+        } }
         ... on ExecutionStepFailureEvent { error { message causes { message } } }
       }
     }
@@ -86,12 +108,13 @@ class Materialized:
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """A check of an asset was evaluated."""
+    """A check of an asset was evaluated; `numbers` are the whole ones that it tells."""
 
     asset: str
     check: str
     passed: bool
     severity: str
+    numbers: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +132,7 @@ class Dagster:
     """The live Dagster at `url`, with one code location."""
 
     def __init__(self, url: str, location: str) -> None:
-        self._url, self._location = url.rstrip("/"), location
+        self.url, self._location = url.rstrip("/"), location
 
     def launch(self, job: str, days: tuple[date, date] | None, ops: Mapping[str, Mapping[str, object]]) -> str:
         """The id of a new run of `job` over `days` (inclusive), with the configuration of its ops by name; raises RunFailed if refused."""
@@ -119,13 +142,34 @@ class Dagster:
         params = {"selector": selector, "runConfigData": config, "mode": "default", "executionMetadata": {"tags": tags}}
         answer = self._ask(LAUNCH, {"params": params})["launchRun"]
         if answer["__typename"] != "LaunchRunSuccess":
-            raise RunFailed(job, "(not launched)", self._url, str(answer.get("message") or answer.get("errors")))
+            raise RunFailed(job, "(not launched)", self.url, str(answer.get("message") or answer.get("errors")))
         return str(answer["run"]["runId"])
 
     def is_built(self, prefix: str) -> bool:
         """Whether every asset whose key begins with `prefix` has been materialized at some time."""
         nodes = self._ask(NEWEST, {})["assetNodes"]
         return all(node["assetMaterializations"] for node in nodes if node["isMaterializable"] and node["assetKey"]["path"][0] == prefix)
+
+    def requested(self, sensor: str, since: float) -> list[str]:
+        """The runs that a sensor has asked for since a time (seconds of the epoch), the first one first."""
+        found = self._ask(REQUESTED, {"sensor": sensor, "since": since})["runsOrError"]["results"]
+        return [str(run["runId"]) for run in reversed(found)]
+
+    def cursor(self, sensor: str) -> str | None:
+        """Up to where a sensor has looked, in its own words."""
+        selector = {"repositoryLocationName": self._location, "repositoryName": "__repository__", "sensorName": sensor}
+        state = self._ask(CURSOR, {"sensor": selector})["sensorOrError"]["sensorState"]
+        return (state["typeSpecificData"] or {}).get("lastCursor")
+
+    def told(self, asset: Sequence[str]) -> dict[str, str | int]:
+        """The texts and whole numbers that the newest materialization of an asset tells; none where there is no such."""
+        found = self._ask(TOLD, {"asset": {"path": list(asset)}})["assetNodeOrError"].get("assetMaterializations", [])
+        entries = [entry for one in found for entry in one["metadataEntries"]]
+        return {entry["label"]: entry.get("text", entry.get("intValue")) for entry in entries if {"text", "intValue"} & entry.keys()}
+
+    def unfinished(self, job: str) -> list[str]:
+        """The runs of `job` that have not ended, one whose process was killed included."""
+        return [str(run["runId"]) for run in self._ask(UNFINISHED, {"job": job})["runsOrError"]["results"]]
 
     def ensure_pools(self, limit: int) -> None:
         """Gives every pool of the code location a limit that has none yet.
@@ -142,9 +186,9 @@ class Dagster:
 
         Such a run would hold its place in the queue for ever.
         """
-        found = self._ask(UNFINISHED, {"job": job})["runsOrError"]["results"]
+        found = self.unfinished(job)
         if found:
-            self._ask(CANCEL, {"runs": [run["runId"] for run in found]})
+            self._ask(CANCEL, {"runs": found})
         return len(found)
 
     def follow(self, job: str, run_id: str) -> Iterator[RunEvent]:
@@ -164,14 +208,14 @@ class Dagster:
             if not page["logsForRun"]["hasMore"]:
                 time.sleep(POLL_SECONDS)
         if page["runOrError"]["status"] != "SUCCESS":
-            raise RunFailed(job, run_id, self._url, why)
+            raise RunFailed(job, run_id, self.url, why)
 
     def _ask(self, query: str, variables: Mapping[str, object]) -> dict[str, Any]:
-        answer = httpx.post(f"{self._url}/graphql", json={"query": query, "variables": variables}, timeout=ANSWER_SECONDS)
+        answer = httpx.post(f"{self.url}/graphql", json={"query": query, "variables": variables}, timeout=ANSWER_SECONDS)
         answer.raise_for_status()
         told = answer.json()
         if told.get("errors"):
-            raise RunFailed("graphql", "(none)", self._url, str(told["errors"][0]["message"]))
+            raise RunFailed("graphql", "(none)", self.url, str(told["errors"][0]["message"]))
         return dict(told["data"])
 
 
@@ -190,7 +234,8 @@ def _told(event: Mapping[str, Any], started: Mapping[str, float]) -> Iterator[Ru
         case "AssetCheckEvaluationEvent":
             found = event["evaluation"]
             asset = "/".join(found["assetKey"]["path"])
-            yield Checked(asset=asset, check=found["checkName"], passed=found["success"], severity=found["severity"])
+            numbers = {entry["label"]: entry["intValue"] for entry in found["metadataEntries"] if "intValue" in entry}
+            yield Checked(asset=asset, check=found["checkName"], passed=found["success"], severity=found["severity"], numbers=numbers)
         case "ExecutionStepSuccessEvent":
             seconds = (float(event["timestamp"]) - started.get(event["stepKey"], float(event["timestamp"]))) / 1000
             yield StepEnded(step=event["stepKey"], seconds=seconds)

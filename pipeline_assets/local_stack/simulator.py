@@ -5,6 +5,8 @@ The simulator is started as a program and never imported: a user with real sourc
 
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
+from datetime import date
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +16,10 @@ from pipeline_assets.local_stack.plan import HOST, WEATHER, Plan, Service, write
 from pipeline_assets.local_stack.processes import TAIL_LINES, end_all, family, marked_environment
 
 AIRLINE_OPS, AIRLINE_OPS_DSN = "airline_ops", "PIPELINE_DATABASES__AIRLINE_OPS"
-FIRST_DAY, LAST_DAY = "2013-01-01", "2013-12-31"
+FIRST_DAY, LAST_DAY = date(2013, 1, 1), date(2013, 12, 31)
+EVENTS = "events"
+# The history ends before this day; what happens from then on is told by events.
+STREAM_FROM = date(2013, 6, 1)
 
 
 def service(plan: Plan) -> Service:
@@ -38,19 +43,34 @@ def exists(root: Path) -> bool:
 
 def fill_database(plan: Plan) -> None:
     """Load the operational database, once; a load that was killed is repeated and doubles no row."""
-    done = plan.home / "run" / f"{AIRLINE_OPS}.loaded"
+    done = plan.home / "run" / f"{AIRLINE_OPS}-until-{STREAM_FROM}.loaded"
     if done.exists():
         return
     end_all(family(plan.home, AIRLINE_OPS))
     environment = {**marked_environment(plan.home, AIRLINE_OPS), AIRLINE_OPS_DSN: plan.settings[AIRLINE_OPS_DSN]}
-    command = [sys.executable, "-m", "simulator.database", "--first", FIRST_DAY, "--last", LAST_DAY]
+    span = ["--first", str(FIRST_DAY), "--last", str(LAST_DAY), "--stream-from", str(STREAM_FROM)]
+    _run(plan.root, ["simulator.database", *span], environment, AIRLINE_OPS, "could not be filled by the simulator")
+    done.touch()
+
+
+def send_events(home: Path, root: Path, bootstrap: str, first: date, last: date) -> None:
+    """Tell the topics what happened on the days first..last (inclusive), once; what a killed call had told is told again."""
+    done = home / "run" / f"events-{first}-{last}.sent"
+    if done.exists():
+        return
+    span = ["--first", str(first), "--last", str(last)]
+    environment = marked_environment(home, EVENTS)
+    _run(root, ["simulator.events", "--bootstrap", bootstrap, *span], environment, EVENTS, "could not be sent by the simulator")
+    done.touch()
+
+
+def _run(root: Path, program: Sequence[str], environment: Mapping[str, str], subject: str, problem: str) -> None:
     result = subprocess.run(  # noqa: S603 - the simulator of this project
-        command, cwd=plan.root, env=environment,
+        [sys.executable, "-m", *program], cwd=root, env=environment,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
     )  # fmt: skip
     if result.returncode != 0:
-        raise ServiceFailed(AIRLINE_OPS, "could not be filled by the simulator", "\n".join(result.stdout.splitlines()[-TAIL_LINES:]))
-    done.touch()
+        raise ServiceFailed(subject, problem, "\n".join(result.stdout.splitlines()[-TAIL_LINES:]))
 
 
 def url(port: int) -> str:

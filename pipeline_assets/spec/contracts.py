@@ -10,6 +10,8 @@ from typing import Literal, get_args
 
 FieldType = Literal["string", "integer", "number", "boolean", "timestamp"]
 FIELD_TYPES: tuple[FieldType, ...] = get_args(FieldType)
+# What the clocks of two machines may differ by.
+CLOCK_TOLERANCE = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +37,9 @@ class Contract:
     """The promise of one source, enforced alike on batches and on streams.
 
     `event_at` and `known_at` name the fields of the two times: when a row happened, and when the platform could know it.
-    `lateness` bounds known_at − event_at; `freshness` is how old the newest row may be; `broken_share` is the share of a partition's
-    rows that may go to quarantine before the whole partition is refused.
+    `lateness` bounds known_at − event_at, and `earliness` event_at − known_at: an event is not known before it happens, but for what clocks
+    differ by; a plan is known as long ahead as this says. `freshness` is how old the newest row may be; `broken_share` is the share of a
+    partition's rows that may go to quarantine before the whole partition is refused.
     """
 
     name: str
@@ -50,3 +53,4 @@ class Contract:
     lateness: timedelta
     freshness: timedelta
     broken_share: float
+    earliness: timedelta = CLOCK_TOLERANCE

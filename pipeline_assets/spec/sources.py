@@ -66,11 +66,14 @@ class CsvLine:
 class Avro:
     """Each record is an Avro record of `schema` (JSON text), without a container.
 
-    `is_framed`: five bytes stand before it, a zero and the id that a schema registry gave its schema (Confluent's wire format).
+    `is_framed`: five bytes stand before it, a zero and the id that a schema registry gave its schema (Confluent's wire format). The
+    settings give URL and credentials of `registry`: with one, a record is read with the schema that it was written with, which the
+    registry has under that id, and resolved to `schema` by Avro's rules; without one it must have been written with `schema`.
     """
 
     schema: str
     is_framed: bool = False
+    registry: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,9 +81,12 @@ class CloudEvent:
     """Each record is a CloudEvents 1.0 event in structured JSON whose `data` holds the contract's fields.
 
     attributes: pairs of an attribute of the envelope (such as `id`, `source`, `type`, `time`) and the field that takes its value.
+    `is_binary`: records may be in binary mode too. Their value is the data, their headers are the attributes (`ce_id`, `ce_time` and so
+    on, `content-type` for `datacontenttype`), and so headers are landed: those that an event must have, and those that are named here.
     """
 
     attributes: tuple[tuple[str, str], ...] = ()
+    is_binary: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +94,9 @@ class DebeziumChange:
     """Each record is a change of a row as Debezium's JSON envelope tells it: the row after it, or before it where it was deleted.
 
     `operation` (c, u, d, r, or t where the table was truncated), `lsn`, `committed_at`, `transaction` and `snapshot` name the fields that
-    take what the envelope says of the change, if any does. The empty record that follows a deletion for Kafka's sake is no event.
+    take what the envelope says of the change, if any does; `untold` the one that takes which of the other declared fields the row after the
+    change does not have at all, as a JSON array (null: it has them all). The empty record that follows a deletion for Kafka's sake is no
+    event.
     """
 
     operation: str | None = None
@@ -96,6 +104,7 @@ class DebeziumChange:
     committed_at: str | None = None
     transaction: str | None = None
     snapshot: str | None = None
+    untold: str | None = None
 
 
 Format = JsonObject | CsvLine | Avro | CloudEvent | DebeziumChange

@@ -1,8 +1,9 @@
 """The sensors of streaming ingestion on a real lake: what lands is typed once, and the days that got events are materialized in one run."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -14,7 +15,7 @@ from pipeline_assets.core.connections import catalog
 from pipeline_assets.core.resources import Platform
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.streaming import sensors
-from pipeline_assets.ingestion.streaming.progress import Touched, stale_days
+from pipeline_assets.ingestion.streaming.progress import Touched, open_day_of, stale_days
 from pipeline_assets.ingestion.streaming.typed_rows import type_landed
 from pipeline_assets.spec.use_case import UseCase
 from pipeline_assets.use_cases.nyc_flights import use_case as flights
@@ -38,24 +39,22 @@ class Ticks:
 
     def __init__(self, sensor: dg.SensorDefinition, instance: DagsterInstance, home: Path) -> None:
         self._sensor, self._instance, self._platform = sensor, instance, Platform(home=str(home))
-        self._cursor: str | None = None
+        self.cursor: str | None = None
 
     def next(self) -> Answer:
         """What the sensor answers now."""
-        context = dg.build_sensor_context(instance=self._instance, cursor=self._cursor, resources={"platform": self._platform})
+        context = dg.build_sensor_context(instance=self._instance, cursor=self.cursor, resources={"platform": self._platform})
         answer = self._sensor(context)
         assert isinstance(answer, dg.SensorResult | dg.SkipReason)
         if isinstance(answer, dg.SensorResult):
-            self._cursor = answer.cursor
+            self.cursor = answer.cursor
         return answer
 
 
-def _sensors(settings: Settings, instance: DagsterInstance, home: Path) -> tuple[Ticks, Ticks]:
+def _sensors(settings: Settings, instance: DagsterInstance, home: Path, case: UseCase = CASE) -> tuple[Ticks, Ticks]:
     write_stack_env(settings, home)
-    landed, typed = sensors.defs(CASE).sensors or ()
-    assert isinstance(landed, dg.SensorDefinition)
-    assert isinstance(typed, dg.SensorDefinition)
-    return Ticks(landed, instance, home), Ticks(typed, instance, home)
+    named = {sensor.name: sensor for sensor in sensors.defs(case).sensors or () if isinstance(sensor, dg.SensorDefinition)}
+    return Ticks(named["events_landed"], instance, home), Ticks(named["events_typed"], instance, home)
 
 
 def _land(settings: Settings, landed: list[Landed]) -> None:
@@ -125,6 +124,40 @@ def test_days_outside_the_partitions_are_never_asked_for(days: list[date], stale
     found = Touched(days=days, last_day=max(days, default=None), snapshots={})
 
     assert stale_days(found, date(2013, 1, 1), date(2013, 12, 31)) == stale
+
+
+def test_a_day_that_has_not_ended_waits_and_one_of_the_future_does_not(
+    isolated: Settings, instance: DagsterInstance, tmp_path: Path
+) -> None:
+    """A use case without an end has no partition for today yet: its day is asked for once it has ended, and that of 2099 never."""
+    today = datetime.now(UTC).replace(hour=0, minute=1)
+    case = replace(CASE, first_day=today.date() - timedelta(days=3), last_day=None)
+    _, typed = _sensors(isolated, instance, tmp_path, case)
+    told = (today - timedelta(days=2), today, datetime(2099, 1, 1, tzinfo=UTC))
+    _land(isolated, [Landed(offset=n, payload=event(n, read_at=time), received_at=None) for n, time in enumerate(told)])
+    type_landed(isolated, STREAM, run_id="first")
+    first, again = typed.next(), typed.next()
+
+    yesterday = (today - timedelta(days=1)).date().isoformat()
+    assert [_range(request) for request in _requests(first)] == [(told[0].date().isoformat(), yesterday)]
+    assert _requests(again) == []
+    assert json.loads(typed.cursor or "")["open_day"] == today.date().isoformat()
+
+
+@pytest.mark.parametrize(
+    ("days", "ended", "open_day"),
+    [
+        ([date(2013, 5, 1), date(2013, 5, 3), date(2099, 1, 1)], date(2013, 5, 2), date(2013, 5, 3)),
+        ([date(2013, 5, 1), date(2013, 5, 3)], date(2013, 5, 3), None),
+        ([date(2013, 5, 4), date(2099, 1, 1)], date(2013, 5, 2), None),
+        ([date(2013, 5, 3)], None, date(2013, 5, 3)),
+    ],
+)
+def test_the_day_that_has_not_ended_is_told(days: list[date], ended: date | None, open_day: date | None) -> None:
+    """The first that has events, is no partition yet, and is not in the future."""
+    found = Touched(days=days, last_day=max(days), snapshots={})
+
+    assert open_day_of(found, ended, date(2013, 5, 3)) == open_day
 
 
 def _range(request: dg.RunRequest) -> tuple[str, ...]:

@@ -9,12 +9,13 @@ import psycopg
 import pytest
 
 from pipeline_assets.core import names
-from pipeline_assets.core.connections import catalog, object_store, warehouse
-from pipeline_assets.core.errors import OffsetsMissing
+from pipeline_assets.core.connections import catalog, warehouse
+from pipeline_assets.core.errors import OffsetsMissing, SettingsMissing, SourceUnavailable
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.batch.load import stage_days
 from pipeline_assets.ingestion.batch.replay import Replayed, replay
 from pipeline_assets.ingestion.sources import quarantine
+from pipeline_assets.ingestion.streaming import schema_registry
 from pipeline_assets.ingestion.streaming.events import stage_events
 from pipeline_assets.ingestion.streaming.replay import replay_records
 from pipeline_assets.ingestion.streaming.typed_rows import Typed, type_landed
@@ -24,7 +25,8 @@ from pipeline_assets.spec.contracts import Contract
 from pipeline_assets.spec.sources import EventStream
 from pipeline_assets_tests.lake_rows import commits_held_back
 from pipeline_assets_tests.landings import Landed, event, land, records, stream_of
-from pipeline_assets_tests.readings import World, at, day, kill, process, reading, wait_until, with_field
+from pipeline_assets_tests.readings import World, at, day, kill, process, reading, with_field
+from pipeline_assets_tests.schema_registries import FIRST, FORMAT, SECOND, framed, registry
 
 EVENTS = 1_200
 TYPE = """
@@ -70,12 +72,6 @@ class Topic:
         found = quarantine.listed(self.settings, source=self.name)
         return [(row.topic_partition, row.topic_offset, f"{row.field} {row.reason}".strip(), row.original) for row in found]
 
-    def data_files(self) -> int:
-        """How many data files lie below the typed table, named by a snapshot or not."""
-        prefix = f"{names.LAKE}/{'/'.join(names.typed(self.name))}/data/"
-        pages = object_store(self.settings).get_paginator("list_objects_v2").paginate(Bucket=self.settings.s3_bucket, Prefix=prefix)
-        return sum(len(page.get("Contents", [])) for page in pages)
-
 
 @pytest.fixture
 def topic(stores: Settings) -> Topic:
@@ -105,27 +101,6 @@ def test_increments_are_typed_once_and_poison_waits_in_quarantine_with_its_place
     assert (row.partition, row.position, row.topic, row.run_id) == (names.STREAM, 3, topic.topic, "test")
 
 
-def test_a_run_that_is_killed_between_its_files_and_its_commit_loses_and_doubles_nothing(topic: Topic) -> None:
-    """The files are written, the commit waits, the process is killed: nobody sees the files, and the next run writes every row once."""
-    topic.type()
-    topic.land(*records(0, EVENTS, broken={7: b"{"}))
-
-    with (
-        commits_held_back(topic.settings, topic.name) as waiting,
-        process(topic.settings, TYPE.format(name=topic.name, topic=topic.topic)) as started,
-    ):
-        waiting.for_writers(1)
-        files, kept = topic.data_files(), topic.quarantined()
-        kill(started)
-    seen = topic.rows()
-    done = topic.type()
-
-    assert (files, kept, seen) == (1, [(0, 7, "not a JSON object", b"{")], [])
-    assert (done.rows, dict(done.broken), done.repeats) == (EVENTS - 1, {"not a JSON object": 1}, 0)
-    assert topic.rows() == [*good(0, 7), *good(8, EVENTS)]
-    assert topic.quarantined() == kept
-
-
 def test_a_run_that_is_killed_after_its_commit_is_not_done_again(topic: Topic) -> None:
     """The commit says how far it came, so the next run finds nothing to do."""
     topic.land(*records(0, EVENTS))
@@ -135,21 +110,6 @@ def test_a_run_that_is_killed_after_its_commit_is_not_done_again(topic: Topic) -
 
     assert (again.rows, again.commits, again.offsets) == (0, 0, {0: (EVENTS, EVENTS)})
     assert topic.rows() == good(0, EVENTS)
-
-
-def test_of_two_runs_at_once_each_record_is_typed_by_one(topic: Topic) -> None:
-    """The second waits for the first and finds what it left."""
-    topic.land(*records(0, EVENTS, broken={5: b"{"}))
-    quarantine.create(topic.settings)
-    with ThreadPoolExecutor(2) as pool:
-        with warehouse(topic.settings) as holder, quarantine.locked(holder, topic.name, names.STREAM):
-            runs = [pool.submit(topic.type) for _ in range(2)]
-            wait_until(lambda: lock_waiters(topic.settings) >= 2, "both runs wait for the lock")
-        found = [run.result(60) for run in runs]
-
-    assert sorted(one.rows for one in found) == [0, EVENTS - 1]
-    assert topic.rows() == [*good(0, 5), *good(6, EVENTS)]
-    assert len(topic.quarantined()) == 1
 
 
 def test_a_run_that_lost_its_lock_without_knowing_doubles_nothing(topic: Topic) -> None:
@@ -189,13 +149,6 @@ def cut(topic: Topic) -> None:
     with warehouse(topic.settings) as connection:
         ended = connection.execute(query, [f"{names.QUARANTINE}/{topic.name}/{names.STREAM}"]).fetchall()
     assert ended == [(True,)]
-
-
-def lock_waiters(settings: Settings) -> int:
-    """How many connections wait for an advisory lock."""
-    with warehouse(settings) as connection:
-        found = connection.execute("select count(*) from pg_locks where locktype = 'advisory' and not granted").fetchone()
-    return found[0] if found else 0
 
 
 def test_a_gap_is_an_error_that_writes_nothing(topic: Topic) -> None:
@@ -240,6 +193,30 @@ def test_replayed_records_enter_the_typed_table_once(topic: Topic) -> None:
     assert again == [Replayed(source=topic.name, partition=names.STREAM, replayed=0, still_broken=2)]
     assert topic.rows() == [*good(0, 4), *good(5, 6), *good(7, EVENTS)]
     assert topic.type(mended).commits == 0
+
+
+def test_records_of_a_registry_that_is_away_wait_and_are_typed_once_it_answers(topic: Topic, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run fails as one that may be tried again, with nothing written; an id that is told too late is mended by a replay."""
+    stream = replace(topic.stream, format=FORMAT)
+    payloads = [framed(1, FIRST), framed(2, SECOND, value=1.0), framed(3, FIRST, value=2.0)]
+    topic.land(*(Landed(offset=number, payload=payload) for number, payload in enumerate(payloads)))
+    monkeypatch.setattr(schema_registry, "ATTEMPTS", 1)
+    with registry() as kept:
+        settings = topic.settings.model_copy(update={"registries": {"plant": kept.settings}})
+        kept.schemas, kept.ill = {1: FIRST, 2: SECOND}, 1
+        with pytest.raises(SettingsMissing, match="PIPELINE_REGISTRIES__PLANT__URL"):
+            type_landed(topic.settings, stream, run_id="test")
+        with pytest.raises(SourceUnavailable, match="schema registry plant"):
+            type_landed(settings, stream, run_id="test")
+        before = topic.rows(), topic.quarantined()
+        done = type_landed(settings, stream, run_id="test")
+        waiting = topic.quarantined()
+        kept.schemas[3] = FIRST
+        replay_records(settings, [stream], [stream])
+
+    assert before == ([], [])
+    assert (done.rows, waiting) == (2, [(0, 2, "unknown schema id", payloads[2])])
+    assert topic.rows() == [(0, 0, 0.5), (0, 1, 1.0), (0, 2, 2.0)]
 
 
 def test_a_replay_that_was_killed_before_its_mark_adds_nothing_twice(topic: Topic) -> None:

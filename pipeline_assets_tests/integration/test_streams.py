@@ -1,15 +1,13 @@
-"""Kafka and Kafka Connect: used, killed and healed for real; records land whatever they are, and changes arrive."""
+"""Kafka and Kafka Connect: used, killed and healed for real; headers land beside records, and changes arrive, in order."""
 
 import json
-import signal
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
 from urllib.parse import urlsplit
 
-import psutil
 import psycopg
 import pyarrow as pa
 import pytest
@@ -21,46 +19,28 @@ from pyiceberg.table import Table
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import catalog
 from pipeline_assets.core.errors import OffsetsMissing, SettingsMissing, SourceRefused, SourceUnavailable
-from pipeline_assets.core.settings import Ports, Settings, StackSettings
+from pipeline_assets.core.settings import Settings, StackSettings
+from pipeline_assets.ingestion.sources import quarantine
 from pipeline_assets.ingestion.streaming import connectors, topics
 from pipeline_assets.ingestion.streaming.connect import Connect, open_connect
+from pipeline_assets.ingestion.streaming.formats import headers_of
 from pipeline_assets.ingestion.streaming.landing import ensure_landing_table
 from pipeline_assets.ingestion.streaming.refetch import refetch_from
-from pipeline_assets.ingestion.streaming.replication import drop_slot, publish, slot_of
+from pipeline_assets.ingestion.streaming.replay import replay_records
+from pipeline_assets.ingestion.streaming.replication import publish
 from pipeline_assets.ingestion.streaming.topics import Topic, end_offsets, ensure_topics
+from pipeline_assets.ingestion.streaming.typed_rows import type_landed
 from pipeline_assets.local_stack import processes, stack
-from pipeline_assets.local_stack.plan import CONNECT, KAFKA, POSTGRES, S3, WEATHER, write_private
+from pipeline_assets.local_stack.plan import CONNECT, KAFKA, write_private
 from pipeline_assets.local_stack.ports import free_port
-from pipeline_assets.spec.sources import PostgresTable
-from pipeline_assets_tests.stream_records import consume, produce, until
+from pipeline_assets.processing.lake import tables
+from pipeline_assets.spec.sources import CloudEvent, EventStream, PostgresTable
+from pipeline_assets_tests.landings import Landed, event, land, stream_of
+from pipeline_assets_tests.stack_services import FREE, heal, kill
+from pipeline_assets_tests.stream_records import Headers, consume, produce, until
 
-FREE = Ports(**dict.fromkeys(Ports.model_fields, 0))
 DATABASE = "airline_ops"
 CREATED = "2013-01-01T00:00:00.000000Z"
-
-
-def heal(settings: Settings) -> Settings:
-    """Start what is dead of the session's stack."""
-    wanted = (POSTGRES, S3, WEATHER, KAFKA, CONNECT)
-    return stack.up(settings.home, only=wanted, with_history=False, stack=StackSettings(ports=FREE, given={}))
-
-
-def kill(settings: Settings, name: str) -> int:
-    """End a service by force; its process id."""
-    known = processes.running(settings.home, name)
-    assert known is not None
-    process = known.find()
-    assert process is not None
-    process.send_signal(signal.SIGKILL)
-    psutil.wait_procs([process], timeout=10)
-    assert processes.running(settings.home, name) is None
-    return process.pid
-
-
-def cluster_id(settings: Settings) -> str:
-    """The identity of the broker's cluster."""
-    client = AdminClient({"bootstrap.servers": settings.kafka_bootstrap})
-    return str(client.describe_cluster().result(30).cluster_id)
 
 
 @pytest.fixture
@@ -110,20 +90,6 @@ def test_a_topic_that_nobody_declared_is_not_made(streams: Settings) -> None:
     assert end_offsets(streams, [name]) == {}
 
 
-def test_records_outlive_a_killed_broker(streams: Settings, topic: str) -> None:
-    """After a kill -9 and `up`, the cluster is the same, at the same address, with every record that it had confirmed."""
-    values: list[bytes | None] = [str(number).encode() for number in range(2_000)]
-    produce(streams, topic, values, partitions=2)
-    before, killed = cluster_id(streams), kill(streams, KAFKA)
-    healed = heal(streams)
-    known = processes.running(healed.home, KAFKA)
-
-    assert known is not None
-    assert known.pid != killed
-    assert (healed.kafka_bootstrap, cluster_id(healed)) == (streams.kafka_bootstrap, before)
-    assert sorted(int(message.value() or b"-1") for message in consume(healed, topic)) == list(range(2_000))
-
-
 def test_a_broker_that_is_away_is_told_as_such(streams: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error says that asking again may help, and whom was asked."""
     monkeypatch.setattr(topics, "ANSWER_SECONDS", 1.0)
@@ -160,36 +126,78 @@ def test_endpoints_that_are_given_are_used_and_not_started(streams: Settings, tm
 
 def landed(table: Table) -> pa.Table:
     """What has landed of a topic."""
-    return table.refresh().scan(selected_fields=("payload", "topic", "partition", "offset")).to_arrow()
+    return table.refresh().scan(selected_fields=("partition", "offset")).to_arrow()
 
 
-def test_every_record_lands_once_whatever_it_is_also_over_a_killed_worker(streams: Settings, connect: Connect, topic: str) -> None:
-    """10,000 events, broken ones among them, half before and half after a kill -9 of the worker: each (partition, offset) is there once."""
-    poison = (b"{broken", b"", None, b"\xff\xfe\x00", b"42", b"[1, 2]")
-    values = [poison[n // 500 % len(poison)] if n % 500 == 0 else json.dumps({"n": n}).encode() for n in range(10_000)]
-    table = ensure_landing_table(catalog(streams), topic)
+def cloud_events(topic: str) -> EventStream:
+    """A stream of readings as CloudEvents in binary mode."""
+    stream = stream_of(f"events_{token_hex(5)}", topic)
+    return replace(stream, format=CloudEvent(attributes=(("id", "sensor"), ("time", "read_at")), is_binary=True))
+
+
+def odd_headers(names_of: Sequence[str]) -> list[Headers]:
+    """Headers that a producer may send: none, some in each combination, null ones, repeated ones, ones that are no text."""
+    full: Headers = [(name, name.encode()) for name in names_of]
+    some = [[pair for place, pair in enumerate(full) if number >> place & 1] for number in range(2 ** len(full))]
+    return [
+        *some, full[::-1], [("ce_id", None), ("ce_type", b"t")], [("ce_id", b"1"), ("ce_id", b"2"), ("ce_type", b"t")],
+        [("ce_id", b"1"), ("ce_id", None)], [("ce_id", None), ("ce_id", b"1")], [("ce_id", b"\xff\xfe"), ("content-type", b"\x00")],
+        [("ce_id", b"")], [("CE_ID", b"1"), ("", b"1"), ("payload", b"x"), ("topic", b"x")], [("ce_id", b"x" * 100_000)],
+    ]  # fmt: skip
+
+
+def test_headers_land_beside_each_record_whatever_they_are(streams: Settings, connect: Connect, topic: str) -> None:
+    """The task runs on; each record is there with the last of each header; the topic itself tells the same, and others pay nothing."""
+    headers = headers_of(cloud_events(topic))
+    sent = odd_headers(headers)
+    values = [None if number % 7 == 0 else b"\xff%d" % number for number in range(len(sent))]
+    table = ensure_landing_table(catalog(streams), topic, headers)
     ensure_topics(streams, connectors.landing_topics(topic))
-    for _ in range(2):
-        connect.put(names.landing_connector(topic), connectors.landing(streams, topic))
-    produce(streams, topic, values[:5_000], partitions=2)
-    until(lambda: landed(table).num_rows)
-    killed = kill(streams, CONNECT)
-    produce(streams, topic, values[5_000:], partitions=2)
-    heal(streams)
-    rows = until(lambda: landed(table), lambda found: found.num_rows >= len(values)).sort_by(
-        [("partition", "ascending"), ("offset", "ascending")]
-    )
-    known = processes.running(streams.home, CONNECT)
+    produce(streams, topic, values, headers=sent)
+    connect.put(names.landing_connector(topic), connectors.landing(streams, topic, headers))
+    until(lambda: landed(table).num_rows, lambda found: found >= len(sent))
+    rows = table.refresh().scan().to_arrow().sort_by("offset").to_pylist()
+    fetched = list(refetch_from(streams)(topic, 0, 0, len(sent) - 1))
 
-    assert known is not None
-    assert known.pid != killed
-    assert rows.num_rows == len(values)
-    assert list(zip(rows["partition"].to_pylist(), rows["offset"].to_pylist(), strict=True)) == [
-        (p, o) for p in range(2) for o in range(5_000)
+    wanted = [{name: dict(one).get(name) for name in headers} for one in sent]
+    assert connect.status(names.landing_connector(topic)).is_running
+    assert [row["payload"] for row in rows] == values
+    assert [{name: row[names.landed_header(name)] for name in headers} for row in rows] == wanted
+    assert [{name: one.headers.get(name) for name in headers} for one in fetched] == wanted
+
+
+def test_events_in_binary_mode_become_rows_and_broken_ones_are_replayed_with_their_headers(streams: Settings, topic: str) -> None:
+    """From the topic to the typed table; of a record that did not land the headers are fetched; quarantine keeps those that are needed."""
+    stream = cloud_events(topic)
+    headers = headers_of(stream)
+    told = {"content-type": b"application/json", "ce_specversion": b"1.0", "ce_source": b"/home", "ce_type": b"reading"}
+    data = {name: value for name, value in json.loads(event(1)).items() if name not in {"sensor", "read_at"}}
+    times = [f"2013-05-01T12:0{minute}:00Z".encode() for minute in range(5)]
+    sent = [{**told, "ce_id": b"a1", "ce_time": time} for time in times]
+    sent[2]["ce_id"] = b"longer"
+    values = [json.dumps({**data, "sent_at": "2013-05-01T12:10:00Z"}).encode()] * len(sent)
+    fields = tuple(replace(one, max_length=9) if one.name == "sensor" else one for one in stream.contract.fields)
+    mended = replace(stream, contract=replace(stream.contract, fields=fields))
+    with catalog(streams) as lake:
+        ensure_landing_table(lake, topic)
+        produce(streams, topic, values, headers=[list(one.items()) for one in sent])
+        # As before the stream was declared to be in binary mode: what landed then has no column for headers.
+        land(lake, [Landed(offset=0, payload=values[0], topic=topic)], topic)
+        ensure_landing_table(lake, topic, headers)
+        land(lake, [Landed(offset=4, payload=values[4], topic=topic, headers=sent[4])], topic, headers)
+    done = type_landed(streams, stream, run_id="test", refetch=refetch_from(streams))
+    waiting = quarantine.listed(streams, source=stream.contract.name)
+    replay_records(streams, [mended], [mended])
+    rows = tables.read_all(streams, names.typed(stream.contract.name)).read_all().to_pylist()
+
+    assert (done.rows, done.refetched, dict(done.broken)) == (3, 3, {"not a CloudEvent": 1, "sensor too long": 1})
+    assert [(row.topic_offset, row.header("ce_id"), row.header("ce_time")) for row in waiting] == [
+        (0, None, None),
+        (2, b"longer", times[2]),
     ]
-    assert rows["payload"].to_pylist() == values[0::2] + values[1::2]
-    assert set(rows["topic"].to_pylist()) == {topic}
-    until(lambda: connect.status(names.landing_connector(topic)).is_running)
+    assert sorted((row["_offset"], row["sensor"], row["read_at"].minute) for row in rows) == [
+        (1, "a1", 1), (2, "longer", 2), (3, "a1", 3), (4, "a1", 4),
+    ]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,31 +278,6 @@ def test_a_snapshot_and_every_change_after_it_arrive_in_order(source: Source, co
     assert positions == sorted(positions)
 
 
-def test_after_a_lost_slot_the_tables_are_told_anew(source: Source, connect: Connect, cluster: psycopg.Connection) -> None:
-    """What was written while there was no slot stands in no log: the connector takes a snapshot again, and goes on after it."""
-    slot = names.replication(source.database)
-    start_changes(source, connect)
-    until(lambda: changes(source), lambda found: len(found) == 2)
-    until(lambda: connect.offsets(names.changes_connector(source.database)))
-    kill(source.settings, CONNECT)
-    until(lambda: slot_of(source.settings, source.database), lambda found: found is not None)
-    until(
-        lambda: cluster.execute("select active from pg_replication_slots where slot_name = %s", [slot]).fetchone(),
-        lambda found: found == (False,),
-    )
-    drop_slot(source.settings, source.database)
-    lost = slot_of(source.settings, source.database)
-    source.execute("insert into airlines (carrier, name) values ('B6', 'JetBlue')", "delete from airlines where carrier = 'UA'")
-    heal(source.settings)
-    until(lambda: changes(source), lambda found: len(found) >= 4)
-    source.execute("update airlines set name = 'Blue' where carrier = 'B6'")
-    told = until(lambda: changes(source), lambda found: len(found) >= 5)
-
-    assert lost is None
-    assert sorted((each["op"], each["after"]["carrier"]) for each in told[2:4]) == [("r", "AA"), ("r", "B6")]
-    assert [(each["op"], each["after"]["name"]) for each in told[4:]] == [("u", "Blue")]
-
-
 def test_a_failed_task_tells_why_and_is_started_again(source: Source, connect: Connect) -> None:
     """Without a publication the task fails and says so; once there is one, it runs, and its committed position is shown."""
     name = names.changes_connector(source.database)
@@ -327,20 +310,6 @@ def test_the_role_that_reads_changes_can_read_nothing_else(source: Source) -> No
                 connection.execute(statement)
 
     assert mighty == (False, True)
-
-
-def test_the_log_of_an_idle_database_does_not_grow(source: Source, connect: Connect, cluster: psycopg.Connection) -> None:
-    """While only other databases are written to, the slot of the changes follows the end of the log."""
-    start_changes(source, connect)
-    until(lambda: changes(source), lambda found: len(found) == 2)
-    begin = cluster.execute("select pg_current_wal_lsn()::text").fetchone() or ("",)
-    cluster.execute("create table noise as select repeat(md5(n::text), 20) from generate_series(1, 50_000) as n")
-    cluster.execute("drop table noise")
-    end = cluster.execute("select pg_current_wal_lsn()::text, pg_wal_lsn_diff(pg_current_wal_lsn(), %s)", begin).fetchone() or ("", 0)
-    confirmed = "select confirmed_flush_lsn >= %s::pg_lsn from pg_replication_slots where slot_name = %s"
-    until(lambda: cluster.execute(confirmed, [end[0], names.replication(source.database)]).fetchone(), lambda found: found == (True,))
-
-    assert end[1] > 10_000_000
 
 
 def test_records_that_did_not_land_are_fetched_from_the_topic(streams: Settings) -> None:

@@ -2,14 +2,17 @@
 
 from datetime import date
 
+import dagster as dg
 import psycopg
 import pytest
 
 from pipeline_assets.core import connections, names
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.streaming import sensors
-from pipeline_assets.ingestion.streaming.streams import change_log
+from pipeline_assets.ingestion.streaming.integrity import verify
+from pipeline_assets.ingestion.streaming.streams import change_log, followed
 from pipeline_assets.ingestion.streaming.topics import end_offsets
+from pipeline_assets.ingestion.streaming.wiring import topics_of
 from pipeline_assets.processing.lake import tables
 from pipeline_assets.spec.sources import EventStream
 from pipeline_assets.use_cases.nyc_flights import use_case
@@ -81,6 +84,31 @@ def test_a_changed_row_becomes_a_feature(streamed: Graph) -> None:
     assert after == {tailnum: seats for tailnum, seats in before.items() if tailnum != gone} | {flown: 777, "NEW1": 12}
     vectors = tables.read_days(streamed.settings, names.vectors(use_case.model.name), LAST, LAST, [SEATS]).read_all()
     assert 777 in vectors[SEATS].to_pylist()
+
+
+@pytest.mark.timeout(600)
+def test_nothing_is_lost_and_nothing_doubled(streamed: Graph) -> None:
+    """Every record of every topic stands in one place, and every followed table is in the lake as it is in its database."""
+    found = list(verify(streamed.settings, use_case))
+    records, keys = (sum(verdict.compared for verdict in found if verdict.unit == unit) for unit in ("records", "keys"))
+
+    assert {verdict.subject: verdict.problems for verdict in found if verdict.problems} == {}
+    assert len(found) == len(topics_of(use_case)) + len(followed(use_case))
+    assert records > keys > 1_000
+
+
+@pytest.mark.timeout(300)
+def test_dagster_learns_what_came_to_topics_and_landing_tables(streamed: Graph) -> None:
+    """The watching sensor tells of each how far it has come, and of the landing table the time of the newest record."""
+    watched = next(sensor for sensor in sensors.defs(use_case).sensors or () if sensor.name == "streams_watched")
+    events = [event for event in streamed.tick(watched).asset_events or () if isinstance(event, dg.AssetMaterialization)]
+    told = {tuple(event.asset_key.path): {label: value.value for label, value in event.metadata.items()} for event in events}
+    topic = use_case.streams[0].topic
+    records = end_offsets(streamed.settings, [topic])
+
+    assert told.keys() == {name(one) for name in (names.topic, names.landed) for one in topics_of(use_case)}
+    assert told[names.topic(topic)]["end_offsets"] == told[names.landed(topic)]["rows"] == sum(records.values())
+    assert str(told[names.landed(topic)]["watermark"]) >= str(LAST)
 
 
 def _seats(settings: Settings) -> dict[str, int]:

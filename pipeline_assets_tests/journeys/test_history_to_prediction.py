@@ -73,8 +73,14 @@ def test_every_flight_gets_one_score_from_the_live_model(walked: Graph) -> None:
 def test_the_lake_holds_every_good_row_once(walked: Graph) -> None:
     """Rows of the operational database are in the lake or in quarantine, none in both and none lost."""
     with connections.warehouse(walked.settings) as warehouse:
-        (quarantined,) = warehouse.execute("select count(*) from quarantine.rows where source = 'flight_schedule'").fetchone() or (0,)
-        (landed,) = warehouse.execute("select count(*) from raw.flight_schedule").fetchone() or (0,)
+        (quarantined,) = warehouse.execute(
+            "select count(*) from quarantine.rows where source = 'flight_schedule' and partition between %s and %s",
+            [FIRST.isoformat(), LAST.isoformat()],
+        ).fetchone() or (0,)
+        (landed,) = warehouse.execute(
+            "select count(*) from raw.flight_schedule where scheduled_departure_at >= %s and scheduled_departure_at < %s::date + 1",
+            [FIRST, LAST],
+        ).fetchone() or (0,)
     days = (LAST - FIRST).days + 1
 
     assert quarantined == 2 * days

@@ -1,5 +1,6 @@
 """The merge of a change log, held against a table that applies changes one by one."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -251,6 +252,44 @@ def test_a_large_value_that_the_log_does_not_have_is_named() -> None:
 
     assert state(merged) == {"A": {"size": 1, "text": None, "note": None}, "B": {"size": 1, "text": None, "note": "short"}}
     assert merged.unresolved == ((0, "note"), (0, "text"), (1, "text"))
+
+
+def lacking(*names: str) -> Row:
+    """What is said of a change whose row has not these columns."""
+    return {"_untold": json.dumps(list(names))}
+
+
+def test_a_row_keeps_what_was_told_of_it_before_its_column_was_gone_for_a_while() -> None:
+    """What a change lacks is taken from the change before, of any type; a row that is new then has a value that nobody knows."""
+    records = [
+        record("r", 1, 0, {"id": "A", "size": 7, "note": "a"}, "true"),
+        record("r", 1, 1, {"id": "B", "size": 8, "note": "b"}, "last"),
+        record("u", 2, 2, {"id": "A", "text": "new"}) | lacking("size", "note"),
+        record("u", 3, 3, {"id": "B", "text": "new"}) | lacking("size", "note"),
+        record("c", 4, 4, {"id": "C", "text": "new"}) | lacking("size", "note"),
+        record("u", 5, 5, {"id": "B", "size": 9, "text": "newer"}),
+    ]
+    merged = merge(log_of(records), CONTRACT)
+
+    assert state(merged) == {
+        "A": {"size": 7, "text": "new", "note": "a"},
+        "B": {"size": 9, "text": "newer", "note": None},
+        "C": {"size": None, "text": "new", "note": None},
+    }
+    assert merged.unresolved == ((2, "note"), (2, "size"))
+
+
+def test_a_column_that_a_table_did_not_have_yet_is_null() -> None:
+    """Changes from before it was added lack it, and no row had a value in it: that is not a loss."""
+    records = [
+        record("r", 1, 0, {"id": "A", "size": 7}, "last") | lacking("note", "text"),
+        record("c", 2, 1, {"id": "B", "size": 8}) | lacking("note"),
+        record("u", 3, 2, {"id": "B", "size": 8, "note": "b"}),
+    ]
+    merged = merge(log_of(records), CONTRACT)
+
+    assert state(merged) == {"A": {"size": 7, "text": None, "note": None}, "B": {"size": 8, "text": None, "note": "b"}}
+    assert merged.unresolved == ()
 
 
 def test_a_truncated_table_is_empty_until_new_rows_come() -> None:

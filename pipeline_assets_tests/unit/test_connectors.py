@@ -1,6 +1,7 @@
 """The configurations of the connectors are snapshots, so that a change of one is seen in review."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ from pipeline_assets.core import names
 from pipeline_assets.core.errors import SettingsMissing
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.streaming import connectors
-from pipeline_assets.spec.sources import PostgresTable
+from pipeline_assets.ingestion.streaming.wiring import connectors_of
+from pipeline_assets.spec.sources import CloudEvent, PostgresTable
+from pipeline_assets.use_cases.nyc_flights import use_case
 from pipeline_assets.use_cases.nyc_flights.sources import airlines, airports, flight_departures, planes
 
 SNAPSHOT = Path(__file__).with_name("connectors.json")
@@ -47,6 +50,35 @@ def test_the_connectors_are_as_they_were(settings: Settings) -> None:
     }
 
     assert found == json.loads(SNAPSHOT.read_text()), json.dumps(found, indent=2)
+
+
+def test_headers_are_landed_where_a_stream_reads_them(settings: Settings) -> None:
+    """One transform a header, between those that every landing has; all else is as without them."""
+    plain, told = (connectors.landing(settings, "events", headers) for headers in ((), ("content-type", "ce_id")))
+
+    assert {name: value for name, value in told.items() if plain.get(name) != value} == {
+        "header.converter": "org.apache.kafka.connect.converters.ByteArrayConverter",
+        "transforms": "hoist,content_type,ce_id,insert",
+        **{f"transforms.{name}.type": "io.debezium.transforms.HeaderToValue" for name in ("content_type", "ce_id")},
+        **{f"transforms.{name}.operation": "copy" for name in ("content_type", "ce_id")},
+        "transforms.content_type.headers": "content-type",
+        "transforms.content_type.fields": "content_type",
+        "transforms.ce_id.headers": "ce_id",
+        "transforms.ce_id.fields": "ce_id",
+    }
+
+
+def test_only_topics_of_events_in_binary_mode_are_landed_with_headers(settings: Settings) -> None:
+    """The format of a topic's streams decides; its headers are in the configuration of the connector and in its landing table."""
+    event = replace(flight_departures, format=CloudEvent(attributes=(("subject", "carrier"),), is_binary=True))
+    streams = [event if one is flight_departures else one for one in use_case.streams]
+    found = {one.topic: one for one in connectors_of(replace(use_case, streams=tuple(streams))) if one.topic is not None}
+    told = found.pop(event.topic)
+
+    assert told.headers == ("content-type", "ce_specversion", "ce_id", "ce_source", "ce_type", "ce_subject")
+    assert told.config(settings) == connectors.landing(settings, event.topic, told.headers)
+    assert found
+    assert {(one.headers, "HeaderToValue" in str(one.config(settings))) for one in found.values()} == {((), False)}
 
 
 def test_no_secret_is_in_a_configuration(settings: Settings) -> None:

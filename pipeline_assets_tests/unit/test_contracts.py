@@ -67,6 +67,7 @@ def test_rows_that_keep_the_contract_pass_unchanged_in_the_contracts_schema() ->
         ({"read_at": datetime(2013, 5, 2, tzinfo=UTC), "sent_at": datetime(2013, 5, 2, tzinfo=UTC)}, "read_at outside the day"),
         ({"read_at": datetime(2013, 4, 30, 23, 59, 59, 999999, tzinfo=UTC)}, "read_at outside the day"),
         ({"sent_at": NOON + timedelta(hours=1, microseconds=1)}, "sent_at too late"),
+        ({"sent_at": NOON - timedelta(minutes=5, microseconds=1)}, "read_at from the future"),
     ],
 )
 def test_each_kind_of_fault_is_found_and_named(broken: dict[str, Any], fault: str) -> None:
@@ -87,14 +88,32 @@ def test_each_kind_of_fault_is_found_and_named(broken: dict[str, Any], fault: st
         {"value": -1.5},
         {"value": 1e308},
         {"read_at": datetime(2013, 5, 1, tzinfo=UTC), "sent_at": datetime(2013, 5, 1, tzinfo=UTC)},
-        {"read_at": datetime(2013, 5, 1, 23, 59, 59, 999999, tzinfo=UTC)},
+        {"read_at": datetime(2013, 5, 1, 23, 59, 59, 999999, tzinfo=UTC), "sent_at": datetime(2013, 5, 2, tzinfo=UTC)},
         {"sent_at": NOON + timedelta(hours=1)},
-        {"sent_at": NOON - timedelta(days=400)},
+        {"sent_at": NOON - timedelta(minutes=5)},
     ],
 )
 def test_values_on_the_edge_keep_the_contract(edge: dict[str, Any]) -> None:
-    """Bounds are inclusive, lengths count characters, a day includes its first and last microsecond, knowing early is no fault."""
+    """Bounds are inclusive, lengths count characters, a day includes its first and last microsecond, clocks may differ by five minutes."""
     assert faults(edge) == []
+
+
+def test_a_plan_is_known_as_long_ahead_as_its_contract_says() -> None:
+    """What is planned happens after it is known; the contract bounds how long after."""
+    plans = replace(READINGS, earliness=timedelta(days=2))
+    rows = batch({"sent_at": NOON - timedelta(days=2)}, {"sent_at": NOON - timedelta(days=2, microseconds=1)})
+
+    assert [(row.position, row.fault) for row in check_batch(plans, rows, first_position=0).broken] == [(1, "read_at from the future")]
+
+
+def test_nothing_is_known_after_it_was_received() -> None:
+    """Where the time of receipt is known, a row that claims to be of later than that is broken, whatever its own two times say."""
+    future = datetime(2099, 1, 1, tzinfo=UTC)
+    rows = batch({}, {"read_at": future, "sent_at": future}, {"read_at": future, "sent_at": future}, {})
+    received_at = pa.array([NOON, NOON, None, NOON - timedelta(microseconds=1)], pa.timestamp("us", tz="UTC"))
+    checked = check_batch(READINGS, rows, first_position=0, received_at=received_at)
+
+    assert [(row.position, row.fault) for row in checked.broken] == [(1, "sent_at from the future"), (3, "sent_at from the future")]
 
 
 def test_a_row_with_several_faults_is_told_by_the_first_in_the_contracts_order() -> None:
@@ -173,7 +192,7 @@ def _keeps(row: dict[str, Any]) -> bool:
         and (level is None or 0 <= level <= 10)
         and (value is None or -1.5 <= value < float("inf"))
         and row["read_at"].date() == DAY
-        and row["sent_at"] - row["read_at"] <= READINGS.lateness
+        and -READINGS.earliness <= row["sent_at"] - row["read_at"] <= READINGS.lateness
     )
 
 

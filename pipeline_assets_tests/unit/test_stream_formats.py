@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from pipeline_assets.ingestion.sources.json_rows import check_json_rows
 from pipeline_assets.ingestion.streaming.changes import log_contract
-from pipeline_assets.ingestion.streaming.formats import decoder
+from pipeline_assets.ingestion.streaming.formats import decoder, headers_of
 from pipeline_assets.ingestion.streaming.plain_json import plain_json
 from pipeline_assets.ingestion.streaming.records import CheckedRecords, RecordReader, Share, share_of
 from pipeline_assets.spec.sources import Avro, CloudEvent, CsvLine, DebeziumChange, EventStream, Route
@@ -302,6 +302,77 @@ def test_what_is_no_cloud_event(payload: bytes) -> None:
     assert faults(read(with_format(CLOUD), payload)) == {0: "not a CloudEvent"}
 
 
+BINARY = with_format(replace(CLOUD, is_binary=True))
+ATTRIBUTES = {"specversion": "1.0", "id": "a1", "source": "/home", "type": "reading", "time": GOOD["read_at"]}
+DATA = json.dumps({name: value for name, value in GOOD.items() if name not in {"sensor", "read_at"}}).encode()
+
+
+def in_binary(payload: bytes | None = DATA, content_type: bytes | None = b"application/json", **changed: bytes | str | None) -> Landed:
+    """A reading in binary mode; an attribute that is changed to None is left out."""
+    attributes = {f"ce_{name}": value.encode() if isinstance(value, str) else value for name, value in {**ATTRIBUTES, **changed}.items()}
+    told = {name: value for name, value in {"content-type": content_type, **attributes}.items() if value is not None}
+    return Landed(offset=0, payload=payload, headers=told)
+
+
+def read_with_headers(stream: EventStream, *landed: Landed, share: Share | None = None) -> CheckedRecords:
+    """What a stream makes of records with the headers that it reads."""
+    return RecordReader(stream, share or Share()).read(table_of(landed, headers_of(stream)))
+
+
+def test_cloud_events_in_binary_mode() -> None:
+    """Attributes stand in headers, the value is the data; between them may stand events in structured mode."""
+    structured = Landed(offset=0, payload=cloud_event(), headers={"content-type": b"application/cloudevents+json; charset=utf-8"})
+    events = [
+        in_binary(), in_binary(content_type=None), in_binary(content_type=b"text/json; charset=utf-8"),
+        structured, replace(structured, headers={}), replace(in_binary(cloud_event(), b"Application/CloudEvents+JSON", id="other")),
+    ]  # fmt: skip
+    found = read_with_headers(BINARY, *events)
+
+    assert faults(found) == {}
+    assert found.checked.good.to_pylist() == [reading()] * len(events)
+    assert headers_of(BINARY) == ("content-type", "ce_specversion", "ce_id", "ce_source", "ce_type", "ce_time")
+    assert headers_of(with_format(CLOUD)) == headers_of(stream_of()) == ()
+
+
+@pytest.mark.parametrize(
+    ("poison", "fault"),
+    [
+        (in_binary(id=None), "not a CloudEvent"),
+        (in_binary(source=""), "not a CloudEvent"),
+        (in_binary(type=b"\xff\xfe"), "not a CloudEvent"),
+        (in_binary(content_type=b"text/xml"), "not a CloudEvent"),
+        (in_binary(content_type=b"\xff"), "not a CloudEvent"),
+        (in_binary(specversion=None), "not a CloudEvent"),
+        (in_binary(content_type=b"application/cloudevents+json"), "not a CloudEvent"),
+        (in_binary(content_type=b"application/cloudevents-batch+json", payload=b"[" + cloud_event() + b"]"), "not a JSON object"),
+        (in_binary(payload=b"{"), "not a JSON object"),
+        (in_binary(payload=b"42"), "not a JSON object"),
+        (in_binary(payload=None), "empty record"),
+        (in_binary(time="2013-05-01T12:00:00"), "read_at without zone"),
+        (in_binary(time=None), "read_at missing"),
+        (in_binary(id="too long by far"), "sensor too long"),
+    ],
+)
+def test_what_is_no_cloud_event_in_binary_mode(poison: Landed, fault: str) -> None:
+    """Headers are as strict as an envelope; a broken event keeps its bytes, and its neighbours pass."""
+    found = read_with_headers(BINARY, in_binary(), poison, in_binary())
+
+    assert faults(found) == {1: fault}
+    assert found.checked.broken[0].original == (poison.payload or b"")
+    assert found.checked.good.num_rows == 2
+
+
+def test_events_in_binary_mode_are_routed_by_their_attributes() -> None:
+    """The header of the attribute that streams are routed by is read too."""
+    own = replace(BINARY, route=Route(field="kindof", value="reading"))
+    events = [in_binary(kindof="reading"), in_binary(kindof="alarm"), in_binary(kindof="noise"), in_binary()]
+    found = read_with_headers(own, *events, share=Share(field="kindof", own="reading", others=frozenset({"alarm"})))
+
+    assert headers_of(own)[-1] == "ce_kindof"
+    assert (found.checked.good.num_rows, found.left) == (1, 1)
+    assert faults(found) == {2: "kindof unknown event type", 3: "kindof unknown event type"}
+
+
 CHANGE = DebeziumChange(operation="kind", lsn="level", committed_at="sent_at")
 
 
@@ -342,6 +413,20 @@ def test_what_is_no_change_of_a_row(told: dict[str, object]) -> None:
     assert faults(read(with_format(CHANGE), json.dumps(told).encode())) == {0: "not a change event"}
 
 
+def test_a_change_says_which_declared_fields_its_row_lacks() -> None:
+    """Of a row that stands after it; one that is null is not lacking, and of a deleted row only the key is known."""
+    told = DebeziumChange(
+        operation="_op", lsn="_lsn", committed_at="_committed_at", transaction="_txid", snapshot="_snapshot", untold="_untold"
+    )
+    stream = replace(stream_of(), contract=log_contract(READINGS), format=told)
+    whole = {**change()["after"], "kind": None, "level": None, "sent_at": None, "colour": "red"}  # type: ignore[dict-item]
+    payloads = [change(), change(after=whole), change("d"), change("t")]
+    found = read(stream, *(json.dumps(payload).encode() for payload in payloads))
+
+    assert faults(found) == {}
+    assert found.checked.good.column("_untold").to_pylist() == ['["kind", "level", "sent_at"]', None, None, None]
+
+
 def test_a_truncation_is_a_change_without_a_row() -> None:
     """A change log takes it, as it requires none of the row's own fields."""
     operation = DebeziumChange(operation="_op", lsn="_lsn", committed_at="_committed_at")
@@ -353,12 +438,28 @@ def test_a_truncation_is_a_change_without_a_row() -> None:
 
 def test_known_at_may_be_the_records_time_in_the_topic() -> None:
     """Where it is declared so, the field need not be there, and what stands there is not taken; plain records and others alike."""
+    received_at = datetime(2013, 5, 1, 12, 10, tzinfo=UTC)
     stream = with_format(stream_of().format, known_at_record_time=True)
     without = json.dumps({name: value for name, value in GOOD.items() if name != "sent_at"}).encode()
-    found = read(stream, written(), without, written(extra={}), written(sent_at="never"))
+    payloads = (written(), without, written(extra={}), written(sent_at="never"))
+    landed = [Landed(offset=number, payload=payload, received_at=received_at) for number, payload in enumerate(payloads)]
+    found = RecordReader(stream, Share()).read(table_of(landed))
 
     assert faults(found) == {}
-    assert found.checked.good.column("sent_at").to_pylist() == [datetime(2013, 5, 1, 12, 10, tzinfo=UTC)] * 4
+    assert found.checked.good.column("sent_at").to_pylist() == [received_at] * 4
+
+
+def test_a_record_from_the_future_is_broken() -> None:
+    """One whose event was known only after the record was written, plain or not; a record without a time says nothing of it."""
+    told = {"read_at": "2099-01-01T00:00:00Z", "sent_at": "2099-01-01T00:00:00Z"}
+    landed = [
+        Landed(offset=0, payload=written(**told)),
+        Landed(offset=1, payload=written(**told, extra={})),
+        Landed(offset=2, payload=written(**told), received_at=None),
+    ]
+    found = RecordReader(stream_of(), Share()).read(table_of(landed))
+
+    assert faults(found) == {0: "sent_at from the future", 1: "sent_at from the future"}
 
 
 def routed(value: str, name: str) -> EventStream:
@@ -411,4 +512,16 @@ def test_a_field_that_differs_in_case_is_another_field() -> None:
 def test_a_decoder_raises_nothing_but_faults() -> None:
     """No records at all are fine too."""
     assert read(stream_of()).checked.good.num_rows == 0
-    assert decoder(READINGS, DebeziumChange())(None) is None
+    assert decoder(READINGS, DebeziumChange())(None, {}) is None
+
+
+def test_what_is_an_event_is_told_with_all_headers_of_a_record() -> None:
+    """A broken one is; the mark of a deletion beside changes of a table is none; headers that the format does not read say nothing."""
+    binary, changes = RecordReader(BINARY, Share()), RecordReader(with_format(DebeziumChange()), Share())
+    told = dict(in_binary().headers)
+
+    assert binary.is_event(DATA, {**told, "trace": b"\xff", "other": None})
+    assert binary.is_event(DATA, {**told, "ce_id": None})
+    assert binary.is_event(None, {})
+    assert changes.is_event(json.dumps(change()).encode(), {})
+    assert not changes.is_event(None, {"trace": b"1"})

@@ -1,10 +1,11 @@
 """Landed records become typed rows exactly once, however they landed and whatever ends a run; in a catalog of one folder."""
 
+import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,14 +21,16 @@ from pipeline_assets.core import names
 from pipeline_assets.core.errors import ContractViolation, LakeBusy, OffsetsMissing, SchemaConflict, SourceChanged, TableMismatch
 from pipeline_assets.ingestion.streaming import chunks, landing, typed_rows
 from pipeline_assets.ingestion.streaming.chunks import Chunk
+from pipeline_assets.ingestion.streaming.formats import headers_of
 from pipeline_assets.ingestion.streaming.offsets import Seen, minus, spans_of, union
 from pipeline_assets.ingestion.streaming.records import RecordReader, Share, share_of
 from pipeline_assets.ingestion.streaming.refetch import Refetch, Refetched, refuse
+from pipeline_assets.ingestion.streaming.streams import change_log
 from pipeline_assets.ingestion.streaming.typed_rows import Typed, type_into
 from pipeline_assets.ingestion.streaming.typed_table import position_of, typed_table
-from pipeline_assets.spec.sources import EventStream, Route
-from pipeline_assets_tests.landings import TOPIC, Landed, event, folder_catalog, land, plain, records, stream_of, table_of
-from pipeline_assets_tests.readings import day
+from pipeline_assets.spec.sources import CloudEvent, EventStream, PostgresTable, Route, Source
+from pipeline_assets_tests.landings import RECEIVED_AT, TOPIC, Landed, event, folder_catalog, land, plain, records, stream_of, table_of
+from pipeline_assets_tests.readings import READINGS, day
 
 Place = tuple[int, int]
 
@@ -62,7 +65,8 @@ class Bench:
 
     def type(self) -> Typed:
         """Types what has landed."""
-        return type_into(self.lake, self.stream, share_of(self.stream, self.streams), self.keep, self.refetch, run_id="test")
+        reader = RecordReader(self.stream, share_of(self.stream, self.streams))
+        return type_into(self.lake, self.stream, reader, self.keep, self.refetch, run_id="test")
 
     @property
     def table(self) -> Table:
@@ -113,7 +117,7 @@ def test_each_run_takes_up_where_the_last_left_off(bench: Bench) -> None:
     assert bench.rows == values((0, 0, 3), (0, 5, 12), (7, 0, 3))
     assert bench.quarantine == {(0, 3): "not a JSON object", (0, 4): "empty record"}
     row = bench.table.scan().to_arrow().to_pylist()[0]
-    assert (row["_topic"], row["_received_at"], first.days) == (TOPIC, datetime(2013, 5, 1, 12, 10, tzinfo=UTC), [day(0)])
+    assert (row["_topic"], row["_received_at"], first.days) == (TOPIC, RECEIVED_AT, [day(0)])
 
 
 def test_records_that_landed_again_are_dropped_and_counted(bench: Bench) -> None:
@@ -348,12 +352,151 @@ def test_a_stream_is_judged_anew_after_enough_good_records(bench: Bench) -> None
     assert position_of(bench.table).unjudged == (10, 10)
 
 
-def test_a_field_that_no_record_has_any_more_is_a_source_that_changed(bench: Bench) -> None:
-    """Where all are broken for the lack of it, the field is named."""
-    land(bench.lake, records(0, 1000, broken=dict.fromkeys(range(1000), plain(1).replace(b'"sensor"', b'"device"'))))
+RENAMED = plain(1).replace(b'"sensor"', b'"device"')
 
-    with pytest.raises(SourceChanged, match="'sensor' stands in no record of the topic"):
+
+def later(landed: Sequence[Landed], minutes: int = 60) -> list[Landed]:
+    """The same records, written later."""
+    return [replace(one, received_at=RECEIVED_AT + timedelta(minutes=minutes)) for one in landed]
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        (RENAMED, {"sensor": "is missing in the newest 12 records of the topic 'sensor-readings', expected string"}),
+        (event(1, level="many"), {"level": "is a string in the newest 12 records of the topic 'sensor-readings', expected integer"}),
+        (event(1, level=[1]), {"level": "is an array in the newest 12 records of the topic 'sensor-readings', expected integer"}),
+        (
+            event(1, sent_at="2013-05-01T12:05:00"),
+            {"sent_at": "is a time without zone in the newest 12 records of the topic 'sensor-readings', expected timestamp"},
+        ),
+    ],
+)
+def test_a_field_that_is_gone_or_of_another_type_stops_its_stream_until_it_is_back(
+    bench: Bench, changed: bytes, told: dict[str, str]
+) -> None:
+    """Nothing is written, quarantine included. Then all of it is: rows once, and in quarantine what was written in between."""
+    bench.stream = stream_of(share=0.01)
+    land(bench.lake, records(0, 5))
+    bench.type()
+    land(bench.lake, [*records(5, 9), *later(records(9, 21, broken=dict.fromkeys(range(9, 21), changed)))])
+    with pytest.raises(SourceChanged) as caught:
         bench.type()
+    stopped = bench.rows, dict(bench.quarantine), position_of(bench.table).seen.next_offsets
+    land(bench.lake, later(records(21, 24), minutes=90))
+    done = bench.type()
+
+    assert caught.value.problems == told
+    assert stopped == (values((0, 0, 5)), {}, {0: 5})
+    assert (done.rows, sum(done.broken.values()), bench.rows) == (7, 12, values((0, 0, 9), (0, 21, 24)))
+    assert sorted(bench.quarantine) == [(0, offset) for offset in range(9, 21)]
+
+
+def test_records_of_a_schema_that_is_mended_are_not_held_against_the_share(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many they are, and though they fill whole chunks: the newest record says that the source is in order."""
+    monkeypatch.setattr(chunks, "CHUNK_ROWS", 500)
+    bench.stream = stream_of(share=0.01)
+    for start in range(0, 3000, 500):
+        land(bench.lake, later(records(start, start + 500, broken=dict.fromkeys(range(500, 2800), RENAMED)), minutes=start))
+    done = bench.type()
+
+    assert (done.rows, dict(done.broken)) == (700, {"sensor missing": 2300})
+    assert position_of(bench.table).changed == 0
+
+
+def test_a_few_such_records_are_broken_ones_and_ten_in_a_row_are_not(bench: Bench) -> None:
+    """They count from run to run; a good one between them begins anew; another fault says nothing."""
+    land(bench.lake, records(0, 9, broken=dict.fromkeys(range(9), RENAMED)))
+    land(bench.lake, later([*records(9, 10), *records(10, 15, broken=dict.fromkeys(range(10, 15), RENAMED))]))
+    first = bench.type()
+    land(bench.lake, later(records(15, 20, broken={15: b"{", 16: RENAMED, 17: event(17, level=99), 18: RENAMED, 19: RENAMED}), 90))
+    second = bench.type()
+    in_a_row = position_of(bench.table).changed
+    land(bench.lake, later(records(20, 22, broken=dict.fromkeys((20, 21), RENAMED)), 120))
+
+    assert (first.rows, first.broken["sensor missing"], second.rows, second.broken["sensor missing"]) == (1, 14, 0, 3)
+    assert in_a_row == 8
+    with pytest.raises(SourceChanged, match="'sensor' is missing in the newest 10 records"):
+        bench.type()
+
+
+def test_a_source_of_which_every_second_record_is_changed_is_judged_by_its_share(bench: Bench) -> None:
+    """Two producers, one of them new: the schema as such has not changed."""
+    bench.stream = stream_of(share=0.1)
+    land(bench.lake, [*records(0, 1000), *records(0, 1000, partition=1, broken=dict.fromkeys(range(1000), RENAMED))])
+
+    with pytest.raises(ContractViolation, match="sensor missing"):
+        bench.type()
+
+
+def test_events_with_their_attributes_in_headers_may_change_their_schema_too(bench: Bench) -> None:
+    """The field that is of another type is told by its bytes and headers; once the newest record is in order all goes on."""
+    stream = stream_of()
+    bench.stream = replace(stream, format=CloudEvent(attributes=(("id", "sensor"),), is_binary=True))
+    headers = headers_of(bench.stream)
+    told = {"ce_specversion": b"1.0", "ce_id": b"a1", "ce_source": b"/home", "ce_type": b"reading"}
+    changed = [replace(one, headers=told) for one in records(0, 10, broken={n: event(n, level="many") for n in range(10)})]
+    land(bench.lake, changed, headers=headers)
+    with pytest.raises(SourceChanged, match="'level' is a string in the newest 10 records"):
+        bench.type()
+    land(bench.lake, [replace(one, headers=told) for one in later(records(10, 11))], headers=headers)
+
+    assert (bench.type().rows, len(bench.quarantine)) == (1, 10)
+
+
+def test_an_optional_field_that_is_left_out_is_null(bench: Bench) -> None:
+    """In JSON, absent and null are the same."""
+    without = [one for one in json.loads(plain(0)) if one != "level"]
+    payloads = [json.dumps({name: json.loads(plain(n))[name] for name in without}).encode() for n in range(20)]
+    land(bench.lake, [Landed(offset=n, payload=payload) for n, payload in enumerate(payloads)])
+
+    assert (bench.type().rows, bench.quarantine) == (20, {})
+
+
+LOG = change_log(Source(contract=READINGS, origin=PostgresTable(database="db", table="readings"), load="changes"))
+
+
+def change(offset: int, operation: str, **row: object) -> Landed:
+    """A change of a reading as Debezium tells it, of the fields that its row has."""
+    told = {"op": operation, "source": {"lsn": offset, "ts_ms": 1367409900000}, "before": None, "after": row}
+    return Landed(offset=offset, payload=json.dumps(told).encode(), topic=LOG.topic)
+
+
+def whole(**changed: object) -> dict[str, object]:
+    """A row with all its columns."""
+    return {**{field.name: None for field in READINGS.fields}, "sensor": "a", "level": 3, **changed}
+
+
+@pytest.mark.parametrize("row", [{"sensor": "a", "kind": "indoor"}, whole(level="many")])
+def test_a_change_of_another_schema_has_the_table_looked_at(bench: Bench, row: dict[str, object]) -> None:
+    """While its columns are other ones nothing is typed; once they are in order all is, and says what it lacks. Whole rows ask nobody."""
+    looks: list[bool] = []
+
+    def look() -> None:
+        looks.append(len(looks) < 2)
+        if looks[-1]:
+            raise SourceChanged("readings", {"level": "is text, expected integer"})
+
+    def type_changes() -> Typed:
+        return type_into(bench.lake, LOG, RecordReader(LOG, Share()), bench.keep, refuse, run_id="test", look=look)
+
+    land(bench.lake, [change(0, "r", **whole())], LOG.topic)
+    first, asked = type_changes(), list(looks)
+    land(bench.lake, [change(1, "u", **row), change(2, "c", **whole(sensor="b"))], LOG.topic)
+    for _ in range(2):
+        with pytest.raises(SourceChanged, match="is text"):
+            type_changes()
+    refused = typed_table(bench.lake, LOG.contract).scan().to_arrow().num_rows
+    done = type_changes()
+    typed = typed_table(bench.lake, LOG.contract).scan().to_arrow().sort_by("_offset").to_pylist()
+
+    assert (first.rows, asked, refused, looks) == (1, [], 1, [True, True, False])
+    if "level" in row:
+        assert (dict(done.broken), bench.quarantine) == ({"level wrong type": 1}, {(0, 1): "level wrong type"})
+        assert [row["_untold"] for row in typed] == [None, None]
+    else:
+        assert bench.quarantine == {}
+        assert [json.loads(row["_untold"] or "[]") for row in typed] == [[], ["is_valid", "level", "read_at", "sent_at", "value"], []]
 
 
 def test_records_without_a_place_or_of_another_topic_are_refused(bench: Bench) -> None:
@@ -397,6 +540,17 @@ def test_the_table_follows_its_contract(bench: Bench) -> None:
     with pytest.raises(SchemaConflict, match="'level'"):
         bench.type()
     assert bench.lake.load_table(names.typed(contract.name)).scan().to_arrow().num_rows == 3
+
+
+def test_a_contract_may_be_mended_before_its_first_row(bench: Bench) -> None:
+    """A table that nothing was ever written to is made as the contract now says, whatever it said before."""
+    # Regression: a required field that no record had could not be taken out of the contract again, though nothing had been typed.
+    contract = bench.stream.contract
+    typed_table(bench.lake, replace(contract, fields=(*contract.fields, replace(contract.fields[0], name="colour"))))
+    land(bench.lake, records(0, 3))
+
+    assert bench.type().rows == 3
+    assert "colour" not in bench.table.schema().column_names
 
 
 OFFSETS = st.lists(st.integers(0, 60), max_size=40)

@@ -1,16 +1,23 @@
 """The assets of batch ingestion: what each source held, day by day, as files of rows that kept their contract."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import Any
 
 import dagster as dg
-from dagster_shared.check import CheckError
 
 from pipeline_assets.core import names
 from pipeline_assets.core.errors import ContractViolation, SourceChanged
-from pipeline_assets.core.resources import Platform, asked_days, column_schema, dagster_errors, days, key
+from pipeline_assets.core.resources import (
+    Platform,
+    asked_days,
+    column_schema,
+    dagster_errors,
+    days,
+    key,
+    naming_dependents,
+    source_changed,
+)
 from pipeline_assets.ingestion.batch import summary
 from pipeline_assets.ingestion.batch.load import stage_days, stage_snapshot
 from pipeline_assets.ingestion.batch.stage import Staged
@@ -20,8 +27,6 @@ from pipeline_assets.spec.use_case import UseCase
 
 CONTRACT, COMPLETE = "contract", "complete"
 TOLD_EVERY_PARTITIONS = 25
-# Named when a source breaks its contract: what people look at.
-DEPENDENTS = (names.FEATURES, names.FEATURE_STORE, names.TRAINING, names.REGISTRY)
 
 
 def defs(use_case: UseCase) -> dg.Definitions:
@@ -31,6 +36,8 @@ def defs(use_case: UseCase) -> dg.Definitions:
 
 def _staged(use_case: UseCase, source: Source) -> dg.AssetsDefinition:
     contract, by_day = source.contract, source.load == "daily"
+    # A history has no rows of the days since its stream began; the stream tells whether a day has none at all.
+    is_history = source in [stream.history for stream in use_case.streams]
     asset_key = key(names.staged(contract.name))
 
     @dg.asset(
@@ -48,21 +55,27 @@ def _staged(use_case: UseCase, source: Source) -> dg.AssetsDefinition:
         freshness_policy=dg.FreshnessPolicy.time_window(fail_window=contract.freshness),
         check_specs=[
             dg.AssetCheckSpec(CONTRACT, asset=asset_key, blocking=True, description="Rows keep their contract; others are in quarantine."),
-            dg.AssetCheckSpec(COMPLETE, asset=asset_key, description="No partition is without rows."),
+            *([] if is_history else [dg.AssetCheckSpec(COMPLETE, asset=asset_key, description="No partition is without rows.")]),
         ],
     )
     def staged(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
         begun = monotonic()
-        with dagster_errors(), _naming_dependents(context):
+        with dagster_errors():
             try:
-                done = _stage(context, platform, source, by_day=by_day)
+                with naming_dependents(context):
+                    done = _stage(context, platform, source, by_day=by_day)
+            except SourceChanged as error:
+                yield source_changed(asset_key, CONTRACT, error)
+                raise
             except ContractViolation as error:
                 yield _refused(asset_key, error)
                 raise
         if by_day:
             for one in done:
                 context.add_asset_metadata(summary.partition_facts(one), partition_key=one.manifest.partition)
-        yield dg.MaterializeResult(metadata=_metadata(source, done, monotonic() - begun), check_results=_checks(done))
+        yield dg.MaterializeResult(
+            metadata=_metadata(source, done, monotonic() - begun), check_results=_checks(done, is_whole=not is_history)
+        )
 
     return staged
 
@@ -96,16 +109,17 @@ def _metadata(source: Source, staged: Sequence[Staged], seconds: float) -> dict[
     }
 
 
-def _checks(staged: Sequence[Staged]) -> list[dg.AssetCheckResult]:
-    broken, empty = summary.reasons(staged), summary.empty_partitions(staged)
-    return [
-        dg.AssetCheckResult(
-            check_name=CONTRACT, passed=not broken, severity=dg.AssetCheckSeverity.WARN, metadata={"broken_by_reason": broken}
-        ),
-        dg.AssetCheckResult(
-            check_name=COMPLETE, passed=not empty, severity=dg.AssetCheckSeverity.WARN, metadata={"partitions_without_rows": empty}
-        ),
-    ]
+def _checks(staged: Sequence[Staged], *, is_whole: bool) -> list[dg.AssetCheckResult]:
+    broken, warn = summary.reasons(staged), dg.AssetCheckSeverity.WARN
+    kept = dg.AssetCheckResult(check_name=CONTRACT, passed=not broken, severity=warn, metadata={"broken_by_reason": broken})
+    return [kept, complete(staged)] if is_whole else [kept]
+
+
+def complete(staged: Sequence[Staged]) -> dg.AssetCheckResult:
+    """The check that no partition is without rows."""
+    empty = summary.empty_partitions(staged)
+    told = {"partitions_without_rows": empty}
+    return dg.AssetCheckResult(check_name=COMPLETE, passed=not empty, severity=dg.AssetCheckSeverity.WARN, metadata=told)
 
 
 def _refused(asset_key: dg.AssetKey, error: ContractViolation) -> dg.AssetCheckResult:
@@ -117,20 +131,3 @@ def _refused(asset_key: dg.AssetKey, error: ContractViolation) -> dg.AssetCheckR
         description=str(error),
         metadata={"partition": error.partition, "rows": error.rows, "rows_broken": error.broken, "broken_by_reason": error.reasons},
     )
-
-
-@contextmanager
-def _naming_dependents(context: dg.AssetExecutionContext) -> Iterator[None]:
-    """A source that changed stops with the names of the features and models that hang on it."""
-    try:
-        yield
-    except SourceChanged as error:
-        raise SourceChanged(error.source, error.problems, _dependents(context)) from error
-
-
-def _dependents(context: dg.AssetExecutionContext) -> list[str]:
-    """Features and models below the asset of this run; none where the run knows of no code location, as in a test."""
-    below = dg.AssetSelection.assets(context.asset_key).downstream() & dg.AssetSelection.groups(*DEPENDENTS)
-    with suppress(CheckError):
-        return sorted(found.to_user_string() for found in below.resolve(context.repository_def.asset_graph))
-    return []

@@ -74,7 +74,7 @@ def check_asked(source: str | None, partition: str | None) -> None:
         raise UnknownName("source", source, list(contracts()))
     if partition is None or partition in {names.SNAPSHOT, names.UNDATED, names.STREAM}:
         return
-    spans = [(use_case.first_day, use_case.last_day) for use_case in _use_cases()]
+    spans = [(use_case.first_day, use_case.last_day) for use_case in use_cases()]
     day = _day(partition)
     if day is None or not any(first <= day <= (last or day) for first, last in spans):
         ends = [last for _, last in spans if last is not None]
@@ -83,14 +83,14 @@ def check_asked(source: str | None, partition: str | None) -> None:
 
 def contracts() -> "Mapping[str, Contract]":
     """The contracts of all sources and streams, by name."""
-    declared = [source.contract for use_case in _use_cases() for source in use_case.sources]
+    declared = [source.contract for use_case in use_cases() for source in use_case.sources]
     declared += [stream.contract for stream in streams()]
     return {contract.name: contract for contract in declared}
 
 
 def streams() -> "list[EventStream]":
     """All declared streams."""
-    return [stream for use_case in _use_cases() for stream in use_case.streams]
+    return [stream for use_case in use_cases() for stream in use_case.streams]
 
 
 def next_assets(source: str) -> list[names.AssetName]:
@@ -99,7 +99,8 @@ def next_assets(source: str) -> list[names.AssetName]:
     return fed or [names.lake(source)]
 
 
-def _use_cases() -> "list[UseCase]":
+def use_cases() -> "list[UseCase]":
+    """All declared use cases."""
     from pipeline_assets.core.declarations import load_use_case, use_case_names
 
     return [load_use_case(name) for name in use_case_names()]
@@ -115,7 +116,8 @@ def _day(partition: str) -> date | None:
 
 def _told(row: "QuarantinedRow") -> dict[str, object]:
     """A row as text and numbers; bytes that are not UTF-8 are written as escapes."""
-    told = asdict(row) | {"original": row.original.decode(errors="backslashreplace")}
+    headers = {name: (row.header(name) or b"").decode(errors="backslashreplace") for name in row.headers or {}}
+    told = asdict(row) | {"original": row.original.decode(errors="backslashreplace"), "headers": headers or None}
     return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in told.items()}
 
 

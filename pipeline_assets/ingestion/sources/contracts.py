@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline_assets.ingestion.sources.originals import row_bytes
-from pipeline_assets.spec.contracts import Contract, Field, FieldType
+from pipeline_assets.spec.contracts import CLOCK_TOLERANCE, Contract, Field, FieldType
 
 ARROW_TYPES: dict[FieldType, pa.DataType] = {
     "string": pa.string(),
@@ -26,8 +26,9 @@ ARROW_TYPES: dict[FieldType, pa.DataType] = {
 }
 Reason = Literal[
     "missing", "wrong type", "without zone", "not finite", "out of range", "not allowed", "too long", "outside the day", "too late",
-    "repeated key", "not a JSON object", "repeated field",
-    "empty record", "not a CSV line", "not this Avro schema", "not a CloudEvent", "not a change event", "unknown event type",
+    "from the future", "repeated key", "not a JSON object", "repeated field",
+    "empty record", "not a CSV line", "not this Avro schema", "unknown schema id", "not a CloudEvent", "not a change event",
+    "unknown event type",
 ]  # fmt: skip
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
@@ -91,17 +92,19 @@ def check_batch(
     first_position: int,
     original: Callable[[int], bytes] | None = None,
     day: date | None = None,
+    received_at: pa.Array | None = None,
 ) -> Checked:
     """Which rows of a batch keep their contract, and what is wrong with the others: the first fault in the contract's order.
 
     `batch` has every field of the contract (others are left out) in a type that `typed` takes; its rows stand at `first_position` and
     after in their partition. `original` gives the bytes of a row by its index in the batch (by default the row as JSON). With `day`,
-    rows whose `event_at` is on another UTC day are broken.
+    rows whose `event_at` is on another UTC day are broken; with `received_at` (UTC, null where nobody knows), those that say that they were
+    known after they had been received.
     """
     columns = {field.name: typed(field, batch.column(field.name)) for field in contract.fields}
     values = {name: column for name, (column, _) in columns.items()}
     unread = {name: mask for name, (_, mask) in columns.items() if mask is not None}
-    findings = [*_field_findings(contract, values, unread), *_time_findings(contract, values, day)]
+    findings = [*_field_findings(contract, values, unread), *_time_findings(contract, values, day, received_at)]
     rows = pa.RecordBatch.from_arrays(list(values.values()), names=list(values))
     positions, fields = np.arange(first_position, first_position + batch.num_rows), frozenset(batch.schema.names)
     if not findings:
@@ -167,15 +170,22 @@ def _value_findings(field: Field, column: pa.Array) -> Iterator[tuple[Reason, np
             yield "too long", mask
 
 
-def _time_findings(contract: Contract, values: Mapping[str, pa.Array], day: date | None) -> Iterator[Finding]:
+def _time_findings(contract: Contract, values: Mapping[str, pa.Array], day: date | None, received_at: pa.Array | None) -> Iterator[Finding]:
     event_at, known_at = (values[name].view(pa.int64()) for name in (contract.event_at, contract.known_at))
     if day is not None:
         start = _microseconds(datetime.combine(day, time(), UTC))
         end = start + timedelta(days=1) // MICROSECOND - 1
         for reason, mask in _outside("outside the day", event_at, start, end):
             yield contract.event_at, reason, mask
+    if received_at is not None:
+        ahead = pc.subtract(known_at, received_at.cast(ARROW_TYPES["timestamp"]).view(pa.int64()))
+        for reason, mask in _outside("from the future", ahead, None, CLOCK_TOLERANCE // MICROSECOND):
+            yield contract.known_at, reason, mask
     if contract.event_at != contract.known_at:
-        for reason, mask in _outside("too late", pc.subtract(known_at, event_at), None, contract.lateness // MICROSECOND):
+        late = pc.subtract(known_at, event_at)
+        for reason, mask in _outside("from the future", late, -(contract.earliness // MICROSECOND), None):
+            yield contract.event_at, reason, mask
+        for reason, mask in _outside("too late", late, None, contract.lateness // MICROSECOND):
             yield contract.known_at, reason, mask
 
 

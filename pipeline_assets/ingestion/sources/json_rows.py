@@ -47,8 +47,12 @@ def check_objects(
     *,
     first_position: int = 0,
     day: date | None = None,
+    received_at: pa.Array | None = None,
 ) -> Checked:
-    """Which rows keep their contract, each given by its values as JSON has them, or by what is wrong with it; `rows` holds their bytes."""
+    """Which rows keep their contract, each given by its values as JSON has them, or by what is wrong with it; `rows` holds their bytes.
+
+    `received_at` as for `check_batch`, one time a row.
+    """
     broken = [
         BrokenRow(position=first_position + index, field=found.field, reason=found.reason, original=bytes(rows[index]))
         for index, found in enumerate(objects)
@@ -64,7 +68,8 @@ def check_objects(
     ]
     kept = np.array([indexes[place] for place in fine], dtype=np.int64)
     batch = pa.RecordBatch.from_arrays(columns, names=[field.name for field in contract.fields]).take(pa.array(fine, pa.int64()))
-    checked = check_batch(contract, batch, first_position=0, original=lambda row: bytes(rows[kept[row]]), day=day)
+    times = None if received_at is None else received_at.take(pa.array(kept))
+    checked = check_batch(contract, batch, first_position=0, original=lambda row: bytes(rows[kept[row]]), day=day, received_at=times)
     broken += [
         BrokenRow(position=first_position + int(kept[row.position]), field=row.field, reason=row.reason, original=row.original)
         for row in checked.broken

@@ -5,10 +5,11 @@ were mended there are gone from it, rows that are still broken stand there once.
 holds its lock meanwhile, so that a replay and a new reading of one partition wait for each other.
 """
 
+from base64 import b64decode, b64encode
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     from psycopg import sql
 
 TABLE = "rows"
-# What an older table lacks.
-NEWEST = "rows_by_offset"
+# The column that an older table lacks.
+NEWEST = "headers"
 DDL = """
     create schema if not exists {schema};
     create table if not exists {table} (
@@ -43,7 +44,8 @@ DDL = """
         add column if not exists topic text,
         add column if not exists topic_partition integer,
         add column if not exists topic_offset bigint,
-        add column if not exists received_at timestamptz;
+        add column if not exists received_at timestamptz,
+        add column if not exists headers jsonb;
     create index if not exists rows_by_partition on {table} (source, partition);
     create unique index if not exists rows_by_offset on {table} (source, topic, topic_partition, topic_offset) where topic is not null;
 """
@@ -54,6 +56,7 @@ class QuarantinedRow:
     """A row of the quarantine; `replayed_at` is set once it was staged after all. `position` counts from 0 within the partition.
 
     A record of a topic has its place there too; its partition is `stream`, its position the offset. All other rows have no such place.
+    `headers` are those that the record is read by, in base64 by their names; None where there are none.
     """
 
     id: int
@@ -70,16 +73,23 @@ class QuarantinedRow:
     topic_partition: int | None = None
     topic_offset: int | None = None
     received_at: datetime | None = None
+    headers: Mapping[str, str] | None = None
+
+    def header(self, name: str) -> bytes | None:
+        """The bytes of a header; None where there is no such."""
+        value = (self.headers or {}).get(name)
+        return None if value is None else b64decode(value)
 
 
 @dataclass(frozen=True, kw_only=True)
 class BrokenRecord:
-    """A record of a topic that broke its contract, with its place; the position in `broken` says nothing."""
+    """A record of a topic that broke its contract, with its place and the headers that it is read by; `broken.position` says nothing."""
 
     partition: int
     offset: int
     received_at: datetime | None
     broken: BrokenRow
+    headers: Mapping[str, bytes] = field(default_factory=dict)
 
 
 class Quarantine:
@@ -110,8 +120,9 @@ class Quarantine:
 def create(settings: Settings) -> None:
     """Makes the quarantine's table where there is none."""
     with warehouse(settings) as connection:
-        # Even where the index exists, asking for it would wait for every transaction that writes to the table.
-        if connection.execute("select to_regclass(%s)", [f"{names.QUARANTINE}.{NEWEST}"]).fetchone() == (None,):
+        # Even where all is there, asking for it would wait for every transaction that writes to the table.
+        asked = [f"{names.QUARANTINE}.{TABLE}", NEWEST]
+        if connection.execute("select 1 from pg_attribute where attrelid = to_regclass(%s) and attname = %s", asked).fetchone() is None:
             connection.execute("select pg_advisory_xact_lock(hashtextextended(%s, 0))", [names.QUARANTINE])
             connection.execute(_statement(DDL))
 
@@ -171,6 +182,8 @@ def replace_records(
     run_id: str,
 ) -> None:
     """Puts rows in the place of whatever stood in the quarantine of some offsets, each given as partition, first, and last + 1."""
+    from psycopg.types.json import Jsonb
+
     spans = [list(part) for part in zip(*covered, strict=True)] or [[], [], []]
     with connection.transaction(), connection.cursor() as cursor:
         cursor.execute(
@@ -182,11 +195,12 @@ def replace_records(
             """),
             [*spans, source, topic],
         )
-        copied = "source, partition, run_id, topic, position, topic_partition, topic_offset, received_at, field, reason, original"
+        copied = "source, partition, run_id, topic, position, topic_partition, topic_offset, received_at, headers, field, reason, original"
         with cursor.copy(_statement(f"copy {{table}} ({copied}) from stdin (format binary)")) as copy:
-            copy.set_types(["text", "text", "text", "text", "int8", "int4", "int8", "timestamptz", "text", "text", "bytea"])
+            copy.set_types(["text", "text", "text", "text", "int8", "int4", "int8", "timestamptz", "jsonb", "text", "text", "bytea"])
             for row in rows:
-                place = (row.offset, row.partition, row.offset, row.received_at)
+                headers = Jsonb({name: b64encode(value).decode() for name, value in row.headers.items()}) if row.headers else None
+                place = (row.offset, row.partition, row.offset, row.received_at, headers)
                 copy.write_row((source, names.STREAM, run_id, topic, *place, row.broken.field, row.broken.reason, row.broken.original))
 
 
@@ -201,6 +215,14 @@ def waiting_records(connection: "psycopg.Connection", source: str, topic: str, *
     """Records of a topic that have not been replayed, at most so many, in the order of their ids and beginning after one."""
     condition = "where source = %s and topic = %s and replayed_at is null and id > %s order by id"
     return _select(connection, condition, [source, topic, after], limit=limit)
+
+
+def waiting_offsets(connection: "psycopg.Connection", source: str, topic: str) -> dict[int, list[int]]:
+    """The offsets of a topic's records that have not been replayed, by partition."""
+    statement = _statement("""
+        select topic_partition, array_agg(topic_offset) from {table} where source = %s and topic = %s and replayed_at is null group by 1
+    """)
+    return dict(connection.execute(statement, [source, topic]).fetchall())
 
 
 def waiting_partitions(connection: "psycopg.Connection", source: str) -> list[str]:
@@ -258,7 +280,7 @@ def _select(connection: "psycopg.Connection", condition: str, values: Sequence[A
     columns = _statement("""
         select
             id, source, partition, position, field, reason, original, run_id, quarantined_at, replayed_at,
-            topic, topic_partition, topic_offset, received_at
+            topic, topic_partition, topic_offset, received_at, headers
         from {table}
     """)
     statement = SQL(" ").join([columns, _statement(condition), SQL("limit %s")])

@@ -8,16 +8,28 @@ from typing import Any
 import dagster as dg
 
 from pipeline_assets.core import names
-from pipeline_assets.core.errors import ContractViolation, OffsetsMissing
-from pipeline_assets.core.resources import Platform, asked_days, column_schema, dagster_errors, days, key
+from pipeline_assets.core.errors import ContractViolation, OffsetsMissing, SourceChanged
+from pipeline_assets.core.resources import (
+    Platform,
+    asked_days,
+    column_schema,
+    dagster_errors,
+    days,
+    key,
+    naming_dependents,
+    source_changed,
+)
 from pipeline_assets.ingestion.batch import summary
+from pipeline_assets.ingestion.batch.assets import COMPLETE, complete
 from pipeline_assets.ingestion.streaming import sensors
 from pipeline_assets.ingestion.streaming.changes import log_contract
 from pipeline_assets.ingestion.streaming.connect import open_connect
 from pipeline_assets.ingestion.streaming.events import StagedEvents, stage_events
+from pipeline_assets.ingestion.streaming.integrity import Verdict, verify
 from pipeline_assets.ingestion.streaming.refetch import refetch_from
+from pipeline_assets.ingestion.streaming.schema_changes import hold_against_table
 from pipeline_assets.ingestion.streaming.state import StagedState, stage_state
-from pipeline_assets.ingestion.streaming.streams import record_streams
+from pipeline_assets.ingestion.streaming.streams import change_log, followed, record_streams
 from pipeline_assets.ingestion.streaming.typed_rows import Typed, type_landed
 from pipeline_assets.ingestion.streaming.watching import Watch, look
 from pipeline_assets.ingestion.streaming.wiring import Connector, apply, connectors_of, topics_of
@@ -25,7 +37,7 @@ from pipeline_assets.spec.contracts import Contract
 from pipeline_assets.spec.sources import EventStream, RecordStream, Source
 from pipeline_assets.spec.use_case import UseCase
 
-CONTRACT, OFFSETS = "contract", "offsets_complete"
+CONTRACT, OFFSETS, NOTHING_LOST = "contract", "offsets_complete", "nothing_lost"
 
 
 def defs(use_case: UseCase) -> dg.Definitions:
@@ -38,7 +50,7 @@ def defs(use_case: UseCase) -> dg.Definitions:
     followed = [_state(source) for source in use_case.sources if source.load == "changes"]
     graph = dg.Definitions(
         assets=[*(_connector(use_case, one) for one in connectors), *landed, *typed, *staged, *followed],
-        asset_checks=[_gets_on(use_case)] if streams else [],
+        asset_checks=[_gets_on(use_case), _nothing_lost(use_case)] if streams else [],
     )
     return dg.Definitions.merge(graph, sensors.defs(use_case))
 
@@ -67,6 +79,7 @@ def _connector(use_case: UseCase, connector: Connector) -> dg.AssetsDefinition:
 def _landed(streams: Sequence[RecordStream], connectors: Sequence[Connector], topic: str) -> list[dg.AssetSpec]:
     """A topic, and the table that it lands in."""
     owners = sorted({stream.contract.owner for stream in streams if stream.topic == topic})
+    fresh = dg.FreshnessPolicy.time_window(fail_window=min(stream.contract.freshness for stream in streams if stream.topic == topic))
     writers = [one.name for one in connectors if one.topic is None and topic in {each.name for each in one.topics}]
     return [
         dg.AssetSpec(
@@ -76,6 +89,7 @@ def _landed(streams: Sequence[RecordStream], connectors: Sequence[Connector], to
             kinds={"kafka"},
             owners=owners,
             description=f"The topic {topic} of the broker.",
+            freshness_policy=fresh,
             metadata={"topic": topic},
         ),
         dg.AssetSpec(
@@ -85,6 +99,7 @@ def _landed(streams: Sequence[RecordStream], connectors: Sequence[Connector], to
             kinds={"kafka", "iceberg"},
             owners=owners,
             description=f"Records of the topic {topic} as they are: bytes, partition, offset and time. Kafka Connect appends them.",
+            freshness_policy=fresh,
             metadata={"topic": topic, "dagster/table_name": ".".join(names.landed(topic))},
         ),
     ]
@@ -114,6 +129,43 @@ def _gets_on(use_case: UseCase) -> dg.AssetChecksDefinition:
             )
 
     return gets_on
+
+
+def watch_checks(use_case: UseCase) -> list[dg.AssetCheckKey]:
+    """The checks that a sensor tells of, which sees over time what no run can see."""
+    return list(_gets_on(use_case).check_keys)
+
+
+def oracle_checks(use_case: UseCase) -> list[dg.AssetCheckKey]:
+    """The checks by which the integrity oracle tells what it found; they read all there is, and so run in a job of their own."""
+    return list(_nothing_lost(use_case).check_keys)
+
+
+def _nothing_lost(use_case: UseCase) -> dg.AssetChecksDefinition:
+    """The integrity oracle: a check of each topic, and one of the change log of each followed table."""
+    records, rows = "Each record stands in a table or in quarantine, once.", "What its changes leave is what stands in the table."
+    about = {names.topic(topic): records for topic in topics_of(use_case)}
+    about |= {names.typed(change_log(source).contract.name): rows for source in followed(use_case)}
+    specs = [dg.AssetCheckSpec(NOTHING_LOST, asset=key(asset), description=told) for asset, told in about.items()]
+
+    @dg.multi_asset_check(name=NOTHING_LOST, specs=specs, can_subset=True)
+    def nothing_lost(context: dg.AssetCheckExecutionContext, platform: Platform) -> Iterator[dg.AssetCheckResult]:
+        asked = {(check.asset_key.path[0], check.asset_key.path[1]) for check in context.selected_asset_check_keys}
+        with dagster_errors():
+            for verdict in verify(platform.settings, use_case, asked):
+                yield _verdict(verdict)
+
+    return nothing_lost
+
+
+def _verdict(verdict: Verdict) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        asset_key=key(verdict.asset),
+        check_name=NOTHING_LOST,
+        passed=not verdict.problems,
+        severity=dg.AssetCheckSeverity.ERROR,
+        metadata={verdict.unit: dg.MetadataValue.int(verdict.compared), "problems": dg.MetadataValue.json(list(verdict.problems))},
+    )
 
 
 def _typed(streams: Sequence[RecordStream], stream: RecordStream) -> dg.AssetsDefinition:
@@ -148,7 +200,11 @@ def _typed(streams: Sequence[RecordStream], stream: RecordStream) -> dg.AssetsDe
         settings, error_level = platform.settings, dg.AssetCheckSeverity.ERROR
         with dagster_errors():
             try:
-                done = type_landed(settings, stream, run_id=context.run.run_id, streams=streams, refetch=refetch_from(settings))
+                with naming_dependents(context):
+                    done = type_landed(settings, stream, run_id=context.run.run_id, streams=streams, refetch=refetch_from(settings))
+            except SourceChanged as error:
+                yield source_changed(asset_key, CONTRACT, error)
+                raise
             except ContractViolation as error:
                 yield _check(asset_key, error.reasons, error_level)
                 raise
@@ -182,6 +238,7 @@ def _typed_metadata(stream: RecordStream, typed: Typed) -> dict[str, Any]:
         "days": span,
         **({"offsets": dg.MetadataValue.table(offsets)} if offsets else {}),
         "fields_unknown": ", ".join(typed.unknown_fields),
+        "fields_absent": ", ".join(typed.absent_fields),
         "commits": typed.commits,
         # As text: the page would show numbers of 19 digits rounded.
         "landing_snapshot": str(typed.landing_snapshot),
@@ -207,7 +264,10 @@ def _staged(use_case: UseCase, stream: EventStream) -> dg.AssetsDefinition:
         metadata={"dagster/column_schema": column_schema(contract), "topic": stream.topic},
         freshness_policy=dg.FreshnessPolicy.time_window(fail_window=contract.freshness),
         check_specs=[
-            dg.AssetCheckSpec(CONTRACT, asset=asset_key, blocking=True, description="Events keep their contract; others are in quarantine.")
+            dg.AssetCheckSpec(
+                CONTRACT, asset=asset_key, blocking=True, description="Events keep their contract; others are in quarantine."
+            ),
+            dg.AssetCheckSpec(COMPLETE, asset=asset_key, description="No day is without events, from history or topic."),
         ],
     )
     def staged(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
@@ -221,7 +281,7 @@ def _staged(use_case: UseCase, stream: EventStream) -> dg.AssetsDefinition:
         for one in done.days:
             context.add_asset_metadata(summary.partition_facts(one), partition_key=one.manifest.partition)
         check = _check(asset_key, summary.reasons(done.days), dg.AssetCheckSeverity.WARN)
-        yield dg.MaterializeResult(metadata=_staged_metadata(stream, done, monotonic() - begun), check_results=[check])
+        yield dg.MaterializeResult(metadata=_staged_metadata(stream, done, monotonic() - begun), check_results=[check, complete(done.days)])
 
     return staged
 
@@ -260,7 +320,12 @@ def _state(source: Source) -> dg.AssetsDefinition:
         begun = monotonic()
         with dagster_errors():
             try:
-                done = stage_state(platform.settings, source, run_id=context.run.run_id)
+                with naming_dependents(context):
+                    hold_against_table(platform.settings, source)
+                    done = stage_state(platform.settings, source, run_id=context.run.run_id)
+            except SourceChanged as error:
+                yield source_changed(asset_key, CONTRACT, error)
+                raise
             except ContractViolation as error:
                 yield _check(asset_key, error.reasons, dg.AssetCheckSeverity.ERROR)
                 raise

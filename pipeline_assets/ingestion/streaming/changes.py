@@ -10,8 +10,12 @@ cut into epochs first, where by offset a snapshot begins; within an epoch the sn
 The newest snapshot that is complete replaces all before it: what it does not contain is gone. That is what makes a lost replication slot
 harmless, which leaves a hole in the log and a snapshot after it. A snapshot is complete when its last row is marked as such or a change
 follows, as changes are only told after it. A truncated table is as after an empty snapshot.
+
+What a change does not tell. Of a large value that a change did not touch, and of a column that the table did not have while it changed
+(it was dropped, and is there again), a row keeps what the change before told. Nothing is made up where the log never told it.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -23,8 +27,8 @@ from pipeline_assets.ingestion.sources.contracts import ARROW_TYPES
 from pipeline_assets.spec.contracts import Contract, Field
 
 OPERATION, LSN, COMMITTED_AT = "_op", "_lsn", "_committed_at"
-# The transaction's id and the place of a row in a snapshot, where the log has them.
-TRANSACTION, SNAPSHOT = "_txid", "_snapshot"
+# The transaction's id, the place of a row in a snapshot, and the fields that a change lacked, where the log has them.
+TRANSACTION, SNAPSHOT, UNTOLD = "_txid", "_snapshot", "_untold"
 TOPIC, PARTITION, OFFSET = "_topic", "_partition", "_offset"
 READ, DELETED, TRUNCATED = "r", "d", "t"
 LAST_OF_SNAPSHOT = ("last", "last_in_data_collection")
@@ -38,7 +42,7 @@ class Merged:
 
     `lsn` is that of the newest change that was seen (None: no change at all), `changes` how many distinct ones there were since the newest
     complete snapshot. Without any (`is_complete` false) rows are missing that stood in the table before its changes were told. `unresolved`
-    lists, as row and field, the large values that are nowhere in the log: they are null in `rows`, and only the source knows them.
+    lists, as row and field, the untold values that are nowhere in the log: they are null in `rows`, and only the source knows them.
     """
 
     rows: pa.Table
@@ -78,7 +82,15 @@ META_FIELDS = (
     Field(name=COMMITTED_AT, type="timestamp", required=True, description="When it was committed, or the snapshot was taken."),
     Field(name=TRANSACTION, type="integer", description="The transaction that made it."),
     Field(name=SNAPSHOT, type="string", description="Its place in a snapshot; of a change, false or null."),
+    Field(name=UNTOLD, type="string", description="The declared fields that the row did not have; null where it had all."),
 )
+
+
+def untold_fields(changes: pa.RecordBatch) -> set[str]:
+    """The declared fields that any of some changes lacked; none in rows that are no changes."""
+    if UNTOLD not in changes.schema.names or changes.column(UNTOLD).null_count == changes.num_rows:
+        return set()
+    return {name for told in changes.column(UNTOLD).unique().to_pylist() if told is not None for name in json.loads(told)}
 
 
 def merge(log: pa.Table, contract: Contract, *, at: int | None = None) -> Merged:
@@ -115,11 +127,10 @@ def _check(log: pa.Table, contract: Contract) -> None:
 
 def _frame(log: pa.Table, contract: Contract) -> pl.DataFrame:
     """Each record once, by offset."""
-    optional = [name for name in (TRANSACTION, SNAPSHOT) if name in log.column_names]
+    optional = [name for name in (TRANSACTION, SNAPSHOT, UNTOLD) if name in log.column_names]
     columns = [*(field.name for field in contract.fields), OPERATION, LSN, OFFSET, *optional]
     frame = pl.DataFrame(pl.from_arrow(log.select(columns)))
-    if SNAPSHOT not in optional:
-        frame = frame.with_columns(pl.lit(None, pl.String).alias(SNAPSHOT))
+    frame = frame.with_columns(pl.lit(None, pl.String).alias(name) for name in (SNAPSHOT, UNTOLD) if name not in optional)
     return frame.unique(OFFSET, keep="any").sort(OFFSET)
 
 
@@ -154,9 +165,9 @@ def _in_order(records: pl.DataFrame, key: Sequence[str], at: int | None) -> pl.D
 
 
 def _resolve(standing: pl.DataFrame, changes: pl.DataFrame, contract: Contract) -> tuple[pl.DataFrame, list[tuple[int, str]]]:
-    """Large values that a change did not tell, from the newest change of the row that did."""
-    strings = [field.name for field in contract.fields if field.type == "string" and field.name not in contract.primary_key]
-    untold = [name for name in strings if (changes[name] == UNAVAILABLE).any()]
+    """Values that a change did not tell, from the newest change of the row that did."""
+    values = [field.name for field in contract.fields if field.name not in contract.primary_key]
+    untold = [name for name in values if changes.select(_is_untold(changes, name).any()).item()]
     if not untold:
         return standing, []
     known = _last_told(_with_life(changes, contract.primary_key), untold)
@@ -184,9 +195,20 @@ def _last_told(changes: pl.DataFrame, untold: Sequence[str]) -> pl.DataFrame:
     """For every change the values of these columns as they then were, and whether the log has none."""
     is_gone = pl.col(OPERATION) == DELETED
     told: Mapping[str, pl.Expr] = {
-        name: pl.when(~is_gone & pl.col(name).ne_missing(UNAVAILABLE)).then(pl.col("_row")).forward_fill().over("_life") for name in untold
+        name: pl.when(~is_gone & ~_is_untold(changes, name)).then(pl.col("_row")).forward_fill().over("_life") for name in untold
     }
     places = changes.select("_row", *(place.alias(f"_at_{name}") for name, place in told.items()))
     values = [changes[name].gather(places[f"_at_{name}"]).alias(name) for name in untold]
-    lost = [places[f"_at_{name}"].is_null().alias(f"_is_lost_{name}") for name in untold]
+    lost = [(places[f"_at_{name}"].is_null() & _had(changes, name)).alias(f"_is_lost_{name}") for name in untold]
     return pl.DataFrame([places["_row"], *values, *lost])
+
+
+def _is_untold(changes: pl.DataFrame, name: str) -> pl.Expr:
+    """Whether a change says nothing of a field."""
+    is_lacking = pl.col(UNTOLD).str.contains(json.dumps(name), literal=True).fill_null(value=False)
+    return is_lacking | pl.col(name).eq_missing(UNAVAILABLE) if changes.schema[name] == pl.String else is_lacking
+
+
+def _had(changes: pl.DataFrame, name: str) -> pl.Series:
+    """Whether the table had the column by then, as some row had a value in it. Before, what a change lacks is null, as in the table."""
+    return changes.select(pl.col(name).is_not_null().cum_max()).to_series()

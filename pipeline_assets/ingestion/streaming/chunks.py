@@ -1,7 +1,7 @@
 """Landed records on their way to typed rows: chunk after chunk, each small enough for memory and for one commit."""
 
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import date
@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from pipeline_assets.core import names
+from pipeline_assets.ingestion.sources.contracts import BrokenRow
 from pipeline_assets.ingestion.sources.quarantine import BrokenRecord
 from pipeline_assets.ingestion.streaming import landing
+from pipeline_assets.ingestion.streaming.changes import untold_fields
 from pipeline_assets.ingestion.streaming.landing import Increment
 from pipeline_assets.ingestion.streaming.offsets import Seen, Spans, minus, union
 from pipeline_assets.ingestion.streaming.records import RecordReader
 from pipeline_assets.ingestion.streaming.refetch import Refetch, Refetched
+from pipeline_assets.ingestion.streaming.schema_changes import Signs
 from pipeline_assets.ingestion.streaming.typed_table import days_of, typed_events
 
 if TYPE_CHECKING:
@@ -62,12 +66,17 @@ class Tally:
 
 @dataclass(kw_only=True)
 class Chunk:
-    """Records after their check: good rows with their places, broken ones with theirs, and all offsets seen with them."""
+    """Records after their check: good rows with their places, broken ones with theirs, and all offsets seen with them.
+
+    `untold` names the declared fields that some change of a table lacked, `signs` says which records speak of another schema.
+    """
 
     seen: Seen
     rows: list[pa.Table] = field(default_factory=list)
     broken: list[BrokenRecord] = field(default_factory=list)
     tally: Tally = field(default_factory=Tally)
+    signs: Signs = field(default_factory=Signs)
+    untold: set[str] = field(default_factory=set)
     covered: Seen = field(default_factory=Seen)
     records: int = 0
     bytes: int = 0
@@ -79,13 +88,16 @@ class Chunk:
         return self.records >= CHUNK_ROWS or self.bytes >= CHUNK_BYTES
 
 
-def arrivals(table: "Table", topic: str, increment: Increment, gaps: Mapping[int, Spans], refetch: Refetch) -> Iterator[Arrived]:
-    """What fills the gaps first, then the records of an increment, batch after batch."""
+def arrivals(
+    table: "Table", topic: str, increment: Increment, gaps: Mapping[int, Spans], refetch: Refetch, headers: Sequence[str] = ()
+) -> Iterator[Arrived]:
+    """What fills the gaps first, then the records of an increment, batch after batch, with some of their headers."""
+    schema = landing.schema_with(headers)
     for partition, spans in gaps.items():
         for first, end in _near_together(spans):
-            yield from _refetched(topic, partition, tuple(span for span in spans if first <= span[0] < end), refetch)
+            yield from _refetched(topic, partition, tuple(span for span in spans if first <= span[0] < end), refetch, headers)
     for file in increment.files:
-        for batch in landing.batches(table, file):
+        for batch in landing.batches(table, file, schema):
             yield Arrived(records=pa.Table.from_batches([batch]), is_landed_anew=file.is_appended)
 
 
@@ -129,18 +141,32 @@ def _check(chunk: Chunk, records: pa.Table, reader: RecordReader) -> None:
     found = reader.read(records)
     checked, tally = found.checked, chunk.tally
     chunk.rows.append(typed_events(reader.contract, checked, records))
-    places = records.select(landing.PLACE)
-    stood = places.take(pa.array([row.position for row in checked.broken], pa.int64())).to_pylist()
-    chunk.broken += [
-        BrokenRecord(partition=place[landing.PARTITION], offset=place[landing.OFFSET], received_at=place[landing.RECEIVED_AT], broken=row)
-        for place, row in zip(stood, checked.broken, strict=True)
-    ]
+    broken = broken_records(checked.broken, records, reader)
+    chunk.signs.add(checked, records, [one.headers for one in broken])
+    chunk.untold |= untold_fields(checked.good)
+    chunk.broken += broken
     tally.rows += checked.good.num_rows
     tally.broken.update(row.fault for row in checked.broken)
     tally.left += found.left
     tally.skipped += found.skipped
     tally.days.update(days_of(checked.good.column(reader.contract.event_at)).unique().to_pylist())
     tally.fields |= checked.fields
+
+
+def broken_records(rows: Sequence[BrokenRow], records: pa.Table, reader: RecordReader) -> list[BrokenRecord]:
+    """The broken rows of some records with the places and headers of these."""
+    stood = records.take(pa.array([row.position for row in rows], pa.int64()))
+    places = stood.select(landing.PLACE).to_pylist()
+    return [
+        BrokenRecord(
+            partition=place[landing.PARTITION],
+            offset=place[landing.OFFSET],
+            received_at=place[landing.RECEIVED_AT],
+            broken=row,
+            headers=headers,
+        )
+        for place, row, headers in zip(places, rows, reader.headers_in(stood), strict=True)
+    ]
 
 
 def _is_fresh(seen: Seen, records: pa.Table) -> np.ndarray:
@@ -166,21 +192,22 @@ def _near_together(spans: Spans) -> Iterator[tuple[int, int]]:
     yield start, end
 
 
-def _refetched(topic: str, partition: int, gap: Spans, refetch: Refetch) -> Iterator[Arrived]:
+def _refetched(topic: str, partition: int, gap: Spans, refetch: Refetch, headers: Sequence[str]) -> Iterator[Arrived]:
     """The records of the gaps of a partition, then the offsets of those that were not found, as these do not exist."""
     found: Spans = ()
     records = iter(refetch(topic, partition, gap[0][0], gap[-1][1] - 1))
     while waiting := list(islice(records, REFETCHED_ROWS)):
-        arrived = _arrived(topic, partition, Seen(partitions={partition: gap}), waiting)
+        arrived = _arrived(topic, partition, Seen(partitions={partition: gap}), waiting, headers)
         found = union((*found, *landing.offsets_in(arrived.records).get(partition, ())))
         yield arrived
     yield Arrived(records=landing.SCHEMA.empty_table(), holes={partition: minus(gap, found)})
 
 
-def _arrived(topic: str, partition: int, missing: Seen, found: list[Refetched]) -> Arrived:
+def _arrived(topic: str, partition: int, missing: Seen, found: list[Refetched], headers: Sequence[str]) -> Arrived:
     rows = [
         {"payload": one.payload, "topic": topic, "partition": partition, "offset": one.offset, "received_at": one.received_at}
+        | {names.landed_header(header): one.headers.get(header) for header in headers}
         for one in found
     ]
-    table = pa.Table.from_pylist(rows, schema=landing.SCHEMA)
+    table = pa.Table.from_pylist(rows, schema=landing.schema_with(headers))
     return Arrived(records=table.filter(pa.array(missing.has(partition, table.column(landing.OFFSET).to_numpy()))), is_refetched=True)

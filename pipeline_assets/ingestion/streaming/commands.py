@@ -1,4 +1,4 @@
-"""The command `quarantine replay`, which joins those of the sources. What it needs is loaded when it runs."""
+"""The commands `quarantine replay`, which joins those of the sources, and `verify`. What they need is loaded when they run."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -17,15 +17,38 @@ from pipeline_assets.ingestion.sources.commands import (
     contracts,
     next_assets,
     streams,
+    use_cases,
 )
 
 if TYPE_CHECKING:
     from pipeline_assets.ingestion.batch.replay import Replayed
 
 
-def register(_app: typer.Typer) -> None:
-    """Add the command to the commands of the quarantine."""
+def register(app: typer.Typer) -> None:
+    """Add the commands to the app and to those of the quarantine."""
     commands.command("replay")(replay_rows)
+    app.command("verify")(verify)
+
+
+def verify(*, as_json: JsonOption = False) -> None:
+    """Hold every topic and every followed table against the lake: is anything lost, doubled or different? Exit code 1 if so.
+
+    Nothing is written. What is on its way is waited for, some minutes at most.
+    """
+    from pipeline_assets.core.settings import load_settings
+    from pipeline_assets.ingestion.streaming import integrity
+
+    settings, found = load_settings(), []
+    for verdict in (verdict for use_case in use_cases() for verdict in integrity.verify(settings, use_case)):
+        found.append(verdict)
+        if not as_json:
+            typer.echo(f"{'WRONG' if verdict.problems else 'ok':<6}{verdict.subject:<44}{verdict.compared:>12,} {verdict.unit}")
+            for problem in verdict.problems:
+                typer.echo(f"      {problem}")
+    if as_json:
+        typer.echo(json.dumps([asdict(verdict) for verdict in found], indent=2))
+    if any(verdict.problems for verdict in found):
+        raise typer.Exit(1)
 
 
 def replay_rows(*, source: SourceOption = None, partition: PartitionOption = None, as_json: JsonOption = False) -> None:

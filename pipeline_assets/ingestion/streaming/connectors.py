@@ -68,17 +68,21 @@ def changes_topics(database: str, tables: Sequence[PostgresTable]) -> list[Topic
     return [Topic(name=name, partitions=1, configs=FOREVER) for name in (*captured, names.heartbeat_topic(database))]
 
 
-def landing(settings: Settings, topic: str) -> dict[str, str]:
-    """The connector that lands every record of a topic, whatever its bytes, as a row of the lake table `names.landed(topic)`."""
+def landing(settings: Settings, topic: str, headers: Sequence[str] = ()) -> dict[str, str]:
+    """The connector that lands every record of a topic, whatever its bytes, as a row of the lake table `names.landed(topic)`.
+
+    headers: those whose bytes land beside the record, in columns by the names of `names.landed_header`; the last of several with one name.
+    """
     return {
         "connector.class": "org.apache.iceberg.connect.IcebergSinkConnector",
         "tasks.max": "1",
         "topics": topic,
         "key.converter": BYTES,
         "value.converter": BYTES,
-        "transforms": "hoist,insert",
+        "transforms": ",".join(("hoist", *map(names.landed_header, headers), "insert")),
         "transforms.hoist.type": "org.apache.kafka.connect.transforms.HoistField$Value",
         "transforms.hoist.field": "payload",
+        **_headers(headers),
         "transforms.insert.type": "org.apache.kafka.connect.transforms.InsertField$Value",
         "transforms.insert.topic.field": "topic",
         "transforms.insert.partition.field": "partition",
@@ -94,6 +98,22 @@ def landing(settings: Settings, topic: str) -> dict[str, str]:
         "consumer.override.auto.offset.reset": "earliest",
         **{f"iceberg.{name}": value for name, value in _catalog(settings).items()},
     }
+
+
+def _headers(headers: Sequence[str]) -> dict[str, str]:
+    """The transforms that put headers beside the payload."""
+    copied = {
+        # One each: a transform for several of them takes the first record it sees for the shape of all.
+        f"transforms.{names.landed_header(header)}.{option}": value
+        for header in headers
+        for option, value in (
+            ("type", "io.debezium.transforms.HeaderToValue"),
+            ("headers", header),
+            ("fields", names.landed_header(header)),
+            ("operation", "copy"),
+        )
+    }
+    return {"header.converter": BYTES, **copied} if headers else {}
 
 
 def landing_topics(topic: str) -> list[Topic]:

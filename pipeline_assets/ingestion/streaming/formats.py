@@ -1,7 +1,7 @@
 """What a record of a topic says: its bytes read as a declared format, one record at a time.
 
 Whatever the format, a record becomes the values of a JSON object by field, so that the contract is enforced by the same code as for the
-pages of an API. CloudEvents in binary mode keep their attributes in the headers of the record, which are not landed: they are not read.
+pages of an API. Headers are read of CloudEvents in binary mode alone, which keep their attributes there.
 """
 
 import csv
@@ -13,11 +13,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from functools import cache, partial
 from typing import Any
 
 from pipeline_assets.ingestion.sources.json_rows import Fault, json_object
+from pipeline_assets.ingestion.streaming.schema_registry import SchemaOf, nobody
 from pipeline_assets.spec.contracts import Contract, FieldType
-from pipeline_assets.spec.sources import Avro, CloudEvent, CsvLine, DebeziumChange, Format, JsonObject
+from pipeline_assets.spec.sources import Avro, CloudEvent, CsvLine, DebeziumChange, Format, JsonObject, RecordStream
 
 INTEGER = re.compile(r"-?[0-9]{1,400}")
 NUMBER = re.compile(r"-?[0-9]{1,400}(\.[0-9]+)?([eE][+-]?[0-9]{1,4})?")
@@ -25,7 +27,14 @@ BOOLEANS = {"true": True, "false": False}
 FRAME_BYTES = 5
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 TRUNCATE = "t"
+# The attributes that an event must have, and the header of the one that is no `ce_…`.
+REQUIRED = ("specversion", "id", "source", "type")
+CONTENT_TYPE, DATA_CONTENT_TYPE, ATTRIBUTE = "content-type", "datacontenttype", "ce_"
+# What an event in structured mode says that it is, whatever stands in its other headers.
+STRUCTURED = b"application/cloudevents"
 ROW_OPERATIONS = {"c": "after", "u": "after", "r": "after", "d": "before"}
+# After these there is a row, of which Debezium tells all columns.
+STANDING = ("c", "u", "r")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,35 +45,51 @@ class Event:
     envelope: Mapping[str, Any]
 
 
-Decode = Callable[[bytes | None], Event | None]
+# The headers of a record by name, as far as it has them: those of `headers_of`.
+Headers = Mapping[str, bytes]
+Decode = Callable[[bytes | None, Headers], Event | None]
 
 
-def decoder(contract: Contract, written: Format) -> Decode:
-    """A function from the bytes of a record to its event; None for a record that is no event and no fault.
+def headers_of(stream: RecordStream) -> tuple[str, ...]:
+    """The headers that the records of a stream are read by; none unless they may be CloudEvents in binary mode."""
+    if not isinstance(stream.format, CloudEvent) or not stream.format.is_binary:
+        return ()
+    routed = () if stream.route is None else (stream.route.field,)
+    named = (*REQUIRED, *(attribute for attribute, _ in stream.format.attributes), *routed)
+    return tuple(dict.fromkeys((CONTENT_TYPE, *(_header_of(attribute) for attribute in named))))
 
-    The function raises Fault for bytes that are not of the format.
+
+def _header_of(attribute: str) -> str:
+    return CONTENT_TYPE if attribute == DATA_CONTENT_TYPE else f"{ATTRIBUTE}{attribute}"
+
+
+def decoder(contract: Contract, written: Format, schema_of: SchemaOf = nobody) -> Decode:
+    """A function from the bytes and headers of a record to its event; None for a record that is no event and no fault.
+
+    `schema_of` asks the registry that the format names, if any. The function raises Fault for bytes that are not of the format, and
+    whatever `schema_of` raises where it cannot tell.
     """
     types = {field.name: field.type for field in contract.fields}
     match written:
         case JsonObject():
-            return _with_bytes(lambda payload: _bare(json_object(payload)))
+            return _with_bytes(lambda payload, _: _bare(json_object(payload)))
         case CsvLine():
-            return _with_bytes(lambda payload: _bare(_csv_values(written, types, payload)))
+            return _with_bytes(lambda payload, _: _bare(_csv_values(written, types, payload)))
         case Avro():
-            return _with_bytes(_avro_decoder(written))
+            return _with_bytes(_avro_decoder(written, schema_of))
         case CloudEvent():
-            return _with_bytes(lambda payload: _cloud_event(written, payload))
+            return _with_bytes(lambda payload, headers: _cloud_event(written, payload, headers))
         case DebeziumChange():
-            return lambda payload: None if payload is None else _change(written, types, payload)
+            return lambda payload, _: None if payload is None else _change(written, types, payload)
 
 
-def _with_bytes(decode: Callable[[bytes], Event]) -> Decode:
+def _with_bytes(decode: Callable[[bytes, Headers], Event]) -> Decode:
     """The same for records that must not be null."""
 
-    def read(payload: bytes | None) -> Event:
+    def read(payload: bytes | None, headers: Headers) -> Event:
         if payload is None:
             raise Fault("empty record")
-        return decode(payload)
+        return decode(payload, headers)
 
     return read
 
@@ -94,26 +119,50 @@ def _value_of(kind: FieldType | None, text: str) -> Any:
     return BOOLEANS.get(text, text) if kind == "boolean" else text
 
 
-def _avro_decoder(written: Avro) -> Callable[[bytes], Event]:
+def _avro_decoder(written: Avro, schema_of: SchemaOf) -> Callable[[bytes, Headers], Event]:
     import fastavro
+    from fastavro.read import SchemaResolutionError
 
-    schema = fastavro.parse_schema(json.loads(written.schema))
-    skipped = FRAME_BYTES if written.is_framed else 0
+    declared = fastavro.parse_schema(json.loads(written.schema))
+    writers = cache(partial(_writer_schema, schema_of))
 
-    def decode(payload: bytes) -> Event:
+    def decode(payload: bytes, _: Headers) -> Event:
         content = io.BytesIO(payload)
-        if content.read(skipped)[:1] != b"\0"[:skipped]:
-            raise Fault("not this Avro schema")
+        number = _schema_id(content.read(FRAME_BYTES)) if written.is_framed else 0
+        writer = declared if written.registry is None else writers(number)
+        if writer is None:
+            raise Fault("unknown schema id")
         try:
-            found = fastavro.schemaless_reader(content, schema, None)
+            found = fastavro.schemaless_reader(content, writer, None if writer is declared else declared)
         # What fastavro raises for bytes of another schema depends on where it gets lost.
-        except (ValueError, TypeError, LookupError, EOFError, OverflowError, MemoryError, StopIteration, struct.error) as error:
+        except (
+            ValueError, TypeError, LookupError, EOFError, OverflowError, MemoryError, StopIteration, struct.error, SchemaResolutionError
+        ) as error:  # fmt: skip
             raise Fault("not this Avro schema") from error
         if not isinstance(found, dict) or content.read(1):
             raise Fault("not this Avro schema")
         return _bare({name: _json_value(value) for name, value in found.items()})
 
     return decode
+
+
+def _schema_id(frame: bytes) -> int:
+    """The id in a frame: four bytes after a zero."""
+    if len(frame) < FRAME_BYTES or frame[0]:
+        raise Fault("not this Avro schema")
+    return int.from_bytes(frame[1:])
+
+
+def _writer_schema(schema_of: SchemaOf, number: int) -> Any | None:
+    """The schema of an id as fastavro reads it; None where there is none that it can read."""
+    import fastavro
+    from fastavro.schema import SchemaParseException
+
+    found = schema_of(number)
+    try:
+        return None if found is None else fastavro.parse_schema(found)
+    except (SchemaParseException, ValueError, TypeError, LookupError, RecursionError):
+        return None
 
 
 def _json_value(value: Any) -> Any:
@@ -123,14 +172,27 @@ def _json_value(value: Any) -> Any:
     return float(value) if isinstance(value, Decimal) else value
 
 
-def _cloud_event(written: CloudEvent, payload: bytes) -> Event:
-    envelope = json_object(payload)
-    required = [envelope.get(name) for name in ("specversion", "id", "source", "type")]
-    kind, data = envelope.get("datacontenttype", "application/json"), envelope.get("data")
+def _cloud_event(written: CloudEvent, payload: bytes, headers: Headers) -> Event:
+    is_binary = _header_of("specversion") in headers and not headers.get(CONTENT_TYPE, b"").lower().startswith(STRUCTURED)
+    envelope = _attributes(headers) if is_binary else json_object(payload)
+    required = [envelope.get(name) for name in REQUIRED]
+    kind = envelope.get(DATA_CONTENT_TYPE, "application/json")
     is_json = isinstance(kind, str) and kind.partition(";")[0].strip().lower().endswith(("/json", "+json"))
-    if not all(isinstance(value, str) and value for value in required) or not is_json or not isinstance(data, dict):
+    if not all(isinstance(value, str) and value for value in required) or not is_json:
+        raise Fault("not a CloudEvent")
+    data = json_object(payload) if is_binary else envelope.get("data")
+    if not isinstance(data, dict):
         raise Fault("not a CloudEvent")
     return Event(values=data | {field: envelope.get(name) for name, field in written.attributes}, envelope=envelope)
+
+
+def _attributes(headers: Headers) -> dict[str, Any]:
+    """The attributes of an event in binary mode."""
+    try:
+        told = {name: value.decode() for name, value in headers.items()}
+    except ValueError as error:
+        raise Fault("not a CloudEvent") from error
+    return {DATA_CONTENT_TYPE if name == CONTENT_TYPE else name.removeprefix(ATTRIBUTE): value for name, value in told.items()}
 
 
 def _change(written: DebeziumChange, types: Mapping[str, FieldType], payload: bytes) -> Event:
@@ -150,6 +212,9 @@ def _change(written: DebeziumChange, types: Mapping[str, FieldType], payload: by
         written.transaction: source.get("txId"),
         written.snapshot: source.get("snapshot"),
     }
+    if operation in STANDING:
+        lacking = sorted(types.keys() - row.keys() - told.keys() - {written.untold})
+        told[written.untold] = json.dumps(lacking) if lacking else None
     values = {name: _change_value(types.get(name), value) for name, value in row.items()}
     return Event(values=values | {field: value for field, value in told.items() if field is not None}, envelope=source)
 

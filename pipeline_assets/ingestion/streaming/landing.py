@@ -37,6 +37,8 @@ SCHEMA = pa.schema(
         (RECEIVED_AT, pa.timestamp("us", tz="UTC")),
     ]
 )
+# What the offsets of a file are told by.
+OFFSETS = pa.schema([SCHEMA.field(name) for name in (TOPIC, PARTITION, OFFSET)])
 # A reader holds one row group. The connector appends every few seconds, so it must not merge all manifests each time.
 PROPERTIES = {"write.parquet.row-group-size-bytes": str(16 << 20), "commit.manifest.min-count-to-merge": "50"}
 BATCH_ROWS, BATCH_BYTES = 65_536, 16 << 20
@@ -63,12 +65,19 @@ class Increment:
     files: Sequence[LandedFile]
 
 
-def ensure_landing_table(catalog: "Catalog", topic: str) -> "Table":
-    """The table that the records of a topic land in, made where there is none; by day of the record's time.
+def ensure_landing_table(catalog: "Catalog", topic: str, headers: Sequence[str] = ()) -> "Table":
+    """The table that the records of a topic land in with some of their headers, made where there is none; by day of the record's time.
 
     Raises SchemaConflict if there is one with other columns.
     """
-    return follow(open_or_create(catalog, names.landed(topic), COLUMNS, RECEIVED_AT, properties=PROPERTIES), COLUMNS, dropped=())
+    told = (Column(name=names.landed_header(one), type="binary", required=False, doc=f"The record's header {one}.") for one in headers)
+    columns = (*COLUMNS, *told)
+    return follow(open_or_create(catalog, names.landed(topic), columns, RECEIVED_AT, properties=PROPERTIES), columns, dropped=())
+
+
+def schema_with(headers: Sequence[str]) -> pa.Schema:
+    """The schema of landed records with some of their headers, each in the column of `names.landed_header`; null where one is absent."""
+    return pa.schema([*SCHEMA, *((names.landed_header(header), pa.binary()) for header in headers)])
 
 
 def increment(table: "Table", after: int | None, seen: Seen) -> Increment:
@@ -132,8 +141,8 @@ def _is_seen(table: "Table", file: "DataFile", seen: Seen) -> bool:
 def offsets_of(table: "Table", topic: str, file: LandedFile) -> dict[int, Spans]:
     """The offsets of each partition that a file holds; raises TableMismatch if it holds records of another topic, or without a place."""
     found: dict[int, Spans] = {}
-    for batch in batches(table, file, [TOPIC, PARTITION, OFFSET]):
-        if any(batch.column(name).null_count for name in (TOPIC, PARTITION, OFFSET)) or batch.column(TOPIC).unique().to_pylist() != [topic]:
+    for batch in batches(table, file, OFFSETS):
+        if any(column.null_count for column in batch.columns) or batch.column(TOPIC).unique().to_pylist() != [topic]:
             problem = f"holds in {file.path} records that are not of the topic '{topic}', or without partition and offset"
             raise TableMismatch(".".join(table.name()), problem, table.schema().column_names)
         for partition, spans in offsets_in(batch).items():
@@ -147,14 +156,20 @@ def offsets_in(records: pa.RecordBatch | pa.Table) -> dict[int, Spans]:
     return {int(number): spans_of(offsets[partitions == number]) for number in np.unique(partitions)}
 
 
-def batches(table: "Table", file: LandedFile, columns: Sequence[str] = SCHEMA.names) -> Iterator[pa.RecordBatch]:
-    """The records of a file in batches that are bounded in rows and, as far as records are of like size, in bytes."""
-    schema = pa.schema([SCHEMA.field(name) for name in columns])
+def batches(table: "Table", file: LandedFile, schema: pa.Schema = SCHEMA) -> Iterator[pa.RecordBatch]:
+    """The records of a file in batches that are bounded in rows and, as far as records are of like size, in bytes.
+
+    Null where a file is older than a column.
+    """
     with table.io.new_input(file.path).open() as opened:
         parquet = pq.ParquetFile(opened)
-        for batch in parquet.iter_batches(_batch_rows(parquet.metadata), columns=list(columns), use_threads=False):
+        present = [name for name in schema.names if name in parquet.schema_arrow.names]
+        for batch in parquet.iter_batches(_batch_rows(parquet.metadata), columns=present, use_threads=False):
             if batch.num_rows:
-                yield batch.select(list(columns)).cast(schema)
+                columns = [
+                    batch.column(one.name).cast(one.type) if one.name in present else pa.nulls(len(batch), one.type) for one in schema
+                ]
+                yield pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 def _batch_rows(metadata: pq.FileMetaData) -> int:

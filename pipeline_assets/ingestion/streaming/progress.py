@@ -2,20 +2,24 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import catalog
 from pipeline_assets.core.iceberg import open_table
+from pipeline_assets.core.names import AssetName
 from pipeline_assets.core.settings import Settings
+from pipeline_assets.ingestion.streaming.landing import RECEIVED_AT
+from pipeline_assets.ingestion.streaming.topics import watermarks
+from pipeline_assets.ingestion.streaming.typed_table import position_of
 from pipeline_assets.spec.sources import RecordStream
 
 if TYPE_CHECKING:
     from pyiceberg.manifest import ManifestEntry
     from pyiceberg.table import Table
 
-EPOCH = date(1970, 1, 1)
+EPOCH, EPOCH_TIME = date(1970, 1, 1), datetime(1970, 1, 1, tzinfo=UTC)
 
 # The newest snapshot of each table by its name; a table that nothing was written to has none.
 Snapshots = Mapping[str, int]
@@ -23,11 +27,65 @@ Snapshots = Mapping[str, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Touched:
-    """The days (UTC) that got events, in order, and the last day that any event is on; `last_day` is None where there is none."""
+    """The days (UTC) that got events, in order, and the last day that any event is on; `last_day` is None where there is none.
+
+    `since` is when the first of what was not seen before was committed; None where there is nothing of the kind.
+    """
 
     days: Sequence[date]
     last_day: date | None
     snapshots: Snapshots
+    since: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arrived:
+    """How far something has come that others write to: `position` is another one whenever more has come, `numbers` are to be shown."""
+
+    position: str
+    numbers: Mapping[str, int | str]
+
+
+def arrived(settings: Settings, topics: Sequence[str]) -> dict[AssetName, Arrived]:
+    """How far topics and the tables that they land in have come, by asset; those that nothing was written to are left out.
+
+    Of a topic that is its first and its next offset over all partitions, of a table its newest commit with the time (UTC) of that and of
+    the newest record in it, the watermark.
+    """
+    found: dict[AssetName, Arrived] = {}
+    known = watermarks(settings, topics)
+    with catalog(settings) as lake:
+        for topic in topics:
+            spans = [span for (name, _), span in known.items() if name == topic]
+            first, end = sum(low for low, _ in spans), sum(high for _, high in spans)
+            if end:
+                found[names.topic(topic)] = Arrived(position=f"{first} {end}", numbers={"records": end - first, "end_offsets": end})
+            table = open_table(lake, names.landed(topic))
+            if table is not None and (snapshot := table.current_snapshot()) is not None:
+                found[names.landed(topic)] = Arrived(position=str(snapshot.snapshot_id), numbers=_commit(table))
+    return found
+
+
+def _commit(table: "Table") -> Mapping[str, int | str]:
+    """The newest commit of a landing table."""
+    from pyiceberg.conversions import from_bytes
+    from pyiceberg.types import TimestamptzType
+
+    snapshot = table.current_snapshot()
+    if snapshot is None:
+        return {}
+    field = table.schema().find_field(RECEIVED_AT).field_id
+    own = [one for one in snapshot.manifests(table.io) if one.added_snapshot_id == snapshot.snapshot_id]
+    files = [entry.data_file for one in own for entry in one.fetch_manifest_entry(table.io) if entry.snapshot_id == snapshot.snapshot_id]
+    times = [int(from_bytes(TimestamptzType(), file.upper_bounds[field])) for file in files if field in (file.upper_bounds or {})]
+    told = {} if snapshot.summary is None else snapshot.summary.additional_properties
+    return {
+        "rows": int(told.get("total-records", 0)),
+        "last_commit": datetime.fromtimestamp(snapshot.timestamp_ms / 1000, UTC).isoformat(),
+        # As text: the page would show numbers of 19 digits rounded.
+        "snapshot_id": str(snapshot.snapshot_id),
+        **({"watermark": (EPOCH_TIME + timedelta(microseconds=max(times))).isoformat()} if times else {}),
+    }
 
 
 def landed_snapshots(settings: Settings, streams: Sequence[RecordStream]) -> Snapshots:
@@ -44,17 +102,34 @@ def touched(settings: Settings, streams: Sequence[RecordStream], since: Snapshot
         found = {name: _entries(table, since.get(name)) for name, table in tables.items() if table is not None}
         known = [day for table in tables.values() if table is not None for day in _days(_entries(table, None))]
     days = sorted({day for entries in found.values() for day in _days(entries)})
-    return Touched(days=days, last_day=max(known, default=None), snapshots=_newest(tables))
+    times = [at for name, table in tables.items() if table is not None for at in _commits(table, since.get(name))]
+    return Touched(days=days, last_day=max(known, default=None), snapshots=_newest(tables), since=min(times, default=None))
 
 
-def stale_days(found: Touched, first_day: date, last_day: date | None) -> tuple[date, date] | None:
-    """First and last day to materialize again, within the partitions; None where there is nothing to do.
+def is_typed(settings: Settings, streams: Sequence[RecordStream]) -> bool:
+    """Whether all that has landed of the streams' topics is typed."""
+    with catalog(settings) as lake:
+        for stream in streams:
+            landed, typed = open_table(lake, names.landed(stream.topic)), open_table(lake, names.typed(stream.contract.name))
+            newest = None if landed is None else landed.current_snapshot()
+            if newest is not None and (typed is None or position_of(typed).landing_snapshot != newest.snapshot_id):
+                return False
+    return True
 
-    Later days than those touched are stale too, as their windows reach back: so it goes on to the last day that has events.
+
+def stale_days(found: Touched, first_day: date, last_day: date) -> tuple[date, date] | None:
+    """First and last day to materialize again, within the partitions that there are by now; None where there is nothing to do.
+
+    Later days than those touched are stale too, as their windows reach back: so it goes on to the last day that has events. An event of
+    another day, before the first or after the last, asks for nothing.
     """
-    end = last_day or date.max
-    inside = [day for day in found.days if first_day <= day <= end]
-    return (inside[0], max(inside[-1], min(found.last_day or inside[-1], end))) if inside else None
+    inside = [day for day in found.days if first_day <= day <= last_day]
+    return (inside[0], max(inside[-1], min(found.last_day or inside[-1], last_day))) if inside else None
+
+
+def open_day_of(found: Touched, last_day: date | None, today: date) -> date | None:
+    """The first day with events that is no partition yet, but will be once it has ended; None where there is none, as in the future."""
+    return next((day for day in found.days if (last_day is None or day > last_day) and day <= today), None)
 
 
 def _newest(tables: "Mapping[str, Table | None]") -> Snapshots:
@@ -81,6 +156,13 @@ def _since(table: "Table", after: int | None) -> set[int] | None:
         found.add(snapshot.snapshot_id)
         snapshot = None if snapshot.parent_snapshot_id is None else table.snapshot_by_id(snapshot.parent_snapshot_id)
     return found if snapshot is not None else None
+
+
+def _commits(table: "Table", after: int | None) -> list[datetime]:
+    """When the snapshots after one were committed (None, or one that is no ancestor: all that are known)."""
+    chain = _since(table, after)
+    known = [one for one in table.snapshots() if chain is None or one.snapshot_id in chain]
+    return [datetime.fromtimestamp(one.timestamp_ms / 1000, UTC) for one in known]
 
 
 def _days(entries: "Sequence[ManifestEntry]") -> set[date]:

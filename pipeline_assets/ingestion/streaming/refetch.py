@@ -1,7 +1,7 @@
 """Records that did not land, asked of the topic itself."""
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -9,18 +9,22 @@ from pipeline_assets.core.errors import OffsetsMissing, SourceUnavailable
 from pipeline_assets.core.settings import Settings
 
 if TYPE_CHECKING:
-    from confluent_kafka import Consumer
+    from confluent_kafka import Consumer, Message
 
 ANSWER_SECONDS = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Refetched:
-    """A record as the topic holds it; `received_at` (aware) is its time, None where the topic keeps none."""
+    """A record as the topic holds it; `received_at` (aware) is its time, None where the topic keeps none.
+
+    Of several headers with one name it has the last, as the landing has.
+    """
 
     offset: int
     payload: bytes | None
     received_at: datetime | None
+    headers: Mapping[str, bytes | None] = field(default_factory=dict)
 
 
 # Asked with topic, partition, first and last offset (inclusive), it gives the records that there are, in order. An offset that it leaves
@@ -67,7 +71,13 @@ def _records(consumer: "Consumer", topic: str, partition: int, first: int, last:
             return
         kind, at = record.timestamp()
         received_at = datetime.fromtimestamp(at / 1000, UTC) if kind else None
-        yield Refetched(offset=offset, payload=record.value(), received_at=received_at)
+        yield Refetched(offset=offset, payload=record.value(), received_at=received_at, headers=_headers(record))
+
+
+def _headers(record: "Message") -> dict[str, bytes | None]:
+    # Of a list of pairs, which is what a consumer gets, the last of a name wins.
+    told = dict(record.headers() or ())
+    return {name: value.encode() if isinstance(value, str) else value for name, value in told.items()}
 
 
 def refuse(topic: str, partition: int, first: int, last: int) -> Iterable[Refetched]:

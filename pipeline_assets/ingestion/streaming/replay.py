@@ -24,6 +24,7 @@ from pipeline_assets.ingestion.sources import quarantine
 from pipeline_assets.ingestion.sources.quarantine import QuarantinedRow
 from pipeline_assets.ingestion.streaming import landing
 from pipeline_assets.ingestion.streaming.records import RecordReader, share_of
+from pipeline_assets.ingestion.streaming.schema_registry import schemas_of
 from pipeline_assets.ingestion.streaming.typed_table import (
     OFFSET_SCHEMA,
     append_events,
@@ -60,7 +61,7 @@ def replay_records(settings: Settings, asked: Sequence[RecordStream], streams: S
             catalog(settings) as lake,
         ):
             connection.autocommit = True
-            reader, days, still_broken = RecordReader(stream, share_of(stream, streams)), Counter[date](), 0
+            reader, days, still_broken = _reader(settings, stream, streams), Counter[date](), 0
             for page in _pages(connection, stream):
                 passed, kept = _replay(connection, lake, stream, reader, page)
                 days.update(passed)
@@ -69,6 +70,10 @@ def replay_records(settings: Settings, asked: Sequence[RecordStream], streams: S
         if still_broken:
             found.append(Replayed(source=contract.name, partition=names.STREAM, replayed=0, still_broken=still_broken))
     return found
+
+
+def _reader(settings: Settings, stream: RecordStream, streams: Sequence[RecordStream]) -> RecordReader:
+    return RecordReader(stream, share_of(stream, streams), schemas_of(settings, stream.format))
 
 
 def _pages(connection: "psycopg.Connection", stream: RecordStream) -> Iterator[list[QuarantinedRow]]:
@@ -85,7 +90,7 @@ def _replay(
     table = typed_table(lake, stream.contract)
     seen = position_of(table).seen
     rows = [row for row in page if seen.has(row.topic_partition or 0, np.array([row.topic_offset]))[0]]
-    records = _records(rows)
+    records = _records(rows, reader.headers)
     checked = reader.read(records).checked
     events = typed_events(stream.contract, checked, records)
     _append(lake, table, stream, events)
@@ -96,15 +101,16 @@ def _replay(
     return days_of(events.column(stream.contract.event_at)).to_pylist(), len(rows) - events.num_rows
 
 
-def _records(rows: Sequence[QuarantinedRow]) -> pa.Table:
+def _records(rows: Sequence[QuarantinedRow], headers: Sequence[str]) -> pa.Table:
     columns = [
         [None if row.reason == EMPTY else row.original for row in rows],
         [row.topic for row in rows],
         [row.topic_partition for row in rows],
         [row.topic_offset for row in rows],
         [row.received_at for row in rows],
+        *([row.header(header) for row in rows] for header in headers),
     ]
-    return pa.table(columns, schema=landing.SCHEMA)
+    return pa.table(columns, schema=landing.schema_with(headers))
 
 
 def _append(lake: "Catalog", table: "Table", stream: RecordStream, events: pa.Table) -> None:

@@ -45,11 +45,19 @@ def _published(connection: psycopg.Connection, publication: str) -> set[tuple[st
 def slot_of(settings: Settings, database: str) -> Slot | None:
     """The replication slot by which the changes of a database are read; None where there is none."""
     query = """
-        select pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn)::bigint, wal_status from pg_replication_slots where slot_name = %s
+        select pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint, wal_status from pg_replication_slots where slot_name = %s
     """
     with psycopg.connect(settings.replication[database].get_secret_value()) as connection:
         found = connection.execute(query, [names.replication(database)]).fetchone()
     return None if found is None else Slot(bytes_behind=int(found[0] or 0), status=str(found[1]))
+
+
+def confirmed_lsn(settings: Settings, database: str) -> int:
+    """Up to where the changes of a database have been read and told for good, as an LSN; -1 where there is no slot."""
+    query = "select (confirmed_flush_lsn - '0/0')::bigint from pg_replication_slots where slot_name = %s"
+    with psycopg.connect(settings.replication[database].get_secret_value()) as connection:
+        (found,) = connection.execute(query, [names.replication(database)]).fetchone() or (None,)
+    return -1 if found is None else int(found)
 
 
 def drop_slot(settings: Settings, database: str) -> None:

@@ -6,34 +6,47 @@ tables, and at what the services say of themselves. Many commits between two tic
 
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
 from hashlib import sha256
 from typing import Any
 
 import dagster as dg
 
 from pipeline_assets.core import names
-from pipeline_assets.core.resources import UNFINISHED, Platform, dagster_errors, key
+from pipeline_assets.core.resources import UNFINISHED, Platform, dagster_errors, days, key
 from pipeline_assets.ingestion.streaming import health
 from pipeline_assets.ingestion.streaming.connect import open_connect
-from pipeline_assets.ingestion.streaming.progress import landed_snapshots, stale_days, touched
+from pipeline_assets.ingestion.streaming.progress import Arrived, arrived, is_typed, landed_snapshots, open_day_of, stale_days, touched
 from pipeline_assets.ingestion.streaming.streams import change_log, followed, record_streams
 from pipeline_assets.ingestion.streaming.watching import Seen, Watch, look
-from pipeline_assets.ingestion.streaming.wiring import connectors_of, is_applied
+from pipeline_assets.ingestion.streaming.wiring import connectors_of, is_applied, topics_of
 from pipeline_assets.spec.use_case import UseCase
 
-SECONDS = 5
+# The daemon looks at its sensors every five seconds. An interval of five is missed by a hair at every other look.
+SECONDS = 4
 WATCH_SECONDS = 15
 # What is seen is told when something is wrong or mended, and else so often.
 TOLD_EVERY = timedelta(minutes=2)
+# What lands in a burst is typed bit by bit; days wait so long for the rest of it, and no longer, as a stream may never pause.
+BURST = timedelta(seconds=30)
 GETS_ON = "gets_on"
+VERIFIED_AT = "0 5 * * *"
 
 
 def defs(use_case: UseCase) -> dg.Definitions:
-    """The sensors of the use case's streams, which are on; none where it has no stream."""
-    return dg.Definitions(
-        sensors=[_landed(use_case), _typed(use_case), _changed(use_case), _watched(use_case)] if record_streams(use_case) else []
+    """The sensors of the use case's streams, and the daily look of the integrity oracle, which are on; none where it has no stream."""
+    if not record_streams(use_case):
+        return dg.Definitions()
+    daily = dg.ScheduleDefinition(
+        name="integrity_verified",
+        job_name=names.VERIFY,
+        cron_schedule=VERIFIED_AT,
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Holds all topics and followed tables against the lake, once a day.",
     )
+    return dg.Definitions(sensors=[_landed(use_case), _typed(use_case), _changed(use_case), _watched(use_case)], schedules=[daily])
 
 
 def _landed(use_case: UseCase) -> dg.SensorDefinition:
@@ -58,27 +71,42 @@ def _landed(use_case: UseCase) -> dg.SensorDefinition:
 
 def _typed(use_case: UseCase) -> dg.SensorDefinition:
     @dg.sensor(
-        name="events_typed",
+        name=names.EVENTS_TYPED,
         job_name=names.BUILD_FEATURES,
         minimum_interval_seconds=SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Materializes the days that got events, and those after them, in one run. The cursor holds the snapshots seen.",
+        description="Materializes the days that got events, and those after them, in one run, once they have ended. "
+        "The cursor holds the snapshots seen, and the first day with events that has not ended.",
     )
     def typed(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult | dg.SkipReason:
         if _is_running(context, names.BUILD_FEATURES):
             return dg.SkipReason("Days are being materialized; what is typed meanwhile is for the next run.")
+        before = _cursor(context)
         with dagster_errors():
-            found = touched(platform.settings, use_case.streams, _cursor(context))
-        span = stale_days(found, use_case.first_day, use_case.last_day)
-        cursor = json.dumps(dict(found.snapshots))
+            found = touched(platform.settings, use_case.streams, before.get("snapshots", {}))
+            is_burst = (
+                found.since is not None and datetime.now(UTC) - found.since < BURST and not is_typed(platform.settings, use_case.streams)
+            )
+        if is_burst:
+            return dg.SkipReason("More has landed than is typed; the days are materialized once it is, or half a minute later.")
+        waiting = [date.fromisoformat(before["open_day"])] if before.get("open_day") else []
+        found = replace(found, days=sorted({*found.days, *waiting}))
+        ended = _last_day(use_case)
+        open_day = open_day_of(found, ended, datetime.now(UTC).date())
+        cursor = json.dumps({"snapshots": dict(found.snapshots), "open_day": open_day and open_day.isoformat()})
+        span = None if ended is None else stale_days(found, use_case.first_day, ended)
         if span is None:
-            return dg.SensorResult(skip_reason="No day has got events since the last run.", cursor=cursor)
-        request = dg.RunRequest(
-            run_key=_key(found.snapshots), tags={**names.range_tags(*span), "pipeline/reason": f"{len(found.days)} days got events"}
-        )
-        return dg.SensorResult(run_requests=[request], cursor=cursor)
+            return dg.SensorResult(skip_reason="No day that has ended got events since the last run.", cursor=cursor)
+        told = {**names.range_tags(*span), "pipeline/reason": f"{len(found.days)} days got events"}
+        return dg.SensorResult(run_requests=[dg.RunRequest(run_key=_key(found.snapshots, *span), tags=told)], cursor=cursor)
 
     return typed
+
+
+def _last_day(use_case: UseCase) -> date | None:
+    """The last day that is a partition by now: a day is one when it has ended. None before the first has."""
+    last = days(use_case).get_last_partition_key()
+    return None if last is None else date.fromisoformat(last)
 
 
 def _changed(use_case: UseCase) -> dg.SensorDefinition:
@@ -117,6 +145,7 @@ def _watched(use_case: UseCase) -> dg.SensorDefinition:
         watch = Watch(now=datetime.now(UTC), memories=memories, restarts=restarts)
         with dagster_errors(), open_connect(platform.settings) as connect:
             look(platform.settings, connect, use_case, watch)
+            come = arrived(platform.settings, topics_of(use_case))
             lacking = [one.name for one in connectors_of(use_case) if not is_applied(platform.settings, connect, one)]
         wrong = sorted("/".join(asset) for asset, seen in watch.seen.items() if seen.trouble)
         told_at = datetime.fromisoformat(before["told_at"]) if "told_at" in before else None
@@ -125,10 +154,13 @@ def _watched(use_case: UseCase) -> dg.SensorDefinition:
             "told_at": (watch.now if tell or told_at is None else told_at).isoformat(),
             "wrong": wrong,
             "remembered": health.dump(watch.memories, watch.restarts),
+            "arrived": {"/".join(asset): one.position for asset, one in come.items()} if tell else before.get("arrived", {}),
         }
+        news = [_arrival(asset, one) for asset, one in come.items() if before.get("arrived", {}).get("/".join(asset)) != one.position]
+        seen = [event for asset, one in watch.seen.items() for event in _events(asset, one)]
         return dg.SensorResult(
             run_requests=[dg.RunRequest()] if lacking and not _is_running(context, names.CONNECT_STREAMS) else [],
-            asset_events=[event for asset, seen in watch.seen.items() for event in _events(asset, seen)] if tell else [],
+            asset_events=[*news, *seen] if tell else [],
             cursor=json.dumps(cursor),
         )
 
@@ -144,6 +176,11 @@ def _events(asset: names.AssetName, seen: Seen) -> list[dg.AssetObservation | dg
     return [dg.AssetObservation(key(asset), metadata=dict(seen.numbers)), check]
 
 
+def _arrival(asset: names.AssetName, arrived: Arrived) -> dg.AssetMaterialization:
+    """That more has come to what others write to: so Dagster knows how fresh it is."""
+    return dg.AssetMaterialization(key(asset), metadata=dict(arrived.numbers))
+
+
 def _is_running(context: dg.SensorEvaluationContext, job: str) -> bool:
     return bool(context.instance.get_runs(dg.RunsFilter(job_name=job, statuses=UNFINISHED), limit=1))
 
@@ -152,6 +189,7 @@ def _cursor(context: dg.SensorEvaluationContext) -> dict[str, Any]:
     return json.loads(context.cursor) if context.cursor else {}
 
 
-def _key(snapshots: Mapping[str, int]) -> str:
-    """A name for these snapshots: the same tick, repeated, asks for the same run."""
-    return sha256(json.dumps(dict(snapshots), sort_keys=True).encode()).hexdigest()[:16]
+def _key(snapshots: Mapping[str, int], *span: date) -> str:
+    """A name for these snapshots, and days: the same tick, repeated, asks for the same run."""
+    told = [dict(snapshots), *map(str, span)] if span else dict(snapshots)
+    return sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]

@@ -10,7 +10,7 @@ from pipeline_assets.core.settings import Settings
 
 if TYPE_CHECKING:
     from confluent_kafka import KafkaError, KafkaException
-    from confluent_kafka.admin import AdminClient
+    from confluent_kafka.admin import AdminClient, OffsetSpec
 
 ANSWER_SECONDS = 30.0
 
@@ -51,12 +51,26 @@ def ensure_topics(settings: Settings, topics: Sequence[Topic]) -> None:
 
 def end_offsets(settings: Settings, topics: Sequence[str]) -> dict[tuple[str, int], int]:
     """The offset that the next record of each partition will get; topics that are not there are left out."""
-    from confluent_kafka import TopicPartition
+    from confluent_kafka.admin import OffsetSpec
+
+    return _offsets(_admin(settings), topics, OffsetSpec.latest())
+
+
+def watermarks(settings: Settings, topics: Sequence[str]) -> dict[tuple[str, int], tuple[int, int]]:
+    """Of each partition the first offset that it still keeps and the one that its next record will get; as `end_offsets`."""
     from confluent_kafka.admin import OffsetSpec
 
     client = _admin(settings)
+    # The last first: what is let go meanwhile shows as an empty partition, and never as one that ends before it begins.
+    ends, begins = (_offsets(client, topics, spec) for spec in (OffsetSpec.latest(), OffsetSpec.earliest()))
+    return {place: (min(begins.get(place, end), end), end) for place, end in ends.items()}
+
+
+def _offsets(client: "AdminClient", topics: Sequence[str], spec: "OffsetSpec") -> dict[tuple[str, int], int]:
+    from confluent_kafka import TopicPartition
+
     known = _partitions(client)
-    asked = {TopicPartition(name, number): OffsetSpec.latest() for name in topics for number in range(known.get(name, 0))}
+    asked = {TopicPartition(name, number): spec for name in topics for number in range(known.get(name, 0))}
     found = client.list_offsets(asked, request_timeout=ANSWER_SECONDS) if asked else {}
     return {(partition.topic, partition.partition): _result(future).offset for partition, future in found.items()}
 

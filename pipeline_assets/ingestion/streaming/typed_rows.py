@@ -7,6 +7,8 @@ in quarantine again, in their own place. Runs of one stream wait for each other;
 
 **Too many broken records.** The contract's share is held against at least `MIN_JUDGED` records: a chunk with fewer is judged together with
 those before it, so that one broken record in a quiet hour does not stop the stream, and a trickle of nothing but broken ones does.
+
+**Another schema.** A chunk that ends in records without the contract's fields is not written, see `schema_changes`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,11 +26,13 @@ from pipeline_assets.core.errors import ContractViolation, LakeBusy, SourceChang
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.sources import quarantine
 from pipeline_assets.ingestion.streaming import landing
-from pipeline_assets.ingestion.streaming.chunks import Chunk, Tally, arrivals, chunks
+from pipeline_assets.ingestion.streaming.chunks import Chunk, Tally, arrivals, broken_records, chunks
 from pipeline_assets.ingestion.streaming.landing import Increment
 from pipeline_assets.ingestion.streaming.offsets import Seen, Spans
-from pipeline_assets.ingestion.streaming.records import RecordReader, Share, share_of
+from pipeline_assets.ingestion.streaming.records import RecordReader, share_of
 from pipeline_assets.ingestion.streaming.refetch import Refetch, refuse
+from pipeline_assets.ingestion.streaming.schema_changes import MIN_CHANGED, Look, Signs, look_of, problems
+from pipeline_assets.ingestion.streaming.schema_registry import schemas_of
 from pipeline_assets.ingestion.streaming.typed_table import Position, append_events, position_of, rows_of, typed_schema, typed_table
 from pipeline_assets.spec.sources import RecordStream
 
@@ -52,6 +56,7 @@ class Typed:
     `refetched` those that had not landed and were fetched from the topic. `days` are the UTC days of the new rows. `offsets` tells per
     partition the next offset before and after, `gaps` the offsets not seen though later ones were: none after any run that ends well.
     Snapshots are None where nothing was ever written, and the same where nothing changed. `table_rows` counts the whole table.
+    `absent_fields` are declared and stood in no record that could be read: of events, optional ones that were left out.
     """
 
     contract: str
@@ -71,6 +76,7 @@ class Typed:
     commits: int
     table_rows: int
     unknown_fields: Sequence[str]
+    absent_fields: Sequence[str]
 
 
 def type_landed(
@@ -80,11 +86,13 @@ def type_landed(
 
     streams: all that are declared, from which follows what this one takes of a topic it shares. Raises OffsetsMissing for a gap in the
     offsets that `refetch` cannot fill, TableMismatch for landed records without a place, SchemaConflict if the typed table cannot
-    follow the contract (nothing is written then); ContractViolation or SourceChanged for a chunk with too many broken records, which then
-    is not written, nor what comes after it; LakeBusy if other writers always came first.
+    follow the contract (nothing is written then); ContractViolation for a chunk with too many broken records, SourceChanged for one from
+    which on fields are gone or of another type, SourceUnavailable or SourceRefused for one with a schema that the registry does not tell:
+    then neither it is written nor what comes after it; LakeBusy if other writers always came first.
     """
     quarantine.create(settings)
     contract = stream.contract
+    reader = RecordReader(stream, share_of(stream, streams), schemas_of(settings, stream.format))
     with (
         closing(warehouse(settings)) as connection,
         quarantine.locked(connection, contract.name, names.STREAM),
@@ -96,15 +104,20 @@ def type_landed(
             covered = [(number, *span) for number, spans in chunk.covered.partitions.items() for span in spans]
             quarantine.replace_records(connection, contract.name, stream.topic, covered, chunk.broken, run_id)
 
-        return type_into(lake, stream, share_of(stream, streams), keep, refetch, run_id=run_id)
+        return type_into(lake, stream, reader, keep, refetch, run_id=run_id, look=look_of(settings, stream))
 
 
-def type_into(lake: "Catalog", stream: RecordStream, share: Share, keep: Keep, refetch: Refetch, *, run_id: str) -> Typed:
-    """As `type_landed`, with a catalog at hand and a function that puts the broken records of a chunk in quarantine."""
+def type_into(
+    lake: "Catalog", stream: RecordStream, reader: RecordReader, keep: Keep, refetch: Refetch, *, run_id: str, look: Look | None = None
+) -> Typed:
+    """As `type_landed`, with a catalog and a reader at hand, a function that keeps the broken records of a chunk, and a look at the source.
+
+    Without a look its newest records decide whether the source has changed.
+    """
     from pyiceberg.exceptions import CommitFailedException
 
     table = typed_table(lake, stream.contract)
-    run = _Run(lake=lake, table=table, stream=stream, reader=RecordReader(stream, share), keep=keep, refetch=refetch, run_id=run_id)
+    run = _Run(lake=lake, table=table, stream=stream, reader=reader, keep=keep, refetch=refetch, run_id=run_id, look=look)
     before, began = position_of(table), table.current_snapshot()
     try:
         for attempt in stamina.retry_context(on=CommitFailedException, attempts=ATTEMPTS, wait_initial=0.05, wait_max=2.0, wait_jitter=0.1):
@@ -126,19 +139,22 @@ class _Run:
     keep: Keep
     refetch: Refetch
     run_id: str
+    look: Look | None
     tally: Tally = field(default_factory=Tally)
     commits: int = 0
 
     def once(self) -> None:
         """Types the increment from where the table stands now."""
         position = position_of(self.table.refresh())
-        landed = landing.ensure_landing_table(self.lake, self.stream.topic)
+        landed = landing.ensure_landing_table(self.lake, self.stream.topic, self.reader.headers)
         found = landing.increment(landed, position.landing_snapshot, position.seen)
         if found.snapshot_id == position.landing_snapshot:
             return
         gaps = self._gaps(landed, found, position.seen)
-        arrived = arrivals(landed, self.stream.topic, found, gaps, self.refetch)
+        arrived = arrivals(landed, self.stream.topic, found, gaps, self.refetch, self.reader.headers)
         for chunk in chunks(arrived, self.reader, position.seen):
+            chunk.signs.before = position.changed
+            self._hold_against_source(chunk, landed, found)
             position = self._commit(chunk, position, found.snapshot_id)
 
     def _gaps(self, landed: "Table", found: Increment, seen: Seen) -> Mapping[int, Spans]:
@@ -146,11 +162,32 @@ class _Run:
             seen = seen.with_spans(landing.offsets_of(landed, self.stream.topic, file))
         return seen.gaps
 
+    def _hold_against_source(self, chunk: Chunk, landed: "Table", found: Increment) -> None:
+        """Raises SourceChanged where the chunk comes from a source that has another schema, and has it still."""
+        if self.look is not None:
+            if chunk.untold or chunk.signs.found:
+                self.look()
+        elif chunk.signs.in_a_row >= MIN_CHANGED and not self._is_mended(landed, found):
+            told = problems(self.stream.contract, self.stream.topic, chunk.signs, self.reader.value_of)
+            raise SourceChanged(self.stream.contract.name, told)
+
+    def _is_mended(self, landed: "Table", found: Increment) -> bool:
+        """Whether the newest record of an increment is in order."""
+        signs, schema = Signs(before=1), landing.schema_with(self.reader.headers)
+        for file in found.files:
+            for batch in landing.batches(landed, file, schema):
+                records = pa.Table.from_batches([batch])
+                checked = self.reader.read(records).checked
+                broken = broken_records(checked.broken, records, self.reader)
+                signs.add(checked, records, [one.headers for one in broken])
+        return signs.in_a_row == 0
+
     def _commit(self, chunk: Chunk, position: Position, landing_snapshot: int | None) -> Position:
         reached = Position(
             landing_snapshot=landing_snapshot if chunk.is_last else position.landing_snapshot,
             seen=chunk.seen,
-            unjudged=self._judge(chunk.tally, position.unjudged),
+            unjudged=self._judge(chunk, position.unjudged),
+            changed=chunk.signs.in_a_row,
         )
         self.keep(chunk)
         rows = pa.concat_tables(chunk.rows) if chunk.rows else typed_schema(self.stream.contract).empty_table()
@@ -159,19 +196,17 @@ class _Run:
         self.commits += 1
         return reached
 
-    def _judge(self, tally: Tally, unjudged: tuple[int, int]) -> tuple[int, int]:
-        """The records that are too few yet to be judged; raises ContractViolation or SourceChanged where too many are broken."""
-        contract = self.stream.contract
-        broken = unjudged[1] + tally.broken.total()
-        rows = unjudged[0] + tally.rows + tally.broken.total()
+    def _judge(self, chunk: Chunk, unjudged: tuple[int, int]) -> tuple[int, int]:
+        """The records that are too few yet to be judged; raises ContractViolation where too many are broken."""
+        contract, tally = self.stream.contract, chunk.tally
+        # Those of a schema that is mended by now are no fault of the records that are there now.
+        own = tally.broken.total() - chunk.signs.in_long_rows
+        broken = unjudged[1] + own
+        rows = unjudged[0] + tally.rows + own
         if rows < MIN_JUDGED:
             return rows, broken
         if broken <= contract.broken_share * rows:
             return 0, 0
-        given = {contract.known_at} if self.stream.known_at_record_time else set()
-        absent = [one.name for one in contract.fields if one.required and one.name not in tally.fields | given]
-        if absent and not tally.rows:
-            raise SourceChanged(contract.name, dict.fromkeys(absent, f"stands in no record of the topic '{self.stream.topic}'"))
         raise ContractViolation(
             contract=contract.name, partition=names.STREAM, broken=broken, rows=rows, share=contract.broken_share, reasons=tally.broken
         )
@@ -198,4 +233,5 @@ class _Run:
             commits=self.commits,
             table_rows=rows_of(self.table),
             unknown_fields=sorted(tally.fields - {one.name for one in contract.fields}),
+            absent_fields=sorted({one.name for one in contract.fields} - tally.fields) if tally.fields else (),
         )

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline_assets.core import names
+from pipeline_assets.core.errors import SchemaConflict
 from pipeline_assets.core.iceberg import Column, follow, open_or_create, open_table
 from pipeline_assets.ingestion.sources.contracts import Checked, arrow_schema
 from pipeline_assets.ingestion.streaming import landing
@@ -44,8 +45,8 @@ PLACE_SCHEMA = pa.schema(
 )
 # What tells rows of one topic apart.
 OFFSET_SCHEMA = pa.schema([(PARTITION, pa.int32()), (OFFSET, pa.int64())])
-LANDING_SNAPSHOT, NEXT_OFFSETS, BEYOND, UNJUDGED = (
-    f"pipeline.stream.{name}" for name in ("landing-snapshot-id", "next-offsets", "seen-beyond", "unjudged")
+LANDING_SNAPSHOT, NEXT_OFFSETS, BEYOND, UNJUDGED, CHANGED = (
+    f"pipeline.stream.{name}" for name in ("landing-snapshot-id", "next-offsets", "seen-beyond", "unjudged", "changed")
 )
 # Left to itself pyiceberg would put a commit that lost the race on top of the winner's, and so write the same events twice.
 PROPERTIES = {"commit.retry.num-retries": "0", "commit.manifest.min-count-to-merge": "50"}
@@ -55,12 +56,14 @@ PROPERTIES = {"commit.retry.num-retries": "0", "commit.manifest.min-count-to-mer
 class Position:
     """How far a topic has been read: the landing snapshot that was read to its end, and all offsets seen.
 
-    `unjudged` counts rows and broken rows that are too few yet to be held against the contract's share.
+    `unjudged` counts rows and broken rows that are too few yet to be held against the contract's share, `changed` the newest records in a
+    row that have not the contract's fields.
     """
 
     landing_snapshot: int | None = None
     seen: Seen = field(default_factory=Seen)
     unjudged: tuple[int, int] = (0, 0)
+    changed: int = 0
 
 
 def typed_schema(contract: Contract) -> pa.Schema:
@@ -80,12 +83,22 @@ def days_of(times: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
 
 
 def typed_table(catalog: "Catalog", contract: Contract) -> "Table":
-    """The typed table of a contract, created or extended where needed; by day of the event's time. Raises SchemaConflict."""
+    """The typed table of a contract, created or extended where needed; by day of the event's time. Raises SchemaConflict.
+
+    A table that nothing was ever written to follows any change: a contract may be mended before its first row.
+    """
+    identifier = names.typed(contract.name)
     own = [Column(name=f.name, type=f.type, required=f.required, doc=f.description) for f in contract.fields]
     wanted = [*own, *PLACE]
-    table = open_or_create(catalog, names.typed(contract.name), wanted, contract.event_at, properties=PROPERTIES)
+    table = open_or_create(catalog, identifier, wanted, contract.event_at, properties=PROPERTIES)
     known = {column.name for column in wanted}
-    return follow(table, wanted, dropped=[name for name in table.schema().column_names if name not in known])
+    try:
+        return follow(table, wanted, dropped=[name for name in table.schema().column_names if name not in known])
+    except SchemaConflict:
+        if table.current_snapshot() is not None:
+            raise
+        catalog.drop_table(identifier)
+        return open_or_create(catalog, identifier, wanted, contract.event_at, properties=PROPERTIES)
 
 
 def position_of(table: "Table") -> Position:
@@ -175,6 +188,7 @@ def _written(position: Position) -> dict[str, str]:
         NEXT_OFFSETS: json.dumps(start),
         BEYOND: json.dumps({number: spans for number, spans in beyond.items() if spans}),
         UNJUDGED: json.dumps(position.unjudged),
+        CHANGED: str(position.changed),
     }
 
 
@@ -186,4 +200,10 @@ def _read(told: Mapping[str, str]) -> Position:
     }
     rows, broken = json.loads(told[UNJUDGED])
     landing = told[LANDING_SNAPSHOT]
-    return Position(landing_snapshot=int(landing) if landing else None, seen=Seen(partitions=partitions), unjudged=(rows, broken))
+    return Position(
+        landing_snapshot=int(landing) if landing else None,
+        seen=Seen(partitions=partitions),
+        unjudged=(rows, broken),
+        # Commits of earlier versions do not tell it.
+        changed=int(told.get(CHANGED, "0")),
+    )

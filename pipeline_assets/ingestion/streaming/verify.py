@@ -85,18 +85,19 @@ class OffsetAudit:
     """The records of topic partitions: those that are nowhere (`lost`) and those that stand more than once (`doubled`), as spans.
 
     `records` counts the distinct ones that were found between the watermarks; `absent` the offsets that hold no record, such as the marks
-    of transactions.
+    of transactions. `beyond` are offsets that were read and that the topic has not given out: it was made anew under its name.
     """
 
     records: int = 0
     absent: int = 0
     lost: Mapping[Place, Sequence[Span]] = field(default_factory=dict)
     doubled: Mapping[Place, Sequence[Span]] = field(default_factory=dict)
+    beyond: Mapping[Place, Sequence[Span]] = field(default_factory=dict)
 
     @property
     def is_complete(self) -> bool:
         """Whether every record is there, once."""
-        return not self.lost and not self.doubled
+        return not self.lost and not self.doubled and not self.beyond
 
 
 def read_table(settings: Settings, contract: Contract, origin: PostgresTable) -> TableReading:
@@ -211,7 +212,7 @@ def audit_offsets(
         records += there.size
         holes = _holes(there, low, high)
         missing = list(holes if holding is None or not holes else holding(place, holes))
-        absent += _size(holes) - _size(missing)
+        absent += size(holes) - size(missing)
         if missing:
             lost[place] = missing
     return OffsetAudit(records=int(records), absent=absent, lost=lost, doubled=doubled)
@@ -233,7 +234,8 @@ def _holes(there: np.ndarray, low: int, high: int) -> list[Span]:
     return [(int(edges[gap]) + 1, int(edges[gap + 1])) for gap in gaps]
 
 
-def _size(found: Iterable[Span]) -> int:
+def size(found: Iterable[Span]) -> int:
+    """How many offsets spans that do not overlap hold."""
     return sum(end - start for start, end in found)
 
 

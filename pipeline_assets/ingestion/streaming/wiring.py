@@ -11,6 +11,7 @@ from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.sources.origins import source_name
 from pipeline_assets.ingestion.streaming import connectors
 from pipeline_assets.ingestion.streaming.connect import Connect, open_connect
+from pipeline_assets.ingestion.streaming.formats import headers_of
 from pipeline_assets.ingestion.streaming.landing import ensure_landing_table
 from pipeline_assets.ingestion.streaming.replication import count_rows, publish
 from pipeline_assets.ingestion.streaming.streams import followed, followed_table, record_streams
@@ -29,7 +30,8 @@ COMMITTED_TOPIC, COMMITTED_OFFSET = "kafka_topic", "kafka_offset"
 class Connector:
     """A connector of a use case: the assets that it reads and the topics that it must find, and how it is configured and prepared.
 
-    `topic` is the topic that it lands (`is_of_changes` if another connector fills it), `database` that whose changes it reads: one of both.
+    `topic` is the topic that it lands (`is_of_changes` if another connector fills it) with some `headers` of its records, `database` that
+    whose changes it reads: one of both.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Connector:
     topics: Sequence[Topic]
     config: Callable[[Settings], Mapping[str, str]]
     topic: str | None = None
+    headers: Sequence[str] = ()
     is_of_changes: bool = False
     database: str | None = None
     tables: Sequence[PostgresTable] = ()
@@ -48,7 +51,7 @@ class Connector:
             publish(settings, self.database, self.tables)
         if self.topic is not None:
             with catalog(settings) as lake:
-                ensure_landing_table(lake, self.topic)
+                ensure_landing_table(lake, self.topic, self.headers)
 
 
 def connectors_of(use_case: UseCase) -> list[Connector]:
@@ -57,7 +60,9 @@ def connectors_of(use_case: UseCase) -> list[Connector]:
     databases = sorted({table.database for table in tables})
     changes = [_changes(database, [table for table in tables if table.database == database]) for database in databases]
     told = {topic.name for connector in changes for topic in connector.topics}
-    return [*changes, *(_landing(topic, is_ours=topic not in told) for topic in topics_of(use_case))]
+    # Streams of one topic are of one format, and routed by one field.
+    headers = {stream.topic: headers_of(stream) for stream in record_streams(use_case)}
+    return [*changes, *(_landing(topic, headers[topic], is_ours=topic not in told) for topic in topics_of(use_case))]
 
 
 def topics_of(use_case: UseCase) -> list[str]:
@@ -131,14 +136,15 @@ def _changes(database: str, tables: Sequence[PostgresTable]) -> Connector:
     )
 
 
-def _landing(topic: str, *, is_ours: bool) -> Connector:
+def _landing(topic: str, headers: Sequence[str], *, is_ours: bool) -> Connector:
     """`is_ours`: nobody else makes the topic."""
     own = [Topic(name=topic, partitions=EVENT_PARTITIONS, configs=connectors.FOREVER)] if is_ours else []
     return Connector(
         name=names.landing_connector(topic),
         reads=[names.topic(topic)],
         topics=[*own, *connectors.landing_topics(topic)],
-        config=lambda settings: connectors.landing(settings, topic),
+        config=lambda settings: connectors.landing(settings, topic, headers),
         topic=topic,
+        headers=headers,
         is_of_changes=not is_ours,
     )

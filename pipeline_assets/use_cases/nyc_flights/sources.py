@@ -44,6 +44,7 @@ flight_schedule = Source(
         event_at="scheduled_departure_at",
         known_at="recorded_at",
         lateness=timedelta(0),
+        earliness=timedelta(days=400),
         freshness=timedelta(days=2),
         broken_share=0.05,
     ),
