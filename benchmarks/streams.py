@@ -16,7 +16,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from pathlib import Path
@@ -42,7 +42,7 @@ from pipeline_assets.spec.contracts import Contract, Field
 from pipeline_assets.spec.sources import EventStream, PostgresTable, Source
 
 ROUNDS, SINGLE_EVENTS, BROKEN_EVERY = 3, 40, 10_000
-EVENTS, FEWER_EVENTS = 1_000_000, 200_000
+EVENTS, FEWER_EVENTS, QUEUED = 1_000_000, 200_000, 100_000
 MANY, FEWER, SINGLE = "events", "fewer-events", "single-events"
 FIRST = datetime(2013, 6, 1, tzinfo=UTC)
 POLL_SECONDS, PATIENCE_SECONDS, LONGEST_PAUSE = 0.05, 180.0, 2.0
@@ -92,10 +92,15 @@ def event(number: int, events: int) -> bytes:
     return text[:-1] if number % BROKEN_EVERY == 0 else text
 
 
-def send(settings: Settings, topic: str, payloads: Sequence[bytes]) -> None:
-    """Puts payloads on a topic, in turn on each of its partitions, and returns once the broker has them all."""
-    producer = Producer({"bootstrap.servers": settings.kafka_bootstrap, "acks": "all", "queue.buffering.max.messages": EVENTS})
+def send(settings: Settings, topic: str, payloads: Iterable[bytes]) -> None:
+    """Puts payloads on a topic, in turn on each of its partitions, and returns once the broker has them all.
+
+    They are made one by one: the peak memory of a process is not less than that of the one that started it, so this one stays small.
+    """
+    producer = Producer({"bootstrap.servers": settings.kafka_bootstrap, "acks": "all", "queue.buffering.max.messages": QUEUED})
     for number, payload in enumerate(payloads):
+        if number % QUEUED == QUEUED - 1:
+            producer.flush(PATIENCE_SECONDS)
         producer.produce(topic, value=payload, partition=number % EVENT_PARTITIONS, timestamp=int(FIRST.timestamp() * 1000))
     if producer.flush(PATIENCE_SECONDS):
         raise SystemExit("The broker did not take all events.")
@@ -140,8 +145,8 @@ def refuse_other_offsets(table: Table, events: int) -> None:
 
 def measure_landing(home: Path, settings: Settings) -> None:
     """Prints how fast a million events land, and the memory that it takes."""
-    table, payloads = prepared(settings, MANY), [event(number, EVENTS) for number in range(EVENTS)]
-    send(settings, MANY, payloads)
+    table, size = prepared(settings, MANY), len(event(1, EVENTS))
+    send(settings, MANY, (event(number, EVENTS) for number in range(EVENTS)))
     began = time.time()
     connect(settings, MANY)
     most = landed_by(table, EVENTS, home)
@@ -150,7 +155,7 @@ def measure_landing(home: Path, settings: Settings) -> None:
     first, last, summary = commits[0].timestamp_ms / 1000, commits[-1].timestamp_ms / 1000, commits[0].summary
     before = 0 if summary is None else int(summary["added-records"] or 0)
     rate = (EVENTS - before) / (last - first)
-    print(f"Landing {EVENTS:,} events of {sum(map(len, payloads)) / EVENTS:.0f} bytes, in {len(commits)} commits")
+    print(f"Landing {EVENTS:,} events of {size} bytes, in {len(commits)} commits")
     print(f"  {rate:,.0f} events/s after the first commit ({EVENTS - before:,} in {last - first:.1f} s); wanted {WANTED_LANDED:,}")
     print(f"  {last - began:.1f} s from putting the connector, {first - began:.1f} s of them to the first commit")
     print(f"  broker, worker and object store: {most:.2f} GiB at most; wanted at most {WANTED_GIB}")
@@ -201,7 +206,7 @@ def measure_typing(home: Path, settings: Settings) -> None:
     """Prints events a second and peak memory, the best of some rounds."""
     rounds = [measured(home, f"events_{number}", MANY) for number in range(ROUNDS)]
     table = prepared(settings, FEWER)
-    send(settings, FEWER, [event(number, FEWER_EVENTS) for number in range(FEWER_EVENTS)])
+    send(settings, FEWER, (event(number, FEWER_EVENTS) for number in range(FEWER_EVENTS)))
     connect(settings, FEWER)
     landed_by(table, FEWER_EVENTS, home)
     fewer = measured(home, "fewer_events", FEWER)

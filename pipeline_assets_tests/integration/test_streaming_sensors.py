@@ -66,6 +66,10 @@ def _requests(answer: Answer) -> list[dg.RunRequest]:
     return list(answer.run_requests or ()) if isinstance(answer, dg.SensorResult) else []
 
 
+def _tables(answer: Answer) -> list[str]:
+    return [table.path[-1] for request in _requests(answer) for table in request.asset_selection or ()]
+
+
 def test_many_commits_that_landed_ask_for_one_run(isolated: Settings, instance: DagsterInstance, tmp_path: Path) -> None:
     """Nothing landed asks for nothing; three commits ask once; the same again asks for nothing."""
     landed, _ = _sensors(isolated, instance, tmp_path)
@@ -77,6 +81,23 @@ def test_many_commits_that_landed_ask_for_one_run(isolated: Settings, instance: 
     assert _requests(before) == []
     assert len(_requests(first)) == 1
     assert isinstance(again, dg.SkipReason)
+
+
+def test_only_what_landed_more_is_typed(isolated: Settings, instance: DagsterInstance, tmp_path: Path) -> None:
+    """A run is asked for the tables of the topics that have more; one that an earlier run left untyped is asked for again."""
+    other = stream_of("heard", topic="sounds")
+    landed, _ = _sensors(isolated, instance, tmp_path, replace(flights, streams=(STREAM, other)))
+    _land(isolated, records(0, 3))
+    first = landed.next()
+    with catalog(isolated) as lake:
+        land(lake, [replace(one, topic="sounds") for one in records(0, 3)], topic="sounds")
+    both = landed.next()
+    type_landed(isolated, STREAM, run_id="first")
+    type_landed(isolated, other, run_id="first")
+    _land(isolated, records(3, 6))
+    again = landed.next()
+
+    assert [_tables(answer) for answer in (first, both, again)] == [["sensed"], ["sensed", "heard"], ["sensed"]]
 
 
 def test_what_lands_while_events_are_typed_waits(isolated: Settings, instance: DagsterInstance, tmp_path: Path) -> None:

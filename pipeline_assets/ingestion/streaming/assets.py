@@ -52,7 +52,8 @@ def defs(use_case: UseCase) -> dg.Definitions:
         assets=[*(_connector(use_case, one) for one in connectors), *landed, *typed, *staged, *followed],
         asset_checks=[_gets_on(use_case), _nothing_lost(use_case)] if streams else [],
     )
-    return dg.Definitions.merge(graph, sensors.defs(use_case))
+    checks = [check for asset in typed for check in asset.check_keys]
+    return dg.Definitions.merge(graph, sensors.defs(use_case, checks))
 
 
 def _connector(use_case: UseCase, connector: Connector) -> dg.AssetsDefinition:

@@ -16,6 +16,7 @@ from pipeline_assets.ingestion.streaming.typed_table import position_of
 from pipeline_assets.spec.sources import RecordStream
 
 if TYPE_CHECKING:
+    from pyiceberg.catalog import Catalog
     from pyiceberg.manifest import ManifestEntry
     from pyiceberg.table import Table
 
@@ -106,15 +107,16 @@ def touched(settings: Settings, streams: Sequence[RecordStream], since: Snapshot
     return Touched(days=days, last_day=max(known, default=None), snapshots=_newest(tables), since=min(times, default=None))
 
 
-def is_typed(settings: Settings, streams: Sequence[RecordStream]) -> bool:
-    """Whether all that has landed of the streams' topics is typed."""
+def untyped(settings: Settings, streams: Sequence[RecordStream]) -> list[RecordStream]:
+    """The streams of whose topics more has landed than is typed."""
     with catalog(settings) as lake:
-        for stream in streams:
-            landed, typed = open_table(lake, names.landed(stream.topic)), open_table(lake, names.typed(stream.contract.name))
-            newest = None if landed is None else landed.current_snapshot()
-            if newest is not None and (typed is None or position_of(typed).landing_snapshot != newest.snapshot_id):
-                return False
-    return True
+        return [stream for stream in streams if not _is_typed(lake, stream)]
+
+
+def _is_typed(lake: "Catalog", stream: RecordStream) -> bool:
+    landed, typed = open_table(lake, names.landed(stream.topic)), open_table(lake, names.typed(stream.contract.name))
+    newest = None if landed is None else landed.current_snapshot()
+    return newest is None or (typed is not None and position_of(typed).landing_snapshot == newest.snapshot_id)
 
 
 def stale_days(found: Touched, first_day: date, last_day: date) -> tuple[date, date] | None:

@@ -5,7 +5,7 @@ tables, and at what the services say of themselves. Many commits between two tic
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from hashlib import sha256
@@ -17,14 +17,15 @@ from pipeline_assets.core import names
 from pipeline_assets.core.resources import UNFINISHED, Platform, dagster_errors, days, key
 from pipeline_assets.ingestion.streaming import health
 from pipeline_assets.ingestion.streaming.connect import open_connect
-from pipeline_assets.ingestion.streaming.progress import Arrived, arrived, is_typed, landed_snapshots, open_day_of, stale_days, touched
+from pipeline_assets.ingestion.streaming.progress import Arrived, arrived, landed_snapshots, open_day_of, stale_days, touched, untyped
 from pipeline_assets.ingestion.streaming.streams import change_log, followed, record_streams
 from pipeline_assets.ingestion.streaming.watching import Seen, Watch, look
 from pipeline_assets.ingestion.streaming.wiring import connectors_of, is_applied, topics_of
 from pipeline_assets.spec.use_case import UseCase
 
-# The daemon looks at its sensors every five seconds. An interval of five is missed by a hair at every other look.
-SECONDS = 4
+# The daemon looks at its sensors every five seconds, and an interval of five is missed by a hair at every other look. So these are each
+# look, as what landed is waited for, and every other: each tick takes processor time from the runs.
+LANDED_SECONDS, SECONDS = 4, 9
 WATCH_SECONDS = 15
 # What is seen is told when something is wrong or mended, and else so often.
 TOLD_EVERY = timedelta(minutes=2)
@@ -34,8 +35,11 @@ GETS_ON = "gets_on"
 VERIFIED_AT = "0 5 * * *"
 
 
-def defs(use_case: UseCase) -> dg.Definitions:
-    """The sensors of the use case's streams, and the daily look of the integrity oracle, which are on; none where it has no stream."""
+def defs(use_case: UseCase, checks: Sequence[dg.AssetCheckKey] = ()) -> dg.Definitions:
+    """The sensors of the use case's streams, and the daily look of the integrity oracle, which are on; none where it has no stream.
+
+    checks: those that typing itself tells. A run of some of the typed tables must name them.
+    """
     if not record_streams(use_case):
         return dg.Definitions()
     daily = dg.ScheduleDefinition(
@@ -46,25 +50,32 @@ def defs(use_case: UseCase) -> dg.Definitions:
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description="Holds all topics and followed tables against the lake, once a day.",
     )
-    return dg.Definitions(sensors=[_landed(use_case), _typed(use_case), _changed(use_case), _watched(use_case)], schedules=[daily])
+    return dg.Definitions(sensors=[_landed(use_case, checks), _typed(use_case), _changed(use_case), _watched(use_case)], schedules=[daily])
 
 
-def _landed(use_case: UseCase) -> dg.SensorDefinition:
+def _landed(use_case: UseCase, checks: Sequence[dg.AssetCheckKey]) -> dg.SensorDefinition:
+    streams = record_streams(use_case)
+
     @dg.sensor(
         name="events_landed",
         job_name=names.TYPE_EVENTS,
-        minimum_interval_seconds=SECONDS,
+        minimum_interval_seconds=LANDED_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Has events typed once Kafka Connect has landed more. The cursor holds the landing snapshots that were seen.",
+        description="Has events typed of which Kafka Connect has landed more. The cursor holds the landing snapshots that were seen.",
     )
     def landed(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult | dg.SkipReason:
         if _is_running(context, names.TYPE_EVENTS):
             return dg.SkipReason("Events are being typed; what lands meanwhile is for the next run.")
         with dagster_errors():
-            snapshots = landed_snapshots(platform.settings, record_streams(use_case))
-        if snapshots == _cursor(context):
+            snapshots = landed_snapshots(platform.settings, streams)
+            waiting = untyped(platform.settings, streams) if snapshots != _cursor(context) else []
+        if not waiting:
             return dg.SkipReason("Nothing has landed since the last run.")
-        return dg.SensorResult(run_requests=[dg.RunRequest(run_key=_key(snapshots))], cursor=json.dumps(snapshots))
+        # A table that has nothing to type would take the others half a second.
+        tables = [key(names.typed(stream.contract.name)) for stream in waiting]
+        told = [check for check in checks if check.asset_key in tables]
+        request = dg.RunRequest(run_key=_key(snapshots), asset_selection=tables, asset_check_keys=told)
+        return dg.SensorResult(run_requests=[request], cursor=json.dumps(snapshots))
 
     return landed
 
@@ -85,7 +96,7 @@ def _typed(use_case: UseCase) -> dg.SensorDefinition:
         with dagster_errors():
             found = touched(platform.settings, use_case.streams, before.get("snapshots", {}))
             is_burst = (
-                found.since is not None and datetime.now(UTC) - found.since < BURST and not is_typed(platform.settings, use_case.streams)
+                found.since is not None and datetime.now(UTC) - found.since < BURST and bool(untyped(platform.settings, use_case.streams))
             )
         if is_burst:
             return dg.SkipReason("More has landed than is typed; the days are materialized once it is, or half a minute later.")
