@@ -20,6 +20,7 @@ from pipeline_assets.spec.contracts import Contract, Field
 from pipeline_assets.spec.use_case import UseCase
 
 RETRY_SECONDS = 5
+COMPLETE = "complete"
 UNFINISHED = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
 # Named when a source breaks its contract: what people look at.
 DEPENDENTS = (names.FEATURES, names.FEATURE_STORE, names.TRAINING, names.REGISTRY)
@@ -105,6 +106,12 @@ def source_changed(asset_key: dg.AssetKey, check_name: str, error: SourceChanged
         description=str(error),
         metadata={"fields": dict(error.problems), "dependents": list(error.dependents)},
     )
+
+
+def complete(empty: Sequence[str]) -> dg.AssetCheckResult:
+    """The check that no partition is without rows; `empty` are those that are."""
+    told = {"partitions_without_rows": list(empty)}
+    return dg.AssetCheckResult(check_name=COMPLETE, passed=not empty, severity=dg.AssetCheckSeverity.WARN, metadata=told)
 
 
 def pictures(images: Mapping[str, bytes]) -> dg.MarkdownMetadataValue:

@@ -185,9 +185,10 @@ def test_a_connection_that_is_cut_while_rows_come_may_be_asked_again(world: Worl
 
 
 def test_rows_known_before_they_happen_are_in_order(world: World) -> None:
-    """The lateness bound is one-sided: plans are known long before their time."""
+    """Where the contract says that plans are known so early, no bound of lateness holds them back."""
     world.fill([reading(sent_at=at(0) - timedelta(days=300))])
+    plans = replace(world.table, contract=replace(world.table.contract, earliness=timedelta(days=300)))
 
-    (staged,) = stage_days(world.settings, world.table, day(0), day(0), run_id="r")
+    (staged,) = stage_days(world.settings, plans, day(0), day(0), run_id="r")
 
     assert (staged.manifest.rows, staged.manifest.broken) == (1, 0)

@@ -9,9 +9,11 @@ import dagster as dg
 from pipeline_assets.core import names
 from pipeline_assets.core.errors import ContractViolation, SourceChanged
 from pipeline_assets.core.resources import (
+    COMPLETE,
     Platform,
     asked_days,
     column_schema,
+    complete,
     dagster_errors,
     days,
     key,
@@ -25,7 +27,7 @@ from pipeline_assets.ingestion.sources.origins import kind_of, source_name, syst
 from pipeline_assets.spec.sources import Source
 from pipeline_assets.spec.use_case import UseCase
 
-CONTRACT, COMPLETE = "contract", "complete"
+CONTRACT = "contract"
 TOLD_EVERY_PARTITIONS = 25
 
 
@@ -112,14 +114,7 @@ def _metadata(source: Source, staged: Sequence[Staged], seconds: float) -> dict[
 def _checks(staged: Sequence[Staged], *, is_whole: bool) -> list[dg.AssetCheckResult]:
     broken, warn = summary.reasons(staged), dg.AssetCheckSeverity.WARN
     kept = dg.AssetCheckResult(check_name=CONTRACT, passed=not broken, severity=warn, metadata={"broken_by_reason": broken})
-    return [kept, complete(staged)] if is_whole else [kept]
-
-
-def complete(staged: Sequence[Staged]) -> dg.AssetCheckResult:
-    """The check that no partition is without rows."""
-    empty = summary.empty_partitions(staged)
-    told = {"partitions_without_rows": empty}
-    return dg.AssetCheckResult(check_name=COMPLETE, passed=not empty, severity=dg.AssetCheckSeverity.WARN, metadata=told)
+    return [kept, complete(summary.empty_partitions(staged))] if is_whole else [kept]
 
 
 def _refused(asset_key: dg.AssetKey, error: ContractViolation) -> dg.AssetCheckResult:

@@ -10,9 +10,11 @@ import dagster as dg
 from pipeline_assets.core import names
 from pipeline_assets.core.errors import ContractViolation, OffsetsMissing, SourceChanged
 from pipeline_assets.core.resources import (
+    COMPLETE,
     Platform,
     asked_days,
     column_schema,
+    complete,
     dagster_errors,
     days,
     key,
@@ -20,7 +22,6 @@ from pipeline_assets.core.resources import (
     source_changed,
 )
 from pipeline_assets.ingestion.batch import summary
-from pipeline_assets.ingestion.batch.assets import COMPLETE, complete
 from pipeline_assets.ingestion.streaming import sensors
 from pipeline_assets.ingestion.streaming.changes import log_contract
 from pipeline_assets.ingestion.streaming.connect import open_connect
@@ -282,7 +283,10 @@ def _staged(use_case: UseCase, stream: EventStream) -> dg.AssetsDefinition:
         for one in done.days:
             context.add_asset_metadata(summary.partition_facts(one), partition_key=one.manifest.partition)
         check = _check(asset_key, summary.reasons(done.days), dg.AssetCheckSeverity.WARN)
-        yield dg.MaterializeResult(metadata=_staged_metadata(stream, done, monotonic() - begun), check_results=[check, complete(done.days)])
+        yield dg.MaterializeResult(
+            metadata=_staged_metadata(stream, done, monotonic() - begun),
+            check_results=[check, complete(summary.empty_partitions(done.days))],
+        )
 
     return staged
 
