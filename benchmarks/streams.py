@@ -45,6 +45,8 @@ ROUNDS, SINGLE_EVENTS, BROKEN_EVERY = 3, 40, 10_000
 EVENTS, FEWER_EVENTS, QUEUED = 1_000_000, 200_000, 100_000
 MANY, FEWER, SINGLE = "events", "fewer-events", "single-events"
 FIRST = datetime(2013, 6, 1, tzinfo=UTC)
+# The records' own time: what a record says was known must have been known by then.
+SENT_AT = FIRST + timedelta(days=1)
 POLL_SECONDS, PATIENCE_SECONDS, LONGEST_PAUSE = 0.05, 180.0, 2.0
 WANTED_LANDED, WANTED_TYPED, WANTED_GIB, WANTED_SECONDS = 80_000, 300_000, 1.8, 5.0
 LOADED_WHEN_USED = ("boto3", "duckdb", "psycopg", "pyiceberg.catalog.sql", "pyiceberg.io.pyarrow")
@@ -101,7 +103,7 @@ def send(settings: Settings, topic: str, payloads: Iterable[bytes]) -> None:
     for number, payload in enumerate(payloads):
         if number % QUEUED == QUEUED - 1:
             producer.flush(PATIENCE_SECONDS)
-        producer.produce(topic, value=payload, partition=number % EVENT_PARTITIONS, timestamp=int(FIRST.timestamp() * 1000))
+        producer.produce(topic, value=payload, partition=number % EVENT_PARTITIONS, timestamp=int(SENT_AT.timestamp() * 1000))
     if producer.flush(PATIENCE_SECONDS):
         raise SystemExit("The broker did not take all events.")
 
