@@ -1,7 +1,9 @@
 """What records of each format become, and that poison never harms its neighbours."""
 
+import gc
 import json
 import struct
+import weakref
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -179,6 +181,23 @@ def test_plain_records_are_read_as_columns() -> None:
     payloads = [plain(1), written(), event(3), written(extra="a word"), b"{", written(extra={})]
 
     assert quick.read(pa.array(payloads, pa.binary())).places.tolist() == [0, 1, 2, 3]
+
+
+def test_a_broken_record_keeps_nothing_in_memory() -> None:
+    """Regression: the error that told of it kept the whole batch until garbage was looked for, so memory grew with the backlog."""
+    records = table_of([Landed(offset=0, payload=b"{"), Landed(offset=1, payload=plain(1))])
+    kept = weakref.ref(records)
+    reader = RecordReader(stream_of(), Share())
+    gc.disable()
+    try:
+        found = reader.read(records)
+        del records
+        left = kept()
+    finally:
+        gc.enable()
+
+    assert faults(found) == {0: "not a JSON object"}
+    assert left is None
 
 
 def with_format(written_as: Any, **changed: object) -> EventStream:

@@ -27,6 +27,10 @@ class Fault(ValueError):
         self.field = field
         super().__init__(f"{field} {reason}".strip())
 
+    def as_value(self) -> "Fault":
+        """The same to be kept. One that was raised holds the frames it came through, which hold all records that were read with its own."""
+        return Fault(self.reason, self.field)
+
 
 class _WithoutZoneError(ValueError):
     """A time without a zone."""
@@ -102,7 +106,7 @@ def _object_or_fault(row: bytes) -> dict[str, Any] | Fault:
     try:
         return json_object(row)
     except Fault as fault:
-        return fault
+        return fault.as_value()
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -145,7 +145,7 @@ class RecordReader:
         try:
             event = self._decode(payload, headers)
         except Fault as fault:
-            return fault if share.takes_strays else "left"
+            return fault.as_value() if share.takes_strays else "left"
         if event is None:
             return "skipped"
         kind = event.envelope.get(share.field) if share.field is not None else share.own
