@@ -38,7 +38,7 @@ mutation Cancel($runs: [String!]!) {
 REQUESTED = """
 query Requested($sensor: String!, $since: Float!) {
   runsOrError(filter: {tags: [{key: "dagster/sensor_name", value: $sensor}], createdAfter: $since}) {
-    ... on Runs { results { runId pipelineName } }
+    ... on Runs { results { runId } }
   }
 }"""
 CURSOR = """

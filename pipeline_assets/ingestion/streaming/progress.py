@@ -12,13 +12,14 @@ from pipeline_assets.core.names import AssetName
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.streaming.landing import RECEIVED_AT
 from pipeline_assets.ingestion.streaming.topics import watermarks
-from pipeline_assets.ingestion.streaming.typed_table import position_of
+from pipeline_assets.ingestion.streaming.typed_table import position_of, rows_of
 from pipeline_assets.spec.sources import RecordStream
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
     from pyiceberg.manifest import ManifestEntry
     from pyiceberg.table import Table
+    from pyiceberg.table.snapshots import Snapshot
 
 EPOCH, EPOCH_TIME = date(1970, 1, 1), datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -63,25 +64,21 @@ def arrived(settings: Settings, topics: Sequence[str]) -> dict[AssetName, Arrive
                 found[names.topic(topic)] = Arrived(position=f"{first} {end}", numbers={"records": end - first, "end_offsets": end})
             table = open_table(lake, names.landed(topic))
             if table is not None and (snapshot := table.current_snapshot()) is not None:
-                found[names.landed(topic)] = Arrived(position=str(snapshot.snapshot_id), numbers=_commit(table))
+                found[names.landed(topic)] = Arrived(position=str(snapshot.snapshot_id), numbers=_commit(table, snapshot))
     return found
 
 
-def _commit(table: "Table") -> Mapping[str, int | str]:
-    """The newest commit of a landing table."""
+def _commit(table: "Table", snapshot: "Snapshot") -> Mapping[str, int | str]:
+    """The newest commit of a landing table, whose snapshot it is."""
     from pyiceberg.conversions import from_bytes
     from pyiceberg.types import TimestamptzType
 
-    snapshot = table.current_snapshot()
-    if snapshot is None:
-        return {}
     field = table.schema().find_field(RECEIVED_AT).field_id
     own = [one for one in snapshot.manifests(table.io) if one.added_snapshot_id == snapshot.snapshot_id]
     files = [entry.data_file for one in own for entry in one.fetch_manifest_entry(table.io) if entry.snapshot_id == snapshot.snapshot_id]
     times = [int(from_bytes(TimestamptzType(), file.upper_bounds[field])) for file in files if field in (file.upper_bounds or {})]
-    told = {} if snapshot.summary is None else snapshot.summary.additional_properties
     return {
-        "rows": int(told.get("total-records", 0)),
+        "rows": rows_of(table),
         "last_commit": datetime.fromtimestamp(snapshot.timestamp_ms / 1000, UTC).isoformat(),
         # As text: the page would show numbers of 19 digits rounded.
         "snapshot_id": str(snapshot.snapshot_id),

@@ -156,11 +156,12 @@ def _watched(use_case: UseCase) -> dg.SensorDefinition:
         watch = Watch(now=datetime.now(UTC), memories=memories, restarts=restarts)
         with dagster_errors(), open_connect(platform.settings) as connect:
             look(platform.settings, connect, use_case, watch)
-            come = arrived(platform.settings, topics_of(use_case))
             lacking = [one.name for one in connectors_of(use_case) if not is_applied(platform.settings, connect, one)]
         wrong = sorted("/".join(asset) for asset, seen in watch.seen.items() if seen.trouble)
         told_at = datetime.fromisoformat(before["told_at"]) if "told_at" in before else None
         tell = told_at is None or wrong != before.get("wrong") or watch.now - told_at >= TOLD_EVERY
+        with dagster_errors():
+            come = arrived(platform.settings, topics_of(use_case)) if tell else {}
         cursor = {
             "told_at": (watch.now if tell or told_at is None else told_at).isoformat(),
             "wrong": wrong,
