@@ -6,6 +6,7 @@ import re
 import subprocess
 from dataclasses import replace
 from datetime import timedelta
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from pipeline_assets.core import names
 from pipeline_assets.core.errors import DbtProjectMalformed
 from pipeline_assets.core.resources import key
 from pipeline_assets.processing.cleaning import assets, raw_tables
-from pipeline_assets.processing.cleaning.dbt import NOWHERE, PROGRAM, PROJECT
+from pipeline_assets.processing.cleaning.dbt import NOWHERE, PROGRAM, PROGRAM_OF_RUNS, PROJECT
 from pipeline_assets.processing.cleaning.manifest import ensure_manifest, is_current
 from pipeline_assets.processing.cleaning.raw_schema import SQL_TYPES
 from pipeline_assets.processing.cleaning.sources_yml import render_sources, sources_path
@@ -226,3 +227,10 @@ def test_a_malformed_project_is_an_error_with_its_place(tmp_path: Path) -> None:
         ensure_manifest(project)
 
     assert not (project / "target" / "manifest.json").exists()
+
+
+def test_the_version_of_dbt_is_told_without_a_word_of_newer_ones() -> None:
+    """dagster-dbt asks for it at each run, and dbt itself would ask a package index meanwhile."""
+    told = subprocess.run([PROGRAM_OF_RUNS, "--version"], capture_output=True, text=True, check=True, timeout=30)
+
+    assert told.stdout == f"{version('dbt-core')}\n"

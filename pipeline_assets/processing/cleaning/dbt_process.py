@@ -7,6 +7,7 @@ import ctypes
 import os
 import signal
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 # From <linux/prctl.h>. Other systems have no such call: there a dbt left behind works to its end, in its own transactions.
@@ -14,7 +15,13 @@ SET_SIGNAL_AT_END_OF_PARENT = 1
 
 
 def main() -> None:
-    """Become dbt, with the same arguments."""
+    """Become dbt, with the same arguments.
+
+    Its version, which dagster-dbt asks for at every run, is told at once: dbt itself would ask a package index for newer ones meanwhile.
+    """
+    if sys.argv[1:] == ["--version"]:
+        sys.stdout.write(f"{version('dbt-core')}\n")
+        return
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(SET_SIGNAL_AT_END_OF_PARENT, signal.SIGTERM)
     dbt = Path(sys.executable).with_name("dbt")
