@@ -1,4 +1,4 @@
-"""Drift: histograms in SQL equal counting by hand, and the index says what it should."""
+"""Drift: histograms equal counting by hand, and the index says what it should."""
 
 from datetime import UTC, date, datetime, timedelta
 
@@ -30,7 +30,7 @@ def _count(values: list[float | None], edges: tuple[float, ...]) -> list[int]:
 
 @settings(deadline=None, max_examples=60)
 @given(values=VALUES, edges=st.sets(st.integers(-5, 5).map(float), max_size=4))
-def test_histograms_in_sql_equal_counting_by_hand(values: list[float | None], edges: set[float]) -> None:
+def test_histograms_equal_counting_by_hand(values: list[float | None], edges: set[float]) -> None:
     """For any values, nulls and ties at the edges included, each UTC day has the counts that the definition gives."""
     bins = Bins(column="x", edges=tuple(sorted(edges)))
     expected: dict[date, list[float | None]] = {}

@@ -1,4 +1,4 @@
-"""Drift of each feature and of the score per day: histograms over all rows in SQL, compared with the training reference.
+"""Drift of each feature and of the score per day: histograms over all rows, compared with the training reference.
 
 The measure is the population stability index, sum over bins of (p - q) · ln(p / q), where p is the share of the day's rows in a bin and q
 that of the reference (Siddiqi, Credit Risk Scorecards, 2006); nulls are a bin of their own. A day is small beside its reference, and a
@@ -98,20 +98,9 @@ def psi(counts: "NDArray[np.int64]", reference_shares: "NDArray[np.float64]") ->
 
 
 def histograms(rows: pa.Table, bins: Sequence[Bins], time_column: str) -> "tuple[list[date], list[NDArray[np.int64]]]":
-    """The days of `rows`, and per column its bin counts: one row a day, one column a bin, nulls last."""
-    import duckdb
-
-    with duckdb.connect() as connection:
-        connection.execute("set timezone = 'UTC'")
-        connection.register("observed", rows)
-        counts = ", ".join(expression for one in bins for expression in _counts(one))
-        found = connection.sql(
-            f"select cast({_quoted(time_column)} as date), {counts} from observed group by 1 order by 1"  # noqa: S608 - columns are quoted
-        ).fetchall()
-    days = [row[0] for row in found]
-    ends = np.cumsum([len(one.edges) + 2 for one in bins])
-    numbers = np.array([row[1:] for row in found], dtype=np.int64).reshape(len(found), ends[-1])
-    return days, np.split(numbers, ends[:-1], axis=1)
+    """The UTC days of `rows`, and per column its bin counts: one row a day, one column a bin, nulls last. A NaN is above every edge."""
+    days, day_of = np.unique(rows.column(time_column).to_numpy().astype("datetime64[D]"), return_inverse=True)
+    return days.astype(object).tolist(), [_counts(rows.column(one.column), one.edges, day_of, len(days)) for one in bins]
 
 
 def _bins(rows: pa.Table, column: str, bins: int) -> Bins:
@@ -120,25 +109,9 @@ def _bins(rows: pa.Table, column: str, bins: int) -> Bins:
     return Bins(column=column, edges=tuple(float(edge) for edge in np.unique(inner)))
 
 
-def _counts(bins: Bins) -> list[str]:
-    """SQL that counts a column's rows per bin, and its nulls last."""
-    column = _quoted(bins.column)
-    below = [None, *bins.edges]
-    above = [*bins.edges, None]
-    return [
-        *(f"count(*) filter (where {_between(column, low, high)})" for low, high in zip(below, above, strict=True)),
-        f"count(*) filter (where {column} is null)",
-    ]
-
-
-def _between(column: str, low: float | None, high: float | None) -> str:
-    limits = [
-        f"{column} > {low!r}" if low is not None else "",
-        f"{column} <= {high!r}" if high is not None else "",
-        f"{column} is not null",
-    ]
-    return " and ".join(limit for limit in limits if limit)
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
+def _counts(column: pa.ChunkedArray, edges: Sequence[float], day_of: "NDArray[np.intp]", days: int) -> "NDArray[np.int64]":
+    """The rows of each day (by number) in each bin, and its nulls last."""
+    bins = len(edges) + 2
+    found = np.searchsorted(np.asarray(edges, dtype=np.float64), column.cast(pa.float64()).to_numpy())
+    found[column.is_null().to_numpy()] = bins - 1
+    return np.bincount(day_of * bins + found, minlength=days * bins).reshape(days, bins)
