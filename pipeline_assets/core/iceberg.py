@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pyiceberg.partitioning import PartitionSpec
     from pyiceberg.schema import Schema
     from pyiceberg.table import Table
+    from pyiceberg.table.snapshots import Snapshot
     from pyiceberg.types import PrimitiveType
 
 Identifier = tuple[str, str]
@@ -57,6 +58,18 @@ def open_table(catalog: "Catalog", identifier: Identifier) -> "Table | None":
         return catalog.load_table(identifier)
     except NoSuchTableError:
         return None
+
+
+def snapshots_since(table: "Table", after: int | None) -> "list[Snapshot] | None":
+    """The snapshots after one, the newest first (None: all). None if that one is no ancestor of the newest, or no longer known to be."""
+    found = []
+    snapshot = table.current_snapshot()
+    while snapshot is not None and snapshot.snapshot_id != after:
+        found.append(snapshot)
+        if snapshot.parent_snapshot_id is None:
+            return found if after is None else None
+        snapshot = table.snapshot_by_id(snapshot.parent_snapshot_id)
+    return None if snapshot is None else found
 
 
 def tables_of(catalog: "Catalog", namespace: str) -> "list[Table]":

@@ -16,7 +16,9 @@ from pipeline_assets.core.resources import Platform
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.streaming import sensors
 from pipeline_assets.ingestion.streaming.progress import Touched, open_day_of, stale_days
+from pipeline_assets.ingestion.streaming.streams import change_log
 from pipeline_assets.ingestion.streaming.typed_rows import type_landed
+from pipeline_assets.spec.sources import PostgresTable, Source
 from pipeline_assets.spec.use_case import UseCase
 from pipeline_assets.use_cases.nyc_flights import use_case as flights
 from pipeline_assets_tests.january import write_stack_env
@@ -24,6 +26,8 @@ from pipeline_assets_tests.landings import Landed, event, land, records, stream_
 
 STREAM = stream_of("sensed")
 CASE: UseCase = replace(flights, streams=(STREAM,))
+TABLE = Source(contract=stream_of("kept").contract, origin=PostgresTable(database="house", table="kept"), load="changes")
+FOLLOWING: UseCase = replace(flights, streams=(), sources=(TABLE,))
 Answer = dg.SensorResult | dg.SkipReason
 
 
@@ -51,15 +55,43 @@ class Ticks:
         return answer
 
 
-def _sensors(settings: Settings, instance: DagsterInstance, home: Path, case: UseCase = CASE) -> tuple[Ticks, Ticks]:
+def _sensor(name: str, settings: Settings, instance: DagsterInstance, home: Path, case: UseCase) -> Ticks:
     write_stack_env(settings, home)
     named = {sensor.name: sensor for sensor in sensors.defs(case).sensors or () if isinstance(sensor, dg.SensorDefinition)}
-    return Ticks(named["events_landed"], instance, home), Ticks(named["events_typed"], instance, home)
+    return Ticks(named[name], instance, home)
 
 
-def _land(settings: Settings, landed: list[Landed]) -> None:
+def _sensors(settings: Settings, instance: DagsterInstance, home: Path, case: UseCase = CASE) -> tuple[Ticks, Ticks]:
+    landed, typed = (_sensor(name, settings, instance, home, case) for name in ("events_landed", names.EVENTS_TYPED))
+    return landed, typed
+
+
+def _change(settings: Settings, offset: int) -> int:
+    """A row of the followed table changes, is landed and typed; the snapshot of the change log."""
+    told = {"op": "c", "source": {"lsn": offset, "ts_ms": 1367409900000}, "before": None, "after": json.loads(event(offset))}
+    log = change_log(TABLE)
+    _land(settings, [Landed(offset=offset, payload=json.dumps(told).encode(), topic=log.topic)], log.topic)
+    return type_landed(settings, log, run_id="test").snapshot_after or 0
+
+
+def _staged(instance: DagsterInstance, snapshot: object, *, is_well: bool = True) -> None:
+    """A run that staged the followed table from a snapshot of its change log, and then came to its end or not."""
+
+    @dg.asset(key=list(names.staged(TABLE.contract.name)))
+    def state() -> dg.MaterializeResult[None]:
+        return dg.MaterializeResult(metadata={sensors.LOG_SNAPSHOT: str(snapshot)})
+
+    @dg.asset(deps=[state])
+    def register() -> None:
+        if not is_well:
+            raise dg.Failure
+
+    dg.materialize([state, register], instance=instance, raise_on_error=False)
+
+
+def _land(settings: Settings, landed: list[Landed], topic: str = STREAM.topic) -> None:
     with catalog(settings) as lake:
-        land(lake, landed)
+        land(lake, landed, topic)
 
 
 def _requests(answer: Answer) -> list[dg.RunRequest]:
@@ -114,7 +146,7 @@ def test_what_lands_while_events_are_typed_waits(isolated: Settings, instance: D
 
 
 def test_the_days_that_got_events_are_asked_for_in_one_range(isolated: Settings, instance: DagsterInstance, tmp_path: Path) -> None:
-    """Two days at once are one run over both; a late event asks for its day and all after it; nothing new asks for nothing."""
+    """Two days at once are one run over both and the day before; a late event asks from the day before it on; nothing new, nothing."""
     _, typed = _sensors(isolated, instance, tmp_path)
     day = {number: event(number, read_at=datetime(2013, 5, number, 12, tzinfo=UTC)) for number in (1, 2, 3)}
     before = typed.next()
@@ -126,8 +158,8 @@ def test_the_days_that_got_events_are_asked_for_in_one_range(isolated: Settings,
     late = typed.next()
 
     assert _requests(before) == _requests(again) == []
-    assert [_range(request) for request in _requests(first)] == [("2013-05-01", "2013-05-03")]
-    assert [_range(request) for request in _requests(late)] == [("2013-05-02", "2013-05-03")]
+    assert [_range(request) for request in _requests(first)] == [("2013-04-30", "2013-05-03")]
+    assert [_range(request) for request in _requests(late)] == [("2013-05-01", "2013-05-03")]
     assert len({request.run_key for answer in (first, late) for request in _requests(answer)}) == 2
 
 
@@ -135,9 +167,10 @@ def test_the_days_that_got_events_are_asked_for_in_one_range(isolated: Settings,
     ("days", "stale"),
     [
         ([], None),
-        ([date(2013, 12, 31)], (date(2013, 12, 31), date(2013, 12, 31))),
+        ([date(2013, 12, 31)], (date(2013, 12, 30), date(2013, 12, 31))),
         ([date(2012, 1, 1), date(2099, 1, 1)], None),
-        ([date(2013, 3, 1), date(2099, 1, 1)], (date(2013, 3, 1), date(2013, 12, 31))),
+        ([date(2013, 3, 1), date(2099, 1, 1)], (date(2013, 2, 28), date(2013, 12, 31))),
+        ([date(2013, 1, 1)], (date(2013, 1, 1), date(2013, 1, 1))),
     ],
 )
 def test_days_outside_the_partitions_are_never_asked_for(days: list[date], stale: tuple[date, date] | None) -> None:
@@ -160,7 +193,7 @@ def test_a_day_that_has_not_ended_waits_and_one_of_the_future_does_not(
     first, again = typed.next(), typed.next()
 
     yesterday = (today - timedelta(days=1)).date().isoformat()
-    assert [_range(request) for request in _requests(first)] == [(told[0].date().isoformat(), yesterday)]
+    assert [_range(request) for request in _requests(first)] == [((told[0].date() - timedelta(days=1)).isoformat(), yesterday)]
     assert _requests(again) == []
     assert json.loads(typed.cursor or "")["open_day"] == today.date().isoformat()
 
@@ -179,6 +212,48 @@ def test_the_day_that_has_not_ended_is_told(days: list[date], ended: date | None
     found = Touched(days=days, last_day=max(days), snapshots={})
 
     assert open_day_of(found, ended, date(2013, 5, 3)) == open_day
+
+
+def test_a_table_that_changed_is_followed_once_and_again_after_its_next_change(
+    isolated: Settings, instance: DagsterInstance, tmp_path: Path
+) -> None:
+    """Before its log is there nothing is asked for; then once for each state of the log."""
+    changed = _sensor("tables_changed", isolated, instance, tmp_path, FOLLOWING)
+    answers = [changed.next()]
+    for offset in range(2):
+        _change(isolated, offset)
+        answers += [changed.next(), changed.next()]
+
+    assert [len(_requests(answer)) for answer in answers] == [0, 1, 0, 1, 0]
+
+
+@pytest.mark.parametrize(("is_well", "asked"), [(True, 0), (False, 1)])
+def test_a_run_over_days_takes_followed_tables_along(
+    isolated: Settings, instance: DagsterInstance, tmp_path: Path, *, is_well: bool, asked: int
+) -> None:
+    """A change waits for a run that is under way; if that has staged it and went well, nothing more is asked for."""
+    changed = _sensor("tables_changed", isolated, instance, tmp_path, FOLLOWING)
+    snapshot = _change(isolated, 0)
+    run = dg.DagsterRun(job_name=names.BUILD_FEATURES, status=dg.DagsterRunStatus.STARTED)
+    instance.add_run(run)
+    during = changed.next()
+    _staged(instance, snapshot, is_well=is_well)
+    instance.delete_run(run.run_id)
+
+    assert isinstance(during, dg.SkipReason)
+    assert len(_requests(changed.next())) == asked
+
+
+def test_a_change_waits_for_no_long_run(
+    isolated: Settings, instance: DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After some minutes a run of its own is asked for, whatever else is under way."""
+    changed = _sensor("tables_changed", isolated, instance, tmp_path, FOLLOWING)
+    _change(isolated, 0)
+    instance.add_run(dg.DagsterRun(job_name=names.BUILD_FEATURES, status=dg.DagsterRunStatus.STARTED))
+    monkeypatch.setattr(sensors, "ALONG", timedelta(0))
+
+    assert len(_requests(changed.next())) == 1
 
 
 def _range(request: dg.RunRequest) -> tuple[str, ...]:

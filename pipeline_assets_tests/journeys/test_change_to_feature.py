@@ -22,6 +22,7 @@ from pipeline_assets_tests.stream_records import until
 from simulator import data, messages
 
 FIRST, SEAM, LAST = date(2013, 10, 1), date(2013, 10, 4), date(2013, 10, 6)
+ASKED = (date(2013, 10, 3), LAST)
 SEATS = names.feature("aircraft_attributes", "seats")
 # An aircraft that flew on a day, and one that did not; both keep the contract.
 FLOWN_AND_GONE = """
@@ -43,8 +44,8 @@ def streamed(streams: Settings, tmp_path_factory: pytest.TempPathFactory) -> Gra
     graph.settle()
     _, typed, *_ = sensors.defs(use_case).sensors or ()
     (request,) = graph.tick(typed).run_requests or ()
-    assert request.tags.items() >= names.range_tags(SEAM, LAST).items()
-    graph.run(names.BUILD_FEATURES, (SEAM, LAST))
+    assert request.tags.items() >= names.range_tags(*ASKED).items()
+    graph.run(names.BUILD_FEATURES, ASKED)
     return graph
 
 

@@ -10,13 +10,14 @@ import pyarrow.parquet as pq
 
 from pipeline_assets.core import names
 from pipeline_assets.core.errors import TableMismatch
-from pipeline_assets.core.iceberg import Column, follow, open_or_create
+from pipeline_assets.core.iceberg import Column, follow, open_or_create, snapshots_since
 from pipeline_assets.ingestion.streaming.offsets import Seen, Spans, spans_of, union
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
     from pyiceberg.manifest import DataFile, ManifestEntry
     from pyiceberg.table import Table
+    from pyiceberg.table.snapshots import Snapshot
 
 TOPIC, PARTITION, OFFSET, RECEIVED_AT, PAYLOAD = "topic", "partition", "offset", "received_at", "payload"
 PLACE = (TOPIC, PARTITION, OFFSET, RECEIVED_AT)
@@ -88,7 +89,7 @@ def increment(table: "Table", after: int | None, seen: Seen) -> Increment:
     newest = table.current_snapshot()
     if newest is None or newest.snapshot_id == after:
         return Increment(snapshot_id=after, files=())
-    chain = _since(table, after)
+    chain = _appended(snapshots_since(table, after))
     found = []
     for manifest in newest.manifests(table.io):
         if chain is None or manifest.added_snapshot_id in chain:
@@ -101,27 +102,21 @@ def increment(table: "Table", after: int | None, seen: Seen) -> Increment:
     return Increment(snapshot_id=newest.snapshot_id, files=files)
 
 
+def _appended(snapshots: "Sequence[Snapshot] | None") -> Mapping[int, bool] | None:
+    """Whether each snapshot appended only."""
+    from pyiceberg.table.snapshots import Operation
+
+    if snapshots is None:
+        return None
+    return {one.snapshot_id: one.summary is None or one.summary.operation == Operation.APPEND for one in snapshots}
+
+
 def _landed_file(table: "Table", entry: "ManifestEntry", chain: Mapping[int, bool] | None, seen: Seen) -> LandedFile | None:
     """The file of an entry if its records may be new: it was added by one of the snapshots (None: by any), and holds an offset not seen."""
     is_appended = chain is not None and chain.get(entry.snapshot_id or 0)
     if is_appended is None or (not is_appended and _is_seen(table, entry.data_file, seen)):
         return None
     return LandedFile(path=entry.data_file.file_path, rows=entry.data_file.record_count, is_appended=is_appended)
-
-
-def _since(table: "Table", after: int | None) -> dict[int, bool] | None:
-    """The snapshots after one, each with whether it appended; None if that one is no ancestor that is still known."""
-    from pyiceberg.table.snapshots import Operation
-
-    chain: dict[int, bool] = {}
-    snapshot = table.current_snapshot()
-    while snapshot is not None and snapshot.snapshot_id != after:
-        chain[snapshot.snapshot_id] = snapshot.summary is None or snapshot.summary.operation == Operation.APPEND
-        parent = snapshot.parent_snapshot_id
-        if parent is None:
-            return chain if after is None else None
-        snapshot = table.snapshot_by_id(parent)
-    return None if snapshot is None else chain
 
 
 def _is_seen(table: "Table", file: "DataFile", seen: Seen) -> bool:

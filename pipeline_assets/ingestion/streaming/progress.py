@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import catalog
-from pipeline_assets.core.iceberg import open_table
+from pipeline_assets.core.iceberg import open_table, snapshots_since
 from pipeline_assets.core.names import AssetName
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.streaming.landing import RECEIVED_AT
@@ -119,11 +119,14 @@ def _is_typed(lake: "Catalog", stream: RecordStream) -> bool:
 def stale_days(found: Touched, first_day: date, last_day: date) -> tuple[date, date] | None:
     """First and last day to materialize again, within the partitions that there are by now; None where there is nothing to do.
 
-    Later days than those touched are stale too, as their windows reach back: so it goes on to the last day that has events. An event of
-    another day, before the first or after the last, asks for nothing.
+    Later days than those touched are stale too, as their windows reach back: so it goes on to the last day that has events. And the day
+    before them is, as on its evening decisions are asked for that concern the next day's plans. An event of another day, before the first
+    or after the last, asks for nothing.
     """
     inside = [day for day in found.days if first_day <= day <= last_day]
-    return (inside[0], max(inside[-1], min(found.last_day or inside[-1], last_day))) if inside else None
+    if not inside:
+        return None
+    return max(inside[0] - timedelta(days=1), first_day), max(inside[-1], min(found.last_day or inside[-1], last_day))
 
 
 def open_day_of(found: Touched, last_day: date | None, today: date) -> date | None:
@@ -141,25 +144,19 @@ def _entries(table: "Table", after: int | None) -> "list[ManifestEntry]":
     newest = table.current_snapshot()
     if newest is None or newest.snapshot_id == after:
         return []
-    chain = _since(table, after)
+    chain = _ids(snapshots_since(table, after))
     manifests = [one for one in newest.manifests(table.io) if chain is None or one.added_snapshot_id in chain]
     entries = [entry for one in manifests for entry in one.fetch_manifest_entry(table.io, discard_deleted=True)]
     return entries if chain is None else [entry for entry in entries if entry.snapshot_id in chain]
 
 
-def _since(table: "Table", after: int | None) -> set[int] | None:
-    """The snapshots after one; None if that one is no ancestor that is still known."""
-    found = set[int]()
-    snapshot = table.current_snapshot()
-    while snapshot is not None and snapshot.snapshot_id != after:
-        found.add(snapshot.snapshot_id)
-        snapshot = None if snapshot.parent_snapshot_id is None else table.snapshot_by_id(snapshot.parent_snapshot_id)
-    return found if snapshot is not None else None
+def _ids(snapshots: "Sequence[Snapshot] | None") -> set[int] | None:
+    return None if snapshots is None else {one.snapshot_id for one in snapshots}
 
 
 def _commits(table: "Table", after: int | None) -> list[datetime]:
     """When the snapshots after one were committed (None, or one that is no ancestor: all that are known)."""
-    chain = _since(table, after)
+    chain = _ids(snapshots_since(table, after))
     known = [one for one in table.snapshots() if chain is None or one.snapshot_id in chain]
     return [datetime.fromtimestamp(one.timestamp_ms / 1000, UTC) for one in known]
 

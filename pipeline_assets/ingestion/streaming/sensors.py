@@ -21,6 +21,7 @@ from pipeline_assets.ingestion.streaming.progress import Arrived, arrived, lande
 from pipeline_assets.ingestion.streaming.streams import change_log, followed, record_streams
 from pipeline_assets.ingestion.streaming.watching import Seen, Watch, look
 from pipeline_assets.ingestion.streaming.wiring import connectors_of, is_applied, topics_of
+from pipeline_assets.spec.sources import Source
 from pipeline_assets.spec.use_case import UseCase
 
 # The daemon looks at its sensors every five seconds, and an interval of five is missed by a hair at every other look. So these are each
@@ -31,6 +32,9 @@ WATCH_SECONDS = 15
 TOLD_EVERY = timedelta(minutes=2)
 # What lands in a burst is typed bit by bit; days wait so long for the rest of it, and no longer, as a stream may never pause.
 BURST = timedelta(seconds=30)
+# A run over days takes followed tables to dbt, too. A change waits so long for such a run to end before one of its own is asked for.
+ALONG = timedelta(minutes=3)
+LOG_SNAPSHOT = "log_snapshot_id"
 GETS_ON = "gets_on"
 VERIFIED_AT = "0 5 * * *"
 
@@ -121,7 +125,7 @@ def _last_day(use_case: UseCase) -> date | None:
 
 
 def _changed(use_case: UseCase) -> dg.SensorDefinition:
-    logs = [change_log(source) for source in followed(use_case)]
+    sources = {change_log(source).contract.name: source for source in followed(use_case)}
 
     @dg.sensor(
         name="tables_changed",
@@ -134,12 +138,26 @@ def _changed(use_case: UseCase) -> dg.SensorDefinition:
         if _is_running(context, names.FOLLOW_TABLES):
             return dg.SkipReason("Tables are being followed; what changes meanwhile is for the next run.")
         with dagster_errors():
-            found = touched(platform.settings, logs, _cursor(context))
-        if not found.days or found.snapshots.keys() != {log.contract.name for log in logs}:
+            found = touched(platform.settings, [change_log(source) for source in sources.values()], _cursor(context))
+        if not found.days or found.snapshots.keys() != sources.keys():
             return dg.SkipReason("No table has changed since the last run, or one has told nothing yet.")
-        return dg.SensorResult(run_requests=[dg.RunRequest(run_key=_key(found.snapshots))], cursor=json.dumps(dict(found.snapshots)))
+        is_new = found.since is not None and datetime.now(UTC) - found.since < ALONG
+        if is_new and _is_running(context, names.BUILD_FEATURES):
+            return dg.SkipReason("Days are being materialized, and tables with them; what is left is followed then, or some minutes later.")
+        behind = [log for log, source in sources.items() if _taken(context.instance, source) != str(found.snapshots[log])]
+        request = dg.RunRequest(run_key=_key(found.snapshots))
+        return dg.SensorResult(run_requests=[request] if behind else [], cursor=json.dumps(dict(found.snapshots)))
 
     return changed
+
+
+def _taken(instance: dg.DagsterInstance, source: Source) -> str | None:
+    """The snapshot of its change log that a table was staged from, if the run that did it last went well to its end."""
+    event = instance.get_latest_materialization_event(key(names.staged(source.contract.name)))
+    run = instance.get_run_by_id(event.run_id) if event is not None else None
+    if event is None or event.asset_materialization is None or run is None or not run.is_success:
+        return None
+    return str(event.asset_materialization.metadata[LOG_SNAPSHOT].value)
 
 
 def _watched(use_case: UseCase) -> dg.SensorDefinition:
