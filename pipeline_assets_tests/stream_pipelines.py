@@ -121,8 +121,8 @@ class Pipeline:
 
     def connect(self) -> None:
         """Has all connectors run, as the assets of the connectors do."""
-        for connector in connectors_of(self.case):
-            apply(self.settings, connector)
+        hindered = [error for _, error in apply(self.settings, connectors_of(self.case)) if error is not None]
+        assert hindered == [], hindered
 
     def operations(self, *, autocommit: bool = False) -> psycopg.Connection:
         """A connection to the operational database as its owner."""
@@ -163,7 +163,8 @@ class Pipeline:
     def send_good(self, count: int = MANY) -> None:
         """Puts so many good events on the topic, each with a number of its own."""
         numbers = self.number(count)
-        assert self.send([plain(number) for number in numbers]) == []
+        refused = self.send([plain(number) for number in numbers])
+        assert refused == [], refused
         self.sent += numbers
 
     def landed(self) -> int:
@@ -202,7 +203,8 @@ class Pipeline:
         read = [(source, read_table(self.settings, source.contract, followed_table(source))) for source in followed(self.case)]
         rows = [verify_table(self.settings, source, reading, self.tick) for source, reading in read]
         records_of = [verify_topic(self.settings, streams, topic, self.tick) for topic in topics_of(self.case)]
-        assert {found.subject: found.problems for found in (*rows, *records_of) if found.problems} == {}
+        problems = {found.subject: found.problems for found in (*rows, *records_of) if found.problems}
+        assert problems == {}, problems
         records = sum(found.compared for found in records_of)
         self.audited, before = records, self.audited
         return records - before

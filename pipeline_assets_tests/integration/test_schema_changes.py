@@ -148,8 +148,7 @@ def failed(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
 def connected(settings: Settings, use_case: UseCase) -> Iterator[None]:
     """The connectors of a use case, which have taken what is there; gone after the block."""
     try:
-        for connector in connectors_of(use_case):
-            apply(settings, connector)
+        assert [error for _, error in apply(settings, connectors_of(use_case)) if error is not None] == []
         yield
     finally:
         with open_connect(settings) as connect:

@@ -60,10 +60,10 @@ class TableSnapshot:
         """A reader with a connection of its own, on the snapshot that all readers share."""
         from adbc_driver_postgresql import dbapi
 
-        with _source_errors(self.contract.name, connecting=True):
+        with source_errors(self.contract.name, connecting=True):
             connection = dbapi.connect(self.conninfo)
         with closing(connection):
-            with _source_errors(self.contract.name), closing(connection.cursor()) as cursor:
+            with source_errors(self.contract.name), closing(connection.cursor()) as cursor:
                 cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
                 cursor.execute(f"SET TRANSACTION SNAPSHOT '{self.snapshot}'")
             yield TableReader(self, connection)
@@ -94,7 +94,7 @@ class TableReader:
                 position += batch.num_rows
 
     def _batches(self, query: str) -> Iterator[pa.RecordBatch]:
-        with _source_errors(self._table.contract.name), closing(self._connection.cursor()) as cursor:
+        with source_errors(self._table.contract.name), closing(self._connection.cursor()) as cursor:
             cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": BATCH_BYTES})
             cursor.execute(query)
             yield from (batch for batch in cursor.fetch_record_batch() if batch.num_rows)
@@ -110,10 +110,10 @@ def open_table(settings: Settings, contract: Contract, origin: PostgresTable) ->
     import psycopg
 
     conninfo = _conninfo(settings, origin.database)
-    with _source_errors(contract.name, connecting=True):
+    with source_errors(contract.name, connecting=True):
         connection = psycopg.connect(conninfo)
     with closing(connection):
-        with _source_errors(contract.name):
+        with source_errors(contract.name):
             connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
             connection.read_only = True
             columns = _columns(connection, contract, origin)
@@ -200,7 +200,7 @@ def _neither_time(contract: Contract) -> "sql.Composed":
 
 
 @contextmanager
-def _source_errors(source: str, *, connecting: bool = False) -> Iterator[None]:
+def source_errors(source: str, *, connecting: bool = False) -> Iterator[None]:
     """The errors of both drivers as the product's: those of a moment may be retried.
 
     They carry no code where a connection is refused, which may be for good, or cut while rows come, which is of the moment.

@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 
 from pipeline_assets.core import names
-from pipeline_assets.core.errors import ContractViolation, OffsetsMissing, SourceChanged
+from pipeline_assets.core.errors import ContractViolation, OffsetsMissing, PipelineError, SourceChanged, TransientError
 from pipeline_assets.core.resources import (
     COMPLETE,
     Platform,
@@ -50,18 +50,40 @@ def defs(use_case: UseCase) -> dg.Definitions:
     staged = [_staged(use_case, stream) for stream in use_case.streams]
     followed = [_state(source) for source in use_case.sources if source.load == "changes"]
     graph = dg.Definitions(
-        assets=[*(_connector(use_case, one) for one in connectors), *landed, *typed, *staged, *followed],
+        assets=[*([_connectors(use_case, connectors)] if connectors else []), *landed, *typed, *staged, *followed],
         asset_checks=[_gets_on(use_case), _nothing_lost(use_case)] if streams else [],
     )
     checks = [check for asset in typed for check in asset.check_keys]
     return dg.Definitions.merge(graph, sensors.defs(use_case, checks))
 
 
-def _connector(use_case: UseCase, connector: Connector) -> dg.AssetsDefinition:
-    does = f"Lands the topic {connector.topic}" if connector.topic is not None else f"Tells the changes of {connector.database}"
+def _connectors(use_case: UseCase, connectors: Sequence[Connector]) -> dg.AssetsDefinition:
+    """One op for all: a connector takes seconds to start, in which others can."""
 
-    @dg.asset(
-        key=key(names.connector(connector.name)),
+    @dg.multi_asset(name=names.CONNECTORS, specs=[_connector(use_case, one) for one in connectors], can_subset=True)
+    def applied(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[dg.MaterializeResult[None]]:
+        chosen = [one for one in connectors if key(names.connector(one.name)) in context.selected_asset_keys]
+        hindered = list[PipelineError]()
+        with dagster_errors():
+            for one, error in apply(platform.settings, chosen):
+                if error is not None:
+                    context.log.error("%s: %s", one.name, error)
+                    hindered.append(error)
+                    continue
+                # The values of secrets stand in a file of the worker; the configuration names them only.
+                config = dg.MetadataValue.json(dict(one.config(platform.settings)))
+                yield dg.MaterializeResult(asset_key=key(names.connector(one.name)), metadata={"config": config})
+            if hindered:
+                # What trying again cannot mend comes first.
+                raise min(hindered, key=lambda error: isinstance(error, TransientError))
+
+    return applied
+
+
+def _connector(use_case: UseCase, connector: Connector) -> dg.AssetSpec:
+    does = f"Lands the topic {connector.topic}" if connector.topic is not None else f"Tells the changes of {connector.database}"
+    return dg.AssetSpec(
+        key(names.connector(connector.name)),
         deps=[key(name) for name in connector.reads],
         group_name=names.STREAMING_INGESTION,
         kinds={"kafka", "iceberg" if connector.topic is not None else "debezium"},
@@ -69,13 +91,6 @@ def _connector(use_case: UseCase, connector: Connector) -> dg.AssetsDefinition:
         description=f"{does}: the connector {connector.name} of Kafka Connect, as it is declared, with the topics that it needs.",
         metadata={"connector": connector.name},
     )
-    def applied(platform: Platform) -> dg.MaterializeResult:
-        with dagster_errors():
-            apply(platform.settings, connector)
-        # The values of secrets stand in a file of the worker; the configuration names them only.
-        return dg.MaterializeResult(metadata={"config": dg.MetadataValue.json(dict(connector.config(platform.settings)))})
-
-    return applied
 
 
 def _landed(streams: Sequence[RecordStream], connectors: Sequence[Connector], topic: str) -> list[dg.AssetSpec]:
@@ -348,7 +363,7 @@ def _state_metadata(contract: Contract, log: dg.AssetKey, done: StagedState, sec
         "changes": done.merged.changes,
         # As text: the page would show numbers of 19 digits rounded.
         "lsn": str(done.merged.lsn),
-        "log_snapshot_id": str(done.log_snapshot),
+        sensors.LOG_SNAPSHOT: str(done.log_snapshot),
         "values_not_in_log": len(done.merged.unresolved),
         "dagster/column_schema": column_schema(contract),
         "dagster/column_lineage": dg.TableColumnLineage(lineage),

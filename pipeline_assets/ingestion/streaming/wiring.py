@@ -1,11 +1,12 @@
 """What a use case needs of Kafka, as its declarations say: topics, connectors, landing tables, publications."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import catalog
-from pipeline_assets.core.errors import SourceUnavailable
+from pipeline_assets.core.errors import PipelineError, SourceUnavailable
 from pipeline_assets.core.names import AssetName
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.sources.origins import source_name
@@ -70,21 +71,39 @@ def topics_of(use_case: UseCase) -> list[str]:
     return list(dict.fromkeys(stream.topic for stream in record_streams(use_case)))
 
 
-def apply(settings: Settings, connector: Connector) -> None:
-    """Has a connector run as it is declared, and returns once it has taken what was there for it; nothing happens to one that has.
+def apply(settings: Settings, connectors: Sequence[Connector]) -> Iterator[tuple[Connector, PipelineError | None]]:
+    """Has connectors run as they are declared, all at once; nothing happens to one that does.
 
-    That is the rows of the tables that it follows, or the records of the topic that it lands. Raises SourceUnavailable where it has not got
-    so far in some minutes, with what it says of itself.
+    Gives each once it has taken what was there for it (the rows of the tables that it follows, or the records of the topic that it lands),
+    or else what hinders it, which keeps no other from its work. Expects the one that fills a topic before the one that lands it.
     """
+    with open_connect(settings) as connect:
+        refused = {one.name: _hindrance(partial(_put, settings, connect, one)) for one in connectors}
+        for one in connectors:
+            yield one, refused[one.name] or _hindrance(partial(_await_arrival, settings, connect, one))
+
+
+def _hindrance(step: Callable[[], None]) -> PipelineError | None:
+    try:
+        step()
+    except PipelineError as error:
+        return error
+    return None
+
+
+def _put(settings: Settings, connect: Connect, connector: Connector) -> None:
+    connector.prepare(settings)
+    connect.put(connector.name, connector.config(settings))
+
+
+def _await_arrival(settings: Settings, connect: Connect, connector: Connector) -> None:
+    """Returns once a connector has taken what there is for it now; raises SourceUnavailable where it has not got so far in some minutes."""
     import stamina
 
-    connector.prepare(settings)
-    with open_connect(settings) as connect:
-        connect.put(connector.name, connector.config(settings))
-        wanted = _ends(settings, connector)
-        for attempt in stamina.retry_context(on=SourceUnavailable, attempts=None, timeout=PATIENCE_SECONDS, wait_initial=0.5, wait_max=2.0):
-            with attempt:
-                _check_arrived(settings, connect, connector, wanted)
+    wanted = _ends(settings, connector)
+    for attempt in stamina.retry_context(on=SourceUnavailable, attempts=None, timeout=PATIENCE_SECONDS, wait_initial=0.5, wait_max=2.0):
+        with attempt:
+            _check_arrived(settings, connect, connector, wanted)
 
 
 def _ends(settings: Settings, connector: Connector) -> dict[str, int]:
