@@ -8,29 +8,33 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 
 import psycopg
 import pytest
+from confluent_kafka import Producer
 
 from pipeline_assets.core import names
-from pipeline_assets.core.connections import warehouse
+from pipeline_assets.core.connections import catalog, warehouse
 from pipeline_assets.core.errors import SourceChanged
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.sources import quarantine
 from pipeline_assets.ingestion.streaming.connect import Connect, open_connect
+from pipeline_assets.ingestion.streaming.integrity import verify_table, verify_topic
 from pipeline_assets.ingestion.streaming.progress import stale_days, touched
 from pipeline_assets.ingestion.streaming.refetch import refetch_from
 from pipeline_assets.ingestion.streaming.replication import drop_slot, slot_of
 from pipeline_assets.ingestion.streaming.state import read_log
+from pipeline_assets.ingestion.streaming.streams import change_log, followed_table, record_streams
 from pipeline_assets.ingestion.streaming.topics import end_offsets
 from pipeline_assets.ingestion.streaming.typed_rows import type_landed
+from pipeline_assets.ingestion.streaming.verify import read_table
 from pipeline_assets.ingestion.streaming.watching import Watch
-from pipeline_assets.ingestion.streaming.wiring import connectors_of
+from pipeline_assets.ingestion.streaming.wiring import apply, connectors_of
 from pipeline_assets.local_stack.plan import CONNECT, KAFKA, POSTGRES, S3
 from pipeline_assets.spec.contracts import Field
 from pipeline_assets_tests.lake_rows import commits_held_back
-from pipeline_assets_tests.landings import event
+from pipeline_assets_tests.landings import event, plain
 from pipeline_assets_tests.readings import at, process
 from pipeline_assets_tests.readings import kill as kill_process
 from pipeline_assets_tests.stack_services import cluster_of, heal, kill, pid_of
@@ -122,11 +126,14 @@ def test_a_worker_that_is_killed_in_a_snapshot_begins_it_again(streams: Settings
     with pipeline_on(streams, registers=("accounts", "branches"), topics=()) as pipeline, open_connect(streams) as connect:
         pipeline.change(MANY + MANY // 2)
         pipeline.change(100, "branches")
-        for connector in connectors_of(pipeline.case):
-            connector.prepare(pipeline.settings)
-            connect.put(connector.name, connector.config(pipeline.settings))
-        with pipeline.operations() as holder:
-            holder.execute(LOCKED_ONCE_THE_SLOT_IS_MADE.format(slot=names.replication(pipeline.database)))
+        with pipeline.operations() as holder, ThreadPoolExecutor(1) as pool:
+            # It looks out for the slot before there is a connector that could make one.
+            holder.execute("set statement_timeout = '2min'")
+            held = pool.submit(holder.execute, LOCKED_ONCE_THE_SLOT_IS_MADE.format(slot=names.replication(pipeline.database)))
+            for connector in connectors_of(pipeline.case):
+                connector.prepare(pipeline.settings)
+                connect.put(connector.name, connector.config(pipeline.settings))
+            held.result()
             until(lambda: told_rows(pipeline), lambda found: found >= MANY)
             killed, told = kill(streams, CONNECT), told_rows(pipeline, "branches")
         pipeline.change(200)
@@ -179,6 +186,62 @@ def test_of_two_typing_runs_at_once_one_does_the_work(pipeline: Pipeline) -> Non
 
     assert sorted(one.rows for one in done) == [0, MANY]
     assert pipeline.audit() >= MANY
+
+
+def test_a_table_that_is_not_there_keeps_no_other_connector_from_its_work(streams: Settings) -> None:
+    """The connector of its database is refused with the table's name; events land, each of them."""
+    with pipeline_on(streams) as pipeline:
+        with pipeline.operations() as connection:
+            connection.execute("drop table accounts")
+        hindered = {one.name: error for one, error in apply(pipeline.settings, connectors_of(pipeline.case)) if error is not None}
+        pipeline.send_good()
+        landed = until(pipeline.landed, lambda found: found >= MANY)
+
+    assert hindered.keys() == {names.changes_connector(pipeline.database)}
+    assert "accounts" in str(hindered.popitem()[1])
+    assert landed == MANY
+
+
+def test_events_count_once_their_transaction_is_committed(pipeline: Pipeline) -> None:
+    """What its producer took back is never typed; what it holds open waits, is not taken for typed, and comes when it is committed."""
+    producer, topic = Producer({"bootstrap.servers": pipeline.settings.kafka_bootstrap, "transactional.id": "one"}), pipeline.events.topic
+    pipeline.send_good()
+    producer.init_transactions(60)
+    taken_back, kept = pipeline.number(MANY), pipeline.number(MANY // 2)
+    for numbers in (taken_back, kept):
+        producer.begin_transaction()
+        for number in numbers:
+            producer.produce(topic, plain(number), partition=number % 2)
+        producer.flush(60)
+        if numbers is taken_back:
+            producer.abort_transaction(60)
+
+    def commit() -> None:
+        pipeline.tick()
+        if pipeline.sent[-1] != kept[-1]:
+            producer.commit_transaction(60)
+            pipeline.sent += kept
+
+    verdict = verify_topic(pipeline.settings, record_streams(pipeline.case), topic, commit)
+    pipeline.send_good()
+
+    assert (verdict.problems, kept[-1] in pipeline.sent) == ([], True)
+    assert pipeline.audit() >= MANY
+
+
+def test_a_change_that_the_lake_has_lost_is_told(streams: Settings) -> None:
+    """A row is taken out of the change log behind everybody's back: the oracle names its key, and that alone."""
+    with pipeline_on(streams, topics=()) as pipeline:
+        pipeline.change(MANY + MANY // 2)
+        pipeline.connect()
+        records, source = pipeline.settle(), pipeline.case.sources[0]
+        with catalog(pipeline.settings) as lake:
+            lake.load_table(names.typed(change_log(source).contract.name)).delete("account_id = 1")
+        reading = read_table(pipeline.settings, source.contract, followed_table(source))
+        verdict = verify_table(pipeline.settings, source, reading, pipeline.tick)
+
+    assert records >= MANY
+    assert verdict.problems == ["1 keys are missing in the lake: (1,)"]
 
 
 def lock_waiters(settings: Settings) -> int:
@@ -289,7 +352,7 @@ def test_events_from_the_future_and_from_long_ago_stop_nothing(pipeline: Pipelin
     assert records >= MANY + len(strange)
     assert refused <= strange.keys()
     assert span is not None
-    assert (span[0], span[1] <= LAST_DAY) == (at(0).date(), True)
+    assert (span[0], span[1] <= LAST_DAY) == (at(0).date() - timedelta(days=1), True)
     assert pipeline.typed() == Counter(pipeline.sent)
 
 

@@ -96,6 +96,8 @@ def landing(settings: Settings, topic: str, headers: Sequence[str] = ()) -> dict
         "consumer.override.session.timeout.ms": PATIENCE_MS,
         "iceberg.kafka.session.timeout.ms": PATIENCE_MS,
         "consumer.override.auto.offset.reset": "earliest",
+        # What a producer took back was never said.
+        "consumer.override.isolation.level": "read_committed",
         **{f"iceberg.{name}": value for name, value in _catalog(settings).items()},
     }
 

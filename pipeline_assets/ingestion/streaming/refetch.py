@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pipeline_assets.core.errors import OffsetsMissing, SourceUnavailable
 from pipeline_assets.core.settings import Settings
+from pipeline_assets.ingestion.streaming.topics import end_offsets
 
 if TYPE_CHECKING:
     from confluent_kafka import Consumer, Message
@@ -42,6 +43,7 @@ def refetch_from(settings: Settings) -> Refetch:
         told = {"bootstrap.servers": settings.kafka_bootstrap, "group.id": "pipeline-refetch", "enable.auto.commit": False}
         consumer = Consumer({**told, "isolation.level": "read_committed", "enable.partition.eof": True, "auto.offset.reset": "error"})
         try:
+            _check_kept(settings, consumer, topic, partition, first, last)
             yield from _records(consumer, topic, partition, first, last)
         except KafkaException as error:
             raise SourceUnavailable("Kafka", f"did not answer: {error.args[0]}") from error
@@ -51,13 +53,23 @@ def refetch_from(settings: Settings) -> Refetch:
     return fetch
 
 
-def _records(consumer: "Consumer", topic: str, partition: int, first: int, last: int) -> Iterator[Refetched]:
-    """The records from `first` to `last`; raises OffsetsMissing where the topic no longer keeps some of them."""
-    from confluent_kafka import KafkaError, KafkaException, TopicPartition
+def _check_kept(settings: Settings, consumer: "Consumer", topic: str, partition: int, first: int, last: int) -> None:
+    """Raises OffsetsMissing where the topic keeps not all offsets, SourceUnavailable while nobody can say whether they are records."""
+    from confluent_kafka import TopicPartition
 
     low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=ANSWER_SECONDS)
-    if first < low or last >= high:
-        raise OffsetsMissing(topic, partition, first, last, f"the topic keeps {low} to {high - 1} alone")
+    end = high if last < high else end_offsets(settings, [topic]).get((topic, partition), 0)
+    if first < low or last >= end:
+        raise OffsetsMissing(topic, partition, first, last, f"the topic keeps {low} to {end - 1} alone")
+    # One that reads what was committed sees a partition end where the first open transaction begins.
+    if last >= high:
+        place = f"partition {partition} of topic '{topic}'"
+        raise SourceUnavailable("Kafka", f"has a transaction at offset {high} of {place} that has not ended")
+
+
+def _records(consumer: "Consumer", topic: str, partition: int, first: int, last: int) -> Iterator[Refetched]:
+    from confluent_kafka import KafkaError, KafkaException, TopicPartition
+
     consumer.assign([TopicPartition(topic, partition, first)])
     while True:
         record = consumer.poll(ANSWER_SECONDS)
