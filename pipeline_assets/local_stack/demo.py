@@ -1,8 +1,8 @@
 """The demo: the asset graph of the reference use case over five months of real flights, on the live stack, with its results in one file.
 
-Four runs: the connectors, which bring the followed tables; features for January to May; a model of what was known when May began; and the
-scores and the watch of May. Then June is told as events, and the sensors of the live Dagster have it typed and taken to the features. Last,
-the integrity oracle holds every topic and every followed table against the lake.
+Two runs make the history: the connectors, which bring the followed tables, and features for January to May. Then June is told as events,
+and the sensors of the live Dagster have it typed and taken to the features. Beside them come a model of what was known when May began, the
+scores and the watch of May, and the integrity oracle, which holds every topic and every followed table against the lake.
 Every run replaces what it writes, and June is told once, so the demo can be run again at any time.
 """
 
@@ -40,19 +40,15 @@ class Journey:
     ops: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
 
-JOURNEYS = (
-    Journey(title="connectors of tables and topics", job=names.CONNECT_STREAMS, days=None),
-    Journey(title="features of January to May", job=names.BUILD_FEATURES, days=(FIRST_DAY, LAST_DAY)),
-    Journey(
-        title="a model of what was known on 1 May",
-        job=names.TRAIN,
-        days=None,
-        ops={"__".join(names.training_set(MODEL)): {"as_of": f"{TRAINED_UNTIL}T00:00:00+00:00"}},
-    ),
-    Journey(title="scores and watch of May", job=names.SCORE_AND_MONITOR, days=(TRAINED_UNTIL, LAST_DAY)),
+CONNECTORS = Journey(title="connectors of tables and topics", job=names.CONNECT_STREAMS, days=None)
+HISTORY = Journey(title="features of January to May", job=names.BUILD_FEATURES, days=(FIRST_DAY, LAST_DAY))
+MODELLING = Journey(
+    title="a model of what was known on 1 May",
+    job=names.TRAIN,
+    days=None,
+    ops={"__".join(names.training_set(MODEL)): {"as_of": f"{TRAINED_UNTIL}T00:00:00+00:00"}},
 )
-
-
+SCORES = Journey(title="scores and watch of May", job=names.SCORE_AND_MONITOR, days=(TRAINED_UNTIL, LAST_DAY))
 SENSORS = Journey(title="features of June, as the sensors ask", job=names.BUILD_FEATURES, days=STREAMED)
 ORACLE = Journey(title="nothing lost, nothing doubled", job=names.VERIFY, days=None)
 
@@ -92,28 +88,40 @@ class Tally:
         return self.numbers["/".join(asset)][label]
 
 
-def run(dagster: Dagster, watch: Callable[[Journey, RunEvent], None]) -> Tally:
-    """Runs the journeys one after the other; `watch` sees each event. Raises RunFailed for the first run that does not succeed.
+def run(dagster: Dagster, stream: Callable[[], object], watch: Callable[[Journey, RunEvent], None]) -> tuple[Tally, int]:
+    """Runs everything: `stream` tells the events, `watch` sees each event of a run. Gives the number of runs that sensors asked for, too.
 
-    What is left of a demo that was killed is cancelled first.
+    Raises RunFailed for the first run that does not succeed. What is left of a demo that was killed is cancelled first.
     """
     tally = Tally()
     dagster.ensure_pools(POOL_LIMIT)
-    for journey in JOURNEYS:
+    for journey in (CONNECTORS, HISTORY, MODELLING, ORACLE, SCORES):
         dagster.cancel_unfinished(journey.job)
-    for journey in JOURNEYS:
-        # Once there, connectors are kept as they are declared by a sensor.
-        if journey.job == names.CONNECT_STREAMS and dagster.is_built(names.CONNECTORS):
-            continue
-        begun = time.monotonic()
-        for event in dagster.follow(journey.job, dagster.launch(journey.job, journey.days, journey.ops)):
+    # Once there, connectors are kept as they are declared by a sensor.
+    if not dagster.is_built(names.CONNECTORS):
+        _run(dagster, tally, watch, CONNECTORS)
+    _run(dagster, tally, watch, HISTORY)
+    since = time.time()
+    stream()
+    _run(dagster, tally, watch, MODELLING)
+    _run(dagster, tally, watch, ORACLE, SCORES)
+    return tally, _follow_sensors(dagster, tally, watch, since)
+
+
+def _run(dagster: Dagster, tally: Tally, watch: Callable[[Journey, RunEvent], None], *journeys: Journey) -> None:
+    """Starts all of the journeys and follows one after the other to its end."""
+    begun = time.monotonic()
+    runs = [(journey, dagster.launch(journey.job, journey.days, journey.ops)) for journey in journeys]
+    for journey, run_id in runs:
+        for event in dagster.follow(journey.job, run_id):
             tally.add(event)
             watch(journey, event)
+            if journey is ORACLE and isinstance(event, Checked):
+                tally.audited[event.asset] = {**event.numbers, "passed": event.passed}
         tally.seconds[journey.job] = round(time.monotonic() - begun, 2)
-    return tally
 
 
-def follow_sensors(dagster: Dagster, tally: Tally, since: float, watch: Callable[[Journey, RunEvent], None]) -> int:
+def _follow_sensors(dagster: Dagster, tally: Tally, watch: Callable[[Journey, RunEvent], None], since: float) -> int:
     """Follows the runs over the days with events that a sensor has asked for since a time, until it has nothing more to ask for.
 
     Gives their number. Raises RunFailed for the first that does not succeed, or if the sensor has not come so far in some minutes.
@@ -137,17 +145,6 @@ def _has_seen_all(dagster: Dagster) -> bool:
     typed = {stream.contract.name: dagster.told(names.typed(stream.contract.name)).get("snapshot_id") for stream in use_case.streams}
     seen = json.loads(dagster.cursor(names.EVENTS_TYPED) or "{}").get("snapshots", {})
     return not dagster.unfinished(names.TYPE_EVENTS) and {name: str(snapshot) for name, snapshot in seen.items()} == typed
-
-
-def audit(dagster: Dagster, tally: Tally, watch: Callable[[Journey, RunEvent], None]) -> None:
-    """Has the integrity oracle look at all there is."""
-    begun = time.monotonic()
-    for event in dagster.follow(ORACLE.job, dagster.launch(ORACLE.job, None, {})):
-        tally.add(event)
-        watch(ORACLE, event)
-        if isinstance(event, Checked):
-            tally.audited[event.asset] = {**event.numbers, "passed": event.passed}
-    tally.seconds[ORACLE.job] = round(time.monotonic() - begun, 2)
 
 
 def summary(tally: Tally) -> dict[str, Any]:

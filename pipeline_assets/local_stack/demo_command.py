@@ -1,7 +1,7 @@
 """The `demo` command: starts the stack, runs the demo with a progress display, and prints what was built."""
 
 from collections.abc import Mapping
-from time import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import typer
@@ -39,10 +39,8 @@ def demo() -> None:
         settings = stack.up(home_folder(), watch=watch)
     dagster = Dagster(settings.dagster_url, LOCATION)
     with Walk(console) as walk:
-        tally, since = journeys.run(dagster, walk.note), time()
-        send_events(settings.home, stack.ROOT, settings.kafka_bootstrap, *journeys.STREAMED)
-        journeys.audit(dagster, tally, walk.note)
-        runs = journeys.follow_sensors(dagster, tally, since, walk.note)
+        stream = partial(send_events, settings.home, stack.ROOT, settings.kafka_bootstrap, *journeys.STREAMED)
+        tally, runs = journeys.run(dagster, stream, walk.note)
     told = journeys.summary(tally)
     path = journeys.write_summary(settings.home, told)
     show(console, told)
