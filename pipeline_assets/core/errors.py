@@ -108,6 +108,10 @@ class SourceUnavailable(TransientError):
         super().__init__(f"Source '{source}' {problem}. It will be asked again.")
 
 
+class TransactionOpen(SourceUnavailable):
+    """Offsets of a topic stand in a transaction that is neither committed nor aborted."""
+
+
 class SourceRefused(PipelineError):
     """A source system answered that the request is wrong; asking again cannot help."""
 

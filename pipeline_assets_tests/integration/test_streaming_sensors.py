@@ -74,7 +74,7 @@ def _change(settings: Settings, offset: int) -> int:
     return type_landed(settings, log, run_id="test").snapshot_after or 0
 
 
-def _staged(instance: DagsterInstance, snapshot: object, *, is_well: bool = True) -> None:
+def _staged(instance: DagsterInstance, snapshot: object, job: str, *, is_well: bool) -> None:
     """A run that staged the followed table from a snapshot of its change log, and then came to its end or not."""
 
     @dg.asset(key=list(names.staged(TABLE.contract.name)))
@@ -86,7 +86,8 @@ def _staged(instance: DagsterInstance, snapshot: object, *, is_well: bool = True
         if not is_well:
             raise dg.Failure
 
-    dg.materialize([state, register], instance=instance, raise_on_error=False)
+    defs = dg.Definitions(assets=[state, register], jobs=[dg.define_asset_job(job)], executor=dg.in_process_executor)
+    defs.resolve_job_def(job).execute_in_process(instance=instance, raise_on_error=False)
 
 
 def _land(settings: Settings, landed: list[Landed], topic: str = STREAM.topic) -> None:
@@ -227,17 +228,19 @@ def test_a_table_that_changed_is_followed_once_and_again_after_its_next_change(
     assert [len(_requests(answer)) for answer in answers] == [0, 1, 0, 1, 0]
 
 
-@pytest.mark.parametrize(("is_well", "asked"), [(True, 0), (False, 1)])
+@pytest.mark.parametrize(
+    ("job", "is_well", "asked"), [(names.BUILD_FEATURES, True, 0), (names.BUILD_FEATURES, False, 1), ("staged_alone", True, 1)]
+)
 def test_a_run_over_days_takes_followed_tables_along(
-    isolated: Settings, instance: DagsterInstance, tmp_path: Path, *, is_well: bool, asked: int
+    isolated: Settings, instance: DagsterInstance, tmp_path: Path, *, job: str, is_well: bool, asked: int
 ) -> None:
-    """A change waits for a run that is under way; if that has staged it and went well, nothing more is asked for."""
+    """A change waits for a run that is under way; if that took it to dbt and went well, nothing more is asked for."""
     changed = _sensor("tables_changed", isolated, instance, tmp_path, FOLLOWING)
     snapshot = _change(isolated, 0)
     run = dg.DagsterRun(job_name=names.BUILD_FEATURES, status=dg.DagsterRunStatus.STARTED)
     instance.add_run(run)
     during = changed.next()
-    _staged(instance, snapshot, is_well=is_well)
+    _staged(instance, snapshot, job, is_well=is_well)
     instance.delete_run(run.run_id)
 
     assert isinstance(during, dg.SkipReason)

@@ -15,7 +15,7 @@ import numpy as np
 
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import catalog, warehouse
-from pipeline_assets.core.errors import SourceUnavailable, TransientError
+from pipeline_assets.core.errors import SourceUnavailable, TransactionOpen, TransientError
 from pipeline_assets.core.iceberg import open_table
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.sources import quarantine
@@ -106,6 +106,8 @@ def verify_topic(settings: Settings, streams: Sequence[RecordStream], topic: str
     ends, deadline = _ends(settings, topic), monotonic() + PATIENCE_SECONDS
     while (waiting := _behind(settings, own, ends)) and monotonic() < deadline:
         meanwhile()
+    # At last each offset is looked at: a producer may have taken any number of records back.
+    waiting = waiting and _behind(settings, own, ends, few=None)
     audit = audit_topic(settings, streams, topic)
     problems = [*_lost_and_doubled(audit), *([f"{waiting} records wait to be typed"] if waiting else [])]
     return Verdict(subject=f"topic {topic}", asset=names.topic(topic), compared=audit.records, unit="records", problems=problems)
@@ -114,21 +116,26 @@ def verify_topic(settings: Settings, streams: Sequence[RecordStream], topic: str
 def verify_table(settings: Settings, source: Source, reading: TableReading, meanwhile: Meanwhile = pause) -> Verdict:
     """What the oracle says of a followed table that was read; an error that time may mend is a problem too.
 
-    A table may be told anew just then, which shows in no offset before it is done: so a difference counts if it is there once more, after
-    Debezium has told all that it had.
+    A table may be told anew just then, which shows in no offset before it is done: so differences count if the table, read again, has any
+    after Debezium has told all that it had.
     """
-    subject, asset = f"table {source.contract.name}", _log_asset(source)
+    compared, problems = 0, list[str]()
     try:
         found = compare_table(settings, source, reading, meanwhile)
-        if not found.is_none:
+        compared, problems = found.compared, _differences(found)
+        if problems:
             _hear(settings, source, meanwhile)
             found = compare_table(settings, source, _read(settings, source), meanwhile)
+            compared, problems = found.compared, _differences(found)
     except TransientError as error:
-        return Verdict(subject=subject, asset=asset, compared=0, unit="keys", problems=[str(error)])
+        problems = [*problems, str(error)]
+    return Verdict(subject=f"table {source.contract.name}", asset=_log_asset(source), compared=compared, unit="keys", problems=problems)
+
+
+def _differences(found: Difference) -> list[str]:
     keys = {"missing in the lake": found.missing, "gone from the source": found.extra, "different": found.different}
     counts = dict(zip(keys, (found.counts[name] for name in ("missing", "extra", "different")), strict=True))
-    problems = [f"{counts[what]} keys are {what}: {_listed(list(which))}" for what, which in keys.items() if counts[what]]
-    return Verdict(subject=subject, asset=asset, compared=found.compared, unit="keys", problems=problems)
+    return [f"{counts[what]} keys are {what}: {_listed(list(which))}" for what, which in keys.items() if counts[what]]
 
 
 def _lost_and_doubled(audit: OffsetAudit) -> list[str]:
@@ -203,21 +210,22 @@ def _ends(settings: Settings, topic: str) -> dict[Place, int]:
     return {place: high for place, (_, high) in watermarks(settings, [topic]).items()}
 
 
-def _behind(settings: Settings, streams: Sequence[RecordStream], ends: Mapping[Place, int]) -> int:
+def _behind(settings: Settings, streams: Sequence[RecordStream], ends: Mapping[Place, int], few: int | None = FEW) -> int:
     """How many records before these ends of a topic are still to be typed.
 
-    Of few offsets the broker is asked which are records, since a transaction ends with a mark; many are counted as they are, and so are
-    those of which nobody can say while their transaction is open.
+    Of few offsets (None: of all) the broker is asked which are records, since a transaction ends with a mark; many are counted as they are,
+    and so are those of which nobody can say while their transaction is open.
     """
     with catalog(settings) as lake:
         reached = _reached(lake, streams)
     spans = {place: (reached.get(place[1], 0), end) for place, end in ends.items() if reached.get(place[1], 0) < end}
-    if (offsets := size(spans.values())) > FEW:
+    offsets = size(spans.values())
+    if few is not None and offsets > few:
         return offsets
     holding = _holding(settings, streams)
     try:
         return sum(size(holding(place, [span])) for place, span in spans.items())
-    except SourceUnavailable:
+    except TransactionOpen:
         return offsets
 
 

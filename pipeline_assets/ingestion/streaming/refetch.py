@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from pipeline_assets.core.errors import OffsetsMissing, SourceUnavailable
+from pipeline_assets.core.errors import OffsetsMissing, SourceUnavailable, TransactionOpen
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.streaming.topics import end_offsets
 
@@ -54,7 +54,7 @@ def refetch_from(settings: Settings) -> Refetch:
 
 
 def _check_kept(settings: Settings, consumer: "Consumer", topic: str, partition: int, first: int, last: int) -> None:
-    """Raises OffsetsMissing where the topic keeps not all offsets, SourceUnavailable while nobody can say whether they are records."""
+    """Raises OffsetsMissing where the topic keeps not all offsets, TransactionOpen while nobody can say whether they are records."""
     from confluent_kafka import TopicPartition
 
     low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=ANSWER_SECONDS)
@@ -64,7 +64,7 @@ def _check_kept(settings: Settings, consumer: "Consumer", topic: str, partition:
     # One that reads what was committed sees a partition end where the first open transaction begins.
     if last >= high:
         place = f"partition {partition} of topic '{topic}'"
-        raise SourceUnavailable("Kafka", f"has a transaction at offset {high} of {place} that has not ended")
+        raise TransactionOpen("Kafka", f"has a transaction at offset {high} of {place} that has not ended")
 
 
 def _records(consumer: "Consumer", topic: str, partition: int, first: int, last: int) -> Iterator[Refetched]:

@@ -90,7 +90,7 @@ def _typed(use_case: UseCase) -> dg.SensorDefinition:
         job_name=names.BUILD_FEATURES,
         minimum_interval_seconds=SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Materializes the days that got events, and those after them, in one run, once they have ended. "
+        description="Materializes the days that got events, the day before and those after them, in one run, once they have ended. "
         "The cursor holds the snapshots seen, and the first day with events that has not ended.",
     )
     def typed(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult | dg.SkipReason:
@@ -152,12 +152,14 @@ def _changed(use_case: UseCase) -> dg.SensorDefinition:
 
 
 def _taken(instance: dg.DagsterInstance, source: Source) -> str | None:
-    """The snapshot of its change log that a table was staged from, if the run that did it last went well to its end."""
+    """The snapshot of its change log that a table was staged from, if the run that did it last took it to dbt as well, and went well."""
     event = instance.get_latest_materialization_event(key(names.staged(source.contract.name)))
     run = instance.get_run_by_id(event.run_id) if event is not None else None
     if event is None or event.asset_materialization is None or run is None or not run.is_success:
         return None
-    return str(event.asset_materialization.metadata[LOG_SNAPSHOT].value)
+    is_whole = run.job_name in {names.FOLLOW_TABLES, names.BUILD_FEATURES} and not run.asset_selection
+    told = event.asset_materialization.metadata.get(LOG_SNAPSHOT)
+    return str(told.value) if is_whole and told is not None else None
 
 
 def _watched(use_case: UseCase) -> dg.SensorDefinition:

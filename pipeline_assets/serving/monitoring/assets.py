@@ -31,7 +31,7 @@ def _drift(use_case: UseCase) -> dg.AssetsDefinition:
         partitions_def=days(use_case),
         backfill_policy=dg.BackfillPolicy.single_run(),
         group_name=names.MONITORING,
-        kinds={"duckdb", "evidently", "postgres"},
+        kinds={"evidently", "postgres"},
         owners=[model.owner],
         description="Drift of features and score per day against the live model's training set. One row per day and feature.",
         check_specs=[

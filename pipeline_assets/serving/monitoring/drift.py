@@ -112,6 +112,6 @@ def _bins(rows: pa.Table, column: str, bins: int) -> Bins:
 def _counts(column: pa.ChunkedArray, edges: Sequence[float], day_of: "NDArray[np.intp]", days: int) -> "NDArray[np.int64]":
     """The rows of each day (by number) in each bin, and its nulls last."""
     bins = len(edges) + 2
-    found = np.searchsorted(np.asarray(edges, dtype=np.float64), column.cast(pa.float64()).to_numpy())
+    found = np.searchsorted(np.asarray(edges, dtype=np.float64), column.cast(pa.float64(), safe=False).to_numpy())
     found[column.is_null().to_numpy()] = bins - 1
     return np.bincount(day_of * bins + found, minlength=days * bins).reshape(days, bins)
