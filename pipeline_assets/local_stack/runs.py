@@ -11,7 +11,7 @@ import httpx
 from pipeline_assets.core import names
 from pipeline_assets.core.errors import PipelineError
 
-POLL_SECONDS = 0.5
+POLL_SECONDS = 1.0
 ANSWER_SECONDS = 180.0
 PAGE = 500
 ENDED = {"SUCCESS", "FAILURE", "CANCELED"}
