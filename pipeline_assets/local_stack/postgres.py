@@ -242,8 +242,8 @@ def create_databases(plan: Plan) -> None:
     Passwords follow the secrets. Which tables the role may read is for their owner to say, when they are published.
     """
     with bootstrap(plan.ports[POSTGRES], plan.secrets[POSTGRES]) as connection:
-        # Rounds make a weak password slow to guess. These are random, of 192 bits, and Dagster opens ten thousand connections in a demo: each
-        # took twice the time with the usual 4,096 rounds.
+        # Rounds make a weak password slow to guess. These are 192 random bits, and Dagster opens ten thousand connections in a demo, each
+        # in half the time that it took with the usual 4,096 rounds.
         connection.execute("set scram_iterations = 1")
         for name in DATABASES:
             _create_role(connection, name, plan.secrets[name])

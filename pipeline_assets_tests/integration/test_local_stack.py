@@ -156,7 +156,7 @@ def test_postgres_is_ready_for_change_data_capture(home: Path) -> None:
 
 
 def test_a_connection_costs_no_rounds_of_hashing(cluster: psycopg.Connection) -> None:
-    """Passwords of the stack's own roles are random, and hashed once: what made a weak one slow to guess would slow each connection down."""
+    """Passwords of the stack's own roles are random, and hashed once: rounds would slow down each connection, and protect nothing."""
     found = cluster.execute("select split_part(rolpassword, ':', 1) from pg_authid where rolname in ('dagster', 'warehouse')").fetchall()
 
     assert found == [("SCRAM-SHA-256$1",)] * 2
