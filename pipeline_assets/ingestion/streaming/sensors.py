@@ -125,7 +125,7 @@ def _last_day(use_case: UseCase) -> date | None:
 
 
 def _changed(use_case: UseCase) -> dg.SensorDefinition:
-    sources = {change_log(source).contract.name: source for source in followed(use_case)}
+    logs = [change_log(source) for source in followed(use_case)]
 
     @dg.sensor(
         name="tables_changed",
@@ -138,13 +138,13 @@ def _changed(use_case: UseCase) -> dg.SensorDefinition:
         if _is_running(context, names.FOLLOW_TABLES):
             return dg.SkipReason("Tables are being followed; what changes meanwhile is for the next run.")
         with dagster_errors():
-            found = touched(platform.settings, [change_log(source) for source in sources.values()], _cursor(context))
-        if not found.days or found.snapshots.keys() != sources.keys():
+            found = touched(platform.settings, logs, _cursor(context))
+        if not found.days or found.snapshots.keys() != {log.contract.name for log in logs}:
             return dg.SkipReason("No table has changed since the last run, or one has told nothing yet.")
         is_new = found.since is not None and datetime.now(UTC) - found.since < ALONG
         if is_new and _is_running(context, names.BUILD_FEATURES):
             return dg.SkipReason("Days are being materialized, and tables with them; what is left is followed then, or some minutes later.")
-        behind = [log for log, source in sources.items() if _taken(context.instance, source) != str(found.snapshots[log])]
+        behind = [log for log in logs if _taken(context.instance, log.source) != str(found.snapshots[log.contract.name])]
         request = dg.RunRequest(run_key=_key(found.snapshots))
         return dg.SensorResult(run_requests=[request] if behind else [], cursor=json.dumps(dict(found.snapshots)))
 
