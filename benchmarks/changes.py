@@ -27,7 +27,7 @@ from pipeline_assets.core.connections import catalog
 from pipeline_assets.core.iceberg import open_table
 from pipeline_assets.core.settings import PREFIX, Ports, Settings, read_settings
 from pipeline_assets.ingestion.streaming.streams import change_log
-from pipeline_assets.ingestion.streaming.typed_table import rows_of
+from pipeline_assets.ingestion.streaming.typed.table import rows_of
 from pipeline_assets.local_stack import stack
 from pipeline_assets.use_cases.nyc_flights.sources import planes
 

@@ -30,12 +30,13 @@ from pyiceberg.table import Table
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import catalog
 from pipeline_assets.core.settings import PREFIX, Ports, Settings, StackSettings, load_settings
-from pipeline_assets.ingestion.streaming import connectors, landing
-from pipeline_assets.ingestion.streaming.connect import open_connect
-from pipeline_assets.ingestion.streaming.topics import Topic, ensure_topics
-from pipeline_assets.ingestion.streaming.typed_rows import type_landed
-from pipeline_assets.ingestion.streaming.typed_table import rows_of
-from pipeline_assets.ingestion.streaming.wiring import EVENT_PARTITIONS
+from pipeline_assets.ingestion.streaming.capture import configs as connectors
+from pipeline_assets.ingestion.streaming.capture.connect import open_connect
+from pipeline_assets.ingestion.streaming.capture.connectors import EVENT_PARTITIONS
+from pipeline_assets.ingestion.streaming.capture.topics import Topic, ensure_topics
+from pipeline_assets.ingestion.streaming.landing import tables as landing
+from pipeline_assets.ingestion.streaming.typed.rows import type_landed
+from pipeline_assets.ingestion.streaming.typed.table import rows_of
 from pipeline_assets.local_stack import processes, stack
 from pipeline_assets.local_stack.plan import CONNECT, KAFKA, POSTGRES, S3
 from pipeline_assets.spec.contracts import Contract, Field

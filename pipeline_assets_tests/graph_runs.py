@@ -21,9 +21,9 @@ from pipeline_assets.core import connections, names
 from pipeline_assets.core.names import AssetName
 from pipeline_assets.core.resources import Platform
 from pipeline_assets.core.settings import Settings
-from pipeline_assets.ingestion.streaming.connect import Connect, open_connect
-from pipeline_assets.ingestion.streaming.watching import Watch, look
-from pipeline_assets.ingestion.streaming.wiring import topics_of
+from pipeline_assets.ingestion.streaming.capture.connect import Connect, open_connect
+from pipeline_assets.ingestion.streaming.capture.connectors import topics_of
+from pipeline_assets.ingestion.streaming.health.watch import Watch, look
 from pipeline_assets.processing.lake import tables
 from pipeline_assets.use_cases.nyc_flights import use_case
 from pipeline_assets_tests.january import write_stack_env

@@ -13,8 +13,8 @@ import pyarrow as pa
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import object_store
 from pipeline_assets.core.settings import Settings
-from pipeline_assets.ingestion.batch import staging
 from pipeline_assets.ingestion.sources.contracts import arrow_schema
+from pipeline_assets.ingestion.staging import partitions as staging
 from pipeline_assets.processing.lake import tables
 from pipeline_assets.spec.contracts import Contract, Field
 

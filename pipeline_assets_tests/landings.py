@@ -13,7 +13,7 @@ from pyiceberg.catalog import Catalog
 from pyiceberg.catalog.sql import SqlCatalog
 
 from pipeline_assets.ingestion.sources.originals import json_bytes
-from pipeline_assets.ingestion.streaming import landing
+from pipeline_assets.ingestion.streaming.landing import tables as landing
 from pipeline_assets.spec.sources import EventStream, PostgresTable, Source
 from pipeline_assets_tests.readings import READINGS, reading
 

@@ -21,12 +21,12 @@ from pydantic import SecretStr
 
 from pipeline_assets.core.connections import object_store
 from pipeline_assets.core.settings import PREFIX, RestService, Settings
-from pipeline_assets.ingestion.batch import staging
-from pipeline_assets.ingestion.batch.staging import Manifest
 from pipeline_assets.ingestion.sources import quarantine
 from pipeline_assets.ingestion.sources.contracts import Checked
 from pipeline_assets.ingestion.sources.json_rows import check_json_rows
 from pipeline_assets.ingestion.sources.originals import json_bytes
+from pipeline_assets.ingestion.staging import partitions as staging
+from pipeline_assets.ingestion.staging.partitions import Manifest
 from pipeline_assets.spec.contracts import Contract, Field
 from pipeline_assets.spec.sources import PostgresTable, RestEndpoint, Source
 

@@ -22,15 +22,15 @@ from pipeline_assets.core.errors import TransientError
 from pipeline_assets.core.iceberg import open_table
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.sources import quarantine
-from pipeline_assets.ingestion.streaming.connect import open_connect
-from pipeline_assets.ingestion.streaming.integrity import verify_table, verify_topic
-from pipeline_assets.ingestion.streaming.refetch import refetch_from
+from pipeline_assets.ingestion.streaming.audit.audit import verify_table, verify_topic
+from pipeline_assets.ingestion.streaming.audit.compare import read_table
+from pipeline_assets.ingestion.streaming.capture.connect import open_connect
+from pipeline_assets.ingestion.streaming.capture.connectors import apply, connectors_of, topics_of
+from pipeline_assets.ingestion.streaming.health.watch import Watch, look
+from pipeline_assets.ingestion.streaming.landing.refetch import refetch_from
 from pipeline_assets.ingestion.streaming.streams import followed, followed_table, record_streams
-from pipeline_assets.ingestion.streaming.typed_rows import Typed, type_landed
-from pipeline_assets.ingestion.streaming.typed_table import rows_of
-from pipeline_assets.ingestion.streaming.verify import read_table
-from pipeline_assets.ingestion.streaming.watching import Watch, look
-from pipeline_assets.ingestion.streaming.wiring import apply, connectors_of, topics_of
+from pipeline_assets.ingestion.streaming.typed.rows import Typed, type_landed
+from pipeline_assets.ingestion.streaming.typed.table import rows_of
 from pipeline_assets.local_stack.plan import write_private
 from pipeline_assets.processing.lake import tables
 from pipeline_assets.spec.contracts import Contract, Field

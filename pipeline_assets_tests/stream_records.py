@@ -9,7 +9,7 @@ import dagster as dg
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 
 from pipeline_assets.core.settings import Settings
-from pipeline_assets.ingestion.streaming.topics import end_offsets
+from pipeline_assets.ingestion.streaming.capture.topics import end_offsets
 
 PATIENCE_SECONDS = 120.0
 Found = TypeVar("Found")

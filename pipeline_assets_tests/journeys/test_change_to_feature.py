@@ -9,10 +9,10 @@ import pytest
 from pipeline_assets.core import connections, names
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.streaming import sensors
-from pipeline_assets.ingestion.streaming.integrity import verify
+from pipeline_assets.ingestion.streaming.audit.audit import verify
+from pipeline_assets.ingestion.streaming.capture.connectors import topics_of
+from pipeline_assets.ingestion.streaming.capture.topics import end_offsets
 from pipeline_assets.ingestion.streaming.streams import change_log, followed
-from pipeline_assets.ingestion.streaming.topics import end_offsets
-from pipeline_assets.ingestion.streaming.wiring import topics_of
 from pipeline_assets.processing.lake import tables
 from pipeline_assets.spec.sources import EventStream
 from pipeline_assets.use_cases.nyc_flights import use_case

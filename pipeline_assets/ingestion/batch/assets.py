@@ -20,10 +20,10 @@ from pipeline_assets.core.resources import (
     naming_dependents,
     source_changed,
 )
-from pipeline_assets.ingestion.batch import summary
 from pipeline_assets.ingestion.batch.load import stage_days, stage_snapshot
-from pipeline_assets.ingestion.batch.stage import Staged
 from pipeline_assets.ingestion.sources.origins import kind_of, source_name, system_of
+from pipeline_assets.ingestion.staging import summary
+from pipeline_assets.ingestion.staging.stage import Staged
 from pipeline_assets.spec.sources import Source
 from pipeline_assets.spec.use_case import UseCase
 

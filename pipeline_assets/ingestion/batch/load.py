@@ -10,8 +10,8 @@ from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.batch import resume
 from pipeline_assets.ingestion.batch.postgres import TableReader, open_table
 from pipeline_assets.ingestion.batch.rest import Patience, open_endpoint
-from pipeline_assets.ingestion.batch.stage import OpenReader, Staged, Target, stage_each, target_of
 from pipeline_assets.ingestion.sources import quarantine
+from pipeline_assets.ingestion.staging.stage import OpenReader, Staged, Target, stage_each, target_of
 from pipeline_assets.spec.sources import PostgresTable, RestEndpoint, Source
 
 Told = Callable[[Staged], None]

@@ -18,12 +18,12 @@ from pipeline_assets.core import names
 from pipeline_assets.core.connections import warehouse
 from pipeline_assets.core.errors import SourceChanged
 from pipeline_assets.core.settings import Settings
-from pipeline_assets.ingestion.batch import staging
-from pipeline_assets.ingestion.batch.stage import Target, target_of
-from pipeline_assets.ingestion.batch.staging import Manifest
 from pipeline_assets.ingestion.sources import quarantine
 from pipeline_assets.ingestion.sources.contracts import BrokenRow, Checked, arrow_schema
 from pipeline_assets.ingestion.sources.json_rows import check_json_rows
+from pipeline_assets.ingestion.staging import partitions as staging
+from pipeline_assets.ingestion.staging.partitions import Manifest
+from pipeline_assets.ingestion.staging.stage import Target, target_of
 from pipeline_assets.spec.contracts import Contract
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from uuid import uuid4
 
 from pipeline_assets.core import names
 from pipeline_assets.core.errors import PipelineError, TransientError
-from pipeline_assets.ingestion.batch.staging import Manifest, manifest_from, partition_of
+from pipeline_assets.ingestion.staging.partitions import Manifest, manifest_from, partition_of
 from pipeline_assets.spec.contracts import Contract
 
 if TYPE_CHECKING:

@@ -21,19 +21,19 @@ from pipeline_assets.core.resources import (
     naming_dependents,
     source_changed,
 )
-from pipeline_assets.ingestion.batch import summary
+from pipeline_assets.ingestion.staging import summary
 from pipeline_assets.ingestion.streaming import sensors
-from pipeline_assets.ingestion.streaming.changes import log_contract
-from pipeline_assets.ingestion.streaming.connect import open_connect
-from pipeline_assets.ingestion.streaming.events import StagedEvents, stage_events
-from pipeline_assets.ingestion.streaming.integrity import Verdict, verify
-from pipeline_assets.ingestion.streaming.refetch import refetch_from
-from pipeline_assets.ingestion.streaming.schema_changes import hold_against_table
-from pipeline_assets.ingestion.streaming.state import StagedState, stage_state
+from pipeline_assets.ingestion.streaming.audit.audit import Verdict, verify
+from pipeline_assets.ingestion.streaming.capture.connect import open_connect
+from pipeline_assets.ingestion.streaming.capture.connectors import Connector, apply, connectors_of, topics_of
+from pipeline_assets.ingestion.streaming.health.watch import Watch, look
+from pipeline_assets.ingestion.streaming.landing.refetch import refetch_from
+from pipeline_assets.ingestion.streaming.staged.changes import log_contract
+from pipeline_assets.ingestion.streaming.staged.events import StagedEvents, stage_events
+from pipeline_assets.ingestion.streaming.staged.state import StagedState, stage_state
 from pipeline_assets.ingestion.streaming.streams import change_log, followed, record_streams
-from pipeline_assets.ingestion.streaming.typed_rows import Typed, type_landed
-from pipeline_assets.ingestion.streaming.watching import Watch, look
-from pipeline_assets.ingestion.streaming.wiring import Connector, apply, connectors_of, topics_of
+from pipeline_assets.ingestion.streaming.typed.rows import Typed, type_landed
+from pipeline_assets.ingestion.streaming.typed.schema_changes import hold_against_table
 from pipeline_assets.spec.contracts import Contract
 from pipeline_assets.spec.sources import EventStream, RecordStream, Source
 from pipeline_assets.spec.use_case import UseCase

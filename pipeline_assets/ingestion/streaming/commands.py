@@ -36,7 +36,7 @@ def verify(*, as_json: JsonOption = False) -> None:
     Nothing is written. What is on its way is waited for, some minutes at most.
     """
     from pipeline_assets.core.settings import load_settings
-    from pipeline_assets.ingestion.streaming import integrity
+    from pipeline_assets.ingestion.streaming.audit import audit as integrity
 
     settings, found = load_settings(), []
     for verdict in (verdict for use_case in use_cases() for verdict in integrity.verify(settings, use_case)):
@@ -55,7 +55,7 @@ def replay_rows(*, source: SourceOption = None, partition: PartitionOption = Non
     """Check quarantined rows against the present contracts, and take in those that keep them now."""
     from pipeline_assets.core.settings import load_settings
     from pipeline_assets.ingestion.batch.replay import replay
-    from pipeline_assets.ingestion.streaming.replay import replay_records
+    from pipeline_assets.ingestion.streaming.typed.replay import replay_records
 
     check_asked(source, partition)
     settings, known = load_settings(), contracts()

@@ -15,12 +15,20 @@ import dagster as dg
 
 from pipeline_assets.core import names
 from pipeline_assets.core.resources import UNFINISHED, Platform, dagster_errors, days, key
-from pipeline_assets.ingestion.streaming import health
-from pipeline_assets.ingestion.streaming.connect import open_connect
-from pipeline_assets.ingestion.streaming.progress import Arrived, arrived, landed_snapshots, open_day_of, stale_days, touched, untyped
+from pipeline_assets.ingestion.streaming.capture.connect import open_connect
+from pipeline_assets.ingestion.streaming.capture.connectors import connectors_of, is_applied, topics_of
+from pipeline_assets.ingestion.streaming.health import flow as health
+from pipeline_assets.ingestion.streaming.health.arrivals import (
+    Arrived,
+    arrived,
+    landed_snapshots,
+    open_day_of,
+    stale_days,
+    touched,
+    untyped,
+)
+from pipeline_assets.ingestion.streaming.health.watch import Seen, Watch, look
 from pipeline_assets.ingestion.streaming.streams import change_log, followed, record_streams
-from pipeline_assets.ingestion.streaming.watching import Seen, Watch, look
-from pipeline_assets.ingestion.streaming.wiring import connectors_of, is_applied, topics_of
 from pipeline_assets.spec.sources import Source
 from pipeline_assets.spec.use_case import UseCase
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from pipeline_assets.core import names
 from pipeline_assets.core.errors import UnknownName
-from pipeline_assets.ingestion.streaming.changes import COMMITTED_AT, LSN, OPERATION, SNAPSHOT, TRANSACTION, UNTOLD, log_contract
+from pipeline_assets.ingestion.streaming.staged.changes import COMMITTED_AT, LSN, OPERATION, SNAPSHOT, TRANSACTION, UNTOLD, log_contract
 from pipeline_assets.spec.sources import DebeziumChange, PostgresTable, RecordStream, Source
 from pipeline_assets.spec.use_case import UseCase
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from pipeline_assets.core.errors import LakeBusy, TableMismatch
-from pipeline_assets.ingestion.batch import staging
+from pipeline_assets.ingestion.staging import partitions as staging
 from pipeline_assets.processing.lake import files, scans
 from pipeline_assets.processing.lake.commits import Change, replace_files
 

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from pipeline_assets.core.errors import TableMismatch
 from pipeline_assets.core.iceberg import Identifier
-from pipeline_assets.ingestion.batch import staging
+from pipeline_assets.ingestion.staging import partitions as staging
 from pipeline_assets.processing.lake import files
 from pipeline_assets.processing.lake.files import Footer
 

@@ -16,7 +16,7 @@ from pipeline_assets.core import connections, names
 from pipeline_assets.core.errors import StoreRefused
 from pipeline_assets.core.iceberg import tables_of
 from pipeline_assets.core.settings import Settings
-from pipeline_assets.ingestion.batch import staging
+from pipeline_assets.ingestion.staging import partitions as staging
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

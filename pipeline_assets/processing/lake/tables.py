@@ -12,7 +12,7 @@ from pipeline_assets.core import connections
 from pipeline_assets.core.errors import UnknownName
 from pipeline_assets.core.iceberg import Identifier, open_table, tables_of
 from pipeline_assets.core.settings import Settings
-from pipeline_assets.ingestion.batch import staging
+from pipeline_assets.ingestion.staging import partitions as staging
 from pipeline_assets.processing.lake import derived, files, scans
 from pipeline_assets.processing.lake.catalog import table_for_arrow, table_for_contract
 from pipeline_assets.processing.lake.commits import Change, replace_files

@@ -1,0 +1,177 @@
+"""A partition while it is written: rows go in as they are read, files come out, and of rows with the same key one stays.
+
+Memory is bounded by one file and by twelve bytes a row of the partition: the hash of its key and its position. Only where two hashes are
+equal are the keys themselves compared, in the files already written.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline_assets.ingestion.sources.contracts import BrokenRow, Checked, arrow_schema
+from pipeline_assets.ingestion.sources.originals import json_bytes
+from pipeline_assets.ingestion.staging import partitions as staging
+from pipeline_assets.ingestion.staging.partitions import StagedFile
+from pipeline_assets.spec.contracts import Contract
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+# A file is closed when it has grown to this; it is held in memory until it is uploaded.
+FILE_BYTES = 16_000_000
+# Batches of a reader are smaller than what Parquet compresses and reads well.
+ROW_GROUP_ROWS = 65_536
+POSITION, SEGMENT, ROW = "__position", "__segment", "__row"
+
+
+@dataclass(kw_only=True)
+class _Segment:
+    """One file: still open, closed in memory, or uploaded."""
+
+    sink: pa.BufferOutputStream
+    writer: pq.ParquetWriter
+    waiting: list[pa.RecordBatch] = field(default_factory=list)
+    hashes: list[np.ndarray] = field(default_factory=list)
+    positions: list[np.ndarray] = field(default_factory=list)
+    rows: int = 0
+    content: pa.Buffer | None = None
+    staged: StagedFile | None = None
+
+
+class Draft:
+    """The rows of one partition on their way to its files; nothing of it is visible."""
+
+    def __init__(self, client: "S3Client", bucket: str, contract: Contract, partition: str, *, file_bytes: int = FILE_BYTES) -> None:
+        self._client, self._bucket = client, bucket
+        self._contract, self._partition = contract, partition
+        self._file_bytes = file_bytes
+        self._segments: list[_Segment] = []
+        self._originals: dict[int, bytes] = {}
+
+    @property
+    def rows(self) -> int:
+        """How many rows the draft holds."""
+        return sum(segment.rows for segment in self._segments)
+
+    def add(self, checked: Checked) -> None:
+        """Adds the good rows of a checked part."""
+        if not checked.good.num_rows:
+            return
+        segment = self._open_segment(checked.good)
+        segment.waiting.append(checked.good)
+        segment.hashes.append(_key_hashes(self._contract, checked.good))
+        segment.positions.append(checked.positions.astype(np.uint32))
+        segment.rows += checked.good.num_rows
+        if checked.originals is not None:
+            self._originals.update(zip(checked.positions.tolist(), checked.originals, strict=True))
+        if sum(batch.num_rows for batch in segment.waiting) >= ROW_GROUP_ROWS:
+            _flush(segment)
+        if segment.sink.tell() > self._file_bytes:
+            segment.staged, segment.content = self._put(segment), None
+
+    def drop_repeats(self) -> list[BrokenRow]:
+        """Leaves one row a primary key, the one known last (of several, the one that stands last); gives back the others."""
+        suspects = self._suspects()
+        if not suspects:
+            return []
+        losers = _losers(self._contract, pa.concat_tables(suspects))
+        for (number,), part in losers.partition_by(SEGMENT, as_dict=True).items():
+            self._rewrite(self._segments[number], part[ROW].to_numpy())
+        key, where = ", ".join(self._contract.primary_key), losers[POSITION].to_list()
+        return [
+            BrokenRow(position=position, field=key, reason="repeated key", original=self._original(row, position))
+            for row, position in zip(losers.drop(SEGMENT, ROW, POSITION).to_dicts(), where, strict=True)
+        ]
+
+    def upload(self) -> list[StagedFile]:
+        """The files of the draft, all on the object store."""
+        for segment in self._segments:
+            if segment.rows and segment.staged is None:
+                segment.staged = self._put(segment)
+        return [segment.staged for segment in self._segments if segment.staged is not None]
+
+    def _open_segment(self, sample: pa.RecordBatch) -> _Segment:
+        if not self._segments or not self._segments[-1].writer.is_open:
+            self._segments.append(_segment(sample))
+        return self._segments[-1]
+
+    def _put(self, segment: _Segment) -> StagedFile:
+        return staging.put_file(self._client, self._bucket, self._contract.name, self._partition, _close(segment), segment.rows)
+
+    def _suspects(self) -> list[pa.Table]:
+        """All rows whose key hash stands more than once, with segment, row and position."""
+        repeated = _repeated([part for segment in self._segments for part in segment.hashes])
+        if not repeated.size:
+            return []
+        own = [np.concatenate(segment.hashes) for segment in self._segments]
+        return [self._rows(number, np.flatnonzero(np.isin(hashes, repeated))) for number, hashes in enumerate(own)]
+
+    def _rows(self, number: int, rows: np.ndarray) -> pa.Table:
+        segment = self._segments[number]
+        found = self._read(segment).take(pa.array(rows)) if rows.size else arrow_schema(self._contract).empty_table()
+        added = {POSITION: np.concatenate(segment.positions)[rows], SEGMENT: np.full(rows.size, number), ROW: rows}
+        for name, values in added.items():
+            found = found.append_column(name, pa.array(values.astype(np.int64)))
+        return found
+
+    def _rewrite(self, segment: _Segment, dropped: np.ndarray) -> None:
+        kept = np.ones(segment.rows, dtype=bool)
+        kept[dropped] = False
+        table = self._read(segment).filter(pa.array(kept)).combine_chunks()
+        segment.content, segment.staged, segment.rows = None, None, table.num_rows
+        if table.num_rows:
+            segment.sink = pa.BufferOutputStream()
+            segment.writer = staging.parquet_writer(segment.sink, table.to_batches()[0])
+            segment.writer.write_table(table)
+
+    def _read(self, segment: _Segment) -> pa.Table:
+        _close(segment)
+        content = segment.content
+        if content is None and segment.staged is not None:
+            content = staging.read_file(self._client, self._bucket, segment.staged)
+        return pq.read_table(pa.BufferReader(content)).cast(arrow_schema(self._contract))
+
+    def _original(self, row: Mapping[str, object], position: int) -> bytes:
+        return self._originals[position] if position in self._originals else json_bytes(row)
+
+
+def _segment(sample: pa.RecordBatch) -> _Segment:
+    sink = pa.BufferOutputStream()
+    return _Segment(sink=sink, writer=staging.parquet_writer(sink, sample))
+
+
+def _flush(segment: _Segment) -> None:
+    """Writes the batches that wait as one row group."""
+    if segment.waiting:
+        segment.writer.write_table(pa.Table.from_batches(segment.waiting))
+        segment.waiting.clear()
+
+
+def _close(segment: _Segment) -> pa.Buffer:
+    if segment.writer.is_open:
+        _flush(segment)
+        segment.writer.close()
+        segment.content = segment.sink.getvalue()
+    return segment.content
+
+
+def _key_hashes(contract: Contract, rows: pa.RecordBatch) -> np.ndarray:
+    return pl.DataFrame(pl.from_arrow(rows.select(list(contract.primary_key)))).hash_rows(seed=0).to_numpy()
+
+
+def _repeated(hashes: Sequence[np.ndarray]) -> np.ndarray:
+    """The hashes that stand more than once, sorted."""
+    together = np.concatenate(hashes) if hashes else np.empty(0, np.uint64)
+    together.sort()
+    return np.unique(together[1:][together[1:] == together[:-1]])
+
+
+def _losers(contract: Contract, suspects: pa.Table) -> pl.DataFrame:
+    """All rows of each key but the one known last; of several known at once, the one with the highest position stays."""
+    newest_first = pl.DataFrame(pl.from_arrow(suspects)).sort([contract.known_at, POSITION], descending=True)
+    return newest_first.filter(pl.struct(contract.primary_key).is_first_distinct().not_()).sort(POSITION)

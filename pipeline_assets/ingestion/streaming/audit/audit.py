@@ -1,0 +1,267 @@
+"""The integrity oracle at work: a followed table against its change log, and a topic against the rows and the quarantine it became.
+
+Nothing is written, and what it reads it reads for itself: rows, records and offsets, not the positions that the typed step keeps. Those
+only tell how far the lake has come, since what is still on its way is not lost.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from threading import Event
+from time import monotonic
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from pipeline_assets.core import names
+from pipeline_assets.core.connections import catalog, warehouse
+from pipeline_assets.core.errors import SourceUnavailable, TransactionOpen, TransientError
+from pipeline_assets.core.iceberg import open_table
+from pipeline_assets.core.settings import Settings
+from pipeline_assets.ingestion.sources import quarantine
+from pipeline_assets.ingestion.streaming.audit.compare import (
+    Difference,
+    OffsetAudit,
+    Place,
+    Span,
+    TableReading,
+    audit_offsets,
+    compare,
+    offsets_of,
+    read_table,
+    size,
+    spans,
+)
+from pipeline_assets.ingestion.streaming.capture.replication import confirmed_lsn
+from pipeline_assets.ingestion.streaming.capture.topics import watermarks
+from pipeline_assets.ingestion.streaming.decoding.records import RecordReader, share_of
+from pipeline_assets.ingestion.streaming.decoding.schema_registry import schemas_of
+from pipeline_assets.ingestion.streaming.landing.refetch import refetch_from
+from pipeline_assets.ingestion.streaming.staged.state import read_log
+from pipeline_assets.ingestion.streaming.streams import change_log, followed, followed_table, record_streams
+from pipeline_assets.ingestion.streaming.typed.table import OFFSET, PARTITION, TOPIC, position_of
+from pipeline_assets.spec.sources import RecordStream, Source
+from pipeline_assets.spec.use_case import UseCase
+
+if TYPE_CHECKING:
+    import psycopg
+    from pyiceberg.catalog import Catalog
+
+PATIENCE_SECONDS, LOOK_SECONDS = 120.0, 1.0
+FEW = 1_000
+# Offsets that hold a whole beat: a record and the mark of its transaction, and before it the mark of the last.
+BEAT = 3
+SHOWN = 5
+# Asked between two looks at something that has not come far enough yet.
+Meanwhile = Callable[[], object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What the oracle says of a topic or a table, by the asset that it is about.
+
+    `compared` counts what was looked at, in `unit`; `problems` says what is lost, doubled or different, and is empty where nothing is.
+    """
+
+    subject: str
+    asset: names.AssetName
+    compared: int
+    unit: Literal["records", "keys"]
+    problems: Sequence[str]
+
+
+def pause() -> None:
+    """Lets a moment pass for those who land and type."""
+    Event().wait(LOOK_SECONDS)
+
+
+def verify(
+    settings: Settings, use_case: UseCase, asked: Collection[names.AssetName] | None = None, meanwhile: Meanwhile = pause
+) -> Iterator[Verdict]:
+    """Audits the topics and followed tables of a use case whose assets are asked for (None: all); `meanwhile` lets others get on.
+
+    The tables are read first: while the topics are looked at, what the tables showed is told and typed.
+    """
+    streams = record_streams(use_case)
+    own = [source for source in followed(use_case) if asked is None or _log_asset(source) in asked]
+    readings = [(source, _read(settings, source)) for source in own]
+    for topic in dict.fromkeys(stream.topic for stream in streams):
+        if asked is None or names.topic(topic) in asked:
+            yield verify_topic(settings, streams, topic, meanwhile)
+    for source, reading in readings:
+        yield verify_table(settings, source, reading, meanwhile)
+
+
+def _log_asset(source: Source) -> names.AssetName:
+    return names.typed(change_log(source).contract.name)
+
+
+def _read(settings: Settings, source: Source) -> TableReading:
+    return read_table(settings, source.contract, followed_table(source))
+
+
+def verify_topic(settings: Settings, streams: Sequence[RecordStream], topic: str, meanwhile: Meanwhile = pause) -> Verdict:
+    """What the oracle says of a topic, once the records that it has now are typed, or did not become so for some minutes."""
+    own = [stream for stream in streams if stream.topic == topic]
+    ends, deadline = _ends(settings, topic), monotonic() + PATIENCE_SECONDS
+    while (waiting := _behind(settings, own, ends)) and monotonic() < deadline:
+        meanwhile()
+    # At last each offset is looked at: a producer may have taken any number of records back.
+    waiting = waiting and _behind(settings, own, ends, few=None)
+    audit = audit_topic(settings, streams, topic)
+    problems = [*_lost_and_doubled(audit), *([f"{waiting} records wait to be typed"] if waiting else [])]
+    return Verdict(subject=f"topic {topic}", asset=names.topic(topic), compared=audit.records, unit="records", problems=problems)
+
+
+def verify_table(settings: Settings, source: Source, reading: TableReading, meanwhile: Meanwhile = pause) -> Verdict:
+    """What the oracle says of a followed table that was read; an error that time may mend is a problem too.
+
+    A table may be told anew just then, which shows in no offset before it is done: so differences count if the table, read again, has any
+    after Debezium has told all that it had.
+    """
+    compared, problems = 0, list[str]()
+    try:
+        found = compare_table(settings, source, reading, meanwhile)
+        compared, problems = found.compared, _differences(found)
+        if problems:
+            _hear(settings, source, meanwhile)
+            found = compare_table(settings, source, _read(settings, source), meanwhile)
+            compared, problems = found.compared, _differences(found)
+    except TransientError as error:
+        problems = [*problems, str(error)]
+    return Verdict(subject=f"table {source.contract.name}", asset=_log_asset(source), compared=compared, unit="keys", problems=problems)
+
+
+def _differences(found: Difference) -> list[str]:
+    keys = {"missing in the lake": found.missing, "gone from the source": found.extra, "different": found.different}
+    counts = dict(zip(keys, (found.counts[name] for name in ("missing", "extra", "different")), strict=True))
+    return [f"{counts[what]} keys are {what}: {_listed(list(which))}" for what, which in keys.items() if counts[what]]
+
+
+def _lost_and_doubled(audit: OffsetAudit) -> list[str]:
+    told = []
+    gone = "read and no longer in the topic, which was made anew"
+    for what, places in (("lost", audit.lost), ("doubled", audit.doubled), (gone, audit.beyond)):
+        for (_, number), found in sorted(places.items()):
+            offsets = _listed([f"{start} to {end - 1}" for start, end in found])
+            told.append(f"{size(found)} records of partition {number} are {what}: offsets {offsets}")
+    return told
+
+
+def _listed(found: Sequence[object]) -> str:
+    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    return ", ".join(str(one) for one in found[:SHOWN]) + more
+
+
+def audit_topic(settings: Settings, streams: Sequence[RecordStream], topic: str) -> OffsetAudit:
+    """Whether every record of a topic stands once in a typed table or in quarantine, as far as it has been typed.
+
+    streams: all that are declared. The typing of the topic's streams waits meanwhile. Takes 8 bytes of memory a record. Raises
+    SourceUnavailable where the broker, or a schema registry, does not answer.
+    """
+    own = [stream for stream in streams if stream.topic == topic]
+    quarantine.create(settings)
+    with closing(warehouse(settings)) as connection, catalog(settings) as lake, ExitStack() as held:
+        connection.autocommit = True
+        for stream in own:
+            held.enter_context(quarantine.locked(connection, stream.contract.name, names.STREAM))
+        reached = _reached(lake, own)
+        found = [*_in_tables(lake, own), *_in_quarantine(connection, own)]
+    known = watermarks(settings, [topic])
+    typed = {place: (low, min(high, max(reached.get(place[1], 0), low))) for place, (low, high) in known.items()}
+    beyond = {place: [(high, reached[place[1]])] for place, (_, high) in known.items() if reached.get(place[1], 0) > high}
+    return replace(audit_offsets(typed, found, _holding(settings, own)), beyond=beyond)
+
+
+def compare_table(settings: Settings, source: Source, reading: TableReading, meanwhile: Meanwhile = pause) -> Difference:
+    """How the rows that a followed table's changes left differ from a reading of the table, both as of the reading's instant.
+
+    It waits until all that the table showed then has been told and typed. Raises SourceUnavailable where that takes longer than some
+    minutes, SnapshotIncomplete while the first snapshot is being told.
+    """
+    origin, log, wait_for = followed_table(source), change_log(source), _patience(source, meanwhile)
+    wait_for(lambda: confirmed_lsn(settings, origin.database) >= reading.instant.lsn, "has had changes that Debezium did not tell")
+    ends = _ends(settings, log.topic)
+    wait_for(lambda: not _behind(settings, [log], ends), "has had changes that were not typed")
+    return compare(source.contract, reading, read_log(settings, source.contract)[0])
+
+
+def _patience(source: Source, meanwhile: Meanwhile) -> Callable[[Callable[[], bool], str], None]:
+    """Waits for what it is given; raises SourceUnavailable where all of it takes longer than some minutes."""
+    deadline = monotonic() + PATIENCE_SECONDS
+
+    def wait_for(is_there: Callable[[], bool], what: str) -> None:
+        while not is_there():
+            if monotonic() >= deadline:
+                raise SourceUnavailable(source.contract.name, f"{what} for {PATIENCE_SECONDS:.0f} s")
+            meanwhile()
+
+    return wait_for
+
+
+def _hear(settings: Settings, source: Source, meanwhile: Meanwhile) -> None:
+    """Returns once Debezium has beaten again: a beat comes after all that it had to tell before, and only while it reads the log."""
+    topic = names.heartbeat_topic(followed_table(source).database)
+    heard = sum(_ends(settings, topic).values())
+    _patience(source, meanwhile)(lambda: sum(_ends(settings, topic).values()) >= heard + BEAT, "is read by a connector that has not beaten")
+
+
+def _ends(settings: Settings, topic: str) -> dict[Place, int]:
+    return {place: high for place, (_, high) in watermarks(settings, [topic]).items()}
+
+
+def _behind(settings: Settings, streams: Sequence[RecordStream], ends: Mapping[Place, int], few: int | None = FEW) -> int:
+    """How many records before these ends of a topic are still to be typed.
+
+    Of few offsets (None: of all) the broker is asked which are records, since a transaction ends with a mark; many are counted as they are,
+    and so are those of which nobody can say while their transaction is open.
+    """
+    with catalog(settings) as lake:
+        reached = _reached(lake, streams)
+    spans = {place: (reached.get(place[1], 0), end) for place, end in ends.items() if reached.get(place[1], 0) < end}
+    offsets = size(spans.values())
+    if few is not None and offsets > few:
+        return offsets
+    holding = _holding(settings, streams)
+    try:
+        return sum(size(holding(place, [span])) for place, span in spans.items())
+    except TransactionOpen:
+        return offsets
+
+
+def _reached(lake: "Catalog", streams: Sequence[RecordStream]) -> dict[int, int]:
+    """Of each partition the offset up to which all streams of a topic have typed it."""
+    tables = [open_table(lake, names.typed(stream.contract.name)) for stream in streams]
+    positions = [{} if table is None else position_of(table).seen.next_offsets for table in tables]
+    numbers = {number for position in positions for number in position}
+    return {number: min(position.get(number, 0) for position in positions) for number in numbers}
+
+
+def _in_tables(lake: "Catalog", streams: Sequence[RecordStream]) -> Iterator[tuple[Place, np.ndarray]]:
+    for stream in streams:
+        table = open_table(lake, names.typed(stream.contract.name))
+        if table is not None and table.current_snapshot() is not None:
+            rows = table.scan(selected_fields=(TOPIC, PARTITION, OFFSET)).to_arrow_batch_reader()
+            yield from offsets_of(rows, TOPIC, PARTITION, OFFSET)
+
+
+def _in_quarantine(connection: "psycopg.Connection", streams: Sequence[RecordStream]) -> Iterator[tuple[Place, np.ndarray]]:
+    for stream in streams:
+        for number, offsets in quarantine.waiting_offsets(connection, stream.contract.name, stream.topic).items():
+            yield (stream.topic, number), np.array(offsets, dtype=np.int64)
+
+
+def _holding(settings: Settings, streams: Sequence[RecordStream]) -> Callable[[Place, Sequence[Span]], list[Span]]:
+    """Tells which parts of some spans hold a record that is an event for some stream, as the topic itself has it."""
+    readers = [RecordReader(stream, share_of(stream, streams), schemas_of(settings, stream.format)) for stream in streams]
+
+    def holding(place: Place, asked: Sequence[Span]) -> list[Span]:
+        topic, partition = place
+        fetch = refetch_from(settings)
+        records = fetch(topic, partition, asked[0][0], asked[-1][1] - 1)
+        events = (record.offset for record in records if any(reader.is_event(record.payload, record.headers) for reader in readers))
+        there = np.fromiter(events, dtype=np.int64)
+        inside = [there[(there >= start) & (there < end)] for start, end in asked]
+        return [span for offsets in inside for span in spans(offsets)]
+
+    return holding

@@ -1,0 +1,147 @@
+"""Configurations of the connectors, as functions of what is declared; each says only what differs from the connector's own defaults.
+
+Secrets are names of a file that the worker reads (`settings.connect_secrets`): the REST interface shows what stands here.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from urllib.parse import unquote, urlsplit
+
+from pipeline_assets.core import names
+from pipeline_assets.core.errors import SettingsMissing
+from pipeline_assets.core.settings import PREFIX, Settings
+from pipeline_assets.ingestion.streaming.capture.topics import Topic
+from pipeline_assets.spec.sources import PostgresTable
+
+POSTGRES_PORT = 5432
+BYTES = "org.apache.kafka.connect.converters.ByteArrayConverter"
+JSON = "org.apache.kafka.connect.json.JsonConverter"
+FOREVER = {"retention.ms": "-1", "retention.bytes": "-1"}
+COMMIT_MS, PATIENCE_MS, HEARTBEAT_MS = "1000", "10000", "5000"
+
+
+def changes(settings: Settings, database: str, tables: Sequence[PostgresTable]) -> dict[str, str]:
+    """The connector that turns the rows of the tables, and every later change of them, into records of one topic a table.
+
+    Slot and publication are those of `names.replication`; the publication must be there. Raises SettingsMissing where no DSN is given for
+    the role that reads changes.
+    """
+    if database not in settings.replication:
+        raise SettingsMissing([f"{PREFIX}REPLICATION__{database.upper()}"])
+    dsn = urlsplit(settings.replication[database].get_secret_value())
+    return {
+        "connector.class": "io.debezium.connector.postgresql.PostgresConnector",
+        "tasks.max": "1",
+        "database.hostname": str(dsn.hostname),
+        "database.port": str(dsn.port or POSTGRES_PORT),
+        "database.dbname": unquote(dsn.path.lstrip("/")),
+        "database.user": unquote(str(dsn.username)),
+        "database.password": _secret(settings, names.connector_replication(database)),
+        "topic.prefix": database,
+        "table.include.list": ",".join(sorted(re.escape(f"{each.schema}.{each.table}") for each in tables)),
+        "plugin.name": "pgoutput",
+        "slot.name": names.replication(database),
+        "publication.name": names.replication(database),
+        # The role may read the tables but owns none, and so cannot publish them: their owner does.
+        "publication.autocreate.mode": "disabled",
+        # At the first start, and again where the slot was lost: what it would have told stands in no log, only in the tables.
+        "snapshot.mode": "when_needed",
+        "exactly.once.support": "required",
+        # Without them the log of a database would grow as long as only other tables, or other databases, are written to.
+        "heartbeat.interval.ms": HEARTBEAT_MS,
+        "lsn.flush.mode": "connector_and_driver",
+        # A truncated table is an event like others; a deleted row is told once, and not a second time by an empty record.
+        "skipped.operations": "none",
+        "tombstones.on.delete": "false",
+        # Values as text that any JSON reader keeps as they are.
+        "decimal.handling.mode": "string",
+        "time.precision.mode": "isostring",
+        "binary.handling.mode": "base64",
+        **{f"{part}.converter": JSON for part in ("key", "value")},
+        **{f"{part}.converter.schemas.enable": "false" for part in ("key", "value")},
+    }
+
+
+def changes_topics(database: str, tables: Sequence[PostgresTable]) -> list[Topic]:
+    """The topics that the connector of a database's changes writes to. One partition each: changes keep the order of their commits."""
+    captured = [names.changes_topic(database, each.schema, each.table) for each in tables]
+    return [Topic(name=name, partitions=1, configs=FOREVER) for name in (*captured, names.heartbeat_topic(database))]
+
+
+def landing(settings: Settings, topic: str, headers: Sequence[str] = ()) -> dict[str, str]:
+    """The connector that lands every record of a topic, whatever its bytes, as a row of the lake table `names.landed(topic)`.
+
+    headers: those whose bytes land beside the record, in columns by the names of `names.landed_header`; the last of several with one name.
+    """
+    return {
+        "connector.class": "org.apache.iceberg.connect.IcebergSinkConnector",
+        "tasks.max": "1",
+        "topics": topic,
+        "key.converter": BYTES,
+        "value.converter": BYTES,
+        "transforms": ",".join(("hoist", *map(names.landed_header, headers), "insert")),
+        "transforms.hoist.type": "org.apache.kafka.connect.transforms.HoistField$Value",
+        "transforms.hoist.field": "payload",
+        **_headers(headers),
+        "transforms.insert.type": "org.apache.kafka.connect.transforms.InsertField$Value",
+        "transforms.insert.topic.field": "topic",
+        "transforms.insert.partition.field": "partition",
+        "transforms.insert.offset.field": "offset",
+        "transforms.insert.timestamp.field": "received_at",
+        "iceberg.tables": ".".join(names.landed(topic)),
+        "iceberg.control.topic": names.landing_control_topic(topic),
+        "iceberg.control.commit.interval-ms": COMMIT_MS,
+        "iceberg.control.commit.timeout-ms": PATIENCE_MS,
+        # A worker that was killed is given up after so long, by the topic's group as by that of the commits.
+        "consumer.override.session.timeout.ms": PATIENCE_MS,
+        "iceberg.kafka.session.timeout.ms": PATIENCE_MS,
+        "consumer.override.auto.offset.reset": "earliest",
+        # What a producer took back was never said.
+        "consumer.override.isolation.level": "read_committed",
+        **{f"iceberg.{name}": value for name, value in _catalog(settings).items()},
+    }
+
+
+def _headers(headers: Sequence[str]) -> dict[str, str]:
+    """The transforms that put headers beside the payload."""
+    copied = {
+        # One each: a transform for several of them takes the first record it sees for the shape of all.
+        f"transforms.{names.landed_header(header)}.{option}": value
+        for header in headers
+        for option, value in (
+            ("type", "io.debezium.transforms.HeaderToValue"),
+            ("headers", header),
+            ("fields", names.landed_header(header)),
+            ("operation", "copy"),
+        )
+    }
+    return {"header.converter": BYTES, **copied} if headers else {}
+
+
+def landing_topics(topic: str) -> list[Topic]:
+    """The topics that landing a topic needs beside it. They are kept for ever: what was committed is found out by them."""
+    return [Topic(name=names.landing_control_topic(topic), partitions=1, configs=FOREVER)]
+
+
+def _catalog(settings: Settings) -> Mapping[str, str]:
+    """The lake's catalog in the terms of Iceberg's Java library; the same as `connections.catalog`."""
+    dsn = urlsplit(settings.catalog_dsn.get_secret_value())
+    return {
+        "catalog": names.CATALOG,
+        "catalog.catalog-impl": "org.apache.iceberg.jdbc.JdbcCatalog",
+        "catalog.uri": f"jdbc:postgresql://{dsn.hostname}:{dsn.port or POSTGRES_PORT}{dsn.path}",
+        "catalog.jdbc.user": unquote(str(dsn.username)),
+        "catalog.jdbc.password": _secret(settings, names.CONNECTOR_CATALOG),
+        "catalog.jdbc.schema-version": "V1",
+        "catalog.warehouse": f"s3://{settings.s3_bucket}/{names.LAKE}",
+        "catalog.io-impl": "org.apache.iceberg.aws.s3.S3FileIO",
+        "catalog.s3.endpoint": settings.s3_endpoint,
+        "catalog.s3.path-style-access": "true",
+        "catalog.s3.access-key-id": _secret(settings, names.CONNECTOR_S3_ACCESS_KEY),
+        "catalog.s3.secret-access-key": _secret(settings, names.CONNECTOR_S3_KEY),
+        "catalog.client.region": settings.s3_region,
+    }
+
+
+def _secret(settings: Settings, name: str) -> str:
+    return f"${{file:{settings.connect_secrets}:{name}}}"

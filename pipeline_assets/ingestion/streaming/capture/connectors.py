@@ -1,0 +1,169 @@
+"""What a use case needs of Kafka, as its declarations say: topics, connectors, landing tables, publications."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from pipeline_assets.core import names
+from pipeline_assets.core.connections import catalog
+from pipeline_assets.core.errors import PipelineError, SourceUnavailable
+from pipeline_assets.core.names import AssetName
+from pipeline_assets.core.settings import Settings
+from pipeline_assets.ingestion.sources.origins import source_name
+from pipeline_assets.ingestion.streaming.capture import configs as connectors
+from pipeline_assets.ingestion.streaming.capture.connect import Connect, open_connect
+from pipeline_assets.ingestion.streaming.capture.replication import count_rows, publish
+from pipeline_assets.ingestion.streaming.capture.topics import Topic, end_offsets, ensure_topics
+from pipeline_assets.ingestion.streaming.decoding.formats import headers_of
+from pipeline_assets.ingestion.streaming.landing.tables import ensure_landing_table
+from pipeline_assets.ingestion.streaming.streams import followed, followed_table, record_streams
+from pipeline_assets.spec.sources import PostgresTable
+from pipeline_assets.spec.use_case import UseCase
+
+# Events of one key keep their order, which takes one partition each; more partitions are more keys at once.
+EVENT_PARTITIONS = 2
+PATIENCE_SECONDS = 180.0
+# What a connector commits its place in a topic by.
+COMMITTED_TOPIC, COMMITTED_OFFSET = "kafka_topic", "kafka_offset"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Connector:
+    """A connector of a use case: the assets that it reads and the topics that it must find, and how it is configured and prepared.
+
+    `topic` is the topic that it lands (`is_of_changes` if another connector fills it) with some `headers` of its records, `database` that
+    whose changes it reads: one of both.
+    """
+
+    name: str
+    reads: Sequence[AssetName]
+    topics: Sequence[Topic]
+    config: Callable[[Settings], Mapping[str, str]]
+    topic: str | None = None
+    headers: Sequence[str] = ()
+    is_of_changes: bool = False
+    database: str | None = None
+    tables: Sequence[PostgresTable] = ()
+
+    def prepare(self, settings: Settings) -> None:
+        """Makes what the connector must find: topics, and a publication or a landing table."""
+        ensure_topics(settings, self.topics)
+        if self.database is not None:
+            publish(settings, self.database, self.tables)
+        if self.topic is not None:
+            with catalog(settings) as lake:
+                ensure_landing_table(lake, self.topic, self.headers)
+
+
+def connectors_of(use_case: UseCase) -> list[Connector]:
+    """The connectors of a use case: one for each database that is followed, and one for each topic that is landed."""
+    tables = [followed_table(source) for source in followed(use_case)]
+    databases = sorted({table.database for table in tables})
+    changes = [_changes(database, [table for table in tables if table.database == database]) for database in databases]
+    told = {topic.name for connector in changes for topic in connector.topics}
+    # Streams of one topic are of one format, and routed by one field.
+    headers = {stream.topic: headers_of(stream) for stream in record_streams(use_case)}
+    return [*changes, *(_landing(topic, headers[topic], is_ours=topic not in told) for topic in topics_of(use_case))]
+
+
+def topics_of(use_case: UseCase) -> list[str]:
+    """The topics that are landed, in the order of their declaration."""
+    return list(dict.fromkeys(stream.topic for stream in record_streams(use_case)))
+
+
+def apply(settings: Settings, connectors: Sequence[Connector]) -> Iterator[tuple[Connector, PipelineError | None]]:
+    """Has connectors run as they are declared, all at once; nothing happens to one that does.
+
+    Gives each once it has taken what was there for it (the rows of the tables that it follows, or the records of the topic that it lands),
+    or else what hinders it, which keeps no other from its work. Expects the one that fills a topic before the one that lands it.
+    """
+    with open_connect(settings) as connect:
+        refused = {one.name: _hindrance(partial(_put, settings, connect, one)) for one in connectors}
+        for one in connectors:
+            yield one, refused[one.name] or _hindrance(partial(_await_arrival, settings, connect, one))
+
+
+def _hindrance(step: Callable[[], None]) -> PipelineError | None:
+    try:
+        step()
+    except PipelineError as error:
+        return error
+    return None
+
+
+def _put(settings: Settings, connect: Connect, connector: Connector) -> None:
+    connector.prepare(settings)
+    connect.put(connector.name, connector.config(settings))
+
+
+def _await_arrival(settings: Settings, connect: Connect, connector: Connector) -> None:
+    """Returns once a connector has taken what there is for it now; raises SourceUnavailable where it has not got so far in some minutes."""
+    import stamina
+
+    wanted = _ends(settings, connector)
+    for attempt in stamina.retry_context(on=SourceUnavailable, attempts=None, timeout=PATIENCE_SECONDS, wait_initial=0.5, wait_max=2.0):
+        with attempt:
+            _check_arrived(settings, connect, connector, wanted)
+
+
+def _ends(settings: Settings, connector: Connector) -> dict[str, int]:
+    """How many records a connector has to take or tell: of each topic that it fills or lands."""
+    if connector.database is not None:
+        return {names.changes_topic(table.database, table.schema, table.table): count_rows(settings, table) for table in connector.tables}
+    ends = end_offsets(settings, [str(connector.topic)])
+    return {str(connector.topic): sum(max(end - marks_of(connector), 0) for end in ends.values())}
+
+
+def _check_arrived(settings: Settings, connect: Connect, connector: Connector, wanted: Mapping[str, int]) -> None:
+    if connector.database is not None:
+        told = end_offsets(settings, list(wanted))
+        lacking = sum(max(rows - told.get((topic, 0), 0), 0) for topic, rows in wanted.items())
+    else:
+        lacking = max(wanted[str(connector.topic)] - committed(connect, connector), 0)
+    status = connect.status(connector.name)
+    if lacking or not status.is_running:
+        trace = next((trace for _, trace in status.tasks.values() if trace), status.trace)
+        why = trace.splitlines()[0] if trace else f"it is {status.state} with {len(status.tasks)} tasks"
+        raise SourceUnavailable("Kafka Connect", f"connector {connector.name} has {lacking} records to go: {why}")
+
+
+def committed(connect: Connect, connector: Connector) -> int:
+    """How many records of its topic a connector has landed."""
+    offsets = connect.offsets(connector.name)
+    return sum(int(offset[COMMITTED_OFFSET]) for place, offset in offsets if place.get(COMMITTED_TOPIC) == connector.topic)
+
+
+def marks_of(connector: Connector) -> int:
+    """How many of the last offsets of a partition of its topic are no record: a transaction of changes ends with a mark."""
+    return 1 if connector.is_of_changes else 0
+
+
+def is_applied(settings: Settings, connect: Connect, connector: Connector) -> bool:
+    """Whether a connector is there as it is declared."""
+    wanted = {**connector.config(settings), "name": connector.name}
+    return connector.name in connect.connectors() and connect.config(connector.name) == wanted
+
+
+def _changes(database: str, tables: Sequence[PostgresTable]) -> Connector:
+    return Connector(
+        name=names.changes_connector(database),
+        reads=[source_name(table) for table in tables],
+        topics=connectors.changes_topics(database, tables),
+        config=lambda settings: connectors.changes(settings, database, tables),
+        database=database,
+        tables=tables,
+    )
+
+
+def _landing(topic: str, headers: Sequence[str], *, is_ours: bool) -> Connector:
+    """`is_ours`: nobody else makes the topic."""
+    own = [Topic(name=topic, partitions=EVENT_PARTITIONS, configs=connectors.FOREVER)] if is_ours else []
+    return Connector(
+        name=names.landing_connector(topic),
+        reads=[names.topic(topic)],
+        topics=[*own, *connectors.landing_topics(topic)],
+        config=lambda settings: connectors.landing(settings, topic, headers),
+        topic=topic,
+        headers=headers,
+        is_of_changes=not is_ours,
+    )

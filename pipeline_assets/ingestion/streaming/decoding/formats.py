@@ -1,0 +1,237 @@
+"""What a record of a topic says: its bytes read as a declared format, one record at a time.
+
+Whatever the format, a record becomes the values of a JSON object by field, so that the contract is enforced by the same code as for the
+pages of an API. Headers are read of CloudEvents in binary mode alone, which keep their attributes there.
+"""
+
+import csv
+import io
+import json
+import re
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from functools import cache, partial
+from typing import Any
+
+from pipeline_assets.ingestion.sources.json_rows import Fault, json_object
+from pipeline_assets.ingestion.streaming.decoding.schema_registry import SchemaOf, nobody
+from pipeline_assets.spec.contracts import Contract, FieldType
+from pipeline_assets.spec.sources import Avro, CloudEvent, CsvLine, DebeziumChange, Format, JsonObject, RecordStream
+
+INTEGER = re.compile(r"-?[0-9]{1,400}")
+NUMBER = re.compile(r"-?[0-9]{1,400}(\.[0-9]+)?([eE][+-]?[0-9]{1,4})?")
+BOOLEANS = {"true": True, "false": False}
+FRAME_BYTES = 5
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+TRUNCATE = "t"
+# The attributes that an event must have, and the header of the one that is no `ce_…`.
+REQUIRED = ("specversion", "id", "source", "type")
+CONTENT_TYPE, DATA_CONTENT_TYPE, ATTRIBUTE = "content-type", "datacontenttype", "ce_"
+# What an event in structured mode says that it is, whatever stands in its other headers.
+STRUCTURED = b"application/cloudevents"
+ROW_OPERATIONS = {"c": "after", "u": "after", "r": "after", "d": "before"}
+# After these there is a row, of which Debezium tells all columns.
+STANDING = ("c", "u", "r")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """The values of a record by field, as JSON has them, and what surrounds them; the values themselves where nothing does."""
+
+    values: Mapping[str, Any]
+    envelope: Mapping[str, Any]
+
+
+# The headers of a record by name, as far as it has them: those of `headers_of`.
+Headers = Mapping[str, bytes]
+Decode = Callable[[bytes | None, Headers], Event | None]
+
+
+def headers_of(stream: RecordStream) -> tuple[str, ...]:
+    """The headers that the records of a stream are read by; none unless they may be CloudEvents in binary mode."""
+    if not isinstance(stream.format, CloudEvent) or not stream.format.is_binary:
+        return ()
+    routed = () if stream.route is None else (stream.route.field,)
+    named = (*REQUIRED, *(attribute for attribute, _ in stream.format.attributes), *routed)
+    return tuple(dict.fromkeys((CONTENT_TYPE, *(_header_of(attribute) for attribute in named))))
+
+
+def _header_of(attribute: str) -> str:
+    return CONTENT_TYPE if attribute == DATA_CONTENT_TYPE else f"{ATTRIBUTE}{attribute}"
+
+
+def decoder(contract: Contract, written: Format, schema_of: SchemaOf = nobody) -> Decode:
+    """A function from the bytes and headers of a record to its event; None for a record that is no event and no fault.
+
+    `schema_of` asks the registry that the format names, if any. The function raises Fault for bytes that are not of the format, and
+    whatever `schema_of` raises where it cannot tell.
+    """
+    types = {field.name: field.type for field in contract.fields}
+    match written:
+        case JsonObject():
+            return _with_bytes(lambda payload, _: _bare(json_object(payload)))
+        case CsvLine():
+            return _with_bytes(lambda payload, _: _bare(_csv_values(written, types, payload)))
+        case Avro():
+            return _with_bytes(_avro_decoder(written, schema_of))
+        case CloudEvent():
+            return _with_bytes(lambda payload, headers: _cloud_event(written, payload, headers))
+        case DebeziumChange():
+            return lambda payload, _: None if payload is None else _change(written, types, payload)
+
+
+def _with_bytes(decode: Callable[[bytes, Headers], Event]) -> Decode:
+    """The same for records that must not be null."""
+
+    def read(payload: bytes | None, headers: Headers) -> Event:
+        if payload is None:
+            raise Fault("empty record")
+        return decode(payload, headers)
+
+    return read
+
+
+def _bare(values: Mapping[str, Any]) -> Event:
+    return Event(values=values, envelope=values)
+
+
+def _csv_values(written: CsvLine, types: Mapping[str, FieldType], payload: bytes) -> dict[str, Any]:
+    try:
+        lines = list(csv.reader(io.StringIO(payload.decode(), newline=""), delimiter=written.delimiter, strict=True))
+    except (ValueError, csv.Error) as error:
+        raise Fault("not a CSV line") from error
+    if len(lines) != 1 or len(lines[0]) != len(written.columns):
+        raise Fault("not a CSV line")
+    return {name: _value_of(types.get(name), text) for name, text in zip(written.columns, lines[0], strict=True)}
+
+
+def _value_of(kind: FieldType | None, text: str) -> Any:
+    """The value that a text stands for; the text itself where it is none of that kind, which the contract then tells."""
+    if not text:
+        return None
+    if kind == "integer" and INTEGER.fullmatch(text):
+        return int(text)
+    if kind == "number" and NUMBER.fullmatch(text):
+        return float(text)
+    return BOOLEANS.get(text, text) if kind == "boolean" else text
+
+
+def _avro_decoder(written: Avro, schema_of: SchemaOf) -> Callable[[bytes, Headers], Event]:
+    import fastavro
+    from fastavro.read import SchemaResolutionError
+
+    declared = fastavro.parse_schema(json.loads(written.schema))
+    writers = cache(partial(_writer_schema, schema_of))
+
+    def decode(payload: bytes, _: Headers) -> Event:
+        content = io.BytesIO(payload)
+        number = _schema_id(content.read(FRAME_BYTES)) if written.is_framed else 0
+        writer = declared if written.registry is None else writers(number)
+        if writer is None:
+            raise Fault("unknown schema id")
+        try:
+            found = fastavro.schemaless_reader(content, writer, None if writer is declared else declared)
+        # What fastavro raises for bytes of another schema depends on where it gets lost.
+        except (
+            ValueError, TypeError, LookupError, EOFError, OverflowError, MemoryError, StopIteration, struct.error, SchemaResolutionError
+        ) as error:  # fmt: skip
+            raise Fault("not this Avro schema") from error
+        if not isinstance(found, dict) or content.read(1):
+            raise Fault("not this Avro schema")
+        return _bare({name: _json_value(value) for name, value in found.items()})
+
+    return decode
+
+
+def _schema_id(frame: bytes) -> int:
+    """The id in a frame: four bytes after a zero."""
+    if len(frame) < FRAME_BYTES or frame[0]:
+        raise Fault("not this Avro schema")
+    return int.from_bytes(frame[1:])
+
+
+def _writer_schema(schema_of: SchemaOf, number: int) -> Any | None:
+    """The schema of an id as fastavro reads it; None where there is none that it can read."""
+    import fastavro
+    from fastavro.schema import SchemaParseException
+
+    found = schema_of(number)
+    try:
+        return None if found is None else fastavro.parse_schema(found)
+    except (SchemaParseException, ValueError, TypeError, LookupError, RecursionError):
+        return None
+
+
+def _json_value(value: Any) -> Any:
+    """A value of Avro's logical types as JSON would have it."""
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    return float(value) if isinstance(value, Decimal) else value
+
+
+def _cloud_event(written: CloudEvent, payload: bytes, headers: Headers) -> Event:
+    is_binary = _header_of("specversion") in headers and not headers.get(CONTENT_TYPE, b"").lower().startswith(STRUCTURED)
+    envelope = _attributes(headers) if is_binary else json_object(payload)
+    required = [envelope.get(name) for name in REQUIRED]
+    kind = envelope.get(DATA_CONTENT_TYPE, "application/json")
+    is_json = isinstance(kind, str) and kind.partition(";")[0].strip().lower().endswith(("/json", "+json"))
+    if not all(isinstance(value, str) and value for value in required) or not is_json:
+        raise Fault("not a CloudEvent")
+    data = json_object(payload) if is_binary else envelope.get("data")
+    if not isinstance(data, dict):
+        raise Fault("not a CloudEvent")
+    return Event(values=data | {field: envelope.get(name) for name, field in written.attributes}, envelope=envelope)
+
+
+def _attributes(headers: Headers) -> dict[str, Any]:
+    """The attributes of an event in binary mode."""
+    try:
+        told = {name: value.decode() for name, value in headers.items()}
+    except ValueError as error:
+        raise Fault("not a CloudEvent") from error
+    return {DATA_CONTENT_TYPE if name == CONTENT_TYPE else name.removeprefix(ATTRIBUTE): value for name, value in told.items()}
+
+
+def _change(written: DebeziumChange, types: Mapping[str, FieldType], payload: bytes) -> Event:
+    found = json_object(payload)
+    # The converter puts the schema beside the change unless it is told not to.
+    change = found["payload"] if found.keys() == {"schema", "payload"} else found
+    if not isinstance(change, dict):
+        raise Fault("not a change event")
+    operation, source = change.get("op"), change.get("source")
+    row = {} if operation == TRUNCATE else change.get(ROW_OPERATIONS.get(operation, "")) if isinstance(operation, str) else None
+    if not isinstance(row, dict) or not isinstance(source, dict):
+        raise Fault("not a change event")
+    told = {
+        written.operation: operation,
+        written.lsn: source.get("lsn"),
+        written.committed_at: _committed_at(source),
+        written.transaction: source.get("txId"),
+        written.snapshot: source.get("snapshot"),
+    }
+    if operation in STANDING:
+        lacking = sorted(types.keys() - row.keys() - told.keys() - {written.untold})
+        told[written.untold] = json.dumps(lacking) if lacking else None
+    values = {name: _change_value(types.get(name), value) for name, value in row.items()}
+    return Event(values=values | {field: value for field, value in told.items() if field is not None}, envelope=source)
+
+
+def _change_value(kind: FieldType | None, value: Any) -> Any:
+    """Decimals are told as text, so that nothing of them is lost on the way."""
+    is_decimal = isinstance(value, str) and value and kind in {"integer", "number"}
+    return _value_of(kind, value) if is_decimal else value
+
+
+def _committed_at(source: Mapping[str, Any]) -> str | None:
+    """When the source committed the change; to the microsecond where it tells so much."""
+    for name, unit in (("ts_us", timedelta(microseconds=1)), ("ts_ms", timedelta(milliseconds=1))):
+        value = source.get(name)
+        if isinstance(value, int) and not isinstance(value, bool):
+            try:
+                return (EPOCH + value * unit).isoformat()
+            except OverflowError as error:
+                raise Fault("not a change event") from error
+    return None

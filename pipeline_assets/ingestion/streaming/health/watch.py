@@ -1,0 +1,119 @@
+"""A look at everything that a stream passes: the database's slot, the connectors, the landed and typed records. Nothing is consumed."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from pipeline_assets.core import names
+from pipeline_assets.core.connections import catalog
+from pipeline_assets.core.iceberg import open_table
+from pipeline_assets.core.names import AssetName
+from pipeline_assets.core.settings import Settings
+from pipeline_assets.ingestion.streaming.capture.connect import FAILED, Connect, Status
+from pipeline_assets.ingestion.streaming.capture.connectors import Connector, committed, connectors_of, marks_of
+from pipeline_assets.ingestion.streaming.capture.replication import drop_slot, slot_of
+from pipeline_assets.ingestion.streaming.capture.topics import end_offsets
+from pipeline_assets.ingestion.streaming.health.flow import LOST, Flow, Memory, Restarts, remember, slot_trouble, trouble
+from pipeline_assets.ingestion.streaming.streams import record_streams
+from pipeline_assets.ingestion.streaming.typed.table import position_of
+from pipeline_assets.spec.use_case import UseCase
+
+TODO_CONNECTOR = (
+    "`pipeline logs connect` tells more. What failed is started again by itself, at most five times an hour; after that mend the cause and "
+    "materialize the connector."
+)
+TODO_FLOW = "Look at the check of the connector that lands the topic, and at the runs of the job that types what landed."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """One asset at a look: numbers to show, and what is wrong with it (None: nothing) and what to do about that."""
+
+    numbers: Mapping[str, int | str]
+    trouble: str | None = None
+    todo: str = ""
+
+
+@dataclass(kw_only=True)
+class Watch:
+    """What is remembered from look to look, and what was seen at this one, by asset."""
+
+    now: datetime
+    memories: dict[str, Memory] = field(default_factory=dict)
+    restarts: dict[str, Restarts] = field(default_factory=dict)
+    seen: dict[AssetName, Seen] = field(default_factory=dict)
+
+    def flow(self, asset: AssetName, flow: Flow) -> str | None:
+        """What is wrong with a flow, and remembers it."""
+        name = "/".join(asset)
+        self.memories[name] = remember(flow, self.memories.get(name), self.now)
+        return trouble(flow, self.memories[name], self.now)
+
+
+def look(settings: Settings, connect: Connect, use_case: UseCase, watch: Watch) -> None:
+    """Looks at all connectors and streams of a use case; failed connectors are started again, as often as may be."""
+    streams, ends = record_streams(use_case), _ends(settings, use_case)
+    known = set(connect.connectors())
+    for connector in connectors_of(use_case):
+        if connector.name in known:
+            watch.seen[names.connector(connector.name)] = _connector(settings, connect, connector, ends, watch)
+    with catalog(settings) as lake:
+        for stream in streams:
+            table = open_table(lake, names.typed(stream.contract.name))
+            done = 0 if table is None else sum(position_of(table).seen.next_offsets.values())
+            asset, flow = names.typed(stream.contract.name), Flow(done=done, end=ends[stream.topic])
+            told = {"lag": flow.lag, "next_offsets": flow.done, "end_offsets": flow.end}
+            watch.seen[asset] = Seen(numbers=told, trouble=watch.flow(asset, flow), todo=TODO_FLOW)
+
+
+def _ends(settings: Settings, use_case: UseCase) -> Mapping[str, int]:
+    """How many records each topic has, heartbeats included."""
+    marks = {str(one.topic): marks_of(one) for one in connectors_of(use_case) if one.topic is not None}
+    heartbeats = {names.heartbeat_topic(one.database): 0 for one in connectors_of(use_case) if one.database is not None}
+    ends: defaultdict[str, int] = defaultdict(int)
+    for (topic, _), offset in end_offsets(settings, sorted({**marks, **heartbeats})).items():
+        ends[topic] += max(offset - marks.get(topic, 0), 0)
+    return ends
+
+
+def _connector(settings: Settings, connect: Connect, connector: Connector, ends: Mapping[str, int], watch: Watch) -> Seen:
+    status, asset = connect.status(connector.name), names.connector(connector.name)
+    flow, numbers, slot_told = _progress(settings, connect, connector, ends)
+    _restart(connect, connector.name, status, watch)
+    stalled = watch.flow(asset, flow)
+    traces = [status.trace, *(trace for state, trace in status.tasks.values() if state == FAILED)]
+    failed = next((f"{connector.name} failed: {trace.splitlines()[0]}" for trace in traces if trace), None)
+    told: dict[str, int | str] = {"state": status.state, "tasks": len(status.tasks), "tasks_failed": len(status.failed_tasks)}
+    restarts = {"restarts_in_an_hour": len(watch.restarts[connector.name].at)}
+    return Seen(numbers={**told, **restarts, **numbers}, trouble=failed or slot_told or stalled, todo=TODO_CONNECTOR)
+
+
+def _progress(
+    settings: Settings, connect: Connect, connector: Connector, ends: Mapping[str, int]
+) -> tuple[Flow, dict[str, int | str], str | None]:
+    """How far a connector has come, numbers to show, and what is wrong with its slot.
+
+    A connector that lands a topic is as far as it has committed; one that reads changes shows that it lives by a heartbeat that goes on.
+    """
+    if connector.database is None:
+        flow = Flow(done=committed(connect, connector), end=ends[str(connector.topic)])
+        return flow, {"lag": flow.lag}, None
+    beats, slot = ends[names.heartbeat_topic(connector.database)], slot_of(settings, connector.database)
+    if slot is not None and slot.status == LOST:
+        drop_slot(settings, connector.database)
+    numbers: dict[str, int | str] = {} if slot is None else {"slot_bytes_behind": slot.bytes_behind, "slot_status": slot.status}
+    # Before its first record a connector has no slot yet.
+    return (
+        Flow(done=beats, end=beats + 1),
+        {"heartbeats": beats, **numbers},
+        slot_trouble(slot) if connect.offsets(connector.name) else None,
+    )
+
+
+def _restart(connect: Connect, name: str, status: Status, watch: Watch) -> None:
+    known = watch.restarts.get(name, Restarts()).recent(watch.now)
+    if (status.failed_tasks or status.state == FAILED) and known.may(watch.now):
+        connect.restart_failed(name)
+        known = Restarts(at=(*known.at, watch.now))
+    watch.restarts[name] = known

@@ -1,0 +1,1 @@
+"""Landed records: the tables of bytes that connectors append to, the offsets in them, and records fetched again from Kafka."""

@@ -1,0 +1,83 @@
+"""The commands of the quarantine, as a person types them."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from pipeline_assets.core.connections import warehouse
+from pipeline_assets.core.settings import PREFIX, Settings
+from pipeline_assets.ingestion.sources import quarantine
+from pipeline_assets.ingestion.sources.json_rows import check_json_rows
+from pipeline_assets.ingestion.staging.partitions import read_manifest
+from pipeline_assets.ingestion.staging.stage import stage_partition, target_of
+from pipeline_assets.use_cases.nyc_flights.sources import weather
+from pipeline_assets_tests.readings import with_field
+
+DAY = "2013-12-30"
+MILD = {"origin": "EWR", "observed_at": f"{DAY}T05:00:00Z", "temperature_f": 50.0, "published_at": f"{DAY}T05:10:00Z"}
+WARM = json.dumps(MILD | {"origin": "JFK", "temperature_f": 80.0}).encode()
+HOT = json.dumps(MILD | {"origin": "LGA", "temperature_f": 180.0}).encode()
+
+
+@pytest.fixture
+def settings(stores: Settings) -> Settings:
+    """Settings of a stack where a day of weather was staged under a contract that knew no warm days."""
+    strict = with_field("temperature_f", weather, maximum=60.0).contract
+    quarantine.create(stores)
+    with warehouse(stores) as connection:
+        connection.execute("delete from quarantine.rows where source = 'weather'")
+    rows = [json.dumps(MILD | {"observed_at": f"{DAY}T{hour:02}:00:00Z", "published_at": f"{DAY}T{hour:02}:10:00Z"}) for hour in range(20)]
+    checked = check_json_rows(strict, [*(row.encode() for row in rows), WARM, HOT])
+    with warehouse(stores) as connection:
+        stage_partition(connection, target_of(stores, strict, run_id="strict"), DAY, [checked])
+    return stores
+
+
+def pipeline(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The `pipeline` command, run to its end."""
+    code = "import sys; from pipeline_assets.cli import main; sys.argv[0] = 'pipeline'; main()"
+    environment = os.environ | {f"{PREFIX}HOME": str(settings.home), "COLUMNS": "200"}
+    return subprocess.run([sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True, check=False)
+
+
+def test_rows_are_listed_shown_and_replayed(settings: Settings) -> None:
+    """What is listed has an id, what is shown its bytes, and what is replayed is said with the command that publishes it."""
+    listed = pipeline(settings, "quarantine", "list", "--source", "weather", "--partition", DAY, "--json")
+    first, second = json.loads(listed.stdout)
+    table = pipeline(settings, "quarantine", "list", "--source", "weather")
+    shown = pipeline(settings, "quarantine", "show", str(first["id"]))
+    replayed = pipeline(settings, "quarantine", "replay", "--source", "weather", "--partition", DAY)
+    again = pipeline(settings, "quarantine", "replay", "--source", "weather", "--json")
+    manifest = read_manifest(settings, "weather", DAY)
+
+    assert (first["original"], first["field"], first["reason"]) == (WARM.decode(), "temperature_f", "out of range")
+    assert (second["original"], second["position"], second["run_id"]) == (HOT.decode(), 21, "strict")
+    assert "2 of 2 rows" in table.stdout
+    assert WARM.decode() in shown.stdout
+    assert "weather: 1 rows staged, 1 still broken" in replayed.stdout
+    assert f"--partition-range {DAY}...{DAY}" in replayed.stdout
+    assert json.loads(again.stdout) == [{"source": "weather", "partition": DAY, "replayed": 0, "still_broken": 1}]
+    assert manifest is not None
+    assert (manifest.rows, manifest.replayed) == (21, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("list", "--source", "wether"), "Unknown source 'wether'. Known: airlines, "),
+        (("list", "--partition", "2013-02-30"), "No day '2013-02-30'."),
+        (("replay", "--partition", "2012-12-31"), "No day '2012-12-31'."),
+        (("show", "0"), "No quarantined row has the id 0."),
+        (("show", "first"), "Invalid value for"),
+    ],
+)
+def test_what_is_not_there_is_said_in_a_sentence(settings: Settings, arguments: tuple[str, ...], told: str) -> None:
+    """A source, a day or a row that there is not ends the command with exit code 2 and no trace."""
+    ended = pipeline(settings, "quarantine", *arguments)
+
+    assert ended.returncode == 2
+    assert told in ended.stderr
+    assert "Traceback" not in ended.stderr

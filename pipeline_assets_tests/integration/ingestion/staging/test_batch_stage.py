@@ -1,0 +1,166 @@
+"""Staging a partition: what becomes visible, what goes to quarantine, and what happens when too much is broken."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import timedelta
+
+import pyarrow.parquet as pq
+import pytest
+from psycopg import sql
+
+from pipeline_assets.core.connections import arrow_files, object_store, warehouse
+from pipeline_assets.core.errors import ContractViolation
+from pipeline_assets.ingestion.batch.load import stage_days
+from pipeline_assets.ingestion.batch.postgres import open_table
+from pipeline_assets.ingestion.sources import quarantine
+from pipeline_assets.ingestion.sources.contracts import arrow_schema
+from pipeline_assets.ingestion.staging import partitions as staging
+from pipeline_assets.ingestion.staging.stage import stage_each, target_of
+from pipeline_assets_tests.readings import World, at, day, reading, wait_until, with_field, with_share
+
+
+def test_good_rows_are_staged_and_broken_ones_quarantined(world: World) -> None:
+    """Every row of the source stands on exactly one side, counted in the manifest by what is wrong."""
+    world.fill([reading(sensor="a"), reading(sensor="b", level=99), reading(sensor="c", kind="upstairs"), reading(sensor="d")])
+
+    (staged,) = stage_days(world.settings, world.table, day(0), day(0), run_id="run-7")
+
+    assert [row["sensor"] for row in world.staged()] == ["a", "d"]
+    assert world.quarantined() == [("2013-05-01", 1, "level out of range", False), ("2013-05-01", 2, "kind not allowed", False)]
+    assert json.loads(world.originals()[0])["sensor"] == "b"
+    assert staged.manifest == world.manifest()
+    assert staged.manifest.reasons == {"kind not allowed": 1, "level out of range": 1}
+    assert (staged.manifest.rows, staged.manifest.broken, staged.manifest.run_id) == (2, 2, "run-7")
+
+
+def test_a_file_carries_the_schema_of_the_contract_and_no_field_ids(world: World) -> None:
+    """The lake takes files over as they are: typed, with required columns, and mapped by name."""
+    world.fill([reading()])
+    stage_days(world.settings, world.table, day(0), day(0), run_id="r")
+
+    (file,) = world.manifest().files
+    with arrow_files(world.settings).open_input_file(file.path.removeprefix("s3://")) as opened:
+        schema = pq.read_schema(opened)
+
+    assert schema.equals(arrow_schema(world.contract), check_metadata=True)
+
+
+def test_a_partition_with_too_many_broken_rows_stays_as_it_was(world: World) -> None:
+    """Above the share nothing becomes visible: no row, no manifest, no quarantine; the error counts the reasons."""
+    world.fill([reading(sensor="a"), reading(sensor="b", level=99), reading(1), reading(1, level=99)])
+    stage_days(world.settings, world.table, day(0), day(1), run_id="r1")
+    before = world.content(0, 1)
+    world.add([reading(sensor="c", level=-1), reading(sensor="d", value="-2")])
+
+    with pytest.raises(ContractViolation) as caught:
+        stage_days(world.settings, world.table, day(0), day(0), run_id="r2")
+
+    assert (caught.value.broken, caught.value.rows, caught.value.partition) == (3, 4, "2013-05-01")
+    assert caught.value.reasons == {"level out of range": 2, "value out of range": 1}
+    assert world.content(0, 1) == before
+
+
+def test_as_many_broken_rows_as_the_share_says_pass(world: World) -> None:
+    """The share is inclusive, so that a share of nothing lets no row pass and one of all lets every row."""
+    world.fill([reading(sensor="a"), reading(sensor="b", level=99), reading(1, level=99)])
+
+    (half,) = stage_days(world.settings, with_share(0.5, world.table), day(0), day(0), run_id="r")
+    (whole,) = stage_days(world.settings, with_share(1.0, world.table), day(1), day(1), run_id="r")
+
+    assert (half.manifest.rows, half.manifest.broken) == (1, 1)
+    assert (whole.manifest.rows, whole.manifest.broken) == (0, 1)
+    with pytest.raises(ContractViolation):
+        stage_days(world.settings, with_share(0.0, world.table), day(0), day(0), run_id="r")
+
+
+def test_staging_again_replaces_rows_and_quarantine(world: World) -> None:
+    """What was mended in the source is gone from quarantine, what is still broken stands there once, and rows are never doubled."""
+    world.fill([reading(sensor="a"), reading(sensor="b", level=99), reading(sensor="c", level=98)])
+    wide = with_share(0.9, world.table)
+    stage_days(world.settings, wide, day(0), day(0), run_id="r1")
+    world.run("update {table} set level = 1 where sensor = 'b'")
+
+    stage_days(world.settings, wide, day(0), day(0), run_id="r2")
+    stage_days(world.settings, wide, day(0), day(0), run_id="r3")
+
+    assert [row["sensor"] for row in world.staged()] == ["a", "b"]
+    assert [row[2] for row in world.quarantined()] == ["level out of range"]
+
+
+def test_of_rows_with_one_key_the_one_known_last_stays(world: World) -> None:
+    """A key stands once in a partition; older rows go to quarantine as repeats, and an exact copy counts as one."""
+    old, new = reading(level=1), reading(level=2, sent_at=at(0) + timedelta(minutes=30))
+    world.fill([new, old, reading(sensor="b"), reading(sensor="b")])
+
+    (staged,) = stage_days(world.settings, world.table, day(0), day(0), run_id="r")
+
+    assert world.staged() == [new, reading(sensor="b")]
+    assert [row[2] for row in world.quarantined()] == ["sensor, read_at repeated key"] * 2
+    assert [json.loads(original)["level"] for original in world.originals()] == [1, 3]
+    assert staged.manifest.reasons == {"sensor, read_at repeated key": 2}
+
+
+def test_one_key_on_two_days_is_two_rows(world: World) -> None:
+    """Keys are unique within a partition; what a later day means for an earlier one is for the cleaned tables to say."""
+    by_sensor = replace(world.table, contract=replace(world.contract, primary_key=("sensor",)))
+    world.fill([reading(0), reading(1)])
+
+    staged = stage_days(world.settings, by_sensor, day(0), day(1), run_id="r")
+
+    assert [one.manifest.rows for one in staged] == [1, 1]
+
+
+def test_repeats_are_found_across_the_files_of_a_large_partition(world: World) -> None:
+    """A partition that is too large for one file has several, and a key stands in one of them only."""
+    world.fill([])
+    world.run(
+        "insert into {table} select 's' || n % 7, 'indoor', n % 10, n, true, t, t + n % 3 * interval '1 minute' "
+        "from generate_series(1, 140000) as n, lateral (select '2013-05-01Z'::timestamptz + n / 2 * interval '1 second' as t) as times"
+    )
+    target = replace(target_of(world.settings, with_field("level", world.table, maximum=20).contract, run_id="r"), file_bytes=10_000)
+    target = replace(target, contract=replace(target.contract, primary_key=("read_at",), broken_share=0.6))
+
+    with open_table(world.settings, target.contract, world.origin) as table:
+        (staged,) = stage_each(world.settings, target, [day(0)], table.reader)
+
+    rows = world.staged()
+    assert len(staged.manifest.files) > 1
+    assert staged.manifest.reasons == {"read_at repeated key": 69_999}
+    assert len({row["read_at"] for row in rows}) == len(rows) == 70_001
+    known_last = {row["read_at"]: row["sent_at"] for row in rows}
+    assert _newest(world) == known_last
+
+
+def _newest(world: World) -> dict[object, object]:
+    with world.database() as connection:
+        statement = sql.SQL("select read_at, max(sent_at) from {} group by 1").format(sql.Identifier(world.name))
+        return dict(connection.execute(statement).fetchall())
+
+
+def test_a_run_that_fails_leaves_files_that_no_manifest_names(world: World) -> None:
+    """Readers trust the manifest alone: what a failed run wrote is not seen, and nothing that is seen is deleted."""
+    world.fill([reading()])
+    stage_days(world.settings, world.table, day(0), day(0), run_id="r1")
+    before = world.keys()
+    client = object_store(world.settings)
+    client.put_object(Bucket=world.settings.s3_bucket, Key=f"{staging.folder(world.name, '2013-05-01')}/left.parquet", Body=b"half")
+
+    stage_days(world.settings, world.table, day(0), day(0), run_id="r2")
+
+    assert world.staged() == [reading()]
+    assert set(before) < set(world.keys())
+
+
+def test_two_runs_of_one_day_wait_for_each_other(world: World) -> None:
+    """Whoever changes a partition holds its lock, so another run never comes between its quarantine and its manifest."""
+    world.fill([reading(), reading(sensor="b", level=99)])
+    stage_days(world.settings, world.table, day(0), day(0), run_id="r1")
+
+    with ThreadPoolExecutor(1) as runner, warehouse(world.settings) as holder, quarantine.locked(holder, world.name, "2013-05-01"):
+        second = runner.submit(stage_days, world.settings, world.table, day(0), day(0), run_id="r2")
+        wait_until(world.is_waiting_for_lock, "the second run waits for the lock")
+        seen = world.manifest().run_id, second.done()
+
+    assert seen == ("r1", False)
+    assert world.manifest().run_id == "r2"

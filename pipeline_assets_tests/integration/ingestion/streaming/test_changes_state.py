@@ -1,0 +1,129 @@
+"""Tables that are followed by their changes: staged from their log in the lake, as a batch would have staged them."""
+
+from dataclasses import replace
+
+import dagster as dg
+import pyarrow as pa
+import pytest
+
+from pipeline_assets.core import names
+from pipeline_assets.core.connections import object_store
+from pipeline_assets.core.errors import SnapshotIncomplete, UnknownName
+from pipeline_assets.core.resources import Platform
+from pipeline_assets.core.settings import Settings
+from pipeline_assets.ingestion.batch import assets as batch
+from pipeline_assets.ingestion.batch.load import stage_snapshot
+from pipeline_assets.ingestion.sources import quarantine
+from pipeline_assets.ingestion.staging.partitions import read_manifest, read_staged
+from pipeline_assets.ingestion.streaming import assets as streaming
+from pipeline_assets.ingestion.streaming.staged.changes import UNAVAILABLE
+from pipeline_assets.ingestion.streaming.staged.state import stage_state
+from pipeline_assets.spec.contracts import Contract, Field
+from pipeline_assets.use_cases.nyc_flights import use_case
+from pipeline_assets.use_cases.nyc_flights.sources import airlines, airports, planes
+from pipeline_assets_tests.change_logs import NOW, live, log_schema, put_log, told
+from pipeline_assets_tests.readings import World, reading
+from pipeline_assets_tests.stream_records import without_sensors
+from simulator.changes import LARGE_COLUMN
+
+REMARKS = Field(name=LARGE_COLUMN, type="string", description="What else there is to say.")
+PLANES = replace(planes, load="changes", contract=replace(planes.contract, fields=(*planes.contract.fields, REMARKS)))
+FOLLOWED = {"planes": PLANES, "airports": replace(airports, load="changes"), "airlines": replace(airlines, load="changes")}
+
+
+def content(settings: Settings, contract: Contract) -> tuple[pa.Table, list[tuple[object, ...]]]:
+    """What is staged of a table, and its quarantine, without what differs from run to run."""
+    manifest = read_manifest(settings, contract.name, "snapshot")
+    assert manifest is not None
+    batches = list(read_staged(object_store(settings), settings.s3_bucket, manifest))
+    rows = quarantine.listed(settings, source=contract.name)
+    return pa.Table.from_batches(batches), [(row.position, row.field, row.reason, row.original) for row in rows]
+
+
+def test_a_followed_table_is_staged_as_a_batch_would_have(isolated: Settings) -> None:
+    """After inserts, updates, deletes, new keys and untold large values: the same rows, in order, and the same quarantine."""
+    before, planned = live(isolated, seed=5)
+    for name, source in FOLLOWED.items():
+        log = told(source.contract, before[name], planned)
+        put_log(isolated, source.contract, log)
+        followed = stage_state(isolated, source, run_id="followed")
+        by_log = content(isolated, source.contract)
+        stage_snapshot(isolated, replace(source, load="snapshot"), run_id="read")
+
+        assert by_log == content(isolated, source.contract), name
+        assert by_log[0].num_rows + len(by_log[1]) == len(planned.after[name])
+        assert followed.merged.changes == log.num_rows
+        assert name != "planes" or UNAVAILABLE in log[LARGE_COLUMN].to_pylist()
+
+
+def test_a_table_can_be_staged_as_of_an_earlier_change(isolated: Settings) -> None:
+    """At the LSN of the snapshot the rows are those of the snapshot."""
+    before, planned = live(isolated, seed=6)
+    put_log(isolated, PLANES.contract, told(PLANES.contract, before["planes"], planned))
+    stage_state(isolated, PLANES, run_id="r", at=1_000)
+
+    assert set(content(isolated, PLANES.contract)[0]["tailnum"].to_pylist()) == set(before["planes"]) - {"N0BAD"}
+
+
+def test_nothing_is_staged_before_the_first_snapshot_is_complete(isolated: Settings) -> None:
+    """Half a snapshot would look like a table that lost its rows: it is an error that passes, and what was staged before stays."""
+    before, planned = live(isolated, seed=7)
+    log = told(PLANES.contract, before["planes"], planned)
+
+    with pytest.raises(UnknownName, match=r"typed\.planes_changes"):
+        stage_state(isolated, PLANES, run_id="r")
+    put_log(isolated, PLANES.contract, log.slice(0, 100))
+    with pytest.raises(SnapshotIncomplete, match="100 changes so far"):
+        stage_state(isolated, PLANES, run_id="r")
+    assert read_manifest(isolated, "planes", "snapshot") is None
+    put_log(isolated, PLANES.contract, log.slice(100))
+    assert stage_state(isolated, PLANES, run_id="r").staged.manifest.rows > 0
+
+
+def test_a_row_whose_large_value_is_lost_goes_to_quarantine(isolated: Settings) -> None:
+    """A value that nobody told is not staged as null: the row stands in quarantine, once, and its neighbours are staged."""
+    schema = log_schema(PLANES.contract)
+    place = {"_committed_at": NOW, "_topic": "t", "_partition": 0, "updated_at": NOW.replace(year=2013)}
+    rows = [
+        {"tailnum": "N1", "_op": "r", "_lsn": 1, "_offset": 0, "_snapshot": "last"},
+        {"tailnum": "N2", LARGE_COLUMN: "__debezium_unavailable_value", "_op": "u", "_lsn": 2, "_offset": 1},
+        {"tailnum": "N3", LARGE_COLUMN: "__debezium_unavailable_value", "engines": 0, "_op": "u", "_lsn": 3, "_offset": 2},
+    ]
+    source = replace(PLANES, contract=replace(PLANES.contract, broken_share=0.9))
+    put_log(isolated, source.contract, pa.Table.from_pylist([row | place for row in rows], schema=schema))
+    stage_state(isolated, source, run_id="r")
+    staged, held = content(isolated, source.contract)
+
+    assert staged["tailnum"].to_pylist() == ["N1"]
+    assert [row[:3] for row in held] == [(1, LARGE_COLUMN, "missing"), (2, "engines", "out of range")]
+
+
+def test_a_followed_table_is_an_asset_of_the_streaming_room(world: World) -> None:
+    """It takes the place of the batch asset under the same key, needs the change log, and tells changes and LSN."""
+    source = replace(world.table, load="changes")
+    schema = log_schema(source.contract)
+    place = {"_committed_at": NOW, "_topic": "t", "_partition": 0}
+    rows = [
+        reading(sensor="a") | {"_op": "r", "_lsn": 9, "_offset": 0, "_snapshot": "last"},
+        reading(sensor="b") | {"_op": "c", "_lsn": 10, "_offset": 1},
+    ]
+    put_log(world.settings, source.contract, pa.Table.from_pylist([row | place for row in rows], schema=schema))
+    world.fill([])
+    case = replace(use_case, sources=(source,), streams=())
+    rooms = [
+        batch.defs(case),
+        without_sensors(streaming.defs(case)),
+        dg.Definitions(resources={"platform": Platform(home=str(world.settings.home))}),
+    ]
+    defs = dg.Definitions.merge(*rooms)
+    chosen = [dg.AssetKey(list(names.staged(world.name)))]
+    done = defs.resolve_implicit_global_asset_job_def().execute_in_process(asset_selection=chosen, raise_on_error=False)
+    (event,) = done.get_asset_materialization_events()
+    (spec,) = [spec for spec in defs.resolve_all_asset_specs() if spec.key.path[0] == "staged"]
+
+    assert done.success
+    assert [row["sensor"] for row in world.staged("snapshot")] == ["a", "b"]
+    assert (spec.group_name, [dep.asset_key.path for dep in spec.deps]) == ("streaming_ingestion", [["typed", f"{world.name}_changes"]])
+    metadata = event.materialization.metadata
+    assert (metadata["changes"].value, metadata["lsn"].value, metadata["values_not_in_log"].value) == (2, "10", 0)
+    assert [check.passed for check in done.get_asset_check_evaluations()] == [True]

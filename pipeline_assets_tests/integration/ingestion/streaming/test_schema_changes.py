@@ -1,0 +1,354 @@
+"""Sources that change their schema, through real Debezium, Kafka and Connect: what is added flows, what is gone stops its source."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+from urllib.parse import urlsplit
+
+import dagster as dg
+import psycopg
+import pytest
+from psycopg import sql
+from pydantic import SecretStr
+
+from pipeline_assets.core import names
+from pipeline_assets.core.connections import catalog
+from pipeline_assets.core.errors import SourceChanged
+from pipeline_assets.core.resources import Platform
+from pipeline_assets.core.settings import Settings
+from pipeline_assets.ingestion.sources import quarantine
+from pipeline_assets.ingestion.staging.partitions import read_manifest
+from pipeline_assets.ingestion.streaming import assets
+from pipeline_assets.ingestion.streaming.capture.connect import open_connect
+from pipeline_assets.ingestion.streaming.capture.connectors import apply, connectors_of
+from pipeline_assets.ingestion.streaming.landing.refetch import refetch_from
+from pipeline_assets.ingestion.streaming.staged.state import stage_state
+from pipeline_assets.ingestion.streaming.streams import change_log
+from pipeline_assets.ingestion.streaming.typed.rows import Typed, type_landed
+from pipeline_assets.local_stack.plan import write_private
+from pipeline_assets.processing.lake import tables
+from pipeline_assets.spec.contracts import Contract, Field
+from pipeline_assets.spec.sources import EventStream, PostgresTable, Source
+from pipeline_assets.spec.use_case import UseCase
+from pipeline_assets.use_cases.nyc_flights import use_case as flights
+from pipeline_assets_tests.january import write_stack_env
+from pipeline_assets_tests.landings import event, stream_of
+from pipeline_assets_tests.readings import World
+from pipeline_assets_tests.stream_records import produce, until, without_sensors
+
+DATABASE = "airline_ops"
+PLANES = Contract(
+    name="planes",
+    version="1.0.0",
+    owner="owner@planes.example",
+    description="Aircraft.",
+    fields=(
+        Field(name="tailnum", type="string", required=True, description="Registration."),
+        Field(name="seats", type="integer", minimum=1, description="Seats."),
+        Field(name="engine", type="string", description="Type of engine."),
+        Field(name="updated_at", type="timestamp", required=True, description="When the row changed."),
+    ),
+    primary_key=("tailnum",),
+    event_at="updated_at",
+    known_at="updated_at",
+    lateness=timedelta(0),
+    freshness=timedelta(days=1),
+    broken_share=0.5,
+)
+CABINS = Field(name="cabins", type="integer", description="Number of cabins.")
+DDL = """
+    create table {table} (
+        tailnum text primary key, seats integer, engine text, updated_at timestamptz not null default '2013-01-01T00:00:00Z'
+    );
+    insert into {table} (tailnum, seats, engine) values ('A', 100, 'jet'), ('B', 200, 'jet'), ('C', 300, 'jet');
+"""
+
+
+def followed(database: str, name: str, *more: Field) -> Source:
+    """A table of planes that is followed."""
+    contract = replace(PLANES, name=f"{name}_{database}", fields=(*PLANES.fields, *more))
+    return Source(contract=contract, origin=PostgresTable(database=database, table=name), load="changes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Followed:
+    """Two tables of aircraft in a database of their own, both followed."""
+
+    settings: Settings
+    database: str
+
+    @property
+    def planes(self) -> Source:
+        """The table that changes its columns."""
+        return followed(self.database, "planes")
+
+    @property
+    def gliders(self) -> Source:
+        """The table that does not."""
+        return followed(self.database, "gliders")
+
+    @property
+    def use_case(self) -> UseCase:
+        """The flights with these tables as their only sources."""
+        return replace(flights, sources=(self.planes, self.gliders), streams=())
+
+    def execute(self, *statements: str) -> None:
+        """Runs the statements, each as a transaction."""
+        with psycopg.connect(self.settings.databases[self.database].get_secret_value(), autocommit=True) as connection:
+            for statement in statements:
+                connection.execute(sql.SQL(statement))
+
+    def settle(self, source: Source, changes: int) -> None:
+        """Returns once so many changes of a table have landed."""
+        topic = change_log(source).topic
+        with catalog(self.settings) as lake:
+            landed = lake.load_table(names.landed(topic))
+            until(lambda: landed.refresh().scan().to_arrow().num_rows, lambda rows: rows >= changes)
+
+    def type(self, source: Source) -> Typed:
+        """Types the changes of a table that have landed."""
+        return type_landed(self.settings, change_log(source), run_id="test", refetch=refetch_from(self.settings))
+
+    def log(self, source: Source) -> list[tuple[Any, ...]]:
+        """Operation, key and seats of the typed changes, in their order."""
+        rows = tables.read_all(self.settings, names.typed(change_log(source).contract.name)).read_all().to_pylist()
+        return [(row["_op"], row["tailnum"], row["seats"]) for row in sorted(rows, key=lambda row: row["_offset"])]
+
+    def staged(self, source: Source, column: str = "seats") -> dict[str, Any]:
+        """A column of what is staged of a table, by key."""
+        rows = World(settings=self.settings, name=source.contract.name).staged(names.SNAPSHOT)
+        return {row["tailnum"]: row[column] for row in rows}
+
+    def run(self, folder: Path, *chosen: names.AssetName) -> dg.ExecuteInProcessResult:
+        """A run of some assets."""
+        return run(self.settings, self.use_case, folder, *chosen)
+
+
+def run(settings: Settings, use_case: UseCase, folder: Path, *chosen: names.AssetName) -> dg.ExecuteInProcessResult:
+    """A run of some assets of streaming ingestion, as Dagster makes it."""
+    write_stack_env(settings, folder)
+    defs = dg.Definitions.merge(without_sensors(assets.defs(use_case)), dg.Definitions(resources={"platform": Platform(home=str(folder))}))
+    with dg.instance_for_test() as instance:
+        job = defs.resolve_implicit_global_asset_job_def()
+        return job.execute_in_process(instance=instance, asset_selection=[dg.AssetKey(list(name)) for name in chosen], raise_on_error=False)
+
+
+def failed(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
+    """The metadata of the one check `contract` that failed."""
+    (check,) = [one for one in result.get_asset_check_evaluations() if one.check_name == "contract" and not one.passed]
+    assert check.severity == dg.AssetCheckSeverity.ERROR
+    return {name: one.value for name, one in check.metadata.items()}
+
+
+@contextmanager
+def connected(settings: Settings, use_case: UseCase) -> Iterator[None]:
+    """The connectors of a use case, which have taken what is there; gone after the block."""
+    try:
+        assert [error for _, error in apply(settings, connectors_of(use_case)) if error is not None] == []
+        yield
+    finally:
+        with open_connect(settings) as connect:
+            for connector in connectors_of(use_case):
+                connect.delete(connector.name)
+
+
+@pytest.fixture
+def ops(streams: Settings, cluster: psycopg.Connection, fresh_database: Callable[[SecretStr], SecretStr]) -> Iterator[Followed]:
+    """Two followed tables of three aircraft each, of which a first snapshot is staged."""
+    owned, database = fresh_database(streams.databases[DATABASE]), f"fleet_{token_hex(5)}"
+    base, _, _ = streams.replication[DATABASE].get_secret_value().rpartition("/")
+    secrets = Path(streams.connect_secrets).with_name(f"{database}.properties")
+    write_private(
+        secrets, f"{names.connector_replication(database)}={urlsplit(base).password}\n{Path(streams.connect_secrets).read_text()}"
+    )
+    reader = SecretStr(f"{base}/{owned.get_secret_value().rpartition('/')[2]}")
+    told = {"databases": {database: owned}, "replication": {database: reader}, "connect_secrets": str(secrets)}
+    made = Followed(settings=streams.model_copy(update=told), database=database)
+    made.execute(DDL.format(table="planes"), DDL.format(table="gliders"))
+    with connected(made.settings, made.use_case):
+        for source in (made.planes, made.gliders):
+            made.settle(source, 3)
+            made.type(source)
+            stage_state(made.settings, source, run_id="test")
+        yield made
+    slot = [names.replication(database)]
+    in_use = "select 1 from pg_replication_slots where slot_name = %s and active"
+    until(lambda: cluster.execute(in_use, slot).fetchall(), lambda found: found == [])
+    cluster.execute("select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = %s", slot)
+
+
+@pytest.mark.timeout(300)
+def test_a_dropped_column_stops_its_table_only_until_it_is_back(ops: Followed, tmp_path: Path) -> None:
+    """Nothing is typed or staged as null. Once the column is there, all goes on; a row that was new without it waits until it is told."""
+    planes, gliders = ops.planes, ops.gliders
+    log = ops.log(planes)
+    ops.execute(
+        "alter table planes drop column seats",
+        "update planes set engine = 'prop' where tailnum in ('A', 'B')",
+        "insert into planes (tailnum, engine) values ('D', 'prop')",
+        "update gliders set seats = 1 where tailnum = 'A'",
+    )
+    ops.settle(planes, 6)
+    ops.settle(gliders, 4)
+    typed, staged = (names.typed(change_log(planes).contract.name), names.staged(planes.contract.name))
+    stopped = ops.run(tmp_path, typed, names.typed(change_log(gliders).contract.name), names.staged(gliders.contract.name))
+    by_staging = ops.run(tmp_path, staged)
+    kept = ops.log(planes), ops.staged(planes), quarantine.listed(ops.settings, source=change_log(planes).contract.name)
+    ops.execute("alter table planes add column seats integer", "update planes set seats = 111 where tailnum = 'A'")
+    ops.settle(planes, 7)
+    back = ops.type(planes)
+    stage_state(ops.settings, planes, run_id="test")
+    first, waiting = ops.staged(planes), quarantine.listed(ops.settings, source=planes.contract.name)
+    ops.execute("update planes set seats = 444 where tailnum = 'D'")
+    ops.settle(planes, 8)
+    ops.type(planes)
+    stage_state(ops.settings, planes, run_id="test")
+
+    assert (failed(stopped), failed(by_staging)) == ({"fields": {"seats": "(integer) has no column"}, "dependents": []},) * 2
+    assert ops.staged(gliders) == {"A": 1, "B": 200, "C": 300}
+    assert kept == (log, {"A": 100, "B": 200, "C": 300}, [])
+    assert (back.rows, back.repeats, dict(back.broken)) == (4, 0, {})
+    assert first == {"A": 111, "B": 200, "C": 300}
+    assert ops.staged(planes, "engine") == {"A": "prop", "B": "prop", "C": "jet", "D": "prop"}
+    assert [(row.field, row.reason) for row in waiting] == [("seats", "missing")]
+    assert ops.staged(planes) == {"A": 111, "B": 200, "C": 300, "D": 444}
+    assert ops.type(planes).commits == 0
+
+
+@pytest.mark.timeout(300)
+def test_a_retyped_column_stops_its_table_until_it_is_back(ops: Followed) -> None:
+    """The text is written nowhere but, once the column is mended, to quarantine; every change is typed once."""
+    planes = ops.planes
+    ops.execute("alter table planes alter column seats type text", "update planes set seats = 'many' where tailnum = 'A'")
+    ops.settle(planes, 4)
+    with pytest.raises(SourceChanged) as caught:
+        ops.type(planes)
+    with pytest.raises(SourceChanged):
+        ops.type(planes)
+    kept = ops.log(planes)
+    ops.execute(
+        "update planes set seats = '111' where tailnum = 'A'", "alter table planes alter column seats type integer using seats::integer"
+    )
+    ops.settle(planes, 5)
+    back = ops.type(planes)
+    stage_state(ops.settings, planes, run_id="test")
+
+    assert caught.value.problems == {"seats": "is text, expected integer"}
+    assert kept == [("r", "A", 100), ("r", "B", 200), ("r", "C", 300)]
+    assert (back.rows, dict(back.broken)) == (1, {"seats wrong type": 1})
+    assert ops.staged(planes) == {"A": 111, "B": 200, "C": 300}
+
+
+@pytest.mark.timeout(300)
+def test_an_added_column_flows_once_it_is_declared(ops: Followed) -> None:
+    """Before, it is told and changes nothing; from then on its values come; under a new name all that has landed is typed with it."""
+    planes, declared = ops.planes, followed(ops.database, "planes", CABINS)
+    ops.execute("alter table planes add column cabins integer", "update planes set cabins = 2 where tailnum = 'A'")
+    ops.settle(planes, 4)
+    unknown = ops.type(planes).unknown_fields
+    stage_state(ops.settings, planes, run_id="test")
+    before = ops.staged(planes)
+    ops.execute("update planes set cabins = 3 where tailnum = 'B'")
+    ops.settle(planes, 5)
+    known = ops.type(declared)
+    stage_state(ops.settings, declared, run_id="test")
+    anew = replace(declared, contract=replace(declared.contract, name=f"{declared.contract.name}_2"))
+    ops.type(anew)
+    stage_state(ops.settings, anew, run_id="test")
+
+    assert "cabins" in unknown
+    assert "cabins" not in known.unknown_fields
+    assert before == {"A": 100, "B": 200, "C": 300}
+    assert ops.staged(declared, "cabins") == {"A": None, "B": 3, "C": None}
+    assert ops.staged(anew, "cabins") == {"A": 2, "B": 3, "C": None}
+    assert quarantine.listed(ops.settings, source=anew.contract.name) == []
+
+
+@pytest.mark.timeout(300)
+def test_a_field_that_the_table_never_had_is_a_source_that_changed(ops: Followed) -> None:
+    """A contract that declares it, optional or not, is not kept by null values."""
+    ops.execute("update planes set seats = 1 where tailnum = 'A'")
+    ops.settle(ops.planes, 4)
+
+    with pytest.raises(SourceChanged, match=r"field 'cabins' \(integer\) has no column"):
+        ops.type(followed(ops.database, "planes", CABINS))
+
+
+@pytest.fixture
+def events(streams: Settings) -> Iterator[tuple[EventStream, EventStream]]:
+    """Two streams of readings, whose topics land."""
+    made = [f"sensed_{token_hex(5)}" for _ in range(2)]
+    first, second = (stream_of(name, name.replace("_", "-"), share=0.1) for name in made)
+    with connected(streams, replace(flights, sources=(), streams=(first, second))):
+        yield first, second
+
+
+def send(settings: Settings, stream: EventStream, payloads: Sequence[bytes], landed: int) -> None:
+    """Puts records on the topic of a stream, and returns once so many have landed in all."""
+    produce(settings, stream.topic, list(payloads))
+    with catalog(settings) as lake:
+        table = lake.load_table(names.landed(stream.topic))
+        until(lambda: table.refresh().scan().to_arrow().num_rows, lambda rows: rows >= landed)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (b'"level":', "is missing in the newest 20 records of the topic '{topic}', expected integer"),
+        (b'"level":"many","was":', "is a string in the newest 20 records of the topic '{topic}', expected integer"),
+    ],
+)
+def test_events_without_a_field_or_with_another_type_stop_their_stream_only(
+    streams: Settings, events: tuple[EventStream, EventStream], tmp_path: Path, change: bytes, problem: str
+) -> None:
+    """The other stream goes on. Once the producer is mended, the next run takes up all, and what was written meanwhile is in quarantine."""
+    first, second = (_with_required_level(stream) for stream in events)
+    changed = change if change != b'"level":' else b'"depth":'
+    good = [event(number).replace(b'"level": ', b'"level":') for number in range(45)]
+    send(streams, first, [*good[:5], *(one.replace(b'"level":', changed) for one in good[5:25])], 25)
+    send(streams, second, good[:5], 5)
+    typed = [names.typed(stream.contract.name) for stream in (first, second)]
+    use_case = replace(flights, sources=(), streams=(first, second))
+    stopped = run(streams, use_case, tmp_path, *typed)
+    rows = tables.row_count(streams, typed[1], date(2013, 5, 1), date(2013, 5, 1))
+    held = quarantine.listed(streams, source=first.contract.name)
+    send(streams, first, good[25:], 45)
+    back = run(streams, use_case, tmp_path, *typed)
+
+    assert failed(stopped) == {"fields": {"level": problem.format(topic=first.topic)}, "dependents": []}
+    assert (rows, held) == (5, [])
+    assert back.success
+    assert sorted(row["value"] for row in tables.read_all(streams, typed[0]).read_all().to_pylist()) == [
+        *map(float, range(5)),
+        *map(float, range(25, 45)),
+    ]
+    assert len(quarantine.listed(streams, source=first.contract.name)) == 20
+
+
+def _with_required_level(stream: EventStream) -> EventStream:
+    fields = tuple(replace(field, required=field.required or field.name == "level") for field in stream.contract.fields)
+    return replace(stream, contract=replace(stream.contract, fields=fields))
+
+
+@pytest.mark.timeout(300)
+def test_events_of_the_future_and_very_late_ones_are_broken(streams: Settings, events: tuple[EventStream, EventStream]) -> None:
+    """They wait in quarantine, and make no day of their own in the lake."""
+    stream, _ = events
+    future, past = datetime(2099, 1, 1, tzinfo=UTC), datetime(2013, 5, 1, 12, tzinfo=UTC)
+    payloads = [
+        event(0),
+        event(1, read_at=future, sent_at=future),
+        event(2, read_at=past + timedelta(days=1), sent_at=past),
+        event(3, read_at=past, sent_at=past + timedelta(days=3)),
+    ]
+    send(streams, stream, payloads, 4)
+    done = type_landed(streams, replace(stream, contract=replace(stream.contract, broken_share=1.0)), run_id="test")
+
+    assert (done.rows, done.days) == (1, [date(2013, 5, 1)])
+    assert dict(done.broken) == {"sent_at from the future": 1, "read_at from the future": 1, "sent_at too late": 1}
+    assert read_manifest(streams, stream.contract.name, "2099-01-01") is None

@@ -1,0 +1,263 @@
+"""The sensors of streaming ingestion on a real lake: what lands is typed once, and the days that got events are materialized in one run."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from dagster import DagsterInstance
+
+from pipeline_assets.core import names
+from pipeline_assets.core.connections import catalog
+from pipeline_assets.core.resources import Platform
+from pipeline_assets.core.settings import Settings
+from pipeline_assets.ingestion.streaming import sensors
+from pipeline_assets.ingestion.streaming.health.arrivals import Touched, open_day_of, stale_days
+from pipeline_assets.ingestion.streaming.streams import change_log
+from pipeline_assets.ingestion.streaming.typed.rows import type_landed
+from pipeline_assets.spec.sources import PostgresTable, Source
+from pipeline_assets.spec.use_case import UseCase
+from pipeline_assets.use_cases.nyc_flights import use_case as flights
+from pipeline_assets_tests.january import write_stack_env
+from pipeline_assets_tests.landings import Landed, event, land, records, stream_of
+
+STREAM = stream_of("sensed")
+CASE: UseCase = replace(flights, streams=(STREAM,))
+TABLE = Source(contract=stream_of("kept").contract, origin=PostgresTable(database="house", table="kept"), load="changes")
+FOLLOWING: UseCase = replace(flights, streams=(), sources=(TABLE,))
+Answer = dg.SensorResult | dg.SkipReason
+
+
+@pytest.fixture
+def instance() -> Iterator[DagsterInstance]:
+    """A Dagster instance that knows of no run."""
+    with DagsterInstance.ephemeral() as made:
+        yield made
+
+
+class Ticks:
+    """A sensor that is asked again and again, each time from the cursor that it left."""
+
+    def __init__(self, sensor: dg.SensorDefinition, instance: DagsterInstance, home: Path) -> None:
+        self._sensor, self._instance, self._platform = sensor, instance, Platform(home=str(home))
+        self.cursor: str | None = None
+
+    def next(self) -> Answer:
+        """What the sensor answers now."""
+        context = dg.build_sensor_context(instance=self._instance, cursor=self.cursor, resources={"platform": self._platform})
+        answer = self._sensor(context)
+        assert isinstance(answer, dg.SensorResult | dg.SkipReason)
+        if isinstance(answer, dg.SensorResult):
+            self.cursor = answer.cursor
+        return answer
+
+
+def _sensor(name: str, settings: Settings, instance: DagsterInstance, home: Path, case: UseCase) -> Ticks:
+    write_stack_env(settings, home)
+    named = {sensor.name: sensor for sensor in sensors.defs(case).sensors or () if isinstance(sensor, dg.SensorDefinition)}
+    return Ticks(named[name], instance, home)
+
+
+def _sensors(settings: Settings, instance: DagsterInstance, home: Path, case: UseCase = CASE) -> tuple[Ticks, Ticks]:
+    landed, typed = (_sensor(name, settings, instance, home, case) for name in ("events_landed", names.EVENTS_TYPED))
+    return landed, typed
+
+
+def _change(settings: Settings, offset: int) -> int:
+    """A row of the followed table changes, is landed and typed; the snapshot of the change log."""
+    told = {"op": "c", "source": {"lsn": offset, "ts_ms": 1367409900000}, "before": None, "after": json.loads(event(offset))}
+    log = change_log(TABLE)
+    _land(settings, [Landed(offset=offset, payload=json.dumps(told).encode(), topic=log.topic)], log.topic)
+    return type_landed(settings, log, run_id="test").snapshot_after or 0
+
+
+def _staged(instance: DagsterInstance, snapshot: object, job: str, *, is_well: bool) -> None:
+    """A run that staged the followed table from a snapshot of its change log, and then came to its end or not."""
+
+    @dg.asset(key=list(names.staged(TABLE.contract.name)))
+    def state() -> dg.MaterializeResult[None]:
+        return dg.MaterializeResult(metadata={sensors.LOG_SNAPSHOT: str(snapshot)})
+
+    @dg.asset(deps=[state])
+    def register() -> None:
+        if not is_well:
+            raise dg.Failure
+
+    defs = dg.Definitions(assets=[state, register], jobs=[dg.define_asset_job(job)], executor=dg.in_process_executor)
+    defs.resolve_job_def(job).execute_in_process(instance=instance, raise_on_error=False)
+
+
+def _land(settings: Settings, landed: list[Landed], topic: str = STREAM.topic) -> None:
+    with catalog(settings) as lake:
+        land(lake, landed, topic)
+
+
+def _requests(answer: Answer) -> list[dg.RunRequest]:
+    return list(answer.run_requests or ()) if isinstance(answer, dg.SensorResult) else []
+
+
+def _tables(answer: Answer) -> list[str]:
+    return [table.path[-1] for request in _requests(answer) for table in request.asset_selection or ()]
+
+
+def test_many_commits_that_landed_ask_for_one_run(isolated: Settings, instance: DagsterInstance, tmp_path: Path) -> None:
+    """Nothing landed asks for nothing; three commits ask once; the same again asks for nothing."""
+    landed, _ = _sensors(isolated, instance, tmp_path)
+    before = landed.next()
+    for start in range(0, 9, 3):
+        _land(isolated, records(start, start + 3))
+    first, again = landed.next(), landed.next()
+
+    assert _requests(before) == []
+    assert len(_requests(first)) == 1
+    assert isinstance(again, dg.SkipReason)
+
+
+def test_only_what_landed_more_is_typed(isolated: Settings, instance: DagsterInstance, tmp_path: Path) -> None:
+    """A run is asked for the tables of the topics that have more; one that an earlier run left untyped is asked for again."""
+    other = stream_of("heard", topic="sounds")
+    landed, _ = _sensors(isolated, instance, tmp_path, replace(flights, streams=(STREAM, other)))
+    _land(isolated, records(0, 3))
+    first = landed.next()
+    with catalog(isolated) as lake:
+        land(lake, [replace(one, topic="sounds") for one in records(0, 3)], topic="sounds")
+    both = landed.next()
+    type_landed(isolated, STREAM, run_id="first")
+    type_landed(isolated, other, run_id="first")
+    _land(isolated, records(3, 6))
+    again = landed.next()
+
+    assert [_tables(answer) for answer in (first, both, again)] == [["sensed"], ["sensed", "heard"], ["sensed"]]
+
+
+def test_what_lands_while_events_are_typed_waits(isolated: Settings, instance: DagsterInstance, tmp_path: Path) -> None:
+    """As long as a run is under way no other is asked for; the tick after it is."""
+    landed, _ = _sensors(isolated, instance, tmp_path)
+    _land(isolated, records(0, 3))
+    run = dg.DagsterRun(job_name=names.TYPE_EVENTS, status=dg.DagsterRunStatus.STARTED)
+    instance.add_run(run)
+    during = landed.next()
+    instance.delete_run(run.run_id)
+
+    assert isinstance(during, dg.SkipReason)
+    assert len(_requests(landed.next())) == 1
+
+
+def test_the_days_that_got_events_are_asked_for_in_one_range(isolated: Settings, instance: DagsterInstance, tmp_path: Path) -> None:
+    """Two days at once are one run over both and the day before; a late event asks from the day before it on; nothing new, nothing."""
+    _, typed = _sensors(isolated, instance, tmp_path)
+    day = {number: event(number, read_at=datetime(2013, 5, number, 12, tzinfo=UTC)) for number in (1, 2, 3)}
+    before = typed.next()
+    _land(isolated, [Landed(offset=0, payload=day[1]), Landed(offset=1, payload=day[3])])
+    type_landed(isolated, STREAM, run_id="first")
+    first, again = typed.next(), typed.next()
+    _land(isolated, [Landed(offset=2, payload=day[2])])
+    type_landed(isolated, STREAM, run_id="second")
+    late = typed.next()
+
+    assert _requests(before) == _requests(again) == []
+    assert [_range(request) for request in _requests(first)] == [("2013-04-30", "2013-05-03")]
+    assert [_range(request) for request in _requests(late)] == [("2013-05-01", "2013-05-03")]
+    assert len({request.run_key for answer in (first, late) for request in _requests(answer)}) == 2
+
+
+@pytest.mark.parametrize(
+    ("days", "stale"),
+    [
+        ([], None),
+        ([date(2013, 12, 31)], (date(2013, 12, 30), date(2013, 12, 31))),
+        ([date(2012, 1, 1), date(2099, 1, 1)], None),
+        ([date(2013, 3, 1), date(2099, 1, 1)], (date(2013, 2, 28), date(2013, 12, 31))),
+        ([date(2013, 1, 1)], (date(2013, 1, 1), date(2013, 1, 1))),
+    ],
+)
+def test_days_outside_the_partitions_are_never_asked_for(days: list[date], stale: tuple[date, date] | None) -> None:
+    """An event of another year stands in the typed table, and no run is asked for its day."""
+    found = Touched(days=days, last_day=max(days, default=None), snapshots={})
+
+    assert stale_days(found, date(2013, 1, 1), date(2013, 12, 31)) == stale
+
+
+def test_a_day_that_has_not_ended_waits_and_one_of_the_future_does_not(
+    isolated: Settings, instance: DagsterInstance, tmp_path: Path
+) -> None:
+    """A use case without an end has no partition for today yet: its day is asked for once it has ended, and that of 2099 never."""
+    today = datetime.now(UTC).replace(hour=0, minute=1)
+    case = replace(CASE, first_day=today.date() - timedelta(days=3), last_day=None)
+    _, typed = _sensors(isolated, instance, tmp_path, case)
+    told = (today - timedelta(days=2), today, datetime(2099, 1, 1, tzinfo=UTC))
+    _land(isolated, [Landed(offset=n, payload=event(n, read_at=time), received_at=None) for n, time in enumerate(told)])
+    type_landed(isolated, STREAM, run_id="first")
+    first, again = typed.next(), typed.next()
+
+    yesterday = (today - timedelta(days=1)).date().isoformat()
+    assert [_range(request) for request in _requests(first)] == [((told[0].date() - timedelta(days=1)).isoformat(), yesterday)]
+    assert _requests(again) == []
+    assert json.loads(typed.cursor or "")["open_day"] == today.date().isoformat()
+
+
+@pytest.mark.parametrize(
+    ("days", "ended", "open_day"),
+    [
+        ([date(2013, 5, 1), date(2013, 5, 3), date(2099, 1, 1)], date(2013, 5, 2), date(2013, 5, 3)),
+        ([date(2013, 5, 1), date(2013, 5, 3)], date(2013, 5, 3), None),
+        ([date(2013, 5, 4), date(2099, 1, 1)], date(2013, 5, 2), None),
+        ([date(2013, 5, 3)], None, date(2013, 5, 3)),
+    ],
+)
+def test_the_day_that_has_not_ended_is_told(days: list[date], ended: date | None, open_day: date | None) -> None:
+    """The first that has events, is no partition yet, and is not in the future."""
+    found = Touched(days=days, last_day=max(days), snapshots={})
+
+    assert open_day_of(found, ended, date(2013, 5, 3)) == open_day
+
+
+def test_a_table_that_changed_is_followed_once_and_again_after_its_next_change(
+    isolated: Settings, instance: DagsterInstance, tmp_path: Path
+) -> None:
+    """Before its log is there nothing is asked for; then once for each state of the log."""
+    changed = _sensor("tables_changed", isolated, instance, tmp_path, FOLLOWING)
+    answers = [changed.next()]
+    for offset in range(2):
+        _change(isolated, offset)
+        answers += [changed.next(), changed.next()]
+
+    assert [len(_requests(answer)) for answer in answers] == [0, 1, 0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("job", "is_well", "asked"), [(names.BUILD_FEATURES, True, 0), (names.BUILD_FEATURES, False, 1), ("staged_alone", True, 1)]
+)
+def test_a_run_over_days_takes_followed_tables_along(
+    isolated: Settings, instance: DagsterInstance, tmp_path: Path, *, job: str, is_well: bool, asked: int
+) -> None:
+    """A change waits for a run that is under way; if that took it to dbt and went well, nothing more is asked for."""
+    changed = _sensor("tables_changed", isolated, instance, tmp_path, FOLLOWING)
+    snapshot = _change(isolated, 0)
+    run = dg.DagsterRun(job_name=names.BUILD_FEATURES, status=dg.DagsterRunStatus.STARTED)
+    instance.add_run(run)
+    during = changed.next()
+    _staged(instance, snapshot, job, is_well=is_well)
+    instance.delete_run(run.run_id)
+
+    assert isinstance(during, dg.SkipReason)
+    assert len(_requests(changed.next())) == asked
+
+
+def test_a_change_waits_for_no_long_run(
+    isolated: Settings, instance: DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After some minutes a run of its own is asked for, whatever else is under way."""
+    changed = _sensor("tables_changed", isolated, instance, tmp_path, FOLLOWING)
+    _change(isolated, 0)
+    instance.add_run(dg.DagsterRun(job_name=names.BUILD_FEATURES, status=dg.DagsterRunStatus.STARTED))
+    monkeypatch.setattr(sensors, "ALONG", timedelta(0))
+
+    assert len(_requests(changed.next())) == 1
+
+
+def _range(request: dg.RunRequest) -> tuple[str, ...]:
+    return tuple(value for name, value in sorted(request.tags.items(), reverse=True) if name.startswith("dagster/asset_partition_range"))

@@ -1,0 +1,122 @@
+"""The configurations of the connectors are snapshots, so that a change of one is seen in review."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline_assets.core import names
+from pipeline_assets.core.errors import SettingsMissing
+from pipeline_assets.core.settings import Settings
+from pipeline_assets.ingestion.streaming.capture import configs as connectors
+from pipeline_assets.ingestion.streaming.capture.connectors import connectors_of
+from pipeline_assets.spec.sources import CloudEvent, PostgresTable
+from pipeline_assets.use_cases.nyc_flights import use_case
+from pipeline_assets.use_cases.nyc_flights.sources import airlines, airports, flight_departures, planes
+
+SNAPSHOT = Path(__file__).with_name("connectors.json")
+HIDDEN = "must-not-be-shown"
+TABLES = [each.origin for each in (planes, airports, airlines) if isinstance(each.origin, PostgresTable)]
+
+
+@pytest.fixture
+def settings() -> Settings:
+    """Settings with a secret wherever there is one."""
+    dsn = f"postgresql://%s:{HIDDEN}@db.example.com:6432/%s"
+    given = {
+        **{f"{name}_dsn": dsn % (name, name) for name in ("warehouse", "catalog", "dagster")},
+        **{f"{name}_url": f"http://{name}.example.com" for name in ("dagster", "mlflow", "connect")},
+        "s3_endpoint": "http://s3.example.com",
+        "s3_region": "eu-central-1",
+        "s3_bucket": "ours",
+        "s3_access_key": HIDDEN,
+        "s3_secret_key": HIDDEN,
+        "services": {},
+        "kafka_bootstrap": "kafka.example.com:9092",
+        "connect_secrets": "/etc/connect/secrets.properties",
+        "databases": {},
+        "replication": {"airline_ops": dsn % ("reader", "airline_ops")},
+    }
+    return Settings.model_validate(given)
+
+
+def test_the_connectors_are_as_they_were(settings: Settings) -> None:
+    """Their configurations equal the committed snapshot; rewrite the file when a change is meant."""
+    topic = flight_departures.topic
+    found = {
+        names.changes_connector("airline_ops"): connectors.changes(settings, "airline_ops", TABLES),
+        names.landing_connector(topic): connectors.landing(settings, topic),
+    }
+
+    assert found == json.loads(SNAPSHOT.read_text()), json.dumps(found, indent=2)
+
+
+def test_headers_are_landed_where_a_stream_reads_them(settings: Settings) -> None:
+    """One transform a header, between those that every landing has; all else is as without them."""
+    plain, told = (connectors.landing(settings, "events", headers) for headers in ((), ("content-type", "ce_id")))
+
+    assert {name: value for name, value in told.items() if plain.get(name) != value} == {
+        "header.converter": "org.apache.kafka.connect.converters.ByteArrayConverter",
+        "transforms": "hoist,content_type,ce_id,insert",
+        **{f"transforms.{name}.type": "io.debezium.transforms.HeaderToValue" for name in ("content_type", "ce_id")},
+        **{f"transforms.{name}.operation": "copy" for name in ("content_type", "ce_id")},
+        "transforms.content_type.headers": "content-type",
+        "transforms.content_type.fields": "content_type",
+        "transforms.ce_id.headers": "ce_id",
+        "transforms.ce_id.fields": "ce_id",
+    }
+
+
+def test_only_topics_of_events_in_binary_mode_are_landed_with_headers(settings: Settings) -> None:
+    """The format of a topic's streams decides; its headers are in the configuration of the connector and in its landing table."""
+    event = replace(flight_departures, format=CloudEvent(attributes=(("subject", "carrier"),), is_binary=True))
+    streams = [event if one is flight_departures else one for one in use_case.streams]
+    found = {one.topic: one for one in connectors_of(replace(use_case, streams=tuple(streams))) if one.topic is not None}
+    told = found.pop(event.topic)
+
+    assert told.headers == ("content-type", "ce_specversion", "ce_id", "ce_source", "ce_type", "ce_subject")
+    assert told.config(settings) == connectors.landing(settings, event.topic, told.headers)
+    assert found
+    assert {(one.headers, "HeaderToValue" in str(one.config(settings))) for one in found.values()} == {((), False)}
+
+
+def test_no_secret_is_in_a_configuration(settings: Settings) -> None:
+    """Passwords and keys are taken from the file of secrets, by name."""
+    found = {**connectors.changes(settings, "airline_ops", TABLES), **connectors.landing(settings, flight_departures.topic)}
+    referred = {name for name, value in found.items() if value.startswith("${file:/etc/connect/secrets.properties:")}
+
+    assert [name for name, value in found.items() if HIDDEN in value] == []
+    assert {"database.password", "iceberg.catalog.jdbc.password", "iceberg.catalog.s3.secret-access-key"} < referred
+
+
+def test_names_of_tables_are_taken_literally(settings: Settings) -> None:
+    """The connector reads them as regular expressions; a dot in one matches a dot only."""
+    table = PostgresTable(database="airline_ops", table="a.b", schema="s")
+
+    assert connectors.changes(settings, "airline_ops", [table])["table.include.list"] == r"s\.a\.b"
+
+
+def test_a_database_without_a_role_that_reads_changes_names_the_setting(settings: Settings) -> None:
+    """The variable that is missing is in the error."""
+    with pytest.raises(SettingsMissing, match="PIPELINE_REPLICATION__ORDERS"):
+        connectors.changes(settings, "orders", TABLES)
+
+
+def test_topics_of_changes_keep_the_order_and_every_record() -> None:
+    """One partition a table, for ever; the heartbeat has a topic of its own."""
+    topics = connectors.changes_topics("airline_ops", TABLES)
+
+    assert [topic.name for topic in topics] == [
+        "airline_ops.public.planes",
+        "airline_ops.public.airports",
+        "airline_ops.public.airlines",
+        "__debezium-heartbeat.airline_ops",
+    ]
+    assert {(topic.partitions, topic.configs["retention.ms"]) for topic in topics} == {(1, "-1")}
+
+
+@pytest.mark.parametrize(("topic", "table"), [("flight-departures", "flight_departures"), ("ops.public.Planes", "ops_public_planes")])
+def test_a_topic_lands_in_a_table_of_its_name(topic: str, table: str) -> None:
+    """Signs that a table name cannot have become underscores."""
+    assert names.landed(topic) == ("landed", table)
