@@ -5,6 +5,7 @@ decides whether trying again can help: a `TransientError` may be retried, no oth
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
@@ -50,13 +51,29 @@ class UnknownDay(UserInputError):
         super().__init__(f"No day '{day}'. A day is a UTC date YYYY-MM-DD, from {first} {until}.")
 
 
-class SpecError(UserInputError):
-    """A malformed declaration."""
+@dataclass(frozen=True, kw_only=True)
+class DeclarationProblem:
+    """What is wrong with one field of one declared object, where it is declared, and what would be right."""
 
-    def __init__(self, *, use_case: str, file: str, subject: str, field: str, problem: str, expected: str) -> None:
-        self.use_case, self.file, self.subject, self.field = use_case, file, subject, field
-        self.problem, self.expected = problem, expected
-        super().__init__(f"{subject} (use case '{use_case}'): {field} {problem}. Expected: {expected}. Fix {file}.")
+    use_case: str
+    file: str
+    subject: str
+    field: str
+    problem: str
+    expected: str
+
+    def __str__(self) -> str:
+        what = f"{self.field} {self.problem}".strip()
+        return f"{self.subject} (use case '{self.use_case}'): {what}. Expected: {self.expected}. Fix {self.file}."
+
+
+class SpecError(UserInputError):
+    """Malformed declarations, all of them at once."""
+
+    def __init__(self, problems: Sequence[DeclarationProblem]) -> None:
+        self.problems = tuple(problems)
+        count = f"{len(self.problems)} problems in the declarations:\n- " if self.problems[1:] else ""
+        super().__init__(count + "\n- ".join(map(str, self.problems)))
 
 
 class ContractViolation(PipelineError):

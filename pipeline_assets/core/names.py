@@ -23,17 +23,26 @@ ROOMS = (
     BATCH_INFERENCE, REALTIME_INFERENCE, MONITORING,
 )  # fmt: skip
 
-# The jobs: one a journey through the rooms.
-BUILD_FEATURES = "build_features"
-TRAIN = "train"
-TYPE_EVENTS = "type_events"
-CONNECT_STREAMS = "connect_streams"
-FOLLOW_TABLES = "follow_tables"
-VERIFY = "verify"
+# The jobs of the platform as a whole.
+APPLY_CONNECTORS = "apply_connectors"
+TYPE_RECORDS = "type_records"
+UPDATE_FOLLOWED_TABLES = "update_followed_tables"
+AUDIT_SOURCES = "audit_sources"
+MAINTAIN_LAKE = "maintain_lake"
 
-# The sensor that has days with new events materialized.
-EVENTS_TYPED = "events_typed"
-SCORE_AND_MONITOR = "score_and_monitor"
+# Checks that an alert can name.
+IS_PROGRESSING = "is_progressing"
+RECONCILED = "reconciled_with_source"
+
+# The sensors of the platform as a whole.
+RECORDS_LANDED = "records_landed"
+TABLES_CHANGED = "tables_changed"
+STREAM_HEALTH = "stream_health"
+
+# The tag of everything that belongs to a use case.
+USE_CASE_TAG = "use_case"
+# The tag of cleaned tables that are built by the day; the others are built as a whole.
+BY_DAY_TAG = "by_day"
 
 # Schemas of the warehouse database, and namespaces of the lake.
 RAW = "raw"
@@ -44,6 +53,7 @@ LEDGER = "ledger"
 QUARANTINE = "quarantine"
 MONITOR = "monitor"
 LANDED = "landed"
+MAINTENANCE = "maintenance"
 TYPED = "typed"
 CONNECTORS = "connectors"
 CATALOG = "lake"
@@ -125,6 +135,36 @@ def connector_replication(database: str) -> str:
 def source_asset(system: str, table: str) -> AssetName:
     """The table or endpoint of an outside system, as the asset graph shows it."""
     return (system, table)
+
+
+def build_features(use_case: str) -> str:
+    """The job that takes the days of a use case from its sources to the vectors of its models."""
+    return f"build_features_{use_case}"
+
+
+def days_changed(use_case: str) -> str:
+    """The sensor that has days of a use case materialized which received events."""
+    return f"days_changed_{use_case}"
+
+
+def train(model: str) -> str:
+    """The job that trains a model, judges the candidate and packages what is live then."""
+    return f"train_{model}"
+
+
+def retrain(model: str) -> str:
+    """The sensor that requests a retraining of a model."""
+    return f"retrain_{model}"
+
+
+def score_and_monitor(model: str) -> str:
+    """The job that scores days with a model and monitors them."""
+    return f"score_and_monitor_{model}"
+
+
+def score_of(class_name: str) -> str:
+    """The column of predictions that holds the probability of a class."""
+    return f"score_{_plain(class_name)}"
 
 
 def staged(contract: str) -> AssetName:
@@ -209,7 +249,7 @@ def performance(model: str) -> AssetName:
 
 def maintenance(namespace: str) -> AssetName:
     """The files of all tables of one lake namespace, kept in good order."""
-    return ("tidy", namespace)
+    return (MAINTENANCE, namespace)
 
 
 def span(window: timedelta) -> str:

@@ -15,6 +15,7 @@ from dagster_shared.check import CheckError
 
 from pipeline_assets.core import names
 from pipeline_assets.core.errors import PipelineError, SourceChanged, TransientError
+from pipeline_assets.core.project import Span
 from pipeline_assets.core.settings import Settings, home_folder, read_settings
 from pipeline_assets.spec.contracts import Contract, Field
 from pipeline_assets.spec.use_case import UseCase
@@ -43,12 +44,17 @@ class Platform(dg.ConfigurableResource["Platform"]):
         return read_settings(Path(self.home) if self.home else home_folder())
 
 
-def days(use_case: UseCase) -> dg.DailyPartitionsDefinition:
-    """The partitions of a use case: UTC days of event time, from its first day to its last."""
-    end = use_case.last_day + timedelta(days=1) if use_case.last_day is not None else None
+def days(span: Span) -> dg.DailyPartitionsDefinition:
+    """The partitions of an asset: UTC days of event time."""
+    end = span.last + timedelta(days=1) if span.last is not None else None
     return dg.DailyPartitionsDefinition(
-        start_date=use_case.first_day.isoformat(), end_date=end.isoformat() if end is not None else None, timezone="UTC"
+        start_date=span.first.isoformat(), end_date=end.isoformat() if end is not None else None, timezone="UTC"
     )
+
+
+def use_case_tags(use_case: UseCase) -> dict[str, str]:
+    """The tags of an asset that belongs to a use case, by which jobs and people select it."""
+    return {names.USE_CASE_TAG: use_case.name}
 
 
 def asked_days(context: dg.AssetExecutionContext) -> tuple[date, date]:

@@ -139,12 +139,19 @@ class RecordStream:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EventStream(RecordStream):
-    """Events as they happen: a topic, and the batch source that holds what happened before the topic began.
+class History:
+    """What happened before a topic began: the rows of a batch source, all of them or those whose `field` is `value`.
 
-    A row of `history` belongs to this stream if `history_field` equals `history_value`; its columns carry the names of the contract.
+    The columns carry the names of the stream's contract.
     """
 
-    history: Source
-    history_field: str
-    history_value: str
+    source: Source
+    field: str | None = None
+    value: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EventStream(RecordStream):
+    """Events as they happen: a topic, and where there is one the `history` from before the topic began."""
+
+    history: History | None = None
