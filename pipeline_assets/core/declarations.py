@@ -7,19 +7,21 @@ import ast
 import importlib
 import pkgutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from traceback import extract_tb
 from types import ModuleType
 
-from pipeline_assets.core.columns import cleaned_models
+from pipeline_assets.core.columns import CleanedModel, cleaned_models
 from pipeline_assets.core.errors import DeclarationProblem, SpecError, UnknownName
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.rules import features, models, sources
 from pipeline_assets.core.rules.problems import NAME, NAME_RULE, Problem
 from pipeline_assets.core.rules.sharing import Clash, clashes
 from pipeline_assets.core.settings import CodeSettings, read_code_settings
+from pipeline_assets.spec.sources import EventStream
 from pipeline_assets.spec.use_case import UseCase
 
 DECLARED = "use_case"
@@ -50,16 +52,18 @@ def read_project(settings: CodeSettings) -> Project:
 
 def check(use_cases: Sequence[UseCase], dbt_project: Path, broken: Sequence[DeclarationProblem] = ()) -> Project:
     """The use cases as one project; raises SpecError with `broken` and every problem of theirs, in the order of the diagram."""
-    found = [*broken, *(problem for use_case in use_cases for problem in _problems(use_case, dbt_project))]
+    tables = cleaned_models(dbt_project)
+    streams = [stream for use_case in use_cases for stream in use_case.streams]
+    found = [*broken, *(problem for use_case in use_cases for problem in _problems(use_case, tables, streams))]
     found += [_clash(clash) for clash in clashes(use_cases)]
     if found:
         raise SpecError(found)
     return Project(use_cases=tuple(use_cases))
 
 
-def _problems(use_case: UseCase, dbt_project: Path) -> Iterator[DeclarationProblem]:
-    tables = cleaned_models(dbt_project)
-    for problem in (*_own(use_case), *sources.problems(use_case), *features.problems(use_case, tables), *models.problems(use_case, tables)):
+def _problems(use_case: UseCase, tables: Mapping[str, CleanedModel], streams: Collection[EventStream]) -> Iterator[DeclarationProblem]:
+    of_rooms = (sources.problems(use_case, streams), features.problems(use_case, tables), models.problems(use_case, tables))
+    for problem in chain(_own(use_case), *of_rooms):
         yield DeclarationProblem(
             use_case=use_case.name,
             file=file_of(problem.declared),

@@ -24,7 +24,6 @@ def clashes(use_cases: Sequence[UseCase]) -> Iterator[Clash]:
     """Every name that two different declarations have; equal ones are one and the same."""
     yield from _clashes("contract", use_cases, _contracts)
     yield from _clashes("origin", use_cases, lambda one: {"/".join(_origin(x)): x for x in sources_of(one)})
-    yield from _clashes("topic", use_cases, lambda one: {"/".join((*names.landed(x.topic), _routed(x))): x for x in one.streams})
     yield from _clashes("view", use_cases, lambda one: {view.name: view for view in views_of(one)})
     yield from _clashes("entity", use_cases, lambda one: {view.entity.name: view.entity for view in views_of(one)})
     yield from _clashes("cleaned table", use_cases, _tables)
@@ -50,11 +49,6 @@ def _origin(source: Source) -> names.AssetName:
     if isinstance(origin, PostgresTable):
         return (origin.database, f"{origin.schema}.{origin.table}")
     return (origin.service, origin.path)
-
-
-def _routed(stream: object) -> str:
-    route = getattr(stream, "route", None)
-    return "" if route is None else f"{route.field}={route.value}"
 
 
 def _tables(use_case: UseCase) -> dict[str, CleanedTable]:

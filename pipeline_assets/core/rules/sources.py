@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import get_args
 
 from pipeline_assets.core.names import landed
@@ -16,14 +16,14 @@ from pipeline_assets.spec.use_case import UseCase
 ATTRIBUTE = re.compile(r"[a-z0-9]+")
 
 
-def problems(use_case: UseCase) -> Iterator[Problem]:
-    """What is wrong with the sources and streams of a use case."""
+def problems(use_case: UseCase, streams: Collection[EventStream]) -> Iterator[Problem]:
+    """What is wrong with the sources and streams of a use case; `streams` are those of all use cases, its own among them."""
     for source in sources_of(use_case):
         yield from _contract(source, source.contract)
         yield from _source(source)
     for stream in use_case.streams:
         yield from _contract(stream, stream.contract)
-        yield from _stream(use_case, stream)
+        yield from _stream(stream, [one for one in streams if one != stream])
 
 
 def _source(source: Source) -> Iterator[Problem]:
@@ -62,11 +62,11 @@ def _field(place: Place, field: Field) -> Iterator[Problem]:
         yield place.problem("allowed", "is set", "a list of values on a string")
 
 
-def _stream(use_case: UseCase, stream: EventStream) -> Iterator[Problem]:
+def _stream(stream: EventStream, others: Collection[EventStream]) -> Iterator[Problem]:
     place = Place(declared=stream, subject=f"Stream '{stream.contract.name}'")
     yield from _history(place, stream)
     yield from _format(place, stream)
-    yield from _route(place, use_case, stream)
+    yield from _route(place, stream, others)
 
 
 def _history(place: Place, stream: EventStream) -> Iterator[Problem]:
@@ -116,8 +116,7 @@ def _cloud_event(place: Place, stream: EventStream, written: CloudEvent) -> Iter
             yield place.problem("format.attributes", f"has '{attribute}'", "lower-case letters and digits, as CloudEvents names attributes")
 
 
-def _route(place: Place, use_case: UseCase, stream: EventStream) -> Iterator[Problem]:
-    others = [one for one in use_case.streams if one is not stream]
+def _route(place: Place, stream: EventStream, others: Collection[EventStream]) -> Iterator[Problem]:
     beside = [one for one in others if one.topic == stream.topic]
     table = landed(stream.topic)
     if any(landed(one.topic) == table and one.topic != stream.topic for one in others):
