@@ -1,4 +1,4 @@
-"""Kafka Connect's REST interface: connectors are put there, looked at, started again and taken away."""
+"""Kafka Connect's REST interface: connectors are put there, looked at, restarted and deleted."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -31,7 +31,7 @@ class Status:
 
     @property
     def is_running(self) -> bool:
-        """The connector and its tasks, of which there is at least one, are running. That alone does not mean that they get on."""
+        """The connector and its tasks, of which there is at least one, are running. That alone does not mean that they make progress."""
         return self.state == RUNNING and bool(self.tasks) and all(state == RUNNING for state, _ in self.tasks.values())
 
     @property
@@ -79,7 +79,7 @@ class Connect:
         return Status(state=found["connector"]["state"], trace=found["connector"].get("trace", ""), tasks=tasks)
 
     def restart_failed(self, name: str) -> list[int]:
-        """Start what failed of a connector again; the numbers of the failed tasks."""
+        """Restart what failed of a connector; the numbers of the failed tasks."""
         status = self.status(name)
         if status.state == FAILED or status.failed_tasks:
             self._ask("POST", f"{_path(name)}/restart?includeTasks=true&onlyFailed=true")
@@ -90,7 +90,7 @@ class Connect:
         return [(each["partition"], each["offset"]) for each in self._ask("GET", f"{_path(name)}/offsets")["offsets"]]
 
     def delete(self, name: str) -> None:
-        """Take a connector away; one that is not there is no error. Its offsets stay."""
+        """Delete a connector; one that does not exist is no error. Its offsets stay."""
         if name in self.connectors():
             self._ask("DELETE", _path(name))
 
