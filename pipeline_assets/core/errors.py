@@ -82,9 +82,9 @@ class ContractViolation(PipelineError):
     def __init__(self, *, contract: str, partition: str, broken: int, rows: int, share: float, reasons: Mapping[str, int]) -> None:
         self.contract, self.partition, self.broken, self.rows = contract, partition, broken, rows
         self.share, self.reasons = share, dict(reasons)
-        told = ", ".join(f"{count} × {reason}" for reason, count in sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
+        counts = ", ".join(f"{count} × {reason}" for reason, count in sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
         super().__init__(
-            f"Contract '{contract}' refused partition {partition}: {broken} of {rows} rows are broken, {share:.2%} may be ({told}). "
+            f"Contract '{contract}' refused partition {partition}: {broken} of {rows} rows are broken, {share:.2%} may be ({counts}). "
             "Nothing was written. Fix the source or the contract, then materialize the partition again."
         )
 
@@ -122,7 +122,7 @@ class SourceUnavailable(TransientError):
 
     def __init__(self, source: str, problem: str) -> None:
         self.source, self.problem = source, problem
-        super().__init__(f"Source '{source}' {problem}. It will be asked again.")
+        super().__init__(f"Source '{source}' {problem}. It will be retried.")
 
 
 class TransactionOpen(SourceUnavailable):
@@ -191,12 +191,12 @@ class NotStaged(PipelineError):
     def __init__(self, contract: str, partitions: Sequence[str]) -> None:
         self.contract, self.partitions = contract, tuple(partitions)
         more = f" and {len(self.partitions) - 1} more" if self.partitions[1:] else ""
-        told = f"nothing staged for {self.partitions[0]}{more}"
-        super().__init__(f"Contract '{contract}' has {told}. Materialize staged/{contract} for these partitions first.")
+        missing = f"nothing staged for {self.partitions[0]}{more}"
+        super().__init__(f"Contract '{contract}' has {missing}. Materialize staged/{contract} for these partitions first.")
 
 
 class SnapshotIncomplete(TransientError):
-    """A table's change log does not hold all of the table yet: its first snapshot is still being told."""
+    """A table's change log does not hold all of the table yet: its first snapshot is still being emitted."""
 
     def __init__(self, contract: str, changes: int) -> None:
         self.contract, self.changes = contract, changes
@@ -278,10 +278,10 @@ class SourceChanged(PipelineError):
 
     def __init__(self, source: str, problems: Mapping[str, str], dependents: Sequence[str] = ()) -> None:
         self.source, self.problems, self.dependents = source, dict(problems), tuple(dependents)
-        told = "; ".join(f"field '{field}' {problem}" for field, problem in sorted(self.problems.items()))
-        hanging = f" On it hang: {', '.join(self.dependents)}." if self.dependents else ""
+        changed = "; ".join(f"field '{field}' {problem}" for field, problem in sorted(self.problems.items()))
+        below = f" Dependents: {', '.join(self.dependents)}." if self.dependents else ""
         super().__init__(
-            f"Source '{source}' no longer keeps its contract: {told}. Nothing was written.{hanging} "
+            f"Source '{source}' no longer keeps its contract: {changed}. Nothing was written.{below} "
             "Restore the source, or change the contract."
         )
 

@@ -62,10 +62,10 @@ def done(client: "S3Client", bucket: str, contract: Contract, day: date, load: L
 
 def _unfinished(client: "S3Client", bucket: str, key: str, contract: Contract) -> Load | None:
     try:
-        told = json.loads(client.get_object(Bucket=bucket, Key=key)["Body"].read())
+        stored = json.loads(client.get_object(Bucket=bucket, Key=key)["Body"].read())
     except client.exceptions.NoSuchKey:
         return None
-    found = Load(**{**told, "is_taken_up": True})
+    found = Load(**{**stored, "is_taken_up": True})
     is_recent = datetime.now(UTC) - datetime.fromisoformat(found.begun_at) < TAKEN_UP_WITHIN
     return found if is_recent and found.contract_digest == _digest(contract) else None
 

@@ -56,7 +56,7 @@ def slot_of(settings: Settings, database: str) -> Slot | None:
 
 
 def confirmed_lsn(settings: Settings, database: str) -> int:
-    """Up to where the changes of a database have been read and told for good, as an LSN; -1 where there is no slot."""
+    """Up to where the changes of a database have been read and emitted for good, as an LSN; -1 where there is no slot."""
     query = "select (confirmed_flush_lsn - '0/0')::bigint from pg_replication_slots where slot_name = %s"
     with _opened(settings.replication[database], database) as connection:
         (found,) = connection.execute(query, [names.replication(database)]).fetchone() or (None,)
