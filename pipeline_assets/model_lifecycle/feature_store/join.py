@@ -5,7 +5,8 @@ import pyarrow as pa
 
 from pipeline_assets.core import names
 from pipeline_assets.core.errors import FeaturesMissing, TableMismatch
-from pipeline_assets.processing.features.view import DECISION_AT, feature_names
+from pipeline_assets.processing.features.columns import DECISION_AT
+from pipeline_assets.processing.features.view import feature_names
 from pipeline_assets.spec.features import FeatureView, Windowed
 
 FOUND = "__found"

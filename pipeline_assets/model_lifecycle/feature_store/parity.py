@@ -16,7 +16,7 @@ from pipeline_assets.core.settings import Settings
 from pipeline_assets.model_lifecycle.feature_store import offline
 from pipeline_assets.model_lifecycle.feature_store.fingerprint import FEATURE_HASH, feature_hashes
 from pipeline_assets.processing.features import materialize
-from pipeline_assets.processing.features.view import DECISION_AT
+from pipeline_assets.processing.features.columns import DECISION_AT
 from pipeline_assets.spec.models import Model
 from pipeline_assets.spec.use_case import UseCase
 

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from pipeline_assets.core.errors import TableRejected
 from pipeline_assets.processing.features.catalogue import feature_columns
-from pipeline_assets.processing.features.view import DECISION_AT
+from pipeline_assets.processing.features.columns import DECISION_AT
 from pipeline_assets.spec.features import RequestFeature
 from pipeline_assets.spec.models import Model
 

@@ -13,6 +13,8 @@ from pipeline_assets.core.errors import TableMismatch
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
+# When a decision was made, in every table of requests, features and vectors.
+DECISION_AT = "decision_at"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +87,35 @@ def arrow_floats(values: Floats, present: Bools) -> pa.Array:
     return pa.array(values) if present.all() else pa.array(values, mask=~present)
 
 
+def arrow_whole(values: Ints, present: Bools) -> pa.Array:
+    """int64 with nulls where not present; the bytes under a null are zero."""
+    values = np.where(present, values, 0)
+    return pa.array(values) if present.all() else pa.array(values, mask=~present)
+
+
+def present_in(column: pa.Array) -> Bools:
+    """Which rows of a column have a value."""
+    present: Bools = _numpy(column.is_valid())
+    return present
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a type is one of Arrow's types of text."""
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def moments(column: pa.Array, table: pa.Table, name: str, label: str) -> Numbers:
+    """A column of times with a zone, or of dates (their first instant in UTC), in microseconds since the epoch; nulls may occur."""
+    if pa.types.is_timestamp(column.type) and column.type.tz is None:
+        raise TableMismatch(name, f"has naive times in column '{label}', expected timestamp[us, tz=UTC]", table.column_names)
+    whole = column.cast(pa.timestamp("us")).cast(pa.int64()) if pa.types.is_date(column.type) else _microseconds(column)
+    return Numbers(values=_numpy(whole.fill_null(0)), valid=present_in(column))
+
+
+def _microseconds(column: pa.Array) -> pa.Array:
+    return column.cast(pa.timestamp("us", tz="UTC"), safe=False).cast(pa.int64())
+
+
 def _refuse_infinite(values: Floats, table: pa.Table, name: str, column: str) -> None:
     broken = int(len(values) - np.isfinite(values).sum())
     if broken:
@@ -99,7 +130,7 @@ def text_or_whole(table: pa.Table, name: str, column: str) -> pa.Array:
     """A key column: text as string, whole numbers and booleans as int64; raises TableMismatch for any other type."""
     values = plain_column(table, name, column)
     kind = values.type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind) or pa.types.is_null(kind):
+    if is_text(kind) or pa.types.is_null(kind):
         return pc.cast(values, pa.string())
     if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
         return pc.cast(values, pa.int64())

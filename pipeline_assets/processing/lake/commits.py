@@ -1,7 +1,8 @@
 """One snapshot that puts files in the place of others, planned again when another writer was faster."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import stamina
@@ -24,8 +25,12 @@ class Change:
     add: "Sequence[DataFile]"
 
 
-def replace_files(table: "Table", rows: "BooleanExpression", plan: "Callable[[Table], Change]") -> Change:
+def replace_files(
+    table: "Table", rows: "BooleanExpression", plan: "Callable[[Table], Change]", properties: Mapping[str, str] = MappingProxyType({})
+) -> Change:
     """Commit what `plan` makes of the table as one snapshot, and give it back; no snapshot if the change is empty.
+
+    `properties` of the table are set in the same commit.
 
     Another writer's commit is taken up if it touched other rows. If it touched some of `rows`, the plan is made anew from the table as it
     is then, so that two writers of one day never leave both their files. Raises LakeBusy after some attempts.
@@ -39,18 +44,23 @@ def replace_files(table: "Table", rows: "BooleanExpression", plan: "Callable[[Ta
             with attempt:
                 table.refresh()
                 change = plan(table)
-                if change.remove or change.add:
-                    _overwrite(table, rows, change)
+                new = {name: value for name, value in properties.items() if table.properties.get(name) != value}
+                if change.remove or change.add or new:
+                    _overwrite(table, rows, change, new)
     except conflicts as error:
         raise LakeBusy(".".join(table.name()), str(error)) from error
     return change
 
 
-def _overwrite(table: "Table", rows: "BooleanExpression", change: Change) -> None:
-    # Files are dropped by name, so no data is read or rewritten. The predicate is what the catalog's other commits are checked against.
-    with table.transaction() as transaction, transaction.update_snapshot().overwrite() as snapshot:
-        snapshot.delete_by_predicate(rows)
-        for file in change.remove:
-            snapshot.delete_data_file(file)
-        for file in change.add:
-            snapshot.append_data_file(file)
+def _overwrite(table: "Table", rows: "BooleanExpression", change: Change, properties: Mapping[str, str]) -> None:
+    with table.transaction() as transaction:
+        if properties:
+            transaction.set_properties(dict(properties))
+        if change.remove or change.add:
+            # Files are dropped by name, so no data is read or rewritten. Other commits are checked against the predicate.
+            with transaction.update_snapshot().overwrite() as snapshot:
+                snapshot.delete_by_predicate(rows)
+                for file in change.remove:
+                    snapshot.delete_data_file(file)
+                for file in change.add:
+                    snapshot.append_data_file(file)

@@ -1,9 +1,10 @@
 """Lake tables as other rooms use them: whole days put in place of what was there, and read back at a snapshot."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from itertools import chain
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -61,8 +62,19 @@ def publish_snapshot(settings: Settings, contract: Contract) -> Published:
     return _publish(settings, contract, [None])
 
 
-def replace_days(settings: Settings, identifier: Identifier, data: pa.Table, time_column: str, first: date, last: date) -> Published:
+def replace_days(
+    settings: Settings,
+    identifier: Identifier,
+    data: pa.Table,
+    time_column: str,
+    first: date,
+    last: date,
+    *,
+    properties: Mapping[str, str] = MappingProxyType({}),
+) -> Published:
     """Put `data` in the place of the days `first` to `last` (UTC, inclusive) of `time_column`, in one snapshot.
+
+    `properties` of the table are set in the same commit.
 
     Days without rows end up empty. Rows are sorted by `time_column`, then by the columns before it; a day whose sorted rows are
     those it holds already is left alone. Raises TableMismatch if a row lies outside the days or has no time, SchemaConflict if the table
@@ -80,7 +92,7 @@ def replace_days(settings: Settings, identifier: Identifier, data: pa.Table, tim
             return Change(remove=[file for day in new for file in live.get(day, [])], add=list(chain.from_iterable(new.values())))
 
         before = _snapshot(table)
-        change = replace_files(table, files.rows_of_days(table, first, last), plan)
+        change = replace_files(table, files.rows_of_days(table, first, last), plan, properties)
         return _published(table, before, list(wanted), change, given=data.num_rows)
 
 
@@ -115,6 +127,13 @@ def snapshot_id(settings: Settings, identifier: Identifier) -> int | None:
     with connections.catalog(settings) as catalog:
         table = open_table(catalog, identifier)
         return None if table is None else _snapshot(table)
+
+
+def properties(settings: Settings, identifier: Identifier) -> Mapping[str, str]:
+    """The properties of a table; none where nothing was ever written."""
+    with connections.catalog(settings) as catalog:
+        table = open_table(catalog, identifier)
+        return {} if table is None else table.properties
 
 
 def row_count(

@@ -24,7 +24,8 @@ from pipeline_assets.processing.features.materialize import (
     read_view_events,
     requests_of,
 )
-from pipeline_assets.processing.features.view import DECISION_AT, feature_names, view_features
+from pipeline_assets.processing.features.columns import DECISION_AT
+from pipeline_assets.processing.features.view import feature_names, view_features
 from pipeline_assets.processing.lake import tables
 from pipeline_assets.spec.features import FeatureView
 from pipeline_assets.use_cases.nyc_flights import use_case

@@ -12,7 +12,8 @@ from pipeline_assets.processing.features.keys import bucket_of
 from pipeline_assets.processing.features.lineage import column_lineage
 from pipeline_assets.processing.features.quality import judge
 from pipeline_assets.processing.features.request import request_features
-from pipeline_assets.processing.features.view import DECISION_AT, feature_names, view_features
+from pipeline_assets.processing.features.columns import DECISION_AT
+from pipeline_assets.processing.features.view import feature_names, view_features
 from pipeline_assets.spec.features import FeatureView, Latest
 from pipeline_assets.use_cases.nyc_flights import use_case
 from pipeline_assets_tests.feature_tables import DAY, EVENTS, HOUR, NOON, REQUESTS, asked, events, every_aggregate, view_of, windowed
