@@ -10,7 +10,8 @@ from pipeline_assets.model_lifecycle.feature_store.fingerprint import FEATURE_HA
 from pipeline_assets.processing.features.catalogue import feature_columns
 from pipeline_assets.processing.features.request import request_feature_name
 from pipeline_assets.spec.models import Model, Split
-from pipeline_assets.use_cases.nyc_flights.model import flight_delay
+from pipeline_assets.spec.tasks import MetricRule
+from pipeline_assets.use_cases.nyc_flights.models import flight_delay
 
 START = datetime(2013, 1, 1, tzinfo=UTC)
 DAYS = 28
@@ -30,7 +31,13 @@ def small_model(name: str = "small_delay") -> Model:
         parameters=parameters,
         max_rounds=40,
         early_stopping_rounds=5,
-        gate=replace(flight_delay.gate, min_gain_over_champion=-0.1, max_calibration_error=0.2, max_slice_loss=0.2, max_latency_ms=1000.0),
+        gate=replace(
+            flight_delay.gate,
+            min_gain_over_champion=-0.1,
+            limits=(MetricRule(metric="calibration_error", limit=0.2),),
+            max_slice_loss=0.2,
+            max_latency_ms=1000.0,
+        ),
     )
 
 
@@ -38,7 +45,7 @@ def vectors(model: Model, rows: int = 3000, seed: int = 7) -> pa.Table:
     """Vectors of `rows` decisions, evenly over the four weeks: noise, among it a signal and an hour; a tenth of the values is null."""
     random = np.random.default_rng(seed)
     columns: dict[str, pa.Array] = {
-        model.observations.key: pa.array([f"flight-{row:06d}" for row in range(rows)]),
+        model.observations.keys[0]: pa.array([f"flight-{row:06d}" for row in range(rows)]),
         model.observations.decision_at: pa.array([START + row * timedelta(days=DAYS) / rows for row in range(rows)], INSTANT),
         "origin": pa.array(random.choice(["EWR", "JFK", "LGA"], rows)),
         "carrier": pa.array(random.choice(["AA", "UA"], rows)),
@@ -61,7 +68,7 @@ def labels(model: Model, table: pa.Table, seed: int = 11) -> pa.Table:
     decided = table[model.observations.decision_at].to_pylist()
     return pa.table(
         {
-            model.label.key: table[model.observations.key],
+            model.label.keys[0]: table[model.observations.keys[0]],
             model.label.column: pa.array(random.random(len(signal)) ** 1.5 < likely**2),
             model.label.known_at: pa.array([at + timedelta(hours=2) for at in decided], INSTANT),
         }

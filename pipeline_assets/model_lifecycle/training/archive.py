@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -43,8 +42,9 @@ class TrainingSet:
     @classmethod
     def from_json(cls, text: str | bytes) -> "TrainingSet":
         """The record that `to_json` wrote."""
-        told = json.loads(text)
-        return cls(**{**told, "as_of": datetime.fromisoformat(told["as_of"]), "blocks": tuple(_block(block) for block in told["blocks"])})
+        stored = json.loads(text)
+        parts = {"as_of": datetime.fromisoformat(stored["as_of"]), "blocks": tuple(map(Block.from_stored, stored["blocks"]))}
+        return cls(**{**stored, **parts})
 
 
 def store(settings: Settings, model: Model, training_set: pa.Table, as_of: datetime, snapshots: Mapping[str, int]) -> TrainingSet:
@@ -117,7 +117,3 @@ def _record_key(model: Model, name: str) -> str:
 def _moment(as_of: datetime) -> str:
     """A time as part of a file name."""
     return f"{as_of.astimezone(UTC):%Y%m%dT%H%M%S%fZ}"
-
-
-def _block(told: Mapping[str, Any]) -> Block:
-    return Block(**{**told, "start": datetime.fromisoformat(told["start"]), "end": datetime.fromisoformat(told["end"])})
