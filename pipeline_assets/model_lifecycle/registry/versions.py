@@ -20,6 +20,7 @@ from pipeline_assets.model_lifecycle.training.track import (
     AS_OF_TAG,
     CANDIDATE_ROLE,
     CONTRACT_FILE,
+    CURVE_METRIC,
     MODEL_FILE,
     MODEL_TAG,
     ROLE_TAG,
@@ -50,7 +51,7 @@ class LoadedModel:
 
 @dataclass(frozen=True, kw_only=True)
 class Registered:
-    """A version as the registry lists it; `run_id` is the MLflow run that it was learned in, `metrics` are those of its hold-out."""
+    """A version as the registry lists it; `run_id` is the MLflow run that it was learned in, `metrics` are those of its whole hold-out."""
 
     version: int
     run_id: str
@@ -145,12 +146,13 @@ def registered(settings: Settings, model: Model) -> tuple[Registered, ...]:
 
 
 def _registered(client: "MlflowClient", found: "ModelVersion") -> Registered:
+    metrics = client.get_run(str(found.run_id)).data.metrics
     return Registered(
         version=int(found.version),
         run_id=str(found.run_id),
         sha256=found.tags[SHA256_TAG],
         as_of=found.tags[AS_OF_TAG],
-        metrics=client.get_run(str(found.run_id)).data.metrics,
+        metrics={name: value for name, value in metrics.items() if "/" not in name and name != CURVE_METRIC},
     )
 
 

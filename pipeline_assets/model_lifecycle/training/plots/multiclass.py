@@ -12,6 +12,7 @@ from pipeline_assets.model_lifecycle.training.plots.canvas import GREY, HUES, IN
 MOST_CURVES = len(HUES)
 MOST_CELLS = 20
 DARK = 0.5
+MOST_SHARE = 1.02
 
 
 def draw(judged: Judged, classes: Sequence[str]) -> dict[str, bytes]:
@@ -48,7 +49,7 @@ def draw_roc(judged: Judged, classes: Sequence[str]) -> bytes:
         wrong, right, _ = roc_curve(came, scores)
         curve(axes, wrong, right, f"{name}  {roc_auc_score(came, scores):.3f}", colour)
     axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1)
-    axes.legend(frameon=False, loc="lower right", title="area under the curve", fontsize=8)
+    axes.legend(frameon=False, loc="lower right", title="area under the curve", fontsize=8, title_fontsize=9)
     return png(figure)
 
 
@@ -58,7 +59,7 @@ def draw_calibration(judged: Judged, classes: Sequence[str]) -> bytes:
     for name, came, scores, colour in _against_the_rest(judged, classes):
         bins = calibration(came, scores)
         axes.plot([score for score, _, _ in bins], [share for _, share, _ in bins], color=colour, marker="o", markersize=4, label=name)
-    end = 1.05 * max(axes.get_xlim()[1], axes.get_ylim()[1])
+    end = min(1.05 * max(axes.get_xlim()[1], axes.get_ylim()[1]), MOST_SHARE)
     axes.plot([0, end], [0, end], color=GREY, linestyle="--", linewidth=1)
     axes.set_xlim(0, end)
     axes.set_ylim(0, end)

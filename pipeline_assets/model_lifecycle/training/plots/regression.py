@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 # A long tail would press everything else into a corner: axes end where a hundredth of the rows lies beyond.
 TAIL = (0.5, 99.5)
 POINTS = 3000
-RESIDUAL_BINS = 60
+# As many bins as the rows can fill without noise, within what can be seen.
+FEWEST_BINS, MOST_BINS = 10, 60
 
 
 def draw(judged: Judged, unit: str) -> dict[str, bytes]:
@@ -44,7 +45,7 @@ def draw_residuals(judged: Judged, unit: str) -> bytes:
     """How often the prediction was too low or too high by how much, beside the baseline; above zero it was too high."""
     figure, axes = canvas(WIDE, "Residuals on the hold-out", f"predicted minus actual ({unit})", "rows")
     low, high = _span(np.concatenate([_residuals(judged, judged.scores), _residuals(judged, judged.baseline_scores)]))
-    edges = np.linspace(low, high, RESIDUAL_BINS + 1)
+    edges = np.linspace(low, high, int(np.clip(len(judged.labels) ** 0.5, FEWEST_BINS, MOST_BINS)) + 1)
     for name, scores, colour, width in (("baseline", judged.baseline_scores, GREY, 1.2), ("model", judged.scores, BLUE, 1.8)):
         counts, _ = np.histogram(_residuals(judged, scores), edges)
         axes.stairs(counts, edges, color=colour, linewidth=width, label=name, fill=False)
