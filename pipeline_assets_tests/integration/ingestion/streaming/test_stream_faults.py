@@ -25,7 +25,8 @@ from pipeline_assets.ingestion.streaming.capture.connect import Connect, open_co
 from pipeline_assets.ingestion.streaming.capture.connectors import apply, connectors_of
 from pipeline_assets.ingestion.streaming.capture.replication import drop_slot, slot_of
 from pipeline_assets.ingestion.streaming.capture.topics import end_offsets
-from pipeline_assets.ingestion.streaming.health.arrivals import stale_days, touched
+from pipeline_assets.ingestion.streaming.health.arrivals import touched
+from pipeline_assets.ingestion.streaming.health.days import Reach, stale_days
 from pipeline_assets.ingestion.streaming.health.watch import Watch
 from pipeline_assets.ingestion.streaming.landing.refetch import refetch_from
 from pipeline_assets.ingestion.streaming.staged.state import read_log
@@ -130,7 +131,7 @@ def test_a_worker_that_is_killed_in_a_snapshot_begins_it_again(streams: Settings
             # It looks out for the slot before there is a connector that could make one.
             holder.execute("set statement_timeout = '2min'")
             held = pool.submit(holder.execute, LOCKED_ONCE_THE_SLOT_IS_MADE.format(slot=names.replication(pipeline.database)))
-            for connector in connectors_of(pipeline.case):
+            for connector in connectors_of(pipeline.project):
                 connector.prepare(pipeline.settings)
                 connect.put(connector.name, connector.config(pipeline.settings))
             held.result()
@@ -141,7 +142,7 @@ def test_a_worker_that_is_killed_in_a_snapshot_begins_it_again(streams: Settings
         heal(streams)
         until(lambda: told_rows(pipeline, "branches"), lambda found: found >= 100)
         records = pipeline.settle()
-        log, _ = read_log(pipeline.settings, pipeline.case.sources[0].contract)
+        log, _ = read_log(pipeline.settings, pipeline.project.sources[0].contract)
 
     assert (told, pid_of(streams, CONNECT) != killed) == (0, True)
     assert log["_op"].to_pylist().count("r") > 2 * MANY
@@ -193,7 +194,7 @@ def test_a_table_that_is_not_there_keeps_no_other_connector_from_its_work(stream
     with pipeline_on(streams) as pipeline:
         with pipeline.operations() as connection:
             connection.execute("drop table accounts")
-        hindered = {one.name: error for one, error in apply(pipeline.settings, connectors_of(pipeline.case)) if error is not None}
+        hindered = {one.name: error for one, error in apply(pipeline.settings, connectors_of(pipeline.project)) if error is not None}
         pipeline.send_good()
         landed = until(pipeline.landed, lambda found: found >= MANY)
 
@@ -222,7 +223,7 @@ def test_events_count_once_their_transaction_is_committed(pipeline: Pipeline) ->
             producer.commit_transaction(60)
             pipeline.sent += kept
 
-    verdict = verify_topic(pipeline.settings, record_streams(pipeline.case), topic, commit)
+    verdict = verify_topic(pipeline.settings, record_streams(pipeline.project), topic, commit)
     pipeline.send_good()
 
     assert (verdict.problems, kept[-1] in pipeline.sent) == ([], True)
@@ -234,7 +235,7 @@ def test_a_change_that_the_lake_has_lost_is_told(streams: Settings) -> None:
     with pipeline_on(streams, topics=()) as pipeline:
         pipeline.change(MANY + MANY // 2)
         pipeline.connect()
-        records, source = pipeline.settle(), pipeline.case.sources[0]
+        records, source = pipeline.settle(), pipeline.project.sources[0]
         with catalog(pipeline.settings) as lake:
             lake.load_table(names.typed(change_log(source).contract.name)).delete("account_id = 1")
         reading = read_table(pipeline.settings, source.contract, followed_table(source))
@@ -278,7 +279,7 @@ def told_at_tick(pipeline: Pipeline) -> list[str]:
 @pytest.mark.parametrize("how", ["dropped", "given up by Postgres"])
 def test_a_lost_slot_is_told_and_leaves_no_hole(pipeline: Pipeline, how: str) -> None:
     """What changed while there was no slot stands in no log: it is said so, the table is told anew, and nothing is missing."""
-    slot, source = names.replication(pipeline.database), pipeline.case.sources[0]
+    slot, source = names.replication(pipeline.database), pipeline.project.sources[0]
     pipeline.tick()
     before = told_rows(pipeline)
     with open_connect(pipeline.settings) as connect, cluster_of(pipeline.settings.home) as cluster:
@@ -344,7 +345,7 @@ def test_events_from_the_future_and_from_long_ago_stop_nothing(pipeline: Pipelin
     pipeline.send_good()
     records, broken = pipeline.settle(), pipeline.quarantined() - held
     found = touched(pipeline.settings, [pipeline.events], {pipeline.events.contract.name: typed.snapshot_after or 0})
-    span = stale_days(found, pipeline.case.first_day, LAST_DAY)
+    span = stale_days(found, Reach(before=1), pipeline.project.use_cases[0].first_day, LAST_DAY)
     refused = {payload for _, payload in broken}
     pipeline.sent += [number for payload, number in strange.items() if payload not in refused]
     pipeline.poison += broken
@@ -358,7 +359,7 @@ def test_events_from_the_future_and_from_long_ago_stop_nothing(pipeline: Pipelin
 
 def test_a_topic_without_records_is_in_order(pipeline: Pipeline) -> None:
     """While its neighbour's events flow it has nothing to type, and nobody complains."""
-    silence = pipeline.case.streams[1]
+    silence = pipeline.project.streams[1]
     pipeline.send_good()
     records = pipeline.audit()
     pipeline.tick()

@@ -8,7 +8,7 @@ from pipeline_assets.core.errors import ContractViolation, NotStaged
 from pipeline_assets.ingestion.batch.load import stage_days
 from pipeline_assets.ingestion.streaming.staged.events import stage_events
 from pipeline_assets.spec.contracts import Contract
-from pipeline_assets.spec.sources import EventStream
+from pipeline_assets.spec.sources import EventStream, History
 from pipeline_assets_tests.readings import World, day, reading
 
 
@@ -17,7 +17,7 @@ def indoors(world: World) -> EventStream:
     """A stream of the readings from indoors, whose contract knows neither their kind nor whether they are valid."""
     fields = tuple(field for field in world.contract.fields if field.name not in {"kind", "is_valid"})
     contract: Contract = replace(world.contract, name=f"{world.name}_indoors", fields=fields)
-    return EventStream(contract=contract, topic="indoors", history=world.table, history_field="kind", history_value="indoor")
+    return EventStream(contract=contract, topic="indoors", history=History(source=world.table, field="kind", value="indoor"))
 
 
 def events(world: World) -> World:
