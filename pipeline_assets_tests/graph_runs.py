@@ -26,7 +26,7 @@ from pipeline_assets.ingestion.streaming.capture.connect import Connect, open_co
 from pipeline_assets.ingestion.streaming.capture.connectors import topics_of
 from pipeline_assets.ingestion.streaming.health.watch import Watch, look
 from pipeline_assets.processing.lake import tables
-from pipeline_assets_tests.january import write_stack_env
+from pipeline_assets_tests.stack_env import write_stack_env
 from pipeline_assets_tests.stream_records import until
 
 Days = tuple[date, date]

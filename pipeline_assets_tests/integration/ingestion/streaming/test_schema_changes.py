@@ -35,9 +35,9 @@ from pipeline_assets.processing.lake import tables
 from pipeline_assets.spec.contracts import Contract, Field
 from pipeline_assets.spec.sources import EventStream, PostgresTable, Source
 from pipeline_assets.use_cases.nyc_flights import use_case as flights
-from pipeline_assets_tests.january import write_stack_env
 from pipeline_assets_tests.landings import event, stream_of
 from pipeline_assets_tests.readings import World
+from pipeline_assets_tests.stack_env import write_stack_env
 from pipeline_assets_tests.stream_records import produce, until, without_sensors
 
 DATABASE = "airline_ops"

@@ -1,6 +1,6 @@
-"""Faults and bad input on whole pipelines: services killed under load, runs killed and doubled, a lost slot, poison, strange times.
+"""Faults and bad input on whole pipelines: services killed under load, runs killed and run twice, a lost slot, poison, strange times.
 
-After each fault the integrity oracle finds nothing lost and nothing doubled, and nobody did anything but start what was dead: what the
+After each fault the audit finds nothing lost and nothing duplicated, and nobody did anything but start what was dead: what the
 sensors do (look at the services, start failed tasks again, type what landed) is all that went on.
 """
 
@@ -17,6 +17,7 @@ from confluent_kafka import Producer
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import catalog, warehouse
 from pipeline_assets.core.errors import SourceChanged
+from pipeline_assets.core.project import Project
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.sources import quarantine
 from pipeline_assets.ingestion.streaming.audit.audit import verify_table, verify_topic
@@ -116,14 +117,14 @@ def test_a_service_that_is_killed_under_load_costs_no_record(pipeline: Pipeline,
     assert pipeline.audit() >= MANY
 
 
-def told_rows(pipeline: Pipeline, table: str = "accounts") -> int:
+def captured_rows(pipeline: Pipeline, table: str = "accounts") -> int:
     """How far the topic of a table's changes reaches."""
     topic = names.changes_topic(pipeline.database, "public", table)
     return end_offsets(pipeline.settings, [topic]).get((topic, 0), 0)
 
 
 def test_a_worker_that_is_killed_in_a_snapshot_begins_it_again(streams: Settings) -> None:
-    """One table was told and the next was not when Connect was killed; rows change while it is away, and both tables come out right."""
+    """One table was captured and the next was not when Connect was killed; rows change while it is away, and both tables come out right."""
     with pipeline_on(streams, registers=("accounts", "branches"), topics=()) as pipeline, open_connect(streams) as connect:
         pipeline.change(MANY + MANY // 2)
         pipeline.change(100, "branches")
@@ -135,16 +136,16 @@ def test_a_worker_that_is_killed_in_a_snapshot_begins_it_again(streams: Settings
                 connector.prepare(pipeline.settings)
                 connect.put(connector.name, connector.config(pipeline.settings))
             held.result()
-            until(lambda: told_rows(pipeline), lambda found: found >= MANY)
-            killed, told = kill(streams, CONNECT), told_rows(pipeline, "branches")
+            until(lambda: captured_rows(pipeline), lambda found: found >= MANY)
+            killed, captured = kill(streams, CONNECT), captured_rows(pipeline, "branches")
         pipeline.change(200)
         pipeline.change(50, "branches")
         heal(streams)
-        until(lambda: told_rows(pipeline, "branches"), lambda found: found >= 100)
+        until(lambda: captured_rows(pipeline, "branches"), lambda found: found >= 100)
         records = pipeline.settle()
         log, _ = read_log(pipeline.settings, pipeline.project.sources[0].contract)
 
-    assert (told, pid_of(streams, CONNECT) != killed) == (0, True)
+    assert (captured, pid_of(streams, CONNECT) != killed) == (0, True)
     assert log["_op"].to_pylist().count("r") > 2 * MANY
     assert records >= 2 * MANY
 
@@ -230,8 +231,33 @@ def test_events_count_once_their_transaction_is_committed(pipeline: Pipeline) ->
     assert pipeline.audit() >= MANY
 
 
-def test_a_change_that_the_lake_has_lost_is_told(streams: Settings) -> None:
-    """A row is taken out of the change log behind everybody's back: the oracle names its key, and that alone."""
+def test_a_use_case_that_comes_later_may_follow_another_table_of_the_database(streams: Settings) -> None:
+    """Its rows from before are captured as well; what changed meanwhile in the other's table is neither lost nor duplicated."""
+    with pipeline_on(streams, registers=("accounts", "branches"), topics=()) as pipeline:
+        (both,) = pipeline.project.use_cases
+        first, second = (
+            replace(both, name=name, sources=(source,)) for name, source in zip(("first", "second"), both.sources, strict=True)
+        )
+        pipeline.change(MANY)
+        pipeline.change(100, "branches")
+        pipeline.project = Project(use_cases=(first,))
+        pipeline.connect()
+        alone = pipeline.settle()
+        pipeline.change(MANY)
+        pipeline.project = Project(use_cases=(first, second))
+        pipeline.connect()
+        together = pipeline.settle()
+        pipeline.connect()
+        again = pipeline.settle()
+
+    assert alone >= MANY
+    assert together >= 2 * MANY
+    # A third look finds the two changes that it made itself.
+    assert again < 10
+
+
+def test_a_change_that_the_lake_has_lost_is_reported(streams: Settings) -> None:
+    """A row is taken out of the change log behind everybody's back: the audit names its key, and that alone."""
     with pipeline_on(streams, topics=()) as pipeline:
         pipeline.change(MANY + MANY // 2)
         pipeline.connect()
@@ -270,18 +296,18 @@ def give_up_slot(pipeline: Pipeline) -> None:
             cluster.execute("select pg_reload_conf()")
 
 
-def told_at_tick(pipeline: Pipeline) -> list[str]:
+def troubles_at_tick(pipeline: Pipeline) -> list[str]:
     """What the sensors say of the slot now."""
     pipeline.tick()
     return [trouble for trouble in pipeline.troubles() if "slot" in trouble]
 
 
 @pytest.mark.parametrize("how", ["dropped", "given up by Postgres"])
-def test_a_lost_slot_is_told_and_leaves_no_hole(pipeline: Pipeline, how: str) -> None:
-    """What changed while there was no slot stands in no log: it is said so, the table is told anew, and nothing is missing."""
+def test_a_lost_slot_is_reported_and_leaves_no_hole(pipeline: Pipeline, how: str) -> None:
+    """What changed while there was no slot is in no log: that is reported, a new snapshot is taken, and nothing is missing."""
     slot, source = names.replication(pipeline.database), pipeline.project.sources[0]
     pipeline.tick()
-    before = told_rows(pipeline)
+    before = captured_rows(pipeline)
     with open_connect(pipeline.settings) as connect, cluster_of(pipeline.settings.home) as cluster:
         ask(connect, pipeline, "stop")
         is_read = "select active from pg_replication_slots where slot_name = %s"
@@ -291,18 +317,18 @@ def test_a_lost_slot_is_told_and_leaves_no_hole(pipeline: Pipeline, how: str) ->
         else:
             give_up_slot(pipeline)
         pipeline.change(MANY)
-        told = told_at_tick(pipeline)
+        troubles = troubles_at_tick(pipeline)
         ask(connect, pipeline, "resume")
-        until(lambda: (told_at_tick(pipeline), told_rows(pipeline))[1], lambda found: found > before + MANY)
+        until(lambda: (troubles_at_tick(pipeline), captured_rows(pipeline))[1], lambda found: found > before + MANY)
     records = pipeline.audit()
     log, _ = read_log(pipeline.settings, source.contract)
     new = log.filter(log["_offset"].to_numpy() >= before)["_op"].to_pylist()
 
-    assert len(told) == 1
-    assert "anew" in told[0]
+    assert len(troubles) == 1
+    assert "new snapshot" in troubles[0]
     assert new.count("r") > MANY > len(new) - new.count("r")
     assert records >= MANY
-    assert told_at_tick(pipeline) == []
+    assert troubles_at_tick(pipeline) == []
 
 
 def test_poison_waits_in_quarantine_and_its_neighbours_pass(pipeline: Pipeline) -> None:
@@ -316,7 +342,7 @@ def test_poison_waits_in_quarantine_and_its_neighbours_pass(pipeline: Pipeline) 
 
 
 def test_a_record_that_the_broker_does_not_take_is_refused_to_its_producer(pipeline: Pipeline) -> None:
-    """17 MB are more than a topic holds: the producer is told so, and records before and after it pass."""
+    """17 MB are more than a topic holds: the producer gets an error, and records before and after it pass."""
     pipeline.send_good()
     refused = pipeline.send([event(0, kind="x" * TOO_LARGE)], largest=2 * TOO_LARGE)
     pipeline.send_good()
@@ -325,7 +351,7 @@ def test_a_record_that_the_broker_does_not_take_is_refused_to_its_producer(pipel
     assert pipeline.audit() >= 2 * MANY
 
 
-def test_a_large_value_of_a_row_is_told(pipeline: Pipeline) -> None:
+def test_a_large_value_of_a_row_is_captured(pipeline: Pipeline) -> None:
     """5 MB in one column of a row come as they are, between a thousand other changes."""
     pipeline.change(MANY)
     with pipeline.operations(autocommit=True) as connection:
@@ -372,7 +398,7 @@ def test_a_topic_without_records_is_in_order(pipeline: Pipeline) -> None:
 
 
 def test_a_contract_that_names_a_missing_field_stops_its_own_stream_alone(pipeline: Pipeline) -> None:
-    """It is told which field, nothing is written, the other stream of the topic goes on; once the contract is mended all is typed."""
+    """The error names the field, nothing is written, the other stream of the topic goes on; once the contract is mended all is typed."""
     colour = Field(name="colour", type="string", required=True, description="Nobody tells it.")
     contract = replace(pipeline.events.contract, name=f"{pipeline.events.contract.name}_wrong")
     wrong = replace(pipeline.events, contract=replace(contract, fields=(*contract.fields, colour)))
@@ -395,7 +421,7 @@ def make_noise(cluster: psycopg.Connection) -> str:
     cluster.execute("create table noise as select repeat(md5(n::text), 20) from generate_series(1, 50_000) as n")
     cluster.execute("drop table noise")
     end = cluster.execute("select pg_current_wal_lsn()::text, pg_wal_lsn_diff(pg_current_wal_lsn(), %s)", begin).fetchone() or ("", 0)
-    # What a slot may let go of is told from time to time, and at each of these.
+    # What a slot may let go of is confirmed from time to time, and at each of these.
     cluster.execute("checkpoint")
     assert end[1] > NOISE_BYTES
     return str(end[0])
@@ -416,14 +442,14 @@ def test_the_log_of_a_database_does_not_grow_for_an_idle_table(pipeline: Pipelin
 
 
 def test_a_slot_holds_back_the_log_of_a_transaction_that_does_not_end(pipeline: Pipeline) -> None:
-    """All that was committed has been told; still the log from the begin of the open transaction on is kept, and it is said how much."""
+    """All that was committed has been emitted; still the log from the begin of the open transaction on is kept, and it is said how much."""
     pipeline.change(MANY)
     with pipeline.operations() as staying, cluster_of(pipeline.settings.home) as cluster:
         staying.execute("update accounts set holder = holder where account_id = 1")
         lsn = make_noise(cluster)
-        told = "select confirmed_flush_lsn >= %s::pg_lsn from pg_replication_slots where slot_name = %s"
+        confirmed = "select confirmed_flush_lsn >= %s::pg_lsn from pg_replication_slots where slot_name = %s"
         asked = [lsn, names.replication(pipeline.database)]
-        until(lambda: cluster.execute(told, asked).fetchone(), lambda found: found == (True,))
+        until(lambda: cluster.execute(confirmed, asked).fetchone(), lambda found: found == (True,))
         slot = slot_of(pipeline.settings, pipeline.database)
         staying.rollback()
 

@@ -22,8 +22,8 @@ from pipeline_assets.ingestion.streaming.typed.rows import type_landed
 from pipeline_assets.spec.sources import PostgresTable, Source
 from pipeline_assets.spec.use_case import UseCase
 from pipeline_assets.use_cases.nyc_flights import use_case as flights
-from pipeline_assets_tests.january import write_stack_env
 from pipeline_assets_tests.landings import Landed, event, land, records, stream_of
+from pipeline_assets_tests.stack_env import write_stack_env
 
 STREAM = stream_of("sensed")
 CASE: UseCase = replace(flights, streams=(STREAM,))
@@ -57,11 +57,10 @@ class Ticks:
         return answer
 
 
-def _sensor(name: str, settings: Settings, instance: DagsterInstance, home: Path, case: UseCase) -> Ticks:
+def _sensor(name: str, settings: Settings, instance: DagsterInstance, home: Path, *cases: UseCase) -> Ticks:
     write_stack_env(settings, home)
-    named = {
-        sensor.name: sensor for sensor in sensors.defs(Project(use_cases=(case,))).sensors or () if isinstance(sensor, dg.SensorDefinition)
-    }
+    found = sensors.defs(Project(use_cases=cases)).sensors or ()
+    named = {sensor.name: sensor for sensor in found if isinstance(sensor, dg.SensorDefinition)}
     return Ticks(named[name], instance, home)
 
 
@@ -197,6 +196,41 @@ def test_a_table_that_changed_is_followed_once_and_again_after_its_next_change(
         answers += [changed.next(), changed.next()]
 
     assert [len(_requests(answer)) for answer in answers] == [0, 1, 0, 1, 0]
+
+
+def test_the_days_of_each_use_case_are_asked_for_by_themselves(isolated: Settings, instance: DagsterInstance, tmp_path: Path) -> None:
+    """Events of a shared stream are days of both; while those of one are materialized the other's are asked for all the same."""
+    other = replace(CASE, name="other", models=())
+    mine, theirs = (_sensor(names.days_changed(case.name), isolated, instance, tmp_path, CASE, other) for case in (CASE, other))
+    _land(isolated, [Landed(offset=0, payload=event(0, read_at=datetime(2013, 5, 2, 12, tzinfo=UTC)))])
+    type_landed(isolated, STREAM, run_id="first")
+    instance.add_run(dg.DagsterRun(job_name=BUILD_FEATURES, status=dg.DagsterRunStatus.STARTED))
+
+    assert isinstance(mine.next(), dg.SkipReason)
+    # A use case whose decisions are made on the day itself needs no day before it.
+    assert [_range(request) for request in _requests(theirs.next())] == [("2013-05-02", "2013-05-02")]
+
+
+@pytest.mark.parametrize(("sources", "asked"), [((), 0), ((TABLE,), 1)], ids=["not shared", "shared"])
+def test_a_run_over_days_of_one_use_case_takes_no_shared_table_along(
+    isolated: Settings, instance: DagsterInstance, tmp_path: Path, *, sources: tuple[Source, ...], asked: int
+) -> None:
+    """It builds the models of that use case alone; a table that another follows too is still to be taken to the other's."""
+    other = replace(FOLLOWING, name="other", sources=sources)
+    changed = _sensor(names.TABLES_CHANGED, isolated, instance, tmp_path, FOLLOWING, other)
+    _staged(instance, _change(isolated, 0), BUILD_FEATURES, is_well=True)
+
+    assert len(_requests(changed.next())) == asked
+
+
+def test_a_table_waits_for_runs_over_the_days_of_any_use_case(isolated: Settings, instance: DagsterInstance, tmp_path: Path) -> None:
+    """Whichever of them may take the table along."""
+    other = replace(FOLLOWING, name="other")
+    changed = _sensor(names.TABLES_CHANGED, isolated, instance, tmp_path, FOLLOWING, other)
+    _change(isolated, 0)
+    instance.add_run(dg.DagsterRun(job_name=names.build_features("other"), status=dg.DagsterRunStatus.STARTED))
+
+    assert isinstance(changed.next(), dg.SkipReason)
 
 
 @pytest.mark.parametrize(("job", "is_well", "asked"), [(BUILD_FEATURES, True, 0), (BUILD_FEATURES, False, 1), ("staged_alone", True, 1)])
