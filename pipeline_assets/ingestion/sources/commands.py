@@ -11,8 +11,8 @@ import typer
 from pipeline_assets.core import names
 
 if TYPE_CHECKING:
-    from pipeline_assets.ingestion.sources.quarantine import QuarantinedRow
     from pipeline_assets.core.project import Project
+    from pipeline_assets.ingestion.sources.quarantine import QuarantinedRow
     from pipeline_assets.spec.contracts import Contract
 
 SHOWN_ROWS = 50

@@ -79,11 +79,10 @@ def _print_replayed(declared: "Project", replayed: "Sequence[Replayed]", done: s
     for source in sorted({one.source for one in replayed}):
         own = [one for one in replayed if one.source == source]
         typer.echo(f"{source}: {sum(one.replayed for one in own)} rows {done}, {sum(one.still_broken for one in own)} still broken")
+        further = next_assets(declared, source) if done == "staged" else [names.staged(source)]
         changed = [one.partition for one in own if one.replayed]
         if changed:
-            typer.echo(
-                f"  Changed: {', '.join(changed)}. Publish with:\n  {_publishing(next_assets(declared, source) if done == 'staged' else [names.staged(source)], changed)}"
-            )
+            typer.echo(f"  Changed: {', '.join(changed)}. Publish with:\n  {_publishing(further, changed)}")
 
 
 def _publishing(assets: Sequence[names.AssetName], partitions: Sequence[str]) -> str:

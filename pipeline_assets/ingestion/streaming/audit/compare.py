@@ -154,8 +154,8 @@ def digests(contract: Contract, rows: pa.RecordBatch | pa.Table) -> pl.DataFrame
 def compare(contract: Contract, source: TableReading, log: pa.Table) -> Difference:
     """How the rows that a change log leaves differ from a reading of their source, as of the reading.
 
-    The log must have been read after the table, and hold all changes up to the reading's LSN. Raises SnapshotIncomplete while it holds not all
-    of the table.
+    The log must have been read after the table, and hold all changes up to the reading's LSN. Raises SnapshotIncomplete while
+    it does not hold all of the table.
     """
     merged = merge(seen_at(log, source.instant), contract)
     if not merged.is_complete:

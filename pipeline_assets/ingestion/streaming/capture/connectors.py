@@ -17,7 +17,7 @@ from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.sources.origins import source_name
 from pipeline_assets.ingestion.streaming.capture import configs as connectors
 from pipeline_assets.ingestion.streaming.capture.connect import Connect, open_connect
-from pipeline_assets.ingestion.streaming.capture.replication import count_rows, publish
+from pipeline_assets.ingestion.streaming.capture.replication import count_rows, drop_slot, is_published, publish, slot_of
 from pipeline_assets.ingestion.streaming.capture.topics import Topic, end_offsets, ensure_topics
 from pipeline_assets.ingestion.streaming.decoding.formats import headers_of
 from pipeline_assets.ingestion.streaming.landing.tables import ensure_landing_table
@@ -27,6 +27,8 @@ from pipeline_assets.spec.sources import PostgresTable, RecordStream, Source
 # Events of one key keep their order, which takes one partition each; more partitions are more keys at once.
 EVENT_PARTITIONS = 2
 PATIENCE_SECONDS = 180.0
+# The option that lists the tables of a connector.
+TABLES = "table.include.list"
 # What a connector commits its place in a topic by.
 COMMITTED_TOPIC, COMMITTED_OFFSET = "kafka_topic", "kafka_offset"
 
@@ -97,8 +99,33 @@ def _hindrance(step: Callable[[], None]) -> PipelineError | None:
 
 
 def _put(settings: Settings, connect: Connect, connector: Connector) -> None:
+    if connector.database is not None and not _captures_all(settings, connect, connector, connector.database):
+        _give_up_slot(settings, connect, connector, connector.database)
     connector.prepare(settings)
     connect.put(connector.name, connector.config(settings))
+
+
+def _captures_all(settings: Settings, connect: Connect, connector: Connector, database: str) -> bool:
+    """Whether no table of a connector is new: published each, and in its configuration where it has one."""
+    wanted, known = connector.config(settings)[TABLES].split(","), connect.connectors()
+    captured = connect.config(connector.name).get(TABLES, "").split(",") if connector.name in known else wanted
+    return set(wanted) <= set(captured) and is_published(settings, database, connector.tables)
+
+
+def _give_up_slot(settings: Settings, connect: Connect, connector: Connector, database: str) -> None:
+    """Deletes a connector and its slot, so that it starts with a snapshot of all its tables; nothing happens at its first start.
+
+    A connector that has offsets takes no snapshot of a table that is added to it: the rows from before would never be emitted. Changes of
+    the other tables in between are in the snapshot. The publication is changed after this, so that a run that is killed does it again.
+    """
+    import stamina
+
+    connect.delete(connector.name)
+    for attempt in stamina.retry_context(on=SourceUnavailable, attempts=None, timeout=PATIENCE_SECONDS, wait_initial=0.2, wait_max=2.0):
+        with attempt:
+            drop_slot(settings, database)
+            if slot_of(settings, database) is not None:
+                raise SourceUnavailable(database, f"still has a reader of the slot {names.replication(database)}")
 
 
 def _await_arrival(settings: Settings, connect: Connect, connector: Connector) -> None:

@@ -112,7 +112,7 @@ class PlainJson:
         )
 
     def _are_plain(self, texts: pa.Array, rows: pa.Table, codes: np.ndarray, shapes: Sequence[Shape]) -> np.ndarray:
-        """Which rows are of a plain shape, have a value for every field that they came with, and no odd number in a field that the contract does not know."""
+        """Which rows are of a plain shape: each field that they came with was read, and no unknown field holds an odd number."""
         is_plain = np.array([shape.is_plain(self._allowed) for shape in shapes], dtype=bool)[codes]
         for number, field in enumerate(self._contract.fields):
             is_absent = np.array([shape.kinds[number] == ABSENT for shape in shapes], dtype=bool)

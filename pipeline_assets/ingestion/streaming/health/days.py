@@ -1,4 +1,4 @@
-"""Which days of a use case are stale after events arrived: theirs, those of decisions about them, and those whose windows reach back to them.
+"""Which days are stale after events arrived: theirs, those of decisions about them, and those whose windows reach back to them.
 
 Pure: what was found in the lake goes in, a range of days comes out.
 """

@@ -9,6 +9,7 @@ import pytest
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import object_store
 from pipeline_assets.core.errors import SnapshotIncomplete, UnknownName
+from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import Platform
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.batch import assets as batch
@@ -99,7 +100,7 @@ def test_a_row_whose_large_value_is_lost_goes_to_quarantine(isolated: Settings) 
 
 
 def test_a_followed_table_is_an_asset_of_the_streaming_room(world: World) -> None:
-    """It takes the place of the batch asset under the same key, needs the change log, and tells changes and LSN."""
+    """It takes the place of the batch asset under the same key, needs the change log, and reports changes and LSN."""
     source = replace(world.table, load="changes")
     schema = log_schema(source.contract)
     place = {"_committed_at": NOW, "_topic": "t", "_partition": 0}
@@ -109,10 +110,10 @@ def test_a_followed_table_is_an_asset_of_the_streaming_room(world: World) -> Non
     ]
     put_log(world.settings, source.contract, pa.Table.from_pylist([row | place for row in rows], schema=schema))
     world.fill([])
-    case = replace(use_case, sources=(source,), streams=())
+    project = Project(use_cases=(replace(use_case, sources=(source,), streams=()),))
     rooms = [
-        batch.defs(case),
-        without_sensors(streaming.defs(case)),
+        batch.defs(project),
+        without_sensors(streaming.defs(project)),
         dg.Definitions(resources={"platform": Platform(home=str(world.settings.home))}),
     ]
     defs = dg.Definitions.merge(*rooms)

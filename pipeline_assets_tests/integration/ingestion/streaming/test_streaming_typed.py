@@ -22,10 +22,10 @@ from pipeline_assets.ingestion.streaming.typed.rows import Typed, type_landed
 from pipeline_assets.processing.lake import tables
 from pipeline_assets.processing.lake.maintenance import POLICY, tidy
 from pipeline_assets.spec.contracts import Contract
-from pipeline_assets.spec.sources import EventStream
+from pipeline_assets.spec.sources import EventStream, History
 from pipeline_assets_tests.lake_rows import commits_held_back
 from pipeline_assets_tests.landings import Landed, event, land, records, stream_of
-from pipeline_assets_tests.readings import World, at, day, kill, process, reading, with_field
+from pipeline_assets_tests.readings import World, at, day, kill, process, reading
 from pipeline_assets_tests.schema_registries import FIRST, FORMAT, SECOND, framed, registry
 
 EVENTS = 1_200
@@ -255,14 +255,15 @@ def test_records_ahead_of_the_table_are_not_replayed(topic: Topic) -> None:
 
 def with_level(stream: EventStream, maximum: float) -> Contract:
     """The stream's contract with a higher bound for the level."""
-    return replace(stream.contract, fields=with_field("level", stream.history, maximum=maximum).contract.fields)
+    fields = tuple(replace(field, maximum=maximum) if field.name == "level" else field for field in stream.contract.fields)
+    return replace(stream.contract, fields=fields)
 
 
 @pytest.fixture
 def seam(world: World) -> tuple[World, Topic, EventStream]:
     """A history of readings over three days, and a topic that goes on from the middle of the second."""
     own = Topic(settings=world.settings, name=f"{world.name}_events")
-    stream = replace(own.stream, history=world.table)
+    stream = replace(own.stream, history=History(source=world.table, field="kind", value="indoor"))
     world.fill([reading(offset, sensor=f"h{hour}", read_at=at(offset, hour)) for offset in range(2) for hour in range(24)])
     stage_days(world.settings, world.table, day(0), day(2), run_id="r")
     return world, own, stream

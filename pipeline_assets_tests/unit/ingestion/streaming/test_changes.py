@@ -256,7 +256,7 @@ def test_a_large_value_that_the_log_does_not_have_is_named() -> None:
 
 def lacking(*names: str) -> Row:
     """What is said of a change whose row has not these columns."""
-    return {"_untold": json.dumps(list(names))}
+    return {"_absent": json.dumps(list(names))}
 
 
 def test_a_row_keeps_what_was_told_of_it_before_its_column_was_gone_for_a_while() -> None:

@@ -435,7 +435,7 @@ def test_what_is_no_change_of_a_row(told: dict[str, object]) -> None:
 def test_a_change_says_which_declared_fields_its_row_lacks() -> None:
     """Of a row that stands after it; one that is null is not lacking, and of a deleted row only the key is known."""
     told = DebeziumChange(
-        operation="_op", lsn="_lsn", committed_at="_committed_at", transaction="_txid", snapshot="_snapshot", untold="_untold"
+        operation="_op", lsn="_lsn", committed_at="_committed_at", transaction="_txid", snapshot="_snapshot", absent="_absent"
     )
     stream = replace(stream_of(), contract=log_contract(READINGS), format=told)
     whole = {**change()["after"], "kind": None, "level": None, "sent_at": None, "colour": "red"}  # type: ignore[dict-item]
@@ -443,7 +443,7 @@ def test_a_change_says_which_declared_fields_its_row_lacks() -> None:
     found = read(stream, *(json.dumps(payload).encode() for payload in payloads))
 
     assert faults(found) == {}
-    assert found.checked.good.column("_untold").to_pylist() == ['["kind", "level", "sent_at"]', None, None, None]
+    assert found.checked.good.column("_absent").to_pylist() == ['["kind", "level", "sent_at"]', None, None, None]
 
 
 def test_a_truncation_is_a_change_without_a_row() -> None:

@@ -495,10 +495,10 @@ def test_a_change_of_another_schema_has_the_table_looked_at(bench: Bench, row: d
     assert (first.rows, asked, refused, looks) == (1, [], 1, [True, True, False])
     if "level" in row:
         assert (dict(done.broken), bench.quarantine) == ({"level wrong type": 1}, {(0, 1): "level wrong type"})
-        assert [row["_untold"] for row in typed] == [None, None]
+        assert [row["_absent"] for row in typed] == [None, None]
     else:
         assert bench.quarantine == {}
-        assert [json.loads(row["_untold"] or "[]") for row in typed] == [[], ["is_valid", "level", "read_at", "sent_at", "value"], []]
+        assert [json.loads(row["_absent"] or "[]") for row in typed] == [[], ["is_valid", "level", "read_at", "sent_at", "value"], []]
 
 
 def test_records_without_a_place_or_of_another_topic_are_refused(bench: Bench) -> None:
