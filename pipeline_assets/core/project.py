@@ -49,6 +49,12 @@ class Project:
         return frozenset(stream.history.source.contract.name for stream in self.streams if stream.history is not None)
 
     @cached_property
+    def lake_contracts(self) -> tuple[tuple[Contract, bool], ...]:
+        """The contracts with a lake table, each with whether it is kept by day: all sources but histories, then all streams."""
+        sources = ((one.contract, one.load == "daily") for one in self.sources if one.contract.name not in self.histories)
+        return (*sources, *((stream.contract, True) for stream in self.streams))
+
+    @cached_property
     def contracts(self) -> tuple[Contract, ...]:
         """The contracts of all sources, then of all streams."""
         return (*(source.contract for source in self.sources), *(stream.contract for stream in self.streams))

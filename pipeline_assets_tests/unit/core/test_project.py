@@ -40,6 +40,18 @@ def test_what_two_use_cases_share_is_one_thing() -> None:
     assert project.homes_of(FLIGHTS.sources[0].contract) == (FLIGHTS, _other())
 
 
+def test_histories_reach_the_lake_as_events() -> None:
+    """Sources and streams have one lake table each, by day unless loaded whole or followed; a stream's history has none, listed or not."""
+    unlisted = tuple(source for source in FLIGHTS.sources if source.contract.name != "flight_history")
+
+    tables = {contract.name: by_day for contract, by_day in check(FLIGHTS, _other(sources=unlisted)).lake_contracts}
+
+    assert tables == {
+        "planes": False, "airports": False, "airlines": False, "flight_schedule": True, "weather": True,
+        "flight_departures": True, "flight_arrivals": True,
+    }  # fmt: skip
+
+
 def test_use_cases_that_share_anything_have_the_days_of_all() -> None:
     """A shared view gives both the union of their days; without one each keeps its own."""
     later = _other(first_day=date(2012, 1, 1), last_day=None)
