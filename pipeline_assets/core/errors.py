@@ -293,9 +293,9 @@ class StoreRefused(PipelineError):
 class DbtProjectMalformed(PipelineError):
     """dbt cannot read its project; no manifest was written."""
 
-    def __init__(self, project: Path, told: str) -> None:
-        self.project, self.told = project, told
-        super().__init__(f"dbt cannot parse the project in {project}. It told:\n{told.strip() or 'nothing'}")
+    def __init__(self, project: Path, output: str) -> None:
+        self.project, self.output = project, output
+        super().__init__(f"dbt cannot parse the project in {project}. Its output:\n{output.strip() or 'none'}")
 
 
 class OffsetsMissing(PipelineError):
