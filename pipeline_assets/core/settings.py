@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from pipeline_assets.core.errors import SettingsMissing, UserInputError
 
@@ -67,6 +68,30 @@ class Settings(BaseSettings):
     replication: dict[str, SecretStr]
     services: dict[str, RestService]
     registries: dict[str, SchemaRegistry] = {}
+
+
+class CodeSettings(BaseSettings):
+    """Which declarations a code location has.
+
+    `use_cases` are the chosen ones by name, separated by commas (None: all) of the package `use_cases_package`, whose cleaned tables are
+    models of `dbt_project`.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
+
+    use_cases: Annotated[tuple[str, ...] | None, NoDecode] = None
+    use_cases_package: str = "pipeline_assets.use_cases"
+    dbt_project: Path = Path(__file__).resolve().parents[2] / "dbt_project"
+
+    @field_validator("use_cases", mode="before")
+    @classmethod
+    def _split(cls, names: object) -> object:
+        return tuple(name.strip() for name in names.split(",") if name.strip()) or None if isinstance(names, str) else names
+
+
+def read_code_settings() -> CodeSettings:
+    """The settings of the code location, from the environment."""
+    return CodeSettings()
 
 
 class Ports(BaseModel):
