@@ -5,6 +5,7 @@ decides whether trying again can help: a `TransientError` may be retried, no oth
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
@@ -31,6 +32,29 @@ class SettingsMissing(UserInputError):
         super().__init__(
             f"Missing settings: {', '.join(self.names)}. Set them in the environment, or run `pipeline up` to start them on this machine."
         )
+
+
+@dataclass(frozen=True)
+class MalformedSetting:
+    """A value of a setting that cannot be used; `shown` is the value, None where it is or may be secret."""
+
+    name: str
+    problem: str
+    expected: str
+    shown: str | None
+
+    def __str__(self) -> str:
+        value = repr(self.shown) if self.shown is not None else "the value is not shown"
+        return f"{self.name} {self.problem} ({value}); expected: {self.expected}."
+
+
+class SettingsMalformed(UserInputError):
+    """Settings whose values cannot be used, one sentence for each."""
+
+    def __init__(self, settings: Sequence[MalformedSetting]) -> None:
+        self.settings = tuple(settings)
+        self.names = tuple(setting.name for setting in self.settings)
+        super().__init__("\n".join(map(str, self.settings)))
 
 
 class UnknownName(UserInputError):

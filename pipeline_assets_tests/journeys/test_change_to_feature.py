@@ -19,7 +19,7 @@ from pipeline_assets.use_cases.nyc_flights import use_case
 from pipeline_assets.use_cases.nyc_flights.sources import planes
 from pipeline_assets_tests.graph_runs import Graph
 from pipeline_assets_tests.stream_records import until
-from simulator import data, messages
+from simulator.nyc_flights import data, messages
 
 FIRST, SEAM, LAST = date(2013, 10, 1), date(2013, 10, 4), date(2013, 10, 6)
 ASKED = (date(2013, 10, 3), LAST)
