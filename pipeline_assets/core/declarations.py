@@ -19,13 +19,13 @@ import yaml
 
 from pipeline_assets.core.errors import SpecError, UnknownName
 from pipeline_assets.core.names import landed
+from pipeline_assets.core.settings import read_code_settings
 from pipeline_assets.spec.contracts import FIELD_TYPES, Contract, Field
 from pipeline_assets.spec.features import AGGREGATES, TRANSFORMS, FeatureView, Latest, Windowed
 from pipeline_assets.spec.sources import Avro, CloudEvent, CsvLine, DebeziumChange, EventStream, Load, PostgresTable, Source
 from pipeline_assets.spec.use_case import UseCase
 
 USE_CASES = "pipeline_assets.use_cases"
-ROOT = Path(__file__).resolve().parents[2]
 NAME = re.compile(r"[a-z][a-z0-9_]{0,47}")
 NAME_RULE = "a lower-case name of letters, digits and underscores, at most 48 long"
 # What CloudEvents lets an attribute be called.
@@ -55,7 +55,7 @@ def load_use_case(name: str) -> UseCase:
     Raises UnknownName if there is no such use case, and SpecError for the first declaration that breaks a rule.
     """
     folder = f"pipeline_assets/use_cases/{name}"
-    known = sorted(found.parent.name for found in (ROOT / "pipeline_assets" / "use_cases").glob("*/__init__.py"))
+    known = use_case_names()
     if name not in known:
         raise UnknownName("use case", name, known)
     try:
@@ -63,7 +63,7 @@ def load_use_case(name: str) -> UseCase:
     except (TypeError, AttributeError) as error:
         expected = "the fields of the class in pipeline_assets/spec"
         raise SpecError(use_case=name, file=folder, subject="A declaration", field="", problem=str(error), expected=expected) from error
-    check(use_case, ROOT / "dbt_project")
+    check(use_case, read_code_settings().dbt_project)
     return use_case
 
 

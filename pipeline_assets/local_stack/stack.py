@@ -12,7 +12,7 @@ from threading import Event
 
 from pipeline_assets.core.settings import ROOT, Settings, StackSettings, read_settings, read_stack_settings
 from pipeline_assets.local_stack import dagster, java, postgres, processes, simulator
-from pipeline_assets.local_stack.inventory import described
+from pipeline_assets.local_stack.inventory import default_ports, described
 from pipeline_assets.local_stack.plan import CODE, DAEMON, JARS, POSTGRES, Description, Plan, Service, private_folder
 from pipeline_assets.local_stack.restart import cancel_cut_off, let_end
 from pipeline_assets.local_stack.services import Watch, ensure, is_outdated, nobody_watches, run_after, stop
@@ -43,6 +43,11 @@ class State:
 def names(root: Path = ROOT) -> tuple[str, ...]:
     """The names of the services of a project."""
     return tuple(described(read_worlds(root)))
+
+
+def free_ports(root: Path = ROOT) -> dict[str, int]:
+    """The ports of a project's services for a stack that runs beside others: each 0, which picks a free one."""
+    return dict.fromkeys(default_ports(described(read_worlds(root)).values()), 0)
 
 
 def up(
@@ -138,10 +143,12 @@ def down(
     """
     if not home.exists():
         return []
-    services = described(read_worlds(root)).values()
-    meant = [service for service in services if purge or only is None or service.name in only]
+    services = described(read_worlds(root))
+    meant = [service for service in services.values() if purge or only is None or service.name in only]
     with locked(home), ThreadPoolExecutor(max_workers=len(services)) as pool:
-        stopped: list[str] = []
+        gone = sorted(processes.all_remembered(home) - services.keys()) if purge or only is None else []
+        # The services of a world whose folder was deleted meanwhile.
+        stopped = [name for name in gone if stop(home, name, watch)]
         for turn in sorted({service.ending.turn for service in meant}):
             wave = [service for service in meant if service.ending.turn == turn]
             ended = pool.map(lambda service: stop(home, service.name, watch, service.ending), wave)

@@ -13,9 +13,9 @@ from datetime import date, timedelta
 from pathlib import Path
 from tempfile import mkdtemp
 
-from pipeline_assets.core.settings import Settings, environment_of_children, load_settings
+from pipeline_assets.core.settings import WarehouseSettings, environment_of_children, home_folder, read_code_settings, read_part
 
-PROJECT = Path(__file__).resolve().parents[3] / "dbt_project"
+PROJECT = read_code_settings().dbt_project
 PROGRAM = Path(sys.executable).with_name("dbt")
 # dbt for a run, with which it ends: `dbt_process.py`.
 PROGRAM_OF_RUNS = Path(sys.executable).with_name("pipeline-dbt")
@@ -27,7 +27,7 @@ NOWHERE = {f"PIPELINE_DBT_{part.upper()}": "0" for part in PARTS} | {"DBT_ENV_SE
 KEPT = timedelta(days=7)
 
 
-def variables(settings: Settings) -> dict[str, str]:
+def variables(settings: WarehouseSettings) -> dict[str, str]:
     """What `profiles.yml` reads from the environment: the parts of the warehouse's DSN.
 
     dbt keeps the value of a variable that begins with `DBT_ENV_SECRET_` out of all that it prints and writes.
@@ -74,5 +74,5 @@ def ending(process: "subprocess.Popen[bytes]") -> Iterator[None]:
 
 if __name__ == "__main__":
     # dbt by hand against the warehouse of the settings: `python -m pipeline_assets.processing.cleaning.dbt source freshness`.
-    by_hand = environment_of_children(variables(load_settings()))
+    by_hand = environment_of_children(variables(read_part(WarehouseSettings, home_folder())))
     sys.exit(subprocess.run([PROGRAM, *sys.argv[1:]], cwd=PROJECT, env=by_hand, check=False).returncode)  # noqa: S603 - what was typed

@@ -9,11 +9,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from pipeline_assets.core.errors import DbtProjectMalformed
-from pipeline_assets.core.settings import environment_of_children
+from pipeline_assets.core.settings import SHIPPED, environment_of_children, home_folder
 from pipeline_assets.processing.cleaning.dbt import NOWHERE, PROGRAM, PROJECT
 
 FOLDERS, FILES = ("macros", "models", "tests"), ("dbt_project.yml", "profiles.yml")
-MANIFEST = Path("target", "manifest.json")
+TARGET, MANIFEST = "target", "manifest.json"
 
 
 def ensure_manifest(project: Path = PROJECT) -> Path:
@@ -21,13 +21,18 @@ def ensure_manifest(project: Path = PROJECT) -> Path:
 
     Two processes that find it old both parse; each puts its result in place whole. Raises DbtProjectMalformed.
     """
-    manifest = project / MANIFEST
+    manifest = target_folder(project) / MANIFEST
     if not is_current(manifest, project):
-        manifest.parent.mkdir(exist_ok=True)
+        manifest.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix="parse-", dir=manifest.parent) as folder:
             _parse(project, folder)
             (Path(folder) / manifest.name).replace(manifest)
     return manifest
+
+
+def target_folder(project: Path) -> Path:
+    """Where the manifest of a project is kept: in its folder, but that of an installed product stays as it was installed."""
+    return home_folder() / "dbt" / TARGET if project.is_relative_to(SHIPPED) else project / TARGET
 
 
 def is_current(manifest: Path, project: Path) -> bool:

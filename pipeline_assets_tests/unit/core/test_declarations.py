@@ -5,8 +5,9 @@ from datetime import timedelta
 
 import pytest
 
-from pipeline_assets.core.declarations import ROOT, check, load_use_case
+from pipeline_assets.core.declarations import check, load_use_case
 from pipeline_assets.core.errors import SpecError, UnknownName
+from pipeline_assets.core.settings import ROOT
 from pipeline_assets.spec.features import FeatureView, Windowed
 from pipeline_assets.spec.sources import Avro, CloudEvent, CsvLine, DebeziumChange, Route
 from pipeline_assets.spec.use_case import UseCase

@@ -16,7 +16,7 @@ from pipeline_assets.core.settings import Settings
 from simulator.nyc_flights import changes, database
 from simulator.nyc_flights.changes import LARGE_COLUMN, LARGE_SIZE, LARGE_TABLE
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 DAY = date(2013, 3, 11)
 
 

@@ -20,7 +20,7 @@ from pydantic import SecretStr
 from pipeline_assets.core.settings import Settings
 from simulator.nyc_flights import api, data, database
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 MONDAY, TUESDAY, WEDNESDAY = date(2013, 3, 11), date(2013, 3, 12), date(2013, 3, 13)
 Expect = Callable[[date, date], dict[str, pl.DataFrame]]
 KEY = "a key of the tests"
