@@ -22,7 +22,7 @@ def up(*, service: Annotated[list[str] | None, typer.Option(help="Start this ser
     """Start all services of the local stack and wait until they work. What runs already stays as it is.
 
     Services whose settings have changed are restarted, once the runs that have begun have ended: PIPELINE_RUN_WAIT_SECONDS at most,
-    600 by default. Runs that have not ended by then are cancelled.
+    600 by default. Runs that have not ended by then fail, and are retried.
     """
     from pipeline_assets.local_stack import stack
     from pipeline_assets.local_stack.display import show_links, watching

@@ -1,7 +1,7 @@
-"""Runs that a restart of services concerns: they are left to end, and what a restart has cut off is cancelled with its pool slots freed.
+"""Runs that a restart of services concerns: they are left to end; those that it cuts off come to an end too, and their pool slots are freed.
 
-A run is a child of the code server and ends with it. Dagster's launcher does not look after its processes, so that a run cut off would be
-STARTED for ever, and hold its slots in the pools.
+A run is a child of the code server and ends with it. One that is asked to end fails, and is retried as `dagster.yaml` has it; one whose process
+was killed would be STARTED forever and hold its slots in the pools, as Dagster's launcher does not watch its processes: it is cancelled here.
 """
 
 import json
@@ -42,10 +42,10 @@ class Run:
         return f"{self.job} ({self.run_id[:ID_DIGITS]})"
 
 
-def let_end(home: Path, seconds: float, watch: Watch) -> None:
-    """Wait until the runs that the code server has begun have ended, `seconds` at most; `watch` is called with what is waited for.
+def let_end(home: Path, seconds: float, watch: Watch) -> list[Run]:
+    """Wait until the runs that the code server has begun have ended, `seconds` at most; returns those that have not.
 
-    Returns at once where there is no code server, or no web server to ask.
+    `watch` is called with the runs that are waited for. Returns at once where there is no code server, or no web server to ask.
     """
     code, deadline = processes.running(home, CODE), time.monotonic() + seconds
     reported: list[Run] = []
@@ -53,13 +53,14 @@ def let_end(home: Path, seconds: float, watch: Watch) -> None:
         left = deadline - time.monotonic()
         if left <= 0:
             watch(RUNS, f"still running after {seconds:.0f} s: {_listed(runs)}")
-            return
+            return runs
         if runs != reported:
             watch(RUNS, f"waiting {left:.0f} s at most for {_listed(runs)}")
             reported = runs
         time.sleep(min(POLL_SECONDS, left))
     if reported:
         watch(RUNS, "ended")
+    return []
 
 
 def cancel_cut_off(home: Path, before: processes.Running | None, watch: Watch) -> list[Run]:
@@ -74,10 +75,15 @@ def cancel_cut_off(home: Path, before: processes.Running | None, watch: Watch) -
     cut_off = _active(home, {now.port, before.port if before is not None else now.port}, begun_before=now.created_at)
     if cut_off:
         _ask(home, CANCEL, {"runs": [run.run_id for run in cut_off]})
-        for run in cut_off:
-            _ask(home, FREE, {"run": run.run_id})
+        free_slots(home, cut_off)
         watch(RUNS, f"cancelled, as they were cut off: {_listed(cut_off)}")
     return cut_off
+
+
+def free_slots(home: Path, runs: Sequence[Run]) -> None:
+    """Free what runs that have ended hold in pools, for the next runs at once; the daemon itself would take a minute."""
+    for run in runs:
+        _ask(home, FREE, {"run": run.run_id})
 
 
 def _active(home: Path, ports: Iterable[int | None], begun_before: float | None = None) -> list[Run]:

@@ -14,7 +14,7 @@ from pipeline_assets.core.settings import ROOT, Settings, StackSettings, read_se
 from pipeline_assets.local_stack import dagster, java, postgres, processes, simulator
 from pipeline_assets.local_stack.inventory import default_ports, described
 from pipeline_assets.local_stack.plan import CODE, DAEMON, JARS, POSTGRES, Description, Plan, Service, private_folder
-from pipeline_assets.local_stack.restart import cancel_cut_off, let_end
+from pipeline_assets.local_stack.restart import Run, cancel_cut_off, free_slots, let_end
 from pipeline_assets.local_stack.services import Watch, ensure, is_outdated, nobody_watches, run_after, stop
 from pipeline_assets.local_stack.settings import make_plan, write_settings
 from pipeline_assets.local_stack.worlds import Program, read_worlds
@@ -63,7 +63,7 @@ def up(
 
     `only`: names of the services wanted, None for all. `with_history`: fill the databases of the project's worlds. `stack`: else read from
     the environment. `watch` is called with a name and its new state. Where a service is restarted, runs that have begun get
-    `stack.run_wait_seconds` to end; those that are cut off are cancelled. Raises PortTaken, ServiceFailed and SettingsMissing; what did
+    `stack.run_wait_seconds` to end; those that have not fail and are retried. Raises PortTaken, ServiceFailed and SettingsMissing; what did
     start stays, and the next call goes on from there.
     """
     for folder in (home, *(home / name for name in FOLDERS)):
@@ -74,12 +74,13 @@ def up(
         plan = make_plan(services.values(), stack, root, home)
         built = {each.name: each.build(plan) for each in chosen(services, stack, only, watch)}
         before = processes.remembered(home, CODE)
-        spare_runs(home, services, built, stack.run_wait_seconds, watch)
+        left = spare_runs(home, services, built, stack.run_wait_seconds, watch)
         write_settings(plan)
         dagster.write_dotenv(plan)
         to_fill = simulator.databases_to_fill(worlds, stack.given) if with_history and POSTGRES in built else {}
         start_all(plan, services, built, to_fill, watch)
         cancel_cut_off(home, before, watch)
+        free_slots(home, left)
     return read_settings(home)
 
 
@@ -100,13 +101,13 @@ def chosen(services: Mapping[str, Description], stack: StackSettings, only: Sequ
     return missing
 
 
-def spare_runs(home: Path, services: Mapping[str, Description], built: Mapping[str, Service], seconds: float, watch: Watch) -> None:
-    """Before a service is restarted, let the runs end that have begun; queued ones wait for the new daemon."""
+def spare_runs(home: Path, services: Mapping[str, Description], built: Mapping[str, Service], seconds: float, watch: Watch) -> list[Run]:
+    """Before a service is restarted, let the runs end that have begun, and return those that have not; queued ones wait for the new daemon."""
     if not any(is_outdated(home, service) for service in built.values()):
-        return
+        return []
     if DAEMON in built and processes.running(home, DAEMON) is not None:
         stop(home, DAEMON, watch, services[DAEMON].ending)
-    let_end(home, seconds, watch)
+    return let_end(home, seconds, watch)
 
 
 def start_all(
