@@ -1,7 +1,7 @@
-"""Runs that a restart of services concerns: they are left to end; those that it cuts off come to an end too, and their pool slots are freed.
+"""Runs that a restart of services concerns: they are left to end, and those that it cuts off free their slots in the pools.
 
-A run is a child of the code server and ends with it. One that is asked to end fails, and is retried as `dagster.yaml` has it; one whose process
-was killed would be STARTED forever and hold its slots in the pools, as Dagster's launcher does not watch its processes: it is cancelled here.
+A run is a child of the code server and ends with it. One that is asked to end fails, and is retried as `dagster.yaml` has it. One whose
+process was killed would be STARTED forever and hold its slots, as Dagster's launcher does not watch its processes: it is cancelled here.
 """
 
 import json

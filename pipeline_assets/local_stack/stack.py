@@ -102,7 +102,7 @@ def chosen(services: Mapping[str, Description], stack: StackSettings, only: Sequ
 
 
 def spare_runs(home: Path, services: Mapping[str, Description], built: Mapping[str, Service], seconds: float, watch: Watch) -> list[Run]:
-    """Before a service is restarted, let the runs end that have begun, and return those that have not; queued ones wait for the new daemon."""
+    """Before a service is restarted, let the runs end that have begun; returns those that have not. Queued ones wait for the new daemon."""
     if not any(is_outdated(home, service) for service in built.values()):
         return []
     if DAEMON in built and processes.running(home, DAEMON) is not None:
