@@ -34,6 +34,29 @@ class SettingsMissing(UserInputError):
         )
 
 
+@dataclass(frozen=True)
+class MalformedSetting:
+    """A value of a setting that cannot be used; `shown` is the value, None where it is or may be secret."""
+
+    name: str
+    problem: str
+    expected: str
+    shown: str | None
+
+    def __str__(self) -> str:
+        value = repr(self.shown) if self.shown is not None else "the value is not shown"
+        return f"{self.name} {self.problem} ({value}); expected: {self.expected}."
+
+
+class SettingsMalformed(UserInputError):
+    """Settings whose values cannot be used, one sentence for each."""
+
+    def __init__(self, settings: Sequence[MalformedSetting]) -> None:
+        self.settings = tuple(settings)
+        self.names = tuple(setting.name for setting in self.settings)
+        super().__init__("\n".join(map(str, self.settings)))
+
+
 class UnknownName(UserInputError):
     """A name that is not declared, with those that are."""
 

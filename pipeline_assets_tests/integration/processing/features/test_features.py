@@ -29,7 +29,7 @@ from pipeline_assets.processing.features.view import feature_names, view_feature
 from pipeline_assets.processing.lake import tables
 from pipeline_assets.spec.features import FeatureView
 from pipeline_assets.use_cases.nyc_flights import use_case
-from simulator import data
+from simulator.nyc_flights import data
 
 FIRST, LAST, UNTIL = date(2013, 1, 8), date(2013, 1, 10), date(2013, 1, 12)
 ORIGIN, _, ROUTE, AIRCRAFT, _, WEATHER, _ = use_case.views

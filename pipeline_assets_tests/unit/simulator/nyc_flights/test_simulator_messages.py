@@ -11,8 +11,8 @@ import pytest
 from pipeline_assets.ingestion.sources.json_rows import check_json_rows
 from pipeline_assets.spec.sources import EventStream
 from pipeline_assets.use_cases.nyc_flights import use_case
-from simulator import breakage, data, database
-from simulator.messages import BREAK, EVENT_TYPES, FIELDS, UNKNOWN_FIELD, counts, messages
+from simulator.nyc_flights import breakage, data, database
+from simulator.nyc_flights.messages import BREAK, EVENT_TYPES, FIELDS, UNKNOWN_FIELD, counts, messages
 
 FIRST, LAST = date(2013, 5, 30), date(2013, 6, 2)
 STREAMS: Mapping[str, EventStream] = {stream.topic: stream for stream in use_case.streams}

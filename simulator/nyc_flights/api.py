@@ -1,6 +1,6 @@
 """The weather service: hourly observations in pages, behind an API key, with the moods of a real service.
 
-    python -m simulator.api --host 127.0.0.1 --port 8099 --api-key-file FILE
+    python -m simulator.nyc_flights.api --host 127.0.0.1 --port 8099 --api-key-file FILE
 
 `GET /health` answers when it is up. `GET /v1/observations?since=&until=&limit=&cursor=` gives the observations of a half-open span of
 `observed_at`, oldest first, as `{"observations": [...], "next_cursor": ...}`; the cursor is null on the last page, and stays good when
@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from simulator import breakage, data
+from simulator.nyc_flights import breakage, data
 
 KEY_HEADER = "X-Api-Key"
 PARAMETERS = ("since", "until", "limit", "cursor")
@@ -89,7 +89,7 @@ def _is_due(number: int, first: int, every: int) -> bool:
 
 
 def observations(*, broken: bool = True) -> list[Observation]:
-    """All records of the year, oldest first: the real ones, and unless told otherwise the broken ones."""
+    """All records of the year, oldest first: the real ones, and with `broken` those that break the contract."""
     real = [Observation(observed_at=row["observed_at"], record=_shown(row)) for row in data.weather().to_dicts()]
     days = breakage.days(data.FIRST_DAY, data.LAST_DAY) if broken else ()
     added = [_broken_observation(row) for day in days for row in breakage.broken_rows("weather", day)]
@@ -192,10 +192,10 @@ def _whole_number(text: str) -> int | None:
 
 
 def main() -> None:
-    """Serve until told to stop; port 0 takes a free one, which the log names."""
+    """Serve until stopped; port 0 takes a free one, which the log names."""
     import uvicorn
 
-    parser = argparse.ArgumentParser(prog="python -m simulator.api", description="Serve the weather of 2013.")
+    parser = argparse.ArgumentParser(prog="python -m simulator.nyc_flights.api", description="Serve the weather of 2013.")
     parser.add_argument("--host", required=True)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--api-key-file", type=Path, required=True, help="file whose text is the key that requests must carry")

@@ -14,7 +14,7 @@ from datetime import date, datetime, time, timedelta
 import numpy as np
 import polars as pl
 
-from simulator import breakage, data
+from simulator.nyc_flights import breakage, data
 
 DEPARTURES, ARRIVALS = "flight-departures", "flight-arrivals"
 EVENT_TYPES: Mapping[str, str] = {DEPARTURES: "departure", ARRIVALS: "arrival"}
@@ -69,7 +69,7 @@ class Counts:
 
 
 def messages(known: pl.DataFrame, first: date, last: date, topics: Sequence[str] = tuple(EVENT_TYPES)) -> pl.DataFrame:
-    """The messages that tell of what happened on the UTC days first..last (inclusive), in the order in which they are sent.
+    """The messages about the UTC days first..last (inclusive), in the order in which they are sent.
 
     `known` are the flights of `data.flights`. Columns: `topic`, `key`, `value` (bytes; null for a message without), `recorded_at` (the
     time of the record), `sent_at`, `day` (of the event), `is_repeat`, and `fault` (null but for broken messages).

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Literal
 
-from simulator.data import PLANNED_AHEAD, PUBLISHED_AFTER, REFERENCE_AT
+from simulator.nyc_flights.data import PLANNED_AHEAD, PUBLISHED_AFTER, REFERENCE_AT
 
 Reason = Literal["missing", "not allowed", "out of range", "wrong type", "without zone"]
 Row = Mapping[str, object]

@@ -13,10 +13,10 @@ from psycopg.sql import SQL
 from pydantic import SecretStr
 
 from pipeline_assets.core.settings import Settings
-from simulator import changes, database
-from simulator.changes import LARGE_COLUMN, LARGE_SIZE, LARGE_TABLE
+from simulator.nyc_flights import changes, database
+from simulator.nyc_flights.changes import LARGE_COLUMN, LARGE_SIZE, LARGE_TABLE
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 DAY = date(2013, 3, 11)
 
 
@@ -74,7 +74,7 @@ def test_the_same_seed_makes_the_same_changes(dsn: str) -> None:
 
 def test_the_registers_can_be_loaded_again_after_they_changed(dsn: str) -> None:
     """A load puts the real rows back, also where a column was added since."""
-    command = [sys.executable, "-m", "simulator.changes", "--seed", "3", "--transactions", "40"]
+    command = [sys.executable, "-m", "simulator.nyc_flights.changes", "--seed", "3", "--transactions", "40"]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | {database.DSN_VARIABLE: dsn}, check=False, capture_output=True, text=True)
     database.load(dsn, DAY, DAY)
     with psycopg.connect(dsn, autocommit=True) as connection:

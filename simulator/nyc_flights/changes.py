@@ -1,10 +1,10 @@
 """Life in the registers: rows of planes, airports and airlines that appear, change, get another key and go, as in any live database.
 
-    python -m simulator.changes --seed 1 --transactions 100 [--per-second 5]
+    python -m simulator.nyc_flights.changes --seed 1 --transactions 100 [--per-second 5]
 
 The DSN comes from the environment variable PIPELINE_DATABASES__AIRLINE_OPS. The same seed on the same rows makes the same changes, and what
 they end in is known before they are made. On the way `planes` gets a column more, `remarks`, whose long texts stand outside of their rows:
-a change of another column does not tell them.
+a change of another column does not carry them.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import psycopg
 from psycopg.rows import dict_row
 from psycopg.sql import SQL, Composed, Identifier, Placeholder
 
-from simulator.database import DSN_VARIABLE, PRIMARY_KEYS
+from simulator.nyc_flights.database import DSN_VARIABLE, PRIMARY_KEYS
 
 Kind = Literal["insert", "update", "rename", "delete", "add column"]
 Row = dict[str, object]
@@ -206,7 +206,7 @@ def _statement(change: Change) -> Composed:
 
 def main() -> None:
     """Make the changes that the command line asks for, and say how many of each kind."""
-    parser = argparse.ArgumentParser(prog="python -m simulator.changes", description="Change planes, airports and airlines.")
+    parser = argparse.ArgumentParser(prog="python -m simulator.nyc_flights.changes", description="Change planes, airports and airlines.")
     parser.add_argument("--seed", type=int, required=True, help="the same seed on the same rows makes the same changes")
     parser.add_argument("--transactions", type=int, required=True)
     parser.add_argument("--per-second", type=float, help="transactions in a second; without it, as fast as possible")

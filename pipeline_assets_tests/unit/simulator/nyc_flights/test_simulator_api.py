@@ -8,7 +8,7 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 
-from simulator import api
+from simulator.nyc_flights import api
 
 KEY = "a key of the tests"
 MIDNIGHT = datetime(2013, 1, 1, tzinfo=UTC)

@@ -1,6 +1,7 @@
 """The event producer: departures and arrivals of 2013 as messages of Kafka topics, as fast as they go or at a multiple of their own pace.
 
-    python -m simulator.events --bootstrap 127.0.0.1:9092 --first 2013-06-01 --last 2013-06-30 [--speed 3600] [--only departures]
+    python -m simulator.nyc_flights.events --bootstrap 127.0.0.1:9092 --first 2013-06-01 --last 2013-06-30
+        [--speed 3600] [--only departures]
 
 The topics `flight-departures` and `flight-arrivals` must be there. A record's time is when the event could be known in 2013. Interrupted
 (Ctrl+C), it delivers what it has handed over, says how far it came, and ends with exit code 130.
@@ -19,9 +20,9 @@ from typing import Any
 import polars as pl
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from simulator import data
-from simulator.database import check_span
-from simulator.messages import ARRIVALS, DEPARTURES, messages
+from simulator.nyc_flights import data
+from simulator.nyc_flights.database import check_span
+from simulator.nyc_flights.messages import ARRIVALS, DEPARTURES, messages
 
 ONLY = {"departures": (DEPARTURES,), "arrivals": (ARRIVALS,), None: (DEPARTURES, ARRIVALS)}
 ANSWER_SECONDS, DELIVERY_SECONDS = 10.0, 60.0
@@ -37,7 +38,7 @@ PRODUCER = {
     # Keys go to the partitions that a producer in Java would choose.
     "partitioner": "murmur2_random",
     "delivery.report.only.error": True,
-    # What fails is told at the end, once.
+    # Failures are reported at the end, once.
     "log_level": 0,
 }
 
@@ -50,14 +51,14 @@ class DeliveryFailedError(Exception):
 class Replay:
     """Sends messages to the broker in their order; `sent` counts those that were handed over, `reached` is when the last was sent, in 2013.
 
-    speed: seconds of 2013 that pass in a second, None for as fast as it goes. `stop` ends it early; `told` hears of each step.
+    speed: seconds of 2013 that pass in a second, None for as fast as it goes. `stop` ends it early; `report` is called after each step.
     """
 
     producer: Producer
     frame: pl.DataFrame
     speed: float | None
     stop: Event = field(default_factory=Event)
-    told: Callable[["Replay"], None] = lambda _: None
+    report: Callable[["Replay"], None] = lambda _: None
     sent: int = 0
     reached: datetime | None = None
     begun: float = field(default_factory=monotonic)
@@ -73,7 +74,7 @@ class Replay:
                 continue
             self._hand_over(self.frame[self.sent : end])
             self.sent = end
-            self.told(self)
+            self.report(self)
         self._deliver()
 
     def _due_at(self) -> pl.Series:
@@ -119,18 +120,18 @@ def connect(bootstrap: str, topics: Sequence[str], settings: dict[str, Any] | No
 
 
 class _Progress:
-    """One line that is written over, a few times a second; none where nobody watches."""
+    """One line that is written over, a few times a second; none without a terminal."""
 
     def __init__(self) -> None:
         self._next = 0.0
 
     def __call__(self, replay: Replay) -> None:
         if sys.stderr.isatty() and monotonic() >= self._next:
-            sys.stderr.write(f"\r{_told(replay)}\x1b[K")
+            sys.stderr.write(f"\r{_progress(replay)}\x1b[K")
             self._next = monotonic() + 0.25
 
 
-def _told(replay: Replay) -> str:
+def _progress(replay: Replay) -> str:
     seconds = max(monotonic() - replay.begun, 1e-9)
     reached = f"up to {replay.reached:%Y-%m-%d %H:%M} UTC, " if replay.reached else ""
     return f"{reached}{replay.sent:,} of {replay.frame.height:,} messages in {seconds:.1f} s, {replay.sent / seconds:,.0f}/s"
@@ -138,7 +139,9 @@ def _told(replay: Replay) -> str:
 
 def main() -> None:
     """Replay the span that the command line names."""
-    parser = argparse.ArgumentParser(prog="python -m simulator.events", description="Replay departures and arrivals of 2013 to Kafka.")
+    parser = argparse.ArgumentParser(
+        prog="python -m simulator.nyc_flights.events", description="Replay departures and arrivals of 2013 to Kafka."
+    )
     parser.add_argument("--bootstrap", required=True, help="HOST:PORT of a broker")
     parser.add_argument("--first", type=date.fromisoformat, required=True, help="first UTC day of events, YYYY-MM-DD")
     parser.add_argument("--last", type=date.fromisoformat, required=True, help="last UTC day of events (inclusive), YYYY-MM-DD")
@@ -155,12 +158,12 @@ def main() -> None:
     try:
         producer = connect(asked.bootstrap, topics)
         frame = messages(data.flights(), asked.first, asked.last, topics)
-        replay = Replay(producer=producer, frame=frame, speed=asked.speed, stop=stop, told=_Progress())
+        replay = Replay(producer=producer, frame=frame, speed=asked.speed, stop=stop, report=_Progress())
         replay.run()
     except DeliveryFailedError as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
     sys.stderr.write("\r\x1b[K" if sys.stderr.isatty() else "")
-    sys.stdout.write(f"{_told(replay)}\n")
+    sys.stdout.write(f"{_progress(replay)}\n")
     if replay.sent < frame.height:
         parser.exit(INTERRUPTED, f"{parser.prog}: interrupted; what was handed over is delivered\n")
 

@@ -5,7 +5,7 @@ from datetime import timedelta
 import polars as pl
 import pytest
 
-from simulator import data
+from simulator.nyc_flights import data
 
 NEW_YORK = "America/New_York"
 SCHEDULED, ARRIVAL = pl.col("scheduled_departure_at"), pl.col("scheduled_arrival_at")

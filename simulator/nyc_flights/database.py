@@ -1,8 +1,8 @@
 """The operational database of the airports: plans, events and registers of a span of days, loaded from the real data.
 
-    python -m simulator.database --first 2013-01-01 --last 2013-05-31 [--stream-from 2013-05-01]
+    python -m simulator.nyc_flights.database --first 2013-01-01 --last 2013-05-31 [--stream-from 2013-05-01]
 
-With `--stream-from`, what was recorded from that day on is told by the event producer (`simulator.events`) and not by `flight_history`.
+With `--stream-from`, what was recorded from that day on comes from the event producer (`events`) and not from `flight_history`.
 The DSN comes from the environment variable PIPELINE_DATABASES__AIRLINE_OPS.
 """
 
@@ -16,7 +16,7 @@ import polars as pl
 import psycopg
 from psycopg.sql import SQL, Composable, Identifier, Literal
 
-from simulator import breakage, data
+from simulator.nyc_flights import breakage, data
 
 DSN_VARIABLE = "PIPELINE_DATABASES__AIRLINE_OPS"
 # Loads of the same database wait for each other under this key.
@@ -218,7 +218,7 @@ def _names(columns: tuple[str, ...]) -> Composable:
 
 def main() -> None:
     """Load the span that the command line names, and say how many rows stand in each table for it."""
-    parser = argparse.ArgumentParser(prog="python -m simulator.database", description="Load the operational database of 2013.")
+    parser = argparse.ArgumentParser(prog="python -m simulator.nyc_flights.database", description="Load the operational database of 2013.")
     parser.add_argument("--first", type=date.fromisoformat, required=True, help="first UTC day, YYYY-MM-DD")
     parser.add_argument("--last", type=date.fromisoformat, required=True, help="last UTC day (inclusive), YYYY-MM-DD")
     parser.add_argument("--stream-from", type=date.fromisoformat, help="UTC day from which on flight_history is left to the event streams")

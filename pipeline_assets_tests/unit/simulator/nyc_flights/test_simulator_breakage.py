@@ -10,7 +10,7 @@ import pytest
 from pipeline_assets.spec.contracts import Contract, Field
 from pipeline_assets.spec.sources import PostgresTable
 from pipeline_assets.use_cases.nyc_flights import sources, use_case
-from simulator import api, breakage, data, database
+from simulator.nyc_flights import api, breakage, data, database
 
 CONTRACTS = {source.contract.name: source.contract for source in use_case.sources}
 TABLES = [source.contract.name for source in use_case.sources if isinstance(source.origin, PostgresTable)]

@@ -18,9 +18,9 @@ from psycopg.sql import SQL, Identifier
 from pydantic import SecretStr
 
 from pipeline_assets.core.settings import Settings
-from simulator import api, data, database
+from simulator.nyc_flights import api, data, database
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 MONDAY, TUESDAY, WEDNESDAY = date(2013, 3, 11), date(2013, 3, 12), date(2013, 3, 13)
 Expect = Callable[[date, date], dict[str, pl.DataFrame]]
 KEY = "a key of the tests"
@@ -146,7 +146,7 @@ def test_a_load_killed_in_the_middle_leaves_nothing_half(dsn: str, expect: Expec
 
 
 def _load_command(first: date, last: date) -> list[str]:
-    return [sys.executable, "-m", "simulator.database", "--first", first.isoformat(), "--last", last.isoformat()]
+    return [sys.executable, "-m", "simulator.nyc_flights.database", "--first", first.isoformat(), "--last", last.isoformat()]
 
 
 def _environment(dsn: str) -> dict[str, str]:
@@ -184,7 +184,7 @@ def _wait(dsn: str, condition: str) -> None:
 def test_a_span_that_does_not_exist_is_refused(options: list[str], problem: str) -> None:
     """A span outside the data, or one that is none, ends with exit code 2 and a sentence; no database is needed to know that."""
     done = subprocess.run(
-        [sys.executable, "-m", "simulator.database", *options],
+        [sys.executable, "-m", "simulator.nyc_flights.database", *options],
         cwd=ROOT,
         env=_environment("postgresql://nowhere"),
         check=False,
@@ -218,7 +218,17 @@ def test_a_database_that_does_not_answer_is_an_error_without_a_trace() -> None:
 def weather_url(tmp_path: Path) -> Iterator[str]:
     """The weather service as a process of its own on a free port."""
     (tmp_path / "key").write_text(f"{KEY}\n")
-    command = [sys.executable, "-m", "simulator.api", "--host", "127.0.0.1", "--port", "0", "--api-key-file", str(tmp_path / "key")]
+    command = [
+        sys.executable,
+        "-m",
+        "simulator.nyc_flights.api",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "0",
+        "--api-key-file",
+        str(tmp_path / "key"),
+    ]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as service:
         assert service.stderr is not None
         started = next(line for line in service.stderr if "running on" in line)
@@ -254,7 +264,7 @@ def test_a_weather_service_without_a_key_does_not_start(content: str | None, tmp
     file = tmp_path / "key"
     if content is not None:
         file.write_text(content)
-    command = [sys.executable, "-m", "simulator.api", "--host", "127.0.0.1", "--port", "0", "--api-key-file", str(file)]
+    command = [sys.executable, "-m", "simulator.nyc_flights.api", "--host", "127.0.0.1", "--port", "0", "--api-key-file", str(file)]
     done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
 
     assert done.returncode == 2
