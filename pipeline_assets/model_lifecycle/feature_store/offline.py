@@ -18,8 +18,8 @@ from pipeline_assets.model_lifecycle.feature_store.join import join_view
 from pipeline_assets.model_lifecycle.feature_store.spine import check_keys, check_requests, left_out
 from pipeline_assets.processing.features import materialize
 from pipeline_assets.processing.features.catalogue import feature_columns, lookback
-from pipeline_assets.processing.features.request import request_features
 from pipeline_assets.processing.features.columns import DECISION_AT
+from pipeline_assets.processing.features.request import request_features
 from pipeline_assets.processing.features.view import view_features
 from pipeline_assets.processing.lake import tables
 from pipeline_assets.spec.features import CleanedTable, FeatureView

@@ -8,11 +8,11 @@ import pytest
 
 from pipeline_assets.core import names
 from pipeline_assets.processing.features.catalogue import definition_hash, feature_columns, lookback, view_columns, view_hash
+from pipeline_assets.processing.features.columns import DECISION_AT
 from pipeline_assets.processing.features.keys import bucket_of
 from pipeline_assets.processing.features.lineage import column_lineage
 from pipeline_assets.processing.features.quality import judge
 from pipeline_assets.processing.features.request import request_features
-from pipeline_assets.processing.features.columns import DECISION_AT
 from pipeline_assets.processing.features.view import feature_names, view_features
 from pipeline_assets.spec.features import FeatureView, Latest
 from pipeline_assets.use_cases.nyc_flights import use_case
