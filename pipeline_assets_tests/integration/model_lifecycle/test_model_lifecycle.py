@@ -431,10 +431,10 @@ def test_a_candidate_alone_learns_from_the_set_that_is_named(house: House) -> No
     figures = [house.metadata(result, names.candidate)["model_sha256"] for result in (by_time, by_hash)]
     assert figures[0] == figures[1]
     reasons = [str(result.failure_data_for_node(house.node(names.candidate))) for result in (unclear, alone, unknown)]
-    assert "has 2 of the training set as of" in reasons[0]
+    assert "has 2 training sets as of" in reasons[0]
     assert first in reasons[0]
     assert "give `training_set` or `as_of`" in reasons[1]
-    assert "has no training set 0000" in reasons[2]
+    assert "has no training set with the SHA-256 0000" in reasons[2]
 
 
 @pytest.mark.parametrize("task", [MULTICLASS, REGRESSION], ids=lambda task: type(task).__name__)
