@@ -112,7 +112,7 @@ def blocks(model: Model, training_set: pa.Table, as_of: datetime) -> tuple[Block
 
 
 def leaks(model: Model, training_set: pa.Table, as_of: datetime) -> Leaks:
-    """Looks for rows whose label or decision is not older than `as_of` allows, or whose label was known before its decision."""
+    """Counts rows whose label or decision is not older than `as_of` allows, or whose label was known before its decision."""
     rows = _frame("training set", training_set, (model.observations.decision_at, LABEL_KNOWN_AT), ())
     decided, known = pl.col(model.observations.decision_at), pl.col(LABEL_KNOWN_AT)
     counts = rows.select(

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pytest
 import xgboost
 
-from pipeline_assets.core.errors import TableMismatch
+from pipeline_assets.core.errors import LearningRefused, TableMismatch
 from pipeline_assets.model_lifecycle.training.archive import TrainingSet
 from pipeline_assets.model_lifecycle.training.candidate import Candidate, train_candidate
 from pipeline_assets.model_lifecycle.training.code_state import code_version
@@ -267,6 +267,26 @@ def test_the_contract_says_what_kind_of_answer_the_model_gives() -> None:
     assert (classes.task, classes.classes, classes.unit) == ("multiclass", MULTICLASS.classes, None)
     assert (unit.task, unit.classes, unit.unit) == ("regression", (), "minutes")
     assert unit.parameters["objective"] == "reg:squarederror"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "problem"),
+    [
+        ({"objective": "count:poisson"}, "objective=count:poisson.*: label must be non-negative for Poisson/Tweedie regression. Fix"),
+        ({"tree_method": "histo"}, "Invalid Input: 'histo', valid values are: .*'hist'}. Fix the model's `parameters`"),
+    ],
+)
+def test_what_xgboost_refuses_is_one_sentence(parameters: dict[str, str], problem: str) -> None:
+    """Labels that an objective cannot take, and parameters that do not exist: the model, its parameters and the reason, without a stack."""
+    model = small_model(task=REGRESSION)
+    asked = vectors(model, 600)
+    rows = build_training_set(model, asked, labels(model, asked), AS_OF)
+    odd = replace(model, parameters={**model.parameters, **parameters})
+
+    with pytest.raises(LearningRefused, match=problem) as refused:
+        fit(odd, model_features(odd, only(rows, TRAIN)), rows, _silent)
+
+    assert "\n" not in str(refused.value)
 
 
 def test_the_record_survives_json() -> None:
