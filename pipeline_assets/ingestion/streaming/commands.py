@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pipeline_assets.core.project import Project
     from pipeline_assets.ingestion.batch.replay import Replayed
 
-audit = typer.Typer(no_args_is_help=True, help="Reconciliation: what one end holds, compared with what the other end should hold of it.")
+audit = typer.Typer(no_args_is_help=True, help="Reconcile what is in one place with what should be there.")
 
 
 def register(app: typer.Typer) -> None:

@@ -140,7 +140,7 @@ def _differences(found: Difference) -> list[str]:
 
 def _lost_and_doubled(audit: OffsetAudit) -> list[str]:
     problems = []
-    gone = "read and no longer in the topic, which was deleted and created again"
+    gone = "read and no longer in the topic, which was created again"
     for what, places in (("lost", audit.lost), ("duplicated", audit.doubled), (gone, audit.beyond)):
         for (_, number), found in sorted(places.items()):
             offsets = _listed([f"{start} to {end - 1}" for start, end in found])

@@ -85,7 +85,7 @@ def days_of(times: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
 def typed_table(catalog: "Catalog", contract: Contract) -> "Table":
     """The typed table of a contract, created or extended where needed; by day of the event's time. Raises SchemaConflict.
 
-    A table that nothing was ever written to follows any change: a contract may be mended before its first row.
+    A table that nothing was ever written to follows any change: a contract may be corrected before its first row.
     """
     identifier = names.typed(contract.name)
     own = [Column(name=f.name, type=f.type, required=f.required, doc=f.description) for f in contract.fields]

@@ -166,8 +166,8 @@ def ops(streams: Settings, cluster: psycopg.Connection, fresh_database: Callable
         secrets, f"{names.connector_replication(database)}={urlsplit(base).password}\n{Path(streams.connect_secrets).read_text()}"
     )
     reader = SecretStr(f"{base}/{owned.get_secret_value().rpartition('/')[2]}")
-    told = {"databases": {database: owned}, "replication": {database: reader}, "connect_secrets": str(secrets)}
-    made = Followed(settings=streams.model_copy(update=told), database=database)
+    own = {"databases": {database: owned}, "replication": {database: reader}, "connect_secrets": str(secrets)}
+    made = Followed(settings=streams.model_copy(update=own), database=database)
     made.execute(DDL.format(table="planes"), DDL.format(table="gliders"))
     with connected(made.settings, made.project):
         for source in (made.planes, made.gliders):
@@ -183,7 +183,7 @@ def ops(streams: Settings, cluster: psycopg.Connection, fresh_database: Callable
 
 @pytest.mark.timeout(300)
 def test_a_dropped_column_stops_its_table_only_until_it_is_back(ops: Followed, tmp_path: Path) -> None:
-    """Nothing is typed or staged as null. Once the column is there, all goes on; a row that was new without it waits until it is told."""
+    """Nothing is typed or staged as null. Once the column is there, all goes on: a row new without it waits for its next change."""
     planes, gliders = ops.planes, ops.gliders
     log = ops.log(planes)
     ops.execute(
@@ -245,7 +245,7 @@ def test_a_retyped_column_stops_its_table_until_it_is_back(ops: Followed) -> Non
 
 @pytest.mark.timeout(300)
 def test_an_added_column_flows_once_it_is_declared(ops: Followed) -> None:
-    """Before, it is told and changes nothing; from then on its values come; under a new name all that has landed is typed with it."""
+    """Before, it is reported and changes nothing; from then on its values come; under a new name all that has landed is typed with it."""
     planes, declared = ops.planes, followed(ops.database, "planes", CABINS)
     ops.execute("alter table planes add column cabins integer", "update planes set cabins = 2 where tailnum = 'A'")
     ops.settle(planes, 4)

@@ -399,7 +399,7 @@ def test_a_topic_without_records_is_in_order(pipeline: Pipeline) -> None:
 
 def test_a_contract_that_names_a_missing_field_stops_its_own_stream_alone(pipeline: Pipeline) -> None:
     """The error names the field, nothing is written, the other stream of the topic goes on; once the contract is mended all is typed."""
-    colour = Field(name="colour", type="string", required=True, description="Nobody tells it.")
+    colour = Field(name="colour", type="string", required=True, description="No record has it.")
     contract = replace(pipeline.events.contract, name=f"{pipeline.events.contract.name}_wrong")
     wrong = replace(pipeline.events, contract=replace(contract, fields=(*contract.fields, colour)))
     pipeline.send_good()
