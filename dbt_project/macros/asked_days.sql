@@ -88,8 +88,8 @@
 -#}
 {% macro is_key_of(columns, keys) -%}
     {%- for column in columns %}
-        {%- set chosen = keys if columns | length == 1 else 'select k.' ~ column ~ ' from (' ~ keys ~ ') as k (' ~ columns | join(', ') ~ ')' %}
-        {{- 'and ' if not loop.first }}{{ column }} = any(array({{ chosen }}))
+        {%- set one = 'select k.' ~ column ~ ' from (' ~ keys ~ ') as k (' ~ columns | join(', ') ~ ')' %}
+        {{- 'and ' if not loop.first }}{{ column }} = any(array({{ one if columns | length > 1 else keys }}))
     {% endfor -%}
     {%- if columns | length > 1 -%}
         and ({{ columns | join(', ') }}) in ({{ keys }})

@@ -43,9 +43,10 @@ class ProjectModels:
     def selections(self, use_case: UseCase) -> tuple[Selection, Selection]:
         """The models of a use case that are built by the day, and its registers; either may have none."""
         own, borrowed = self._own(use_case), self._borrowed[use_case.name]
-        below = [f"source:{self.manifest['sources'][table]['source_name']}.{self._table(table)}+" for table in sorted(self._daily_tables)]
+        tables = sorted(_reached(own, self.manifest["parent_map"]) & self._daily_tables)
+        below = [f"source:{self.manifest['sources'][table]['source_name']}.{self._table(table)}+" for table in tables]
         folder = f"fqn:{self.manifest['metadata']['project_name']}.{use_case.name}"
-        by_day = [*(f"{folder},{tables}" for tables in below), *self._named(borrowed & self.by_day)]
+        by_day = [*(f"{folder},{daily}" for daily in below), *self._named(borrowed & self.by_day)]
         registers = [folder, *self._named(borrowed - self.by_day)]
         return (
             Selection(models=(own | borrowed) & self.by_day, select=" ".join(by_day)),

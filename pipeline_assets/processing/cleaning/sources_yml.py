@@ -79,7 +79,7 @@ def _period(span: timedelta) -> dict[str, Any]:
 
 
 def main(chosen: list[str]) -> None:
-    """Writes the sources of the named use cases (none named: of all). A contract's home is found among all, whichever the settings choose."""
+    """Writes the sources of the named use cases (none named: of all). Homes are found among all, whichever are chosen."""
     settings = read_code_settings()
     project = read_project(settings.model_copy(update={"use_cases": None}))
     for use_case in [project.use_case(name) for name in chosen] if chosen else project.use_cases:
