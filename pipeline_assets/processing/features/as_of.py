@@ -54,12 +54,12 @@ def as_of_join(
 def latest_features(view: FeatureView, timeline: Timeline, events: pa.Table) -> dict[str, pa.Array]:
     """The latest values of the view, one column per feature in the view's order, one row per request; types as in `Latest`."""
     latest = [feature for feature in view.features if isinstance(feature, Latest)]
-    newest = {ttl: _found_rows(timeline, ttl) for ttl in {feature.ttl for feature in latest}}
+    questions = timeline.questions
+    newest = {ttl: questions.per_request(_found_rows(timeline, ttl) + 1) - 1 for ttl in {feature.ttl for feature in latest}}
+    decided_at = questions.per_request(questions.at)
     columns = {}
     for feature in latest:
-        found = timeline.questions.per_request(newest[feature.ttl] + 1) - 1
-        decided_at = timeline.questions.per_request(timeline.questions.at)
-        values = latest_values(events, view.source.name, feature)
+        found, values = newest[feature.ttl], latest_values(events, view.source.name, feature)
         columns[names.feature(view.name, feature.name)] = feature_of(values, np.maximum(found, 0), found != NOTHING, decided_at)
     return columns
 

@@ -27,6 +27,7 @@ def defs(project: Project) -> dg.Definitions:
 
 def _view(project: Project, view: FeatureView) -> dg.AssetsDefinition:
     asset_key, models, home = key(names.features(view.name)), project.models_of(view), project.home_of_view(view)
+    schema = _column_schema(project, view)
 
     @dg.asset(
         key=asset_key,
@@ -41,7 +42,7 @@ def _view(project: Project, view: FeatureView) -> dg.AssetsDefinition:
         tags=use_case_tags(home),
         description=f"{view.description} One row per {', '.join(view.entity.keys)} and decision_at of the day's decisions.",
         metadata={
-            "dagster/column_schema": _column_schema(view),
+            "dagster/column_schema": schema,
             "dagster/table_name": ".".join(names.features(view.name)),
             "definition_sha256": view_hash(view),
         },
@@ -52,7 +53,9 @@ def _view(project: Project, view: FeatureView) -> dg.AssetsDefinition:
         with dagster_errors():
             done = materialize_view(platform.settings, view, models, *asked_days(context))
         context.log.info("%d rows computed from %d events, %d kept", done.computed, done.events, done.kept)
-        return dg.MaterializeResult(metadata=_metadata(view, models, done), check_results=_checks(done.quality))
+        return dg.MaterializeResult(
+            metadata=_metadata(view, models, done) | {"dagster/column_schema": schema}, check_results=_checks(done.quality)
+        )
 
     return features
 
@@ -105,7 +108,6 @@ def _metadata(view: FeatureView, models: Sequence[Model], done: MaterializedView
         for column, sources in column_lineage(view, [model.observations for model in models]).items()
     }
     return {
-        "dagster/column_schema": _column_schema(view),
         "dagster/column_lineage": dg.TableColumnLineage(lineage),
         "rows": done.quality.rows,
         "rows_computed": done.computed,
@@ -134,15 +136,14 @@ def _written(done: MaterializedView) -> Metadata:
     }
 
 
-def _column_schema(view: FeatureView) -> dg.TableSchema:
+def _column_schema(project: Project, view: FeatureView) -> dg.TableSchema:
     required = dg.TableColumnConstraints(nullable=False)
-    keys = [dg.TableColumn(name, description=f"Key of the {view.entity.name}.", constraints=required) for name in view.entity.keys]
+    kinds = {name: project.kind_of(view.source.name, name) for name in view.entity.keys}
+    keys = [dg.TableColumn(name, kind, f"Key of the {view.entity.name}.", required) for name, kind in kinds.items()]
     asked = dg.TableColumn(DECISION_AT, "timestamp", "When the decision is asked for, in UTC.", required)
     return dg.TableSchema(columns=[*keys, asked, *(_column(feature) for feature in view_columns(view))])
 
 
 def _column(feature: FeatureColumn) -> dg.TableColumn:
-    tags = {"aggregate": feature.aggregate}
-    return dg.TableColumn(
-        feature.name, feature.dtype, feature.description, dg.TableColumnConstraints(nullable=feature.aggregate != "count"), tags
-    )
+    constraints = dg.TableColumnConstraints(nullable=feature.empty is None)
+    return dg.TableColumn(feature.name, feature.dtype, feature.description, constraints, {"aggregate": feature.aggregate})

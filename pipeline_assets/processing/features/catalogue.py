@@ -26,7 +26,8 @@ class FeatureColumn:
 
     view: the feature view, or `request`. source: the cleaned table. column: of the source; None where events as such are counted.
     aggregate: that of a windowed feature, `latest`, or the transform of a request feature. window: None where it has none. categories: the
-    listed ones, whose code the feature is, or that training learns them from the text that the feature is; empty for numbers.
+    listed ones, whose code the feature is, or that training learns them from the text that the feature is; empty for numbers. empty: its
+    value where nothing is known of the entity.
     """
 
     name: str
@@ -38,6 +39,7 @@ class FeatureColumn:
     window: timedelta | None
     description: str
     categories: Categories = ()
+    empty: int | None = None
 
 
 def feature_columns(model: Model) -> tuple[FeatureColumn, ...]:
@@ -96,8 +98,9 @@ def _canonical(feature: Windowed | Latest) -> dict[str, Any]:
     return {"windowed": feature.name, "aggregate": feature.aggregate, "column": feature.column, "windows_and_hops": tiles}
 
 
-def _categories(values: Categories) -> list[str] | dict[str, int]:
-    return {"learned": values.most} if isinstance(values, Learned) else list(values)
+def _categories(values: Categories) -> list[str] | str:
+    """What values depend on: of learned categories the feature is the text itself, however many training takes."""
+    return "learned" if isinstance(values, Learned) else list(values)
 
 
 def _microseconds(span: timedelta | None) -> int | None:
@@ -120,6 +123,7 @@ def _window_column(view: FeatureView, feature: Windowed, window: timedelta) -> F
         aggregate=feature.aggregate,
         window=window,
         description=f"{wording} of the {view.entity.name} in the {names.span(window)} before the decision.",
+        empty=kind.empty,
     )
 
 

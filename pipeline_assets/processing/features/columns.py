@@ -46,10 +46,7 @@ def instants(table: pa.Table, name: str, column: str) -> Ints:
         raise TableMismatch(name, f"has naive times in column '{column}', expected timestamp[us, tz=UTC]", table.column_names)
     if values.null_count:
         raise TableMismatch(name, f"has {values.null_count} nulls in column '{column}', expected a time in every row", table.column_names)
-    try:
-        found: Ints = _numpy(values.cast(pa.timestamp("us", tz="UTC")).view(pa.int64()))
-    except pa.ArrowInvalid as error:
-        raise TableMismatch(name, f"has times finer than a microsecond in column '{column}'", table.column_names) from error
+    found: Ints = _numpy(_microseconds(values, table, name, column))
     return found
 
 
@@ -104,16 +101,23 @@ def is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
-def moments(column: pa.Array, table: pa.Table, name: str, label: str) -> Numbers:
-    """A column of times with a zone, or of dates (their first instant in UTC), in microseconds since the epoch; nulls may occur."""
-    if pa.types.is_timestamp(column.type) and column.type.tz is None:
-        raise TableMismatch(name, f"has naive times in column '{label}', expected timestamp[us, tz=UTC]", table.column_names)
-    whole = column.cast(pa.timestamp("us")).cast(pa.int64()) if pa.types.is_date(column.type) else _microseconds(column)
-    return Numbers(values=_numpy(whole.fill_null(0)), valid=present_in(column))
+def moments(table: pa.Table, name: str, column: str) -> Numbers:
+    """A column of times, or of dates (their first instant in UTC), in microseconds since the epoch; 0 where null.
+
+    Raises TableMismatch where times are naive or finer than a microsecond.
+    """
+    values = plain_column(table, name, column)
+    if pa.types.is_timestamp(values.type) and values.type.tz is None:
+        raise TableMismatch(name, f"has naive times in column '{column}', expected timestamp[us, tz=UTC]", table.column_names)
+    return Numbers(values=_numpy(_microseconds(values, table, name, column).fill_null(0)), valid=present_in(values))
 
 
-def _microseconds(column: pa.Array) -> pa.Array:
-    return column.cast(pa.timestamp("us", tz="UTC"), safe=False).cast(pa.int64())
+def _microseconds(values: pa.Array, table: pa.Table, name: str, column: str) -> pa.Array:
+    zone = None if pa.types.is_date(values.type) else "UTC"
+    try:
+        return values.cast(pa.timestamp("us", tz=zone)).cast(pa.int64())
+    except pa.ArrowInvalid as error:
+        raise TableMismatch(name, f"has times finer than a microsecond in column '{column}'", table.column_names) from error
 
 
 def _refuse_infinite(values: Floats, table: pa.Table, name: str, column: str) -> None:

@@ -11,8 +11,6 @@ import pyarrow as pa
 from pipeline_assets.processing.features.catalogue import lookback, view_hash
 from pipeline_assets.spec.features import FeatureView
 
-# The property of a feature table that holds the digest of a day.
-PROPERTY = "pipeline.inputs."
 MICROSECONDS_A_DAY = 86_400_000_000
 EPOCH = date(1970, 1, 1)
 
@@ -26,8 +24,9 @@ def first_event_day(view: FeatureView, first: date) -> date | None:
 def digests(view: FeatureView, events: pa.Table, days: Sequence[date]) -> dict[date, str]:
     """Of each day a digest of everything that its features depend on: the view's declaration, and the events that it can look back to.
 
-    events: all that happened from the first event day of the first of `days` to the last of them, whenever they became known. Two digests
-    of a day are equal if these events are, whatever their order and whichever days were asked for beside it.
+    events: all that happened from the first event day of the first of `days` to the end of the last, whenever they became known. Equal
+    events in the columns that the view reads give equal digests, whatever their order and whichever days are asked for beside; a change
+    in any of them gives another digest, also where no feature comes out differently.
     """
     by_day = _by_event_day(view, events)
     return {day: _digest(view, by_day, day) for day in days}
@@ -41,12 +40,13 @@ def _by_event_day(view: FeatureView, events: pa.Table) -> dict[date, bytes]:
     order = np.lexsort((rows, day))
     found, starts = np.unique(day[order], return_index=True)
     parts = np.split(rows[order], starts[1:])
-    return {EPOCH + timedelta(days=int(one)): sha256(part.tobytes()).digest() for one, part in zip(found, parts, strict=True)}
+    return {EPOCH + timedelta(days=int(one)): sha256(part.tobytes()).digest() for one, part in zip(found, parts[: len(found)], strict=True)}
 
 
 def _digest(view: FeatureView, by_day: dict[date, bytes], day: date) -> str:
     since = first_event_day(view, day)
-    found = sha256(view_hash(view).encode())
+    # The hashes of rows are the same within one version of Polars only; after an update of it rows are computed again.
+    found = sha256(f"{view_hash(view)} {pl.__version__}".encode())
     for event_day in sorted(by_day):
         if event_day <= day and (since is None or event_day >= since):
             found.update(event_day.isoformat().encode() + by_day[event_day])

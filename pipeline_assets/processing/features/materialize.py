@@ -10,12 +10,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline_assets.core import connections, names
+from pipeline_assets.core.errors import TableMismatch
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.processing.features import inputs
 from pipeline_assets.processing.features.catalogue import view_columns
-from pipeline_assets.processing.features.columns import DECISION_AT
+from pipeline_assets.processing.features.columns import DECISION_AT, text_or_whole
 from pipeline_assets.processing.features.quality import Quality, judge
-from pipeline_assets.processing.features.view import feature_names, view_features
+from pipeline_assets.processing.features.view import view_features
 from pipeline_assets.processing.lake import tables
 from pipeline_assets.processing.lake.tables import Published
 from pipeline_assets.spec.features import CleanedTable, FeatureView
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from psycopg.sql import Composable
 
 INSTANT = pa.timestamp("us", tz="UTC")
+TYPES = {"int64": pa.int64(), "float64": pa.float64(), "string": pa.string()}
 # What a laptop holds in memory; more events than this go through the kernel in buckets of their keys, one after the other.
 EVENTS_AT_ONCE = 20_000_000
 
@@ -51,56 +53,50 @@ def materialize_view(settings: Settings, view: FeatureView, models: Sequence[Mod
     its own rows alone. Nothing is written if a row is missing or doubled, or a value is NaN or infinite. The same days again give the
     same rows. Raises TableMismatch where a cleaned table is not what the view declares.
     """
-    requests = requests_of(view, [(each, _read_asked(settings, each, view, first, last)) for each in _distinct(models)])
+    requests = requests_of(view, [(asked, _read_asked(settings, asked, view, first, last)) for asked in _distinct(models)])
     events = read_view_events(settings, view, first, last)
-    days = [first + timedelta(days=offset) for offset in range((last - first).days + 1)]
-    digests = inputs.digests(view, events, days)
+    digests = inputs.digests(view, events, [first + timedelta(days=offset) for offset in range((last - first).days + 1)])
     kept = _kept(settings, view, requests, digests)
     missing = _without(requests, kept, view)
-    table = pa.concat_tables([kept, compute(view, missing, events)]) if kept.num_rows else compute(view, missing, events)
-    quality = judge(requests, table, identity(view))
-    published = None
+    table = pa.concat_tables([kept, compute(view, missing, events)])
+    quality, published = judge(requests, table, identity(view)), None
     if quality.has_all_rows and quality.is_finite:
-        properties = {f"{inputs.PROPERTY}{day}": digest for day, digest in digests.items()}
-        published = tables.replace_days(settings, names.features(view.name), table, DECISION_AT, first, last, properties=properties)
+        published = tables.replace_days(settings, names.features(view.name), table, DECISION_AT, first, last, inputs=digests)
     return MaterializedView(events=events.num_rows, kept=kept.num_rows, computed=missing.num_rows, quality=quality, published=published)
 
 
 def _distinct(models: Sequence[Model]) -> list[Observations]:
     """The observations of the models, each table and time once."""
-    return list({(each.observations.table, each.observations.decision_at): each.observations for each in models}.values())
+    return list({(model.observations.table, model.observations.decision_at): model.observations for model in models}.values())
 
 
-def _read_asked(settings: Settings, observations: Observations, view: FeatureView, first: date, last: date) -> pa.Table:
-    return read_observations(settings, observations, first, last, [*view.entity.keys, observations.decision_at])
+def _read_asked(settings: Settings, asked: Observations, view: FeatureView, first: date, last: date) -> pa.Table:
+    return read_observations(settings, asked, first, last, [*view.entity.keys, asked.decision_at])
 
 
 def _kept(settings: Settings, view: FeatureView, requests: pa.Table, digests: Mapping[date, str]) -> pa.Table:
     """The rows in the lake that are asked for and that were made from the same inputs; none where nothing was written yet."""
-    identifier, days = names.features(view.name), list(digests)
-    known = tables.properties(settings, identifier)
-    valid = [day for day in days if known.get(f"{inputs.PROPERTY}{day}") == digests[day]]
-    columns = [*identity(view), *feature_names(view)]
-    if not valid:
-        return pa.table({name: pa.array([]) for name in columns})
-    found = pl.DataFrame(tables.read_days(settings, identifier, valid[0], valid[-1], columns).read_all())
-    of_days = found.filter(pl.col(DECISION_AT).dt.date().is_in(valid))
-    return of_days.join(pl.DataFrame(requests), on=identity(view), how="semi").rechunk().to_arrow().cast(_schema(view, requests))
+    schema, identifier = _schema(view, requests), names.features(view.name)
+    snapshot, known = tables.made_from(settings, identifier)
+    same = [day for day, digest in digests.items() if known.get(day) == digest]
+    if not same:
+        return schema.empty_table()
+    found = pl.DataFrame(tables.read_days(settings, identifier, same[0], same[-1], schema.names, snapshot).read_all())
+    asked = pl.DataFrame(requests).filter(pl.col(DECISION_AT).dt.date().is_in(same))
+    return found.join(asked, on=identity(view), how="semi").rechunk().to_arrow().cast(schema)
 
 
 def _without(requests: pa.Table, kept: pa.Table, view: FeatureView) -> pa.Table:
     """The requests that no kept row answers."""
-    if not kept.num_rows:
-        return requests
-    missing = pl.DataFrame(requests).join(pl.DataFrame(kept.select(identity(view))), on=identity(view), how="anti", maintain_order="left")
+    on = identity(view)
+    missing = pl.DataFrame(requests).join(pl.DataFrame(kept.select(on)), on=on, how="anti", maintain_order="left")
     return missing.rechunk().to_arrow().cast(requests.schema)
 
 
 def _schema(view: FeatureView, requests: pa.Table) -> pa.Schema:
     """The schema of the view's table, as the kernel gives it."""
     keys = [requests.schema.field(name) for name in identity(view)]
-    types = {"int64": pa.int64(), "float64": pa.float64(), "string": pa.string()}
-    return pa.schema([*keys, *(pa.field(column.name, types[column.dtype]) for column in view_columns(view))])
+    return pa.schema([*keys, *(pa.field(column.name, TYPES[column.dtype]) for column in view_columns(view))])
 
 
 def identity(view: FeatureView) -> tuple[str, ...]:
@@ -109,11 +105,28 @@ def identity(view: FeatureView) -> tuple[str, ...]:
 
 
 def requests_of(view: FeatureView, asked: Sequence[tuple[Observations, pa.Table]]) -> pa.Table:
-    """The entity keys and `decision_at` of all observations: distinct, none null, in the order of (decision_at, keys)."""
-    keys = [pl.col(key) for key in view.entity.keys]
-    parts = [pl.DataFrame(table).select(*keys, pl.col(each.decision_at).alias(DECISION_AT)) for each, table in asked]
-    requests = pl.concat(parts, how="vertical_relaxed").drop_nulls().unique()
+    """The entity keys and `decision_at` of all observations: distinct, none null, in the order of (decision_at, keys).
+
+    Raises TableMismatch if a key is text in one table of observations and a number in another.
+    """
+    parts = [_keys_and_time(view, each, rows) for each, rows in asked]
+    for (each, _), part in zip(asked, parts, strict=True):
+        _refuse_unlike(view, each, part, parts[0])
+    requests = pl.concat([pl.DataFrame(part) for part in parts]).drop_nulls().unique()
     return requests.sort(DECISION_AT, *view.entity.keys).rechunk().to_arrow()
+
+
+def _keys_and_time(view: FeatureView, asked: Observations, rows: pa.Table) -> pa.Table:
+    keys = {key: text_or_whole(rows, asked.table, key) for key in view.entity.keys}
+    return pa.table({**keys, DECISION_AT: rows[asked.decision_at]})
+
+
+def _refuse_unlike(view: FeatureView, asked: Observations, ours: pa.Table, first: pa.Table) -> None:
+    for key in view.entity.keys:
+        found, expected = ours.schema.field(key).type, first.schema.field(key).type
+        if found != expected:
+            problem = f"has {found} in column '{key}', other observations of view '{view.name}' have {expected}"
+            raise TableMismatch(asked.table, problem, ours.column_names)
 
 
 def compute(view: FeatureView, requests: pa.Table, events: pa.Table) -> pa.Table:
@@ -175,13 +188,22 @@ def _read(settings: Settings, query: "Composable") -> pa.Table:
     with connections.arrow_warehouse(settings) as connection, connection.cursor() as cursor:
         cursor.execute(query.as_string())
         table: pa.Table = cursor.fetch_arrow_table()
-    return table.cast(pa.schema([_in_utc(field) for field in table.schema]))
+    return table.cast(pa.schema([pa.field(field.name, _plain(field)) for field in table.schema]))
 
 
-def _in_utc(field: pa.Field) -> pa.Field:
-    """Times with a zone in UTC; a naive one stays naive, so that the kernel can refuse it by name."""
-    is_instant = pa.types.is_timestamp(field.type) and field.type.tz is not None
-    return pa.field(field.name, INSTANT if is_instant else field.type)
+def _plain(field: pa.Field) -> pa.DataType:
+    """Times with a zone in UTC, whole numbers in 64 bits, decimals as floats; a naive time stays naive, so that it is refused by name."""
+    if pa.types.is_timestamp(field.type) and field.type.tz is not None:
+        return INSTANT
+    if pa.types.is_integer(field.type):
+        return pa.int64()
+    return pa.float64() if _is_decimal(field) else field.type
+
+
+def _is_decimal(field: pa.Field) -> bool:
+    """Whether the driver gives a `numeric` of Postgres, which it does as text."""
+    kind = field.type
+    return isinstance(kind, pa.OpaqueType) and kind.type_name == "numeric"
 
 
 def _midnight(day: date) -> datetime:

@@ -48,7 +48,7 @@ def values_of(table: pa.Table, name: str, column: str, categories: Categories) -
     if categories:
         return _categorical(found, table, name, column, categories)
     if pa.types.is_timestamp(found.type) or pa.types.is_date(found.type):
-        return Values(kind="moment", data=moments(found, table, name, column))
+        return Values(kind="moment", data=moments(table, name, column))
     return Values(kind="number", data=numbers(table, name, column))
 
 

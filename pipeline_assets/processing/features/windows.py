@@ -42,18 +42,22 @@ LONGEST_HOP = timedelta(days=1)
 
 COUNT: Part = "count"
 SUM: Part = "sum"
+SQUARES: Part = "squares"
 # The parts that are added up; the others are looked up.
-ADDED: tuple[Part, ...] = ("count", "sum", "squares")
+ADDED = (COUNT, SUM, SQUARES)
 Measure = tuple[str | None, Part]
 
 
 def window_values(events: pa.Table, name: str, feature: Windowed) -> Numbers:
-    """The column of the events that a windowed feature is made of; raises TableMismatch where it is not what its aggregate needs."""
-    column = str(feature.column)
-    if feature.aggregate == "count":
-        valid = present_in(plain_column(events, name, column))
+    """The column of the events that a windowed feature is made of; raises TableMismatch where it is not what its aggregate needs.
+
+    Of a column that is no number only how many values it has is asked: each counts 1.
+    """
+    found = plain_column(events, name, str(feature.column))
+    if AGGREGATES[feature.aggregate].finish == "count" and not pa.types.is_floating(found.type):
+        valid = present_in(found)
         return Numbers(values=valid.astype(np.int64), valid=valid)
-    return (truths if feature.aggregate == "rate" else numbers)(events, name, column)
+    return (truths if feature.aggregate == "rate" else numbers)(events, name, str(feature.column))
 
 
 def hop_of(window: timedelta, declared: timedelta | None = None) -> timedelta:
@@ -192,30 +196,32 @@ def _added(feature: Windowed) -> list[Part]:
 
 def _column_of(feature: Windowed, bucket: Bucket, frame: Frame, totals: dict[Measure, Digits]) -> pa.Array:
     """The feature's column in the order of the requests."""
-    if feature.aggregate == "count":
-        return pa.array(bucket.timeline.questions.per_request(totals[feature.column, COUNT].columns[0]))
-    if _added(feature):
-        values, present = _from_totals(feature, totals)
-    elif feature.aggregate in ("min", "max"):
+    kind, questions = AGGREGATES[feature.aggregate], bucket.timeline.questions
+    if kind.finish == "count":
+        return pa.array(questions.per_request(totals[feature.column, COUNT].columns[0]))
+    if "extreme" in kind.parts:
         values, present = _extreme(feature, bucket, frame)
-    else:
+    elif "newest" in kind.parts:
         values, present = _newest(feature, bucket, frame)
-    return arrow_floats(bucket.timeline.questions.per_request(values), bucket.timeline.questions.per_request(present))
+    else:
+        values, present = _from_totals(feature, totals), totals[feature.column, COUNT].columns[0] >= kind.fewest
+    return arrow_floats(questions.per_request(values), questions.per_request(present))
 
 
-def _from_totals(feature: Windowed, totals: dict[Measure, Digits]) -> tuple[Floats, Bools]:
+def _from_totals(feature: Windowed, totals: dict[Measure, Digits]) -> Floats:
+    finish = AGGREGATES[feature.aggregate].finish
     count, total = totals[feature.column, COUNT].columns[0], totals[feature.column, SUM]
-    if feature.aggregate == "sum":
-        return rounded(total), count > 0
-    if feature.aggregate in ("mean", "rate"):
-        return rounded(total) / np.maximum(count, 1), count > 0
-    variance = sample_variance(count, total, totals[feature.column, "squares"])
-    return np.sqrt(variance) if feature.aggregate == "stddev" else variance, count > 1
+    if finish == "sum":
+        return rounded(total)
+    if finish == "mean":
+        return rounded(total) / np.maximum(count, 1)
+    variance = sample_variance(count, total, totals[feature.column, SQUARES])
+    return np.sqrt(variance) if finish == "stddev" else variance
 
 
 def _extreme(feature: Windowed, bucket: Bucket, frame: Frame) -> tuple[Floats, Bools]:
     data = bucket.column(feature)
-    sign = 1.0 if feature.aggregate == "max" else -1.0
+    sign = 1.0 if AGGREGATES[feature.aggregate].finish == "greatest" else -1.0
     best = greatest(bucket.timeline, bucket.split, frame.start, data.values.astype(np.float64) * sign, data.valid)
     # Adding zero turns the -0.0 of a negated zero back into 0.0.
     return best * sign + 0.0, np.isfinite(best)
@@ -227,7 +233,7 @@ def _newest(feature: Windowed, bucket: Bucket, frame: Frame) -> tuple[Floats, Bo
     present = newest >= frame.start
     place = newest[present]
     values = np.zeros(len(newest))
-    if feature.aggregate == "last":
+    if AGGREGATES[feature.aggregate].finish == "value":
         values[present] = data.values[place]
     else:
         values[present] = (timeline.questions.at[present] - timeline.event_at[place]) / 1e6

@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from pyiceberg.table import Table
 
 
+# The properties of a table that hold the digests of `made_from`, by day. They are of the newest snapshot: after a rollback of a table by
+# other tools they must be removed.
+INPUTS = "pipeline.inputs."
+
+
 @dataclass(frozen=True, kw_only=True)
 class Published:
     """What a table holds of the asked days after a publication, and the snapshots before and after it.
@@ -70,12 +75,11 @@ def replace_days(
     first: date,
     last: date,
     *,
-    properties: Mapping[str, str] = MappingProxyType({}),
+    inputs: Mapping[date, str] = MappingProxyType({}),
 ) -> Published:
     """Put `data` in the place of the days `first` to `last` (UTC, inclusive) of `time_column`, in one snapshot.
 
-    `properties` of the table are set in the same commit.
-
+    `inputs` is a digest per day of what its rows were made from, which `made_from` reads back; a day without one has none from then on.
     Days without rows end up empty. Rows are sorted by `time_column`, then by the columns before it; a day whose sorted rows are
     those it holds already is left alone. Raises TableMismatch if a row lies outside the days or has no time, SchemaConflict if the table
     cannot follow the columns, LakeBusy if other writers always came first.
@@ -92,6 +96,7 @@ def replace_days(
             return Change(remove=[file for day in new for file in live.get(day, [])], add=list(chain.from_iterable(new.values())))
 
         before = _snapshot(table)
+        properties = {f"{INPUTS}{day}": inputs.get(day) for day in wanted}
         change = replace_files(table, files.rows_of_days(table, first, last), plan, properties)
         return _published(table, before, list(wanted), change, given=data.num_rows)
 
@@ -129,11 +134,17 @@ def snapshot_id(settings: Settings, identifier: Identifier) -> int | None:
         return None if table is None else _snapshot(table)
 
 
-def properties(settings: Settings, identifier: Identifier) -> Mapping[str, str]:
-    """The properties of a table; none where nothing was ever written."""
+def made_from(settings: Settings, identifier: Identifier) -> tuple[int | None, Mapping[date, str]]:
+    """The newest snapshot of a derived table, and of each day that has one the digest of what its rows were made from.
+
+    None and no day where nothing was ever written.
+    """
     with connections.catalog(settings) as catalog:
         table = open_table(catalog, identifier)
-        return {} if table is None else table.properties
+        if table is None:
+            return None, {}
+        known = {name.removeprefix(INPUTS): digest for name, digest in table.properties.items() if name.startswith(INPUTS)}
+        return _snapshot(table), {date.fromisoformat(day): digest for day, digest in known.items()}
 
 
 def row_count(
