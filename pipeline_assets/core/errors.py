@@ -227,15 +227,11 @@ class LakeBusy(TransientError):
 
 
 class TooLittleToLearn(PipelineError):
-    """A block of a training set has no rows, or only one kind of label."""
+    """A block of a training set has too few labels, or too few kinds of them, to learn or judge by."""
 
-    def __init__(self, model: str, as_of: str, block: str, rows: int, span: str) -> None:
-        self.model, self.as_of, self.block, self.rows, self.span = model, as_of, block, rows, span
-        found = f"{rows} rows, all with the same label," if rows else "no rows"
-        super().__init__(
-            f"Model '{model}' as of {as_of}: block '{block}' ({span}) has {found} with a label known by then. "
-            "Materialize the vectors of those days, choose a later `as_of`, or shorten the model's split."
-        )
+    def __init__(self, *, model: str, as_of: str, block: str, span: str, found: str, advice: str) -> None:
+        self.model, self.as_of, self.block, self.span, self.found = model, as_of, block, span, found
+        super().__init__(f"Model '{model}' as of {as_of}: block '{block}' ({span}) has {found}. {advice}")
 
 
 class NotTrained(UserInputError):

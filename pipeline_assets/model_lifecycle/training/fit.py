@@ -4,13 +4,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline_assets.model_lifecycle.training.contract import ModelFeature
-from pipeline_assets.model_lifecycle.training.dataset import LABEL, TRAIN, VALIDATION, BlockName, only
+from pipeline_assets.model_lifecycle.training.dataset import TRAIN, VALIDATION, BlockName, labels_of, only
 from pipeline_assets.model_lifecycle.training.matrix import THREADS, feature_matrix
+from pipeline_assets.model_lifecycle.training.tasks import task_kind
 from pipeline_assets.spec.models import Model
 
 if TYPE_CHECKING:
@@ -34,16 +33,16 @@ class Fitted:
 def fit(model: Model, features: Sequence[ModelFeature], training_set: pa.Table, on_progress: OnProgress) -> Fitted:
     """Learns from the train block until the validation loss has not improved for the model's `early_stopping_rounds`.
 
-    Only the rounds up to the best are kept. `on_progress` hears a line about the validation loss now and then. The same rows, features and
+    Only the rounds up to the best are kept. `on_progress` gets a line about the validation loss now and then. The same rows, features and
     parameters give the same bytes, on any machine with the same version of XGBoost.
     """
     import xgboost
 
-    validation = _block(training_set, VALIDATION, features)
+    validation = _block(model, training_set, VALIDATION, features)
     history: dict[str, dict[str, list[float]]] = {}
     booster = xgboost.train(
-        {**model.parameters, "nthread": THREADS},
-        _block(training_set, TRAIN, features),
+        {**task_kind(model.task).fitting(model.parameters), "nthread": THREADS},
+        _block(model, training_set, TRAIN, features),
         num_boost_round=model.max_rounds,
         evals=[(validation, VALIDATION)],
         evals_result=history,
@@ -56,12 +55,6 @@ def fit(model: Model, features: Sequence[ModelFeature], training_set: pa.Table, 
     return Fitted(artifact=bytes(best.save_raw(FORMAT)), features=tuple(features), rounds=best.num_boosted_rounds(), losses=tuple(losses))
 
 
-def labels_of(training_set: pa.Table) -> npt.NDArray[np.bool_]:
-    """The labels of a training set, in the order of its rows."""
-    labels: npt.NDArray[np.bool_] = training_set[LABEL].to_numpy()
-    return labels
-
-
-def _block(training_set: pa.Table, block: BlockName, features: Sequence[ModelFeature]) -> "xgboost.DMatrix":
+def _block(model: Model, training_set: pa.Table, block: BlockName, features: Sequence[ModelFeature]) -> "xgboost.DMatrix":
     rows = only(training_set, block)
-    return feature_matrix(rows, features, labels_of(rows))
+    return feature_matrix(rows, features, labels_of(model, rows))
