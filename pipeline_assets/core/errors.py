@@ -187,6 +187,14 @@ class ArtifactCorrupt(PipelineError):
         super().__init__(f"Artifact '{artifact}' has sha256 {found}, expected {expected}. It is not used. Restore it, or train again.")
 
 
+class PackageCorrupt(PipelineError):
+    """The package of a version is not what was written: files are missing or have other bytes, or contradict each other."""
+
+    def __init__(self, model: str, version: int, problems: Sequence[str]) -> None:
+        self.model, self.version, self.problems = model, version, tuple(problems)
+        super().__init__(f"Package of model '{model}' version {version}: {'; '.join(self.problems)}. It is not used. Restore its files.")
+
+
 class TableRejected(UserInputError):
     """A table that a person gave, as a file or as an Arrow table, cannot be used."""
 
