@@ -25,7 +25,7 @@ from pyiceberg.catalog import Catalog
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import catalog
 from pipeline_assets.core.iceberg import open_table
-from pipeline_assets.core.settings import PREFIX, Ports, Settings, read_settings
+from pipeline_assets.core.settings import PREFIX, Settings, read_settings
 from pipeline_assets.ingestion.streaming.streams import change_log
 from pipeline_assets.ingestion.streaming.typed.table import rows_of
 from pipeline_assets.local_stack import stack
@@ -51,7 +51,7 @@ class Trial:
 
 def pipeline(home: Path, command: str) -> float:
     """Runs a command of the local stack in a folder, on free ports, and gives its seconds."""
-    ports = {f"{PREFIX}PORTS__{name.upper()}": "0" for name in Ports.model_fields}
+    ports = {f"{PREFIX}PORTS__{name.replace('-', '_').upper()}": "0" for name in stack.free_ports()}
     environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     began = time.monotonic()
     done = subprocess.run(

@@ -29,7 +29,7 @@ from pyiceberg.table import Table
 
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import catalog
-from pipeline_assets.core.settings import PREFIX, Ports, Settings, StackSettings, load_settings
+from pipeline_assets.core.settings import PREFIX, Settings, StackSettings, load_settings
 from pipeline_assets.ingestion.streaming.capture import configs as connectors
 from pipeline_assets.ingestion.streaming.capture.connect import open_connect
 from pipeline_assets.ingestion.streaming.capture.connectors import EVENT_PARTITIONS
@@ -229,7 +229,7 @@ def main() -> None:
         return
     with TemporaryDirectory() as name:
         home = Path(name) / "stack"
-        wanted, ports = (POSTGRES, S3, KAFKA, CONNECT), Ports(**dict.fromkeys(Ports.model_fields, 0))
+        wanted, ports = (POSTGRES, S3, KAFKA, CONNECT), stack.free_ports()
         try:
             settings = stack.up(home, only=wanted, with_history=False, stack=StackSettings(ports=ports, given={}))
             measure_landing(home, settings)

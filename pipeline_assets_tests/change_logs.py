@@ -12,8 +12,8 @@ from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.sources.contracts import ARROW_TYPES
 from pipeline_assets.ingestion.streaming.staged.changes import UNAVAILABLE, log_contract
 from pipeline_assets.spec.contracts import Contract
-from simulator import changes, database
-from simulator.changes import LARGE_COLUMN, REGISTERS, Change, Plan, Tables
+from simulator.nyc_flights import changes, database
+from simulator.nyc_flights.changes import LARGE_COLUMN, REGISTERS, Change, Plan, Tables
 
 DAY = date(2013, 3, 11)
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

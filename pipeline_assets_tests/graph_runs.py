@@ -73,7 +73,7 @@ class Graph:
         return {topic: int(seen.numbers["lag"]) for topic, seen in landing.items() if seen is not None}
 
     def _simulate(self, program: str, *arguments: str) -> None:
-        command = [sys.executable, "-m", f"simulator.{program}", *arguments]
+        command = [sys.executable, "-m", f"simulator.nyc_flights.{program}", *arguments]
         subprocess.run(command, cwd=ROOT, env=self._environment(), check=True, capture_output=True, timeout=120)
 
     def run(self, job: str, days: Days | None, config: RunConfig | None = None) -> None:

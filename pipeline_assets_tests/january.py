@@ -14,7 +14,7 @@ from pipeline_assets.core import connections, names
 from pipeline_assets.core.settings import PREFIX, STACK_ENV, Settings
 from pipeline_assets.processing.features.materialize import materialize_view
 from pipeline_assets.use_cases import nyc_flights
-from simulator import data
+from simulator.nyc_flights import data
 
 FIRST, LAST, UNTIL = date(2013, 1, 8), date(2013, 1, 9), date(2013, 1, 11)
 VIEWS = tuple(view for view in nyc_flights.use_case.views if view.name in {"origin_departures", "aircraft_departures", "origin_weather"})

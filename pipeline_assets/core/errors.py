@@ -34,6 +34,29 @@ class SettingsMissing(UserInputError):
         )
 
 
+@dataclass(frozen=True)
+class MalformedSetting:
+    """A value of a setting that cannot be used; `shown` is the value, None where it is or may be secret."""
+
+    name: str
+    problem: str
+    expected: str
+    shown: str | None
+
+    def __str__(self) -> str:
+        value = repr(self.shown) if self.shown is not None else "the value is not shown"
+        return f"{self.name} {self.problem} ({value}); expected: {self.expected}."
+
+
+class SettingsMalformed(UserInputError):
+    """Settings whose values cannot be used, one sentence for each."""
+
+    def __init__(self, settings: Sequence[MalformedSetting]) -> None:
+        self.settings = tuple(settings)
+        self.names = tuple(setting.name for setting in self.settings)
+        super().__init__("\n".join(map(str, self.settings)))
+
+
 class UnknownName(UserInputError):
     """A name that is not declared, with those that are."""
 
@@ -164,6 +187,14 @@ class ArtifactCorrupt(PipelineError):
         super().__init__(f"Artifact '{artifact}' has sha256 {found}, expected {expected}. It is not used. Restore it, or train again.")
 
 
+class PackageCorrupt(PipelineError):
+    """The package of a version is not what was written: files are missing or have other bytes, or contradict each other."""
+
+    def __init__(self, model: str, version: int, problems: Sequence[str]) -> None:
+        self.model, self.version, self.problems = model, version, tuple(problems)
+        super().__init__(f"Package of model '{model}' version {version}: {'; '.join(self.problems)}. It is not used. Restore its files.")
+
+
 class TableRejected(UserInputError):
     """A table that a person gave, as a file or as an Arrow table, cannot be used."""
 
@@ -227,15 +258,20 @@ class LakeBusy(TransientError):
 
 
 class TooLittleToLearn(PipelineError):
-    """A block of a training set has no rows, or only one kind of label."""
+    """A block of a training set has too few labels, or too few kinds of them, to learn or judge by."""
 
-    def __init__(self, model: str, as_of: str, block: str, rows: int, span: str) -> None:
-        self.model, self.as_of, self.block, self.rows, self.span = model, as_of, block, rows, span
-        found = f"{rows} rows, all with the same label," if rows else "no rows"
-        super().__init__(
-            f"Model '{model}' as of {as_of}: block '{block}' ({span}) has {found} with a label known by then. "
-            "Materialize the vectors of those days, choose a later `as_of`, or shorten the model's split."
-        )
+    def __init__(self, *, model: str, as_of: str, block: str, span: str, found: str, advice: str) -> None:
+        self.model, self.as_of, self.block, self.span, self.found = model, as_of, block, span, found
+        super().__init__(f"Model '{model}' as of {as_of}: block '{block}' ({span}) has {found}. {advice}")
+
+
+class LearningRefused(PipelineError):
+    """XGBoost does not learn from what it was given: its parameters do not fit each other, or not the labels."""
+
+    def __init__(self, model: str, parameters: Mapping[str, object], problem: str) -> None:
+        self.model, self.parameters, self.problem = model, dict(parameters), problem
+        shown = ", ".join(f"{name}={value}" for name, value in sorted(self.parameters.items()))
+        super().__init__(f"Model '{model}': XGBoost refused to learn with {shown}: {problem} Fix the model's `parameters`, or its label.")
 
 
 class NotTrained(UserInputError):
@@ -297,9 +333,9 @@ class StoreRefused(PipelineError):
 class DbtProjectMalformed(PipelineError):
     """dbt cannot read its project; no manifest was written."""
 
-    def __init__(self, project: Path, told: str) -> None:
-        self.project, self.told = project, told
-        super().__init__(f"dbt cannot parse the project in {project}. It told:\n{told.strip() or 'nothing'}")
+    def __init__(self, project: Path, output: str) -> None:
+        self.project, self.output = project, output
+        super().__init__(f"dbt cannot parse the project in {project}. Its output:\n{output.strip() or 'none'}")
 
 
 class OffsetsMissing(PipelineError):

@@ -150,6 +150,16 @@ def days_changed(use_case: str) -> str:
     return f"days_changed_{use_case}"
 
 
+def cleaned_by_day(use_case: str) -> str:
+    """The op that builds the dbt models of a use case that are kept by the day."""
+    return f"cleaned_by_day_{use_case}"
+
+
+def registers(use_case: str) -> str:
+    """The op that builds the other dbt models of a use case, each as a whole."""
+    return f"registers_{use_case}"
+
+
 def train(model: str) -> str:
     """The job that trains a model, judges the candidate and packages what is live then."""
     return f"train_{model}"

@@ -19,7 +19,7 @@ from pipeline_assets.spec.sources import EventStream
 from pipeline_assets.use_cases.nyc_flights.sources import planes
 from pipeline_assets_tests.graph_runs import Graph
 from pipeline_assets_tests.stream_records import until
-from simulator import data, messages
+from simulator.nyc_flights import data, messages
 
 PROJECT = load_project()
 FLIGHTS = PROJECT.use_case("nyc_flights")

@@ -25,7 +25,7 @@ from pipeline_assets.use_cases.nyc_flights.sources import airlines, airports, pl
 from pipeline_assets_tests.change_logs import NOW, emitted, live, log_schema, put_log
 from pipeline_assets_tests.readings import World, reading
 from pipeline_assets_tests.stream_records import without_sensors
-from simulator.changes import LARGE_COLUMN
+from simulator.nyc_flights.changes import LARGE_COLUMN
 
 REMARKS = Field(name=LARGE_COLUMN, type="string", description="What else there is to say.")
 PLANES = replace(planes, load="changes", contract=replace(planes.contract, fields=(*planes.contract.fields, REMARKS)))

@@ -11,7 +11,7 @@ from pipeline_assets.spec.contracts import Contract, Field
 from pipeline_assets.spec.sources import PostgresTable
 from pipeline_assets.use_cases.nyc_flights.sources import airports, planes
 from pipeline_assets_tests.change_logs import NOW, emitted, live
-from simulator.changes import LARGE_COLUMN
+from simulator.nyc_flights.changes import LARGE_COLUMN
 
 REMARKS = Field(name=LARGE_COLUMN, type="string", description="What else there is to say.")
 PLANES: Contract = replace(planes.contract, fields=(*planes.contract.fields, REMARKS))
