@@ -25,12 +25,13 @@ import pyarrow.parquet as pq
 
 from pipeline_assets.core import names
 from pipeline_assets.processing.features.as_of import as_of_join
+from pipeline_assets.processing.features.columns import DECISION_AT
 from pipeline_assets.processing.features.timeline import Columns
-from pipeline_assets.processing.features.view import DECISION_AT, view_features
+from pipeline_assets.processing.features.view import view_features
 from pipeline_assets.processing.features.windows import hop_of
 from pipeline_assets.spec.features import FeatureView, Windowed
 from pipeline_assets.use_cases.nyc_flights import use_case
-from simulator import data
+from simulator.nyc_flights import data
 
 ROUNDS = 3
 TOLERANCE = 1e-9

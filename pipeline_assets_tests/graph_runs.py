@@ -18,6 +18,7 @@ import yaml
 from psycopg.sql import SQL, Identifier
 
 from pipeline_assets.core import connections, names
+from pipeline_assets.core.declarations import load_project
 from pipeline_assets.core.names import AssetName
 from pipeline_assets.core.resources import Platform
 from pipeline_assets.core.settings import Settings
@@ -25,13 +26,13 @@ from pipeline_assets.ingestion.streaming.capture.connect import Connect, open_co
 from pipeline_assets.ingestion.streaming.capture.connectors import topics_of
 from pipeline_assets.ingestion.streaming.health.watch import Watch, look
 from pipeline_assets.processing.lake import tables
-from pipeline_assets.use_cases.nyc_flights import use_case
-from pipeline_assets_tests.january import write_stack_env
+from pipeline_assets_tests.stack_env import write_stack_env
 from pipeline_assets_tests.stream_records import until
 
 Days = tuple[date, date]
 RunConfig = Mapping[str, object]
 
+PROJECT = load_project()
 ROOT = Path(__file__).resolve().parents[1]
 # When a row was written, and by which run, may differ between two runs that are otherwise equal.
 BOOKKEEPING = {"_loaded_at", "run_id", "scored_at"}
@@ -50,29 +51,29 @@ class Graph:
         self._simulate("database", "--first", str(first), "--last", str(last), *seam)
 
     def send_events(self, first: date, last: date) -> None:
-        """Tells the topics of departures and arrivals what happened on the days `first` to `last`."""
+        """Sends to the topics of departures and arrivals what happened on the days `first` to `last`."""
         self._simulate("events", "--bootstrap", self.settings.kafka_bootstrap, "--first", str(first), "--last", str(last))
 
     def connect(self) -> None:
         """Has the connectors run, and what they bring typed, every row of the followed tables included."""
-        self.run(names.CONNECT_STREAMS, None)
-        self.run(names.TYPE_EVENTS, None)
+        self.run(names.APPLY_CONNECTORS, None)
+        self.run(names.TYPE_RECORDS, None)
 
     def settle(self) -> None:
         """Returns once all that is in the topics has landed and is typed."""
         with open_connect(self.settings) as connect:
-            until(lambda: self._lags(connect), lambda lags: set(lags) == set(topics_of(use_case)) and not any(lags.values()))
-        self.run(names.TYPE_EVENTS, None)
+            until(lambda: self._lags(connect), lambda lags: set(lags) == set(topics_of(PROJECT)) and not any(lags.values()))
+        self.run(names.TYPE_RECORDS, None)
 
     def _lags(self, connect: Connect) -> dict[str, int]:
         """How many records of each topic have not landed, by the topics of which any has."""
         watch = Watch(now=datetime.now(UTC))
-        look(self.settings, connect, use_case, watch)
-        landing = {topic: watch.seen.get(names.connector(names.landing_connector(topic))) for topic in topics_of(use_case)}
+        look(self.settings, connect, PROJECT, watch)
+        landing = {topic: watch.seen.get(names.connector(names.landing_connector(topic))) for topic in topics_of(PROJECT)}
         return {topic: int(seen.numbers["lag"]) for topic, seen in landing.items() if seen is not None}
 
     def _simulate(self, program: str, *arguments: str) -> None:
-        command = [sys.executable, "-m", f"simulator.{program}", *arguments]
+        command = [sys.executable, "-m", f"simulator.nyc_flights.{program}", *arguments]
         subprocess.run(command, cwd=ROOT, env=self._environment(), check=True, capture_output=True, timeout=120)
 
     def run(self, job: str, days: Days | None, config: RunConfig | None = None) -> None:
@@ -94,7 +95,7 @@ class Graph:
         return process.returncode
 
     def tick(self, sensor: dg.SensorDefinition) -> dg.SensorResult:
-        """What a sensor asks for at its first tick; an AssertionError tells why where it skips."""
+        """What a sensor requests at its first tick; an AssertionError says why where it skips."""
         write_stack_env(self.settings, self.folder)
         with dg.DagsterInstance.from_config(str(self.folder)) as instance:
             answer = sensor(dg.build_sensor_context(instance=instance, resources={"platform": Platform(home=str(self.folder))}))
@@ -122,12 +123,9 @@ class Graph:
         return {**os.environ, "PIPELINE_HOME": str(self.settings.home), "DAGSTER_HOME": str(self.folder), **secrets}
 
     def _lake_digests(self) -> dict[str, str]:
-        landed = [
-            names.lake(source.contract.name) for source in use_case.sources if source not in [stream.history for stream in use_case.streams]
-        ]
-        streamed = [names.lake(stream.contract.name) for stream in use_case.streams]
-        made = [names.features(view.name) for view in use_case.views] + [names.vectors(use_case.model.name)]
-        read = {".".join(table): pl.from_arrow(tables.read_all(self.settings, table).read_all()) for table in landed + streamed + made}
+        landed = [names.lake(contract.name) for contract, _ in PROJECT.lake_contracts]
+        made = [*(names.features(view.name) for view in PROJECT.views), *(names.vectors(model.name) for model in PROJECT.models)]
+        read = {".".join(table): pl.from_arrow(tables.read_all(self.settings, table).read_all()) for table in landed + made}
         return {f"lake:{name}": _digest(frame) for name, frame in read.items() if isinstance(frame, pl.DataFrame)}
 
     def _warehouse_digests(self) -> dict[str, str]:
@@ -140,14 +138,14 @@ class Graph:
 
 
 def vectors_between(settings: Settings, first: date, last: date) -> int:
-    """How many vectors the feature store holds of the days `first` to `last`."""
-    return sum(batch.num_rows for batch in tables.read_days(settings, names.vectors(use_case.model.name), first, last))
+    """How many vectors the feature store holds of the days `first` to `last`, of the first model."""
+    return sum(batch.num_rows for batch in tables.read_days(settings, names.vectors(PROJECT.models[0].name), first, last))
 
 
 def _warehouse_digest(warehouse: psycopg.Connection, table: Identifier) -> str:
     """Rows and hash of a table of the warehouse, whatever the order of its rows."""
     query = SQL(
-        "select count(*), md5(string_agg(told, ',' order by told)) from (select (to_jsonb(t) - %s::text[])::text as told from {} t) as rows"
+        "select count(*), md5(string_agg(kept, ',' order by kept)) from (select (to_jsonb(t) - %s::text[])::text as kept from {} t) as rows"
     )
     rows, digest = warehouse.execute(query.format(table), [list(BOOKKEEPING)]).fetchone() or (0, "")
     return f"{rows} rows, {digest}"

@@ -1,20 +1,21 @@
 """Some days of January as cleaned tables in a warehouse, and a model of a few views over them, for tests of what follows cleaning."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from functools import cache
+from pathlib import Path
 
 import polars as pl
+from pydantic import BaseModel, SecretStr
 
 from pipeline_assets.core import connections, names
-from pipeline_assets.core.settings import Settings
+from pipeline_assets.core.settings import PREFIX, STACK_ENV, Settings
 from pipeline_assets.processing.features.materialize import materialize_view
 from pipeline_assets.use_cases import nyc_flights
-from pipeline_assets_tests import stack_env
-from simulator import data
+from simulator.nyc_flights import data
 
-write_stack_env = stack_env.write_stack_env
 FIRST, LAST, UNTIL = date(2013, 1, 8), date(2013, 1, 9), date(2013, 1, 11)
 VIEWS = tuple(view for view in nyc_flights.use_case.views if view.name in {"origin_departures", "aircraft_departures", "origin_weather"})
 MODEL = replace(nyc_flights.use_case.model, views=VIEWS)
@@ -60,3 +61,22 @@ def store_features(settings: Settings, first: date = FIRST, last: date = LAST) -
     """Makes the feature tables of the views."""
     for view in VIEWS:
         materialize_view(settings, USE_CASE, view, first, last)
+
+
+def write_stack_env(settings: Settings, home: Path) -> None:
+    """Leaves the settings in a folder, where the commands and the platform resource read them."""
+    lines = [f"{PREFIX}{name.upper()}={_told(value)}" for name, value in settings if name != "home"]
+    (home / STACK_ENV).write_text("\n".join(lines) + "\n")
+
+
+def _told(value: object) -> str:
+    plain = _plain(value)
+    return plain if isinstance(plain, str) else json.dumps(plain)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    if isinstance(value, BaseModel | Mapping):
+        return {name: _plain(one) for name, one in dict(value).items()}
+    return value

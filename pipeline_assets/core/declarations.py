@@ -58,7 +58,7 @@ def check(use_cases: Sequence[UseCase], dbt_project: Path, broken: Sequence[Decl
     found += [_clash(clash) for clash in clashes(use_cases)]
     if found:
         raise SpecError(found)
-    return Project(use_cases=tuple(use_cases))
+    return Project(use_cases=tuple(use_cases), tables=tables)
 
 
 def _problems(use_case: UseCase, tables: Mapping[str, CleanedModel], streams: Collection[EventStream]) -> Iterator[DeclarationProblem]:

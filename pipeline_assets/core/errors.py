@@ -34,6 +34,29 @@ class SettingsMissing(UserInputError):
         )
 
 
+@dataclass(frozen=True)
+class MalformedSetting:
+    """A value of a setting that cannot be used; `shown` is the value, None where it is or may be secret."""
+
+    name: str
+    problem: str
+    expected: str
+    shown: str | None
+
+    def __str__(self) -> str:
+        value = repr(self.shown) if self.shown is not None else "the value is not shown"
+        return f"{self.name} {self.problem} ({value}); expected: {self.expected}."
+
+
+class SettingsMalformed(UserInputError):
+    """Settings whose values cannot be used, one sentence for each."""
+
+    def __init__(self, settings: Sequence[MalformedSetting]) -> None:
+        self.settings = tuple(settings)
+        self.names = tuple(setting.name for setting in self.settings)
+        super().__init__("\n".join(map(str, self.settings)))
+
+
 class UnknownName(UserInputError):
     """A name that is not declared, with those that are."""
 
@@ -82,9 +105,9 @@ class ContractViolation(PipelineError):
     def __init__(self, *, contract: str, partition: str, broken: int, rows: int, share: float, reasons: Mapping[str, int]) -> None:
         self.contract, self.partition, self.broken, self.rows = contract, partition, broken, rows
         self.share, self.reasons = share, dict(reasons)
-        told = ", ".join(f"{count} × {reason}" for reason, count in sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
+        counts = ", ".join(f"{count} × {reason}" for reason, count in sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
         super().__init__(
-            f"Contract '{contract}' refused partition {partition}: {broken} of {rows} rows are broken, {share:.2%} may be ({told}). "
+            f"Contract '{contract}' refused partition {partition}: {broken} of {rows} rows are broken, {share:.2%} may be ({counts}). "
             "Nothing was written. Fix the source or the contract, then materialize the partition again."
         )
 
@@ -122,7 +145,7 @@ class SourceUnavailable(TransientError):
 
     def __init__(self, source: str, problem: str) -> None:
         self.source, self.problem = source, problem
-        super().__init__(f"Source '{source}' {problem}. It will be asked again.")
+        super().__init__(f"Source '{source}' {problem}. It will be retried.")
 
 
 class TransactionOpen(SourceUnavailable):
@@ -164,6 +187,14 @@ class ArtifactCorrupt(PipelineError):
         super().__init__(f"Artifact '{artifact}' has sha256 {found}, expected {expected}. It is not used. Restore it, or train again.")
 
 
+class PackageCorrupt(PipelineError):
+    """The package of a version is not what was written: files are missing or have other bytes, or contradict each other."""
+
+    def __init__(self, model: str, version: int, problems: Sequence[str]) -> None:
+        self.model, self.version, self.problems = model, version, tuple(problems)
+        super().__init__(f"Package of model '{model}' version {version}: {'; '.join(self.problems)}. It is not used. Restore its files.")
+
+
 class TableRejected(UserInputError):
     """A table that a person gave, as a file or as an Arrow table, cannot be used."""
 
@@ -191,12 +222,12 @@ class NotStaged(PipelineError):
     def __init__(self, contract: str, partitions: Sequence[str]) -> None:
         self.contract, self.partitions = contract, tuple(partitions)
         more = f" and {len(self.partitions) - 1} more" if self.partitions[1:] else ""
-        told = f"nothing staged for {self.partitions[0]}{more}"
-        super().__init__(f"Contract '{contract}' has {told}. Materialize staged/{contract} for these partitions first.")
+        missing = f"nothing staged for {self.partitions[0]}{more}"
+        super().__init__(f"Contract '{contract}' has {missing}. Materialize staged/{contract} for these partitions first.")
 
 
 class SnapshotIncomplete(TransientError):
-    """A table's change log does not hold all of the table yet: its first snapshot is still being told."""
+    """A table's change log does not hold all of the table yet: its first snapshot is still being emitted."""
 
     def __init__(self, contract: str, changes: int) -> None:
         self.contract, self.changes = contract, changes
@@ -227,15 +258,20 @@ class LakeBusy(TransientError):
 
 
 class TooLittleToLearn(PipelineError):
-    """A block of a training set has no rows, or only one kind of label."""
+    """A block of a training set has too few labels, or too few kinds of them, to learn or judge by."""
 
-    def __init__(self, model: str, as_of: str, block: str, rows: int, span: str) -> None:
-        self.model, self.as_of, self.block, self.rows, self.span = model, as_of, block, rows, span
-        found = f"{rows} rows, all with the same label," if rows else "no rows"
-        super().__init__(
-            f"Model '{model}' as of {as_of}: block '{block}' ({span}) has {found} with a label known by then. "
-            "Materialize the vectors of those days, choose a later `as_of`, or shorten the model's split."
-        )
+    def __init__(self, *, model: str, as_of: str, block: str, span: str, found: str, advice: str) -> None:
+        self.model, self.as_of, self.block, self.span, self.found = model, as_of, block, span, found
+        super().__init__(f"Model '{model}' as of {as_of}: block '{block}' ({span}) has {found}. {advice}")
+
+
+class LearningRefused(PipelineError):
+    """XGBoost does not learn from what it was given: its parameters do not fit each other, or not the labels."""
+
+    def __init__(self, model: str, parameters: Mapping[str, object], problem: str) -> None:
+        self.model, self.parameters, self.problem = model, dict(parameters), problem
+        shown = ", ".join(f"{name}={value}" for name, value in sorted(self.parameters.items()))
+        super().__init__(f"Model '{model}': XGBoost refused to learn with {shown}: {problem} Fix the model's `parameters`, or its label.")
 
 
 class NotTrained(UserInputError):
@@ -278,10 +314,10 @@ class SourceChanged(PipelineError):
 
     def __init__(self, source: str, problems: Mapping[str, str], dependents: Sequence[str] = ()) -> None:
         self.source, self.problems, self.dependents = source, dict(problems), tuple(dependents)
-        told = "; ".join(f"field '{field}' {problem}" for field, problem in sorted(self.problems.items()))
-        hanging = f" On it hang: {', '.join(self.dependents)}." if self.dependents else ""
+        changed = "; ".join(f"field '{field}' {problem}" for field, problem in sorted(self.problems.items()))
+        below = f" Dependents: {', '.join(self.dependents)}." if self.dependents else ""
         super().__init__(
-            f"Source '{source}' no longer keeps its contract: {told}. Nothing was written.{hanging} "
+            f"Source '{source}' no longer keeps its contract: {changed}. Nothing was written.{below} "
             "Restore the source, or change the contract."
         )
 

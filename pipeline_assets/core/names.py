@@ -39,6 +39,9 @@ RECORDS_LANDED = "records_landed"
 TABLES_CHANGED = "tables_changed"
 STREAM_HEALTH = "stream_health"
 
+# The schedule of the audit of all sources.
+AUDIT_DAILY = "audit_daily"
+
 # The tag of everything that belongs to a use case.
 USE_CASE_TAG = "use_case"
 # The tag of cleaned tables that are built by the day; the others are built as a whole.

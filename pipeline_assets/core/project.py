@@ -1,11 +1,12 @@
 """All use cases of a code location as one: each declared object once, who uses it, and which days it has."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import date
 from functools import cached_property
 from typing import TypeVar
 
+from pipeline_assets.core.columns import CleanedModel, ColumnKind
 from pipeline_assets.core.errors import UnknownName
 from pipeline_assets.spec.contracts import Contract
 from pipeline_assets.spec.features import CleanedTable, FeatureView
@@ -29,9 +30,11 @@ class Project:
     """The checked use cases of a code location, in the order of their names.
 
     An object that several use cases share (a source, a stream, a view) appears once; the first use case that declares it is its home.
+    `tables` are the cleaned dbt models by name, which have the kinds of columns.
     """
 
     use_cases: tuple[UseCase, ...]
+    tables: Mapping[str, CleanedModel] = field(default_factory=dict, compare=False)
 
     @cached_property
     def sources(self) -> tuple[Source, ...]:
@@ -80,6 +83,10 @@ class Project:
     def models_of(self, view: FeatureView) -> tuple[Model, ...]:
         """The models that use a view."""
         return tuple(model for model in self.models if view in model.views)
+
+    def kind_of(self, table: str, column: str) -> ColumnKind:
+        """The kind of a column of a cleaned table; `other` for a table or column that no dbt project declares, as in a test."""
+        return self.tables[table].columns.get(column, "other") if table in self.tables else "other"
 
     def homes_of(self, contract: Contract) -> tuple[UseCase, ...]:
         """The use cases that declare a contract, the home first."""

@@ -5,7 +5,6 @@ from datetime import timedelta
 from typing import Literal, get_args
 
 Aggregate = Literal["count", "sum", "mean", "stddev", "variance", "min", "max", "last", "rate", "time_since_last"]
-AGGREGATES: tuple[Aggregate, ...] = get_args(Aggregate)
 Transform = Literal["value", "hour", "weekday", "minute_of_day", "day_of_year"]
 TRANSFORMS: tuple[Transform, ...] = get_args(Transform)
 

@@ -91,10 +91,10 @@ class CloudEvent:
 
 @dataclass(frozen=True, kw_only=True)
 class DebeziumChange:
-    """Each record is a change of a row as Debezium's JSON envelope tells it: the row after it, or before it where it was deleted.
+    """Each record is a change of a row in Debezium's JSON envelope: the row after it, or before it where it was deleted.
 
     `operation` (c, u, d, r, or t where the table was truncated), `lsn`, `committed_at`, `transaction` and `snapshot` name the fields that
-    take what the envelope says of the change, if any does; `untold` the one that takes which of the other declared fields the row after the
+    take what the envelope says of the change, if any does; `absent` the one that takes which of the other declared fields the row after the
     change does not have at all, as a JSON array (null: it has them all). The empty record that follows a deletion for Kafka's sake is no
     event.
     """
@@ -104,7 +104,7 @@ class DebeziumChange:
     committed_at: str | None = None
     transaction: str | None = None
     snapshot: str | None = None
-    untold: str | None = None
+    absent: str | None = None
 
 
 Format = JsonObject | CsvLine | Avro | CloudEvent | DebeziumChange

@@ -60,13 +60,24 @@ def _observations(place: Place, model: Model, tables: Mapping[str, CleanedModel]
         yield from place.one_of("observations", asked.table, tables)
         return
     columns = tables[asked.table].columns
-    for key in (*asked.keys, *(key for view in model.views for key in view.entity.keys)):
+    for key in asked.keys:
         yield from of_kind(place, f"observations '{asked.table}'", key, columns, KEYS)
+    for key, kinds in _entity_keys(model, tables).items():
+        yield from of_kind(place, f"observations '{asked.table}'", key, columns, kinds)
     for time in (asked.decision_at, asked.event_at):
         yield from of_kind(place, f"observations '{asked.table}'", time, columns, ("timestamp",))
     for column in model.slices:
         yield from of_kind(place, "slices", column, columns, ("string", "integer", "boolean"))
     yield from request_problems(model, columns)
+
+
+def _entity_keys(model: Model, tables: Mapping[str, CleanedModel]) -> dict[str, tuple[ColumnKind, ...]]:
+    """The key columns of the model's views, and the kinds that each may have: that of the events whose keys it is compared with."""
+    found: dict[str, tuple[ColumnKind, ...]] = {}
+    for view in model.views:
+        columns = tables[view.source.name].columns if view.source.name in tables else {}
+        found |= {key: (columns[key],) if columns.get(key) in KEYS else KEYS for key in view.entity.keys}
+    return found
 
 
 def _label(place: Place, model: Model, tables: Mapping[str, CleanedModel]) -> Iterator[Problem]:

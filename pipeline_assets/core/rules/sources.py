@@ -17,13 +17,17 @@ ATTRIBUTE = re.compile(r"[a-z0-9]+")
 
 
 def problems(use_case: UseCase, streams: Collection[EventStream]) -> Iterator[Problem]:
-    """What is wrong with the sources and streams of a use case; `streams` are those of all use cases, its own among them."""
+    """What is wrong with the sources and streams of a use case; `streams` are those of all use cases, its own among them.
+
+    A stream that several use cases share is among them several times, and is one.
+    """
+    declared = list(dict.fromkeys(streams))
     for source in sources_of(use_case):
         yield from _contract(source, source.contract)
         yield from _source(source)
     for stream in use_case.streams:
         yield from _contract(stream, stream.contract)
-        yield from _stream(stream, [one for one in streams if one != stream])
+        yield from _stream(stream, [one for one in declared if one != stream])
 
 
 def _source(source: Source) -> Iterator[Problem]:

@@ -79,7 +79,7 @@ def _day(partition: str) -> date | None:
 
 
 def _join(settings: Settings, target: Target, manifest: Manifest, checked: Checked) -> list[BrokenRow]:
-    """Stages the partition anew with the good rows; gives back those whose key a newer row has, by their index among the waiting."""
+    """Stages the partition again with the good rows; returns those whose key a newer row has, by their index among the waiting."""
     fresh = _not_staged(target, manifest, checked)
     if not fresh.good.num_rows:
         return []

@@ -14,7 +14,7 @@ from datetime import date, timedelta
 from pathlib import Path
 from tempfile import mkdtemp
 
-from pipeline_assets.core.settings import Settings, environment_of_children, home_folder, load_settings, read_code_settings
+from pipeline_assets.core.settings import SHIPPED, WarehouseSettings, environment_of_children, home_folder, read_code_settings, read_part
 
 PROGRAM = Path(sys.executable).with_name("dbt")
 # dbt for a run, with which it ends: `dbt_process.py`.
@@ -33,12 +33,13 @@ def project_folder() -> Path:
 
 
 def target_folder(project: Path) -> Path:
-    """Where the manifest of a dbt project is kept: its own `target`, or, where the project is read-only, a folder below `PIPELINE_HOME`."""
+    """Where the manifest of a dbt project is kept: its own `target`; of one that was installed or is read-only, below `PIPELINE_HOME`."""
     own = project / "target"
-    return own if os.access(own if own.exists() else project, os.W_OK) else home_folder() / "dbt" / "target"
+    is_ours = not project.is_relative_to(SHIPPED) and os.access(own if own.exists() else project, os.W_OK)
+    return own if is_ours else home_folder() / "dbt" / "target"
 
 
-def variables(settings: Settings) -> dict[str, str]:
+def variables(settings: WarehouseSettings) -> dict[str, str]:
     """What `profiles.yml` reads from the environment: the parts of the warehouse's DSN.
 
     dbt keeps the value of a variable that begins with `DBT_ENV_SECRET_` out of all that it prints and writes.
@@ -85,5 +86,5 @@ def ending(process: "subprocess.Popen[bytes]") -> Iterator[None]:
 
 if __name__ == "__main__":
     # dbt by hand against the warehouse of the settings: `python -m pipeline_assets.processing.cleaning.dbt source freshness`.
-    by_hand = environment_of_children(variables(load_settings()))
+    by_hand = environment_of_children(variables(read_part(WarehouseSettings, home_folder())))
     sys.exit(subprocess.run([PROGRAM, *sys.argv[1:]], cwd=project_folder(), env=by_hand, check=False).returncode)  # noqa: S603 - what was typed

@@ -38,7 +38,7 @@ SCHEMA = pa.schema(
         (RECEIVED_AT, pa.timestamp("us", tz="UTC")),
     ]
 )
-# What the offsets of a file are told by.
+# The columns from which the offsets of a file are read.
 OFFSETS = pa.schema([SCHEMA.field(name) for name in (TOPIC, PARTITION, OFFSET)])
 # A reader holds one row group. The connector appends every few seconds, so it must not merge all manifests each time.
 PROPERTIES = {"write.parquet.row-group-size-bytes": str(16 << 20), "commit.manifest.min-count-to-merge": "50"}
@@ -71,8 +71,8 @@ def ensure_landing_table(catalog: "Catalog", topic: str, headers: Sequence[str] 
 
     Raises SchemaConflict if there is one with other columns.
     """
-    told = (Column(name=names.landed_header(one), type="binary", required=False, doc=f"The record's header {one}.") for one in headers)
-    columns = (*COLUMNS, *told)
+    own = (Column(name=names.landed_header(one), type="binary", required=False, doc=f"The record's header {one}.") for one in headers)
+    columns = (*COLUMNS, *own)
     return follow(open_or_create(catalog, names.landed(topic), columns, RECEIVED_AT, properties=PROPERTIES), columns, dropped=())
 
 

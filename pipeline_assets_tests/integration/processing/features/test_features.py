@@ -16,6 +16,7 @@ from pipeline_assets.core.errors import TableMismatch
 from pipeline_assets.core.resources import Platform, key
 from pipeline_assets.core.settings import PREFIX, STACK_ENV, Settings
 from pipeline_assets.processing.features import assets
+from pipeline_assets.processing.features.columns import DECISION_AT
 from pipeline_assets.processing.features.materialize import (
     identity,
     materialize_view,
@@ -24,11 +25,11 @@ from pipeline_assets.processing.features.materialize import (
     read_view_events,
     requests_of,
 )
-from pipeline_assets.processing.features.view import DECISION_AT, feature_names, view_features
+from pipeline_assets.processing.features.view import feature_names, view_features
 from pipeline_assets.processing.lake import tables
 from pipeline_assets.spec.features import FeatureView
 from pipeline_assets.use_cases.nyc_flights import use_case
-from simulator import data
+from simulator.nyc_flights import data
 
 FIRST, LAST, UNTIL = date(2013, 1, 8), date(2013, 1, 10), date(2013, 1, 12)
 ORIGIN, _, ROUTE, AIRCRAFT, _, WEATHER, _ = use_case.views

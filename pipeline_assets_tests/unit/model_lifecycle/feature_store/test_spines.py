@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
+from pipeline_assets.use_cases.nyc_flights.model import flight_delay
 
 from pipeline_assets.core.errors import TableRejected, UnknownDay, UnknownName, UserInputError
 from pipeline_assets.core.settings import Settings
@@ -15,7 +16,6 @@ from pipeline_assets.model_lifecycle.feature_store.offline import historical_fea
 from pipeline_assets.model_lifecycle.feature_store.spine import check_keys, check_requests, entity_keys, left_out
 from pipeline_assets.model_lifecycle.feature_store.spine_files import check_output, read_spine, write_table
 from pipeline_assets.use_cases.nyc_flights import use_case
-from pipeline_assets.use_cases.nyc_flights.model import flight_delay
 
 AT = datetime(2013, 3, 1, 15, tzinfo=UTC)
 GOOD: dict[str, Any] = {

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pipeline_assets.use_cases.nyc_flights.model import flight_delay
 
 from pipeline_assets.core.errors import FeaturesMissing, TableMismatch
 from pipeline_assets.model_lifecycle.feature_store.fingerprint import FEATURE_HASH, feature_hashes
@@ -16,7 +17,6 @@ from pipeline_assets.processing.features.materialize import compute, requests_of
 from pipeline_assets.processing.features.view import view_features
 from pipeline_assets.spec.features import Latest
 from pipeline_assets.spec.models import Observations
-from pipeline_assets.use_cases.nyc_flights.model import flight_delay
 from pipeline_assets_tests.feature_tables import HOUR, MINUTE, NOON, REQUESTS, events, view_of, windowed
 
 ASKED = Observations(table="decisions", key="decision_id", decision_at="decision_at")

@@ -6,12 +6,12 @@ from uuid import UUID
 import numpy as np
 import pyarrow as pa
 import pytest
+from pipeline_assets.use_cases.nyc_flights.model import flight_delay
 
 from pipeline_assets.core.errors import TableMismatch
 from pipeline_assets.serving.batch import predictions
 from pipeline_assets.serving.batch.plots import draw_histogram
 from pipeline_assets.serving.batch.score import prediction_rows
-from pipeline_assets.use_cases.nyc_flights.model import flight_delay
 
 AT = datetime(2013, 5, 1, 12, tzinfo=UTC)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import xgboost
+from pipeline_assets.use_cases.nyc_flights.model import flight_delay
 
 from pipeline_assets.serving.realtime.selftest import (
     SPARSE_ROWS,
@@ -20,7 +21,6 @@ from pipeline_assets.serving.realtime.selftest import (
     measure,
     wrong_scores,
 )
-from pipeline_assets.use_cases.nyc_flights.model import flight_delay
 
 FEATURES = ("a", "b", "c")
 START = datetime(2013, 5, 1, tzinfo=UTC)
