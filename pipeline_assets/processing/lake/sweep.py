@@ -1,8 +1,9 @@
 """Orphan files, which no snapshot and no manifest refers to: noted when first seen, deleted once they have been orphans for long enough.
 
 A file may be an orphan because it is about to be committed: a run writes its files before it commits them, and a publication reads a
-manifest before it commits the manifest's files. A reader may still be at a snapshot that was just expired. None of these lasts for a day, so a
-file goes only if it was an orphan at two looks at least that far apart. The notes are one object on the store; losing it delays deletion.
+manifest before it commits the manifest's files. A reader may still be at a snapshot that was just expired. None of these lasts for a day,
+so a file goes only if it was an orphan at two looks at least that far apart. The notes are one object on the store; losing it delays
+deletion.
 """
 
 import json
