@@ -126,8 +126,8 @@
     {%- endfor -%}
     {%- if not found -%}
         {{ exceptions.raise_compiler_error(
-            "Model '" ~ model.name ~ "' takes from " ~ rows ~ " the rows of the keys that changed, but no raw table below it is loaded by the "
-            ~ "day and has " ~ columns | join(', ') ~ ". Keep the names of key columns from the raw table on, or, if a contract changed, run "
+            "Model '" ~ model.name ~ "' reads " ~ rows ~ " by the day, but no raw table below it is loaded by the day and has "
+            ~ columns | join(', ') ~ ". Keep the names of key columns from the raw table on, or, if a contract changed, run "
             ~ "python -m pipeline_assets.processing.cleaning.sources_yml."
         ) }}
     {%- endif -%}

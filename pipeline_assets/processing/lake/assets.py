@@ -12,7 +12,7 @@ from pipeline_assets.core.resources import Platform, asked_days, column_schema, 
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.processing.lake import tables
 from pipeline_assets.processing.lake.keys import DoubledKeys, doubled_keys
-from pipeline_assets.processing.lake.maintenance import POLICY, STREAM_POLICY, Policy, Tidied, tidy
+from pipeline_assets.processing.lake.maintenance import POLICY, STREAM_POLICY, Maintained, Policy, maintain
 from pipeline_assets.processing.lake.tables import Published
 from pipeline_assets.spec.contracts import Contract
 
@@ -133,22 +133,22 @@ def _maintenance(project: Project, namespace: str, policy: Policy) -> dg.AssetsD
         description=f"The files of all tables in `{namespace}`: few and large, old snapshots expired, orphan files deleted.",
         metadata={"policy": dg.MetadataValue.json({name: str(value) for name, value in asdict(policy).items()})},
     )
-    def maintain(platform: Platform) -> dg.MaterializeResult:
+    def maintenance(platform: Platform) -> dg.MaterializeResult:
         with dagster_errors():
-            tidied = tidy(platform.settings, namespace, policy, datetime.now(UTC))
-        return dg.MaterializeResult(metadata=_maintenance_metadata(tidied))
+            maintained = maintain(platform.settings, namespace, policy, datetime.now(UTC))
+        return dg.MaterializeResult(metadata=_maintenance_metadata(maintained))
 
-    return maintain
+    return maintenance
 
 
-def _maintenance_metadata(tidied: Tidied) -> Metadata:
-    shown = [dg.TableRecord(asdict(table)) for table in tidied.tables]
+def _maintenance_metadata(maintained: Maintained) -> Metadata:
+    shown = [dg.TableRecord(asdict(table)) for table in maintained.tables]
     return {
-        "files_before": sum(table.files_before for table in tidied.tables),
-        "files_after": sum(table.files_after for table in tidied.tables),
-        "snapshots_expired": sum(table.snapshots_before - table.snapshots_after for table in tidied.tables),
-        "files_deleted": tidied.swept.deleted,
-        "bytes_reclaimed": tidied.swept.bytes,
-        "orphan_files": tidied.swept.unnamed,
+        "files_before": sum(table.files_before for table in maintained.tables),
+        "files_after": sum(table.files_after for table in maintained.tables),
+        "snapshots_expired": sum(table.snapshots_before - table.snapshots_after for table in maintained.tables),
+        "files_deleted": maintained.swept.deleted,
+        "bytes_reclaimed": maintained.swept.bytes,
+        "orphan_files": maintained.swept.orphans,
         **({"tables": dg.MetadataValue.table(shown)} if shown else {}),
     }

@@ -150,7 +150,7 @@ def made_from(settings: Settings, identifier: Identifier) -> tuple[int | None, M
 def row_count(
     settings: Settings, identifier: Identifier, first: date | None = None, last: date | None = None, snapshot_id: int | None = None
 ) -> int:
-    """How many rows a table holds (of the days `first` to `last`, if given), told by its metadata; 0 where nothing was ever written."""
+    """How many rows a table holds (of the days `first` to `last`, if given), read from its metadata; 0 where nothing was ever written."""
     with connections.catalog(settings) as catalog:
         table = open_table(catalog, identifier)
         if table is None:

@@ -20,7 +20,7 @@ from pipeline_assets.ingestion.streaming.staged.events import stage_events
 from pipeline_assets.ingestion.streaming.typed.replay import replay_records
 from pipeline_assets.ingestion.streaming.typed.rows import Typed, type_landed
 from pipeline_assets.processing.lake import tables
-from pipeline_assets.processing.lake.maintenance import POLICY, tidy
+from pipeline_assets.processing.lake.maintenance import POLICY, maintain
 from pipeline_assets.spec.contracts import Contract
 from pipeline_assets.spec.sources import EventStream, History
 from pipeline_assets_tests.lake_rows import commits_held_back
@@ -161,7 +161,7 @@ def test_a_gap_is_an_error_that_writes_nothing(topic: Topic) -> None:
     assert (topic.rows(), topic.quarantined()) == ([], [])
 
 
-def test_the_upkeep_of_landed_and_typed_tables_changes_nothing(isolated: Settings) -> None:
+def test_the_maintenance_of_landed_and_typed_tables_changes_nothing(isolated: Settings) -> None:
     """Compacted, expired and swept between runs, the tables give and keep each record once."""
     own = Topic(settings=isolated, name="events")
     hasty = replace(POLICY, min_files=2, kept_snapshots=1, snapshot_age=day(0) - day(0))
@@ -170,7 +170,7 @@ def test_the_upkeep_of_landed_and_typed_tables_changes_nothing(isolated: Setting
         own.type()
         own.land(*records(start + 20, start + 25))
         for namespace in (names.LANDED, names.TYPED):
-            tidy(isolated, namespace, hasty, at(10_000))
+            maintain(isolated, namespace, hasty, at(10_000))
     last = own.type()
 
     assert (last.rows, last.offsets) == (0, {0: (100, 100)})
