@@ -5,12 +5,12 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
+from pipeline_assets.use_cases.nyc_flights.model import flight_delay
 
 from pipeline_assets.model_lifecycle.feature_store.fingerprint import FEATURE_HASH, feature_hashes
 from pipeline_assets.processing.features.catalogue import feature_columns
 from pipeline_assets.processing.features.request import request_feature_name
 from pipeline_assets.spec.models import Model, Split
-from pipeline_assets.use_cases.nyc_flights.model import flight_delay
 
 START = datetime(2013, 1, 1, tzinfo=UTC)
 DAYS = 28

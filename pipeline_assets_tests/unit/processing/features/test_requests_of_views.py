@@ -6,7 +6,6 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from pipeline_assets.core.errors import TableMismatch
 from pipeline_assets.processing.features.columns import DECISION_AT
