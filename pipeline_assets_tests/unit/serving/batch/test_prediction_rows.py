@@ -6,7 +6,6 @@ from uuid import UUID
 import numpy as np
 import pyarrow as pa
 import pytest
-from pipeline_assets.use_cases.nyc_flights.model import flight_delay
 
 from pipeline_assets.core.errors import TableMismatch
 from pipeline_assets.serving.batch import predictions

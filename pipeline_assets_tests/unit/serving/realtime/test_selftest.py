@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import xgboost
-from pipeline_assets.use_cases.nyc_flights.model import flight_delay
 
 from pipeline_assets.serving.realtime.selftest import (
     SPARSE_ROWS,
