@@ -242,6 +242,15 @@ class TooLittleToLearn(PipelineError):
         super().__init__(f"Model '{model}' as of {as_of}: block '{block}' ({span}) has {found}. {advice}")
 
 
+class LearningRefused(PipelineError):
+    """XGBoost does not learn from what it was given: its parameters do not fit each other, or not the labels."""
+
+    def __init__(self, model: str, parameters: Mapping[str, object], problem: str) -> None:
+        self.model, self.parameters, self.problem = model, dict(parameters), problem
+        shown = ", ".join(f"{name}={value}" for name, value in sorted(self.parameters.items()))
+        super().__init__(f"Model '{model}': XGBoost refused to learn with {shown}: {problem} Fix the model's `parameters`, or its label.")
+
+
 class NotTrained(UserInputError):
     """Something of a model is asked for that no training has made yet."""
 

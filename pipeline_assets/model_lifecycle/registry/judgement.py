@@ -72,7 +72,7 @@ def judge_candidate(settings: Settings, model: Model, run_id: str, *, actor: str
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """Which candidate is to be judged, by whom, and what the ledger said before."""
+    """Which candidate is to be judged, by whom, and the entries of the ledger before."""
 
     run_id: str
     version: int

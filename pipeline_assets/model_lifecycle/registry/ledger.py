@@ -60,7 +60,7 @@ class Decision:
     """What is to be written, and why.
 
     `rules` are those of the gate as it judged them, each as a JSON object; `run_id` is the MLflow run of a candidate; `live_from` is the
-    event time from which the decision holds (aware), which for a candidate is the time its training was asked for.
+    event time from which the decision holds (aware), which for a candidate is the `as_of` of its training.
     """
 
     version: int

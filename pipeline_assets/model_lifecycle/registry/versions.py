@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 CHAMPION_ALIAS, PREVIOUS_ALIAS = "champion", "previous"
 FINISHED = "FINISHED"
+# What MLflow answers for an id that no run has, and for a text that can be none.
+NO_SUCH_RUN = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +97,8 @@ def candidate(settings: Settings, model: Model, run_id: str) -> LoadedModel:
     try:
         run = tracking(settings).get_run(run_id)
     except MlflowException as error:
+        if error.error_code not in NO_SUCH_RUN:
+            raise
         raise UserInputError(f"There is no candidate run '{run_id}' of model '{model.name}': {error.message}") from error
     wanted = {ROLE_TAG: CANDIDATE_ROLE, MODEL_TAG: model.name}
     found = {name: run.data.tags.get(name) for name in wanted}

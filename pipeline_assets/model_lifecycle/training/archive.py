@@ -86,16 +86,17 @@ def named(settings: Settings, model: Model, name: str) -> TrainingSet:
 def find(settings: Settings, model: Model, *, as_of: datetime | None = None, digest: str | None = None) -> TrainingSet:
     """The one published training set as of a time, of a SHA-256, or of both.
 
-    Raises NotTrained if there is none, and UserInputError if there are several: which of them is meant has to be said.
+    Raises NotTrained if there is none, and UserInputError if there are several: the caller has to name one.
     """
     start = "" if as_of is None else _moment(as_of)
     found = [name for name in _published(settings, model, start) if digest is None or name.endswith(f"-{digest}")]
-    wanted = " ".join(["training set", *([] if as_of is None else [f"as of {as_of.isoformat()}"]), *([] if digest is None else [digest])])
+    times = [f"as of {as_of.isoformat()}"] if as_of is not None else []
+    wanted = " ".join([*times, *([f"with the SHA-256 {digest}"] if digest is not None else [])])
     if not found:
-        raise NotTrained(model.name, wanted, "/".join(names.training_set(model.name)))
+        raise NotTrained(model.name, f"training set {wanted}", "/".join(names.training_set(model.name)))
     if found[1:]:
         listed = ", ".join(found)
-        raise UserInputError(f"Model '{model.name}' has {len(found)} of the {wanted}: {listed}. Give both its time and its SHA-256.")
+        raise UserInputError(f"Model '{model.name}' has {len(found)} training sets {wanted}: {listed}. Give both the time and the SHA-256.")
     return named(settings, model, found[0])
 
 

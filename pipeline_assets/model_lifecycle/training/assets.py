@@ -26,8 +26,8 @@ from pipeline_assets.spec.use_case import UseCase
 
 LEAK_CHECKS = {
     "labels_known": "Every label was known at `as_of`.",
-    "decisions_before_as_of": "Every decision was asked for before `as_of`, by at least the horizon of its label.",
-    "labels_after_decisions": "No label was known when its decision was asked for.",
+    "decisions_before_as_of": "Every decision was due before `as_of`, by at least the horizon of its label.",
+    "labels_after_decisions": "No label was known when its decision was due.",
 }
 BETTER_THAN_BASELINE, WITHIN_LIMITS = "better_than_baseline", "within_limits"
 # By these the training set is handed to the candidate, and the candidate to the gate.
@@ -39,7 +39,7 @@ CODE_VERSION = "2"
 
 
 class AsOf(dg.Config):
-    """When training is asked for, in event time."""
+    """As of which moment a model is trained, in event time."""
 
     as_of: str | None = Field(
         default=None, description="ISO 8601 with a zone; what was not known by then is not used. Default: the end of the newest day."

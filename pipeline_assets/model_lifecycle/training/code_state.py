@@ -51,7 +51,7 @@ def edits_of(root: Path) -> Edits:
     """Whether a folder has files that were changed or added since its commit; unknown where git cannot say."""
     if not (root / ".git").exists():
         return "unknown"
-    command = ["git", "-C", str(root), "status", "--porcelain"]
+    command = ["git", "--no-optional-locks", "-C", str(root), "status", "--porcelain"]
     try:
         status = subprocess.run(command, capture_output=True, text=True, check=True, timeout=GIT_SECONDS)  # noqa: S603 - no part of the command comes from outside
     except (OSError, subprocess.SubprocessError):

@@ -112,7 +112,7 @@ def blocks(model: Model, training_set: pa.Table, as_of: datetime) -> tuple[Block
 
 
 def leaks(model: Model, training_set: pa.Table, as_of: datetime) -> Leaks:
-    """Looks for rows whose label or decision is not older than `as_of` allows, or whose label was known before its decision."""
+    """Counts rows whose label or decision is not older than `as_of` allows, or whose label was known before its decision."""
     rows = _frame("training set", training_set, (model.observations.decision_at, LABEL_KNOWN_AT), ())
     decided, known = pl.col(model.observations.decision_at), pl.col(LABEL_KNOWN_AT)
     counts = rows.select(
@@ -190,14 +190,12 @@ def _counted(model: Model, training_set: pa.Table, name: BlockName, start: datet
 
 def _check_blocks(model: Model, asked: pl.DataFrame, training_set: pa.Table, as_of: datetime) -> None:
     """Raises TooLittleToLearn for the first block whose labels do not suffice."""
-    kind, decisions = task_kind(model.task), dict(asked.group_by(BLOCK).len().iter_rows())
+    kind, delay = task_kind(model.task), _median_delay(model, training_set)
+    decisions = dict(asked.group_by(BLOCK).len().iter_rows())
     for block in blocks(model, training_set, as_of):
-        lacking = None
-        if block.rows:
-            lacking = kind.shortage(labels_of(model, only(training_set, block.name)), is_train=block.name == TRAIN)
-        error = too_little(
-            model, as_of, block, decisions=decisions.get(block.name, 0), lacking=lacking, delay=_median_delay(model, training_set)
-        )
+        labels = labels_of(model, only(training_set, block.name))
+        lacking = kind.shortage(labels, is_train=block.name == TRAIN) if block.rows else None
+        error = too_little(model, as_of, block, decisions=decisions.get(block.name, 0), lacking=lacking, delay=delay)
         if error is not None:
             raise error
 

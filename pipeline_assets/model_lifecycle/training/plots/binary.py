@@ -11,11 +11,11 @@ def draw(judged: Judged) -> dict[str, bytes]:
 
 
 def draw_calibration(judged: Judged) -> bytes:
-    """What was said against what came true, in ten bins; the dashed diagonal is a perfect forecaster."""
+    """The score against the share that came true, in ten bins; the dashed diagonal is a perfect forecaster."""
     figure, axes = canvas(SQUARE, "Calibration on the hold-out", "mean score of the bin", "share that came true")
     for name, scores, colour in _rivals(judged):
         bins = calibration(judged.labels, scores)
-        axes.plot([said for said, _, _ in bins], [came for _, came, _ in bins], color=colour, marker="o", markersize=4, label=name)
+        axes.plot([score for score, _, _ in bins], [share for _, share, _ in bins], color=colour, marker="o", markersize=4, label=name)
     end = 1.05 * max(axes.get_xlim()[1], axes.get_ylim()[1])
     axes.plot([0, end], [0, end], color=GREY, linestyle="--", linewidth=1)
     axes.set_xlim(0, end)

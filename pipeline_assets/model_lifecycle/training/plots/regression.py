@@ -62,7 +62,9 @@ def draw_error_by_decile(judged: Judged, unit: str) -> bytes:
     parts = [part for part in np.array_split(order, BINS) if len(part)]
     _bars(axes, judged, parts)
     axes.set_xticks(range(len(parts)), [f"{judged.scores[part].mean():.3g}" for part in parts])
-    axes.legend(frameon=False, loc="upper left")
+    # Room for the legend above the bars, of which the outer ones are often the highest.
+    axes.set_ylim(0, 1.15 * axes.get_ylim()[1])
+    axes.legend(frameon=False, loc="upper center", ncols=2)
     return png(figure)
 
 
