@@ -33,7 +33,10 @@ class Bins:
 
     def places(self, column: pa.ChunkedArray) -> NDArray[np.intp]:
         """The bin of each value, any for a null."""
-        return np.searchsorted(np.asarray(self.edges, dtype=np.float64), column.cast(pa.float64(), safe=False).to_numpy())
+        places: NDArray[np.intp] = np.searchsorted(
+            np.asarray(self.edges, dtype=np.float64), column.cast(pa.float64(), safe=False).to_numpy()
+        )
+        return places
 
 
 @dataclass(frozen=True, kw_only=True)
