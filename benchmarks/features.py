@@ -25,8 +25,8 @@ import pyarrow.parquet as pq
 
 from pipeline_assets.core import names
 from pipeline_assets.processing.features.as_of import as_of_join
-from pipeline_assets.processing.features.timeline import Columns
 from pipeline_assets.processing.features.columns import DECISION_AT
+from pipeline_assets.processing.features.timeline import Columns
 from pipeline_assets.processing.features.view import view_features
 from pipeline_assets.processing.features.windows import hop_of
 from pipeline_assets.spec.features import FeatureView, Windowed
