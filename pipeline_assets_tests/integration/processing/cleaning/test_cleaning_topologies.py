@@ -8,6 +8,7 @@ from random import Random
 
 import dagster as dg
 import pytest
+from dagster_dbt.errors import DagsterDbtCliRuntimeError
 
 from pipeline_assets.core import names
 from pipeline_assets.core.project import Project
@@ -203,3 +204,19 @@ def test_columns_have_the_types_of_their_contract(isolated: Settings, platform: 
     }  # fmt: skip
     assert {dep.asset_key for dep in lineage["fee"]} == {key(STAGED[0])}
     assert {dep.asset_key for dep in lineage["level"]} == {key(names.cleaned("members"))}
+
+
+def test_a_key_that_no_raw_table_has_is_an_error_that_says_what_to_do(isolated: Settings, platform: Platform, tmp_path: Path) -> None:
+    """Without the key's columns in a daily raw table the keys of a day cannot be found: the run fails and names model and columns."""
+    sql = """{{ config(materialized='incremental', unique_key='loan_id', event_time='paid_at') }}
+    with paid as ({{ rows_of_asked_days(ref('stg_payments')) }})
+    select loan as loan_id, paid_at from paid"""
+    yml = "models: [{name: fees, columns: [{name: loan_id, data_type: text}, {name: paid_at, data_type: timestamptz}]}]"
+    files = {"models/library/cleaned/fees.sql": sql, "models/library/cleaned/fees.yml": yml}
+    put_days(isolated, PAYMENTS, {0: [payment(1, 1, 0)]})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(f"{PREFIX}DBT_PROJECT", str(dbt_project(tmp_path / "dbt", PROJECT, **files)))
+        room = assets.defs(PROJECT)
+
+    with pytest.raises(DagsterDbtCliRuntimeError, match=r"(?s)'fees' reads .*stg_payments.* has loan_id\. Keep the names of key columns"):
+        run(room, platform, (STAGED[2], names.cleaned("fees")), (0, 0))
