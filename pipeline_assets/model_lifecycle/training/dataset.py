@@ -77,7 +77,7 @@ def build_training_set(model: Model, vectors: pa.Table, labels: pa.Table, as_of:
     starts = block_starts(model.split, end)
     asked = _asked(model, vectors, starts[TRAIN], end).with_columns(_block(model, starts))
     keys = list(model.observations.keys)
-    rows = asked.join(_known(model, labels, instant, asked.schema), on=keys, how="inner", validate="1:1")
+    rows = asked.join(known_labels(model, labels, instant, asked.schema), on=keys, how="inner", validate="1:1")
     rows = rows.select(*asked.drop(BLOCK).columns, LABEL, LABEL_KNOWN_AT, BLOCK).sort(model.observations.decision_at, *keys)
     table = rows.rechunk().to_arrow()
     _check_blocks(model, asked, table, instant)
@@ -144,7 +144,7 @@ def _asked(model: Model, vectors: pa.Table, start: datetime, end: datetime) -> p
     return rows
 
 
-def _known(model: Model, labels: pa.Table, as_of: datetime, schema: pl.Schema) -> pl.DataFrame:
+def known_labels(model: Model, labels: pa.Table, as_of: datetime, schema: pl.Schema) -> pl.DataFrame:
     """The label of each key that was known last at `as_of`, under the names and in the types of the observations' keys."""
     label = model.label
     rows = _frame("labels", labels, (label.known_at,), (*label.keys, label.column))

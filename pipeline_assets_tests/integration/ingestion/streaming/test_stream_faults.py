@@ -250,8 +250,9 @@ def test_a_use_case_that_comes_later_may_follow_another_table_of_the_database(st
         pipeline.connect()
         again = pipeline.settle()
 
-    assert alone >= MANY
-    assert together >= 2 * MANY
+    # A tenth of the rows is deleted before a snapshot: the first has what is left of a thousand, the second of two thousand.
+    assert alone >= MANY * 9 // 10
+    assert together >= MANY * 18 // 10
     # A third look finds the two changes that it made itself.
     assert again < 10
 

@@ -1,12 +1,15 @@
 """The features of a model as columns: names, types, order, hash, lineage, and how far back they look."""
 
+import re
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from pipeline_assets.core import names
+from pipeline_assets.core.aggregates import AGGREGATES
 from pipeline_assets.processing.features.catalogue import definition_hash, feature_columns, lookback, view_columns, view_hash
 from pipeline_assets.processing.features.columns import DECISION_AT
 from pipeline_assets.processing.features.keys import bucket_of
@@ -33,6 +36,7 @@ from pipeline_assets_tests.feature_tables import (
     windowed,
 )
 
+HOW_TO = Path(__file__).resolve().parents[4] / "docs" / "how-to" / "add-a-feature.md"
 MODEL = use_case.models[0]
 VIEW = view_of(windowed("sum", "amount", HOUR, DAY), Latest(name="newest", column="pieces", ttl=HOUR))
 
@@ -56,19 +60,25 @@ def test_declared_types_are_those_of_the_kernel() -> None:
     }
 
 
+def test_the_how_to_lists_every_aggregate_as_it_is() -> None:
+    """The table that users read has each aggregate once, with the columns that it takes and its value where nothing happened."""
+    rows = [line.strip("|").split("|") for line in HOW_TO.read_text().splitlines() if line.startswith("| `")]
+    documented = {name: (takes.strip(), empty.strip()) for names, takes, empty in rows for name in re.findall(r"`(\w+)`", names)}
+    taken = {"count": "any, or none: all events", "time_since_last": "none"}
+    expected = {
+        name: (taken.get(name, ", ".join(kind.takes)), "null" if kind.empty is None else str(kind.empty))
+        for name, kind in AGGREGATES.items()
+    }
+
+    assert documented == expected
+
+
 def test_declared_types_are_those_of_request_features() -> None:
     """Clock, calendar and codes are integers, plain values are floats."""
-    row = {
-        "decision_at": NOON,
-        "scheduled_departure_at": NOON,
-        "distance_miles": 1,
-        "planned_minutes": None,
-        "origin": "EWR",
-        "carrier": "UA",
-    }
-    schema = request_features(MODEL.request_features, pa.Table.from_pylist([row], schema=pa.schema(
-        {"decision_at": pa.timestamp("us", "UTC"), "scheduled_departure_at": pa.timestamp("us", "UTC"), "distance_miles": pa.int64(), "planned_minutes": pa.int64(),
-         "origin": pa.string(), "carrier": pa.string()}))).schema  # fmt: skip
+    instant = pa.timestamp("us", "UTC")
+    types = {"decision_at": instant, "scheduled_departure_at": instant, "distance_miles": pa.int64(), "planned_minutes": pa.int64()}
+    observations = pa.schema(types | {"origin": pa.string(), "carrier": pa.string()}).empty_table()
+    schema = request_features(MODEL.request_features, observations).schema
 
     assert {field.name: str(field.type).replace("double", "float64") for field in schema} == {
         column.name: column.dtype for column in feature_columns(MODEL) if column.view == "request"
