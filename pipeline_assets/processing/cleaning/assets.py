@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
+import stamina
 from dagster_dbt import DagsterDbtTranslator, DbtCliInvocation, DbtCliResource, DbtProject, dbt_assets
 from dagster_dbt.core.dbt_event_iterator import DbtDagsterEventType, DbtEventIterator
 
@@ -188,7 +189,10 @@ def _events(invocation: DbtCliInvocation) -> Iterator[DbtDagsterEventType]:
     """The events of a run. The manifest of the graph was parsed without a warehouse; that of the run itself knows the database."""
     events = invocation.stream()
     for event in events:
-        invocation.manifest = invocation.get_artifact("manifest.json")
+        # dbt writes its manifest in place, and again at the end of the run: a quick run may be read in the middle of that.
+        for attempt in stamina.retry_context(on=ValueError, attempts=None, timeout=60, wait_initial=0.05, wait_max=0.5):
+            with attempt:
+                invocation.manifest = invocation.get_artifact("manifest.json")
         yield event
         break
     yield from events

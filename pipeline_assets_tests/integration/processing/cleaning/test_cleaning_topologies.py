@@ -8,6 +8,7 @@ from random import Random
 
 import dagster as dg
 import pytest
+from dagster_dbt.errors import DagsterDbtCliRuntimeError
 
 from pipeline_assets.core import names
 from pipeline_assets.core.project import Project
@@ -39,9 +40,9 @@ from pipeline_assets_tests.stack_env import write_stack_env
 PROJECT = Project(use_cases=(library, readers))
 DAYS = 6
 REGISTERS = ((names.STAGING, names.stg("members")), names.cleaned("members"))
-STAGED = tuple((names.STAGING, names.stg(contract)) for contract in ("loans", "returns", "payments"))
-TABLES = ("loans", "loan_outcomes", "loan_payments", "damages")
-BY_DAY = (*STAGED, *(names.cleaned(table) for table in TABLES))
+LOANS_STAGED, RETURNS_STAGED, PAYMENTS_STAGED = ((names.STAGING, names.stg(contract)) for contract in ("loans", "returns", "payments"))
+OUTCOMES = (LOANS_STAGED, RETURNS_STAGED, names.cleaned("loan_outcomes"))
+OF_TWO_STREAMS = (*OUTCOMES, PAYMENTS_STAGED, names.cleaned("loan_payments"))
 Days = dict[int, list[Row]]
 
 
@@ -65,21 +66,20 @@ def run(
     room: dg.Definitions, platform: Platform, chosen: Iterable[names.AssetName], days: tuple[int, int] | None, *, full_refresh: bool = False
 ) -> dg.ExecuteInProcessResult:
     """Some models materialized, for days from so many to so many after the first."""
-    ops = [names.cleaned_by_day(use_case.name) for use_case in PROJECT.use_cases]
     result = dg.materialize(
         assets_of_room(room),
         selection=dg.AssetSelection.assets(*(key(name) for name in chosen)),
         resources={"platform": platform, **(room.resources or {})},
         tags=names.range_tags(day(days[0]), day(days[1])) if days is not None else None,
-        run_config={"ops": {op: {"config": {"full_refresh": True}} for op in ops}} if full_refresh else None,
+        run_config={"ops": {names.cleaned_by_day(library.name): {"config": {"full_refresh": True}}}} if full_refresh else None,
     )
     assert result.success
     return result
 
 
-def all_rows(settings: Settings) -> dict[str, list[Row]]:
-    """The rows of all daily tables."""
-    return {table: cleaned_rows(settings, table) for table in TABLES}
+def built(settings: Settings) -> tuple[list[Row], list[Row]]:
+    """The rows of the two tables that are made of two streams."""
+    return cleaned_rows(settings, "loan_outcomes"), cleaned_rows(settings, "loan_payments")
 
 
 def newest(rows: Days, *key_columns: str) -> list[Row]:
@@ -150,56 +150,72 @@ def corrected_days() -> tuple[Days, Days, Days]:
 
 def test_a_table_of_two_streams_is_the_same_in_any_order_of_days(isolated: Settings, platform: Platform, room: dg.Definitions) -> None:
     """A return on a later day rebuilds the row of its loan; corrected, moved and withdrawn rows of both streams count, as built at once."""
-    put_members(isolated, {1: "child"})
     loans, returns, payments = corrected_days()
     put(isolated, loans, returns, payments)
-    run(room, platform, (*REGISTERS, *BY_DAY), (4, 5))
-    run(room, platform, BY_DAY, (0, 1))
-    run(room, platform, BY_DAY, (2, 3))
-
-    by_days = all_rows(isolated)
-    assert by_days["loan_outcomes"] == expected_outcomes(loans, returns)
-    assert by_days["loan_payments"] == expected_payments(loans, payments)
-    assert len(by_days["damages"]) == sum(row["is_damaged"] for row in by_days["loan_outcomes"])
+    for days in ((4, 5), (0, 1), (2, 3)):
+        run(room, platform, OF_TWO_STREAMS, days)
+    assert built(isolated) == (expected_outcomes(loans, returns), expected_payments(loans, payments))
 
     # Withdrawn: the later return of a loan that has an earlier one, the only ones of others, and payments that were the last.
     returns[5], payments[5], loans[4] = [returned(50, 5, is_damaged=True)], [], loans[4][:-1]
     put(isolated, loans, returns, payments)
-    run(room, platform, BY_DAY, (4, 5))
-    by_days = all_rows(isolated)
-    run(room, platform, BY_DAY, (0, 0), full_refresh=True)
+    run(room, platform, OF_TWO_STREAMS, (4, 5))
+    by_days = built(isolated)
+    run(room, platform, OF_TWO_STREAMS, (0, 0), full_refresh=True)
 
-    assert by_days["loan_outcomes"] == expected_outcomes(loans, returns)
-    assert all_rows(isolated) == by_days
+    assert by_days == (expected_outcomes(loans, returns), expected_payments(loans, payments))
+    assert built(isolated) == by_days
+
+
+def test_a_table_of_another_use_case_is_read_by_the_day(isolated: Settings, platform: Platform, room: dg.Definitions) -> None:
+    """What changed below the other use case's table on a day changes the row of an earlier day here, as it does there."""
+    put_days(isolated, LOANS, {0: [loan(1, 0), loan(2, 0)]})
+    put_days(isolated, RETURNS, {2: [returned(1, 2, is_damaged=True), returned(2, 2, is_damaged=False)]})
+    chosen = (*OUTCOMES, names.cleaned("damages"))
+    run(room, platform, chosen, (0, 0))
+    before = cleaned_rows(isolated, "damages")
+    result = run(room, platform, chosen, (2, 2))
+    lineage = metadata_of(result, names.cleaned("damages"))["dagster/column_lineage"].deps_by_column
+
+    assert before == []
+    assert [(row["loan_no"], row["library_id"], row["loaned_at"]) for row in cleaned_rows(isolated, "damages")] == [(0, 1, at(0, 7))]
+    assert {dep.asset_key for dep in lineage["returned_at"]} == {key(names.cleaned("loan_outcomes"))}
 
 
 def test_a_followed_table_is_joined_into_a_daily_one(isolated: Settings, platform: Platform, room: dg.Definitions) -> None:
-    """A register is updated without any day; days built afterwards have its new rows, and a full refresh gives them to all days."""
-    put_days(isolated, LOANS, {0: [loan(1, 0)], 1: [loan(5, 1)]})
+    """A register is updated without any day, and days built afterwards have its new rows; columns have the types of their contract."""
+    put_days(isolated, LOANS, {0: [loan(4, 0, member_id=1)], 1: [loan(5, 1), loan(8, 1, member_id=None)]})
     put_members(isolated, {1: "child"})
-    run(room, platform, REGISTERS, None)
-    run(room, platform, (STAGED[0], names.cleaned("loans")), (0, 0))
+    chosen = (LOANS_STAGED, names.cleaned("loans"))
+    result = run(room, platform, (*REGISTERS, *chosen), (0, 0))
     put_members(isolated, {1: "adult"})
     run(room, platform, REGISTERS, None)
-    run(room, platform, (STAGED[0], names.cleaned("loans")), (1, 1))
-    by_days = [row["level"] for row in cleaned_rows(isolated, "loans")]
-    run(room, platform, (*BY_DAY[:1], names.cleaned("loans")), (0, 1))
-
-    assert by_days == ["child", "adult"]
-    assert [row["level"] for row in cleaned_rows(isolated, "loans")] == ["adult", "adult"]
-
-
-def test_columns_have_the_types_of_their_contract(isolated: Settings, platform: Platform, room: dg.Definitions) -> None:
-    """Integers, numerics, dates, booleans, texts of any length and times arrive as declared; lineage names the source."""
-    put_days(isolated, LOANS, {0: [loan(4, 0, member_id=None)]})
-    put_members(isolated, {})
-    result = run(room, platform, (*REGISTERS, STAGED[0], names.cleaned("loans")), (0, 0))
-    (row,) = cleaned_rows(isolated, "loans")
+    run(room, platform, chosen, (1, 1))
+    rows = cleaned_rows(isolated, "loans")
     lineage = metadata_of(result, names.cleaned("loans"))["dagster/column_lineage"].deps_by_column
 
-    assert row == {
-        "library_id": 1, "loan_no": 1, "loan_id": "L4", "level": None, "fee": Decimal("1.25"), "is_member": False,
+    assert [(row["loan_id"], row["level"], row["is_member"]) for row in rows] == [
+        ("L4", "child", True), ("L5", "adult", True), ("L8", None, False),
+    ]  # fmt: skip
+    assert rows[0] == {
+        "library_id": 1, "loan_no": 1, "loan_id": "L4", "level": "child", "fee": Decimal("1.25"), "is_member": True,
         "due_on": (at(0) + timedelta(days=14)).date(), "loaned_at": at(0, 28), "known_at": at(0, 29),
     }  # fmt: skip
-    assert {dep.asset_key for dep in lineage["fee"]} == {key(STAGED[0])}
+    assert {dep.asset_key for dep in lineage["fee"]} == {key(LOANS_STAGED)}
     assert {dep.asset_key for dep in lineage["level"]} == {key(names.cleaned("members"))}
+
+
+def test_a_key_that_no_raw_table_has_is_an_error_that_says_what_to_do(isolated: Settings, platform: Platform, tmp_path: Path) -> None:
+    """Without the key's columns in a daily raw table the keys of a day cannot be found: the run fails and names model and columns."""
+    sql = """{{ config(materialized='incremental', unique_key='loan_id', event_time='paid_at') }}
+    with paid as ({{ rows_of_asked_days(ref('stg_payments')) }})
+    select loan as loan_id, paid_at from paid"""
+    yml = "models: [{name: fees, columns: [{name: loan_id, data_type: text}, {name: paid_at, data_type: timestamptz}]}]"
+    files = {"models/library/cleaned/fees.sql": sql, "models/library/cleaned/fees.yml": yml}
+    put_days(isolated, PAYMENTS, {0: [payment(1, 1, 0)]})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(f"{PREFIX}DBT_PROJECT", str(dbt_project(tmp_path / "dbt", PROJECT, **files)))
+        room = assets.defs(PROJECT)
+
+    with pytest.raises(DagsterDbtCliRuntimeError, match=r"(?s)'fees' reads .*stg_payments.* has loan_id\. Keep the names of key columns"):
+        run(room, platform, (PAYMENTS_STAGED, names.cleaned("fees")), (0, 0))
