@@ -17,9 +17,8 @@ def column_lineage(view: FeatureView, asked: Sequence[Observations]) -> dict[str
     Keys and decision_at come from the observations of the models that use the view. A feature comes from its own column, the keys and
     two times of its source, the columns that break ties where it asks for the newest, and the keys and decision_at of the observations.
     """
-    tables = {names.cleaned(one.table): one.decision_at for one in asked}
-    keys = {key: tuple((table, key) for table in tables) for key in view.entity.keys}
-    decided = tuple(tables.items())
+    decided = tuple(dict.fromkeys((names.cleaned(one.table), one.decision_at) for one in asked))
+    keys = {key: tuple(dict.fromkeys((table, key) for table, _ in decided)) for key in view.entity.keys}
     request = (*(pair for pairs in keys.values() for pair in pairs), *decided)
     lineage: dict[str, tuple[SourceColumn, ...]] = {**keys, DECISION_AT: decided}
     for feature in view.features:

@@ -122,6 +122,16 @@ def test_decisions_outside_of_the_declared_range_are_counted(
     assert outside_range(observations, rows) == outside
 
 
+def test_a_model_may_have_facts_of_the_request_alone() -> None:
+    """Without a view a vector has the keys, the slices and what the request itself has."""
+    model = replace(MODEL, views=(), request_features=(RequestFeature(name="gate", column="gate", description=""),))
+    built = build_vectors(model, decisions([{"place": "a", "gate": 2, "decision_at": NOON}]), {})
+
+    assert built.drop_columns([FEATURE_HASH]).to_pylist() == [
+        {"decision_id": "d0", "part": 0, "decision_at": NOON, "place": "a", "request__gate": 2.0}
+    ]
+
+
 def test_request_features_come_last_in_the_order_of_the_model() -> None:
     """The columns of a vector are those of the model: its views', then those of the request."""
     names = feature_names(flight_delay)

@@ -172,10 +172,12 @@ def test_lineage_leads_to_every_source_column() -> None:
 def test_lineage_covers_the_observations_of_all_models() -> None:
     """Keys and time come from each table of observations whose decisions the view answers, each once."""
     other = replace(MODEL.observations, table="bookings", decision_at="booked_at")
-    lineage = column_lineage(VIEW, [MODEL.observations, other, MODEL.observations])
+    again = replace(other, decision_at="paid_at")
+    lineage = column_lineage(VIEW, [MODEL.observations, other, MODEL.observations, again])
+    flights, bookings = names.cleaned("flights"), names.cleaned("bookings")
 
-    assert lineage["place"] == ((names.cleaned("flights"), "place"), (names.cleaned("bookings"), "place"))
-    assert lineage[DECISION_AT] == ((names.cleaned("flights"), "decision_at"), (names.cleaned("bookings"), "booked_at"))
+    assert lineage["place"] == ((flights, "place"), (bookings, "place"))
+    assert lineage[DECISION_AT] == ((flights, "decision_at"), (bookings, "booked_at"), (bookings, "paid_at"))
 
 
 def test_categories_and_empty_values_are_part_of_a_column() -> None:
