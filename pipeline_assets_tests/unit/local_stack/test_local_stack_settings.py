@@ -162,7 +162,13 @@ def test_secrets_of_connectors_are_those_of_the_settings(tmp_path: Path) -> None
     given = {"PIPELINE_CATALOG_DSN": "postgresql://lake:p%40ss%5Cword@db.example.com/lake"}
     found = connect.secrets(plan(tmp_path, given).settings)
 
-    assert set(found) == {"s3.access-key", "s3.secret-key", "catalog.password", "replication.airline_ops.password", "replication.league.password"}
+    assert set(found) == {
+        "s3.access-key",
+        "s3.secret-key",
+        "catalog.password",
+        "replication.airline_ops.password",
+        "replication.league.password",
+    }
     assert found["catalog.password"] == "p@ss\\word"
     assert kafka.text({"catalog.password": found["catalog.password"]}) == "catalog.password=p@ss\\\\word\n"
 

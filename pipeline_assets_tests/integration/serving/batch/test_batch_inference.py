@@ -258,7 +258,7 @@ def test_days_without_a_live_version_are_refused_before_anything_is_written(sett
 
 def cut_off(settings: Settings, model: Model, expected: list[Row]) -> None:
     """Replaces all rows by none, and dies before the commit; until then everybody else sees what was there."""
-    with predictions.replacing(settings, model, FIRST, LAST) as replacement:
+    with predictions.replacing(settings, model, FIRST, LAST, asked(settings, model).schema) as replacement:
         assert replacement.finish("run 2").removed == len(expected)
         assert kept(settings, model) == expected
         raise RuntimeError("cut off")

@@ -184,7 +184,7 @@ def test_the_version_that_the_run_made_live_is_packaged(settings: Settings, mode
     op = "__".join(names.package(model.name))
 
     @dg.asset(key=asset_key(names.champion(model.name)))
-    def champion() -> dg.MaterializeResult:
+    def champion() -> dg.MaterializeResult[None]:
         return dg.MaterializeResult(metadata={"version": versions_live[0]})
 
     def packaged(assets_of_run: list[dg.AssetsDefinition], config: dict[str, int]) -> object:
