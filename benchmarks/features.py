@@ -30,7 +30,7 @@ from pipeline_assets.processing.features.timeline import Columns
 from pipeline_assets.processing.features.view import view_features
 from pipeline_assets.processing.features.windows import hop_of
 from pipeline_assets.spec.features import FeatureView, Windowed
-from pipeline_assets.use_cases.nyc_flights import use_case
+from pipeline_assets.use_cases.nyc_flights.models import flight_delay
 from simulator.nyc_flights import data
 
 ROUNDS = 3
@@ -143,7 +143,7 @@ def greatest_difference(ours: pa.Table, theirs: pa.Table) -> float:
 def measure_views(requests: pa.Table, events: dict[str, pa.Table]) -> None:
     """Prints the time of every view, and of all together."""
     total = 0.0
-    for view in use_case.views:
+    for view in flight_delay.views:
         (seconds,), (answer,) = best_of(partial(view_features, view, requests, events[view.source.name]))
         total += seconds
         print(f"  {view.name:22} {answer.num_rows:9,} rows {answer.num_columns:3} features {seconds:7.3f} s")
@@ -158,7 +158,7 @@ def measure_windows(requests: pa.Table, events: dict[str, pa.Table]) -> None:
     """Prints the time of the windowed features beside that of DuckDB's range windows."""
     ours, theirs, worst = 0.0, 0.0, 0.0
     asked = requests.append_column("number", pa.array(range(requests.num_rows)))
-    for view in map(only_windows, use_case.views):
+    for view in map(only_windows, flight_delay.views):
         if view.features:
             connection = duckdb.connect()
             connection.register("requests", asked)

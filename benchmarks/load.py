@@ -110,10 +110,10 @@ def write_use_case(name: str, package: Path, models: Path) -> None:
         (models / name / folder).mkdir(parents=True)
     for source, columns in STAGING.items():
         write_model(models / name / "staging" / f"stg_{name}_{source}", "", columns, f"{{{{ source('raw', '{name}_{source}') }}}}")
-    for table, (source, kind, columns) in CLEANED.items():
+    for table, (source, kind, selected) in CLEANED.items():
         at = ", event_time='happened_at', unique_key='thing_id'" if kind == "incremental" else ""
         config = f"{{{{ config(materialized='{kind}'{at}) }}}}\n"
-        write_model(models / name / "cleaned" / f"{name}_{table}", config, ", ".join(columns), f"{{{{ ref('stg_{name}_{source}') }}}}")
+        write_model(models / name / "cleaned" / f"{name}_{table}", config, ", ".join(selected), f"{{{{ ref('stg_{name}_{source}') }}}}")
 
 
 def write_model(file: Path, config: str, columns: str, relation: str) -> None:

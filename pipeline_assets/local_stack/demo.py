@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline_assets.core import names
-from pipeline_assets.core.declarations import load_use_case
+from pipeline_assets.core.declarations import load_project
 from pipeline_assets.local_stack.runs import POLL_SECONDS, Checked, Dagster, Materialized, RunEvent, RunFailed, StepEnded
 from pipeline_assets.local_stack.worlds import Days, Demo
+from pipeline_assets.spec.models import Model
 
 STREAM_SECONDS = 600.0
 SUMMARY = "demo.json"
@@ -30,33 +31,29 @@ ROW_COUNT, PARTITION_ROWS = "dagster/row_count", "dagster/partition_row_count"
 
 @dataclass(frozen=True, kw_only=True)
 class Jobs:
-    """The jobs that the demo runs or waits for, and the sensor that asks for `features` of days with new events."""
+    """The jobs that the demo runs or waits for, and the sensor that requests `features` of days with new events."""
 
     connectors: str
     features: str
-    training: str
-    scores: str
     audit: str
     typing: str
     sensor: str
 
 
-def jobs_of(_demo: Demo) -> Jobs:
-    """The jobs of a demo: the one place where they are named."""
+def jobs_of(demo: Demo) -> Jobs:
+    """The jobs of a demo that belong to no model."""
     return Jobs(
-        connectors=names.CONNECT_STREAMS,
-        features=names.BUILD_FEATURES,
-        training=names.TRAIN,
-        scores=names.SCORE_AND_MONITOR,
-        audit=names.VERIFY,
-        typing=names.TYPE_EVENTS,
-        sensor=names.EVENTS_TYPED,
+        connectors=names.APPLY_CONNECTORS,
+        features=names.build_features(demo.use_case),
+        audit=names.AUDIT_SOURCES,
+        typing=names.TYPE_RECORDS,
+        sensor=names.days_changed(demo.use_case),
     )
 
 
 def streams_of(demo: Demo) -> tuple[str, ...]:
     """The streams whose events the demo waits for, by the names of their contracts."""
-    return tuple(stream.contract.name for stream in load_use_case(demo.use_case).streams)
+    return tuple(stream.contract.name for stream in load_project().use_case(demo.use_case).streams)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +77,8 @@ class Journeys:
 
     connectors: Journey
     history: Journey
-    modelling: Journey
-    scores: Journey
+    modelling: tuple[Journey, ...]
+    scores: tuple[Journey, ...]
     streamed: Journey
     audit: Journey
 
@@ -89,19 +86,22 @@ class Journeys:
 def journeys_of(demo: Demo) -> Journeys:
     """The runs of a demo, in the order in which they begin."""
     jobs = jobs_of(demo)
-    training_set = "__".join(names.training_set(demo.model))
     return Journeys(
         connectors=Journey(title="connectors of tables and topics", job=jobs.connectors),
         history=Journey(title=f"features of {_span(demo.history)}", job=jobs.features, days=demo.history),
-        modelling=Journey(
-            title=f"a model of what was known on {demo.as_of}",
-            job=jobs.training,
-            ops={training_set: {"as_of": f"{demo.as_of}T00:00:00+00:00"}},
+        modelling=tuple(_training(demo, model) for model in demo.models),
+        scores=tuple(
+            Journey(title=f"{model}: scores and monitors of {_span(demo.scored)}", job=names.score_and_monitor(model), days=demo.scored)
+            for model in demo.models
         ),
-        scores=Journey(title=f"scores and monitors of {_span(demo.scored)}", job=jobs.scores, days=demo.scored),
         streamed=Journey(title=f"features of {_span(demo.streamed)}, requested by the sensors", job=jobs.features, days=demo.streamed),
         audit=Journey(title="audit: nothing lost, nothing counted twice", job=jobs.audit),
     )
+
+
+def _training(demo: Demo, model: str) -> Journey:
+    ops = {"__".join(names.training_set(model)): {"as_of": f"{demo.as_of}T00:00:00+00:00"}}
+    return Journey(title=f"{model}: a version of what was known on {demo.as_of}", job=names.train(model), ops=ops)
 
 
 def _span(days: Days) -> str:
@@ -161,7 +161,7 @@ class Demonstration:
         """
         journeys = journeys_of(self.demo)
         self.dagster.ensure_pools(POOL_LIMIT)
-        for journey in (journeys.connectors, journeys.history, journeys.modelling, journeys.audit, journeys.scores):
+        for journey in (journeys.connectors, journeys.history, *journeys.modelling, journeys.audit, *journeys.scores):
             self.dagster.cancel_unfinished(journey.job)
         # Once there, connectors are kept as they are declared by a sensor.
         if not self.dagster.is_built(names.CONNECTORS):
@@ -169,8 +169,8 @@ class Demonstration:
         self._run(journeys.history)
         since = time.time()
         stream()
-        self._run(journeys.modelling)
-        self._run(journeys.audit, journeys.scores)
+        self._run(*journeys.modelling)
+        self._run(journeys.audit, *journeys.scores)
         runs = self._follow_sensor(journeys.streamed, since)
         if is_first and not runs:
             self._run(journeys.streamed)
@@ -216,7 +216,7 @@ class Demonstration:
 
 def summary(demo: Demo, tally: Tally) -> dict[str, Any]:
     """What the demo made, in the form of `demo.json`."""
-    champion, scores, drift = names.champion(demo.model), names.predictions(demo.model), names.drift(demo.model)
+    project = load_project()
     return {
         "seconds": tally.seconds,
         "steps": tally.steps,
@@ -225,25 +225,37 @@ def summary(demo: Demo, tally: Tally) -> dict[str, Any]:
             for asset, numbers in sorted(tally.numbers.items())
             if not asset.startswith(f"{names.CONNECTORS}/")
         },
-        "model": {
-            "name": demo.model,
-            "version": int(tally.number(champion, "version")),
-            "roc_auc": tally.number(champion, "roc_auc"),
-            "baseline_roc_auc": tally.number(champion, "baseline_roc_auc"),
-            "training_rows": int(tally.number(champion, "training_rows")),
-        },
-        "scores": {"rows": _rows(tally.numbers["/".join(scores)]), "days": len(tally.partitions["/".join(scores)])},
+        "models": [_model(project.model(name), tally) for name in demo.models],
         "stream": {
             "first_day": str(demo.streamed.first),
             "last_day": str(demo.streamed.last),
             "audited": dict(sorted(tally.audited.items())),
         },
+        "pages": {title: url for name in demo.models for title, url in _pages(name, tally).items()},
+    }
+
+
+def _model(model: Model, tally: Tally) -> dict[str, Any]:
+    """What became of one model: its version, the figures of its hold-out, its scores, and the drift of the days that were scored."""
+    champion, scores, drift = names.champion(model.name), names.predictions(model.name), names.drift(model.name)
+    metric = model.gate.metric
+    return {
+        "name": model.name,
+        "version": int(tally.number(champion, "version")),
+        "metric": metric,
+        "value": tally.number(champion, metric),
+        "baseline": tally.number(champion, f"baseline_{metric}"),
+        "training_rows": int(tally.number(champion, "training_rows")),
+        "scores": {"rows": _rows(tally.numbers["/".join(scores)]), "days": len(tally.partitions["/".join(scores)])},
         "drift": {label: int(tally.number(drift, label)) for label in ("days", "features", "drifted")},
-        "pages": {
-            "model": tally.urls["/".join(champion)]["version_page"],
-            "training": tally.urls["/".join(names.candidate(demo.model))]["mlflow_run"],
-            "drift report (link for a week)": tally.urls["/".join(drift)]["report"],
-        },
+    }
+
+
+def _pages(model: str, tally: Tally) -> dict[str, str]:
+    return {
+        f"{model}: version": tally.urls["/".join(names.champion(model))]["version_page"],
+        f"{model}: training": tally.urls["/".join(names.candidate(model))]["mlflow_run"],
+        f"{model}: drift report (link for a week)": tally.urls["/".join(names.drift(model))]["report"],
     }
 
 

@@ -125,15 +125,19 @@ def show(console: Console, made: Mapping[str, Any]) -> None:
     for asset, counts in made["assets"].items():
         table.add_row(asset, f"{counts['rows']:,}" if counts["rows"] is not None else "", str(counts["partitions"] or ""))
     console.print(table)
-    model, scores, drift = made["model"], made["scores"], made["drift"]
-    console.print(
-        f"Model {model['name']} version {model['version']}: ROC AUC {model['roc_auc']:.3f} on days after those it was trained on, "
-        f"{model['baseline_roc_auc']:.3f} from the request alone; learned from {model['training_rows']:,} rows.\n"
+    for model in made["models"]:
+        console.print(_model_line(model), highlight=False, soft_wrap=True)
+    seconds = ", ".join(f"{name} {seconds:.0f}" for name, seconds in made["seconds"].items())
+    console.print(f"Seconds: {seconds}.", highlight=False, soft_wrap=True)
+
+
+def _model_line(model: Mapping[str, Any]) -> str:
+    scores, drift = model["scores"], model["drift"]
+    return (
+        f"Model {model['name']} version {model['version']}: {model['metric']} {model['value']:.3f} on days after those it was trained on, "
+        f"{model['baseline']:.3f} from the request alone; learned from {model['training_rows']:,} rows. "
         f"Scores: {scores['rows']:,} on {scores['days']} days. "
-        f"Drift: {drift['drifted']} of {drift['features']} columns drifted on some of {drift['days']} days.\n"
-        f"Seconds: {', '.join(f'{name} {seconds:.0f}' for name, seconds in made['seconds'].items())}.",
-        highlight=False,
-        soft_wrap=True,
+        f"Drift: {drift['drifted']} of {drift['features']} columns drifted on some of {drift['days']} days."
     )
 
 

@@ -61,14 +61,14 @@ class Days(_Declared):
 
 
 class Demo(_Declared):
-    """What `pipeline demo` builds with the world: a model of a use case.
+    """What `pipeline demo` builds with the world: models of a use case.
 
     history: the days whose features are built first. as_of: the day at whose begin the model is trained. scored: the days that are scored.
     streamed: the days whose events are sent then.
     """
 
     use_case: Name
-    model: Name
+    models: tuple[Name, ...] = Field(min_length=1)
     history: Days
     as_of: date
     scored: Days

@@ -141,7 +141,7 @@ def test_a_walk_killed_in_every_stage_ends_the_same(walked: Graph, digests: dict
 @pytest.mark.timeout(900)
 def test_a_day_that_drifted_ends_in_a_new_live_version(walked: Graph) -> None:
     """The sensor asks for a training as of the day that failed last; what is learned passes the gate and goes live, once."""
-    (request,) = walked.tick(sensors.retraining(use_case)).run_requests or ()
+    (request,) = walked.tick(sensors.retraining(MODEL)).run_requests or ()
     walked.run(TRAIN, None, request.run_config)
     walked.run(TRAIN, None, request.run_config)
     first, second = ledger.history(walked.settings, MODEL)

@@ -1,6 +1,6 @@
 """The messages of the event topics: every departure and arrival of a span of days, and what goes wrong with them on purpose.
 
-The events are those of `flight_history`, so that history and stream are one world, cut at an instant (`simulator.nyc_flights.database --stream-from`).
+The events are those of `flight_history`, so that history and stream are one world, cut at an instant (`database --stream-from`).
 Of each day a share is late, doubled, out of order or carries a field that nobody knows; broken messages come beside them under keys of
 their own. All follows from the day, so that it can be counted without looking at a topic.
 """

@@ -6,9 +6,11 @@ from datetime import timedelta
 import pytest
 
 from pipeline_assets.core import declarations
+from pipeline_assets.core.columns import cleaned_models
 from pipeline_assets.core.declarations import load_project, read_project
 from pipeline_assets.core.errors import DeclarationProblem, SpecError, UnknownName
 from pipeline_assets.core.project import Project, views_of
+from pipeline_assets.core.rules import models
 from pipeline_assets.core.settings import read_code_settings
 from pipeline_assets.spec.features import FeatureView, Latest, Learned, RequestFeature, Windowed
 from pipeline_assets.spec.models import Model
@@ -240,6 +242,16 @@ def test_malformed_observations_are_refused(declared: UseCase, changed: dict[str
     asked = replace(declared.models[0].observations, **changed)  # type: ignore[arg-type]
 
     assert field in [one.field for one in problems(with_model(declared, observations=asked))]
+
+
+def test_a_key_of_another_kind_than_in_the_events_is_refused(declared: UseCase) -> None:
+    """A number here and text there would match nothing: the error names the table, the column and the kind that is needed."""
+    tables = cleaned_models(read_code_settings().dbt_project)
+    flights = replace(tables["flights"], columns={**tables["flights"].columns, "dest": "integer"})
+    (found, *_) = models.problems(declared, {**tables, "flights": flights})
+
+    assert (found.field, found.problem) == ("observations 'flights'", "is 'dest' of type integer")
+    assert found.expected.startswith("string, such as")
 
 
 def test_types_of_features_are_checked_at_load(declared: UseCase) -> None:

@@ -18,13 +18,13 @@ class Given(dg.Config):
 
 
 @dg.asset(key=MADE)
-def made(config: Given) -> dg.MaterializeResult:
+def made(config: Given) -> dg.MaterializeResult[None]:
     """Records the id that it is given."""
     return dg.MaterializeResult(metadata={"made_id": config.value or "unnamed"})
 
 
 @dg.asset(key=USED, deps=[MADE])
-def used(context: dg.AssetExecutionContext, config: Given) -> dg.MaterializeResult:
+def used(context: dg.AssetExecutionContext, config: Given) -> dg.MaterializeResult[None]:
     """Records the id that was handed over."""
     found = needed(context, MADE, "made_id", given=config.value, option="made_id")
     if config.fails:

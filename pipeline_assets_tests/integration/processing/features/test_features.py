@@ -142,6 +142,22 @@ def test_days_whose_events_have_changed_are_computed_again(warehouse: Settings) 
     assert not after.equals(before)
 
 
+def test_events_that_change_no_feature_are_taken_note_of(warehouse: Settings) -> None:
+    """An event of an airport without decisions: the days are computed again and no file changes, and from then on the rows are kept."""
+    before, next_day = datetime(2013, 1, 1, 12, tzinfo=UTC), FIRST + timedelta(days=1)
+    with connections.warehouse(warehouse) as connection:
+        connection.execute("update cleaned.departures set origin = 'XYZ' where event_at < %s", (before,))
+    materialize(warehouse, ORIGIN, FIRST, next_day)
+    with connections.warehouse(warehouse) as connection:
+        connection.execute("update cleaned.departures set delay_minutes = 1 where origin = 'XYZ'")
+    computed = materialize(warehouse, ORIGIN, FIRST, next_day)
+    kept = materialize(warehouse, ORIGIN, FIRST, next_day)
+
+    assert computed.published is not None
+    assert (computed.kept, computed.published.changed) == (0, 0)
+    assert (kept.kept, kept.computed) == (computed.computed, 0)
+
+
 def test_rows_of_another_hand_are_not_kept(warehouse: Settings) -> None:
     """Rows that were put into the table by other means are of unknown inputs, and so are computed again."""
     materialize(warehouse, ORIGIN, FIRST, FIRST)

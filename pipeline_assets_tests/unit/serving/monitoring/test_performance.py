@@ -87,7 +87,7 @@ def test_labels_of_one_kind_have_no_area_and_break_no_rule_of_it() -> None:
 
 def test_days_are_those_of_the_decision_and_each_is_judged_alone() -> None:
     """Each UTC day has its own labels, in the order of time."""
-    found = {"f0": True, "f1": False, "f2": True}
+    found: dict[str, object] = {"f0": True, "f1": False, "f2": True}
     days = performance(model(least=2), scores({"score": [0.9, 0.1, 0.8, 0.2]}), labels(found, pa.bool_()), NOW)
 
     assert [(str(day.day), day.status, day.labels) for day in days] == [("2013-05-01", KNOWN, 2), ("2013-05-02", TOO_FEW, 1)]
