@@ -240,6 +240,10 @@ def experiment(use_case: str, model: str) -> str:
     return f"{use_case}/{model}"
 
 
+# The columns that every table of predictions has, beside the keys of its decisions and the answers of its model.
+PREDICTION_COLUMNS = ("prediction_id", "decision_at", "model_version", "feature_hash", "run_id", "scored_at")
+
+
 def predictions(model: str) -> AssetName:
     """The warehouse table of a model's scores."""
     return (PREDICTIONS, model)

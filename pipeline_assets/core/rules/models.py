@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from pipeline_assets.core.columns import CleanedModel, ColumnKind
+from pipeline_assets.core.names import PREDICTION_COLUMNS, score_of
 from pipeline_assets.core.rules.features import KEYS, of_kind, request_problems
 from pipeline_assets.core.rules.problems import Place, Problem
 from pipeline_assets.spec.models import Model
@@ -48,6 +49,9 @@ def _task(place: Place, model: Model) -> Iterator[Problem]:
         classes = model.task.classes
         if len(set(classes)) < max(FEWEST_CLASSES, len(classes)):
             yield place.problem("task.classes", f"is {classes}", "at least two classes, each once")
+        elif len(set(map(score_of, classes))) < len(classes):
+            found = f"is {classes}, with the columns {', '.join(map(score_of, classes))}"
+            yield place.problem("task.classes", found, "classes that differ in their lower-case letters and digits")
 
 
 def _observations(place: Place, model: Model, tables: Mapping[str, CleanedModel]) -> Iterator[Problem]:
@@ -56,6 +60,8 @@ def _observations(place: Place, model: Model, tables: Mapping[str, CleanedModel]
     yield from place.not_negative("observations.behind", asked.behind)
     if not asked.keys:
         yield place.problem("observations.keys", "is empty", "at least one column")
+    for key in {*asked.keys} & {*PREDICTION_COLUMNS}:
+        yield place.problem("observations.keys", f"has '{key}', which predictions have for themselves", "another column, or another name")
     if asked.table not in tables:
         yield from place.one_of("observations", asked.table, tables)
         return

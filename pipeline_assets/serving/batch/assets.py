@@ -47,7 +47,7 @@ def defs(project: Project) -> dg.Definitions:
 
 def _predictions(project: Project, model: Model) -> dg.AssetsDefinition:
     home = project.home_of_model(model)
-    asset_key = key(names.predictions(model.name))
+    asset_key, schema = key(names.predictions(model.name)), _column_schema(project, model)
 
     @dg.asset(
         key=asset_key,
@@ -61,7 +61,7 @@ def _predictions(project: Project, model: Model) -> dg.AssetsDefinition:
         code_version="1",
         pool=names.BATCH_INFERENCE,
         description=f"{model.question} One row per {', '.join(model.observations.keys)} and decision_at, by the day of decision_at.",
-        metadata={"dagster/column_schema": _column_schema(model), "dagster/table_name": ".".join(names.predictions(model.name))},
+        metadata={"dagster/column_schema": schema, "dagster/table_name": ".".join(names.predictions(model.name))},
         freshness_policy=dg.FreshnessPolicy.time_window(fail_window=FRESHNESS),
         check_specs=_check_specs(asset_key, model.task),
     )
@@ -73,7 +73,7 @@ def _predictions(project: Project, model: Model) -> dg.AssetsDefinition:
             kept = read_kept(platform.settings, model, first, last)
             spread = read_spread(platform.settings, model, first, last)
             links = {number: version_url(platform.settings, model, number) for number in kept.versions}
-        metadata = _metadata(model, config.version, done, kept) | _pictured(spread) | {"versions": _links(links)}
+        metadata = _metadata(config.version, done, kept) | _pictured(spread) | {"versions": _links(links)}
         return dg.MaterializeResult(metadata=metadata, check_results=judge(config.version, done, kept))
 
     return predictions
@@ -99,10 +99,9 @@ def judge(version: Version, done: Scored, kept: Kept) -> list[dg.AssetCheckResul
     ]
 
 
-def _metadata(model: Model, version: Version, done: Scored, kept: Kept) -> Metadata:
+def _metadata(version: Version, done: Scored, kept: Kept) -> Metadata:
     return {
         "dagster/partition_row_count": kept.rows,
-        "dagster/column_schema": _column_schema(model),
         "rows": kept.rows,
         "written": done.written,
         "unchanged": done.unchanged,
@@ -126,12 +125,13 @@ def _by_version(kept: Kept) -> dg.MetadataValue:
     return dg.MetadataValue.json({str(version): rows for version, rows in kept.versions.items()})
 
 
-def _column_schema(model: Model) -> dg.TableSchema:
-    """The columns of the table; a key is text or a 64-bit integer, as the vectors have it."""
-    described = meanings(model.task)
+def _column_schema(project: Project, model: Model) -> dg.TableSchema:
+    """The columns of the table with their types of Postgres."""
+    described, asked = meanings(model.task), model.observations
+    keys = {key: "bigint" if project.kind_of(asked.table, key) == "integer" else "text" for key in asked.keys}
     columns = {
         PREDICTION_ID: ("uuid", "The same for the same model, version, keys and decision_at."),
-        **dict.fromkeys(model.observations.keys, ("text or bigint", "Which decision it is.")),
+        **{name: (kind, "Which decision it is.") for name, kind in keys.items()},
         DECISION_AT: ("timestamptz", "When the decision is asked for, in UTC."),
         **{name: (kind, described[name]) for name, kind in answer_columns(model.task).items()},
         MODEL_VERSION: ("bigint", "The version that scored."),

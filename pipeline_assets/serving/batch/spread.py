@@ -109,7 +109,7 @@ def _select(
 
 
 def _draw_histogram(spread: Histogram) -> bytes:
-    label = "score" if spread.unit is None else f"value ({spread.unit})"
+    label = "score" if spread.unit is None else f"value ({spread.unit}); the outer bars hold all beyond"
     figure, axes = canvas(SIZE, "Distribution of scores" if spread.unit is None else "Distribution of predicted values", label, "rows")
     width = (spread.high - spread.low) / len(spread.counts)
     edges = [spread.low + position * width for position in range(len(spread.counts))]
@@ -121,7 +121,7 @@ def _draw_histogram(spread: Histogram) -> bytes:
 
 def _draw_classes(spread: ClassRows) -> bytes:
     size = (SIZE[0], max(SIZE[1], 0.4 * len(spread.classes) + 1.4))
-    figure, axes = canvas(size, "Classes", "rows", "")
+    figure, axes = canvas(size, "Rows by class", "rows", "")
     places = range(len(spread.classes))
     axes.barh([place - BAR / 2 for place in places], spread.likeliest, height=BAR, color=BLUE, label="likeliest class")
     axes.barh([place + BAR / 2 for place in places], spread.expected, height=BAR, color=GREY, label="sum of the probabilities")

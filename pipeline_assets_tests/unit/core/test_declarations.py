@@ -205,6 +205,11 @@ def test_a_malformed_monitor_is_refused(declared: UseCase, changed: dict[str, ob
     [
         ({"task": Regression(unit="minutes")}, "label.column", "integer or number, such as delay_minutes"),
         ({"task": Multiclass(classes=("early",))}, "task.classes", "at least two classes, each once"),
+        (
+            {"task": Multiclass(classes=("on time", "on-time"))},
+            "task.classes",
+            "classes that differ in their lower-case letters and digits",
+        ),
         ({"task": Multiclass(classes=("early", "late"))}, "label.column", "string, such as carrier, dest, flight_id, origin, tailnum"),
         ({"task": "binary"}, "task", "Binary(), Multiclass(classes=...) or Regression(unit=...)"),
         ({"views": (), "request_features": ()}, "views", "at least one view or request feature"),
@@ -229,6 +234,7 @@ def test_a_malformed_model_is_refused(declared: UseCase, changed: dict[str, obje
         ({"table": "nowhere"}, "observations"),
         ({"decision_at": "origin"}, "observations 'flights'"),
         ({"keys": ("planned_minutes",)}, "label.keys"),
+        ({"keys": ("run_id",)}, "observations.keys"),
     ],
 )
 def test_malformed_observations_are_refused(declared: UseCase, changed: dict[str, object], field: str) -> None:

@@ -1,5 +1,6 @@
 """Performance per day: measured where labels have matured, and said to be unknown where they have not."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -44,7 +45,7 @@ def scores(columns: dict[str, list[float]]) -> pa.Table:
     return pa.table({"flight_id": [f"f{row}" for row in range(rows)], "decision_at": pa.array(times, INSTANT), **columns})
 
 
-def labels(found: dict[str, object], kind: pa.DataType | None = None, *, known: timedelta = HOUR) -> pa.Table:
+def labels(found: Mapping[str, object], kind: pa.DataType | None = None, *, known: timedelta = HOUR) -> pa.Table:
     """Labels by key, all known so long after the first decision."""
     known_at = pa.array([START + known] * len(found), INSTANT)
     return pa.table({"flight_id": pa.array(list(found), pa.string()), "is_late": pa.array(found.values(), kind), "known_at": known_at})
