@@ -32,7 +32,7 @@ from pipeline_assets.processing.features.view import view_features
 from pipeline_assets.processing.features.windows import hop_of
 from pipeline_assets.spec.features import FeatureView, Windowed
 from pipeline_assets.use_cases.nyc_flights import use_case
-from simulator import data
+from simulator.nyc_flights import data
 
 ROUNDS = 3
 TOLERANCE = 1e-9

@@ -104,6 +104,11 @@ def _amounts() -> st.SearchStrategy[float]:
     return st.one_of(st.sampled_from([0.0, -0.0, 0.1, 0.2, 0.3, -7.25, 1013.4, 1e16]), st.integers(-1000, 1000).map(float), wide)
 
 
+def _known(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with the time at which it was known, in the place of how long after it happened that was."""
+    return {**row, "known_at": row["event_at"] + row["known_at"]}
+
+
 @st.composite
 def event_tables(draw: st.DrawFn, *, most: int = 30) -> pa.Table:
     """Events out of order, with ties, repeats, nulls, and rows known late or even before they happened."""
@@ -122,7 +127,7 @@ def event_tables(draw: st.DrawFn, *, most: int = 30) -> pa.Table:
             "promised_at": st.one_of(st.none(), _moments()),
             "serial": st.one_of(st.none(), st.integers(0, 3)),
         }
-    ).map(lambda row: {**row, "known_at": row["event_at"] + row["known_at"]})
+    ).map(_known)
     rows = draw(st.lists(row, max_size=most))
     repeats = draw(st.lists(st.sampled_from(rows), max_size=3)) if rows else []
     return pa.Table.from_pylist(rows + repeats, schema=EVENTS)
