@@ -20,6 +20,7 @@ from psycopg.sql import SQL, Identifier
 from pipeline_assets.core import connections, names
 from pipeline_assets.core.declarations import load_project
 from pipeline_assets.core.names import AssetName
+from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import Platform
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.streaming.capture.connect import Connect, open_connect
@@ -33,6 +34,8 @@ Days = tuple[date, date]
 RunConfig = Mapping[str, object]
 
 PROJECT = load_project()
+# The use case whose tables are compared before and after a second walk or a kill.
+FLIGHTS = Project(use_cases=(PROJECT.use_case("nyc_flights"),), tables=PROJECT.tables)
 ROOT = Path(__file__).resolve().parents[1]
 # When a row was written, and by which run, may differ between two runs that are otherwise equal.
 BOOKKEEPING = {"_loaded_at", "run_id", "scored_at"}
@@ -46,13 +49,21 @@ class Graph:
     folder: Path
 
     def load_world(self, first: date, last: date, stream_from: date | None = None) -> None:
-        """Fills the operational database with the days `first` to `last`; from `stream_from` on events are left to the streams."""
+        """Fills the database of the airports with the days `first` to `last`, from `stream_from` on without events; and that of the league."""
         seam = ["--stream-from", str(stream_from)] if stream_from is not None else []
-        self._simulate("database", "--first", str(first), "--last", str(last), *seam)
+        self._simulate("nyc_flights.database", "--first", str(first), "--last", str(last), *seam)
+        self._simulate("bundesliga.database")
 
     def send_events(self, first: date, last: date) -> None:
         """Sends to the topics of departures and arrivals what happened on the days `first` to `last`."""
-        self._simulate("events", "--bootstrap", self.settings.kafka_bootstrap, "--first", str(first), "--last", str(last))
+        self._simulate("nyc_flights.events", *self._span(first, last))
+
+    def send_matches(self, first: date, last: date) -> None:
+        """Sends to the topics of the league what was announced and what ended on the days `first` to `last`."""
+        self._simulate("bundesliga.events", *self._span(first, last))
+
+    def _span(self, first: date, last: date) -> tuple[str, ...]:
+        return ("--bootstrap", self.settings.kafka_bootstrap, "--first", str(first), "--last", str(last))
 
     def connect(self) -> None:
         """Has the connectors run, and what they bring typed, every row of the followed tables included."""
@@ -73,7 +84,7 @@ class Graph:
         return {topic: int(seen.numbers["lag"]) for topic, seen in landing.items() if seen is not None}
 
     def _simulate(self, program: str, *arguments: str) -> None:
-        command = [sys.executable, "-m", f"simulator.nyc_flights.{program}", *arguments]
+        command = [sys.executable, "-m", f"simulator.{program}", *arguments]
         subprocess.run(command, cwd=ROOT, env=self._environment(), check=True, capture_output=True, timeout=120)
 
     def run(self, job: str, days: Days | None, config: RunConfig | None = None) -> None:
@@ -123,8 +134,8 @@ class Graph:
         return {**os.environ, "PIPELINE_HOME": str(self.settings.home), "DAGSTER_HOME": str(self.folder), **secrets}
 
     def _lake_digests(self) -> dict[str, str]:
-        landed = [names.lake(contract.name) for contract, _ in PROJECT.lake_contracts]
-        made = [*(names.features(view.name) for view in PROJECT.views), *(names.vectors(model.name) for model in PROJECT.models)]
+        landed = [names.lake(contract.name) for contract, _ in FLIGHTS.lake_contracts]
+        made = [*(names.features(view.name) for view in FLIGHTS.views), *(names.vectors(model.name) for model in FLIGHTS.models)]
         read = {".".join(table): pl.from_arrow(tables.read_all(self.settings, table).read_all()) for table in landed + made}
         return {f"lake:{name}": _digest(frame) for name, frame in read.items() if isinstance(frame, pl.DataFrame)}
 
@@ -139,7 +150,7 @@ class Graph:
 
 def vectors_between(settings: Settings, first: date, last: date) -> int:
     """How many vectors the feature store holds of the days `first` to `last`, of the first model."""
-    return sum(batch.num_rows for batch in tables.read_days(settings, names.vectors(PROJECT.models[0].name), first, last))
+    return sum(batch.num_rows for batch in tables.read_days(settings, names.vectors(FLIGHTS.models[0].name), first, last))
 
 
 def _warehouse_digest(warehouse: psycopg.Connection, table: Identifier) -> str:
