@@ -1,8 +1,8 @@
 """Plots of models that answer yes or no: calibration, ROC and precision-recall, each beside the baseline."""
 
+from pipeline_assets.core.plots import BLUE, GREY, SQUARE, canvas, curve, png
 from pipeline_assets.model_lifecycle.training.calibration import calibration
 from pipeline_assets.model_lifecycle.training.judged import Judged, Scores
-from pipeline_assets.model_lifecycle.training.plots.canvas import BLUE, GREY, SQUARE, canvas, curve, png
 
 
 def draw(judged: Judged) -> dict[str, bytes]:

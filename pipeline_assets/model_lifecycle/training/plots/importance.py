@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from pipeline_assets.model_lifecycle.training.plots.canvas import BLUE, TALL, canvas, png
+from pipeline_assets.core.plots import BLUE, TALL, canvas, png
 
 TOP_FEATURES = 20
 

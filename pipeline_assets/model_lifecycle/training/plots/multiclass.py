@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from pipeline_assets.core.plots import GREY, HUES, INK, SQUARE, WIDE, canvas, curve, png
 from pipeline_assets.model_lifecycle.training.calibration import calibration
 from pipeline_assets.model_lifecycle.training.judged import Judged, Labels, Scores
-from pipeline_assets.model_lifecycle.training.plots.canvas import GREY, HUES, INK, SQUARE, WIDE, canvas, curve, png
 
 # A legend and a set of hues have room for so many classes; the others are the rarest, and stand in the metrics alone.
 MOST_CURVES = len(HUES)

@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline_assets.core.plots import BLUE, GREY, SQUARE, WIDE, canvas, png
 from pipeline_assets.model_lifecycle.training.calibration import BINS
 from pipeline_assets.model_lifecycle.training.judged import Judged, Labels, Scores
-from pipeline_assets.model_lifecycle.training.plots.canvas import BLUE, GREY, SQUARE, WIDE, canvas, png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
