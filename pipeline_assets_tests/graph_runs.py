@@ -49,7 +49,7 @@ class Graph:
     folder: Path
 
     def load_world(self, first: date, last: date, stream_from: date | None = None) -> None:
-        """Fills the database of the airports with the days `first` to `last`, from `stream_from` on without events; and that of the league."""
+        """Fills the databases: of the airports with the days `first` to `last`, from `stream_from` on without events, and of the league."""
         seam = ["--stream-from", str(stream_from)] if stream_from is not None else []
         self._simulate("nyc_flights.database", "--first", str(first), "--last", str(last), *seam)
         self._simulate("bundesliga.database")
