@@ -49,10 +49,6 @@ def _task(place: Place, model: Model) -> Iterator[Problem]:
         classes = model.task.classes
         if len(set(classes)) < max(FEWEST_CLASSES, len(classes)):
             yield place.problem("task.classes", f"is {classes}", "at least two classes, each once")
-        elif len({score_of(one) for one in classes}) < len(classes):
-            yield place.problem(
-                "task.classes", f"is {classes}", "classes that differ in more than case and signs: they name columns of scores"
-            )
         elif len(set(map(score_of, classes))) < len(classes):
             found = f"is {classes}, with the columns {', '.join(map(score_of, classes))}"
             yield place.problem("task.classes", found, "classes that differ in their lower-case letters and digits")
