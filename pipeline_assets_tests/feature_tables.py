@@ -104,21 +104,15 @@ def _amounts() -> st.SearchStrategy[float]:
     return st.one_of(st.sampled_from([0.0, -0.0, 0.1, 0.2, 0.3, -7.25, 1013.4, 1e16]), st.integers(-1000, 1000).map(float), wide)
 
 
-def _known(row: dict[str, Any]) -> dict[str, Any]:
-    """The row with the time at which it was known, in the place of how long after it happened that was."""
-    return {**row, "known_at": row["event_at"] + row["known_at"]}
-
-
 @st.composite
 def event_tables(draw: st.DrawFn, *, most: int = 30) -> pa.Table:
     """Events out of order, with ties, repeats, nulls, and rows known late or even before they happened."""
     lateness = st.sampled_from([timedelta(0), timedelta(0), MINUTE, HOUR, 2 * HOUR, 3 * DAY, 40 * DAY, -MINUTE])
-    row = st.fixed_dictionaries(
+    times = st.builds(lambda at, late: {"event_at": at, "known_at": at + late}, _moments(), lateness)
+    values: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
         {
             "place": st.sampled_from(["a", "b", "é", None]),
             "gate": st.sampled_from([1, 2, None]),
-            "event_at": _moments(),
-            "known_at": lateness,
             "amount": st.one_of(st.none(), _amounts()),
             "pieces": st.one_of(st.none(), st.integers(-5, 5), st.integers(-(2**62), 2**62)),
             "is_late": st.sampled_from([None, True, False]),
@@ -127,7 +121,8 @@ def event_tables(draw: st.DrawFn, *, most: int = 30) -> pa.Table:
             "promised_at": st.one_of(st.none(), _moments()),
             "serial": st.one_of(st.none(), st.integers(0, 3)),
         }
-    ).map(_known)
+    )
+    row = st.builds(lambda when, what: {**when, **what}, times, values)
     rows = draw(st.lists(row, max_size=most))
     repeats = draw(st.lists(st.sampled_from(rows), max_size=3)) if rows else []
     return pa.Table.from_pylist(rows + repeats, schema=EVENTS)
