@@ -16,6 +16,9 @@
         with orders as ({{ rows_of_asked_days(ref('stg_orders'), changed_by=[refunded]) }}),
         refunds as ({{ rows_of_keys(refunded, of='orders') }})
 
+    Such a model has a row for every key that it reads: a key that is built anew and has no row any more would keep its old one, if that is
+    on another day. So no `where` after the import; whether a row counts is a column.
+
     Tables without days (registers) are read by a plain `ref`. Rows that were built before keep what the register said then; a full refresh
     gives all days what it says now. For what was known at the time, declare a view over the register instead of joining it here.
 -#}

@@ -13,9 +13,8 @@ outcomes as (
 ),
 
 damages as (
-    select library_id, loan_no, loaned_at, returned_at
+    select library_id, loan_no, is_damaged, loaned_at, returned_at
     from outcomes
-    where is_damaged
 )
 
 select * from damages
