@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-DAYS_TOLD = 5
+DAYS_SHOWN = 5
 
 
 class PipelineError(Exception):
@@ -208,10 +208,10 @@ class NoLiveVersion(PipelineError):
 
     def __init__(self, model: str, days: Sequence[date]) -> None:
         self.model, self.days = model, tuple(days)
-        hidden = len(self.days) - DAYS_TOLD
-        told = ", ".join(str(day) for day in self.days[:DAYS_TOLD]) + (f" and {hidden} more" if hidden > 0 else "")
+        hidden = len(self.days) - DAYS_SHOWN
+        shown = ", ".join(str(day) for day in self.days[:DAYS_SHOWN]) + (f" and {hidden} more" if hidden > 0 else "")
         super().__init__(
-            f"Model '{model}' had no live version on {told}. Nothing was written. "
+            f"Model '{model}' had no live version on {shown}. Nothing was written. "
             "Look at `pipeline models history`; score with `version: champion`, or promote a version first."
         )
 
@@ -242,9 +242,9 @@ class SchemaConflict(PipelineError):
 
     def __init__(self, table: str, problems: Mapping[str, str]) -> None:
         self.table, self.problems = table, dict(problems)
-        told = "; ".join(f"field '{field}' {problem}" for field, problem in sorted(self.problems.items()))
+        found = "; ".join(f"field '{field}' {problem}" for field, problem in sorted(self.problems.items()))
         super().__init__(
-            f"Table '{table}' does not fit its declaration: {told}. Optional fields may be added and required ones made optional. "
+            f"Table '{table}' does not fit its declaration: {found}. Optional fields may be added and required ones made optional. "
             "For any other change declare a new name, or migrate the table."
         )
 

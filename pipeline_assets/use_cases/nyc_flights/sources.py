@@ -68,7 +68,7 @@ flight_history = Source(
                 type="string",
                 required=True,
                 allowed=("departure", "arrival"),
-                description="Which event the row tells of.",
+                description="Which event the row is.",
             ),
             CARRIER,
             TAILNUM,
