@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline_assets.core import names
+from pipeline_assets.core.arrow import batches_in
 from pipeline_assets.core.errors import TableMismatch
 from pipeline_assets.core.iceberg import Column, follow, open_or_create, snapshots_since
 from pipeline_assets.ingestion.streaming.landing.offsets import Seen, Spans, spans_of, union
@@ -158,13 +159,7 @@ def batches(table: "Table", file: LandedFile, schema: pa.Schema = SCHEMA) -> Ite
     """
     with table.io.new_input(file.path).open() as opened:
         parquet = pq.ParquetFile(opened)
-        present = [name for name in schema.names if name in parquet.schema_arrow.names]
-        for batch in parquet.iter_batches(_batch_rows(parquet.metadata), columns=present, use_threads=False):
-            if batch.num_rows:
-                columns = [
-                    batch.column(one.name).cast(one.type) if one.name in present else pa.nulls(len(batch), one.type) for one in schema
-                ]
-                yield pa.RecordBatch.from_arrays(columns, schema=schema)
+        yield from batches_in(parquet, schema, _batch_rows(parquet.metadata))
 
 
 def _batch_rows(metadata: pq.FileMetaData) -> int:

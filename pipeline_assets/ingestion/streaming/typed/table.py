@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline_assets.core import names
+from pipeline_assets.core.arrow import batches_in
 from pipeline_assets.core.errors import SchemaConflict
 from pipeline_assets.core.iceberg import Column, follow, open_or_create, open_table
 from pipeline_assets.ingestion.sources.contracts import Checked, arrow_schema
@@ -155,13 +156,7 @@ def typed_days(catalog: "Catalog", contract: Contract, first: date, last: date) 
 
 def _batches(table: "Table", path: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     with table.io.new_input(path).open() as opened:
-        parquet = pq.ParquetFile(opened)
-        present = [name for name in schema.names if name in parquet.schema_arrow.names]
-        for batch in parquet.iter_batches(columns=present, use_threads=False):
-            columns = [
-                batch.column(one.name).cast(one.type) if one.name in present else pa.nulls(batch.num_rows, one.type) for one in schema
-            ]
-            yield pa.RecordBatch.from_arrays(columns, schema=pa.schema([one.with_nullable(True) for one in schema]))
+        yield from batches_in(pq.ParquetFile(opened), pa.schema([one.with_nullable(True) for one in schema]))
 
 
 def append_events(table: "Table", rows: pa.Table, position: Position, *, run_id: str) -> int:
