@@ -17,8 +17,9 @@ import xgboost
 from benchmarks.features import flight_tables
 from pipeline_assets.model_lifecycle.feature_store.fingerprint import FEATURE_HASH, feature_hashes
 from pipeline_assets.model_lifecycle.feature_store.offline import feature_names
+from pipeline_assets.model_lifecycle.training.blocks import HOLDOUT, TRAIN
 from pipeline_assets.model_lifecycle.training.contract import baseline_features, model_features
-from pipeline_assets.model_lifecycle.training.dataset import HOLDOUT, TRAIN, build_training_set, labels_of, only
+from pipeline_assets.model_lifecycle.training.dataset import build_training_set, labels_of, only
 from pipeline_assets.model_lifecycle.training.evaluate import Quality, evaluate, quality_of
 from pipeline_assets.model_lifecycle.training.fit import Fitted, fit
 from pipeline_assets.model_lifecycle.training.judged import Labels, Scores

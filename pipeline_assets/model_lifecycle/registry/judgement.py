@@ -18,9 +18,10 @@ from pipeline_assets.model_lifecycle.registry.gate import Measured, Rule
 from pipeline_assets.model_lifecycle.registry.ledger import Decision, Entry
 from pipeline_assets.model_lifecycle.registry.versions import LoadedModel
 from pipeline_assets.model_lifecycle.training.archive import read_path
+from pipeline_assets.model_lifecycle.training.blocks import HOLDOUT
 from pipeline_assets.model_lifecycle.training.candidate import BASELINE, evaluated
 from pipeline_assets.model_lifecycle.training.contract import ModelContract
-from pipeline_assets.model_lifecycle.training.dataset import HOLDOUT, only
+from pipeline_assets.model_lifecycle.training.dataset import only
 from pipeline_assets.model_lifecycle.training.scorer import Scorer
 from pipeline_assets.model_lifecycle.training.tasks import task_kind
 from pipeline_assets.spec.models import Model

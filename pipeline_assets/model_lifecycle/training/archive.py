@@ -16,7 +16,8 @@ from pipeline_assets.core import names
 from pipeline_assets.core.connections import object_store
 from pipeline_assets.core.errors import ArtifactCorrupt, NotTrained, UserInputError
 from pipeline_assets.core.settings import Settings
-from pipeline_assets.model_lifecycle.training.dataset import Block, blocks
+from pipeline_assets.model_lifecycle.training.blocks import Block
+from pipeline_assets.model_lifecycle.training.dataset import blocks
 from pipeline_assets.spec.models import Model
 
 

@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline_assets.model_lifecycle.training.archive import TrainingSet
+from pipeline_assets.model_lifecycle.training.blocks import HOLDOUT, TRAIN
 from pipeline_assets.model_lifecycle.training.code_state import code_version, library_versions, local_edits
 from pipeline_assets.model_lifecycle.training.contract import ModelContract, ModelFeature, TaskName, baseline_features, model_features
-from pipeline_assets.model_lifecycle.training.dataset import HOLDOUT, TRAIN, labels_of, only
+from pipeline_assets.model_lifecycle.training.dataset import labels_of, only
 from pipeline_assets.model_lifecycle.training.evaluate import Evaluation, evaluate
 from pipeline_assets.model_lifecycle.training.fit import Fitted, OnProgress, fit
 from pipeline_assets.model_lifecycle.training.judged import Judged, Scores

@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 
 from pipeline_assets.core import names
 from pipeline_assets.core.errors import TableMismatch
+from pipeline_assets.model_lifecycle.training.blocks import Block
 from pipeline_assets.model_lifecycle.training.code_state import Edits
-from pipeline_assets.model_lifecycle.training.dataset import Block
 from pipeline_assets.processing.features.catalogue import FeatureColumn, feature_columns
 from pipeline_assets.processing.features.request import request_feature_name
 from pipeline_assets.spec.features import Latest, Learned

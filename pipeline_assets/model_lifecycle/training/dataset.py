@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
 
 import polars as pl
 import pyarrow as pa
@@ -11,6 +10,7 @@ import pyarrow.compute as pc
 
 from pipeline_assets.core.errors import TableMismatch, UserInputError
 from pipeline_assets.model_lifecycle.feature_store.fingerprint import FEATURE_HASH
+from pipeline_assets.model_lifecycle.training.blocks import BLOCKS, HOLDOUT, TRAIN, VALIDATION, Block, BlockName
 from pipeline_assets.model_lifecycle.training.judged import Labels
 from pipeline_assets.model_lifecycle.training.shortage import too_little
 from pipeline_assets.model_lifecycle.training.tasks import task_kind
@@ -19,31 +19,7 @@ from pipeline_assets.spec.models import Model, Split
 LABEL = "label"
 LABEL_KNOWN_AT = "label_known_at"
 BLOCK = "block"
-BlockName = Literal["train", "validation", "holdout"]
-TRAIN: BlockName = "train"
-VALIDATION: BlockName = "validation"
-HOLDOUT: BlockName = "holdout"
-BLOCKS: tuple[BlockName, ...] = (TRAIN, VALIDATION, HOLDOUT)
 INSTANT = pl.Datetime("us", "UTC")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Block:
-    """One block of a training set: decisions from `start` (inclusive) to `end` (exclusive), UTC.
-
-    `labels` sums up its labels as the task does: how many are true, the rows of each class, or mean, least and greatest value.
-    """
-
-    name: BlockName
-    start: datetime
-    end: datetime
-    rows: int
-    labels: Mapping[str, float]
-
-    @classmethod
-    def from_stored(cls, stored: Mapping[str, Any]) -> "Block":
-        """The block whose fields JSON gave back, its times as ISO 8601."""
-        return cls(**{**stored, "start": datetime.fromisoformat(stored["start"]), "end": datetime.fromisoformat(stored["end"])})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from pipeline_assets.core.errors import LearningRefused
+from pipeline_assets.model_lifecycle.training.blocks import TRAIN, VALIDATION, BlockName
 from pipeline_assets.model_lifecycle.training.contract import ModelFeature
-from pipeline_assets.model_lifecycle.training.dataset import TRAIN, VALIDATION, BlockName, labels_of, only
+from pipeline_assets.model_lifecycle.training.dataset import labels_of, only
 from pipeline_assets.model_lifecycle.training.matrix import THREADS, feature_matrix
 from pipeline_assets.model_lifecycle.training.tasks import task_kind
 from pipeline_assets.spec.models import Model

@@ -12,7 +12,8 @@ from pipeline_assets.core.errors import NotTrained, UserInputError
 from pipeline_assets.core.iceberg import open_table
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.model_lifecycle.feature_store import offline
-from pipeline_assets.model_lifecycle.training.dataset import TRAIN, aware, block_starts, matured_until
+from pipeline_assets.model_lifecycle.training.blocks import TRAIN
+from pipeline_assets.model_lifecycle.training.dataset import aware, block_starts, matured_until
 from pipeline_assets.processing.lake.files import day_of, live_files
 from pipeline_assets.processing.lake.tables import snapshot_id
 from pipeline_assets.spec.models import Label, Model

@@ -1,18 +1,15 @@
 """What to do where a block of a training set has too little to learn or judge by: the advice follows from what is missing."""
 
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
 
 from pipeline_assets.core import names
 from pipeline_assets.core.errors import TooLittleToLearn
+from pipeline_assets.model_lifecycle.training.blocks import Block
 from pipeline_assets.spec.models import Label, Model
-
-if TYPE_CHECKING:
-    from pipeline_assets.model_lifecycle.training.dataset import Block
 
 
 def too_little(
-    model: Model, as_of: datetime, block: "Block", *, decisions: int, lacking: str | None, delay: timedelta | None
+    model: Model, as_of: datetime, block: Block, *, decisions: int, lacking: str | None, delay: timedelta | None
 ) -> TooLittleToLearn | None:
     """The error of a block, or None if it suffices.
 

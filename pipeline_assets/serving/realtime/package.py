@@ -12,8 +12,9 @@ from pipeline_assets.core.errors import NotTrained, PackageCorrupt, UnknownName
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.model_lifecycle.registry import ledger, versions
 from pipeline_assets.model_lifecycle.training import archive
+from pipeline_assets.model_lifecycle.training.blocks import HOLDOUT
 from pipeline_assets.model_lifecycle.training.contract import ModelContract
-from pipeline_assets.model_lifecycle.training.dataset import HOLDOUT, only
+from pipeline_assets.model_lifecycle.training.dataset import only
 from pipeline_assets.model_lifecycle.training.scorer import Scorer
 from pipeline_assets.serving.realtime.selftest import Golden, Latency, golden, golden_from, golden_rows, measure, wrong_scores
 from pipeline_assets.spec.models import Model

@@ -26,8 +26,9 @@ from pipeline_assets.model_lifecycle.registry import by_hand, commands, ledger, 
 from pipeline_assets.model_lifecycle.registry.judgement import Judgement, judge_candidate
 from pipeline_assets.model_lifecycle.training import archive
 from pipeline_assets.model_lifecycle.training import assets as training_assets
+from pipeline_assets.model_lifecycle.training.blocks import HOLDOUT
 from pipeline_assets.model_lifecycle.training.candidate import train_candidate
-from pipeline_assets.model_lifecycle.training.dataset import HOLDOUT, build_training_set, only
+from pipeline_assets.model_lifecycle.training.dataset import build_training_set, only
 from pipeline_assets.model_lifecycle.training.inputs import end_of_vectors, read_inputs
 from pipeline_assets.model_lifecycle.training.track import MODEL_FILE, log_candidate
 from pipeline_assets.processing.lake.tables import replace_days, snapshot_id

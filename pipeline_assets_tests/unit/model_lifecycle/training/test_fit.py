@@ -13,10 +13,11 @@ import xgboost
 
 from pipeline_assets.core.errors import LearningRefused, TableMismatch
 from pipeline_assets.model_lifecycle.training.archive import TrainingSet
+from pipeline_assets.model_lifecycle.training.blocks import HOLDOUT, TRAIN, VALIDATION
 from pipeline_assets.model_lifecycle.training.candidate import Candidate, train_candidate
 from pipeline_assets.model_lifecycle.training.code_state import code_version
 from pipeline_assets.model_lifecycle.training.contract import ModelContract, ModelFeature, baseline_features, model_features
-from pipeline_assets.model_lifecycle.training.dataset import BLOCK, HOLDOUT, TRAIN, VALIDATION, build_training_set, labels_of, only
+from pipeline_assets.model_lifecycle.training.dataset import BLOCK, build_training_set, labels_of, only
 from pipeline_assets.model_lifecycle.training.fit import Fitted, fit
 from pipeline_assets.model_lifecycle.training.matrix import feature_matrix, feature_values
 from pipeline_assets.model_lifecycle.training.scorer import Scorer

@@ -11,12 +11,11 @@ from hypothesis import strategies as st
 
 from pipeline_assets.core.errors import TableMismatch, TooLittleToLearn, UserInputError
 from pipeline_assets.model_lifecycle.feature_store.fingerprint import FEATURE_HASH
+from pipeline_assets.model_lifecycle.training.blocks import BLOCKS, BlockName
 from pipeline_assets.model_lifecycle.training.dataset import (
     BLOCK,
-    BLOCKS,
     LABEL,
     LABEL_KNOWN_AT,
-    BlockName,
     block_starts,
     blocks,
     build_training_set,
