@@ -6,6 +6,8 @@ from pipeline_assets.spec.contracts import Contract, Field
 from pipeline_assets.spec.sources import EventStream, PostgresTable, Source
 
 LEAGUE = "league-office@bundesliga.example"
+# A day has a handful of matches, of which one that was sent twice counts as broken.
+FEW_A_DAY = 0.5
 
 SEASON = Field(name="season", type="integer", required=True, minimum=1963, maximum=2100, description="Year in which the season began.")
 NUMBER = Field(name="match_number", type="integer", required=True, minimum=1, maximum=400, description="Number of the match in its season.")
@@ -34,7 +36,7 @@ fixtures = EventStream(
         known_at="recorded_at",
         lateness=timedelta(hours=1),
         freshness=timedelta(days=7),
-        broken_share=0.05,
+        broken_share=FEW_A_DAY,
     ),
     topic="league-fixtures",
 )
@@ -60,7 +62,7 @@ results = EventStream(
         known_at="recorded_at",
         lateness=timedelta(hours=1),
         freshness=timedelta(days=7),
-        broken_share=0.05,
+        broken_share=FEW_A_DAY,
     ),
     topic="league-results",
 )
