@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from hashlib import sha256
 from pathlib import Path
+from secrets import token_hex
 
 import dagster as dg
 import polars as pl
@@ -28,6 +29,7 @@ from pipeline_assets.ingestion.streaming.capture.connectors import topics_of
 from pipeline_assets.ingestion.streaming.health.watch import Watch, look
 from pipeline_assets.processing.lake import tables
 from pipeline_assets_tests.stack_env import write_stack_env
+from pipeline_assets_tests.stack_services import cluster_of
 from pipeline_assets_tests.stream_records import until
 
 Days = tuple[date, date]
@@ -47,6 +49,15 @@ class Graph:
 
     settings: Settings
     folder: Path
+
+    def __post_init__(self) -> None:
+        """Gives the instance a database of its own, as SQLite stores the thousands of events of a season one by one."""
+        base, _, owner = self.settings.dagster_dsn.get_secret_value().replace("postgresql://", "postgresql+psycopg2://", 1).rpartition("/")
+        database = f"dagster_{token_hex(4)}"
+        with cluster_of(self.settings.home) as cluster:
+            cluster.execute(SQL("create database {} owner {} strategy file_copy").format(Identifier(database), Identifier(owner)))
+        storage = {"storage": {"postgres": {"postgres_url": f"{base}/{database}"}}}
+        (self.folder / "dagster.yaml").write_text(yaml.safe_dump(storage))
 
     def load_world(self, first: date, last: date, stream_from: date | None = None) -> None:
         """Fills the databases: of the airports with the days `first` to `last`, from `stream_from` on without events, and of the league."""
@@ -131,7 +142,14 @@ class Graph:
 
     def _environment(self) -> dict[str, str]:
         secrets = {f"PIPELINE_DATABASES__{name.upper()}": dsn.get_secret_value() for name, dsn in self.settings.databases.items()}
-        return {**os.environ, "PIPELINE_HOME": str(self.settings.home), "DAGSTER_HOME": str(self.folder), **secrets}
+        return {
+            **os.environ,
+            "PIPELINE_HOME": str(self.settings.home),
+            "DAGSTER_HOME": str(self.folder),
+            "DAGSTER_EVENT_BATCH_SIZE": "500",
+            "DAGSTER_EMIT_PARTITION_SUBSET_IN_PLANNED_EVENTS": "true",
+            **secrets,
+        }
 
     def _lake_digests(self) -> dict[str, str]:
         landed = [names.lake(contract.name) for contract, _ in FLIGHTS.lake_contracts]

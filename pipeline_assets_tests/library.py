@@ -142,7 +142,7 @@ def put_days(settings: Settings, contract: Contract, rows: Mapping[int, Iterable
 
 
 def cleaned_rows(settings: Settings, table: str) -> list[Row]:
-    """All rows of a cleaned table, in a fixed order."""
+    """All rows of a cleaned table, in a fixed order; ADBC reads numeric columns as text."""
     with connections.arrow_warehouse(settings) as connection, connection.cursor() as cursor:
         cursor.execute(f"select * from {'.'.join(names.cleaned(table))} order by 1, 2")  # noqa: S608 - a table of the test
         return list(cursor.fetch_arrow_table().to_pylist())

@@ -268,9 +268,9 @@ def test_a_snapshot_and_every_change_after_it_arrive_in_order(source: Source, co
     )
     heal(source.settings)
     found = until(lambda: changes(source), lambda found: len(found) >= 8)
-    changes = [(each["op"], (each["before"] or {}).get("carrier"), (each["after"] or {}).get("carrier")) for each in found]
+    arrived = [(each["op"], (each["before"] or {}).get("carrier"), (each["after"] or {}).get("carrier")) for each in found]
 
-    assert changes == [
+    assert arrived == [
         ("r", None, "AA"), ("r", None, "UA"), ("c", None, "B6"), ("u", None, "B6"),
         ("d", "B6", None), ("c", None, "B7"), ("d", "UA", None), ("t", None, None),
     ]  # fmt: skip

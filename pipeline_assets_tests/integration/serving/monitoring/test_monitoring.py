@@ -211,7 +211,7 @@ def test_the_sensor_skips_for_a_run_of_its_own_job_only(isolated: Settings, mode
     found = []
     for trained in ("another", model.name):
         with dg.DagsterInstance.ephemeral() as instance:
-            unfinished = dg.DagsterRun(job_name=names.train(trained), run_id=token_hex(8), status=dg.DagsterRunStatus.QUEUED)
+            unfinished = dg.DagsterRun(job_name=names.train(trained), run_id=token_hex(8), status=dg.DagsterRunStatus.STARTED)
             instance.add_run(unfinished)
             found.append(tick(isolated, model, tmp_path, instance))
 
