@@ -38,6 +38,7 @@ def drift_report(
     """Evidently's drift report of `columns`, from samples of at most `size` rows, as one HTML page that needs no network.
 
     `categories` names the categorical columns among them, with the names that their codes stand for; one that is text is shown as it is.
+    A number without a finite value in one of the samples is left out, as Evidently refuses it; its drift is measured all the same.
     """
     with warnings.catch_warnings():
         # Evidently pulls in a web framework that warns of its own deprecations; nothing of it is used here.
@@ -46,8 +47,10 @@ def drift_report(
         from evidently.presets import DataDriftPreset
 
         numbers = [column for column in columns if column not in categories]
-        definition = DataDefinition(numerical_columns=numbers, categorical_columns=[*categories])
-        drawn = [Dataset.from_pandas(_frame(rows, numbers, categories, size), data_definition=definition) for rows in (current, reference)]
+        frames = [_frame(rows, numbers, categories, size) for rows in (current, reference)]
+        compared = [column for column in numbers if all(np.isfinite(frame[column]).any() for frame in frames)]
+        definition = DataDefinition(numerical_columns=compared, categorical_columns=[*categories])
+        drawn = [Dataset.from_pandas(frame[[*compared, *categories]], data_definition=definition) for frame in frames]
         page: str = Report([DataDriftPreset(method="psi")]).run(*drawn).get_html_str(as_iframe=False)
     return page.encode()
 

@@ -32,6 +32,18 @@ def test_the_report_shows_numbers_codes_by_their_names_and_text() -> None:
     assert all(name in page for name in ("number", "code", "text", "propeller", "green"))
 
 
+def test_a_number_that_has_no_value_on_one_side_is_left_out_of_the_page() -> None:
+    """Regression: a feature that is null in all rows of some days stopped the monitoring of these days."""
+    full = rows(1, ["red"])
+    without, with_values = (
+        full.append_column("seldom_measured", column) for column in (pa.nulls(full.num_rows, pa.float64()), full["number"])
+    )
+    columns = ["number", "seldom_measured"]
+    pages = [drift_report(*pair, columns, {}, 100).decode() for pair in ((without, with_values), (with_values, without))]
+
+    assert ["number" in page and "seldom_measured" not in page for page in pages] == [True, True]
+
+
 def test_the_same_rows_give_the_same_sample() -> None:
     """So many rows, in their order; all of them where there are fewer."""
     table = pa.table({"row": list(range(1000))})
