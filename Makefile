@@ -10,11 +10,13 @@ UV := $(firstword $(shell command -v uv) .uv/bin/uv)
 RUN := .venv/bin
 # Extra arguments of `make test`, for example: make test ARGS="-k as_of"
 ARGS ?=
+# The world of `make demo`, where several have a demo: a folder of simulator/.
+DEMO ?=
 
 # The Python of this machine is used, none is downloaded.
 export UV_PYTHON_DOWNLOADS := never
 export UV_HTTP_TIMEOUT := 180
-# Container images like to forbid Python to keep what it compiled; that would double the start of everything.
+# Container images often set this; each start of a program would take twice as long.
 unexport PYTHONDONTWRITEBYTECODE
 # Another environment that happens to be active is not touched.
 unexport VIRTUAL_ENV
@@ -49,8 +51,8 @@ up: setup ## Start the services on this machine and wait until they work
 down: ## Stop the services; their data stays
 	@if test -x $(RUN)/pipeline; then $(RUN)/pipeline down; fi
 
-demo: setup ## Build the whole asset graph of the reference use case from real flights, and print what came out
-	@$(RUN)/pipeline demo
+demo: setup ## Build the whole asset graph of a use case from its simulated world, and print what came out
+	@$(RUN)/pipeline demo $(DEMO)
 
 test: setup ## Run all tests, against real services of their own
 	@$(RUN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)

@@ -4,8 +4,8 @@
 
 A stack of its own is started by `pipeline up`, stopped and started again, which is timed. Its sensors then have the connectors run by
 themselves. Once the tables are in the lake, single aircraft are updated at random times, whether or not the update before has arrived, and
-each update is waited for in the typed table of changes. Of each it is told how long the ways took: to the landing table, to the request of
-the run that typed it, to that run's start, and from there to the commit. Exit code 1 where an update is missing or doubled.
+each update is waited for in the typed table of changes. Measured are the times to the landing table, to the request of
+the run that typed it, to that run's start, and from there to the commit. Exit code 1 where an update is missing or duplicated.
 """
 
 import os
@@ -25,7 +25,7 @@ from pyiceberg.catalog import Catalog
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import catalog
 from pipeline_assets.core.iceberg import open_table
-from pipeline_assets.core.settings import PREFIX, Ports, Settings, read_settings
+from pipeline_assets.core.settings import PREFIX, Settings, read_settings
 from pipeline_assets.ingestion.streaming.streams import change_log
 from pipeline_assets.ingestion.streaming.typed.table import rows_of
 from pipeline_assets.local_stack import stack
@@ -51,7 +51,7 @@ class Trial:
 
 def pipeline(home: Path, command: str) -> float:
     """Runs a command of the local stack in a folder, on free ports, and gives its seconds."""
-    ports = {f"{PREFIX}PORTS__{name.upper()}": "0" for name in Ports.model_fields}
+    ports = {f"{PREFIX}PORTS__{name.replace('-', '_').upper()}": "0" for name in stack.free_ports()}
     environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     began = time.monotonic()
     done = subprocess.run(
@@ -72,7 +72,7 @@ def rows(lake: Catalog, identifier: names.AssetName) -> int:
     return 0 if table is None else rows_of(table)
 
 
-def told_at_first(settings: Settings, lake: Catalog) -> int:
+def captured_at_first(settings: Settings, lake: Catalog) -> int:
     """Waits until the followed tables are in the lake and no run is left, and gives how many changes of aircraft that were."""
     with (
         psycopg.connect(settings.databases["airline_ops"].get_secret_value()) as source,
@@ -91,7 +91,7 @@ def told_at_first(settings: Settings, lake: Catalog) -> int:
 def updated(settings: Settings, lake: Catalog) -> list[Trial]:
     """Updates aircraft at random times, each update a transaction, and gives when each was seen on its way."""
     pause = random.Random(2013)  # noqa: S311 - no secret
-    before, trials, due = told_at_first(settings, lake), list[Trial](), time.time()
+    before, trials, due = captured_at_first(settings, lake), list[Trial](), time.time()
     with psycopg.connect(settings.databases["airline_ops"].get_secret_value(), autocommit=True) as source:
         deadline = time.time() + UPDATES * LONGEST_PAUSE + PATIENCE_SECONDS
         while len(trials) < UPDATES or not all(trial.typed_at for trial in trials):
@@ -121,9 +121,9 @@ def look(lake: Catalog, trials: Sequence[Trial], before: int) -> None:
 def refuse_other_rows(lake: Catalog, before: int) -> None:
     """Ends the bench unless each update is there once."""
     found = lake.load_table(names.typed(LOG.contract.name)).scan(selected_fields=("_offset", "_op", "seats")).to_arrow()
-    told = [row["seats"] for row in found.sort_by("_offset").to_pylist() if row["_op"] == "u"]
-    if told != list(range(1, UPDATES + 1)) or found.num_rows != before + UPDATES:
-        raise SystemExit(f"The updates 1 to {UPDATES} came as {told}.")
+    seats = [row["seats"] for row in found.sort_by("_offset").to_pylist() if row["_op"] == "u"]
+    if seats != list(range(1, UPDATES + 1)) or found.num_rows != before + UPDATES:
+        raise SystemExit(f"The updates 1 to {UPDATES} came as {seats}.")
 
 
 def ways(settings: Settings, trials: Sequence[Trial]) -> dict[str, list[float]]:

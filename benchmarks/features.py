@@ -24,13 +24,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline_assets.core import names
+from pipeline_assets.core.project import views_of
 from pipeline_assets.processing.features.as_of import as_of_join
+from pipeline_assets.processing.features.columns import DECISION_AT
 from pipeline_assets.processing.features.timeline import Columns
-from pipeline_assets.processing.features.view import DECISION_AT, view_features
+from pipeline_assets.processing.features.view import view_features
 from pipeline_assets.processing.features.windows import hop_of
 from pipeline_assets.spec.features import FeatureView, Windowed
 from pipeline_assets.use_cases.nyc_flights import use_case
-from simulator import data
+from simulator.nyc_flights import data
 
 ROUNDS = 3
 TOLERANCE = 1e-9
@@ -85,12 +87,12 @@ def range_windows(view: FeatureView) -> str:
     order = ", ".join((source.event_at, source.known_at, *source.order_by))
     selected, frames = _calls(view), _frames(view)
     return f"""
-        WITH told AS (
+        WITH rows_in_time AS (
             SELECT {keys}, epoch_us({source.event_at}) AS moment, {", ".join((*columns, "1 AS one"))},
                 row_number() OVER (ORDER BY {order}) AS place, NULL::bigint AS number
             FROM events WHERE ({keys}) IS NOT NULL
             UNION ALL BY NAME SELECT {keys}, epoch_us({DECISION_AT}) AS moment, number FROM requests
-        ), answered AS (SELECT number, {", ".join(selected)} FROM told WINDOW {", ".join(frames)})
+        ), answered AS (SELECT number, {", ".join(selected)} FROM rows_in_time WINDOW {", ".join(frames)})
         SELECT * EXCLUDE number FROM answered WHERE number IS NOT NULL ORDER BY number
     """  # noqa: S608 - names from the declarations, in a database of its own
 
@@ -142,7 +144,7 @@ def greatest_difference(ours: pa.Table, theirs: pa.Table) -> float:
 def measure_views(requests: pa.Table, events: dict[str, pa.Table]) -> None:
     """Prints the time of every view, and of all together."""
     total = 0.0
-    for view in use_case.views:
+    for view in views_of(use_case):
         (seconds,), (answer,) = best_of(partial(view_features, view, requests, events[view.source.name]))
         total += seconds
         print(f"  {view.name:22} {answer.num_rows:9,} rows {answer.num_columns:3} features {seconds:7.3f} s")
@@ -157,7 +159,7 @@ def measure_windows(requests: pa.Table, events: dict[str, pa.Table]) -> None:
     """Prints the time of the windowed features beside that of DuckDB's range windows."""
     ours, theirs, worst = 0.0, 0.0, 0.0
     asked = requests.append_column("number", pa.array(range(requests.num_rows)))
-    for view in map(only_windows, use_case.views):
+    for view in map(only_windows, views_of(use_case)):
         if view.features:
             connection = duckdb.connect()
             connection.register("requests", asked)

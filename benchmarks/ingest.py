@@ -22,7 +22,7 @@ from tempfile import TemporaryDirectory
 import psycopg
 from psycopg import sql
 
-from pipeline_assets.core.settings import PREFIX, Ports, Settings, StackSettings, load_settings
+from pipeline_assets.core.settings import PREFIX, Settings, StackSettings, load_settings
 from pipeline_assets.ingestion.batch.load import stage_days
 from pipeline_assets.local_stack import stack
 from pipeline_assets.local_stack.plan import POSTGRES, S3
@@ -154,7 +154,7 @@ def main() -> None:
         return
     with TemporaryDirectory() as name:
         home = Path(name) / "stack"
-        ports = Ports(dagster=0, dagster_code=0, mlflow=0, postgres=0, s3=0, weather=0)
+        ports = stack.free_ports()
         try:
             settings = stack.up(home, only=(POSTGRES, S3), with_history=False, stack=StackSettings(ports=ports, given={}))
             fill(settings, "big", ROWS)

@@ -6,7 +6,7 @@ In a stack of its own the million is put on a topic, then the connector that lan
 memory is looked at meanwhile, and every offset must be there once. Then single events, one after the other at random times, each until a
 reader sees its row. Then the million is typed in rounds, each in a process of its own which reports its peak memory, imports not timed; and
 once a fifth of it, to see whether memory grows with the backlog. One event in ten thousand is broken. Contract, quarantine, proof of the
-offsets and commits are included. Exit code 1 where an event is lost, doubled or not told as broken.
+offsets and commits are included. Exit code 1 where an event is lost, duplicated or not counted as broken.
 """
 
 import json
@@ -29,7 +29,7 @@ from pyiceberg.table import Table
 
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import catalog
-from pipeline_assets.core.settings import PREFIX, Ports, Settings, StackSettings, load_settings
+from pipeline_assets.core.settings import PREFIX, Settings, StackSettings, load_settings
 from pipeline_assets.ingestion.streaming.capture import configs as connectors
 from pipeline_assets.ingestion.streaming.capture.connect import open_connect
 from pipeline_assets.ingestion.streaming.capture.connectors import EVENT_PARTITIONS
@@ -40,7 +40,7 @@ from pipeline_assets.ingestion.streaming.typed.table import rows_of
 from pipeline_assets.local_stack import processes, stack
 from pipeline_assets.local_stack.plan import CONNECT, KAFKA, POSTGRES, S3
 from pipeline_assets.spec.contracts import Contract, Field
-from pipeline_assets.spec.sources import EventStream, PostgresTable, Source
+from pipeline_assets.spec.sources import EventStream
 
 ROUNDS, SINGLE_EVENTS, BROKEN_EVERY = 3, 40, 10_000
 EVENTS, FEWER_EVENTS, QUEUED = 1_000_000, 200_000, 100_000
@@ -76,14 +76,13 @@ def stream(name: str, topic: str) -> EventStream:
         freshness=timedelta(days=1),
         broken_share=0.01,
     )
-    history = Source(contract=contract, origin=PostgresTable(database="bench", table="none"), load="daily")
-    return EventStream(contract=contract, topic=topic, history=history, history_field="origin", history_value="EWR")
+    return EventStream(contract=contract, topic=topic)
 
 
 def event(number: int, events: int) -> bytes:
     """One event of a day; each so many is broken."""
     at = FIRST + timedelta(days=1) * number / events
-    told = {
+    fields = {
         "flight": f"2013-06-01-{number:08}",
         "origin": ("EWR", "JFK", "LGA")[number % 3],
         "delay": number % 100,
@@ -91,7 +90,7 @@ def event(number: int, events: int) -> bytes:
         "at": f"{at:%Y-%m-%dT%H:%M:%SZ}",
         "known": f"{at:%Y-%m-%dT%H:%M:%SZ}",
     }
-    text = json.dumps(told, separators=(",", ":")).encode()
+    text = json.dumps(fields, separators=(",", ":")).encode()
     return text[:-1] if number % BROKEN_EVERY == 0 else text
 
 
@@ -213,9 +212,9 @@ def measure_typing(home: Path, settings: Settings) -> None:
     connect(settings, FEWER)
     landed_by(table, FEWER_EVENTS, home)
     fewer = measured(home, "fewer_events", FEWER)
-    for told, events in ((fewer, FEWER_EVENTS), *((one, EVENTS) for one in rounds)):
-        if (told[2], told[3]) != (events - events // BROKEN_EVERY, events // BROKEN_EVERY):
-            raise SystemExit(f"{told[2]:,.0f} rows and {told[3]:,.0f} broken records came of {events:,}.")
+    for numbers, events in ((fewer, FEWER_EVENTS), *((one, EVENTS) for one in rounds)):
+        if (numbers[2], numbers[3]) != (events - events // BROKEN_EVERY, events // BROKEN_EVERY):
+            raise SystemExit(f"{numbers[2]:,.0f} rows and {numbers[3]:,.0f} broken records came of {events:,}.")
     seconds, peak, _, broken, commits = min(rounds)
     print(f"Typing them, {broken:.0f} of them broken")
     print(f"  {EVENTS / seconds:,.0f} events/s ({seconds:.2f} s, {commits:.0f} commits); wanted {WANTED_TYPED:,}")
@@ -230,7 +229,7 @@ def main() -> None:
         return
     with TemporaryDirectory() as name:
         home = Path(name) / "stack"
-        wanted, ports = (POSTGRES, S3, KAFKA, CONNECT), Ports(**dict.fromkeys(Ports.model_fields, 0))
+        wanted, ports = (POSTGRES, S3, KAFKA, CONNECT), stack.free_ports()
         try:
             settings = stack.up(home, only=wanted, with_history=False, stack=StackSettings(ports=ports, given={}))
             measure_landing(home, settings)

@@ -1,4 +1,4 @@
-"""Change logs for the tests, as typing leaves them in the lake: what Debezium would tell of the changes that the simulator plans."""
+"""Change logs for the tests, as typing leaves them in the lake: what Debezium would emit of the changes that the simulator plans."""
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime
@@ -12,8 +12,8 @@ from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.sources.contracts import ARROW_TYPES
 from pipeline_assets.ingestion.streaming.staged.changes import UNAVAILABLE, log_contract
 from pipeline_assets.spec.contracts import Contract
-from simulator import changes, database
-from simulator.changes import LARGE_COLUMN, REGISTERS, Change, Plan, Tables
+from simulator.nyc_flights import changes, database
+from simulator.nyc_flights.changes import LARGE_COLUMN, REGISTERS, Change, Plan, Tables
 
 DAY = date(2013, 3, 11)
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -38,7 +38,7 @@ def log_schema(contract: Contract) -> pa.Schema:
     return pa.schema([*own, ("_topic", pa.string()), ("_partition", pa.int32()), ("_offset", pa.int64())])
 
 
-def told(contract: Contract, before: Mapping[str, Mapping[str, object]], planned: Plan) -> pa.Table:
+def emitted(contract: Contract, before: Mapping[str, Mapping[str, object]], planned: Plan) -> pa.Table:
     """A snapshot of a register's rows, then the planned changes of it, one transaction after the other."""
     standing = {key: dict(row) for key, row in before.items()}
     records = [
@@ -48,7 +48,7 @@ def told(contract: Contract, before: Mapping[str, Mapping[str, object]], planned
     for change in (change for each in planned.transactions for change in each):
         lsn += 8
         if change.table == contract.name and change.kind != "add column":
-            records += _told(change, standing, lsn)
+            records += _emitted(change, standing, lsn)
     placed = [
         {**record, "_topic": f"airline_ops.public.{contract.name}", "_partition": 0, "_offset": number}
         for number, record in enumerate(records)
@@ -65,7 +65,7 @@ def put_log(settings: Settings, contract: Contract, log: pa.Table) -> None:
         lake.create_table_if_not_exists(identifier, log.schema).append(log)
 
 
-def _told(change: Change, standing: dict[str, Row], lsn: int) -> Iterable[Row]:
+def _emitted(change: Change, standing: dict[str, Row], lsn: int) -> Iterable[Row]:
     key = REGISTERS[change.table]
     if change.kind == "delete":
         del standing[change.key]

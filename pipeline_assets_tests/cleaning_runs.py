@@ -5,42 +5,47 @@ from typing import Any
 
 import dagster as dg
 
+from pipeline_assets.core import names
 from pipeline_assets.core.names import AssetName
+from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import Platform, key
 from pipeline_assets.processing.cleaning import assets
 from pipeline_assets.use_cases.nyc_flights import use_case
 from pipeline_assets_tests.flight_rows import day
 
+FLIGHTS = Project(use_cases=(use_case,))
+
 
 @cache
 def room() -> dg.Definitions:
-    """The definitions of cleaning."""
-    return assets.defs(use_case)
+    """The definitions of cleaning for the flights alone."""
+    return assets.defs(FLIGHTS)
 
 
-def assets_of_room() -> list[dg.AssetsDefinition]:
+def assets_of_room(definitions: dg.Definitions) -> list[dg.AssetsDefinition]:
     """Raw tables and models, without the checks that stand alone."""
-    return [asset for asset in room().assets or () if isinstance(asset, dg.AssetsDefinition)]
+    return [asset for asset in definitions.assets or () if isinstance(asset, dg.AssetsDefinition)]
 
 
 def checks_of_room() -> list[dg.AssetChecksDefinition]:
-    """The checks that stand alone."""
+    """The checks of the flights that stand alone."""
     return [check for check in room().asset_checks or () if isinstance(check, dg.AssetChecksDefinition)]
 
 
 def run(platform: Platform, days: tuple[int, int], *chosen: AssetName, full_refresh: bool = False) -> dg.ExecuteInProcessResult:
-    """Some assets with their checks, materialized for the days from so many to so many after the first."""
+    """Some assets of the flights with their checks, materialized for the days from so many to so many after the first."""
+    config = {"ops": {names.cleaned_by_day(use_case.name): {"config": {"full_refresh": True}}}} if full_refresh else None
     return dg.materialize(
-        [*assets_of_room(), *checks_of_room()],
+        [*assets_of_room(room()), *checks_of_room()],
         selection=dg.AssetSelection.assets(*(key(name) for name in chosen)),
         resources={"platform": platform, **(room().resources or {})},
-        tags={"dagster/asset_partition_range_start": str(day(days[0])), "dagster/asset_partition_range_end": str(day(days[1]))},
-        run_config={"ops": {"cleaned_by_day": {"config": {"full_refresh": True}}}} if full_refresh else None,
+        tags=names.range_tags(day(days[0]), day(days[1])),
+        run_config=config,
         raise_on_error=False,
     )
 
 
-def told(result: dg.ExecuteInProcessResult, name: AssetName) -> dict[str, Any]:
+def metadata_of(result: dg.ExecuteInProcessResult, name: AssetName) -> dict[str, Any]:
     """The metadata of an asset's last materialization, as plain values."""
     (*_, event) = [event for event in result.get_asset_materialization_events() if event.asset_key == key(name)]
     return {label: entry.value for label, entry in event.materialization.metadata.items()}
@@ -52,7 +57,7 @@ def checked(result: dg.ExecuteInProcessResult, name: AssetName) -> dict[str, dg.
 
 
 def failure(result: dg.ExecuteInProcessResult) -> str:
-    """What the one failed step of a run says."""
+    """The message of the one failed step of a run."""
     (event,) = [event for event in result.all_node_events if event.is_step_failure]
     error = event.step_failure_data.error
     assert error is not None

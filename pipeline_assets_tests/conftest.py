@@ -12,8 +12,8 @@ from pydantic import SecretStr
 from pipeline_assets.core.connections import object_store
 from pipeline_assets.core.settings import PREFIX, Settings, StackSettings
 from pipeline_assets.local_stack import stack as local_stack
-from pipeline_assets.local_stack.plan import CONNECT, KAFKA, MLFLOW, POSTGRES, S3, WEATHER
-from pipeline_assets_tests.stack_services import FREE, cluster_of
+from pipeline_assets.local_stack.plan import CONNECT, KAFKA, MLFLOW, POSTGRES, S3
+from pipeline_assets_tests.stack_services import FREE, WEATHER, cluster_of
 
 
 @pytest.fixture(scope="session", autouse=True)

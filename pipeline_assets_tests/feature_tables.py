@@ -1,13 +1,14 @@
 """Tables of events and requests, and views over them, for the tests of the features."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
 from hypothesis import strategies as st
 
-from pipeline_assets.spec.features import AGGREGATES, Aggregate, CleanedTable, Entity, FeatureView, Latest, Windowed
+from pipeline_assets.core.aggregates import AGGREGATES
+from pipeline_assets.spec.features import Aggregate, CleanedTable, Entity, FeatureView, Latest, Learned, Windowed
 
 NOON = datetime(2013, 5, 1, 12, tzinfo=UTC)
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
@@ -21,10 +22,24 @@ EVENTS = pa.schema(
         "amount": pa.float64(),
         "pieces": pa.int64(),
         "is_late": pa.bool_(),
+        "color": pa.string(),
+        "built_on": pa.date32(),
+        "promised_at": INSTANT,
         "serial": pa.int64(),
     }
 )
 REQUESTS = pa.schema({"place": pa.string(), "gate": pa.int64(), "decision_at": INSTANT})
+OTHERS = ("color", "built_on", "promised_at")
+COLORS = ("red", "green")
+LATEST = (
+    Latest(name="newest", column="amount"),
+    Latest(name="fresh", column="pieces", ttl=HOUR),
+    Latest(name="was_late", column="is_late"),
+    Latest(name="color", column="color", values=COLORS),
+    Latest(name="any_color", column="color", values=Learned(), ttl=DAY),
+    Latest(name="age", column="built_on"),
+    Latest(name="since_promised", column="promised_at"),
+)
 WINDOWS = (5 * MINUTE, 7 * MINUTE, HOUR, 13 * HOUR, 11 * DAY)
 
 
@@ -57,7 +72,7 @@ def windowed(aggregate: Aggregate, column: str | None, *windows: timedelta, hop:
 
 
 def every_aggregate(windows: Sequence[timedelta], hop: timedelta | None) -> tuple[Windowed | Latest, ...]:
-    """Each aggregate over each column that it can be had of, and latest values with and without an age."""
+    """Each aggregate over each column that it can be had of, and latest values of every kind, with and without an age."""
     columns = {"amount": "amount", "pieces": "pieces", "is_late": "is_late"}
     of_columns = [
         Windowed(name=f"{aggregate}_{column}", aggregate=aggregate, column=column, windows=tuple(windows), hop=hop)
@@ -66,8 +81,8 @@ def every_aggregate(windows: Sequence[timedelta], hop: timedelta | None) -> tupl
         if aggregate != "rate" or column == "is_late"
     ]
     of_rows = [windowed("count", None, *windows, hop=hop), windowed("time_since_last", None, *windows, hop=hop)]
-    latest = [Latest(name="newest", column="amount"), Latest(name="fresh", column="pieces", ttl=HOUR)]
-    return (*of_columns, *of_rows, *latest)
+    others = [Windowed(name=f"count_{column}", aggregate="count", column=column, windows=tuple(windows), hop=hop) for column in OTHERS]
+    return (*of_columns, *of_rows, *others, *LATEST)
 
 
 def _moments() -> st.SearchStrategy[datetime]:
@@ -93,26 +108,21 @@ def _amounts() -> st.SearchStrategy[float]:
 def event_tables(draw: st.DrawFn, *, most: int = 30) -> pa.Table:
     """Events out of order, with ties, repeats, nulls, and rows known late or even before they happened."""
     lateness = st.sampled_from([timedelta(0), timedelta(0), MINUTE, HOUR, 2 * HOUR, 3 * DAY, 40 * DAY, -MINUTE])
-    row = st.builds(
-        lambda place, gate, at, late, amount, pieces, is_late, serial: {
-            "place": place,
-            "gate": gate,
-            "event_at": at,
-            "known_at": at + late,
-            "amount": amount,
-            "pieces": pieces,
-            "is_late": is_late,
-            "serial": serial,
-        },
-        st.sampled_from(["a", "b", "é", None]),
-        st.sampled_from([1, 2, None]),
-        _moments(),
-        lateness,
-        st.one_of(st.none(), _amounts()),
-        st.one_of(st.none(), st.integers(-5, 5), st.integers(-(2**62), 2**62)),
-        st.sampled_from([None, True, False]),
-        st.one_of(st.none(), st.integers(0, 3)),
+    times = st.builds(lambda at, late: {"event_at": at, "known_at": at + late}, _moments(), lateness)
+    values: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
+        {
+            "place": st.sampled_from(["a", "b", "é", None]),
+            "gate": st.sampled_from([1, 2, None]),
+            "amount": st.one_of(st.none(), _amounts()),
+            "pieces": st.one_of(st.none(), st.integers(-5, 5), st.integers(-(2**62), 2**62)),
+            "is_late": st.sampled_from([None, True, False]),
+            "color": st.sampled_from([None, "red", "green", "blé", ""]),
+            "built_on": st.sampled_from([None, date(1969, 7, 20), date(2013, 5, 1)]),
+            "promised_at": st.one_of(st.none(), _moments()),
+            "serial": st.one_of(st.none(), st.integers(0, 3)),
+        }
     )
+    row = st.builds(lambda when, what: {**when, **what}, times, values)
     rows = draw(st.lists(row, max_size=most))
     repeats = draw(st.lists(st.sampled_from(rows), max_size=3)) if rows else []
     return pa.Table.from_pylist(rows + repeats, schema=EVENTS)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from hashlib import sha256
 from pathlib import Path
+from secrets import token_hex
 
 import dagster as dg
 import polars as pl
@@ -18,20 +19,25 @@ import yaml
 from psycopg.sql import SQL, Identifier
 
 from pipeline_assets.core import connections, names
+from pipeline_assets.core.declarations import load_project
 from pipeline_assets.core.names import AssetName
+from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import Platform
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.streaming.capture.connect import Connect, open_connect
 from pipeline_assets.ingestion.streaming.capture.connectors import topics_of
 from pipeline_assets.ingestion.streaming.health.watch import Watch, look
 from pipeline_assets.processing.lake import tables
-from pipeline_assets.use_cases.nyc_flights import use_case
-from pipeline_assets_tests.january import write_stack_env
+from pipeline_assets_tests.stack_env import write_stack_env
+from pipeline_assets_tests.stack_services import cluster_of
 from pipeline_assets_tests.stream_records import until
 
 Days = tuple[date, date]
 RunConfig = Mapping[str, object]
 
+PROJECT = load_project()
+# The use case whose tables are compared before and after a second walk or a kill.
+FLIGHTS = Project(use_cases=(PROJECT.use_case("nyc_flights"),), tables=PROJECT.tables)
 ROOT = Path(__file__).resolve().parents[1]
 # When a row was written, and by which run, may differ between two runs that are otherwise equal.
 BOOKKEEPING = {"_loaded_at", "run_id", "scored_at"}
@@ -44,31 +50,48 @@ class Graph:
     settings: Settings
     folder: Path
 
+    def __post_init__(self) -> None:
+        """Gives the instance a database of its own, as SQLite stores the thousands of events of a season one by one."""
+        base, _, owner = self.settings.dagster_dsn.get_secret_value().replace("postgresql://", "postgresql+psycopg2://", 1).rpartition("/")
+        database = f"dagster_{token_hex(4)}"
+        with cluster_of(self.settings.home) as cluster:
+            cluster.execute(SQL("create database {} owner {} strategy file_copy").format(Identifier(database), Identifier(owner)))
+        storage = {"storage": {"postgres": {"postgres_url": f"{base}/{database}"}}}
+        (self.folder / "dagster.yaml").write_text(yaml.safe_dump(storage))
+
     def load_world(self, first: date, last: date, stream_from: date | None = None) -> None:
-        """Fills the operational database with the days `first` to `last`; from `stream_from` on events are left to the streams."""
+        """Fills the databases: of the airports with the days `first` to `last`, from `stream_from` on without events, and of the league."""
         seam = ["--stream-from", str(stream_from)] if stream_from is not None else []
-        self._simulate("database", "--first", str(first), "--last", str(last), *seam)
+        self._simulate("nyc_flights.database", "--first", str(first), "--last", str(last), *seam)
+        self._simulate("bundesliga.database")
 
     def send_events(self, first: date, last: date) -> None:
-        """Tells the topics of departures and arrivals what happened on the days `first` to `last`."""
-        self._simulate("events", "--bootstrap", self.settings.kafka_bootstrap, "--first", str(first), "--last", str(last))
+        """Sends to the topics of departures and arrivals what happened on the days `first` to `last`."""
+        self._simulate("nyc_flights.events", *self._span(first, last))
+
+    def send_matches(self, first: date, last: date) -> None:
+        """Sends to the topics of the league what was announced and what ended on the days `first` to `last`."""
+        self._simulate("bundesliga.events", *self._span(first, last))
+
+    def _span(self, first: date, last: date) -> tuple[str, ...]:
+        return ("--bootstrap", self.settings.kafka_bootstrap, "--first", str(first), "--last", str(last))
 
     def connect(self) -> None:
         """Has the connectors run, and what they bring typed, every row of the followed tables included."""
-        self.run(names.CONNECT_STREAMS, None)
-        self.run(names.TYPE_EVENTS, None)
+        self.run(names.APPLY_CONNECTORS, None)
+        self.run(names.TYPE_RECORDS, None)
 
     def settle(self) -> None:
         """Returns once all that is in the topics has landed and is typed."""
         with open_connect(self.settings) as connect:
-            until(lambda: self._lags(connect), lambda lags: set(lags) == set(topics_of(use_case)) and not any(lags.values()))
-        self.run(names.TYPE_EVENTS, None)
+            until(lambda: self._lags(connect), lambda lags: set(lags) == set(topics_of(PROJECT)) and not any(lags.values()))
+        self.run(names.TYPE_RECORDS, None)
 
     def _lags(self, connect: Connect) -> dict[str, int]:
         """How many records of each topic have not landed, by the topics of which any has."""
         watch = Watch(now=datetime.now(UTC))
-        look(self.settings, connect, use_case, watch)
-        landing = {topic: watch.seen.get(names.connector(names.landing_connector(topic))) for topic in topics_of(use_case)}
+        look(self.settings, connect, PROJECT, watch)
+        landing = {topic: watch.seen.get(names.connector(names.landing_connector(topic))) for topic in topics_of(PROJECT)}
         return {topic: int(seen.numbers["lag"]) for topic, seen in landing.items() if seen is not None}
 
     def _simulate(self, program: str, *arguments: str) -> None:
@@ -94,7 +117,7 @@ class Graph:
         return process.returncode
 
     def tick(self, sensor: dg.SensorDefinition) -> dg.SensorResult:
-        """What a sensor asks for at its first tick; an AssertionError tells why where it skips."""
+        """What a sensor requests at its first tick; an AssertionError says why where it skips."""
         write_stack_env(self.settings, self.folder)
         with dg.DagsterInstance.from_config(str(self.folder)) as instance:
             answer = sensor(dg.build_sensor_context(instance=instance, resources={"platform": Platform(home=str(self.folder))}))
@@ -119,15 +142,19 @@ class Graph:
 
     def _environment(self) -> dict[str, str]:
         secrets = {f"PIPELINE_DATABASES__{name.upper()}": dsn.get_secret_value() for name, dsn in self.settings.databases.items()}
-        return {**os.environ, "PIPELINE_HOME": str(self.settings.home), "DAGSTER_HOME": str(self.folder), **secrets}
+        return {
+            **os.environ,
+            "PIPELINE_HOME": str(self.settings.home),
+            "DAGSTER_HOME": str(self.folder),
+            "DAGSTER_EVENT_BATCH_SIZE": "500",
+            "DAGSTER_EMIT_PARTITION_SUBSET_IN_PLANNED_EVENTS": "true",
+            **secrets,
+        }
 
     def _lake_digests(self) -> dict[str, str]:
-        landed = [
-            names.lake(source.contract.name) for source in use_case.sources if source not in [stream.history for stream in use_case.streams]
-        ]
-        streamed = [names.lake(stream.contract.name) for stream in use_case.streams]
-        made = [names.features(view.name) for view in use_case.views] + [names.vectors(use_case.model.name)]
-        read = {".".join(table): pl.from_arrow(tables.read_all(self.settings, table).read_all()) for table in landed + streamed + made}
+        landed = [names.lake(contract.name) for contract, _ in FLIGHTS.lake_contracts]
+        made = [*(names.features(view.name) for view in FLIGHTS.views), *(names.vectors(model.name) for model in FLIGHTS.models)]
+        read = {".".join(table): pl.from_arrow(tables.read_all(self.settings, table).read_all()) for table in landed + made}
         return {f"lake:{name}": _digest(frame) for name, frame in read.items() if isinstance(frame, pl.DataFrame)}
 
     def _warehouse_digests(self) -> dict[str, str]:
@@ -140,14 +167,14 @@ class Graph:
 
 
 def vectors_between(settings: Settings, first: date, last: date) -> int:
-    """How many vectors the feature store holds of the days `first` to `last`."""
-    return sum(batch.num_rows for batch in tables.read_days(settings, names.vectors(use_case.model.name), first, last))
+    """How many vectors the feature store holds of the days `first` to `last`, of the first model."""
+    return sum(batch.num_rows for batch in tables.read_days(settings, names.vectors(FLIGHTS.models[0].name), first, last))
 
 
 def _warehouse_digest(warehouse: psycopg.Connection, table: Identifier) -> str:
     """Rows and hash of a table of the warehouse, whatever the order of its rows."""
     query = SQL(
-        "select count(*), md5(string_agg(told, ',' order by told)) from (select (to_jsonb(t) - %s::text[])::text as told from {} t) as rows"
+        "select count(*), md5(string_agg(kept, ',' order by kept)) from (select (to_jsonb(t) - %s::text[])::text as kept from {} t) as rows"
     )
     rows, digest = warehouse.execute(query.format(table), [list(BOOKKEEPING)]).fetchone() or (0, "")
     return f"{rows} rows, {digest}"

@@ -11,15 +11,20 @@ import polars as pl
 from pydantic import BaseModel, SecretStr
 
 from pipeline_assets.core import connections, names
+from pipeline_assets.core.declarations import load_project
+from pipeline_assets.core.project import Project
 from pipeline_assets.core.settings import PREFIX, STACK_ENV, Settings
 from pipeline_assets.processing.features.materialize import materialize_view
 from pipeline_assets.use_cases import nyc_flights
-from simulator import data
+from pipeline_assets.use_cases.nyc_flights.models import flight_delay
+from simulator.nyc_flights import data
 
 FIRST, LAST, UNTIL = date(2013, 1, 8), date(2013, 1, 9), date(2013, 1, 11)
-VIEWS = tuple(view for view in nyc_flights.use_case.views if view.name in {"origin_departures", "aircraft_departures", "origin_weather"})
-MODEL = replace(nyc_flights.use_case.model, views=VIEWS)
-USE_CASE = replace(nyc_flights.use_case, views=VIEWS, model=MODEL)
+NAMES = ("origin_departures", "aircraft_departures", "origin_weather")
+VIEWS = tuple(view for view in flight_delay.views if view.name in NAMES)
+MODEL = replace(flight_delay, views=VIEWS)
+USE_CASE = replace(nyc_flights.use_case, models=(MODEL,))
+PROJECT = Project(use_cases=(USE_CASE,), tables=load_project().tables)
 
 
 @cache
@@ -60,16 +65,16 @@ def store(settings: Settings, tables: Mapping[str, pl.DataFrame]) -> None:
 def store_features(settings: Settings, first: date = FIRST, last: date = LAST) -> None:
     """Makes the feature tables of the views."""
     for view in VIEWS:
-        materialize_view(settings, USE_CASE, view, first, last)
+        materialize_view(settings, view, [MODEL], first, last)
 
 
 def write_stack_env(settings: Settings, home: Path) -> None:
     """Leaves the settings in a folder, where the commands and the platform resource read them."""
-    lines = [f"{PREFIX}{name.upper()}={_told(value)}" for name, value in settings if name != "home"]
+    lines = [f"{PREFIX}{name.upper()}={_text(value)}" for name, value in settings if name != "home"]
     (home / STACK_ENV).write_text("\n".join(lines) + "\n")
 
 
-def _told(value: object) -> str:
+def _text(value: object) -> str:
     plain = _plain(value)
     return plain if isinstance(plain, str) else json.dumps(plain)
 

@@ -14,7 +14,7 @@ from pyiceberg.catalog.sql import SqlCatalog
 
 from pipeline_assets.ingestion.sources.originals import json_bytes
 from pipeline_assets.ingestion.streaming.landing import tables as landing
-from pipeline_assets.spec.sources import EventStream, PostgresTable, Source
+from pipeline_assets.spec.sources import EventStream, History, PostgresTable, Source
 from pipeline_assets_tests.readings import READINGS, reading
 
 TOPIC = "sensor-readings"
@@ -38,11 +38,11 @@ def stream_of(name: str = READINGS.name, topic: str = TOPIC, share: float = 0.5)
     """A stream of readings under a name of its own."""
     contract = replace(READINGS, name=name, broken_share=share)
     history = Source(contract=replace(READINGS, name=f"{name}_history"), origin=PostgresTable(database="db", table="t"), load="daily")
-    return EventStream(contract=contract, topic=topic, history=history, history_field="kind", history_value="indoor")
+    return EventStream(contract=contract, topic=topic, history=History(source=history, field="kind", value="indoor"))
 
 
 def event(number: int, **changed: object) -> bytes:
-    """A reading that keeps the contract, told apart by its number (its value)."""
+    """A reading that keeps the contract, identified by its number (its value)."""
     return json_bytes(reading(0, **{"value": float(number), **changed}))
 
 
@@ -52,17 +52,17 @@ def plain(number: int) -> bytes:
 
 
 def records(first: int, end: int, partition: int = 0, broken: Mapping[int, bytes | None] | None = None) -> list[Landed]:
-    """Good records at the offsets first to end - 1, but for those told."""
-    told = broken or {}
-    payloads = {offset: told[offset] if offset in told else plain(offset) for offset in range(first, end)}
+    """Good records at the offsets first to end - 1, but for those that are broken."""
+    bad = broken or {}
+    payloads = {offset: bad[offset] if offset in bad else plain(offset) for offset in range(first, end)}
     return [Landed(offset=offset, payload=payload, partition=partition) for offset, payload in payloads.items()]
 
 
 def table_of(landed: Sequence[Landed], headers: Sequence[str] = ()) -> pa.Table:
     """Records in the landing's columns, with some of their headers."""
     columns = [[getattr(one, name) for one in landed] for name in landing.SCHEMA.names]
-    told = [[one.headers.get(header) for one in landed] for header in headers]
-    return pa.table([*columns, *told], schema=landing.schema_with(headers))
+    beside = [[one.headers.get(header) for one in landed] for header in headers]
+    return pa.table([*columns, *beside], schema=landing.schema_with(headers))
 
 
 def land(lake: Catalog, landed: Sequence[Landed], topic: str = TOPIC, headers: Sequence[str] = ()) -> int:

@@ -10,32 +10,29 @@ from pipeline_assets.core import names
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.model_lifecycle.registry import ledger, versions
 from pipeline_assets.model_lifecycle.training import archive
-from pipeline_assets.model_lifecycle.training.archive import TrainingSet
 from pipeline_assets.model_lifecycle.training.candidate import Candidate, train_candidate
-from pipeline_assets.model_lifecycle.training.dataset import blocks, build_training_set
+from pipeline_assets.model_lifecycle.training.dataset import build_training_set
 from pipeline_assets.model_lifecycle.training.track import log_candidate
 from pipeline_assets.processing.lake.tables import replace_days
 from pipeline_assets.spec.models import Model
-from pipeline_assets_tests.model_rows import AS_OF, DAYS, START, labels, small_model, vectors
+from pipeline_assets.spec.tasks import Task
+from pipeline_assets_tests.model_rows import AS_OF, BINARY, DAYS, START, labels, record_of, small_model, vectors
 
 CASE = "serving_tests"
 
 
 @cache
-def learned(seed: int) -> tuple[pa.Table, Candidate]:
+def learned(seed: int, task: Task = BINARY) -> tuple[pa.Table, Candidate]:
     """A training set, and the candidate learned from it; another seed gives another one. Trained once a session."""
-    model = small_model()
+    model = small_model(task=task)
     asked = vectors(model, seed=seed)
     rows = build_training_set(model, asked, labels(model, asked), AS_OF)
-    record = TrainingSet(
-        model=model.name, as_of=AS_OF, path="", sha256="", size_bytes=0, rows=rows.num_rows, blocks=blocks(model, rows, AS_OF), snapshots={}
-    )
-    return rows, train_candidate(model, record, rows, lambda _: None)
+    return rows, train_candidate(model, record_of(model, rows), rows, lambda _: None)
 
 
 def go_live(settings: Settings, model: Model, *, seed: int, live_from: datetime) -> int:
     """Registers the version of a seed and writes into the ledger that it is live from a time on; returns its number."""
-    rows, candidate = learned(seed)
+    rows, candidate = learned(seed, model.task)
     record = archive.store(settings, model, rows, AS_OF, {})
     contract = replace(candidate.contract, model=model.name, training_set=record.path, training_set_sha256=record.sha256, as_of=live_from)
     run_id = log_candidate(settings, CASE, replace(candidate, contract=contract), record, dagster_run_id="a test")

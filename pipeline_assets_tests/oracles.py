@@ -2,23 +2,24 @@
 
 import math
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from fractions import Fraction
 from typing import Any
 
 import pyarrow as pa
 
 from pipeline_assets.core import names
-from pipeline_assets.spec.features import FeatureView, Latest, Windowed
+from pipeline_assets.spec.features import FeatureView, Latest, Learned, RequestFeature, Windowed
 
 Row = dict[str, Any]
+Value = float | int | str | None
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def oracle_features(view: FeatureView, requests: pa.Table, events: pa.Table) -> dict[str, list[float | int | None]]:
-    """One list a feature, one value a request, by the rules of the declarations read literally."""
+def oracle_features(view: FeatureView, requests: pa.Table, events: pa.Table) -> dict[str, list[Value]]:
+    """One list per feature, one value per request, by the rules of the declarations read literally."""
     rows = events.to_pylist()
-    answers: dict[str, list[float | int | None]] = {}
+    answers: dict[str, list[Value]] = {}
     for request in requests.to_pylist():
         seen = _seen(view, rows, request)
         for feature in view.features:
@@ -56,11 +57,11 @@ def _newness(view: FeatureView, row: Row) -> tuple[Any, ...]:
     return (row[view.source.event_at], row[view.source.known_at], *ties)
 
 
-def _value(view: FeatureView, feature: Windowed | Latest, window: timedelta | None, seen: list[Row], request: Row) -> float | int | None:
+def _value(view: FeatureView, feature: Windowed | Latest, window: timedelta | None, seen: list[Row], request: Row) -> Value:
     asked_at, event_at = request["decision_at"], view.source.event_at
     if isinstance(feature, Latest):
         fresh = [row for row in seen if feature.ttl is None or asked_at - row[event_at] <= feature.ttl]
-        return None if not fresh or fresh[-1][feature.column] is None else float(fresh[-1][feature.column])
+        return plain_value(feature, fresh[-1][feature.column], asked_at) if fresh else None
     assert window is not None
     start = floor_hop(asked_at - window, hop(window, feature.hop))
     inside = [row for row in seen if row[event_at] >= start and (feature.column is None or row[feature.column] is not None)]
@@ -72,6 +73,17 @@ def _value(view: FeatureView, feature: Windowed | Latest, window: timedelta | No
         return float((asked_at - inside[-1][event_at]) / timedelta(seconds=1))
     assert feature.column is not None
     return aggregate(feature.aggregate, [row[feature.column] for row in inside])
+
+
+def plain_value(feature: Latest | RequestFeature, value: Any, decided_at: datetime) -> Value:
+    """A value of a column as a feature: text as itself or its place, a time as the seconds from it to the decision."""
+    if value is None or isinstance(feature.values, Learned):
+        return None if value is None else str(value)
+    if feature.values:
+        return feature.values.index(value) if value in feature.values else None
+    if isinstance(value, date) and not isinstance(value, datetime):
+        value = datetime.combine(value, time(), UTC)
+    return float((decided_at - value) / timedelta(seconds=1)) if isinstance(value, datetime) else float(value)
 
 
 def aggregate(kind: str, values: Sequence[float]) -> float | None:

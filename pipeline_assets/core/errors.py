@@ -5,10 +5,11 @@ decides whether trying again can help: a `TransientError` may be retried, no oth
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-DAYS_TOLD = 5
+DAYS_SHOWN = 5
 
 
 class PipelineError(Exception):
@@ -33,6 +34,29 @@ class SettingsMissing(UserInputError):
         )
 
 
+@dataclass(frozen=True)
+class MalformedSetting:
+    """A value of a setting that cannot be used; `shown` is the value, None where it is or may be secret."""
+
+    name: str
+    problem: str
+    expected: str
+    shown: str | None
+
+    def __str__(self) -> str:
+        value = repr(self.shown) if self.shown is not None else "the value is not shown"
+        return f"{self.name} {self.problem} ({value}); expected: {self.expected}."
+
+
+class SettingsMalformed(UserInputError):
+    """Settings whose values cannot be used, one sentence for each."""
+
+    def __init__(self, settings: Sequence[MalformedSetting]) -> None:
+        self.settings = tuple(settings)
+        self.names = tuple(setting.name for setting in self.settings)
+        super().__init__("\n".join(map(str, self.settings)))
+
+
 class UnknownName(UserInputError):
     """A name that is not declared, with those that are."""
 
@@ -50,13 +74,29 @@ class UnknownDay(UserInputError):
         super().__init__(f"No day '{day}'. A day is a UTC date YYYY-MM-DD, from {first} {until}.")
 
 
-class SpecError(UserInputError):
-    """A malformed declaration."""
+@dataclass(frozen=True, kw_only=True)
+class DeclarationProblem:
+    """What is wrong with one field of one declared object, where it is declared, and what would be right."""
 
-    def __init__(self, *, use_case: str, file: str, subject: str, field: str, problem: str, expected: str) -> None:
-        self.use_case, self.file, self.subject, self.field = use_case, file, subject, field
-        self.problem, self.expected = problem, expected
-        super().__init__(f"{subject} (use case '{use_case}'): {field} {problem}. Expected: {expected}. Fix {file}.")
+    use_case: str
+    file: str
+    subject: str
+    field: str
+    problem: str
+    expected: str
+
+    def __str__(self) -> str:
+        what = f"{self.field} {self.problem}".strip()
+        return f"{self.subject} (use case '{self.use_case}'): {what}. Expected: {self.expected}. Fix {self.file}."
+
+
+class SpecError(UserInputError):
+    """Malformed declarations, all of them at once."""
+
+    def __init__(self, problems: Sequence[DeclarationProblem]) -> None:
+        self.problems = tuple(problems)
+        count = f"{len(self.problems)} problems in the declarations:\n- " if self.problems[1:] else ""
+        super().__init__(count + "\n- ".join(map(str, self.problems)))
 
 
 class ContractViolation(PipelineError):
@@ -65,9 +105,9 @@ class ContractViolation(PipelineError):
     def __init__(self, *, contract: str, partition: str, broken: int, rows: int, share: float, reasons: Mapping[str, int]) -> None:
         self.contract, self.partition, self.broken, self.rows = contract, partition, broken, rows
         self.share, self.reasons = share, dict(reasons)
-        told = ", ".join(f"{count} × {reason}" for reason, count in sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
+        counts = ", ".join(f"{count} × {reason}" for reason, count in sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
         super().__init__(
-            f"Contract '{contract}' refused partition {partition}: {broken} of {rows} rows are broken, {share:.2%} may be ({told}). "
+            f"Contract '{contract}' refused partition {partition}: {broken} of {rows} rows are broken, {share:.2%} may be ({counts}). "
             "Nothing was written. Fix the source or the contract, then materialize the partition again."
         )
 
@@ -105,7 +145,7 @@ class SourceUnavailable(TransientError):
 
     def __init__(self, source: str, problem: str) -> None:
         self.source, self.problem = source, problem
-        super().__init__(f"Source '{source}' {problem}. It will be asked again.")
+        super().__init__(f"Source '{source}' {problem}. It will be retried.")
 
 
 class TransactionOpen(SourceUnavailable):
@@ -147,6 +187,14 @@ class ArtifactCorrupt(PipelineError):
         super().__init__(f"Artifact '{artifact}' has sha256 {found}, expected {expected}. It is not used. Restore it, or train again.")
 
 
+class PackageCorrupt(PipelineError):
+    """The package of a version is not what was written: files are missing or have other bytes, or contradict each other."""
+
+    def __init__(self, model: str, version: int, problems: Sequence[str]) -> None:
+        self.model, self.version, self.problems = model, version, tuple(problems)
+        super().__init__(f"Package of model '{model}' version {version}: {'; '.join(self.problems)}. It is not used. Restore its files.")
+
+
 class TableRejected(UserInputError):
     """A table that a person gave, as a file or as an Arrow table, cannot be used."""
 
@@ -160,10 +208,10 @@ class NoLiveVersion(PipelineError):
 
     def __init__(self, model: str, days: Sequence[date]) -> None:
         self.model, self.days = model, tuple(days)
-        hidden = len(self.days) - DAYS_TOLD
-        told = ", ".join(str(day) for day in self.days[:DAYS_TOLD]) + (f" and {hidden} more" if hidden > 0 else "")
+        hidden = len(self.days) - DAYS_SHOWN
+        shown = ", ".join(str(day) for day in self.days[:DAYS_SHOWN]) + (f" and {hidden} more" if hidden > 0 else "")
         super().__init__(
-            f"Model '{model}' had no live version on {told}. Nothing was written. "
+            f"Model '{model}' had no live version on {shown}. Nothing was written. "
             "Look at `pipeline models history`; score with `version: champion`, or promote a version first."
         )
 
@@ -174,12 +222,12 @@ class NotStaged(PipelineError):
     def __init__(self, contract: str, partitions: Sequence[str]) -> None:
         self.contract, self.partitions = contract, tuple(partitions)
         more = f" and {len(self.partitions) - 1} more" if self.partitions[1:] else ""
-        told = f"nothing staged for {self.partitions[0]}{more}"
-        super().__init__(f"Contract '{contract}' has {told}. Materialize staged/{contract} for these partitions first.")
+        missing = f"nothing staged for {self.partitions[0]}{more}"
+        super().__init__(f"Contract '{contract}' has {missing}. Materialize staged/{contract} for these partitions first.")
 
 
 class SnapshotIncomplete(TransientError):
-    """A table's change log does not hold all of the table yet: its first snapshot is still being told."""
+    """A table's change log does not hold all of the table yet: its first snapshot is still being emitted."""
 
     def __init__(self, contract: str, changes: int) -> None:
         self.contract, self.changes = contract, changes
@@ -194,9 +242,9 @@ class SchemaConflict(PipelineError):
 
     def __init__(self, table: str, problems: Mapping[str, str]) -> None:
         self.table, self.problems = table, dict(problems)
-        told = "; ".join(f"field '{field}' {problem}" for field, problem in sorted(self.problems.items()))
+        found = "; ".join(f"field '{field}' {problem}" for field, problem in sorted(self.problems.items()))
         super().__init__(
-            f"Table '{table}' does not fit its declaration: {told}. Optional fields may be added and required ones made optional. "
+            f"Table '{table}' does not fit its declaration: {found}. Optional fields may be added and required ones made optional. "
             "For any other change declare a new name, or migrate the table."
         )
 
@@ -210,15 +258,20 @@ class LakeBusy(TransientError):
 
 
 class TooLittleToLearn(PipelineError):
-    """A block of a training set has no rows, or only one kind of label."""
+    """A block of a training set has too few labels, or too few kinds of them, to learn or judge by."""
 
-    def __init__(self, model: str, as_of: str, block: str, rows: int, span: str) -> None:
-        self.model, self.as_of, self.block, self.rows, self.span = model, as_of, block, rows, span
-        found = f"{rows} rows, all with the same label," if rows else "no rows"
-        super().__init__(
-            f"Model '{model}' as of {as_of}: block '{block}' ({span}) has {found} with a label known by then. "
-            "Materialize the vectors of those days, choose a later `as_of`, or shorten the model's split."
-        )
+    def __init__(self, *, model: str, as_of: str, block: str, span: str, found: str, advice: str) -> None:
+        self.model, self.as_of, self.block, self.span, self.found = model, as_of, block, span, found
+        super().__init__(f"Model '{model}' as of {as_of}: block '{block}' ({span}) has {found}. {advice}")
+
+
+class LearningRefused(PipelineError):
+    """XGBoost does not learn from what it was given: its parameters do not fit each other, or not the labels."""
+
+    def __init__(self, model: str, parameters: Mapping[str, object], problem: str) -> None:
+        self.model, self.parameters, self.problem = model, dict(parameters), problem
+        shown = ", ".join(f"{name}={value}" for name, value in sorted(self.parameters.items()))
+        super().__init__(f"Model '{model}': XGBoost refused to learn with {shown}: {problem} Fix the model's `parameters`, or its label.")
 
 
 class NotTrained(UserInputError):
@@ -261,10 +314,10 @@ class SourceChanged(PipelineError):
 
     def __init__(self, source: str, problems: Mapping[str, str], dependents: Sequence[str] = ()) -> None:
         self.source, self.problems, self.dependents = source, dict(problems), tuple(dependents)
-        told = "; ".join(f"field '{field}' {problem}" for field, problem in sorted(self.problems.items()))
-        hanging = f" On it hang: {', '.join(self.dependents)}." if self.dependents else ""
+        changed = "; ".join(f"field '{field}' {problem}" for field, problem in sorted(self.problems.items()))
+        below = f" Dependents: {', '.join(self.dependents)}." if self.dependents else ""
         super().__init__(
-            f"Source '{source}' no longer keeps its contract: {told}. Nothing was written.{hanging} "
+            f"Source '{source}' no longer keeps its contract: {changed}. Nothing was written.{below} "
             "Restore the source, or change the contract."
         )
 
@@ -280,9 +333,9 @@ class StoreRefused(PipelineError):
 class DbtProjectMalformed(PipelineError):
     """dbt cannot read its project; no manifest was written."""
 
-    def __init__(self, project: Path, told: str) -> None:
-        self.project, self.told = project, told
-        super().__init__(f"dbt cannot parse the project in {project}. It told:\n{told.strip() or 'nothing'}")
+    def __init__(self, project: Path, output: str) -> None:
+        self.project, self.output = project, output
+        super().__init__(f"dbt cannot parse the project in {project}. Its output:\n{output.strip() or 'none'}")
 
 
 class OffsetsMissing(PipelineError):

@@ -106,9 +106,9 @@ def open_or_create(
     if table is None:
         _make_namespace(catalog, identifier[0])
         schema = _schema(columns, key)
-        told = {**PROPERTIES, **properties, "schema.name-mapping.default": schema.name_mapping.model_dump_json()}
+        made_with = {**PROPERTIES, **properties, "schema.name-mapping.default": schema.name_mapping.model_dump_json()}
         try:
-            table = catalog.create_table(identifier, schema, partition_spec=_by_day(schema, day_of), properties=told)
+            table = catalog.create_table(identifier, schema, partition_spec=_by_day(schema, day_of), properties=made_with)
         except TableAlreadyExistsError:  # another writer was faster
             table = catalog.load_table(identifier)
     present = time_column(table)

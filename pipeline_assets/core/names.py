@@ -23,17 +23,29 @@ ROOMS = (
     BATCH_INFERENCE, REALTIME_INFERENCE, MONITORING,
 )  # fmt: skip
 
-# The jobs: one a journey through the rooms.
-BUILD_FEATURES = "build_features"
-TRAIN = "train"
-TYPE_EVENTS = "type_events"
-CONNECT_STREAMS = "connect_streams"
-FOLLOW_TABLES = "follow_tables"
-VERIFY = "verify"
+# The jobs of the platform as a whole.
+APPLY_CONNECTORS = "apply_connectors"
+TYPE_RECORDS = "type_records"
+UPDATE_FOLLOWED_TABLES = "update_followed_tables"
+AUDIT_SOURCES = "audit_sources"
+MAINTAIN_LAKE = "maintain_lake"
 
-# The sensor that has days with new events materialized.
-EVENTS_TYPED = "events_typed"
-SCORE_AND_MONITOR = "score_and_monitor"
+# Checks that an alert can name.
+IS_PROGRESSING = "is_progressing"
+RECONCILED = "reconciled_with_source"
+
+# The sensors of the platform as a whole.
+RECORDS_LANDED = "records_landed"
+TABLES_CHANGED = "tables_changed"
+STREAM_HEALTH = "stream_health"
+
+# The schedule of the audit of all sources.
+AUDIT_DAILY = "audit_daily"
+
+# The tag of everything that belongs to a use case.
+USE_CASE_TAG = "use_case"
+# The tag of cleaned tables that are built by the day; the others are built as a whole.
+BY_DAY_TAG = "by_day"
 
 # Schemas of the warehouse database, and namespaces of the lake.
 RAW = "raw"
@@ -44,6 +56,7 @@ LEDGER = "ledger"
 QUARANTINE = "quarantine"
 MONITOR = "monitor"
 LANDED = "landed"
+MAINTENANCE = "maintenance"
 TYPED = "typed"
 CONNECTORS = "connectors"
 CATALOG = "lake"
@@ -127,6 +140,46 @@ def source_asset(system: str, table: str) -> AssetName:
     return (system, table)
 
 
+def build_features(use_case: str) -> str:
+    """The job that takes the days of a use case from its sources to the vectors of its models."""
+    return f"build_features_{use_case}"
+
+
+def days_changed(use_case: str) -> str:
+    """The sensor that has days of a use case materialized which received events."""
+    return f"days_changed_{use_case}"
+
+
+def cleaned_by_day(use_case: str) -> str:
+    """The op that builds the dbt models of a use case that are kept by the day."""
+    return f"cleaned_by_day_{use_case}"
+
+
+def registers(use_case: str) -> str:
+    """The op that builds the other dbt models of a use case, each as a whole."""
+    return f"registers_{use_case}"
+
+
+def train(model: str) -> str:
+    """The job that trains a model, judges the candidate and packages what is live then."""
+    return f"train_{model}"
+
+
+def retrain(model: str) -> str:
+    """The sensor that requests a retraining of a model."""
+    return f"retrain_{model}"
+
+
+def score_and_monitor(model: str) -> str:
+    """The job that scores days with a model and monitors them."""
+    return f"score_and_monitor_{model}"
+
+
+def score_of(class_name: str) -> str:
+    """The column of predictions that holds the probability of a class."""
+    return f"score_{_plain(class_name)}"
+
+
 def staged(contract: str) -> AssetName:
     """Rows of a source that kept their contract, staged as files per day."""
     return ("staged", contract)
@@ -187,6 +240,10 @@ def experiment(use_case: str, model: str) -> str:
     return f"{use_case}/{model}"
 
 
+# The columns that every table of predictions has, beside the keys of its decisions and the answers of its model.
+PREDICTION_COLUMNS = ("prediction_id", "decision_at", "model_version", "feature_hash", "run_id", "scored_at")
+
+
 def predictions(model: str) -> AssetName:
     """The warehouse table of a model's scores."""
     return (PREDICTIONS, model)
@@ -209,7 +266,7 @@ def performance(model: str) -> AssetName:
 
 def maintenance(namespace: str) -> AssetName:
     """The files of all tables of one lake namespace, kept in good order."""
-    return ("tidy", namespace)
+    return (MAINTENANCE, namespace)
 
 
 def span(window: timedelta) -> str:

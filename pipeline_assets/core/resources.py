@@ -15,12 +15,14 @@ from dagster_shared.check import CheckError
 
 from pipeline_assets.core import names
 from pipeline_assets.core.errors import PipelineError, SourceChanged, TransientError
+from pipeline_assets.core.project import Span
 from pipeline_assets.core.settings import Settings, home_folder, read_settings
 from pipeline_assets.spec.contracts import Contract, Field
 from pipeline_assets.spec.use_case import UseCase
 
 RETRY_SECONDS = 5
 COMPLETE = "complete"
+CONTRACT = "contract"
 UNFINISHED = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
 # Named when a source breaks its contract: what people look at.
 DEPENDENTS = (names.FEATURES, names.FEATURE_STORE, names.TRAINING, names.REGISTRY)
@@ -43,12 +45,17 @@ class Platform(dg.ConfigurableResource["Platform"]):
         return read_settings(Path(self.home) if self.home else home_folder())
 
 
-def days(use_case: UseCase) -> dg.DailyPartitionsDefinition:
-    """The partitions of a use case: UTC days of event time, from its first day to its last."""
-    end = use_case.last_day + timedelta(days=1) if use_case.last_day is not None else None
+def days(span: Span) -> dg.DailyPartitionsDefinition:
+    """The partitions of an asset: UTC days of event time."""
+    end = span.last + timedelta(days=1) if span.last is not None else None
     return dg.DailyPartitionsDefinition(
-        start_date=use_case.first_day.isoformat(), end_date=end.isoformat() if end is not None else None, timezone="UTC"
+        start_date=span.first.isoformat(), end_date=end.isoformat() if end is not None else None, timezone="UTC"
     )
+
+
+def use_case_tags(use_case: UseCase) -> dict[str, str]:
+    """The tags of an asset that belongs to a use case, by which jobs and people select it."""
+    return {names.USE_CASE_TAG: use_case.name}
 
 
 def asked_days(context: dg.AssetExecutionContext) -> tuple[date, date]:
@@ -81,7 +88,7 @@ def dagster_errors() -> Iterator[None]:
 
 @contextmanager
 def naming_dependents(context: dg.AssetExecutionContext) -> Iterator[None]:
-    """A source that changed stops with the names of the features and models that hang on it."""
+    """A source that changed stops with the names of the features and models that depend on it."""
     try:
         yield
     except SourceChanged as error:
@@ -97,7 +104,7 @@ def _dependents(context: dg.AssetExecutionContext) -> list[str]:
 
 
 def source_changed(asset_key: dg.AssetKey, check_name: str, error: SourceChanged) -> dg.AssetCheckResult:
-    """The failed check of a source that changed: its fields with what was expected and found, and what hangs on it."""
+    """The failed check of a source that changed: its fields with what was expected and found, and its dependents."""
     return dg.AssetCheckResult(
         asset_key=asset_key,
         check_name=check_name,
@@ -110,8 +117,15 @@ def source_changed(asset_key: dg.AssetKey, check_name: str, error: SourceChanged
 
 def complete(empty: Sequence[str]) -> dg.AssetCheckResult:
     """The check that no partition is without rows; `empty` are those that are."""
-    told = {"partitions_without_rows": list(empty)}
-    return dg.AssetCheckResult(check_name=COMPLETE, passed=not empty, severity=dg.AssetCheckSeverity.WARN, metadata=told)
+    metadata = {"partitions_without_rows": list(empty)}
+    return dg.AssetCheckResult(check_name=COMPLETE, passed=not empty, severity=dg.AssetCheckSeverity.WARN, metadata=metadata)
+
+
+def contract_check(asset_key: dg.AssetKey, broken: Mapping[str, int], severity: dg.AssetCheckSeverity) -> dg.AssetCheckResult:
+    """The check that rows keep their contract; `broken` counts those that do not by their fault."""
+    return dg.AssetCheckResult(
+        asset_key=asset_key, check_name=CONTRACT, passed=not broken, severity=severity, metadata={"broken_by_reason": dict(broken)}
+    )
 
 
 def pictures(images: Mapping[str, bytes]) -> dg.MarkdownMetadataValue:

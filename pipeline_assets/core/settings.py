@@ -1,129 +1,269 @@
 """The only reader of the environment: where the services are, and the secrets to reach them.
 
-A value comes from an environment variable (`PIPELINE_…`) or, where that is not set, from `<home>/stack.env`, which the local stack writes
-when it starts a service itself. Nothing has a silent default but the home folder: a missing value is an error that names all missing ones.
+A value comes from an environment variable (`PIPELINE_…`) or, where that is not set or empty, from `<home>/stack.env`, which the local stack
+writes when it starts a service itself. Only the home folder has a default. Settings are read by part: a process that needs the object store
+alone reads `ObjectStoreSettings`, and misses nothing else. All missing or malformed values of a part are reported together.
 """
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
-from pipeline_assets.core.errors import SettingsMissing, UserInputError
+from pipeline_assets.core.errors import MalformedSetting, SettingsMalformed, SettingsMissing
+from pipeline_assets.core.setting_values import (
+    MALFORMED,
+    MALFORMED_SECRET,
+    Brokers,
+    Dsn,
+    HttpUrl,
+    ModuleName,
+    Port,
+    Seconds,
+)
 
 PREFIX = "PIPELINE_"
 STACK_ENV = "stack.env"
 MAVEN_CENTRAL = "https://repo1.maven.org/maven2"
 _ENVIRONMENT = Lock()
+_PACKAGE = Path(__file__).resolve().parents[1]
+# Where a wheel keeps the files that stand beside the package in a checkout: the dbt project, `dagster.yaml`, `workspace.yaml`.
+SHIPPED = _PACKAGE / "shipped"
+ROOT = SHIPPED if SHIPPED.exists() else _PACKAGE.parent
 
 
 class RestService(BaseModel):
-    """Where a REST source is, and the key that opens it."""
+    """Where a REST source is, and its API key."""
 
-    url: str
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
+
+    url: HttpUrl
     api_key: SecretStr
 
 
 class SchemaRegistry(BaseModel):
-    """Where a schema registry is, and the user and password that open it where it asks for them (HTTP Basic)."""
+    """Where a schema registry is, with user and password where it asks for them (HTTP Basic)."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
-    url: str
+    url: HttpUrl
     user: str | None = None
     password: SecretStr = SecretStr("")
 
 
-class Settings(BaseSettings):
-    """Everything the product needs to know about the world around it.
+class EnvironmentSettings(BaseSettings):
+    """What all settings of this module have in common: their prefix, and that an empty variable counts as none."""
 
-    `databases` are the sources by name, each for the role that reads batches, `replication` the same for the role that reads changes.
-    `registries` are those that formats of streams name; without such there is none.
-    `connect_secrets` is the path, on the machine of Kafka Connect, of the properties file that its connectors take their secrets from.
-    """
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter="__", env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True
+    )
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter="__", extra="ignore", frozen=True)
+
+class Part(EnvironmentSettings):
+    """A part of the settings; every part knows the folder of state on this machine."""
 
     home: Path = Path(".pipeline")
-    warehouse_dsn: SecretStr
-    catalog_dsn: SecretStr
-    dagster_dsn: SecretStr
-    dagster_url: str
-    mlflow_url: str
-    s3_endpoint: str
+
+
+class WarehouseSettings(Part):
+    """The warehouse database, which also has the ledger of promotions."""
+
+    warehouse_dsn: Dsn
+
+
+class ObjectStoreSettings(Part):
+    """The object store."""
+
+    s3_endpoint: HttpUrl
     s3_region: str
     s3_bucket: str
     s3_access_key: SecretStr
     s3_secret_key: SecretStr
-    kafka_bootstrap: str
-    connect_url: str
-    connect_secrets: str
-    databases: dict[str, SecretStr]
-    replication: dict[str, SecretStr]
+
+
+class LakeSettings(ObjectStoreSettings):
+    """The lake: its tables on the object store, its catalog in a database."""
+
+    catalog_dsn: Dsn
+
+
+class StoreSettings(WarehouseSettings, LakeSettings):
+    """All that keeps rows: warehouse and lake."""
+
+
+class SourceSettings(Part):
+    """The outside systems that batches are read from, by name; each database for the role that reads batches."""
+
+    databases: dict[str, Dsn]
     services: dict[str, RestService]
+
+
+class StreamSettings(Part):
+    """Kafka, Kafka Connect and what they read.
+
+    `replication`: the databases that are followed, by name, each for the role that reads changes. `registries`: the schema registries that
+    formats of streams name. `connect_secrets`: the path, on the machine of Kafka Connect, of the properties file that its connectors take
+    their secrets from.
+    """
+
+    kafka_bootstrap: Brokers
+    connect_url: HttpUrl
+    connect_secrets: str
+    replication: dict[str, Dsn]
     registries: dict[str, SchemaRegistry] = {}
 
 
-class Ports(BaseModel):
-    """Where the services of the local stack listen on loopback; 0 picks a free port."""
+class TrackingSettings(Part):
+    """The MLflow server."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    connect: int = Field(default=8083, ge=0, le=65535)
-    dagster: int = Field(default=3000, ge=0, le=65535)
-    dagster_code: int = Field(default=4266, ge=0, le=65535)
-    kafka: int = Field(default=9092, ge=0, le=65535)
-    kafka_controller: int = Field(default=9093, ge=0, le=65535)
-    mlflow: int = Field(default=5000, ge=0, le=65535)
-    postgres: int = Field(default=15432, ge=0, le=65535)
-    s3: int = Field(default=9000, ge=0, le=65535)
-    weather: int = Field(default=8085, ge=0, le=65535)
+    mlflow_url: HttpUrl
 
 
-class StackSettings(BaseSettings):
-    """What the local stack may be told: its ports, where jars come from, and which services exist already and so are not started.
+class DagsterSettings(Part):
+    """Dagster's database, and the address of its web server."""
 
-    `given` holds every other `PIPELINE_…` variable of the environment, by its full name; an empty one counts as not given.
+    dagster_dsn: Dsn
+    dagster_url: HttpUrl
+
+
+class Settings(StoreSettings, SourceSettings, StreamSettings, TrackingSettings, DagsterSettings):
+    """All parts: what the code location and the command line need."""
+
+
+class CodeSettings(EnvironmentSettings):
+    """Which declarations a code location has.
+
+    `use_cases` are the chosen ones by name, separated by commas (None: all) of the package `use_cases_package`, whose cleaned tables are
+    models of `dbt_project`.
     """
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter="__", extra="ignore", frozen=True)
+    use_cases: Annotated[tuple[str, ...] | None, NoDecode] = None
+    use_cases_package: ModuleName = "pipeline_assets.use_cases"
+    dbt_project: Path = ROOT / "dbt_project"
 
-    ports: Ports = Ports()
-    maven_url: str = MAVEN_CENTRAL
+    @field_validator("use_cases", mode="before")
+    @classmethod
+    def _listed(cls, names: object) -> object:
+        return tuple(name.strip() for name in names.split(",") if name.strip()) or None if isinstance(names, str) else names
+
+    @field_validator("dbt_project")
+    @classmethod
+    def _absolute(cls, folder: Path) -> Path:
+        return folder.resolve()
+
+
+class StackSettings(EnvironmentSettings):
+    """The settings of the local stack itself: ports by service, where jars come from, and which services exist elsewhere.
+
+    `ports` are those that were chosen; the others are the defaults of their services. `given` holds every non-empty `PIPELINE_…` variable
+    of the environment by its full name. `run_wait_seconds`: how long a restart waits for runs that have begun, before it cancels them.
+    """
+
+    ports: dict[str, Port] = {}
+    maven_url: HttpUrl = MAVEN_CENTRAL
+    run_wait_seconds: Seconds = 600.0
     given: dict[str, str] = {}
 
 
+S = TypeVar("S", bound=EnvironmentSettings)
+P = TypeVar("P", bound=Part)
+
+
+def read_part(part: type[P], home: Path) -> P:
+    """The settings of one part for the stack in `home`, and of no other.
+
+    Raises SettingsMalformed with every value that cannot be used, else SettingsMissing with every one that there is not.
+    """
+    return _read(part, _env_file=home / STACK_ENV, home=home)
+
+
+def read_settings(home: Path) -> Settings:
+    """The settings of all parts; raises as `read_part`."""
+    return read_part(Settings, home)
+
+
+def read_code_settings() -> CodeSettings:
+    """The settings of the code location, from the environment; raises SettingsMalformed."""
+    code = _read(CodeSettings)
+    if not (code.dbt_project / "dbt_project.yml").exists():
+        expected = "the folder of a dbt project, with a dbt_project.yml"
+        shown = MalformedSetting(f"{PREFIX}DBT_PROJECT", "is no dbt project", expected, str(code.dbt_project))
+        raise SettingsMalformed([shown])
+    return code
+
+
 def read_stack_settings() -> StackSettings:
-    """The settings of the local stack; raises UserInputError naming the variable that is no port."""
+    """The settings of the local stack; raises SettingsMalformed."""
     given = {name: value for name, value in os.environ.items() if name.startswith(PREFIX) and value}
+    return _read(StackSettings, given=given)
+
+
+def _read(settings: type[S], **values: Any) -> S:
+    """Settings from the environment. The error never has the one of pydantic as its cause or context: that one shows values."""
+    problem: SettingsMissing | SettingsMalformed
     try:
-        return StackSettings(given=given)
+        return settings(**values)
     except ValidationError as error:
-        problem = error.errors()[0]
-        name = PREFIX + "__".join(str(part) for part in problem["loc"]).upper()
-        raise UserInputError(
-            f"{name} is {problem['input']!r}: {problem['msg']}. Set it to a port from 0 to 65535 (0 picks a free one)."
-        ) from error
+        problem = _problem(error)
+    except SettingsError as error:
+        problem = SettingsMalformed([_no_json(error)])
+    raise problem
+
+
+def _problem(error: ValidationError) -> SettingsMissing | SettingsMalformed:
+    found = error.errors()
+    malformed = [each for each in found if each["type"] != "missing"]
+    if not malformed:
+        return SettingsMissing([_variable(each["loc"]) for each in found])
+    return SettingsMalformed([_malformed(_variable(each["loc"]), each["type"], each) for each in malformed])
+
+
+def _malformed(name: str, kind: str, error: Mapping[str, Any]) -> MalformedSetting:
+    """What is wrong with a value; it is shown only where it is known to be no secret."""
+    if kind in {"dict_type", "model_type", "model_attributes_type"}:
+        return MalformedSetting(name, "is no mapping", _mapping(name), None)
+    if kind not in {MALFORMED, MALFORMED_SECRET}:
+        return MalformedSetting(name, "has the wrong form", str(error["msg"]).removeprefix("Input should be "), None)
+    context, value = error["ctx"], str(error["input"])
+    is_shown = kind == MALFORMED and "@" not in value
+    return MalformedSetting(name, context["problem"], context["expected"], value if is_shown else None)
+
+
+def _no_json(error: SettingsError) -> MalformedSetting:
+    """A mapping that was given as one variable is JSON; its values may be secret."""
+    field = re.search(r'field "(\w+)"', str(error))
+    name = PREFIX + (field.group(1).upper() if field is not None else "…")
+    return MalformedSetting(name, "is no JSON", _mapping(name), None)
+
+
+def _mapping(name: str) -> str:
+    return f"a JSON object such as {{}}, or a variable {name}__<NAME> for each of its values"
+
+
+def _variable(path: tuple[int | str, ...]) -> str:
+    return PREFIX + "__".join(str(part) for part in path).upper()
 
 
 def environment_of_children(added: Mapping[str, str]) -> dict[str, str]:
     """The environment for a process started from this one: its own with `added`.
 
-    Container images like to forbid Python to keep what it compiled; that would double the time in which each service starts.
+    Container images often set PYTHONDONTWRITEBYTECODE; that would double the time in which each service starts.
     """
     return {**{name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}, **added}
 
 
 @contextmanager
 def in_environment(added: Mapping[str, str]) -> Iterator[None]:
-    """Has variables in this process's own environment, for a library that reads them nowhere else, and takes them back afterwards.
+    """Sets variables in this process's own environment, for a library that reads them nowhere else, and restores them afterwards.
 
-    One thread at a time: another one waits until they are gone.
+    One thread at a time: another one waits until they are restored.
     """
     with _ENVIRONMENT:
         before = {name: os.environ.get(name) for name in added}
@@ -141,19 +281,6 @@ def in_environment(added: Mapping[str, str]) -> Iterator[None]:
 def home_folder() -> Path:
     """The folder of the local stack and of all state on this machine (`PIPELINE_HOME`, else `.pipeline`), as an absolute path."""
     return Path(os.environ.get(f"{PREFIX}HOME", ".pipeline")).resolve()
-
-
-def read_settings(home: Path) -> Settings:
-    """The settings of the stack in `home`; raises SettingsMissing with the names of all that have no value."""
-    try:
-        return Settings(_env_file=home / STACK_ENV, home=home)
-    except ValidationError as error:
-        missing = [
-            PREFIX + "__".join(str(part) for part in problem["loc"]).upper() for problem in error.errors() if problem["type"] == "missing"
-        ]
-        if not missing:
-            raise
-        raise SettingsMissing(missing) from error
 
 
 @lru_cache(maxsize=1)

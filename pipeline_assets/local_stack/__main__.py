@@ -12,7 +12,7 @@ register(app)
 
 
 def main() -> None:
-    """Run a command; an error of the product is told in one sentence, without a trace."""
+    """Run a command; an error of the product is one sentence, without a trace."""
     try:
         app()
     except PipelineError as error:

@@ -19,7 +19,11 @@ def register(app: typer.Typer) -> None:
 
 
 def up(*, service: Annotated[list[str] | None, typer.Option(help="Start this service only; may be repeated.")] = None) -> None:
-    """Start all services of the local stack and wait until they work. What runs already stays as it is."""
+    """Start all services of the local stack and wait until they work. What runs already stays as it is.
+
+    Services whose settings have changed are restarted, once the runs that have begun have ended: PIPELINE_RUN_WAIT_SECONDS at most,
+    600 by default. Runs that have not ended by then fail, and are retried.
+    """
     from pipeline_assets.local_stack import stack
     from pipeline_assets.local_stack.display import show_links, watching
 
@@ -78,9 +82,10 @@ def logs(
 
 def known_names(asked: list[str] | None) -> tuple[str, ...]:
     """The names of the services asked for, all where none are; raises UnknownName for one that the stack does not have."""
-    from pipeline_assets.local_stack.plan import NAMES
+    from pipeline_assets.local_stack import stack
 
+    known = stack.names()
     for name in asked or []:
-        if name not in NAMES:
-            raise UnknownName("service", name, NAMES)
-    return tuple(asked or NAMES)
+        if name not in known:
+            raise UnknownName("service", name, known)
+    return tuple(asked or known)

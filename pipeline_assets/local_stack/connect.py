@@ -9,10 +9,24 @@ from pipeline_assets.core import names
 from pipeline_assets.core.settings import PREFIX
 from pipeline_assets.local_stack import java
 from pipeline_assets.local_stack.http import answers
-from pipeline_assets.local_stack.kafka import LOG4J, program, text
-from pipeline_assets.local_stack.plan import CONNECT, HOST, JARS, KAFKA, Plan, Service, write_private
+from pipeline_assets.local_stack.kafka import BOOTSTRAP, LOG4J, program, text
+from pipeline_assets.local_stack.plan import (
+    CONNECT,
+    HOST,
+    KAFKA,
+    Description,
+    Ending,
+    Plan,
+    Service,
+    has,
+    private_folder,
+    setting,
+    write_private,
+)
 
+URL, SECRETS = setting("connect_url"), setting("connect_secrets")
 MEMORY_MB = 512
+JARS = (java.BROKER, java.DEBEZIUM, java.ICEBERG)
 WORKER = {
     "group.id": "pipeline-connect",
     "config.storage.topic": "connect-configs",
@@ -30,7 +44,7 @@ WORKER = {
     "connector.client.config.override.policy": "All",
     # Sinks commit this often; what is landed is seen so much later.
     "offset.flush.interval.ms": "1000",
-    # A worker that was killed and comes back takes up its tasks at once: there is no other to wait for.
+    # A worker that was killed and restarted resumes its tasks at once: there is no other to wait for.
     "scheduled.rebalance.max.delay.ms": "0",
     "session.timeout.ms": "10000",
     "heartbeat.interval.ms": "3000",
@@ -53,7 +67,6 @@ def service(plan: Plan) -> Service:
         port=port,
         url=url(port),
         is_ready=partial(answers, f"{url(port)}/health"),
-        needs=(JARS, KAFKA),
         prepare=partial(prepare, plan, folder),
         finish=partial(write_secrets, plan),
     )
@@ -74,7 +87,7 @@ def configuration(plan: Plan) -> dict[str, str]:
     plugins = [java.folder(plan.jars, name).parent for name in (java.DEBEZIUM, java.ICEBERG)]
     return {
         **WORKER,
-        "bootstrap.servers": plan.settings[f"{PREFIX}KAFKA_BOOTSTRAP"],
+        "bootstrap.servers": plan.settings[BOOTSTRAP],
         "listeners": url(plan.ports[CONNECT]),
         "rest.advertised.host.name": HOST,
         "rest.advertised.port": str(plan.ports[CONNECT]),
@@ -85,7 +98,8 @@ def configuration(plan: Plan) -> dict[str, str]:
 
 def prepare(plan: Plan, folder: Path) -> None:
     """Check the jars, and write configuration and secrets."""
-    java.check(plan, CONNECT)
+    private_folder(folder)
+    java.check(plan, JARS)
     write_private(folder / "log4j2.properties", LOG4J)
     write_private(folder / "worker.properties", text(configuration(plan)))
     write_secrets(plan)
@@ -113,3 +127,18 @@ def secrets(settings: Mapping[str, str]) -> dict[str, str]:
 
 def _password(dsn: str) -> str:
     return unquote(urlsplit(dsn).password or "")
+
+
+DESCRIPTION = Description(
+    name=CONNECT,
+    build=service,
+    ports={CONNECT: 8083},
+    settings=lambda plan: {URL: url(plan.ports[CONNECT]), SECRETS: str(secrets_file(plan.home))},
+    is_elsewhere=has(URL),
+    # A path made up here would lead nowhere on another machine.
+    together=((URL, SECRETS),),
+    needs=(KAFKA,),
+    jars=JARS,
+    # It waits for its tasks.
+    ending=Ending(seconds=15.0),
+)

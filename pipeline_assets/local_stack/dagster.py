@@ -12,10 +12,27 @@ from typing import Any
 
 from pipeline_assets.core.errors import ServiceFailed
 from pipeline_assets.local_stack.http import answers, ask_graphql
-from pipeline_assets.local_stack.plan import CODE, DAEMON, HOST, POSTGRES, WEBSERVER, Plan, Service, write_private
+from pipeline_assets.local_stack.plan import (
+    CODE,
+    DAEMON,
+    HOST,
+    POSTGRES,
+    WEBSERVER,
+    Description,
+    Ending,
+    Plan,
+    Service,
+    has,
+    private_folder,
+    setting,
+    write_private,
+)
 from pipeline_assets.local_stack.ports import is_listening
 
+URL, DBT_PROJECT, HOME = setting("dagster_url"), setting("dbt_project"), setting("home")
 BEGIN, END = "# >>> written by `pipeline up`, removed by `pipeline down --purge`", "# <<< written by `pipeline up`"
+# Settings that concern no process of Dagster.
+OF_THE_STACK = tuple(setting(name) for name in ("ports__", "maven_url", "run_wait_seconds"))
 HEARTBEATS = "{ instance { daemonHealth { allDaemonStatuses { required lastHeartbeatTime } } } }"
 
 
@@ -48,7 +65,6 @@ def webserver(plan: Plan) -> Service:
         port=port,
         url=url(port),
         is_ready=partial(answers, f"{url(port)}/server_info"),
-        needs=(POSTGRES, CODE),
     )
 
 
@@ -60,7 +76,6 @@ def daemon(plan: Plan) -> Service:
         folder=folder(plan),
         environment=environment(plan),
         is_ready=partial(beats, url(plan.ports[WEBSERVER])),
-        needs=(POSTGRES, CODE, WEBSERVER),
     )
 
 
@@ -80,7 +95,7 @@ def code_location(root: Path) -> dict[str, str]:
 
 def make_folder(plan: Plan) -> None:
     """The folder of Dagster, with a workspace file that points to the code server."""
-    folder(plan).mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_folder(folder(plan))
     server = {"host": HOST, "port": plan.ports[CODE], "location_name": code_location(plan.root)["location_name"]}
     write_private(folder(plan) / "workspace.yaml", json.dumps({"load_from": [{"grpc_server": server}]}))
 
@@ -101,22 +116,25 @@ def program(name: str) -> str:
 
 
 def environment(plan: Plan) -> dict[str, str]:
-    """What `dagster.yaml` asks for, and where the product finds the rest."""
-    settings = {name: value for name, value in plan.settings.items() if not name.startswith("PIPELINE_PORTS__")}
+    """What `dagster.yaml` reads, and the settings of the product; not those of the stack, which need no restart."""
+    settings = {name: value for name, value in plan.settings.items() if not name.startswith(OF_THE_STACK)}
+    # Dagster's programs run in another folder than the one that a relative path was written for.
+    absolute = {DBT_PROJECT: str(Path(settings[DBT_PROJECT]).resolve())} if DBT_PROJECT in settings else {}
     return {
         **settings,
+        **absolute,
         # dagster-postgres expects psycopg2, which SQLAlchemy no longer takes by itself from 2.1 on; it may go once dagster-postgres does.
         "DAGSTER_POSTGRES_URL": plan.settings["PIPELINE_DAGSTER_DSN"].replace("postgresql://", "postgresql+psycopg2://", 1),
         "DAGSTER_HOME": str(plan.root),
-        "PIPELINE_HOME": str(plan.home),
+        HOME: str(plan.home),
         "PIPELINE_DAGSTER_FOLDER": str(folder(plan)),
         "AWS_ACCESS_KEY_ID": plan.settings["PIPELINE_S3_ACCESS_KEY"],
         "AWS_SECRET_ACCESS_KEY": plan.settings["PIPELINE_S3_SECRET_KEY"],
         "AWS_DEFAULT_REGION": plan.settings["PIPELINE_S3_REGION"],
         "DAGSTER_DISABLE_TELEMETRY": "true",
-        # The partitions of a range are written down in one statement, not in four connections each.
+        # The partitions of a range are recorded in one statement, not in four connections each.
         "DAGSTER_EVENT_BATCH_SIZE": "500",
-        # What a run of a range intends is one event an asset instead of one a day; a failed run then names its range, not each day of it.
+        # What a run of a range plans is one event per asset instead of one per day; a failed run then names its range, not each day.
         "DAGSTER_EMIT_PARTITION_SUBSET_IN_PLANNED_EVENTS": "true",
     }
 
@@ -160,3 +178,20 @@ def others(path: Path) -> list[str]:
     begin = lines.index(BEGIN)
     end = lines.index(END, begin) if END in lines[begin:] else len(lines) - 1
     return lines[:begin] + lines[end + 1 :]
+
+
+CODE_SERVER = Description(
+    name=CODE, build=code_server, ports={CODE: 4266}, is_elsewhere=has(URL), ending=Ending(turn=2)
+)  # fmt: skip
+WEB_SERVER = Description(
+    name=WEBSERVER,
+    build=webserver,
+    ports={WEBSERVER: 3000},
+    settings=lambda plan: {URL: url(plan.ports[WEBSERVER])},
+    is_elsewhere=has(URL),
+    needs=(POSTGRES, CODE),
+    is_page=True,
+)
+DAEMON_PROCESS = Description(
+    name=DAEMON, build=daemon, is_elsewhere=has(URL), needs=(POSTGRES, CODE, WEBSERVER), ending=Ending(turn=0)
+)  # fmt: skip

@@ -1,9 +1,9 @@
-"""The demo: the asset graph of the reference use case over five months of real flights, on the live stack, with its results in one file.
+"""The demo of a world: the asset graph of its use case over months of history, on the live stack, with its results in one file.
 
-Two runs make the history: the connectors, which bring the followed tables, and features for January to May. Then June is told as events,
-and the sensors of the live Dagster have it typed and taken to the features. Beside them come a model of what was known when May began, the
-scores and the watch of May, and the integrity oracle, which holds every topic and every followed table against the lake.
-Every run replaces what it writes, and June is told once, so the demo can be run again at any time.
+Two runs make the history: the connectors, which bring the followed tables, and the features of its days. Then the world sends events, and
+the sensors of the live Dagster have them typed and taken to the features. Beside them come a model of what was known at a day, the scores
+and monitors of the days after it, and the audit, which compares every topic and every followed table with the lake.
+Every run replaces what it writes, and events are sent once, so the demo can be run again at any time.
 """
 
 import json
@@ -15,18 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline_assets.core import names
+from pipeline_assets.core.declarations import load_project
 from pipeline_assets.local_stack.runs import POLL_SECONDS, Checked, Dagster, Materialized, RunEvent, RunFailed, StepEnded
-from pipeline_assets.local_stack.simulator import STREAM_FROM
-from pipeline_assets.use_cases.nyc_flights import use_case
+from pipeline_assets.local_stack.worlds import Days, Demo
+from pipeline_assets.spec.models import Model
 
-FIRST_DAY, LAST_DAY, TRAINED_UNTIL = date(2013, 1, 1), date(2013, 5, 31), date(2013, 5, 1)
-# On the evening of the last day decisions concern flights of June, which come with the stream.
-LAST_SCORED = date(2013, 5, 30)
-STREAMED = (STREAM_FROM, date(2013, 6, 30))
 STREAM_SECONDS = 600.0
 SUMMARY = "demo.json"
-MODEL = use_case.model.name
-# As `dagster.yaml` has it for pools that nobody set.
+# As `dagster.yaml` has it for pools without a limit of their own.
 POOL_LIMIT = 1
 # Of these a run counts the whole table, of others what it made itself.
 WHOLE_TABLES = (names.TYPED, names.LAKE, names.CLEANED, names.FEATURES, names.FEATURE_STORE)
@@ -34,31 +30,87 @@ ROW_COUNT, PARTITION_ROWS = "dagster/row_count", "dagster/partition_row_count"
 
 
 @dataclass(frozen=True, kw_only=True)
+class Jobs:
+    """The jobs that the demo runs or waits for, and the sensor that requests `features` of days with new events."""
+
+    connectors: str
+    features: str
+    audit: str
+    typing: str
+    sensor: str
+
+
+def jobs_of(demo: Demo) -> Jobs:
+    """The jobs of a demo that belong to no model."""
+    return Jobs(
+        connectors=names.APPLY_CONNECTORS,
+        features=names.build_features(demo.use_case),
+        audit=names.AUDIT_SOURCES,
+        typing=names.TYPE_RECORDS,
+        sensor=names.days_changed(demo.use_case),
+    )
+
+
+def streams_of(demo: Demo) -> tuple[str, ...]:
+    """The streams whose events the demo waits for, by the names of their contracts."""
+    return tuple(stream.contract.name for stream in load_project().use_case(demo.use_case).streams)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Journey:
-    """One run of the demo: a job, its days (inclusive), and the configuration of its ops."""
+    """One run of the demo: a job, its days, and the configuration of its ops."""
 
     title: str
     job: str
-    days: tuple[date, date] | None
+    days: Days | None = None
     ops: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
+    @property
+    def span(self) -> tuple[date, date] | None:
+        """First and last day (inclusive), None for a job without days."""
+        return (self.days.first, self.days.last) if self.days is not None else None
 
-CONNECTORS = Journey(title="connectors of tables and topics", job=names.CONNECT_STREAMS, days=None)
-HISTORY = Journey(title="features of January to May", job=names.BUILD_FEATURES, days=(FIRST_DAY, LAST_DAY))
-MODELLING = Journey(
-    title="a model of what was known on 1 May",
-    job=names.TRAIN,
-    days=None,
-    ops={"__".join(names.training_set(MODEL)): {"as_of": f"{TRAINED_UNTIL}T00:00:00+00:00"}},
-)
-SCORES = Journey(title="scores and watch of May", job=names.SCORE_AND_MONITOR, days=(TRAINED_UNTIL, LAST_SCORED))
-SENSORS = Journey(title="features of June, as the sensors ask", job=names.BUILD_FEATURES, days=STREAMED)
-ORACLE = Journey(title="nothing lost, nothing doubled", job=names.VERIFY, days=None)
+
+@dataclass(frozen=True, kw_only=True)
+class Journeys:
+    """The runs of a demo."""
+
+    connectors: Journey
+    history: Journey
+    modelling: tuple[Journey, ...]
+    scores: tuple[Journey, ...]
+    streamed: Journey
+    audit: Journey
+
+
+def journeys_of(demo: Demo) -> Journeys:
+    """The runs of a demo, in the order in which they begin."""
+    jobs = jobs_of(demo)
+    return Journeys(
+        connectors=Journey(title="connectors of tables and topics", job=jobs.connectors),
+        history=Journey(title=f"features of {_span(demo.history)}", job=jobs.features, days=demo.history),
+        modelling=tuple(_training(demo, model) for model in demo.models),
+        scores=tuple(
+            Journey(title=f"{model}: scores and monitors of {_span(demo.scored)}", job=names.score_and_monitor(model), days=demo.scored)
+            for model in demo.models
+        ),
+        streamed=Journey(title=f"features of {_span(demo.streamed)}, requested by the sensors", job=jobs.features, days=demo.streamed),
+        audit=Journey(title="audit: nothing lost, nothing counted twice", job=jobs.audit),
+    )
+
+
+def _training(demo: Demo, model: str) -> Journey:
+    ops = {"__".join(names.training_set(model)): {"as_of": f"{demo.as_of}T00:00:00+00:00"}}
+    return Journey(title=f"{model}: a version of what was known on {demo.as_of}", job=names.train(model), ops=ops)
+
+
+def _span(days: Days) -> str:
+    return f"{days.first} to {days.last}"
 
 
 @dataclass(kw_only=True)
 class Tally:
-    """What the runs told: materializations by asset, failed checks, what the oracle compared, and how long steps and runs took."""
+    """What the runs reported: materializations by asset, failed checks, what the audit compared, and how long steps and runs took."""
 
     numbers: dict[str, dict[str, float]] = field(default_factory=dict)
     urls: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -85,79 +137,86 @@ class Tally:
         for asset, numbers in self.numbers.items():
             path = asset.split("/")
             if path[0] in WHOLE_TABLES:
-                numbers[ROW_COUNT] = float(dagster.told(path).get(ROW_COUNT, 0))
+                numbers[ROW_COUNT] = float(dagster.newest_metadata(path).get(ROW_COUNT, 0))
 
     def number(self, asset: names.AssetName, label: str) -> float:
         """A number of an asset's metadata; KeyError names what is missing."""
         return self.numbers["/".join(asset)][label]
 
 
-def run(dagster: Dagster, stream: Callable[[], object], watch: Callable[[Journey, RunEvent], None], *, is_first: bool) -> tuple[Tally, int]:
-    """Runs everything: `stream` tells the events, `watch` sees each event of a run. Gives the number of runs that sensors asked for, too.
+@dataclass(frozen=True, kw_only=True)
+class Demonstration:
+    """A demo on a live Dagster; `watch` is called with each event of a run."""
 
-    Raises RunFailed for the first run that does not succeed. What is left of a demo that was killed is cancelled first; `is_first` until
-    one has come to its end: if the sensors ask for nothing then, they have asked for a run that did not succeed, which is made up for.
-    """
-    tally = Tally()
-    dagster.ensure_pools(POOL_LIMIT)
-    for journey in (CONNECTORS, HISTORY, MODELLING, ORACLE, SCORES):
-        dagster.cancel_unfinished(journey.job)
-    # Once there, connectors are kept as they are declared by a sensor.
-    if not dagster.is_built(names.CONNECTORS):
-        _run(dagster, tally, watch, CONNECTORS)
-    _run(dagster, tally, watch, HISTORY)
-    since = time.time()
-    stream()
-    _run(dagster, tally, watch, MODELLING)
-    _run(dagster, tally, watch, ORACLE, SCORES)
-    runs = _follow_sensors(dagster, tally, watch, since)
-    if is_first and not runs:
-        _run(dagster, tally, watch, SENSORS)
-    tally.count_tables(dagster)
-    return tally, runs
+    demo: Demo
+    dagster: Dagster
+    watch: Callable[[Journey, RunEvent], None]
+    tally: Tally = field(default_factory=Tally)
+
+    def run(self, stream: Callable[[], object], *, is_first: bool) -> tuple[Tally, int]:
+        """Runs everything; `stream` sends the events. Also returns the number of runs that sensors requested.
+
+        Raises RunFailed for the first run that does not succeed. What is left of a demo that was killed is cancelled first; `is_first`
+        until one has succeeded: if the sensors request nothing then, they have requested a run that did not succeed, which is repeated.
+        """
+        journeys = journeys_of(self.demo)
+        self.dagster.ensure_pools(POOL_LIMIT)
+        for journey in (journeys.connectors, journeys.history, *journeys.modelling, journeys.audit, *journeys.scores):
+            self.dagster.cancel_unfinished(journey.job)
+        # Once there, connectors are kept as they are declared by a sensor.
+        if not self.dagster.is_built(names.CONNECTORS):
+            self._run(journeys.connectors)
+        self._run(journeys.history)
+        since = time.time()
+        stream()
+        self._run(*journeys.modelling)
+        self._run(journeys.audit, *journeys.scores)
+        runs = self._follow_sensor(journeys.streamed, since)
+        if is_first and not runs:
+            self._run(journeys.streamed)
+        self.tally.count_tables(self.dagster)
+        return self.tally, runs
+
+    def _run(self, *journeys: Journey) -> None:
+        """Starts all of the journeys and follows one after the other to its end."""
+        begun, audit = time.monotonic(), jobs_of(self.demo).audit
+        runs = [(journey, self.dagster.launch(journey.job, journey.span, journey.ops)) for journey in journeys]
+        for journey, run_id in runs:
+            for event in self.dagster.follow(journey.job, run_id):
+                self.tally.add(event)
+                self.watch(journey, event)
+                if journey.job == audit and isinstance(event, Checked):
+                    self.tally.audited[event.asset] = {**event.numbers, "passed": event.passed}
+            self.tally.seconds[journey.job] = round(time.monotonic() - begun, 2)
+
+    def _follow_sensor(self, journey: Journey, since: float) -> int:
+        """Follows the runs over days with events that the sensor has requested since a time, until it has no more to request.
+
+        Returns their number. Raises RunFailed for the first that does not succeed, or if the sensor has not come so far in some minutes.
+        """
+        sensor, done, begun = jobs_of(self.demo).sensor, list[str](), time.monotonic()
+        while not (is_seen := self._has_seen_all()) or self.dagster.requested(sensor, since) != done:
+            for run_id in self.dagster.requested(sensor, since)[len(done) :]:
+                for event in self.dagster.follow(journey.job, run_id):
+                    self.watch(journey, event)
+                done.append(run_id)
+            if not is_seen and time.monotonic() - begun > STREAM_SECONDS:
+                raise RunFailed(journey.job, "(not requested)", self.dagster.url, f"the sensor {sensor} did not see the events")
+            time.sleep(POLL_SECONDS)
+        self.tally.seconds[sensor] = round(time.monotonic() - begun, 2)
+        return len(done)
+
+    def _has_seen_all(self) -> bool:
+        """Whether the sensor has looked at the events that were typed last."""
+        jobs = jobs_of(self.demo)
+        typed = {name: self.dagster.newest_metadata(names.typed(name)).get("snapshot_id") for name in streams_of(self.demo)}
+        seen = json.loads(self.dagster.cursor(jobs.sensor) or "{}").get("snapshots", {})
+        return not self.dagster.unfinished(jobs.typing) and {name: str(snapshot) for name, snapshot in seen.items()} == typed
 
 
-def _run(dagster: Dagster, tally: Tally, watch: Callable[[Journey, RunEvent], None], *journeys: Journey) -> None:
-    """Starts all of the journeys and follows one after the other to its end."""
-    begun = time.monotonic()
-    runs = [(journey, dagster.launch(journey.job, journey.days, journey.ops)) for journey in journeys]
-    for journey, run_id in runs:
-        for event in dagster.follow(journey.job, run_id):
-            tally.add(event)
-            watch(journey, event)
-            if journey is ORACLE and isinstance(event, Checked):
-                tally.audited[event.asset] = {**event.numbers, "passed": event.passed}
-        tally.seconds[journey.job] = round(time.monotonic() - begun, 2)
-
-
-def _follow_sensors(dagster: Dagster, tally: Tally, watch: Callable[[Journey, RunEvent], None], since: float) -> int:
-    """Follows the runs over the days with events that a sensor has asked for since a time, until it has nothing more to ask for.
-
-    Gives their number. Raises RunFailed for the first that does not succeed, or if the sensor has not come so far in some minutes.
-    """
-    done, begun = list[str](), time.monotonic()
-    while not (is_seen := _has_seen_all(dagster)) or dagster.requested(names.EVENTS_TYPED, since) != done:
-        for run_id in dagster.requested(names.EVENTS_TYPED, since)[len(done) :]:
-            for event in dagster.follow(SENSORS.job, run_id):
-                watch(SENSORS, event)
-            done.append(run_id)
-        if not is_seen and time.monotonic() - begun > STREAM_SECONDS:
-            raise RunFailed(SENSORS.job, "(not asked for)", dagster.url, f"the sensor {names.EVENTS_TYPED} did not see the events")
-        time.sleep(POLL_SECONDS)
-    tally.seconds[names.EVENTS_TYPED] = round(time.monotonic() - begun, 2)
-    return len(done)
-
-
-def _has_seen_all(dagster: Dagster) -> bool:
-    """Whether the sensor has looked at the events that were typed last."""
-    typed = {stream.contract.name: dagster.told(names.typed(stream.contract.name)).get("snapshot_id") for stream in use_case.streams}
-    seen = json.loads(dagster.cursor(names.EVENTS_TYPED) or "{}").get("snapshots", {})
-    return not dagster.unfinished(names.TYPE_EVENTS) and {name: str(snapshot) for name, snapshot in seen.items()} == typed
-
-
-def summary(tally: Tally) -> dict[str, Any]:
+def summary(demo: Demo, tally: Tally) -> dict[str, Any]:
     """What the demo made, in the form of `demo.json`."""
-    champion, scores, drift = names.champion(MODEL), names.predictions(MODEL), names.drift(MODEL)
+    project = load_project()
     return {
         "seconds": tally.seconds,
         "steps": tally.steps,
@@ -166,28 +225,44 @@ def summary(tally: Tally) -> dict[str, Any]:
             for asset, numbers in sorted(tally.numbers.items())
             if not asset.startswith(f"{names.CONNECTORS}/")
         },
-        "model": {
-            "name": MODEL,
-            "version": int(tally.number(champion, "version")),
-            "roc_auc": tally.number(champion, "roc_auc"),
-            "baseline_roc_auc": tally.number(champion, "baseline_roc_auc"),
-            "training_rows": int(tally.number(champion, "training_rows")),
+        "models": [_model(project.model(name), tally) for name in demo.models],
+        "stream": {
+            "first_day": str(demo.streamed.first),
+            "last_day": str(demo.streamed.last),
+            "audited": dict(sorted(tally.audited.items())),
         },
-        "scores": {"rows": _rows(tally.numbers["/".join(scores)]), "days": len(tally.partitions["/".join(scores)])},
-        "stream": {"first_day": str(STREAMED[0]), "last_day": str(STREAMED[1]), "audited": dict(sorted(tally.audited.items()))},
-        "drift": {label: int(tally.number(drift, label)) for label in ("days", "features", "drifted")},
-        "pages": {
-            "model": tally.urls["/".join(champion)]["version_page"],
-            "training": tally.urls["/".join(names.candidate(MODEL))]["mlflow_run"],
-            "drift report (link for a week)": tally.urls["/".join(drift)]["report"],
-        },
+        "pages": {title: url for name in demo.models for title, url in _pages(name, tally).items()},
     }
 
 
-def write_summary(home: Path, told: Mapping[str, Any]) -> Path:
+def _model(model: Model, tally: Tally) -> dict[str, Any]:
+    """What became of one model: its version, the figures of its hold-out, its scores, and the drift of the days that were scored."""
+    champion, scores, drift = names.champion(model.name), names.predictions(model.name), names.drift(model.name)
+    metric = model.gate.metric
+    return {
+        "name": model.name,
+        "version": int(tally.number(champion, "version")),
+        "metric": metric,
+        "value": tally.number(champion, metric),
+        "baseline": tally.number(champion, f"baseline_{metric}"),
+        "training_rows": int(tally.number(champion, "training_rows")),
+        "scores": {"rows": _rows(tally.numbers["/".join(scores)]), "days": len(tally.partitions["/".join(scores)])},
+        "drift": {label: int(tally.number(drift, label)) for label in ("days", "features", "drifted")},
+    }
+
+
+def _pages(model: str, tally: Tally) -> dict[str, str]:
+    return {
+        f"{model}: version": tally.urls["/".join(names.champion(model))]["version_page"],
+        f"{model}: training": tally.urls["/".join(names.candidate(model))]["mlflow_run"],
+        f"{model}: drift report (link for a week)": tally.urls["/".join(names.drift(model))]["report"],
+    }
+
+
+def write_summary(home: Path, made: Mapping[str, Any]) -> Path:
     """Writes `demo.json` in `home`; the file appears whole or not at all."""
     path, draft = home / SUMMARY, home / f"{SUMMARY}.new"
-    draft.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    draft.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
     return draft.rename(path)
 
 

@@ -2,18 +2,20 @@
 
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from pipeline_assets.core.settings import home_folder
+from pipeline_assets.core.errors import UnknownName
+from pipeline_assets.core.settings import ROOT, home_folder
 
 if TYPE_CHECKING:
     from pipeline_assets.local_stack.demo import Journey
     from pipeline_assets.local_stack.runs import RunEvent
+    from pipeline_assets.local_stack.worlds import Demo, World
 
 LOCATION = "pipeline_assets"
 
@@ -23,33 +25,47 @@ def register(app: typer.Typer) -> None:
     app.command()(demo)
 
 
-def demo() -> None:
-    """Build everything from real flights: five months of history, a model, its scores and its watch, and a month of events.
+def demo(name: Annotated[str | None, typer.Argument(help="A world that has a demo; not needed where there is one.")] = None) -> None:
+    """Build the whole asset graph from a simulated world: months of history, a model, its scores and monitors, and a month of events.
 
     May be run again.
     """
-    from pipeline_assets.local_stack import demo as journeys
+    from pipeline_assets.local_stack import demo as demos
     from pipeline_assets.local_stack import stack
     from pipeline_assets.local_stack.display import show_links, watching
     from pipeline_assets.local_stack.runs import Dagster
     from pipeline_assets.local_stack.simulator import send_events
 
     console = Console()
+    world, chosen = chosen_demo(name)
     with watching("Starting services") as watch:
         settings = stack.up(home_folder(), watch=watch)
-    dagster = Dagster(settings.dagster_url, LOCATION)
     with Walk(console) as walk:
-        stream = partial(send_events, settings.home, stack.ROOT, settings.kafka_bootstrap, *journeys.STREAMED)
-        is_first = not (settings.home / journeys.SUMMARY).exists()
-        tally, runs = journeys.run(dagster, stream, walk.note, is_first=is_first)
-    told = journeys.summary(tally)
-    path = journeys.write_summary(settings.home, told)
-    show(console, told)
-    show_stream(console, told["stream"], runs)
+        days = (chosen.streamed.first, chosen.streamed.last)
+        stream = partial(send_events, settings.home, ROOT, world, settings.kafka_bootstrap, days)
+        is_first = not (settings.home / demos.SUMMARY).exists()
+        live = Dagster(settings.dagster_url, LOCATION)
+        tally, runs = demos.Demonstration(demo=chosen, dagster=live, watch=walk.note).run(stream, is_first=is_first)
+    made = demos.summary(chosen, tally)
+    path = demos.write_summary(settings.home, made)
+    show(console, made)
+    show_stream(console, made["stream"], runs)
     show_links(stack.status(settings.home))
-    for name, url in told["pages"].items():
-        console.print(f"{name}: {url}", highlight=False, soft_wrap=True)
+    for page, url in made["pages"].items():
+        console.print(f"{page}: {url}", highlight=False, soft_wrap=True)
     console.print(f"All of this as JSON: {path}", highlight=False, soft_wrap=True)
+
+
+def chosen_demo(name: str | None) -> "tuple[World, Demo]":
+    """The world of that name with its demo, or the only one that has one; raises UnknownName with those there are."""
+    from pipeline_assets.local_stack.worlds import read_worlds
+
+    found = {world.name: (world, world.demo) for world in read_worlds(ROOT) if world.demo is not None}
+    if name is None and len(found) == 1:
+        return next(iter(found.values()))
+    if name not in found:
+        raise UnknownName("demo", name or "", list(found))
+    return found[name]
 
 
 class Walk:
@@ -101,37 +117,41 @@ class Walk:
             self._console.print(line, highlight=False)
 
 
-def show(console: Console, told: Mapping[str, Any]) -> None:
+def show(console: Console, made: Mapping[str, Any]) -> None:
     """Prints what the demo built: the assets with their rows, the model, the scores and the drift."""
     table = Table(title="What was built", title_justify="left", box=None, header_style="bold")
     for heading, side in (("asset", "left"), ("rows", "right"), ("partitions", "right")):
         table.add_column(heading, justify="right" if side == "right" else "left")
-    for asset, counts in told["assets"].items():
+    for asset, counts in made["assets"].items():
         table.add_row(asset, f"{counts['rows']:,}" if counts["rows"] is not None else "", str(counts["partitions"] or ""))
     console.print(table)
-    model, scores, drift = told["model"], told["scores"], told["drift"]
-    console.print(
-        f"Model {model['name']} version {model['version']}: ROC AUC {model['roc_auc']:.3f} on days it had not seen, "
-        f"{model['baseline_roc_auc']:.3f} from the schedule alone; learned from {model['training_rows']:,} flights.\n"
-        f"Scores: {scores['rows']:,} flights on {scores['days']} days. "
-        f"Drift: {drift['drifted']} of {drift['features']} columns drifted on some of {drift['days']} days.\n"
-        f"Seconds: {', '.join(f'{name} {seconds:.0f}' for name, seconds in told['seconds'].items())}.",
-        highlight=False,
-        soft_wrap=True,
+    for model in made["models"]:
+        console.print(_model_line(model), highlight=False, soft_wrap=True)
+    seconds = ", ".join(f"{name} {seconds:.0f}" for name, seconds in made["seconds"].items())
+    console.print(f"Seconds: {seconds}.", highlight=False, soft_wrap=True)
+
+
+def _model_line(model: Mapping[str, Any]) -> str:
+    scores, drift = model["scores"], model["drift"]
+    return (
+        f"Model {model['name']} version {model['version']}: {model['metric']} {model['value']:.3f} on days after those it was trained on, "
+        f"{model['baseline']:.3f} from the request alone; learned from {model['training_rows']:,} rows. "
+        f"Scores: {scores['rows']:,} on {scores['days']} days. "
+        f"Drift: {drift['drifted']} of {drift['features']} columns drifted on some of {drift['days']} days."
     )
 
 
-def show_stream(console: Console, told: Mapping[str, Any], runs: int) -> None:
-    """Prints what became of the events, and what the integrity oracle found."""
-    audited = told["audited"]
+def show_stream(console: Console, stream: Mapping[str, Any], runs: int) -> None:
+    """Prints what became of the events, and the result of the audit."""
+    audited = stream["audited"]
     records, keys = (sum(found.get(unit, 0) for found in audited.values()) for unit in ("records", "keys"))
     wrong = sorted(asset for asset, found in audited.items() if not found["passed"])
-    asked = f"the sensors asked for {runs} run{'' if runs == 1 else 's'} over their days" if runs else "they had been streamed before"
-    found = f"wrong: {', '.join(wrong)}; see the check nothing_lost" if wrong else "nothing lost, nothing doubled"
+    requested = f"the sensors requested {runs} run{'' if runs == 1 else 's'} over their days" if runs else "they had been streamed before"
+    result = f"differences in {', '.join(wrong)}; see their failed checks" if wrong else "nothing lost, nothing counted twice"
     console.print(
-        f"Events of {told['first_day']} to {told['last_day']}: {asked}.\n"
-        f"Integrity: {records:,} records of {sum('records' in one for one in audited.values())} topics and {keys:,} keys of "
-        f"{sum('keys' in one for one in audited.values())} followed tables compared: {found}.",
+        f"Events of {stream['first_day']} to {stream['last_day']}: {requested}.\n"
+        f"Audit: {records:,} records of {sum('records' in one for one in audited.values())} topics and {keys:,} keys of "
+        f"{sum('keys' in one for one in audited.values())} followed tables compared: {result}.",
         style="red" if wrong else "",
         highlight=False,
         soft_wrap=True,

@@ -48,7 +48,7 @@ class Progress:
 
 @contextmanager
 def watching(title: str) -> Iterator[Callable[[str, str], None]]:
-    """A live display of the services for the time of a command; gives the function to tell it a new state.
+    """A live display of the services for the time of a command; yields the function that takes a new state.
 
     Where the output is no terminal, one line per change is printed instead.
     """

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 5
 AT_ONCE = 8
-STEPS_TOLD = 10
+REPORTS = 10
 TIMEOUT_SECONDS = 30.0
 
 
@@ -40,14 +40,14 @@ def is_there(artifact: Artifact, folder: Path) -> bool:
     return target.exists() and target.stat().st_size == artifact.size_bytes
 
 
-def fetch(wanted: Sequence[tuple[Artifact, Path]], repository: str, tell: Callable[[str], None]) -> None:
-    """Download the artifacts that are not in their folders yet, several at a time; `tell` hears of every tenth part.
+def fetch(wanted: Sequence[tuple[Artifact, Path]], repository: str, report: Callable[[str], None]) -> None:
+    """Download the artifacts that are not in their folders yet, several at a time; `report` is called after every tenth part.
 
     Raises ServiceFailed if one cannot be had or has other bytes. What was downloaded before is kept, and the next call goes on from there.
     """
     import httpx
 
-    total, done, told = sum(artifact.size_bytes for artifact, _ in wanted), 0, 0
+    total, done, reported = sum(artifact.size_bytes for artifact, _ in wanted), 0, 0
     # Few connections for many files: a new one for each costs more than a small file, and some mirrors make many wait.
     with httpx.Client(timeout=TIMEOUT_SECONDS, follow_redirects=True) as client, ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
         # The largest first: the last one to end should be a small one.
@@ -57,9 +57,9 @@ def fetch(wanted: Sequence[tuple[Artifact, Path]], repository: str, tell: Callab
             for future in as_completed(begun):
                 future.result()
                 done += begun[future]
-                if STEPS_TOLD * done // total > told:
-                    told = STEPS_TOLD * done // total
-                    tell(f"{done / 1e6:.0f} of {total / 1e6:.0f} MB")
+                if REPORTS * done // total > reported:
+                    reported = REPORTS * done // total
+                    report(f"{done / 1e6:.0f} of {total / 1e6:.0f} MB")
         finally:
             pool.shutdown(cancel_futures=True)
 

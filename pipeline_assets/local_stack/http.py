@@ -1,12 +1,13 @@
 """Whether a service answers over HTTP, and what it says."""
 
+from collections.abc import Mapping
 from typing import Any
 
 ANSWER_SECONDS = 2.0
 
 
 def answers(url: str, _since: float = 0) -> bool:
-    """A GET of the URL ends with status 200; for `Service.is_ready`, whoever listens there."""
+    """A GET of the URL ends with status 200; for `Service.is_ready`, whichever process listens there."""
     import httpx
 
     try:
@@ -15,12 +16,15 @@ def answers(url: str, _since: float = 0) -> bool:
         return False
 
 
-def ask_graphql(url: str, query: str) -> dict[str, Any] | None:
-    """The data that a GraphQL endpoint answers; None where it does not answer or finds errors."""
+def ask_graphql(
+    url: str, query: str, variables: Mapping[str, object] | None = None, *, seconds: float = ANSWER_SECONDS
+) -> dict[str, Any] | None:
+    """The data that a GraphQL endpoint returns; None where it does not answer or finds errors."""
     import httpx
 
     try:
-        answer = httpx.post(url, json={"query": query}, timeout=ANSWER_SECONDS, trust_env=False)
+        asked = {"query": query, "variables": variables or {}}
+        answer = httpx.post(url, json=asked, timeout=seconds, trust_env=False)
     except httpx.HTTPError:
         return None
     data: dict[str, Any] | None = answer.json().get("data") if answer.status_code == httpx.codes.OK else None

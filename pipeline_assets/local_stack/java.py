@@ -12,12 +12,11 @@ from hashlib import sha256
 from pathlib import Path
 
 from pipeline_assets.local_stack.downloads import Artifact, fetch, is_there, sha256_of
-from pipeline_assets.local_stack.plan import CONNECT, KAFKA, S3, Plan
+from pipeline_assets.local_stack.plan import Plan
 
 LOCK = Path(__file__).with_name("jars.json")
-# The sets of jars, and the services that need them.
+# The sets of jars.
 BROKER, DEBEZIUM, ICEBERG, OBJECT_STORE = "kafka", "debezium", "iceberg", "s3"
-SETS: Mapping[str, tuple[str, ...]] = {S3: (OBJECT_STORE,), KAFKA: (BROKER,), CONNECT: (BROKER, DEBEZIUM, ICEBERG)}
 DIGITS = 12
 
 
@@ -42,28 +41,27 @@ def folder(jars: Path, name: str) -> Path:
     return jars / digest[:DIGITS] / name
 
 
-def needed(jars: Path, services: Iterable[str]) -> list[tuple[Artifact, Path]]:
-    """The jars that the services need, each with its folder."""
-    sets = dict.fromkeys(name for service in services for name in SETS.get(service, ()))
-    return [(each, folder(jars, name)) for name in sets for each in locked(name)]
+def needed(jars: Path, sets: Iterable[str]) -> list[tuple[Artifact, Path]]:
+    """The jars of the sets, each with its folder."""
+    return [(each, folder(jars, name)) for name in dict.fromkeys(sets) for each in locked(name)]
 
 
-def missing(jars: Path, services: Iterable[str]) -> list[tuple[Artifact, Path]]:
-    """Those of the needed jars that were not downloaded yet."""
-    return [(jar, where) for jar, where in needed(jars, services) if not is_there(jar, where)]
+def missing(jars: Path, sets: Iterable[str]) -> list[tuple[Artifact, Path]]:
+    """Those of the jars that were not downloaded yet."""
+    return [(jar, where) for jar, where in needed(jars, sets) if not is_there(jar, where)]
 
 
-def download(plan: Plan, wanted: list[tuple[Artifact, Path]], tell: Callable[[str], None]) -> None:
-    """Download the jars; `tell` hears how much of it is done."""
-    fetch(wanted, plan.maven_url, tell)
+def download(plan: Plan, wanted: list[tuple[Artifact, Path]], report: Callable[[str], None]) -> None:
+    """Download the jars; `report` is called with how much of it is done."""
+    fetch(wanted, plan.maven_url, report)
 
 
-def check(plan: Plan, service: str) -> None:
-    """Hold every jar that a service needs against its hash; one that was changed on this machine is downloaded again."""
-    wanted = needed(plan.jars, [service])
+def check(plan: Plan, sets: tuple[str, ...]) -> None:
+    """Compare every jar of the sets with its hash; one that was changed on this machine is downloaded again."""
+    wanted = needed(plan.jars, sets)
     with ThreadPoolExecutor() as pool:
         list(pool.map(_remove_changed, wanted))
-    download(plan, missing(plan.jars, [service]), lambda _told: None)
+    download(plan, missing(plan.jars, sets), lambda _progress: None)
 
 
 def _remove_changed(wanted: tuple[Artifact, Path]) -> None:

@@ -1,4 +1,4 @@
-"""Apache Kafka: one node that is broker and controller, on the Java runtime of a wheel. What it was given stays until it is deleted."""
+"""Apache Kafka: one node that is broker and controller, on the Java runtime of a wheel. Records stay until they are deleted."""
 
 import subprocess
 from base64 import urlsafe_b64encode
@@ -10,11 +10,15 @@ from uuid import uuid4
 
 from pipeline_assets.core.errors import ServiceFailed
 from pipeline_assets.local_stack import java
-from pipeline_assets.local_stack.plan import HOST, JARS, KAFKA, KAFKA_CONTROLLER, Plan, Service, write_private
+from pipeline_assets.local_stack.plan import HOST, KAFKA, Description, Ending, Plan, Service, has, private_folder, setting, write_private
 from pipeline_assets.local_stack.ports import is_listening, require_free
 from pipeline_assets.local_stack.processes import TAIL_LINES, marked_environment
 
+BOOTSTRAP = setting("kafka_bootstrap")
+# The port by which the broker reaches itself as controller.
+CONTROLLER = "kafka-controller"
 MEMORY_MB = 256
+JARS = (java.BROKER,)
 ANSWER_SECONDS = 2.0
 LOG4J = """status = error
 appender.out.type = Console
@@ -30,7 +34,7 @@ SERVER = {
     "controller.listener.names": "CONTROLLER",
     "listener.security.protocol.map": "BROKER:PLAINTEXT,CONTROLLER:PLAINTEXT",
     "inter.broker.listener.name": "BROKER",
-    # Topics are made by whoever declares them; a misspelt name is an error and not a new topic.
+    # Topics are created where they are declared; a misspelt name is an error and not a new topic.
     "auto.create.topics.enable": "false",
     # Records carry the time of the event, which may be years ago: nothing goes by age. Nor do the offsets of a consumer that pauses.
     "log.retention.ms": "-1",
@@ -69,7 +73,6 @@ def service(plan: Plan) -> Service:
         port=port,
         url=address(port),
         is_ready=partial(is_ready, port),
-        needs=(JARS,),
         prepare=partial(prepare, plan, folder),
     )
 
@@ -81,7 +84,7 @@ def address(port: int) -> str:
 
 def configuration(plan: Plan) -> dict[str, str]:
     """The properties of the broker."""
-    broker, controller = address(plan.ports[KAFKA]), address(plan.ports[KAFKA_CONTROLLER])
+    broker, controller = address(plan.ports[KAFKA]), address(plan.ports[CONTROLLER])
     return {
         **SERVER,
         "listeners": f"BROKER://{broker},CONTROLLER://{controller}",
@@ -105,8 +108,9 @@ def program(plan: Plan, folder: Path, memory_mb: int, settings: str, *rest: str)
 
 def prepare(plan: Plan, folder: Path) -> None:
     """Check the jars, write the configuration, and format the data folder, once."""
-    require_free(KAFKA_CONTROLLER, plan.ports[KAFKA_CONTROLLER])
-    java.check(plan, KAFKA)
+    private_folder(folder)
+    require_free(CONTROLLER, plan.ports[CONTROLLER])
+    java.check(plan, JARS)
     write_private(folder / "log4j2.properties", LOG4J)
     write_private(folder / "server.properties", text(configuration(plan)))
     if not (folder / "data" / "meta.properties").exists():
@@ -127,7 +131,7 @@ def format_storage(plan: Plan, folder: Path) -> None:
 
 
 def is_ready(port: int, _since: float) -> bool:
-    """The broker tells its metadata, and counts itself among the brokers."""
+    """The broker returns its metadata, and lists itself among the brokers."""
     if not is_listening(port):
         return False
     from confluent_kafka import KafkaException
@@ -138,3 +142,15 @@ def is_ready(port: int, _since: float) -> bool:
         return bool(AdminClient({"bootstrap.servers": address(port), "log_level": 0}).list_topics(timeout=ANSWER_SECONDS).brokers)
     except KafkaException:
         return False
+
+
+DESCRIPTION = Description(
+    name=KAFKA,
+    build=service,
+    ports={KAFKA: 9092, CONTROLLER: 9093},
+    settings=lambda plan: {BOOTSTRAP: address(plan.ports[KAFKA])},
+    is_elsewhere=has(BOOTSTRAP),
+    jars=JARS,
+    # It has segments to close.
+    ending=Ending(turn=2, seconds=20.0),
+)

@@ -4,8 +4,9 @@ import sys
 from functools import partial
 
 from pipeline_assets.local_stack.http import answers
-from pipeline_assets.local_stack.plan import HOST, MLFLOW, POSTGRES, Plan, Service
+from pipeline_assets.local_stack.plan import HOST, MLFLOW, POSTGRES, Description, Plan, Service, has, setting
 
+URL, DSN = setting("mlflow_url"), setting("mlflow_dsn")
 WORKERS = 1
 
 
@@ -17,7 +18,7 @@ def service(plan: Plan) -> Service:
         command=(sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", str(WORKERS)),
         folder=plan.home,
         environment={
-            "MLFLOW_BACKEND_STORE_URI": settings["PIPELINE_MLFLOW_DSN"],
+            "MLFLOW_BACKEND_STORE_URI": settings[DSN],
             "MLFLOW_SERVE_ARTIFACTS": "true",
             "MLFLOW_ARTIFACTS_DESTINATION": f"s3://{settings['PIPELINE_S3_BUCKET']}/mlflow",
             "MLFLOW_S3_ENDPOINT_URL": settings["PIPELINE_S3_ENDPOINT"],
@@ -31,10 +32,20 @@ def service(plan: Plan) -> Service:
         port=port,
         url=url(port),
         is_ready=partial(answers, f"{url(port)}/health"),
-        needs=(POSTGRES,),
     )
 
 
 def url(port: int) -> str:
     """The address of the server."""
     return f"http://{HOST}:{port}"
+
+
+DESCRIPTION = Description(
+    name=MLFLOW,
+    build=service,
+    ports={MLFLOW: 5000},
+    settings=lambda plan: {URL: url(plan.ports[MLFLOW])},
+    is_elsewhere=has(URL),
+    needs=(POSTGRES,),
+    is_page=True,
+)

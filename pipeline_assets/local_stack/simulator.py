@@ -1,84 +1,112 @@
-"""The outside world of the reference use case, where the project has it: a weather API, and the rows of the operational database.
-
-The simulator is started as a program and never imported: a user with real sources deletes its folder.
-"""
+"""What the stack runs of the outside worlds of a project: their services, the programs that fill their databases, and their events."""
 
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 
 from pipeline_assets.core.errors import ServiceFailed
 from pipeline_assets.local_stack.http import answers
-from pipeline_assets.local_stack.plan import HOST, WEATHER, Plan, Service, write_private
+from pipeline_assets.local_stack.plan import HOST, Description, Plan, Service, has, private_folder, setting, write_private
+from pipeline_assets.local_stack.postgres import database_setting
 from pipeline_assets.local_stack.processes import TAIL_LINES, end_all, family, marked_environment
+from pipeline_assets.local_stack.worlds import Program, SourceService, World
 
-AIRLINE_OPS, AIRLINE_OPS_DSN = "airline_ops", "PIPELINE_DATABASES__AIRLINE_OPS"
-FIRST_DAY, LAST_DAY = date(2013, 1, 1), date(2013, 12, 31)
-EVENTS = "events"
-# The history ends before this day; what happens from then on is told by events.
-STREAM_FROM = date(2013, 6, 1)
+DIGITS = 12
 
 
-def service(plan: Plan) -> Service:
-    """The weather API; it reads its key from a file."""
-    port, key = plan.ports[WEATHER], plan.home / WEATHER / "api_key"
-    return Service(
-        name=WEATHER,
-        command=(sys.executable, "-m", "simulator.api", "--host", HOST, "--port", str(port), "--api-key-file", str(key)),
-        folder=plan.root,
-        port=port,
-        url=url(port),
-        is_ready=partial(answers, f"{url(port)}/health"),
-        prepare=partial(write_key, plan, key),
+def description(name: str, declared: SourceService) -> Description:
+    """A service of a world, with an address and a key."""
+    address, key = setting(f"services__{name}__url"), setting(f"services__{name}__api_key")
+    return Description(
+        name=name,
+        build=partial(service, name, declared),
+        ports={name: declared.port},
+        secrets=(f"{name}_api_key",),
+        settings=lambda plan: {address: url(plan.ports[name]), key: plan.secrets[f"{name}_api_key"]},
+        is_elsewhere=has(address),
+        together=((address, key),),
     )
 
 
-def exists(root: Path) -> bool:
-    """The project still has the outside world of the reference use case."""
-    return (root / "simulator" / "database.py").exists()
+def service(name: str, declared: SourceService, plan: Plan) -> Service:
+    """The service as a process of its own; it reads its key from a file."""
+    port, key = plan.ports[name], plan.home / name / "api_key"
+    return Service(
+        name=name,
+        command=command(declared.run, host=HOST, port=port, api_key_file=key),
+        folder=plan.root,
+        port=port,
+        url=url(port),
+        is_ready=partial(answers, f"{url(port)}{declared.health}"),
+        prepare=partial(write_key, key, plan.settings[setting(f"services__{name}__api_key")]),
+    )
 
 
-def fill_database(plan: Plan) -> None:
-    """Load the operational database, once; a load that was killed is repeated and doubles no row."""
-    done = plan.home / "run" / f"{AIRLINE_OPS}-until-{STREAM_FROM}.loaded"
+def url(port: int) -> str:
+    """The address of a service."""
+    return f"http://{HOST}:{port}"
+
+
+def write_key(path: Path, key: str) -> None:
+    """Put the key of a service where the service reads it."""
+    private_folder(path.parent)
+    write_private(path, key)
+
+
+def command(program: Program, **values: object) -> tuple[str, ...]:
+    """The command that runs a program of a world, with values in the place of `{…}`."""
+    module, *arguments = program
+    return (sys.executable, "-m", module, *(argument.format(**values) for argument in arguments))
+
+
+def databases_to_fill(worlds: Iterable[World], given: Mapping[str, str]) -> dict[str, Program]:
+    """The programs that fill databases, by database; one that exists elsewhere is not filled."""
+    return {
+        name: database.fill
+        for world in worlds
+        for name, database in world.databases.items()
+        if database.fill is not None and database_setting(name) not in given
+    }
+
+
+def fill_database(plan: Plan, name: str, program: Program) -> None:
+    """Load the database of a world, once; a load that was killed is repeated, and is idempotent."""
+    done = _mark(plan.home, name, program)
     if done.exists():
         return
-    end_all(family(plan.home, AIRLINE_OPS))
-    environment = {**marked_environment(plan.home, AIRLINE_OPS), AIRLINE_OPS_DSN: plan.settings[AIRLINE_OPS_DSN]}
-    span = ["--first", str(FIRST_DAY), "--last", str(LAST_DAY), "--stream-from", str(STREAM_FROM)]
-    _run(plan.root, ["simulator.database", *span], environment, AIRLINE_OPS, "could not be filled by the simulator")
+    end_all(family(plan.home, name))
+    environment = {**marked_environment(plan.home, name), database_setting(name): plan.settings[database_setting(name)]}
+    _run(plan.root, command(program), environment, name, "could not be filled by its simulator")
     done.touch()
 
 
-def send_events(home: Path, root: Path, bootstrap: str, first: date, last: date) -> None:
-    """Tell the topics what happened on the days first..last (inclusive), once; what a killed call had told is told again."""
-    done = home / "run" / f"events-{first}-{last}.sent"
+def send_events(home: Path, root: Path, world: World, bootstrap: str, days: tuple[date, date]) -> None:
+    """Send the events of the days (both inclusive) to their topics, once; a call that was killed is repeated, and sends them again."""
+    if world.events is None:
+        return
+    first, last = days
+    done, name = home / "run" / f"events-{world.name}-{first}-{last}.sent", f"{world.name}-events"
     if done.exists():
         return
-    span = ["--first", str(first), "--last", str(last)]
-    environment = marked_environment(home, EVENTS)
-    _run(root, ["simulator.events", "--bootstrap", bootstrap, *span], environment, EVENTS, "could not be sent by the simulator")
+    end_all(family(home, name))
+    send = command(world.events.send, bootstrap=bootstrap, first=first, last=last)
+    _run(root, send, marked_environment(home, name), name, "could not be sent by their simulator")
     done.touch()
+
+
+def _mark(home: Path, name: str, program: Program) -> Path:
+    """The file that says that a database was filled by exactly this program."""
+    return home / "run" / f"{name}-{sha256(' '.join(program).encode()).hexdigest()[:DIGITS]}.loaded"
 
 
 def _run(root: Path, program: Sequence[str], environment: Mapping[str, str], subject: str, problem: str) -> None:
-    result = subprocess.run(  # noqa: S603 - the simulator of this project
-        [sys.executable, "-m", *program], cwd=root, env=environment,
+    result = subprocess.run(  # noqa: S603 - a simulator of this project
+        program, cwd=root, env=environment,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
     )  # fmt: skip
     if result.returncode != 0:
         raise ServiceFailed(subject, problem, "\n".join(result.stdout.splitlines()[-TAIL_LINES:]))
-
-
-def url(port: int) -> str:
-    """The address of the weather API."""
-    return f"http://{HOST}:{port}"
-
-
-def write_key(plan: Plan, key: Path) -> None:
-    """Put the key of the weather API where the API reads it."""
-    key.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_private(key, plan.settings["PIPELINE_SERVICES__WEATHER__API_KEY"])

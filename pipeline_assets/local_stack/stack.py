@@ -2,7 +2,7 @@
 
 import fcntl
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,42 +10,17 @@ from functools import partial
 from pathlib import Path
 from threading import Event
 
-from pipeline_assets.core.settings import Settings, StackSettings, read_settings, read_stack_settings
-from pipeline_assets.local_stack import connect, dagster, java, kafka, mlflow, postgres, processes, s3, simulator
-from pipeline_assets.local_stack.plan import (
-    CODE,
-    CONNECT,
-    DAEMON,
-    JARS,
-    KAFKA,
-    MLFLOW,
-    NAMES,
-    POSTGRES,
-    S3,
-    WEATHER,
-    WEBSERVER,
-    Plan,
-    Service,
-)
-from pipeline_assets.local_stack.services import Watch, ensure, nobody_watches, run_after, stop
-from pipeline_assets.local_stack.settings import AIRLINE_OPS, is_given, make_plan, write_settings
+from pipeline_assets.core.settings import ROOT, Settings, StackSettings, read_settings, read_stack_settings
+from pipeline_assets.local_stack import dagster, java, postgres, processes, simulator
+from pipeline_assets.local_stack.inventory import default_ports, described
+from pipeline_assets.local_stack.plan import CODE, DAEMON, JARS, POSTGRES, Description, Plan, Service, private_folder
+from pipeline_assets.local_stack.restart import Run, cancel_cut_off, free_slots, let_end
+from pipeline_assets.local_stack.services import Watch, ensure, is_outdated, nobody_watches, run_after, stop
+from pipeline_assets.local_stack.settings import make_plan, write_settings
+from pipeline_assets.local_stack.worlds import Program, read_worlds
 
-ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("logs", "run", POSTGRES, S3, KAFKA, CONNECT)
+FOLDERS = ("logs", "run")
 KEPT_BY_PURGE = ("jars", "stack.lock")
-PAGES = (WEBSERVER, MLFLOW)
-STOPPED_IN_TURN = ((DAEMON,), (WEBSERVER, MLFLOW, WEATHER, CONNECT), (CODE, KAFKA, S3, POSTGRES))
-BUILDERS: dict[str, Callable[[Plan], Service]] = {
-    POSTGRES: postgres.service,
-    S3: s3.service,
-    KAFKA: kafka.service,
-    CONNECT: connect.service,
-    MLFLOW: mlflow.service,
-    WEATHER: simulator.service,
-    CODE: dagster.code_server,
-    WEBSERVER: dagster.webserver,
-    DAEMON: dagster.daemon,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,29 +40,47 @@ class State:
     is_page: bool
 
 
+def names(root: Path = ROOT) -> tuple[str, ...]:
+    """The names of the services of a project."""
+    return tuple(described(read_worlds(root)))
+
+
+def free_ports(root: Path = ROOT) -> dict[str, int]:
+    """The ports of a project's services for a stack that runs beside others: each 0, which picks a free one."""
+    return dict.fromkeys(default_ports(described(read_worlds(root)).values()), 0)
+
+
 def up(
     home: Path,
     root: Path = ROOT,
     *,
-    only: Sequence[str] = NAMES,
+    only: Sequence[str] | None = None,
     with_history: bool = True,
     stack: StackSettings | None = None,
     watch: Watch = nobody_watches,
 ) -> Settings:
     """Start what is not running, wait until all of it works, and return the settings to use it.
 
-    `only`: names of the services wanted. `with_history`: fill the simulator's database, where the project has one. `stack`: else read from
-    the environment. `watch` is called with a name and its new state. Raises PortTaken, ServiceFailed and SettingsMissing; what did start
-    stays, and the next call goes on from there.
+    `only`: names of the services wanted, None for all. `with_history`: fill the databases of the project's worlds. `stack`: else read from
+    the environment. `watch` is called with a name and its new state. Where a service is restarted, runs that have begun get
+    `stack.run_wait_seconds` to end; those that have not fail and are retried. Raises PortTaken, ServiceFailed and SettingsMissing; what did
+    start stays, and the next call goes on from there.
     """
     for folder in (home, *(home / name for name in FOLDERS)):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(folder)
     with locked(home):
-        stack = stack or read_stack_settings()
-        plan = make_plan(stack, root, home)
+        stack, worlds = stack or read_stack_settings(), read_worlds(root)
+        services = described(worlds)
+        plan = make_plan(services.values(), stack, root, home)
+        built = {each.name: each.build(plan) for each in chosen(services, stack, only, watch)}
+        before = processes.remembered(home, CODE)
+        left = spare_runs(home, services, built, stack.run_wait_seconds, watch)
         write_settings(plan)
         dagster.write_dotenv(plan)
-        start_all(plan, chosen(stack, root, only, watch), watch, with_history=with_history and AIRLINE_OPS not in stack.given)
+        to_fill = simulator.databases_to_fill(worlds, stack.given) if with_history and POSTGRES in built else {}
+        start_all(plan, services, built, to_fill, watch)
+        cancel_cut_off(home, before, watch)
+        free_slots(home, left)
     return read_settings(home)
 
 
@@ -99,28 +92,40 @@ def locked(home: Path) -> Iterator[None]:
         yield
 
 
-def chosen(stack: StackSettings, root: Path, only: Sequence[str], watch: Watch) -> list[str]:
-    """The names of the services to start: wanted, part of the project, and not elsewhere."""
-    wanted = [name for name in NAMES if name in only and (name != WEATHER or simulator.exists(root))]
-    missing = [name for name in wanted if not is_given(stack, name, root)]
-    for name in wanted:
-        watch(name, "waiting" if name in missing else "elsewhere")
+def chosen(services: Mapping[str, Description], stack: StackSettings, only: Sequence[str] | None, watch: Watch) -> list[Description]:
+    """The services to start: wanted, and not elsewhere."""
+    wanted = [service for service in services.values() if only is None or service.name in only]
+    missing = [service for service in wanted if not service.is_elsewhere(stack.given)]
+    for service in wanted:
+        watch(service.name, "waiting" if service in missing else "elsewhere")
     return missing
 
 
-def start_all(plan: Plan, names: Sequence[str], watch: Watch, *, with_history: bool) -> None:
-    """Start the services side by side, each after those it needs; raises the first failure once all have come to an end."""
+def spare_runs(home: Path, services: Mapping[str, Description], built: Mapping[str, Service], seconds: float, watch: Watch) -> list[Run]:
+    """Before a service is restarted, let the runs end that have begun; returns those that have not. Queued ones wait for the new daemon."""
+    if not any(is_outdated(home, service) for service in built.values()):
+        return []
+    if DAEMON in built and processes.running(home, DAEMON) is not None:
+        stop(home, DAEMON, watch, services[DAEMON].ending)
+    return let_end(home, seconds, watch)
+
+
+def start_all(
+    plan: Plan, services: Mapping[str, Description], built: Mapping[str, Service], to_fill: Mapping[str, Program], watch: Watch
+) -> None:
+    """Start the services side by side, each after those it needs, and fill databases; raises the first failure once all have ended."""
     halted, begun = Event(), dict[str, Future[None]]()
-    with ThreadPoolExecutor(max_workers=len(NAMES) + 2) as pool:
-        if wanted := java.missing(plan.jars, names):
+    with ThreadPoolExecutor(max_workers=len(built) + len(to_fill) + 1) as pool:
+        if wanted := java.missing(plan.jars, [name for each in built for name in services[each].jars]):
             fetch = partial(java.download, plan, wanted, partial(watch, JARS))
             begun[JARS] = pool.submit(run_after, [], JARS, fetch, watch, done="ready")
-        for service in (BUILDERS[name](plan) for name in names):
-            needs = [begun[name] for name in service.needs if name in begun]
-            begun[service.name] = pool.submit(run_after, needs, service.name, partial(ensure, plan.home, service, halted), watch)
-        if with_history and POSTGRES in begun and simulator.exists(plan.root):
-            fill = partial(simulator.fill_database, plan)
-            begun[simulator.AIRLINE_OPS] = pool.submit(run_after, [begun[POSTGRES]], simulator.AIRLINE_OPS, fill, watch, done="ready")
+        for name, service in built.items():
+            needed = (*services[name].needs, *([JARS] if services[name].jars else []))
+            work = partial(ensure, plan.home, service, halted, services[name].ending)
+            begun[name] = pool.submit(run_after, [begun[need] for need in needed if need in begun], name, work, watch)
+        for name, program in to_fill.items():
+            fill = partial(simulator.fill_database, plan, name, program)
+            begun[name] = pool.submit(run_after, [begun[POSTGRES]], name, fill, watch, done="ready")
         try:
             wait(begun.values())
         except KeyboardInterrupt:
@@ -130,20 +135,26 @@ def start_all(plan: Plan, names: Sequence[str], watch: Watch, *, with_history: b
         future.result()
 
 
-def down(home: Path, root: Path = ROOT, *, only: Sequence[str] = NAMES, purge: bool = False, watch: Watch = nobody_watches) -> list[str]:
+def down(
+    home: Path, root: Path = ROOT, *, only: Sequence[str] | None = None, purge: bool = False, watch: Watch = nobody_watches
+) -> list[str]:
     """Stop the services of the folder, those that others need last; the names of those that ran.
 
-    `only`: names of the services meant. `purge`: stop all, and delete their data.
+    `only`: names of the services meant, None for all. `purge`: stop all, and delete their data.
     """
     if not home.exists():
         return []
-    with locked(home), ThreadPoolExecutor(max_workers=len(NAMES)) as pool:
-        meant = NAMES if purge else only
-        stopped: list[str] = []
-        for wave in STOPPED_IN_TURN:
-            names = [name for name in wave if name in meant]
-            stopped += [name for name, was_alive in zip(names, pool.map(partial(stop, home, watch=watch), names), strict=True) if was_alive]
-        if POSTGRES in meant:
+    services = described(read_worlds(root))
+    meant = [service for service in services.values() if purge or only is None or service.name in only]
+    with locked(home), ThreadPoolExecutor(max_workers=len(services)) as pool:
+        gone = sorted(processes.all_remembered(home) - services.keys()) if purge or only is None else []
+        # The services of a world whose folder was deleted meanwhile.
+        stopped = [name for name in gone if stop(home, name, watch)]
+        for turn in sorted({service.ending.turn for service in meant}):
+            wave = [service for service in meant if service.ending.turn == turn]
+            ended = pool.map(lambda service: stop(home, service.name, watch, service.ending), wave)
+            stopped += [service.name for service, was_alive in zip(wave, ended, strict=True) if was_alive]
+        if POSTGRES in [service.name for service in meant]:
             postgres.remove_copy(home)
         if purge:
             dagster.remove_dotenv(dagster.dotenv(root, home))
@@ -159,22 +170,22 @@ def delete_data(home: Path) -> None:
 
 
 def status(home: Path, root: Path = ROOT) -> list[State]:
-    """Every service of the folder, in the order in which they start."""
+    """Every service of the folder, each after those that it needs."""
     stack = read_stack_settings()
-    return [state_of(home, name, is_elsewhere=is_given(stack, name, root)) for name in NAMES]
+    return [state_of(home, service, is_elsewhere=service.is_elsewhere(stack.given)) for service in described(read_worlds(root)).values()]
 
 
-def state_of(home: Path, name: str, *, is_elsewhere: bool) -> State:
+def state_of(home: Path, service: Description, *, is_elsewhere: bool) -> State:
     """One service as it is now."""
-    remembered, alive = processes.remembered(home, name), processes.running(home, name)
-    members = processes.family(home, name)
+    remembered, alive = processes.remembered(home, service.name), processes.running(home, service.name)
+    members = processes.family(home, service.name)
     ended = "elsewhere" if is_elsewhere else "stopped" if remembered is None else "dead"
     return State(
-        name=name,
+        name=service.name,
         state=ended if alive is None else "running",
         pid=None if alive is None else alive.pid,
         port=None if alive is None else alive.port,
         url="" if alive is None else alive.url,
         rss_mb=processes.resident_mb(members) if members else None,
-        is_page=name in PAGES,
+        is_page=service.is_page,
     )

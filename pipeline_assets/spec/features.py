@@ -5,7 +5,6 @@ from datetime import timedelta
 from typing import Literal, get_args
 
 Aggregate = Literal["count", "sum", "mean", "stddev", "variance", "min", "max", "last", "rate", "time_since_last"]
-AGGREGATES: tuple[Aggregate, ...] = get_args(Aggregate)
 Transform = Literal["value", "hour", "weekday", "minute_of_day", "day_of_year"]
 TRANSFORMS: tuple[Transform, ...] = get_args(Transform)
 
@@ -50,12 +49,24 @@ class Windowed:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Learned:
+    """Categories that training finds in its train block: the `most` frequent values (ties by value); any other value is null."""
+
+    most: int = 100
+
+
+@dataclass(frozen=True, kw_only=True)
 class Latest:
-    """The newest value of `column` known at the time asked; null when it is older than `ttl` (by event_at)."""
+    """The newest value of `column` known at the time asked; null when it is older than `ttl` (by event_at).
+
+    A number is its value, a boolean 0 or 1, a date or timestamp the seconds from it to the decision (negative where it is later). Text is
+    categorical and must say by which `values`: those listed, or learned ones; null where the value is not among them.
+    """
 
     name: str
     column: str
     ttl: timedelta | None = None
+    values: tuple[str, ...] | Learned = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +86,7 @@ class FeatureView:
 class RequestFeature:
     """A fact of the request itself: `column` of the observation, as it is or as a part of its time in `time_zone`.
 
-    With `values` the feature is categorical: its code is the position in `values`, and null where the value is not among them.
+    The values of columns are taken as in `Latest`; text must say by which `values` it is categorical, listed or learned ones.
     """
 
     name: str
@@ -83,4 +94,4 @@ class RequestFeature:
     description: str
     transform: Transform = "value"
     time_zone: str = "UTC"
-    values: tuple[str, ...] = ()
+    values: tuple[str, ...] | Learned = ()

@@ -5,30 +5,45 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from pipeline_assets.spec.features import FeatureView, RequestFeature
+from pipeline_assets.spec.monitors import Monitor
+from pipeline_assets.spec.tasks import MetricRule, Task
 
 
 @dataclass(frozen=True, kw_only=True)
 class Observations:
-    """The cleaned table of decisions: one row per `key`, asked at `decision_at`, of the day partition of `decision_at`."""
+    """The cleaned table of decisions: one row per `keys` (text or integers), decided at `decision_at`.
+
+    The table is kept by the day of `event_at`, what the decision is about; the decision may come up to `ahead` before it, up to `behind`
+    after it, or at it (both zero). Vectors and scores are kept by the UTC day of `decision_at`.
+    """
 
     table: str
-    key: str
+    keys: tuple[str, ...]
     decision_at: str
+    event_at: str
+    ahead: timedelta = timedelta(0)
+    behind: timedelta = timedelta(0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Label:
-    """The boolean that is predicted, in a cleaned table of its own because it is known later than it is asked for."""
+    """The outcome that is predicted, in a cleaned table because it is known later than the decision.
+
+    `keys` name the columns that hold the keys of the observations, in their order. `known_at` is when the outcome was known. Before
+    decision_at + `horizon` a label counts as unknown whatever it is, so that outcomes which are known early do not outweigh the others:
+    "refunded within 14 days" has a horizon of 14 days. Without one a label counts from `known_at` on.
+    """
 
     table: str
-    key: str
+    keys: tuple[str, ...]
     column: str
     known_at: str
+    horizon: timedelta = timedelta(0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Time-blocked: train on `train`, stop early on `validation`, judge on `holdout`, in this order, ending where training is asked."""
+    """Time-blocked: train on `train`, stop early on `validation`, judge on `holdout`, in this order, ending where labels have matured."""
 
     train: timedelta
     validation: timedelta
@@ -39,14 +54,16 @@ class Split:
 class Gate:
     """When a candidate may go live; each rule is judged on the same hold-out as its rivals.
 
-    `min_gain_over_baseline` and `min_gain_over_champion` are differences of ROC AUC (the latter may be negative: how much worse is still
-    allowed); `max_calibration_error` is the expected calibration error over ten equal-frequency bins; `max_slice_loss` is how much worse
-    than the champion a slice of at least `min_slice_rows` may be in ROC AUC; `max_latency_ms` is the 95th percentile of scoring one row.
+    Gains are differences of `metric`, positive where the candidate is better, whichever direction is better for that metric:
+    `min_gain_over_baseline`, and `min_gain_over_champion` (which may be negative: how much worse is still allowed). `limits` bound single
+    metrics of the candidate. `max_slice_loss` is how much worse than the champion a slice of at least `min_slice_rows` may be in `metric`;
+    `max_latency_ms` is the 95th percentile of scoring one row.
     """
 
+    metric: str
     min_gain_over_baseline: float
     min_gain_over_champion: float
-    max_calibration_error: float
+    limits: tuple[MetricRule, ...]
     max_slice_loss: float
     min_slice_rows: int
     max_size_bytes: int
@@ -57,13 +74,15 @@ class Gate:
 class Model:
     """One model of a use case.
 
-    Its features are all features of `views`, then `request_features`; the schedule-only baseline uses `request_features` alone.
-    `slices` are columns of the observations by which quality is also reported. `parameters` are XGBoost's own.
+    Its features are all features of `views`, then `request_features`. The baseline that it has to beat uses the `request_features` alone,
+    or where there are none the constant that fits the training block best. `slices` are columns of the observations by which quality is
+    also reported. `parameters` are XGBoost's own, in addition to the objective and the evaluation metric of the task.
     """
 
     name: str
     question: str
     owner: str
+    task: Task
     observations: Observations
     label: Label
     views: tuple[FeatureView, ...]
@@ -74,3 +93,4 @@ class Model:
     max_rounds: int
     early_stopping_rounds: int
     gate: Gate
+    monitor: Monitor

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import timedelta
 
-from pipeline_assets.spec.models import Model
+from pipeline_assets.spec.tasks import MetricRule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -11,15 +11,15 @@ class Monitor:
     """Drift and performance of a model, judged per day against its training reference.
 
     A feature has drifted when its population stability index over `bins` equal-frequency bins of the reference exceeds `max_psi`; a day
-    has drifted when the share of drifted features exceeds `max_drifted_share`, or the score itself has drifted. Performance fails below
-    `min_roc_auc`, where at least `min_labels` labels are known. At most one retraining is asked for in `cool_down` (event time).
+    has drifted when the share of drifted features exceeds `max_drifted_share`, or the score itself has drifted. Performance fails where a
+    metric breaks one of `rules` on a day with at least `min_labels` mature labels. At most one retraining is requested in `cool_down`
+    (event time).
     """
 
-    model: Model
     bins: int
     max_psi: float
     max_drifted_share: float
-    min_roc_auc: float
+    rules: tuple[MetricRule, ...]
     min_labels: int
     report_sample_rows: int
     cool_down: timedelta

@@ -91,10 +91,10 @@ class CloudEvent:
 
 @dataclass(frozen=True, kw_only=True)
 class DebeziumChange:
-    """Each record is a change of a row as Debezium's JSON envelope tells it: the row after it, or before it where it was deleted.
+    """Each record is a change of a row in Debezium's JSON envelope: the row after it, or before it where it was deleted.
 
     `operation` (c, u, d, r, or t where the table was truncated), `lsn`, `committed_at`, `transaction` and `snapshot` name the fields that
-    take what the envelope says of the change, if any does; `untold` the one that takes which of the other declared fields the row after the
+    take what the envelope says of the change, if any does; `absent` the one that takes which of the other declared fields the row after the
     change does not have at all, as a JSON array (null: it has them all). The empty record that follows a deletion for Kafka's sake is no
     event.
     """
@@ -104,7 +104,7 @@ class DebeziumChange:
     committed_at: str | None = None
     transaction: str | None = None
     snapshot: str | None = None
-    untold: str | None = None
+    absent: str | None = None
 
 
 Format = JsonObject | CsvLine | Avro | CloudEvent | DebeziumChange
@@ -139,12 +139,19 @@ class RecordStream:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EventStream(RecordStream):
-    """Events as they happen: a topic, and the batch source that holds what happened before the topic began.
+class History:
+    """What happened before a topic began: the rows of a batch source, all of them or those whose `field` is `value`.
 
-    A row of `history` belongs to this stream if `history_field` equals `history_value`; its columns carry the names of the contract.
+    The columns carry the names of the stream's contract.
     """
 
-    history: Source
-    history_field: str
-    history_value: str
+    source: Source
+    field: str | None = None
+    value: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EventStream(RecordStream):
+    """Events as they happen: a topic, and where there is one the `history` from before the topic began."""
+
+    history: History | None = None

@@ -1,17 +1,19 @@
-"""A use case: everything declared about one question, in one object."""
+"""A use case: everything declared about one domain, in one object."""
 
 from dataclasses import dataclass
 from datetime import date
 
-from pipeline_assets.spec.features import Entity, FeatureView
 from pipeline_assets.spec.models import Model
-from pipeline_assets.spec.monitors import Monitor
 from pipeline_assets.spec.sources import EventStream, Source
 
 
 @dataclass(frozen=True, kw_only=True)
 class UseCase:
-    """The declarations of one use case; `first_day` and `last_day` (UTC, inclusive) bound its partitions."""
+    """The declarations of one use case; `first_day` and `last_day` (UTC, inclusive; None: open end) bound its partitions.
+
+    Its views and entities are those of its models. Sources, streams and views may be imported from another use case: equal objects are one
+    asset, and use cases that share any have the days of all of them.
+    """
 
     name: str
     owner: str
@@ -20,7 +22,4 @@ class UseCase:
     last_day: date | None
     sources: tuple[Source, ...]
     streams: tuple[EventStream, ...]
-    entities: tuple[Entity, ...]
-    views: tuple[FeatureView, ...]
-    model: Model
-    monitor: Monitor
+    models: tuple[Model, ...]

@@ -1,6 +1,9 @@
 """The rules of the house: who may import whom, who may import Dagster, who reads the environment, how a room looks."""
 
 import ast
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +20,7 @@ ROOMS = (
 # Staged partitions are no room: both ways of ingestion write them, and the lake reads them.
 STEPS = (*ROOMS[:1], "ingestion/staging", *ROOMS[1:])
 PACKAGES = tuple(f"pipeline_assets.{step.replace('/', '.')}" for step in STEPS)
-WIRING = {"assets.py", "sensors.py", "definitions.py", "resources.py"}
+WIRING = {"assets.py", "sensors.py", "definitions.py", "jobs.py", "resources.py", "handover.py"}
 MODULES = sorted(PRODUCT.rglob("*.py"))
 
 
@@ -43,14 +46,14 @@ def _relative(file: Path) -> str:
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_every_room_has_the_same_anatomy(room: str) -> None:
-    """A room has a docstring that names input and output, and a thin `assets.py` with `defs(use_case)`."""
+    """A room has a docstring that names input and output, and a thin `assets.py` with `defs(project)`."""
     doc = ast.get_docstring(ast.parse((PRODUCT / room / "__init__.py").read_text())) or ""
     wiring = ast.parse((PRODUCT / room / "assets.py").read_text())
     entrances = [node for node in wiring.body if isinstance(node, ast.FunctionDef) and node.name == "defs"]
 
     assert "Input:" in doc
     assert "Output:" in doc
-    assert [argument.arg for argument in entrances[0].args.args] == ["use_case"]
+    assert [argument.arg for argument in entrances[0].args.args] == ["project"]
 
 
 @pytest.mark.parametrize("file", sorted((PRODUCT / "core").glob("*.py")), ids=_relative)
@@ -123,3 +126,69 @@ def test_nothing_is_unpickled(file: Path) -> None:
     """No module loads a pickle or a model through a loader that would."""
     assert {module.split(".")[0] for module in _imports(file)} & {"pickle", "cloudpickle", "joblib", "dill"} == set()
     assert "pyfunc.load_model" not in file.read_text()
+
+
+# What a prediction service and a worker of streams start with; both must not wait for, or need, what only runs of Dagster use.
+LIGHT = (
+    "pipeline_assets.use_cases.nyc_flights",
+    "pipeline_assets.core.connections",
+    "pipeline_assets.core.declarations",
+    "pipeline_assets.processing.features.view",
+    "pipeline_assets.model_lifecycle.training.scorer",
+    "pipeline_assets.ingestion.streaming.typed.rows",
+)
+HEAVY = ("dagster", "mlflow", "pandas", "dbt", "evidently", "sklearn", "matplotlib")
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_what_serves_and_streams_starts_without_dagster(module: str) -> None:
+    """Importing the module loads none of the libraries that only runs need."""
+    probe = f"import sys, {module}; print([name for name in {HEAVY!r} if name in sys.modules])"
+
+    loaded = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+
+    assert loaded.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("file", [file for file in MODULES if "use_cases" not in file.parts], ids=_relative)
+def test_no_room_knows_a_use_case(file: Path) -> None:
+    """Outside of `use_cases/` no module names the flights, their models, databases or services."""
+    assert re.findall(r"nyc_flights|flight_delay|arrival_delay|airline_ops", file.read_text()) == []
+
+
+@pytest.mark.parametrize("file", [file for file in MODULES if _relative(file) != "core/names.py"], ids=_relative)
+def test_names_of_assets_are_made_in_one_place(file: Path) -> None:
+    """An asset key is made from a name of `core/names.py`, never from a text."""
+    made = [
+        ast.unparse(node)
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in {"dg.AssetKey", "AssetKey"}
+        and not (isinstance(node.args[0], ast.Call) and ast.unparse(node.args[0].func) == "list")
+    ]  # fmt: skip
+
+    assert made == []
+
+
+def _bodies() -> list[tuple[int, str]]:
+    """The lines of each function's body, and where it is."""
+    found = []
+    for file in MODULES:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or 0) - node.body[0].lineno + 1
+                found.append((lines, f"{_relative(file)}:{node.lineno} {node.name}"))
+    return sorted(found)
+
+
+def test_functions_can_be_read_in_one_look() -> None:
+    """Nine in ten bodies have at most 20 lines, none more than 60."""
+    bodies = _bodies()
+
+    assert [place for lines, place in bodies if lines > 60] == []
+    assert bodies[int(0.9 * len(bodies))][0] <= 20
+
+
+@pytest.mark.parametrize("file", MODULES, ids=_relative)
+def test_a_module_can_be_read_in_one_sitting(file: Path) -> None:
+    """No module has more than 400 lines."""
+    assert len(file.read_text().splitlines()) <= 400

@@ -7,6 +7,7 @@ import psycopg
 import pytest
 
 from pipeline_assets.core import connections, names
+from pipeline_assets.core.declarations import load_project
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.streaming import sensors
 from pipeline_assets.ingestion.streaming.audit.audit import verify
@@ -15,12 +16,14 @@ from pipeline_assets.ingestion.streaming.capture.topics import end_offsets
 from pipeline_assets.ingestion.streaming.streams import change_log, followed
 from pipeline_assets.processing.lake import tables
 from pipeline_assets.spec.sources import EventStream
-from pipeline_assets.use_cases.nyc_flights import use_case
 from pipeline_assets.use_cases.nyc_flights.sources import planes
 from pipeline_assets_tests.graph_runs import Graph
 from pipeline_assets_tests.stream_records import until
-from simulator import data, messages
+from simulator.nyc_flights import data, messages
 
+PROJECT = load_project()
+FLIGHTS = PROJECT.use_case("nyc_flights")
+BUILD_FEATURES = names.build_features(FLIGHTS.name)
 FIRST, SEAM, LAST = date(2013, 10, 1), date(2013, 10, 4), date(2013, 10, 6)
 ASKED = (date(2013, 10, 3), LAST)
 SEATS = names.feature("aircraft_attributes", "seats")
@@ -39,28 +42,27 @@ def streamed(streams: Settings, tmp_path_factory: pytest.TempPathFactory) -> Gra
     graph = Graph(settings=streams, folder=tmp_path_factory.mktemp("dagster"))
     graph.load_world(FIRST, LAST, stream_from=SEAM)
     graph.connect()
-    graph.run(names.BUILD_FEATURES, (FIRST, LAST))
+    graph.run(BUILD_FEATURES, (FIRST, LAST))
     graph.send_events(SEAM, LAST)
     graph.settle()
-    _, typed, *_ = sensors.defs(use_case).sensors or ()
-    (request,) = graph.tick(typed).run_requests or ()
+    (request,) = graph.tick(_sensor(names.days_changed(FLIGHTS.name))).run_requests or ()
     assert request.tags.items() >= names.range_tags(*ASKED).items()
-    graph.run(names.BUILD_FEATURES, ASKED)
+    graph.run(BUILD_FEATURES, ASKED)
     return graph
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("stream", use_case.streams, ids=lambda stream: stream.topic)
+@pytest.mark.parametrize("stream", FLIGHTS.streams, ids=lambda stream: stream.topic)
 def test_history_and_stream_meet_without_a_gap_or_a_double(streamed: Graph, stream: EventStream) -> None:
     """Each event of the six days is in the lake once, whether it came by the history or by the topic; what was broken is in quarantine."""
     known = data.flights()
-    told, streamed_only = (messages.counts(known, stream.topic, first, LAST) for first in (FIRST, SEAM))
+    expected, streamed_only = (messages.counts(known, stream.topic, first, LAST) for first in (FIRST, SEAM))
     with connections.warehouse(streamed.settings) as warehouse:
         (broken,) = warehouse.execute(
             "select count(*) from quarantine.rows where source = %s and partition = %s", [stream.contract.name, names.STREAM]
         ).fetchone() or (0,)
 
-    assert tables.row_count(streamed.settings, names.lake(stream.contract.name), FIRST, LAST) == told.good
+    assert tables.row_count(streamed.settings, names.lake(stream.contract.name), FIRST, LAST) == expected.good
     assert broken == sum(streamed_only.broken.values()) > 0
 
 
@@ -77,39 +79,45 @@ def test_a_changed_row_becomes_a_feature(streamed: Graph) -> None:
     before = _seats(streamed.settings)
     until(lambda: end_offsets(streamed.settings, [topic])[topic, 0], lambda end: end > ends[topic, 0] + 3)
     streamed.settle()
-    streamed.run(names.FOLLOW_TABLES, None)
-    streamed.run(names.BUILD_FEATURES, (LAST, LAST))
+    streamed.run(names.UPDATE_FOLLOWED_TABLES, None)
+    streamed.run(BUILD_FEATURES, (LAST, LAST))
     after = _seats(streamed.settings)
 
     assert before[flown] not in {777, None}
     assert after == {tailnum: seats for tailnum, seats in before.items() if tailnum != gone} | {flown: 777, "NEW1": 12}
-    vectors = tables.read_days(streamed.settings, names.vectors(use_case.model.name), LAST, LAST, [SEATS]).read_all()
+    vectors = tables.read_days(streamed.settings, names.vectors(FLIGHTS.models[0].name), LAST, LAST, [SEATS]).read_all()
     assert 777 in vectors[SEATS].to_pylist()
 
 
 @pytest.mark.timeout(600)
-def test_nothing_is_lost_and_nothing_doubled(streamed: Graph) -> None:
+def test_nothing_is_lost_and_nothing_duplicated(streamed: Graph) -> None:
     """Every record of every topic stands in one place, and every followed table is in the lake as it is in its database."""
-    found = list(verify(streamed.settings, use_case))
+    found = list(verify(streamed.settings, PROJECT))
     records, keys = (sum(verdict.compared for verdict in found if verdict.unit == unit) for unit in ("records", "keys"))
 
     assert {verdict.subject: verdict.problems for verdict in found if verdict.problems} == {}
-    assert len(found) == len(topics_of(use_case)) + len(followed(use_case))
+    assert len(found) == len(topics_of(PROJECT)) + len(followed(PROJECT))
     assert records > keys > 1_000
 
 
 @pytest.mark.timeout(300)
 def test_dagster_learns_what_came_to_topics_and_landing_tables(streamed: Graph) -> None:
-    """The watching sensor tells of each how far it has come, and of the landing table the time of the newest record."""
-    watched = next(sensor for sensor in sensors.defs(use_case).sensors or () if sensor.name == "streams_watched")
-    events = [event for event in streamed.tick(watched).asset_events or () if isinstance(event, dg.AssetMaterialization)]
-    told = {tuple(event.asset_key.path): {label: value.value for label, value in event.metadata.items()} for event in events}
-    topic = use_case.streams[0].topic
+    """The sensor of stream health reports how far each has come, and of the landing table the time of the newest record."""
+    events = [
+        event for event in streamed.tick(_sensor(names.STREAM_HEALTH)).asset_events or () if isinstance(event, dg.AssetMaterialization)
+    ]
+    reported = {tuple(event.asset_key.path): {label: value.value for label, value in event.metadata.items()} for event in events}
+    topic = FLIGHTS.streams[0].topic
     records = end_offsets(streamed.settings, [topic])
 
-    assert told.keys() == {name(one) for name in (names.topic, names.landed) for one in topics_of(use_case)}
-    assert told[names.topic(topic)]["end_offsets"] == told[names.landed(topic)]["rows"] == sum(records.values())
-    assert str(told[names.landed(topic)]["watermark"]) >= str(LAST)
+    assert reported.keys() == {name(one) for name in (names.topic, names.landed) for one in topics_of(PROJECT)}
+    assert reported[names.topic(topic)]["end_offsets"] == reported[names.landed(topic)]["rows"] == sum(records.values())
+    assert str(reported[names.landed(topic)]["watermark"]) >= str(LAST)
+
+
+def _sensor(name: str) -> dg.SensorDefinition:
+    """The sensor of that name."""
+    return next(one for one in sensors.defs(PROJECT).sensors or () if isinstance(one, dg.SensorDefinition) and one.name == name)
 
 
 def _seats(settings: Settings) -> dict[str, int]:

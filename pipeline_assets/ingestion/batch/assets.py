@@ -8,8 +8,10 @@ import dagster as dg
 
 from pipeline_assets.core import names
 from pipeline_assets.core.errors import ContractViolation, SourceChanged
+from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import (
     COMPLETE,
+    CONTRACT,
     Platform,
     asked_days,
     column_schema,
@@ -19,37 +21,37 @@ from pipeline_assets.core.resources import (
     key,
     naming_dependents,
     source_changed,
+    use_case_tags,
 )
 from pipeline_assets.ingestion.batch.load import stage_days, stage_snapshot
 from pipeline_assets.ingestion.sources.origins import kind_of, source_name, system_of
 from pipeline_assets.ingestion.staging import summary
 from pipeline_assets.ingestion.staging.stage import Staged
 from pipeline_assets.spec.sources import Source
-from pipeline_assets.spec.use_case import UseCase
 
-CONTRACT = "contract"
-TOLD_EVERY_PARTITIONS = 25
+LOGGED_EVERY_PARTITIONS = 25
 
 
-def defs(use_case: UseCase) -> dg.Definitions:
-    """One asset a source that is read in batches, by day or as a snapshot, with the checks of its contract."""
-    return dg.Definitions(assets=[_staged(use_case, source) for source in use_case.sources if source.load != "changes"])
+def defs(project: Project) -> dg.Definitions:
+    """One asset per source that is read in batches, by day or as a snapshot, with the checks of its contract."""
+    return dg.Definitions(assets=[_staged(project, source) for source in project.sources if source.load != "changes"])
 
 
-def _staged(use_case: UseCase, source: Source) -> dg.AssetsDefinition:
-    contract, by_day = source.contract, source.load == "daily"
-    # A history has no rows of the days since its stream began; the stream tells whether a day has none at all.
-    is_history = source in [stream.history for stream in use_case.streams]
+def _staged(project: Project, source: Source) -> dg.AssetsDefinition:
+    contract, by_day, home = source.contract, source.load == "daily", project.homes_of(source.contract)[0]
+    # A history has no rows of the days since its stream began; the stream checks whether a day has none at all.
+    is_history = contract.name in project.histories
     asset_key = key(names.staged(contract.name))
 
     @dg.asset(
         key=asset_key,
         deps=[key(source_name(source.origin))],
-        partitions_def=days(use_case) if by_day else None,
+        partitions_def=days(project.span_of(home)) if by_day else None,
         backfill_policy=dg.BackfillPolicy.single_run() if by_day else None,
         group_name=names.BATCH_INGESTION,
         kinds={kind_of(source.origin), "parquet", "s3"},
         owners=[contract.owner],
+        tags=use_case_tags(home),
         code_version=contract.version,
         pool=system_of(source.origin),
         description=f"{contract.description} Staged files of rows that kept the contract.",
@@ -86,18 +88,20 @@ def _stage(context: dg.AssetExecutionContext, platform: Platform, source: Source
     if not by_day:
         return [stage_snapshot(platform.settings, source, run_id=context.run.run_id)]
     first, last = asked_days(context)
-    return stage_days(platform.settings, source, first, last, run_id=context.run.run_id, told=_progress(context, (last - first).days + 1))
+    return stage_days(
+        platform.settings, source, first, last, run_id=context.run.run_id, on_staged=_progress(context, (last - first).days + 1)
+    )
 
 
 def _progress(context: dg.AssetExecutionContext, partitions: int) -> Callable[[Staged], None]:
     staged: list[Staged] = []
 
-    def told(one: Staged) -> None:
+    def log(one: Staged) -> None:
         staged.append(one)
-        if len(staged) % TOLD_EVERY_PARTITIONS == 0 or len(staged) == partitions:
+        if len(staged) % LOGGED_EVERY_PARTITIONS == 0 or len(staged) == partitions:
             context.log.info("%s of %s days staged, %s rows", len(staged), partitions, sum(each.manifest.rows for each in staged))
 
-    return told
+    return log
 
 
 def _metadata(source: Source, staged: Sequence[Staged], seconds: float) -> dict[str, Any]:

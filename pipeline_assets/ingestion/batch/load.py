@@ -14,11 +14,12 @@ from pipeline_assets.ingestion.sources import quarantine
 from pipeline_assets.ingestion.staging.stage import OpenReader, Staged, Target, stage_each, target_of
 from pipeline_assets.spec.sources import PostgresTable, RestEndpoint, Source
 
-Told = Callable[[Staged], None]
+# Called with each partition once it is staged.
+OnStaged = Callable[[Staged], None]
 
 
-def _quiet(_: Staged) -> None:
-    """Hears of a staged partition and says nothing."""
+def _ignore(_: Staged) -> None:
+    """Does nothing about a staged partition."""
 
 
 def stage_days(
@@ -28,10 +29,10 @@ def stage_days(
     last: date,
     *,
     run_id: str,
-    told: Told = _quiet,
+    on_staged: OnStaged = _ignore,
     patience: Patience | None = None,
 ) -> list[Staged]:
-    """Stages the UTC days first..last (inclusive) of a source and gives them back by day; `told` hears of each as it is done.
+    """Stages the UTC days first..last (inclusive) of a source and gives them back by day; `on_staged` is called with each as it is done.
 
     A table is seen at one instant for all days. An API is asked day by day, and days that a killed load of the same range had staged are
     not asked for again. A day with too many broken rows raises ContractViolation and stays as it was; days already done stay done.
@@ -43,7 +44,7 @@ def stage_days(
         done = _stage_api(settings, source, source.origin, days, run_id, patience)
     staged: list[Staged] = []
     for one in done:
-        told(one)
+        on_staged(one)
         staged.append(one)
     return sorted(staged, key=lambda one: one.manifest.partition)
 

@@ -211,7 +211,7 @@ def source_errors(source: str, *, connecting: bool = False) -> Iterator[None]:
     try:
         yield
     except (psycopg.Error, dbapi.Error, OSError) as error:
-        told, code = " ".join(str(error).split()), getattr(error, "sqlstate", None)
-        refused = connecting and "FATAL" in told and not any(sign in told for sign in PASSING)
+        message, code = " ".join(str(error).split()), getattr(error, "sqlstate", None)
+        refused = connecting and "FATAL" in message and not any(sign in message for sign in PASSING)
         passing = code.startswith(PASSING_CODES) if code else not refused
-        raise (SourceUnavailable if passing else SourceRefused)(source, f"database error: {told}") from error
+        raise (SourceUnavailable if passing else SourceRefused)(source, f"database error: {message}") from error

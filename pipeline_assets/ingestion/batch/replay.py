@@ -15,6 +15,7 @@ import polars as pl
 import pyarrow as pa
 
 from pipeline_assets.core import names
+from pipeline_assets.core.arrow import columns_in
 from pipeline_assets.core.connections import warehouse
 from pipeline_assets.core.errors import SourceChanged
 from pipeline_assets.core.settings import Settings
@@ -79,7 +80,7 @@ def _day(partition: str) -> date | None:
 
 
 def _join(settings: Settings, target: Target, manifest: Manifest, checked: Checked) -> list[BrokenRow]:
-    """Stages the partition anew with the good rows; gives back those whose key a newer row has, by their index among the waiting."""
+    """Stages the partition again with the good rows; returns those whose key a newer row has, by their index among the waiting."""
     fresh = _not_staged(target, manifest, checked)
     if not fresh.good.num_rows:
         return []
@@ -124,5 +125,4 @@ def _under(contract: Contract, batch: pa.RecordBatch, partition: str) -> pa.Reco
     missing = [field.name for field in contract.fields if field.required and field.name not in there]
     if missing:
         raise SourceChanged(contract.name, dict.fromkeys(missing, f"stands in no staged row of {partition}"))
-    columns = [batch.column(field.name).cast(field.type) if field.name in there else pa.nulls(len(batch), field.type) for field in schema]
-    return pa.RecordBatch.from_arrays(columns, schema=schema)
+    return pa.RecordBatch.from_arrays(columns_in(batch, schema), schema=schema)

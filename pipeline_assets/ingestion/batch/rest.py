@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from email.utils import parsedate_to_datetime
-from http import HTTPStatus
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from pipeline_assets.core.errors import SettingsMissing, SourceRefused, SourceUnavailable
+from pipeline_assets.core.errors import SettingsMissing, SourceRefused
+from pipeline_assets.core.http_errors import http_errors, is_transient, shown
 from pipeline_assets.core.settings import PREFIX, RestService, Settings
 from pipeline_assets.ingestion.sources.contracts import Checked
 from pipeline_assets.ingestion.sources.json_rows import check_json_rows
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 API_KEY = "X-Api-Key"
-SHOWN_CHARACTERS = 200
 # Bytes that are not UTF-8 come back as they were, so that only the record they stand in is broken.
 KEEP_BYTES = "surrogateescape"
 DECODER = json.JSONDecoder()
@@ -89,7 +88,6 @@ class ApiReader:
             asked["cursor"] = page.next_cursor
 
     def _page(self, asked: dict[str, str]) -> Page:
-        import httpx
         import stamina
 
         patience, deadline = self.patience, monotonic() + self.patience.page_seconds
@@ -101,13 +99,8 @@ class ApiReader:
             wait_max=patience.longest_pause_seconds,
             wait_jitter=patience.jitter_seconds,
         )
-        try:
+        with http_errors(self.contract.name):
             return retrying(self._ask)(asked)
-        except httpx.HTTPStatusError as error:
-            raise _failed(self.contract.name, error.response) from error
-        except httpx.HTTPError as error:
-            told = f"did not answer: {type(error).__name__} {error}".strip()
-            raise SourceUnavailable(self.contract.name, told) from error
 
     def _ask(self, asked: dict[str, str]) -> Page:
         answer = self.client.get(self.origin.path, params=asked)
@@ -136,10 +129,10 @@ def read_page(source: str, content: bytes, records: str) -> Page:
     try:
         found = _fields(text, records)
     except (ValueError, RecursionError) as error:
-        raise SourceRefused(source, f"it answered no page of JSON ({error}): {_shown(text)}") from error
+        raise SourceRefused(source, f"it answered no page of JSON ({error}): {shown(text)}") from error
     rows, cursor = found.get(records), found.get("next_cursor")
     if not isinstance(rows, list) or not (cursor is None or isinstance(cursor, str)):
-        raise SourceRefused(source, f"its page has no list '{records}', or a next_cursor that is no text: {_shown(text)}")
+        raise SourceRefused(source, f"its page has no list '{records}', or a next_cursor that is no text: {shown(text)}")
     return Page(records=rows, next_cursor=cursor)
 
 
@@ -204,22 +197,16 @@ def _pause(error: Exception, seconds_left: float) -> bool | float:
     """Whether to ask again: no, after a pause of the usual kind, or after the seconds that the server asked for if there are so many."""
     import httpx
 
-    if isinstance(error, httpx.TransportError):
+    if not isinstance(error, httpx.HTTPStatusError) or not is_transient(error):
+        return is_transient(error)
+    asked = _retry_after(error.response.headers.get("Retry-After"))
+    if asked is None:
         return True
-    if not isinstance(error, httpx.HTTPStatusError) or not _is_passing(error.response.status_code):
-        return False
-    told = _retry_after(error.response.headers.get("Retry-After"))
-    if told is None:
-        return True
-    return told if told < seconds_left else False
+    return asked if asked < seconds_left else False
 
 
 def _log_retry(details: "RetryDetails") -> None:
     logger.info("Asking again in %.2f s, after attempt %s: %s", details.wait_for, details.retry_num, details.caused_by)
-
-
-def _is_passing(status: int) -> bool:
-    return status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.REQUEST_TIMEOUT}
 
 
 def _retry_after(header: str | None) -> float | None:
@@ -231,14 +218,3 @@ def _retry_after(header: str | None) -> float | None:
     except (ValueError, TypeError):
         return None
     return max(0.0, seconds)
-
-
-def _failed(source: str, answer: "httpx.Response") -> SourceUnavailable | SourceRefused:
-    told = f"{answer.request.method} {answer.request.url.path} answered {answer.status_code}: {_shown(answer.text)}"
-    return SourceUnavailable(source, told) if _is_passing(answer.status_code) else SourceRefused(source, told)
-
-
-def _shown(text: str) -> str:
-    """The beginning of an answer, in one line."""
-    line = " ".join(text.encode(errors="replace").decode().split())
-    return line if len(line) <= SHOWN_CHARACTERS else f"{line[:SHOWN_CHARACTERS]}…"

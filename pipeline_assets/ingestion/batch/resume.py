@@ -1,8 +1,8 @@
 """Loads that can be taken up again: which days of a range are done, even when the process that did them was killed.
 
 A load of a range leaves a mark on the object store when it begins and removes it when it ends, be it complete or refused by something that
-has to be mended first. A load that was killed, or whose source did not answer, leaves its mark: whoever loads the same range of the same
-contract within a day takes up that load, and a day whose manifest carries its id is done and not asked for again. Everything else is a new
+has to be mended first. A load that was killed, or whose source did not answer, leaves its mark: a load of the same range of the same
+contract within a day resumes that load, and a day whose manifest carries its id is done and not asked for again. Everything else is a new
 load that asks for every day.
 """
 
@@ -62,10 +62,10 @@ def done(client: "S3Client", bucket: str, contract: Contract, day: date, load: L
 
 def _unfinished(client: "S3Client", bucket: str, key: str, contract: Contract) -> Load | None:
     try:
-        told = json.loads(client.get_object(Bucket=bucket, Key=key)["Body"].read())
+        stored = json.loads(client.get_object(Bucket=bucket, Key=key)["Body"].read())
     except client.exceptions.NoSuchKey:
         return None
-    found = Load(**{**told, "is_taken_up": True})
+    found = Load(**{**stored, "is_taken_up": True})
     is_recent = datetime.now(UTC) - datetime.fromisoformat(found.begun_at) < TAKEN_UP_WITHIN
     return found if is_recent and found.contract_digest == _digest(contract) else None
 

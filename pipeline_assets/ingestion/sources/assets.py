@@ -3,24 +3,25 @@
 import dagster as dg
 
 from pipeline_assets.core import names
-from pipeline_assets.core.resources import column_schema, key
+from pipeline_assets.core.project import Project
+from pipeline_assets.core.resources import column_schema, key, use_case_tags
 from pipeline_assets.ingestion.sources.origins import kind_of, odcs, source_name
 from pipeline_assets.spec.sources import Source
-from pipeline_assets.spec.use_case import UseCase
 
 
-def defs(use_case: UseCase) -> dg.Definitions:
-    """One external asset a source: the platform reads it and never writes it."""
-    return dg.Definitions(assets=[_source(source) for source in use_case.sources])
+def defs(project: Project) -> dg.Definitions:
+    """One external asset per source: the platform reads it and never writes it."""
+    return dg.Definitions(assets=[_source(project, source) for source in project.sources])
 
 
-def _source(source: Source) -> dg.AssetSpec:
+def _source(project: Project, source: Source) -> dg.AssetSpec:
     contract = source.contract
     return dg.AssetSpec(
         key(source_name(source.origin)),
         group_name=names.SOURCES,
         kinds={kind_of(source.origin)},
         owners=[contract.owner],
+        tags=use_case_tags(project.homes_of(contract)[0]),
         description=contract.description,
         metadata={
             "dagster/column_schema": column_schema(contract),

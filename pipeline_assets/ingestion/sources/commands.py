@@ -11,10 +11,9 @@ import typer
 from pipeline_assets.core import names
 
 if TYPE_CHECKING:
+    from pipeline_assets.core.project import Project
     from pipeline_assets.ingestion.sources.quarantine import QuarantinedRow
     from pipeline_assets.spec.contracts import Contract
-    from pipeline_assets.spec.sources import EventStream
-    from pipeline_assets.spec.use_case import UseCase
 
 SHOWN_ROWS = 50
 
@@ -46,7 +45,7 @@ def list_rows(
     settings = load_settings()
     rows = quarantine.listed(settings, source=source, partition=partition, limit=limit)
     if as_json:
-        typer.echo(json.dumps([_told(row) for row in rows], indent=2))
+        typer.echo(json.dumps([_as_json(row) for row in rows], indent=2))
     else:
         _print_rows(rows, quarantine.counted(settings, source=source, partition=partition))
 
@@ -58,52 +57,46 @@ def show_row(
     from pipeline_assets.core.settings import load_settings
     from pipeline_assets.ingestion.sources import quarantine
 
-    told = _told(quarantine.shown(load_settings(), row_id))
+    row = _as_json(quarantine.shown(load_settings(), row_id))
     if as_json:
-        typer.echo(json.dumps(told, indent=2))
+        typer.echo(json.dumps(row, indent=2))
     else:
-        for name, value in told.items():
+        for name, value in row.items():
             typer.echo(f"{name:<15} {value}")
 
 
 def check_asked(source: str | None, partition: str | None) -> None:
-    """Raises UnknownName or UnknownDay for a source or a partition that there is not."""
+    """Raises UnknownName or UnknownDay for a source or a partition that does not exist."""
     from pipeline_assets.core.errors import UnknownDay, UnknownName
 
-    if source is not None and source not in contracts():
-        raise UnknownName("source", source, list(contracts()))
+    declared = project()
+    if source is not None and source not in contracts(declared):
+        raise UnknownName("source", source, list(contracts(declared)))
     if partition is None or partition in {names.SNAPSHOT, names.UNDATED, names.STREAM}:
         return
-    spans = [(use_case.first_day, use_case.last_day) for use_case in use_cases()]
+    spans = [(use_case.first_day, use_case.last_day) for use_case in declared.use_cases]
     day = _day(partition)
     if day is None or not any(first <= day <= (last or day) for first, last in spans):
         ends = [last for _, last in spans if last is not None]
         raise UnknownDay(partition, min(first for first, _ in spans), max(ends) if len(ends) == len(spans) else None)
 
 
-def contracts() -> "Mapping[str, Contract]":
-    """The contracts of all sources and streams, by name."""
-    declared = [source.contract for use_case in use_cases() for source in use_case.sources]
-    declared += [stream.contract for stream in streams()]
-    return {contract.name: contract for contract in declared}
-
-
-def streams() -> "list[EventStream]":
-    """All declared streams."""
-    return [stream for use_case in use_cases() for stream in use_case.streams]
-
-
-def next_assets(source: str) -> list[names.AssetName]:
-    """The assets that take a source's staged rows further: the streams that it is the history of, or its lake table."""
-    fed = [names.staged(stream.contract.name) for stream in streams() if stream.history.contract.name == source]
-    return fed or [names.lake(source)]
-
-
-def use_cases() -> "list[UseCase]":
+def project() -> "Project":
     """All declared use cases."""
-    from pipeline_assets.core.declarations import load_use_case, use_case_names
+    from pipeline_assets.core.declarations import load_project
 
-    return [load_use_case(name) for name in use_case_names()]
+    return load_project()
+
+
+def contracts(declared: "Project") -> "Mapping[str, Contract]":
+    """The contracts of all sources and streams, by name."""
+    return {contract.name: contract for contract in declared.contracts}
+
+
+def next_assets(declared: "Project", source: str) -> list[names.AssetName]:
+    """The assets that take a source's staged rows further: the streams that it is the history of, or its lake table."""
+    histories = {one.contract.name: one.history.source.contract.name for one in declared.streams if one.history is not None}
+    return [names.staged(stream) for stream, history in histories.items() if history == source] or [names.lake(source)]
 
 
 def _day(partition: str) -> date | None:
@@ -114,11 +107,11 @@ def _day(partition: str) -> date | None:
     return day if day.isoformat() == partition else None
 
 
-def _told(row: "QuarantinedRow") -> dict[str, object]:
+def _as_json(row: "QuarantinedRow") -> dict[str, object]:
     """A row as text and numbers; bytes that are not UTF-8 are written as escapes."""
     headers = {name: (row.header(name) or b"").decode(errors="backslashreplace") for name in row.headers or {}}
-    told = asdict(row) | {"original": row.original.decode(errors="backslashreplace"), "headers": headers or None}
-    return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in told.items()}
+    fields = asdict(row) | {"original": row.original.decode(errors="backslashreplace"), "headers": headers or None}
+    return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in fields.items()}
 
 
 def _print_rows(rows: "Sequence[QuarantinedRow]", counts: Mapping[tuple[str, str, str], tuple[int, int]]) -> None:

@@ -54,7 +54,7 @@ def odcs(contract: Contract) -> dict[str, object]:
 def _property(contract: Contract, field: Field) -> dict[str, object]:
     limits = {"minimum": field.minimum, "maximum": field.maximum, "maxLength": field.max_length}
     kept = {name: limit for name, limit in limits.items() if limit is not None}
-    told: dict[str, object] = {
+    described: dict[str, object] = {
         "name": field.name,
         # The standard's `date` is any point in time.
         "logicalType": "date" if field.type == "timestamp" else field.type,
@@ -62,10 +62,10 @@ def _property(contract: Contract, field: Field) -> dict[str, object]:
         "required": field.required,
     }
     if field.name in contract.primary_key:
-        told |= {"primaryKey": True, "primaryKeyPosition": contract.primary_key.index(field.name) + 1}
+        described |= {"primaryKey": True, "primaryKeyPosition": contract.primary_key.index(field.name) + 1}
     if field.allowed:
-        told["quality"] = [{"rule": "validValues", "validValues": list(field.allowed)}]
-    return told | ({"logicalTypeOptions": kept} if kept else {})
+        described["quality"] = [{"rule": "validValues", "validValues": list(field.allowed)}]
+    return described | ({"logicalTypeOptions": kept} if kept else {})
 
 
 def _hours(length: timedelta) -> float:

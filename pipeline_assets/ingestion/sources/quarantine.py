@@ -1,8 +1,8 @@
 """Rows that broke their contract, kept in the warehouse with reason, position and original bytes until they are replayed.
 
 The quarantine of a partition is replaced as a whole, in one transaction, whenever the partition is read from its source again: rows that
-were mended there are gone from it, rows that are still broken stand there once. Whoever changes a partition, its files or its quarantine,
-holds its lock meanwhile, so that a replay and a new reading of one partition wait for each other.
+were fixed there are gone from it, rows that are still broken are there once. A writer that changes a partition, its files or its
+quarantine, holds its lock meanwhile, so that a replay and a new reading of one partition wait for each other.
 """
 
 from base64 import b64decode, b64encode

@@ -94,8 +94,8 @@ def manifest_from(client: "S3Client", bucket: str, contract_name: str, partition
         answer = client.get_object(Bucket=bucket, Key=f"{folder(contract_name, partition)}/{MANIFEST}")
     except client.exceptions.NoSuchKey:
         return None
-    told = json.loads(answer["Body"].read())
-    return Manifest(**{**told, "files": tuple(StagedFile(**file) for file in told["files"])})
+    stored = json.loads(answer["Body"].read())
+    return Manifest(**{**stored, "files": tuple(StagedFile(**file) for file in stored["files"])})
 
 
 def parquet_writer(sink: pa.NativeFile, sample: pa.RecordBatch) -> pq.ParquetWriter:

@@ -1,7 +1,7 @@
-"""The commands `quarantine replay`, which joins those of the sources, and `verify`. What they need is loaded when they run."""
+"""The commands `quarantine replay`, which joins those of the sources, and `audit sources`. What they need is loaded when they run."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -16,30 +16,33 @@ from pipeline_assets.ingestion.sources.commands import (
     commands,
     contracts,
     next_assets,
-    streams,
-    use_cases,
+    project,
 )
 
 if TYPE_CHECKING:
+    from pipeline_assets.core.project import Project
     from pipeline_assets.ingestion.batch.replay import Replayed
+
+audit = typer.Typer(no_args_is_help=True, help="Reconcile what is in one place with what should be there.")
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the app and to those of the quarantine."""
     commands.command("replay")(replay_rows)
-    app.command("verify")(verify)
+    audit.command("sources")(audit_sources)
+    app.add_typer(audit, name="audit")
 
 
-def verify(*, as_json: JsonOption = False) -> None:
-    """Hold every topic and every followed table against the lake: is anything lost, doubled or different? Exit code 1 if so.
+def audit_sources(*, as_json: JsonOption = False) -> None:
+    """Reconcile every topic and every followed table with the lake: is anything lost, duplicated or different? Exit code 1 if so.
 
-    Nothing is written. What is on its way is waited for, some minutes at most.
+    Nothing is written. Records in flight are waited for, some minutes at most.
     """
     from pipeline_assets.core.settings import load_settings
-    from pipeline_assets.ingestion.streaming.audit import audit as integrity
+    from pipeline_assets.ingestion.streaming.audit.audit import verify
 
-    settings, found = load_settings(), []
-    for verdict in (verdict for use_case in use_cases() for verdict in integrity.verify(settings, use_case)):
+    found = []
+    for verdict in verify(load_settings(), project()):
         found.append(verdict)
         if not as_json:
             typer.echo(f"{'WRONG' if verdict.problems else 'ok':<6}{verdict.subject:<44}{verdict.compared:>12,} {verdict.unit}")
@@ -58,27 +61,28 @@ def replay_rows(*, source: SourceOption = None, partition: PartitionOption = Non
     from pipeline_assets.ingestion.streaming.typed.replay import replay_records
 
     check_asked(source, partition)
-    settings, known = load_settings(), contracts()
-    asked = list(known.values()) if source is None else [known[source]]
+    settings, declared = load_settings(), project()
+    asked = list(declared.contracts) if source is None else [contracts(declared)[source]]
     staged = replay(settings, asked, partition=partition)
-    own = [stream for stream in streams() if stream.contract in asked and partition in {None, names.STREAM}]
-    typed = replay_records(settings, own, streams())
+    own = [stream for stream in declared.streams if stream.contract in asked and partition in {None, names.STREAM}]
+    typed = replay_records(settings, own, declared.streams)
     if as_json:
         typer.echo(json.dumps([asdict(one) for one in (*staged, *typed)], indent=2))
         return
     if not staged and not typed:
-        typer.echo("No rows are waiting in quarantine.")
-    _print_replayed(staged, "staged", next_assets)
-    _print_replayed(typed, "typed", lambda name: [names.staged(name)])
+        typer.echo("No rows to replay are in quarantine.")
+    _print_replayed(declared, staged, "staged")
+    _print_replayed(declared, typed, "typed")
 
 
-def _print_replayed(replayed: "Sequence[Replayed]", done: str, next_of: Callable[[str], list[names.AssetName]]) -> None:
+def _print_replayed(declared: "Project", replayed: "Sequence[Replayed]", done: str) -> None:
     for source in sorted({one.source for one in replayed}):
         own = [one for one in replayed if one.source == source]
         typer.echo(f"{source}: {sum(one.replayed for one in own)} rows {done}, {sum(one.still_broken for one in own)} still broken")
+        further = next_assets(declared, source) if done == "staged" else [names.staged(source)]
         changed = [one.partition for one in own if one.replayed]
         if changed:
-            typer.echo(f"  Changed: {', '.join(changed)}. Publish with:\n  {_publishing(next_of(source), changed)}")
+            typer.echo(f"  Changed: {', '.join(changed)}. Publish with:\n  {_publishing(further, changed)}")
 
 
 def _publishing(assets: Sequence[names.AssetName], partitions: Sequence[str]) -> str:

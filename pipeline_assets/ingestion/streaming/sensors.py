@@ -1,7 +1,8 @@
-"""The sensors that move the graph when events come, and that watch whether they come.
+"""The sensors that materialize what arrived, and that watch whether anything arrives.
 
-What landed is typed; the days that got events are materialized again. None of them reads an event: they look at the snapshots of the lake's
-tables, and at what the services say of themselves. Many commits between two ticks make one run.
+What landed is typed; the days that received events are materialized again, per use case. None of them reads an event: they compare the
+snapshots of the lake's tables with those in their cursors, and read the state that the services report. Many commits between two ticks make
+one run.
 """
 
 import json
@@ -14,70 +15,65 @@ from typing import Any
 import dagster as dg
 
 from pipeline_assets.core import names
+from pipeline_assets.core.project import Project, Span
 from pipeline_assets.core.resources import UNFINISHED, Platform, dagster_errors, days, key
 from pipeline_assets.ingestion.streaming.capture.connect import open_connect
 from pipeline_assets.ingestion.streaming.capture.connectors import connectors_of, is_applied, topics_of
 from pipeline_assets.ingestion.streaming.health import flow as health
-from pipeline_assets.ingestion.streaming.health.arrivals import (
-    Arrived,
-    arrived,
-    landed_snapshots,
-    open_day_of,
-    stale_days,
-    touched,
-    untyped,
-)
+from pipeline_assets.ingestion.streaming.health.arrivals import Arrived, Touched, arrived, landed_snapshots, touched, untyped
+from pipeline_assets.ingestion.streaming.health.days import Pending, pending_days, reach_of, stale_days
 from pipeline_assets.ingestion.streaming.health.watch import Seen, Watch, look
-from pipeline_assets.ingestion.streaming.streams import change_log, followed, record_streams
+from pipeline_assets.ingestion.streaming.staged.state import LOG_SNAPSHOT
+from pipeline_assets.ingestion.streaming.streams import change_log, followed, record_streams, streams_behind
 from pipeline_assets.spec.sources import Source
 from pipeline_assets.spec.use_case import UseCase
 
-# The daemon looks at its sensors every five seconds, and an interval of five is missed by a hair at every other look. So these are each
-# look, as what landed is waited for, and every other: each tick takes processor time from the runs.
+# The daemon evaluates its sensors every five seconds, and an interval of five is missed by a hair at every other tick. So these are each
+# tick, as what landed is waited for, and every other: each takes processor time from the runs.
 LANDED_SECONDS, SECONDS = 4, 9
-WATCH_SECONDS = 15
-# What is seen is told when something is wrong or mended, and else so often.
-TOLD_EVERY = timedelta(minutes=2)
+HEALTH_SECONDS = 15
+# Health is recorded when something fails or recovers, and else so often.
+RECORDED_EVERY = timedelta(minutes=2)
 # What lands in a burst is typed bit by bit; days wait so long for the rest of it, and no longer, as a stream may never pause.
 BURST = timedelta(seconds=30)
-# A run over days takes followed tables to dbt, too. A change waits so long for such a run to end before one of its own is asked for.
+# A run over days takes followed tables to dbt, too. A change waits so long for such a run to end before one of its own is requested.
 ALONG = timedelta(minutes=3)
-LOG_SNAPSHOT = "log_snapshot_id"
-GETS_ON = "gets_on"
-VERIFIED_AT = "0 5 * * *"
+DAILY_AUDIT = "0 5 * * *"
 
 
-def defs(use_case: UseCase, checks: Sequence[dg.AssetCheckKey] = ()) -> dg.Definitions:
-    """The sensors of the use case's streams, and the daily look of the integrity oracle, which are on; none where it has no stream.
+def defs(project: Project, checks: Sequence[dg.AssetCheckKey] = ()) -> dg.Definitions:
+    """The sensors of all streams, one of the days of each use case, and the daily audit, which are on; none where there is no stream.
 
-    checks: those that typing itself tells. A run of some of the typed tables must name them.
+    checks: those that typing itself evaluates. A run of some of the typed tables must name them.
     """
-    if not record_streams(use_case):
+    if not record_streams(project):
         return dg.Definitions()
+    of_days = [_days_changed(project, use_case) for use_case in project.use_cases if streams_behind(project, use_case)]
+    of_tables = [_tables_changed(project)] if followed(project) else []
     daily = dg.ScheduleDefinition(
-        name="integrity_verified",
-        job_name=names.VERIFY,
-        cron_schedule=VERIFIED_AT,
+        name=names.AUDIT_DAILY,
+        job_name=names.AUDIT_SOURCES,
+        cron_schedule=DAILY_AUDIT,
         execution_timezone="UTC",
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description="Holds all topics and followed tables against the lake, once a day.",
+        description="Reconciles all topics and followed tables with the lake, once a day.",
     )
-    return dg.Definitions(sensors=[_landed(use_case, checks), _typed(use_case), _changed(use_case), _watched(use_case)], schedules=[daily])
+    return dg.Definitions(sensors=[_records_landed(project, checks), *of_days, *of_tables, _stream_health(project)], schedules=[daily])
 
 
-def _landed(use_case: UseCase, checks: Sequence[dg.AssetCheckKey]) -> dg.SensorDefinition:
-    streams = record_streams(use_case)
+def _records_landed(project: Project, checks: Sequence[dg.AssetCheckKey]) -> dg.SensorDefinition:
+    streams = record_streams(project)
 
     @dg.sensor(
-        name="events_landed",
-        job_name=names.TYPE_EVENTS,
+        name=names.RECORDS_LANDED,
+        job_name=names.TYPE_RECORDS,
         minimum_interval_seconds=LANDED_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Has events typed of which Kafka Connect has landed more. The cursor holds the landing snapshots that were seen.",
+        description="Has records typed of which Kafka Connect has landed more. The cursor holds the landing snapshots that were seen.",
     )
     def landed(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult | dg.SkipReason:
-        if _is_running(context, names.TYPE_EVENTS):
-            return dg.SkipReason("Events are being typed; what lands meanwhile is for the next run.")
+        if _is_running(context, names.TYPE_RECORDS):
+            return dg.SkipReason("Records are being typed; what lands meanwhile is for the next run.")
         with dagster_errors():
             snapshots = landed_snapshots(platform.settings, streams)
             waiting = untyped(platform.settings, streams) if snapshots != _cursor(context) else []
@@ -85,133 +81,153 @@ def _landed(use_case: UseCase, checks: Sequence[dg.AssetCheckKey]) -> dg.SensorD
             return dg.SkipReason("Nothing has landed since the last run.")
         # A table that has nothing to type would take the others half a second.
         tables = [key(names.typed(stream.contract.name)) for stream in waiting]
-        told = [check for check in checks if check.asset_key in tables]
-        request = dg.RunRequest(run_key=_key(snapshots), asset_selection=tables, asset_check_keys=told)
+        own = [check for check in checks if check.asset_key in tables]
+        request = dg.RunRequest(run_key=_key(snapshots), asset_selection=tables, asset_check_keys=own)
         return dg.SensorResult(run_requests=[request], cursor=json.dumps(snapshots))
 
     return landed
 
 
-def _typed(use_case: UseCase) -> dg.SensorDefinition:
+def _days_changed(project: Project, use_case: UseCase) -> dg.SensorDefinition:
+    streams, job = streams_behind(project, use_case), names.build_features(use_case.name)
+
     @dg.sensor(
-        name=names.EVENTS_TYPED,
-        job_name=names.BUILD_FEATURES,
+        name=names.days_changed(use_case.name),
+        job_name=job,
         minimum_interval_seconds=SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Materializes the days that got events, the day before and those after them, in one run, once they have ended. "
-        "The cursor holds the snapshots seen, and the first day with events that has not ended.",
+        description="Materializes the days that received events, those of decisions about them and those after them, in one run, once they "
+        "have ended. The cursor holds the snapshots seen, and the days that have not ended.",
     )
-    def typed(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult | dg.SkipReason:
-        if _is_running(context, names.BUILD_FEATURES):
+    def changed(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult | dg.SkipReason:
+        if _is_running(context, job):
             return dg.SkipReason("Days are being materialized; what is typed meanwhile is for the next run.")
         before = _cursor(context)
         with dagster_errors():
-            found = touched(platform.settings, use_case.streams, before.get("snapshots", {}))
-            is_burst = (
-                found.since is not None and datetime.now(UTC) - found.since < BURST and bool(untyped(platform.settings, use_case.streams))
-            )
+            found = touched(platform.settings, streams, before.get("snapshots", {}))
+            is_new = found.since is not None and datetime.now(UTC) - found.since < BURST
+            is_burst = is_new and bool(untyped(platform.settings, streams))
         if is_burst:
             return dg.SkipReason("More has landed than is typed; the days are materialized once it is, or half a minute later.")
-        waiting = [date.fromisoformat(before["open_day"])] if before.get("open_day") else []
-        found = replace(found, days=sorted({*found.days, *waiting}))
-        ended = _last_day(use_case)
-        open_day = open_day_of(found, ended, datetime.now(UTC).date())
-        cursor = json.dumps({"snapshots": dict(found.snapshots), "open_day": open_day and open_day.isoformat()})
-        span = None if ended is None else stale_days(found, use_case.first_day, ended)
-        if span is None:
-            return dg.SensorResult(skip_reason="No day that has ended got events since the last run.", cursor=cursor)
-        told = {**names.range_tags(*span), "pipeline/reason": f"{len(found.days)} days got events"}
-        return dg.SensorResult(run_requests=[dg.RunRequest(run_key=_key(found.snapshots, *span), tags=told)], cursor=cursor)
+        return _days_result(use_case, project.span_of(use_case), found, _pending(before))
 
-    return typed
+    return changed
 
 
-def _last_day(use_case: UseCase) -> date | None:
+def _days_result(use_case: UseCase, span: Span, found: Touched, before: Pending) -> dg.SensorResult:
+    """The run over the stale days that have ended, if there are any, and in the cursor what is left for later."""
+    reach, ended = reach_of(use_case), _last_day(span)
+    if before.open_day is not None:
+        found = replace(found, days=sorted({*found.days, before.open_day}))
+    after = pending_days(found, reach, span, ended, datetime.now(UTC).date(), before.due)
+    cursor = json.dumps(
+        {
+            "snapshots": dict(found.snapshots),
+            "open_day": after.open_day and after.open_day.isoformat(),
+            "due_days": [day.isoformat() for day in after.due],
+        }
+    )
+    stale = None if ended is None else stale_days(found, reach, span.first, ended, before.due)
+    if stale is None:
+        return dg.SensorResult(skip_reason="No day that has ended received events since the last run.", cursor=cursor)
+    tags = {**names.range_tags(*stale), "pipeline/reason": f"{len(found.days)} days received events"}
+    return dg.SensorResult(run_requests=[dg.RunRequest(run_key=_key(found.snapshots, *stale), tags=tags)], cursor=cursor)
+
+
+def _pending(cursor: Mapping[str, Any]) -> Pending:
+    open_day = date.fromisoformat(cursor["open_day"]) if cursor.get("open_day") else None
+    return Pending(open_day=open_day, due=[date.fromisoformat(day) for day in cursor.get("due_days", ())])
+
+
+def _last_day(span: Span) -> date | None:
     """The last day that is a partition by now: a day is one when it has ended. None before the first has."""
-    last = days(use_case).get_last_partition_key()
+    last = days(span).get_last_partition_key()
     return None if last is None else date.fromisoformat(last)
 
 
-def _changed(use_case: UseCase) -> dg.SensorDefinition:
-    logs = [change_log(source) for source in followed(use_case)]
+def _tables_changed(project: Project) -> dg.SensorDefinition:
+    logs = [change_log(source) for source in followed(project)]
+    of_days = [names.build_features(use_case.name) for use_case in project.use_cases]
 
     @dg.sensor(
-        name="tables_changed",
-        job_name=names.FOLLOW_TABLES,
+        name=names.TABLES_CHANGED,
+        job_name=names.UPDATE_FOLLOWED_TABLES,
         minimum_interval_seconds=SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Takes followed tables to dbt once they changed. The cursor holds the snapshots of their change logs that were seen.",
     )
     def changed(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult | dg.SkipReason:
-        if _is_running(context, names.FOLLOW_TABLES):
-            return dg.SkipReason("Tables are being followed; what changes meanwhile is for the next run.")
+        if _is_running(context, names.UPDATE_FOLLOWED_TABLES):
+            return dg.SkipReason("Tables are being updated; what changes meanwhile is for the next run.")
         with dagster_errors():
             found = touched(platform.settings, logs, _cursor(context))
         if not found.days or found.snapshots.keys() != {log.contract.name for log in logs}:
-            return dg.SkipReason("No table has changed since the last run, or one has told nothing yet.")
+            return dg.SkipReason("No table has changed since the last run, or one has no changes in the lake yet.")
         is_new = found.since is not None and datetime.now(UTC) - found.since < ALONG
-        if is_new and _is_running(context, names.BUILD_FEATURES):
-            return dg.SkipReason("Days are being materialized, and tables with them; what is left is followed then, or some minutes later.")
-        behind = [log for log in logs if _taken(context.instance, log.source) != str(found.snapshots[log.contract.name])]
+        if is_new and _is_running(context, *of_days):
+            return dg.SkipReason("Days are being materialized, and tables with them; what is left is updated then, or some minutes later.")
+        behind = [log for log in logs if _taken(context.instance, project, log.source) != str(found.snapshots[log.contract.name])]
         request = dg.RunRequest(run_key=_key(found.snapshots))
         return dg.SensorResult(run_requests=[request] if behind else [], cursor=json.dumps(dict(found.snapshots)))
 
     return changed
 
 
-def _taken(instance: dg.DagsterInstance, source: Source) -> str | None:
-    """The snapshot of its change log that a table was staged from, if the run that did it last took it to dbt as well, and went well."""
+def _taken(instance: dg.DagsterInstance, project: Project, source: Source) -> str | None:
+    """The snapshot of its change log that a table was staged from, if the run that did it last took it to dbt as well, and succeeded.
+
+    A run over the days of one use case takes it to the models of that use case alone: for a table that several share it does not count.
+    """
     event = instance.get_latest_materialization_event(key(names.staged(source.contract.name)))
     run = instance.get_run_by_id(event.run_id) if event is not None else None
-    if event is None or event.asset_materialization is None or run is None or not run.is_success:
+    if event is None or event.asset_materialization is None or run is None or not run.is_success or run.asset_selection:
         return None
-    is_whole = run.job_name in {names.FOLLOW_TABLES, names.BUILD_FEATURES} and not run.asset_selection
-    told = event.asset_materialization.metadata.get(LOG_SNAPSHOT)
-    return str(told.value) if is_whole and told is not None else None
+    homes = project.homes_of(source.contract)
+    of_days = [names.build_features(homes[0].name)] if len(homes) == 1 else []
+    snapshot = event.asset_materialization.metadata.get(LOG_SNAPSHOT)
+    return str(snapshot.value) if run.job_name in {names.UPDATE_FOLLOWED_TABLES, *of_days} and snapshot is not None else None
 
 
-def _watched(use_case: UseCase) -> dg.SensorDefinition:
+def _stream_health(project: Project) -> dg.SensorDefinition:
     @dg.sensor(
-        name="streams_watched",
-        job_name=names.CONNECT_STREAMS,
-        minimum_interval_seconds=WATCH_SECONDS,
+        name=names.STREAM_HEALTH,
+        job_name=names.APPLY_CONNECTORS,
+        minimum_interval_seconds=HEALTH_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Has connectors run as they are declared, starts failed ones again, and tells of lag and of what stands still.",
+        description="Has connectors run as they are declared, restarts failed ones, and records consumer lag and what has stalled.",
     )
     def watched(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult:
         before = _cursor(context)
         memories, restarts = health.load(before.get("remembered", {}))
         watch = Watch(now=datetime.now(UTC), memories=memories, restarts=restarts)
         with dagster_errors(), open_connect(platform.settings) as connect:
-            look(platform.settings, connect, use_case, watch)
-            lacking = [one.name for one in connectors_of(use_case) if not is_applied(platform.settings, connect, one)]
+            look(platform.settings, connect, project, watch)
+            lacking = [one.name for one in connectors_of(project) if not is_applied(platform.settings, connect, one)]
+        requests = [dg.RunRequest()] if lacking and not _is_running(context, names.APPLY_CONNECTORS) else []
         wrong = sorted("/".join(asset) for asset, seen in watch.seen.items() if seen.trouble)
-        told_at = datetime.fromisoformat(before["told_at"]) if "told_at" in before else None
-        tell = told_at is None or wrong != before.get("wrong") or watch.now - told_at >= TOLD_EVERY
+        recorded_at = datetime.fromisoformat(before["recorded_at"]) if "recorded_at" in before else None
+        cursor = {**before, "wrong": wrong, "remembered": health.dump(watch.memories, watch.restarts)}
+        if recorded_at is not None and wrong == before.get("wrong") and watch.now - recorded_at < RECORDED_EVERY:
+            return dg.SensorResult(run_requests=requests, cursor=json.dumps(cursor))
         with dagster_errors():
-            come = arrived(platform.settings, topics_of(use_case)) if tell else {}
-        cursor = {
-            "told_at": (watch.now if tell or told_at is None else told_at).isoformat(),
-            "wrong": wrong,
-            "remembered": health.dump(watch.memories, watch.restarts),
-            "arrived": {"/".join(asset): one.position for asset, one in come.items()} if tell else before.get("arrived", {}),
-        }
+            come = arrived(platform.settings, topics_of(project))
+        positions = {"/".join(asset): one.position for asset, one in come.items()}
+        cursor |= {"recorded_at": watch.now.isoformat(), "arrived": positions}
         news = [_arrival(asset, one) for asset, one in come.items() if before.get("arrived", {}).get("/".join(asset)) != one.position]
         seen = [event for asset, one in watch.seen.items() for event in _events(asset, one)]
-        return dg.SensorResult(
-            run_requests=[dg.RunRequest()] if lacking and not _is_running(context, names.CONNECT_STREAMS) else [],
-            asset_events=[*news, *seen] if tell else [],
-            cursor=json.dumps(cursor),
-        )
+        return dg.SensorResult(run_requests=requests, asset_events=[*news, *seen], cursor=json.dumps(cursor))
 
     return watched
 
 
 def _events(asset: names.AssetName, seen: Seen) -> list[dg.AssetObservation | dg.AssetCheckEvaluation]:
     """What was seen of an asset, as the UI shows it."""
-    told = {} if seen.trouble is None else {"what": seen.trouble, "what to do": seen.todo}
     check = dg.AssetCheckEvaluation(
-        asset_key=key(asset), check_name=GETS_ON, passed=seen.trouble is None, severity=dg.AssetCheckSeverity.ERROR, metadata=told
+        asset_key=key(asset),
+        check_name=names.IS_PROGRESSING,
+        passed=seen.trouble is None,
+        severity=dg.AssetCheckSeverity.ERROR,
+        metadata={} if seen.trouble is None else {"problem": seen.trouble, "what to do": seen.todo},
     )
     return [dg.AssetObservation(key(asset), metadata=dict(seen.numbers)), check]
 
@@ -221,8 +237,8 @@ def _arrival(asset: names.AssetName, arrived: Arrived) -> dg.AssetMaterializatio
     return dg.AssetMaterialization(key(asset), metadata=dict(arrived.numbers))
 
 
-def _is_running(context: dg.SensorEvaluationContext, job: str) -> bool:
-    return bool(context.instance.get_runs(dg.RunsFilter(job_name=job, statuses=UNFINISHED), limit=1))
+def _is_running(context: dg.SensorEvaluationContext, *jobs: str) -> bool:
+    return any(context.instance.get_runs(dg.RunsFilter(job_name=job, statuses=UNFINISHED), limit=1) for job in jobs)
 
 
 def _cursor(context: dg.SensorEvaluationContext) -> dict[str, Any]:
@@ -230,6 +246,6 @@ def _cursor(context: dg.SensorEvaluationContext) -> dict[str, Any]:
 
 
 def _key(snapshots: Mapping[str, int], *span: date) -> str:
-    """A name for these snapshots, and days: the same tick, repeated, asks for the same run."""
-    told = [dict(snapshots), *map(str, span)] if span else dict(snapshots)
-    return sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+    """A name for these snapshots, and days: the same tick, repeated, requests the same run."""
+    named = [dict(snapshots), *map(str, span)] if span else dict(snapshots)
+    return sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,11 +1,12 @@
-"""All streams of a use case: those it declares, and the change log of each table that it follows."""
+"""All streams of the project: those that are declared, and the change log of each table that is followed."""
 
 from dataclasses import dataclass
 
 from pipeline_assets.core import names
 from pipeline_assets.core.errors import UnknownName
-from pipeline_assets.ingestion.streaming.staged.changes import COMMITTED_AT, LSN, OPERATION, SNAPSHOT, TRANSACTION, UNTOLD, log_contract
-from pipeline_assets.spec.sources import DebeziumChange, PostgresTable, RecordStream, Source
+from pipeline_assets.core.project import Project, tables_of
+from pipeline_assets.ingestion.streaming.staged.changes import ABSENT, COMMITTED_AT, LSN, OPERATION, SNAPSHOT, TRANSACTION, log_contract
+from pipeline_assets.spec.sources import DebeziumChange, EventStream, PostgresTable, RecordStream, Source
 from pipeline_assets.spec.use_case import UseCase
 
 
@@ -16,25 +17,38 @@ class ChangeLog(RecordStream):
     source: Source
 
 
-def record_streams(use_case: UseCase) -> tuple[RecordStream, ...]:
-    """The declared streams, then the change logs in the order of their sources."""
-    return (*use_case.streams, *(change_log(source) for source in followed(use_case)))
+def record_streams(project: Project) -> tuple[RecordStream, ...]:
+    """The declared streams, then the change logs in the order of their sources; each once, whichever use cases share it."""
+    return (*project.streams, *(change_log(source) for source in followed(project)))
 
 
-def followed(use_case: UseCase) -> tuple[Source, ...]:
+def followed(project: Project) -> tuple[Source, ...]:
     """The sources whose changes are followed."""
-    return tuple(source for source in use_case.sources if source.load == "changes")
+    return tuple(source for source in project.sources if source.load == "changes")
+
+
+def home_of(project: Project, stream: RecordStream) -> UseCase:
+    """The use case that a stream belongs to; a change log belongs to that of its source."""
+    return project.homes_of(stream.source.contract if isinstance(stream, ChangeLog) else stream.contract)[0]
+
+
+def streams_behind(project: Project, use_case: UseCase) -> tuple[EventStream, ...]:
+    """The streams whose events may change the vectors of a use case: its own, and those of use cases that read a table which it reads."""
+    tables = tables_of(use_case).keys()
+    beside = [one for one in project.use_cases if one == use_case or tables & tables_of(one).keys()]
+    declared = {stream.contract.name for one in beside for stream in one.streams}
+    return tuple(stream for stream in project.streams if stream.contract.name in declared)
 
 
 def change_log(source: Source) -> ChangeLog:
-    """The stream of a table's changes, as Debezium tells them."""
+    """The stream of a table's changes, as Debezium emits them."""
     table = followed_table(source)
     return ChangeLog(
         source=source,
         contract=log_contract(source.contract),
         topic=names.changes_topic(table.database, table.schema, table.table),
         format=DebeziumChange(
-            operation=OPERATION, lsn=LSN, committed_at=COMMITTED_AT, transaction=TRANSACTION, snapshot=SNAPSHOT, untold=UNTOLD
+            operation=OPERATION, lsn=LSN, committed_at=COMMITTED_AT, transaction=TRANSACTION, snapshot=SNAPSHOT, absent=ABSENT
         ),
     )
 

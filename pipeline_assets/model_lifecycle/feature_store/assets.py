@@ -5,69 +5,84 @@ from datetime import timedelta
 import dagster as dg
 
 from pipeline_assets.core import names
-from pipeline_assets.core.resources import Platform, asked_days, dagster_errors, days, days_around, key
+from pipeline_assets.core.project import Project
+from pipeline_assets.core.resources import Platform, asked_days, dagster_errors, days, days_around, key, use_case_tags
 from pipeline_assets.model_lifecycle.feature_store.fingerprint import FEATURE_HASH
 from pipeline_assets.model_lifecycle.feature_store.offline import Vectors, materialize_vectors
 from pipeline_assets.model_lifecycle.feature_store.parity import Parity, check_parity
 from pipeline_assets.processing.features.catalogue import definition_hash, feature_columns
 from pipeline_assets.processing.features.request import REQUEST
 from pipeline_assets.processing.lake.tables import Published
-from pipeline_assets.spec.models import Model
-from pipeline_assets.spec.use_case import UseCase
+from pipeline_assets.spec.models import Model, Observations
 
-ROWS_MATCH, PARITY = "rows_match_observations", "equal_to_historical_features"
-# Observations are kept by the day of what they ask about, which is later than the day of the decision.
-ASKED_AHEAD = timedelta(days=1)
+ROWS_MATCH, IN_RANGE, PARITY = "rows_match_observations", "decisions_in_declared_range", "equal_to_historical_features"
 FRESHNESS = timedelta(days=2)
 
 Metadata = dict[str, dg.MetadataValue | dg.TableSchema | dg.TableColumnLineage | int | str]
 
 
-def defs(use_case: UseCase) -> dg.Definitions:
-    """The vectors of the use case's model."""
-    return dg.Definitions(assets=[_vectors(use_case, use_case.model)])
+def defs(project: Project) -> dg.Definitions:
+    """The vectors of each model."""
+    return dg.Definitions(assets=[_vectors(project, model) for model in project.models])
 
 
-def _vectors(use_case: UseCase, model: Model) -> dg.AssetsDefinition:
-    asset_key = key(names.vectors(model.name))
+def _vectors(project: Project, model: Model) -> dg.AssetsDefinition:
+    asset_key, home, schema = key(names.vectors(model.name)), project.home_of_model(model), _column_schema(project, model)
 
     @dg.asset(
         key=asset_key,
-        deps=[*(key(names.features(view.name)) for view in model.views), _observations(model)],
-        partitions_def=days(use_case),
+        deps=[*(key(names.features(view.name)) for view in model.views), _observations(model.observations)],
+        partitions_def=days(project.span_of(home)),
         backfill_policy=dg.BackfillPolicy.single_run(),
         group_name=names.FEATURE_STORE,
         kinds={"polars", "iceberg"},
         owners=[model.owner],
         code_version=definition_hash(model)[:12],
         pool=names.FEATURE_STORE,
-        description=f"What was known for each decision of {model.name} when it was asked for. One row per {model.observations.key}.",
-        metadata={"dagster/column_schema": _column_schema(model), "dagster/table_name": ".".join(names.vectors(model.name))},
+        tags=use_case_tags(home),
+        description=f"What was known for each decision of {model.name} when it was made. One row per {', '.join(model.observations.keys)}.",
+        metadata={"dagster/column_schema": schema, "dagster/table_name": ".".join(names.vectors(model.name))},
         freshness_policy=dg.FreshnessPolicy.time_window(fail_window=FRESHNESS),
-        check_specs=_check_specs(asset_key),
+        check_specs=_check_specs(asset_key, model.observations),
     )
     def vectors(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
         first, last = asked_days(context)
         with dagster_errors():
             done = materialize_vectors(platform.settings, model, first, last)
             context.log.info("%d vectors of %d observations", done.published.rows, done.observations)
-            proven = [check_parity(platform.settings, use_case, model, day) for day in sorted({first, last})]
-        return dg.MaterializeResult(metadata=_metadata(model, done), check_results=[_rows_check(done), _parity_check(proven)])
+            proven = [check_parity(platform.settings, project, model, day) for day in sorted({first, last})]
+        checks = [_rows_check(done), _range_check(done), _parity_check(proven)]
+        return dg.MaterializeResult(metadata=_metadata(model, done) | {"dagster/column_schema": schema}, check_results=checks)
 
     return vectors
 
 
-def _observations(model: Model) -> dg.AssetDep:
-    return dg.AssetDep(key(names.cleaned(model.observations.table)), partition_mapping=days_around(after=ASKED_AHEAD))
+def _observations(asked: Observations) -> dg.AssetDep:
+    """The observations of a day's decisions, which are kept by the day of their event: before the decision, at it or after it."""
+    return dg.AssetDep(key(names.cleaned(asked.table)), partition_mapping=days_around(before=asked.behind, after=asked.ahead))
 
 
-def _check_specs(asset_key: dg.AssetKey) -> list[dg.AssetCheckSpec]:
+def _check_specs(asset_key: dg.AssetKey, asked: Observations) -> list[dg.AssetCheckSpec]:
     rows = "As many vectors as the warehouse has observations of these days."
+    near = (
+        f"No decision was made more than {asked.ahead} before its {asked.event_at} or more than {asked.behind} after it, as is declared by "
+        "`ahead` and `behind`: vectors of other decisions are not materialized again together with the day of their event."
+    )
     parity = "A sample of the first and the last day, computed anew from the cleaned events, is equal to the vectors bit for bit."
     return [
         dg.AssetCheckSpec(ROWS_MATCH, asset=asset_key, blocking=True, description=rows),
+        dg.AssetCheckSpec(IN_RANGE, asset=asset_key, description=near),
         dg.AssetCheckSpec(PARITY, asset=asset_key, blocking=True, description=parity),
     ]
+
+
+def _range_check(done: Vectors) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        check_name=IN_RANGE,
+        passed=done.outside == 0,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"observations": done.observations, "outside": done.outside},
+    )
 
 
 def _rows_check(done: Vectors) -> dg.AssetCheckResult:
@@ -87,7 +102,6 @@ def _metadata(model: Model, done: Vectors) -> Metadata:
     return {
         "dagster/row_count": published.table_rows,
         "dagster/uri": dg.MetadataValue.text(published.location),
-        "dagster/column_schema": _column_schema(model),
         "dagster/column_lineage": _column_lineage(model),
         "rows": published.rows,
         "features": len(feature_columns(model)),
@@ -102,12 +116,12 @@ def _metadata(model: Model, done: Vectors) -> Metadata:
     }
 
 
-def _column_schema(model: Model) -> dg.TableSchema:
+def _column_schema(project: Project, model: Model) -> dg.TableSchema:
     asked, required = model.observations, dg.TableColumnConstraints(nullable=False)
     columns = [
-        dg.TableColumn(asked.key, "string", "Which decision it is.", required),
-        dg.TableColumn(asked.decision_at, "timestamp", "When the decision is asked for, in UTC.", required),
-        *(dg.TableColumn(name, "string", "By which quality is also reported.") for name in model.slices),
+        *(dg.TableColumn(name, project.kind_of(asked.table, name), "Which decision it is.", required) for name in asked.keys),
+        dg.TableColumn(asked.decision_at, "timestamp", "When the decision was made, in UTC.", required),
+        *(dg.TableColumn(name, project.kind_of(asked.table, name), "By which quality is also reported.") for name in model.slices),
         *(dg.TableColumn(feature.name, feature.dtype, feature.description) for feature in feature_columns(model)),
         dg.TableColumn(FEATURE_HASH, "string", "SHA-256 of the features' values in the model's order.", required),
     ]
@@ -117,7 +131,7 @@ def _column_schema(model: Model) -> dg.TableSchema:
 def _column_lineage(model: Model) -> dg.TableColumnLineage:
     """Features of views come from the view's table; all else from the observations."""
     asked = key(names.cleaned(model.observations.table))
-    own = (model.observations.key, model.observations.decision_at, *model.slices)
+    own = (*model.observations.keys, model.observations.decision_at, *model.slices)
     deps = {name: [dg.TableColumnDep(asked, name)] for name in own}
     for feature in feature_columns(model):
         if feature.view == REQUEST:

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from pipeline_assets.model_lifecycle.feature_store.listing import ListedFeature
-    from pipeline_assets.spec.use_case import UseCase
 
 COLUMNS = ("feature", "source", "aggregate", "window", "freshness", "owner", "used by")
 
@@ -29,9 +28,10 @@ def list_features(*, as_json: Annotated[bool, typer.Option("--json", help="Print
     """Show each feature: its source, windows, freshness and owner, and the models that use it."""
     from dataclasses import asdict
 
+    from pipeline_assets.core.declarations import load_project
     from pipeline_assets.model_lifecycle.feature_store import listing
 
-    listed = [feature for use_case in _use_cases() for feature in listing.list_features(use_case)]
+    listed = listing.list_features(load_project())
     if as_json:
         typer.echo(json.dumps([asdict(feature) for feature in listed], indent=2))
     else:
@@ -44,37 +44,23 @@ def historical(
     spine: Annotated[Path, typer.Option(help="Entity keys and decision_at, one row per question: a .parquet or .csv file.")],
     out: Annotated[Path, typer.Option(help="Where the rows go, in their order, with their features: a .parquet or .csv file.")],
 ) -> None:
-    """Say for each row of a spine what every feature was at its decision_at, from what was known by then."""
+    """Compute for each row of a spine what every feature was at its decision_at, from what was known by then."""
+    from pipeline_assets.core.declarations import load_project
     from pipeline_assets.core.settings import load_settings
     from pipeline_assets.model_lifecycle.feature_store import offline, spine_files
 
-    use_case = _use_case_of(model)
+    project = load_project()
+    declared = project.model(model)
     spine_files.check_output(out)
     rows = spine_files.read_spine(spine)
     notices: list[str] = []
-    with _progress(offline.steps(use_case.model) + 1) as on_step:
+    with _progress(offline.steps(declared) + 1) as on_step:
         found = offline.historical_features(
-            load_settings(), use_case, model, rows, name=str(spine), on_step=on_step, on_notice=notices.append
+            load_settings(), project, model, rows, name=str(spine), on_step=on_step, on_notice=notices.append
         )
         on_step(f"Writing {out}")
         spine_files.write_table(found, out)
-    _tell(f"{found.num_rows:,} rows with {found.num_columns - rows.num_columns} features: {out}", notices)
-
-
-def _use_cases() -> "list[UseCase]":
-    from pipeline_assets.core.declarations import load_use_case, use_case_names
-
-    return [load_use_case(name) for name in use_case_names()]
-
-
-def _use_case_of(model: str) -> "UseCase":
-    """The use case that declares the model; raises UnknownName with those there are."""
-    from pipeline_assets.core.errors import UnknownName
-
-    known = {use_case.model.name: use_case for use_case in _use_cases()}
-    if model not in known:
-        raise UnknownName("model", model, list(known))
-    return known[model]
+    _report(f"{found.num_rows:,} rows with {found.num_columns - rows.num_columns} features: {out}", notices)
 
 
 def _show(listed: "Sequence[ListedFeature]") -> None:
@@ -90,7 +76,7 @@ def _show(listed: "Sequence[ListedFeature]") -> None:
 
 @contextmanager
 def _progress(steps: int) -> Iterator[Callable[[str], None]]:
-    """A bar on standard error that gets a step further whenever the function it gives is told of the next one."""
+    """A bar on standard error, and the function that names the next step and moves the bar."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -101,7 +87,7 @@ def _progress(steps: int) -> Iterator[Callable[[str], None]]:
         yield lambda step: progress.update(task, description=step, completed=next(begun, steps))
 
 
-def _tell(done: str, notices: Sequence[str]) -> None:
+def _report(done: str, notices: Sequence[str]) -> None:
     """What was done on standard output, notices on standard error."""
     from rich.console import Console
 

@@ -1,12 +1,16 @@
 """The join of a model's observations with the feature tables of its views: exact, on entity keys and time, row for row."""
 
+from collections.abc import Sequence
+
 import polars as pl
 import pyarrow as pa
 
 from pipeline_assets.core import names
 from pipeline_assets.core.errors import FeaturesMissing, TableMismatch
-from pipeline_assets.processing.features.view import DECISION_AT, feature_names
-from pipeline_assets.spec.features import FeatureView, Windowed
+from pipeline_assets.processing.features.catalogue import view_columns
+from pipeline_assets.processing.features.columns import DECISION_AT, text_or_whole
+from pipeline_assets.processing.features.view import feature_names
+from pipeline_assets.spec.features import FeatureView
 
 FOUND = "__found"
 INSTANT = pl.Datetime("us", "UTC")
@@ -18,16 +22,17 @@ def join_view(view: FeatureView, requests: pa.Table, features: pa.Table) -> pa.T
     requests: the entity's key columns and `decision_at`, any order, other columns ignored. features: one row per distinct (keys,
     decision_at), with the view's feature columns.
     Returns len(requests) rows in their order, repeats kept, with the columns `feature_names(view)`. A request with a null key has no row in
-    the feature table; it gets what the kernel answers where nothing can match: 0 for counts, null for all others.
+    the feature table; it gets the empty value of each feature, as from the kernel where nothing matches: 0 for counts, null for all others.
     Raises FeaturesMissing if a request without null keys has no row, TableMismatch if the feature table has two.
     """
     on, columns = [*view.entity.keys, DECISION_AT], feature_names(view)
-    asked, told = _frame("requests", requests, on), _frame(_name(view), features, [*on, *columns])
-    if told.select(on).is_duplicated().any():
+    asked, rows = _frame("requests", requests, view), _frame(_name(view), features, view, columns)
+    if rows.select(on).is_duplicated().any():
         raise TableMismatch(_name(view), f"holds a row of ({', '.join(on)}) more than once", features.column_names)
-    joined = asked.join(told.with_columns(pl.lit(value=True).alias(FOUND)), on=on, how="left", maintain_order="left")
+    joined = asked.join(rows.with_columns(pl.lit(value=True).alias(FOUND)), on=on, how="left", maintain_order="left")
     _check_found(view, joined)
-    return joined.with_columns(pl.col(_counts(view)).fill_null(0)).select(columns).rechunk().to_arrow()
+    empty = [pl.col(column.name).fill_null(column.empty) for column in view_columns(view) if column.empty is not None]
+    return joined.with_columns(empty).select(columns).rechunk().to_arrow()
 
 
 def _check_found(view: FeatureView, joined: pl.DataFrame) -> None:
@@ -38,16 +43,13 @@ def _check_found(view: FeatureView, joined: pl.DataFrame) -> None:
         raise FeaturesMissing(_name(view), lost.height, str(first))
 
 
-def _counts(view: FeatureView) -> list[str]:
-    counts = [feature for feature in view.features if isinstance(feature, Windowed) and feature.aggregate == "count"]
-    return [names.feature(view.name, feature.name, window) for feature in counts for window in feature.windows]
-
-
-def _frame(name: str, table: pa.Table, columns: list[str]) -> pl.DataFrame:
-    missing = [column for column in columns if column not in table.column_names]
+def _frame(name: str, table: pa.Table, view: FeatureView, columns: Sequence[str] = ()) -> pl.DataFrame:
+    missing = [column for column in (*view.entity.keys, DECISION_AT, *columns) if column not in table.column_names]
     if missing:
         raise TableMismatch(name, f"lacks {', '.join(missing)}", table.column_names)
-    return pl.DataFrame(table.select(columns)).with_columns(pl.col(DECISION_AT).cast(INSTANT))
+    keys = {key: text_or_whole(table, name, key) for key in view.entity.keys}
+    rows = pa.table({**keys, **{column: table[column] for column in (DECISION_AT, *columns)}})
+    return pl.DataFrame(rows).with_columns(pl.col(DECISION_AT).cast(INSTANT))
 
 
 def _name(view: FeatureView) -> str:

@@ -1,14 +1,14 @@
 """Which features there are: whose they are, what they are made of, and which models use them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
 from pipeline_assets.core import names
+from pipeline_assets.core.project import Project
 from pipeline_assets.processing.features.catalogue import FeatureColumn, feature_columns, view_columns
 from pipeline_assets.processing.features.request import REQUEST
 from pipeline_assets.spec.features import FeatureView, Latest
-from pipeline_assets.spec.models import Model
-from pipeline_assets.spec.use_case import UseCase
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,14 +34,21 @@ class ListedFeature:
     description: str
 
 
-def list_features(use_case: UseCase) -> tuple[ListedFeature, ...]:
-    """All features of a use case: views in their order, each with the features in its order, then those of the request."""
-    of_views = [_listed(use_case, view, column) for view in use_case.views for column in view_columns(view)]
-    model = use_case.model
-    return (*of_views, *(_of_request(model, column) for column in feature_columns(model) if column.view == REQUEST))
+def list_features(project: Project) -> tuple[ListedFeature, ...]:
+    """All features of a project: views in their order, each with the features in its order, then the facts of the request.
+
+    A fact of the request that several models of one owner take in the same way is listed once.
+    """
+    of_views = [_listed(project, view, column) for view in project.views for column in view_columns(view)]
+    users: dict[tuple[FeatureColumn, str], list[str]] = {}
+    for model in project.models:
+        for column in feature_columns(model):
+            if column.view == REQUEST:
+                users.setdefault((column, model.owner), []).append(model.name)
+    return (*of_views, *(_of_request(column, owner, models) for (column, owner), models in users.items()))
 
 
-def _listed(use_case: UseCase, view: FeatureView, column: FeatureColumn) -> ListedFeature:
+def _listed(project: Project, view: FeatureView, column: FeatureColumn) -> ListedFeature:
     ages = {names.feature(view.name, feature.name): feature.ttl for feature in view.features if isinstance(feature, Latest)}
     return ListedFeature(
         name=column.name,
@@ -51,30 +58,30 @@ def _listed(use_case: UseCase, view: FeatureView, column: FeatureColumn) -> List
         source=".".join(names.cleaned(column.source)),
         column=column.column,
         aggregate=column.aggregate,
-        window=_told(ages.get(column.name, column.window)),
-        freshness=_told(view.freshness),
-        models=tuple(model.name for model in (use_case.model,) if view in model.views),
+        window=_span(ages.get(column.name, column.window)),
+        freshness=_span(view.freshness),
+        models=tuple(model.name for model in project.models_of(view)),
         type=column.dtype,
         description=column.description,
     )
 
 
-def _of_request(model: Model, column: FeatureColumn) -> ListedFeature:
+def _of_request(column: FeatureColumn, owner: str, models: Sequence[str]) -> ListedFeature:
     return ListedFeature(
         name=column.name,
         view=REQUEST,
         entity=None,
-        owner=model.owner,
+        owner=owner,
         source=".".join(names.cleaned(column.source)),
         column=column.column,
         aggregate=column.aggregate,
         window=None,
         freshness=None,
-        models=(model.name,),
+        models=tuple(models),
         type=column.dtype,
         description=column.description,
     )
 
 
-def _told(span: timedelta | None) -> str | None:
+def _span(span: timedelta | None) -> str | None:
     return None if span is None else names.span(span)

@@ -6,40 +6,49 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline_assets.core import names
+from pipeline_assets.core.columns import ColumnKind
 from pipeline_assets.core.connections import warehouse
 from pipeline_assets.core.errors import UnknownDay, UnknownName
+from pipeline_assets.core.project import Project, Span
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.model_lifecycle.feature_store.fingerprint import FEATURE_HASH, feature_hashes
 from pipeline_assets.model_lifecycle.feature_store.join import join_view
-from pipeline_assets.model_lifecycle.feature_store.spine import check_keys, check_requests, left_out
+from pipeline_assets.model_lifecycle.feature_store.spine import check_keys, check_requests, entity_keys, left_out
 from pipeline_assets.processing.features import materialize
-from pipeline_assets.processing.features.catalogue import feature_columns, lookback
+from pipeline_assets.processing.features.catalogue import feature_columns
+from pipeline_assets.processing.features.columns import DECISION_AT
+from pipeline_assets.processing.features.inputs import first_event_day
 from pipeline_assets.processing.features.request import request_features
-from pipeline_assets.processing.features.view import DECISION_AT, view_features
+from pipeline_assets.processing.features.view import view_features
 from pipeline_assets.processing.lake import tables
 from pipeline_assets.spec.features import CleanedTable, FeatureView
-from pipeline_assets.spec.models import Model
-from pipeline_assets.spec.use_case import UseCase
+from pipeline_assets.spec.models import Model, Observations
 
 # Days are small files, whose reading waits for the object store more than it computes.
 TABLES_AT_ONCE = 4
 LOG = logging.getLogger(__name__)
-Told = Callable[[str], None]
+Listener = Callable[[str], None]
 
 
 def _silent(_: str) -> None:
-    """Hears what is told and does nothing."""
+    """Ignores the text."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Vectors:
-    """What a materialization of vectors read and wrote; `snapshots` are those of the feature tables that were read, by view."""
+    """What a materialization of vectors read and wrote.
+
+    `outside` counts the observations that were decided longer before or after their event than declared; `snapshots` are those of the
+    feature tables that were read, by view.
+    """
 
     observations: int
+    outside: int
     published: tables.Published
     snapshots: Mapping[str, int]
 
@@ -50,7 +59,7 @@ def materialize_vectors(settings: Settings, model: Model, first: date, last: dat
     All days change in one snapshot; those that come out as they were are left alone. Nothing is written where `build_vectors` raises, or
     UnknownName because a feature table is not there yet.
     """
-    observations = materialize.read_observations(settings, model, first, last)
+    observations = materialize.read_observations(settings, model.observations, first, last)
     snapshots = {view.name: tables.snapshot_id(settings, names.features(view.name)) for view in model.views}
     with ThreadPoolExecutor(TABLES_AT_ONCE) as readers:
         read = readers.map(lambda view: _read_view(settings, view, first, last, snapshots[view.name]), model.views)
@@ -58,78 +67,96 @@ def materialize_vectors(settings: Settings, model: Model, first: date, last: dat
     built = build_vectors(model, observations, of_views)
     published = tables.replace_days(settings, names.vectors(model.name), built, model.observations.decision_at, first, last)
     known = {view: snapshot for view, snapshot in snapshots.items() if snapshot is not None}
-    return Vectors(observations=observations.num_rows, published=published, snapshots=known)
+    outside = outside_range(model.observations, observations)
+    return Vectors(observations=observations.num_rows, outside=outside, published=published, snapshots=known)
 
 
 def build_vectors(model: Model, observations: pa.Table, tables_of_views: Mapping[str, pa.Table]) -> pa.Table:
-    """One row per observation with all features of the model, sorted by (decision_at, key).
+    """One row per observation with all features of the model, sorted by (decision_at, keys).
 
     observations: the cleaned rows of decisions, any order. tables_of_views: the feature table of each of the model's views, by its name.
-    Returns len(observations) rows, repeats kept: key, decision_at, slice columns, the features in the model's order, `feature_hash`.
+    Returns len(observations) rows, repeats kept: keys, decision_at, slice columns, the features in the model's order, `feature_hash`.
     Raises FeaturesMissing if a view has no row for an observation, TableMismatch if it has two or a column is missing.
     """
-    decided = model.observations.decision_at
-    ordered = observations.take(pc.sort_indices(observations, [(decided, "ascending"), (model.observations.key, "ascending")]))
-    requests = ordered if decided == DECISION_AT else ordered.append_column(DECISION_AT, ordered[decided])
+    asked = model.observations
+    ordered = observations.take(pc.sort_indices(observations, _order(asked)))
+    requests = with_decision_at(asked, ordered)
     found = [join_view(view, requests, tables_of_views[view.name]) for view in model.views]
-    features = _side_by_side([*found, request_features(model.request_features, ordered)])
-    kept = ordered.select(list(dict.fromkeys((model.observations.key, decided, *model.slices))))
+    features = _side_by_side([*found, request_features(model.request_features, requests)])
+    kept = ordered.select(list(dict.fromkeys((*asked.keys, asked.decision_at, *model.slices))))
     hashes = feature_hashes(features, feature_names(model))
     return _side_by_side([kept, features.select(feature_names(model))]).append_column(FEATURE_HASH, hashes)
 
 
+def with_decision_at(asked: Observations, rows: pa.Table) -> pa.Table:
+    """The observations with the time of the decision in the column `decision_at`, whatever its name is."""
+    if asked.decision_at == DECISION_AT:
+        return rows
+    others = rows.drop_columns([DECISION_AT]) if DECISION_AT in rows.column_names else rows
+    return others.append_column(DECISION_AT, rows[asked.decision_at])
+
+
+def outside_range(asked: Observations, rows: pa.Table) -> int:
+    """How many observations lie on a day that nothing materializes for them: decided more than `ahead` before or `behind` after the event.
+
+    An observation without the time of its event counts too.
+    """
+    after = pl.col(asked.decision_at) - pl.col(asked.event_at)
+    inside = after.is_between(-asked.ahead, asked.behind).fill_null(value=False)
+    return int(pl.DataFrame(rows.select(list({asked.decision_at, asked.event_at}))).select((~inside).sum()).item())
+
+
 def vectors(settings: Settings, model: Model, first: date, last: date, snapshot_id: int | None = None) -> pa.Table:
-    """The vectors of the days `first` to `last` (UTC, inclusive) at a snapshot (None: the newest), sorted by (decision_at, key).
+    """The vectors of the days `first` to `last` (UTC, inclusive) at a snapshot (None: the newest), sorted by (decision_at, keys).
 
     Raises UnknownName if there are none yet, or no such snapshot.
     """
     found = tables.read_days(settings, names.vectors(model.name), first, last, snapshot_id=snapshot_id).read_all()
-    order = [(model.observations.decision_at, "ascending"), (model.observations.key, "ascending")]
-    return found.take(pc.sort_indices(found, order))
+    return found.take(pc.sort_indices(found, _order(model.observations)))
 
 
 def historical_features(
     settings: Settings,
-    use_case: UseCase,
+    project: Project,
     model_name: str,
     spine: pa.Table,
     *,
     name: str = "the spine",
-    on_step: Told = _silent,
-    on_notice: Told = LOG.warning,
+    on_step: Listener = _silent,
+    on_notice: Listener = LOG.warning,
 ) -> pa.Table:
     """The spine with the features of a model, each as it could be known at the row's `decision_at`.
 
     spine: the entity keys of the model's views and `decision_at` (aware), one row per question, any order, repeats allowed. Request
     features need their column as well; those whose column the spine lacks are left out.
     Returns len(spine) rows in their order: the spine's columns as they are, then the features in the model's order, computed from the
-    cleaned events by the kernel that fills the feature tables. `on_step` hears what is done next, `on_notice` what a person should know
-    (what was left out; a source that ends too long before the last decision); `name` stands for the spine in errors.
+    cleaned events by the kernel that fills the feature tables. `on_step` is called with what is done next, `on_notice` with what a person
+    should know (what was left out; a source that ends too long before the last decision); `name` stands for the spine in errors.
     Raises UnknownName for a model there is not, or a cleaned table not yet; UnknownDay for a time outside the use case's days;
     TableRejected for a spine unfit for use.
     """
-    model = find_model(use_case, model_name)
-    requests = check_requests(name, model, spine)
-    first, last = _days_of(use_case, requests)
+    model = project.model(model_name)
+    requests = check_requests(name, model, spine, _kinds(project, model))
+    first, last = _days_of(project.span_of(project.home_of_model(model)), requests)
     _check_cleaned(settings, model)
     found: list[pa.Table] = []
     for source, views in _by_source(model).items():
         on_step(f"Reading {source.name}")
         events = _read_events(settings, source, views, first, last)
-        _tell_if_stale(source, views, requests, events, on_notice)
-        requests = check_keys(name, requests, events)
+        _notice_if_stale(source, views, requests, events, on_notice)
+        requests = check_keys(name, requests, events, [key for view in views for key in view.entity.keys])
         for view in views:
             on_step(f"Computing {view.name}")
             found.append(view_features(view, requests, events))
     for omitted in left_out(model, spine.column_names):
         on_notice(f"Left out: feature '{omitted.name}' of the request, as {name} has no column '{omitted.column}'.")
-    told = tuple(feature for feature in model.request_features if feature.column in spine.column_names)
-    features = _side_by_side([*found, request_features(told, requests)])
+    given = [feature for feature in model.request_features if feature.column in spine.column_names]
+    features = _side_by_side([*found, request_features(given, requests)])
     return _side_by_side([spine, features.select([column for column in feature_names(model) if column in features.column_names])])
 
 
 def steps(model: Model) -> int:
-    """How many times `historical_features` tells of a step."""
+    """How many times `historical_features` calls `on_step`."""
     return len(_by_source(model)) + len(model.views)
 
 
@@ -138,11 +165,14 @@ def feature_names(model: Model) -> list[str]:
     return [column.name for column in feature_columns(model)]
 
 
-def find_model(use_case: UseCase, name: str) -> Model:
-    """The model of that name; raises UnknownName with those there are."""
-    if name != use_case.model.name:
-        raise UnknownName("model", name, [use_case.model.name])
-    return use_case.model
+def _order(asked: Observations) -> list[tuple[str, str]]:
+    return [(name, "ascending") for name in (asked.decision_at, *asked.keys)]
+
+
+def _kinds(project: Project, model: Model) -> dict[str, ColumnKind]:
+    """The kinds of the columns of the observations that features are computed from."""
+    columns = (*entity_keys(model), *(feature.column for feature in model.request_features))
+    return {column: project.kind_of(model.observations.table, column) for column in columns}
 
 
 def _read_view(settings: Settings, view: FeatureView, first: date, last: date, snapshot_id: int | None) -> pa.Table:
@@ -170,14 +200,14 @@ def _check_cleaned(settings: Settings, model: Model) -> None:
 def _read_events(settings: Settings, source: CleanedTable, views: Sequence[FeatureView], first: date, last: date) -> pa.Table:
     """All events that a decision of the days `first` to `last` (UTC, inclusive) could count in one of the views."""
     own = [feature.column for view in views for feature in view.features if feature.column is not None]
-    spans = [lookback(view) for view in views]
-    limited = [span for span in spans if span is not None]
-    first_at = _midnight(first) - max(limited) if len(limited) == len(spans) else None
+    reach = [first_event_day(view, first) for view in views]
+    limited = [day for day in reach if day is not None]
+    first_at = _midnight(min(limited)) if len(limited) == len(reach) else None
     keys = [key for view in views for key in view.entity.keys]
     return materialize.read_events(settings, source, [*keys, *own], first_at, _midnight(last + timedelta(days=1)))
 
 
-def _tell_if_stale(source: CleanedTable, views: Sequence[FeatureView], requests: pa.Table, events: pa.Table, on_notice: Told) -> None:
+def _notice_if_stale(source: CleanedTable, views: Sequence[FeatureView], requests: pa.Table, events: pa.Table, on_notice: Listener) -> None:
     """A notice if the newest row of a source is older, at the last decision, than the freshness of a view promises."""
     asked = pc.max(requests[DECISION_AT]).as_py()
     newest = pc.max(events[source.known_at]).as_py()
@@ -187,13 +217,13 @@ def _tell_if_stale(source: CleanedTable, views: Sequence[FeatureView], requests:
         on_notice(f"{table} holds {held}; the last decision is at {asked.isoformat()}. Its features are older than they promise.")
 
 
-def _days_of(use_case: UseCase, requests: pa.Table) -> tuple[date, date]:
+def _days_of(span: Span, requests: pa.Table) -> tuple[date, date]:
     """The days of the first and the last decision; raises UnknownDay if the use case has none of them."""
     bounds = pc.min_max(requests[DECISION_AT]).as_py()
     first, last = bounds["min"].date(), bounds["max"].date()
     for day in (first, last):
-        if day < use_case.first_day or (use_case.last_day is not None and day > use_case.last_day):
-            raise UnknownDay(str(day), use_case.first_day, use_case.last_day)
+        if day < span.first or (span.last is not None and day > span.last):
+            raise UnknownDay(str(day), span.first, span.last)
     return first, last
 
 

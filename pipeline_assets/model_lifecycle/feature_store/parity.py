@@ -1,4 +1,4 @@
-"""The proof that vectors are what a spine would have been told: a sample is computed anew and held against them, bit for bit."""
+"""The proof that vectors are the historical features of their decisions: a sample is computed anew and compared with them, bit for bit."""
 
 import logging
 from collections.abc import Mapping
@@ -12,13 +12,12 @@ import pyarrow.compute as pc
 
 from pipeline_assets.core import names
 from pipeline_assets.core.errors import TableMismatch
+from pipeline_assets.core.project import Project
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.model_lifecycle.feature_store import offline
 from pipeline_assets.model_lifecycle.feature_store.fingerprint import FEATURE_HASH, feature_hashes
 from pipeline_assets.processing.features import materialize
-from pipeline_assets.processing.features.view import DECISION_AT
 from pipeline_assets.spec.models import Model
-from pipeline_assets.spec.use_case import UseCase
 
 LOG = logging.getLogger(__name__)
 SAMPLE_ROWS = 200
@@ -33,19 +32,20 @@ class Parity:
     differing: Mapping[str, int]
 
 
-def check_parity(settings: Settings, use_case: UseCase, model: Model, day: date) -> Parity:
+def check_parity(settings: Settings, project: Project, model: Model, day: date) -> Parity:
     """Computes up to SAMPLE_ROWS vectors of a day (UTC) anew, as `historical_features`, and counts what differs from the lake's.
 
     The sample is spread evenly over the day, so the same day gives the same one. Raises TableMismatch if the day's observations and
     vectors are not the same decisions.
     """
-    observations = materialize.read_observations(settings, model, day, day)
+    observations = materialize.read_observations(settings, model.observations, day, day)
     vectors = offline.vectors(settings, model, day, day)
     _check_same(model, observations, vectors)
     rows = _spread(vectors.num_rows)
     if len(rows) == 0:
         return Parity(day=day, rows=0, differing={})
-    found = offline.historical_features(settings, use_case, model.name, _spine(model, observations.take(rows)), on_notice=LOG.info)
+    spine = offline.with_decision_at(model.observations, observations.take(rows))
+    found = offline.historical_features(settings, project, model.name, spine, on_notice=LOG.info)
     found = found.append_column(FEATURE_HASH, feature_hashes(found, offline.feature_names(model)))
     kept = vectors.take(rows)
     counts = {name: count_different(found[name], kept[name]) for name in (*offline.feature_names(model), FEATURE_HASH)}
@@ -73,19 +73,13 @@ def _numpy(column: pa.ChunkedArray) -> npt.NDArray[np.generic]:
 
 
 def _check_same(model: Model, observations: pa.Table, vectors: pa.Table) -> None:
-    """Both are in the order of (decision_at, key), and must be the same rows."""
-    same = (model.observations.decision_at, model.observations.key)
+    """Both are in the order of (decision_at, keys), and must be the same rows."""
+    same = (model.observations.decision_at, *model.observations.keys)
     if any(not observations[column].equals(vectors[column]) for column in same):
-        told = ".".join(names.vectors(model.name))
         problem = f"has {vectors.num_rows} rows, which are not those of the {observations.num_rows} observations"
-        raise TableMismatch(told, problem, vectors.column_names)
+        raise TableMismatch(".".join(names.vectors(model.name)), problem, vectors.column_names)
 
 
 def _spread(rows: int) -> pa.Array:
     """Up to SAMPLE_ROWS positions, evenly from the first row to the last."""
     return pa.array(np.unique(np.linspace(0, rows - 1, min(rows, SAMPLE_ROWS)).astype(np.int64)))
-
-
-def _spine(model: Model, observations: pa.Table) -> pa.Table:
-    decided = model.observations.decision_at
-    return observations if decided == DECISION_AT else observations.append_column(DECISION_AT, observations[decided])

@@ -1,17 +1,18 @@
-"""Spines: tables of entity keys and times that people bring, to learn what was known at each time.
+"""Spines: tables of entity keys and times that people bring, to look up what was known at each time.
 
 A spine has one row for each question: the keys of every entity that the model's views describe, and `decision_at`. A row may lack a key
 (null): then nothing is known of that entity. Any further columns are kept as they are.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline_assets.core.columns import ColumnKind
 from pipeline_assets.core.errors import TableRejected
 from pipeline_assets.processing.features.catalogue import feature_columns
-from pipeline_assets.processing.features.view import DECISION_AT
+from pipeline_assets.processing.features.columns import DECISION_AT, is_text
 from pipeline_assets.spec.features import RequestFeature
 from pipeline_assets.spec.models import Model
 
@@ -35,42 +36,45 @@ def check_table(name: str, table: pa.Table) -> None:
 
 def check_finite(name: str, column: str, values: pa.ChunkedArray) -> None:
     """Raises TableRejected with the first row that is NaN or infinite: a float, or text that spells one."""
-    broken = pc.is_in(values, pa.array(NOT_NUMBERS, values.type)) if _is_text(values.type) else pc.invert(pc.is_finite(values))
+    broken = pc.is_in(values, pa.array(NOT_NUMBERS, values.type)) if is_text(values.type) else pc.invert(pc.is_finite(values))
     if pc.any(broken).as_py():
         row = _first(broken)
         raise TableRejected(name, f"column {column!r} holds {values[row - 1].as_py()} in row {row}", "finite numbers, or null")
 
 
-def check_requests(name: str, model: Model, spine: pa.Table) -> pa.Table:
+def check_requests(name: str, model: Model, spine: pa.Table, kinds: Mapping[str, ColumnKind]) -> pa.Table:
     """The columns of `spine` from which the model's features are computed, typed: entity keys, `decision_at`, columns of the request.
 
-    `decision_at` and columns of time become UTC in microseconds, columns of numbers 64-bit floats; keys and categories lose a dictionary
-    encoding. Columns of the request that the spine lacks are left out (see `left_out`).
+    kinds: those of the columns of the model's observations. `decision_at` and columns of time become UTC in microseconds, dates and
+    booleans such, integer keys whole, columns of numbers 64-bit floats; other keys and categories lose a dictionary encoding. Columns of
+    the request that the spine lacks are left out (see `left_out`).
     Raises TableRejected as `check_table` does, and if a key or `decision_at` is missing, a decision has no time, a time has no zone, a
     number cannot be read, a key spells NaN, or a column has the name of a feature.
     """
     check_table(name, spine)
     _check_names(name, model, spine.column_names)
-    columns = {key: _plain(spine[key]) for key in entity_keys(model)}
-    for key in (key for key, values in columns.items() if _is_text(values.type)):
+    columns = {key: _key(name, key, spine[key], kinds.get(key, "other")) for key in entity_keys(model)}
+    for key in (key for key, values in columns.items() if is_text(values.type)):
         check_finite(name, key, columns[key])
     columns[DECISION_AT] = _decisions(name, spine[DECISION_AT])
     for feature in model.request_features:
-        if feature.column in spine.column_names:
-            columns[feature.column] = _request_column(name, feature, spine[feature.column])
+        # A key that the request takes as it is has the type of a key, which is a number already.
+        is_number = feature.column in columns and not feature.values
+        if feature.column in spine.column_names and not is_number:
+            columns[feature.column] = _request_column(name, feature, spine[feature.column], kinds.get(feature.column, "other"))
     return pa.table(columns)
 
 
-def check_keys(name: str, requests: pa.Table, events: pa.Table) -> pa.Table:
-    """The requests with the keys that `events` has too in the type they have there: whole numbers are read from text where needed.
+def check_keys(name: str, requests: pa.Table, events: pa.Table, keys: Sequence[str]) -> pa.Table:
+    """The requests with the `keys` in the type that they have in `events`: whole numbers are read from text where needed.
 
     Raises TableRejected if a key cannot be read so, or is of another kind.
     """
-    for key in (key for key in requests.column_names if key in events.column_names and key != DECISION_AT):
+    for key in dict.fromkeys(keys):
         asked, wanted = requests[key], events.schema.field(key).type
         if pa.types.is_integer(wanted) and not pa.types.is_integer(asked.type):
             requests = requests.set_column(requests.column_names.index(key), key, _converted(name, key, asked, wanted, "a whole number"))
-        elif _is_text(wanted) and not (_is_text(asked.type) or pa.types.is_null(asked.type)):
+        elif is_text(wanted) and not (is_text(asked.type) or pa.types.is_null(asked.type)):
             raise TableRejected(name, f"the key {key!r} is of type {asked.type}", "text")
     return requests
 
@@ -103,19 +107,23 @@ def _decisions(name: str, values: pa.ChunkedArray) -> pa.ChunkedArray:
     return decided
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
-
-
 def _plain(values: pa.ChunkedArray) -> pa.ChunkedArray:
     return values.cast(values.type.value_type) if pa.types.is_dictionary(values.type) else values
 
 
-def _request_column(name: str, feature: RequestFeature, values: pa.ChunkedArray) -> pa.ChunkedArray:
-    if feature.transform != "value":
+def _key(name: str, key: str, values: pa.ChunkedArray, kind: ColumnKind) -> pa.ChunkedArray:
+    return _converted(name, key, values, pa.int64(), "a whole number") if kind == "integer" else _plain(values)
+
+
+def _request_column(name: str, feature: RequestFeature, values: pa.ChunkedArray, kind: ColumnKind) -> pa.ChunkedArray:
+    if feature.transform != "value" or kind == "timestamp":
         return _instants(name, feature.column, values)
     if feature.values:
         return _text(name, feature.column, values)
+    if kind == "date":
+        return _converted(name, feature.column, values, pa.date32(), "dates like 2013-01-31")
+    if kind == "boolean":
+        return _converted(name, feature.column, values, pa.bool_(), "true or false")
     numbers = _converted(name, feature.column, values, pa.float64(), "a number")
     check_finite(name, feature.column, numbers)
     return numbers
@@ -123,7 +131,7 @@ def _request_column(name: str, feature: RequestFeature, values: pa.ChunkedArray)
 
 def _text(name: str, column: str, values: pa.ChunkedArray) -> pa.ChunkedArray:
     plain = _plain(values)
-    if not (_is_text(plain.type) or pa.types.is_null(plain.type)):
+    if not (is_text(plain.type) or pa.types.is_null(plain.type)):
         raise TableRejected(name, f"column {column!r} is of type {plain.type}", "text")
     return plain.cast(pa.string())
 
@@ -137,7 +145,7 @@ def _instants(name: str, column: str, values: pa.ChunkedArray) -> pa.ChunkedArra
         if plain.type.tz is None:
             raise TableRejected(name, f"the times in column {column!r} are naive", "times with a zone, such as UTC")
         return plain.cast(INSTANT, safe=False)
-    if not _is_text(plain.type):
+    if not is_text(plain.type):
         raise TableRejected(name, f"column {column!r} is of type {plain.type}", f"times with a zone, {EXAMPLE}")
     naive = pc.invert(pc.match_substring_regex(plain, ZONED))
     if pc.any(naive).as_py():

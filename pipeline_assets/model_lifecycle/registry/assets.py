@@ -1,67 +1,82 @@
-"""The asset of the registry: the champion, which the newest candidate becomes if it passes the gate."""
+"""The asset of the registry: the champion of each model, which a candidate becomes if it passes the gate."""
 
 from collections.abc import Sequence
 
 import dagster as dg
+from pydantic import Field
 
 from pipeline_assets.core import names
-from pipeline_assets.core.resources import Platform, dagster_errors, key
+from pipeline_assets.core.handover import needed
+from pipeline_assets.core.project import Project
+from pipeline_assets.core.resources import Platform, dagster_errors, key, use_case_tags
 from pipeline_assets.model_lifecycle.registry import gate
 from pipeline_assets.model_lifecycle.registry.gate import Rule
-from pipeline_assets.model_lifecycle.registry.judgement import Judgement, judge_newest
+from pipeline_assets.model_lifecycle.registry.judgement import Judgement, judge_candidate
 from pipeline_assets.model_lifecycle.registry.versions import version_url
 from pipeline_assets.model_lifecycle.training.candidate import BASELINE
+from pipeline_assets.spec.models import Model
 from pipeline_assets.spec.use_case import UseCase
 
-GATE, ROC_AUC = "gate", "roc_auc"
-CODE_VERSION = "1"
+GATE = "gate"
+# By this the candidate is handed to the gate.
+CANDIDATE_RUN_ID = "mlflow_run_id"
+CODE_VERSION = "2"
 
 
-def defs(use_case: UseCase) -> dg.Definitions:
-    """The champion of the use case's model."""
-    return dg.Definitions(assets=[_champion(use_case)])
+class ChosenCandidate(dg.Config):
+    """Which candidate is judged, where it is not that of the same run."""
+
+    candidate_run_id: str | None = Field(default=None, description="MLflow run of a candidate. Default: the candidate of this run.")
 
 
-def _champion(use_case: UseCase) -> dg.AssetsDefinition:
-    model = use_case.model
+def defs(project: Project) -> dg.Definitions:
+    """The champion of every model."""
+    return dg.Definitions(assets=[_champion(project.home_of_model(model), model) for model in project.models])
+
+
+def _champion(use_case: UseCase, model: Model) -> dg.AssetsDefinition:
     asset_key = key(names.champion(model.name))
+    upstream = key(names.candidate(model.name))
 
     @dg.asset(
         key=asset_key,
-        deps=[key(names.candidate(model.name))],
+        deps=[upstream],
         group_name=names.REGISTRY,
         kinds={"mlflow", "postgres"},
         owners=[model.owner],
+        tags=use_case_tags(use_case),
         code_version=CODE_VERSION,
         pool=names.REGISTRY,
-        description=f"The live version of {model.name}: the newest candidate where it passes the gate, else the version that was live.",
-        check_specs=[dg.AssetCheckSpec(GATE, asset=asset_key, description="The newest candidate keeps every rule of the gate.")],
+        description=f"The live version of {model.name}: the candidate of the run where it passes the gate, else the one before.",
+        check_specs=[dg.AssetCheckSpec(GATE, asset=asset_key, description="The candidate keeps every rule of the gate.")],
     )
-    def champion(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
+    def champion(context: dg.AssetExecutionContext, platform: Platform, config: ChosenCandidate) -> dg.MaterializeResult:
         with dagster_errors():
             settings = platform.settings
-            judged = judge_newest(settings, use_case.name, model, actor=f"dagster run {context.run.run_id}")
+            run_id = needed(context, upstream, CANDIDATE_RUN_ID, given=config.candidate_run_id, option="candidate_run_id")
+            judged = judge_candidate(settings, model, run_id, actor=f"dagster run {context.run.run_id}")
             context.log.info("Candidate of run %s: %s", judged.run_id, judged.verdict)
-            metadata = _metadata(judged) | {"version_page": dg.MetadataValue.url(version_url(settings, model, judged.version))}
-        return dg.MaterializeResult(metadata=metadata, check_results=[_check(judged)])
+            page = dg.MetadataValue.url(version_url(settings, model, judged.version))
+        return dg.MaterializeResult(metadata=_metadata(model, judged) | {"version_page": page}, check_results=[_check(judged)])
 
     return champion
 
 
-def _metadata(judged: Judgement) -> dict[str, dg.MetadataValue | float | int | str]:
+def _metadata(model: Model, judged: Judgement) -> dict[str, dg.MetadataValue | float | int | str]:
     """What is live now, and what became of the candidate."""
-    told: dict[str, dg.MetadataValue | float | int | str] = {
+    metadata: dict[str, dg.MetadataValue | float | int | str] = {
         "verdict": judged.verdict,
         "candidate_run_id": judged.run_id,
         "candidate_version": judged.version,
         "rules": _rules(judged.rules),
     }
     if judged.live_version is not None and judged.live_contract is not None:
-        contract = judged.live_contract
-        figures = {name: contract.metrics[name] for name in (ROC_AUC, f"{BASELINE}{ROC_AUC}", "calibration_error")}
-        told |= {"version": judged.live_version, "training_rows": contract.rows, "sha256": contract.sha256, **figures}
-        told["as_of"] = dg.MetadataValue.timestamp(contract.as_of)
-    return told
+        contract, metric = judged.live_contract, model.gate.metric
+        shown = dict.fromkeys((metric, f"{BASELINE}{metric}", "calibration_error"))
+        figures = {name: contract.metrics[name] for name in shown if name in contract.metrics}
+        metadata |= {"version": judged.live_version, "training_rows": contract.rows, "sha256": contract.sha256, **figures}
+        metadata["as_of"] = dg.MetadataValue.timestamp(contract.as_of)
+    return metadata
 
 
 def _rules(rules: Sequence[Rule]) -> dg.TableMetadataValue:

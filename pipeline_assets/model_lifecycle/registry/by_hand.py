@@ -26,7 +26,7 @@ def promote(
         raise PromotionRefused(model.name, f"version {version} is live already")
     last = next((entry for entry in reversed(entries) if entry.version == version), None)
     if last is not None and last.action == "reject" and not is_forced:
-        raise ModelRejected(model.name, version, [str(rule) for rule in broken([Rule.from_json(told) for told in last.rules])])
+        raise ModelRejected(model.name, version, [str(rule) for rule in broken([*map(Rule.from_json, last.rules)])])
     since = live_from or end_of_vectors(settings, model) or contract.as_of
     decision = Decision(version=version, actor=actor, reason=reason, live_from=since)
     entry = ledger.promote(settings, model, decision, expected_version=ledger.live(entries))

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline_assets.core.names import train
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -16,10 +18,13 @@ if TYPE_CHECKING:
     from pipeline_assets.spec.models import Model
 
 NAME = typer.Argument(help="Name of a model; may be left out where there is one only.", show_default=False)
+ANY = typer.Argument(help="Name of a model. Default: all.", show_default=False)
 JSON = typer.Option("--json", help="Print JSON.")
 REASON = typer.Option(help="Why; it stays in the ledger.")
 LIVE_FROM = typer.Option(help="Event time from which it counts, ISO 8601 with a zone. Default: the end of the newest day of vectors.")
 WHY = "why, by whom, when"
+FACTS = ("version", "state", "as of")
+HISTORY = ("action", "version", "live from", WHY)
 STYLES = {"promote": "green", "rollback": "yellow", "reject": "red"}
 
 
@@ -32,7 +37,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(models, name="models")
 
 
-def list_versions(name: Annotated[str | None, NAME] = None, *, as_json: Annotated[bool, JSON] = False) -> None:
+def list_versions(name: Annotated[str | None, ANY] = None, *, as_json: Annotated[bool, JSON] = False) -> None:
     """Show the versions of a model, or of all models: state, training time and figures on the hold-out."""
     from pipeline_assets.core.settings import load_settings
 
@@ -42,9 +47,9 @@ def list_versions(name: Annotated[str | None, NAME] = None, *, as_json: Annotate
     if as_json:
         typer.echo(json.dumps(listed, indent=2))
         return
-    for model, rows in listed.items():
-        columns = ("version", "state", "as of", "ROC AUC", "baseline", "calibration")
-        _print(model, "No version yet. Materialize candidates and champions first.", columns, [_version_cells(row) for row in rows])
+    for model in chosen:
+        rows = [_version_cells(model.gate.metric, row) for row in listed[model.name]]
+        _print(model.name, f"No version yet. Run the job {train(model.name)} first.", _version_columns(model), rows)
 
 
 def history(name: Annotated[str | None, NAME] = None, *, as_json: Annotated[bool, JSON] = False) -> None:
@@ -57,8 +62,7 @@ def history(name: Annotated[str | None, NAME] = None, *, as_json: Annotated[bool
     if as_json:
         typer.echo(json.dumps([asdict(entry) for entry in entries], indent=2, default=datetime.isoformat))
         return
-    columns = ("action", "version", "live from", WHY)
-    _print(model.name, "Nothing was ever decided.", columns, [_entry_cells(entry) for entry in reversed(entries)])
+    _print(model.name, "Nothing was ever decided.", HISTORY, [_entry_cells(entry) for entry in reversed(entries)])
 
 
 def promote(
@@ -75,7 +79,7 @@ def promote(
 
     model, since = _model(name), _instant(live_from)
     entry = by_hand.promote(load_settings(), model, version, actor=getuser(), reason=reason, is_forced=force, live_from=since)
-    _tell(model, entry)
+    _show_live(model, entry)
 
 
 def rollback(
@@ -90,25 +94,26 @@ def rollback(
     from pipeline_assets.model_lifecycle.registry import by_hand
 
     model, since = _model(name), _instant(live_from)
-    _tell(model, by_hand.roll_back(load_settings(), model, actor=getuser(), reason=reason, to=to, live_from=since))
+    _show_live(model, by_hand.roll_back(load_settings(), model, actor=getuser(), reason=reason, to=to, live_from=since))
 
 
-def _declared() -> "list[Model]":
-    from pipeline_assets.core.declarations import load_use_case, use_case_names
+def _declared() -> "tuple[Model, ...]":
+    from pipeline_assets.core.declarations import load_project
 
-    return [load_use_case(use_case).model for use_case in use_case_names()]
+    return load_project().models
 
 
 def _model(name: str | None) -> "Model":
-    """The declared model of that name, or the only one; raises UnknownName."""
-    from pipeline_assets.core.errors import UnknownName
+    """The declared model of that name, or the only one; raises UnknownName, or UserInputError where no name says which of several."""
+    from pipeline_assets.core.declarations import load_project
+    from pipeline_assets.core.errors import UserInputError
 
-    known = {model.name: model for model in _declared()}
-    if name is None and len(known) == 1:
-        return next(iter(known.values()))
-    if name not in known:
-        raise UnknownName("model", name or "", list(known))
-    return known[name]
+    if name is not None:
+        return load_project().model(name)
+    known = _declared()
+    if len(known) != 1:
+        raise UserInputError(f"Name one of the {len(known)} models: {', '.join(model.name for model in known)}.")
+    return known[0]
 
 
 def _instant(text: str | None) -> datetime | None:
@@ -132,8 +137,14 @@ def _state(entry: "Entry") -> str:
     return "rejected" if entry.action == "reject" else "rolled back"
 
 
-def _version_cells(row: dict[str, Any]) -> list[str]:
-    figures = [f"{row[name]:.4f}" for name in ("roc_auc", "baseline_roc_auc", "calibration_error")]
+def _version_columns(model: "Model") -> tuple[str, ...]:
+    """The metric of the model's gate, that of the baseline, and the calibration error, which every task has."""
+    return (*FACTS, model.gate.metric, "baseline", "calibration")
+
+
+def _version_cells(metric: str, row: dict[str, Any]) -> list[str]:
+    found = [row["metrics"].get(name) for name in (metric, f"baseline_{metric}", "calibration_error")]
+    figures = ["–" if value is None else f"{value:.4f}" for value in found]
     state = {"live": "[bold green]live[/]", "rejected": "[red]rejected[/]"}.get(row["state"], row["state"])
     return [str(row["version"]), state, row["as_of"][:16].replace("T", " "), *figures]
 
@@ -167,12 +178,12 @@ def _table(title: str, columns: Sequence[str]) -> "Table":
 
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     for column in columns:
-        is_figure = column in {"ROC AUC", "baseline", "calibration"}
+        is_figure = column not in {*FACTS, *HISTORY}
         table.add_column(column, overflow="fold", no_wrap=column != WHY, justify="right" if is_figure else "left")
     return table
 
 
-def _tell(model: "Model", entry: "Entry") -> None:
+def _show_live(model: "Model", entry: "Entry") -> None:
     before = "nothing" if entry.previous_version is None else f"version {entry.previous_version}"
     typer.echo(f"{model.name}: version {entry.version} is live from {entry.live_from.isoformat()} on; before it was {before}.")
     typer.echo(f"To score with it, materialize packages/{model.name} and predictions/{model.name}.")

@@ -2,10 +2,14 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from typing import Any
 
 from pipeline_assets.model_lifecycle.training.evaluate import Evaluation
+from pipeline_assets.model_lifecycle.training.tasks.kind import TaskKind
 from pipeline_assets.spec.models import Gate
+
+DAY = timedelta(days=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +41,9 @@ class Rule:
         return {**asdict(self), "margin": self.margin, "passed": self.passed}
 
     @classmethod
-    def from_json(cls, told: Mapping[str, Any]) -> "Rule":
-        """The rule that `to_json` told of."""
-        return cls(name=told["name"], value=told["value"], limit=told["limit"], is_minimum=told["is_minimum"])
+    def from_json(cls, stored: Mapping[str, Any]) -> "Rule":
+        """The rule that `to_json` wrote."""
+        return cls(name=stored["name"], value=stored["value"], limit=stored["limit"], is_minimum=stored["is_minimum"])
 
     def __str__(self) -> str:
         bound = "at least" if self.is_minimum else "at most"
@@ -53,27 +57,36 @@ class Rule:
 class Measured:
     """What the gate looks at: the candidate, and its rivals on the same hold-out.
 
-    `champion` is None where no version is live. `features_lost` counts features of the champion that the hold-out does not have, so
-    that it cannot be judged there: then `champion` is None too. `latency_ms` is the 95th percentile of scoring one row on a free core.
-    `rolled_back` says how often people or monitors went back from this very model file.
+    `baseline` is the baseline's value of the gate's metric, None where it does not exist. `champion` is None where no version is live.
+    `features_lost` counts features of the champion that the hold-out does not have, and `answers_otherwise` says that its task, classes or
+    unit are others, so that it cannot be judged there: then `champion` is None too. `champion_ahead` is how much later than the candidate
+    the champion was trained (event time; negative: earlier).
+    `latency_ms` is the 95th percentile of scoring one row on a free core. `rolled_back` says how often people or monitors went back from
+    this very model file.
     """
 
     candidate: Evaluation
     champion: Evaluation | None
-    baseline_roc_auc: float | None
+    baseline: float | None
     size_bytes: int
     latency_ms: float
+    champion_ahead: timedelta = timedelta(0)
     features_lost: int = 0
+    answers_otherwise: bool = False
     rolled_back: int = 0
 
 
-def judge(gate: Gate, measured: Measured) -> tuple[Rule, ...]:
+def judge(gate: Gate, kind: TaskKind, measured: Measured) -> tuple[Rule, ...]:
     """Every rule of the gate; the candidate may go live if all have passed. Rules against a champion are left out where there is none."""
-    ours = measured.candidate.overall
+    figures = measured.candidate.overall.figures
+    gain = kind.gain(gate.metric, figures[gate.metric], measured.baseline)
     return (
-        _least("gain over baseline (ROC AUC)", _gain(ours.roc_auc, measured.baseline_roc_auc), gate.min_gain_over_baseline),
-        *_against_champion(gate, measured),
-        _most("calibration error", ours.calibration_error, gate.max_calibration_error),
+        _least(f"gain over baseline ({gate.metric})", gain, gate.min_gain_over_baseline),
+        *_against_champion(gate, kind, measured),
+        *(
+            Rule(name=rule.metric, value=figures[rule.metric], limit=rule.limit, is_minimum=kind.is_minimum(rule.metric))
+            for rule in gate.limits
+        ),
         _most("size in bytes", measured.size_bytes, gate.max_size_bytes),
         _most("latency of one row in ms (p95, on a free core)", measured.latency_ms, gate.max_latency_ms),
         _most("earlier roll backs from the same model file", measured.rolled_back, 0),
@@ -85,27 +98,29 @@ def broken(rules: Sequence[Rule]) -> tuple[Rule, ...]:
     return tuple(rule for rule in rules if not rule.passed)
 
 
-def _against_champion(gate: Gate, measured: Measured) -> Iterator[Rule]:
+def _against_champion(gate: Gate, kind: TaskKind, measured: Measured) -> Iterator[Rule]:
     if measured.features_lost:
         yield _most("champion's features that are no longer computed", measured.features_lost, 0)
+    if measured.answers_otherwise:
+        yield _most("champions with another task, other classes or another unit", 1, 0)
+    if measured.champion_ahead > timedelta(0):
+        # A champion trained later has learned from this hold-out, and a model of an earlier time cannot follow it.
+        yield _most("days that the champion was trained later", measured.champion_ahead / DAY, 0)
     if measured.champion is None:
         return
-    gain = _gain(measured.candidate.overall.roc_auc, measured.champion.overall.roc_auc)
-    yield _least("gain over champion (ROC AUC)", gain, gate.min_gain_over_champion)
-    yield from _slices(gate, measured.candidate, measured.champion)
+    ours, theirs = measured.candidate.overall.figures, measured.champion.overall.figures
+    gain = kind.gain(gate.metric, ours[gate.metric], theirs[gate.metric])
+    yield _least(f"gain over champion ({gate.metric})", gain, gate.min_gain_over_champion)
+    yield from _slices(gate, kind, measured.candidate, measured.champion)
 
 
-def _slices(gate: Gate, candidate: Evaluation, champion: Evaluation) -> Iterator[Rule]:
-    """One rule for each slice that is large enough and has both kinds of labels."""
+def _slices(gate: Gate, kind: TaskKind, candidate: Evaluation, champion: Evaluation) -> Iterator[Rule]:
+    """One rule for each slice that is large enough and on which the metric exists."""
     for column, values in candidate.slices.items():
         for value, ours in values.items():
-            theirs = champion.slices[column][value]
-            if ours.rows >= gate.min_slice_rows and ours.roc_auc is not None:
-                yield _most(f"loss to champion in {column} {value} (ROC AUC)", _gain(theirs.roc_auc, ours.roc_auc), gate.max_slice_loss)
-
-
-def _gain(ours: float | None, theirs: float | None) -> float | None:
-    return None if ours is None or theirs is None else ours - theirs
+            loss = kind.gain(gate.metric, champion.slices[column][value].figures[gate.metric], ours.figures[gate.metric])
+            if ours.rows >= gate.min_slice_rows and loss is not None:
+                yield _most(f"loss to champion in {column} {value} ({gate.metric})", loss, gate.max_slice_loss)
 
 
 def _least(name: str, value: float | None, limit: float) -> Rule:

@@ -60,7 +60,7 @@ class Decision:
     """What is to be written, and why.
 
     `rules` are those of the gate as it judged them, each as a JSON object; `run_id` is the MLflow run of a candidate; `live_from` is the
-    event time from which the decision holds (aware), which for a candidate is the time its training was asked for.
+    event time from which the decision holds (aware), which for a candidate is the `as_of` of its training.
     """
 
     version: int
@@ -185,9 +185,9 @@ def _append(connection: "Connection", model: Model, action: Action, decision: De
         " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s) returning {columns}"
     ).format(columns=sql.SQL(COLUMNS), table=sql.Identifier(names.LEDGER, TABLE))
     rules = Jsonb([dict(rule) for rule in decision.rules])
-    told = (decision.version, live(found), action, decision.actor, decision.reason, rules, decision.run_id, decision.live_from)
+    values = (decision.version, live(found), action, decision.actor, decision.reason, rules, decision.run_id, decision.live_from)
     with connection.cursor(row_factory=dict_row) as cursor:
-        (row,) = cursor.execute(query, (model.name, len(found) + 1, *told)).fetchall()
+        (row,) = cursor.execute(query, (model.name, len(found) + 1, *values)).fetchall()
     return _entry(row)
 
 

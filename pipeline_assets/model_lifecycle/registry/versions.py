@@ -3,64 +3,63 @@
 A version is loaded from its file in XGBoost's own format, whose hash is held against the contract first. Nothing is unpickled.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-import numpy as np
-import pyarrow as pa
-
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import tracking
-from pipeline_assets.core.errors import ArtifactCorrupt, NotTrained, UnknownName
+from pipeline_assets.core.errors import NotTrained, UnknownName, UserInputError
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.model_lifecycle.registry import ledger
-from pipeline_assets.model_lifecycle.training.candidate import BASELINE, load_booster
 from pipeline_assets.model_lifecycle.training.contract import ModelContract
-from pipeline_assets.model_lifecycle.training.evaluate import Values
-from pipeline_assets.model_lifecycle.training.matrix import feature_matrix
-from pipeline_assets.model_lifecycle.training.track import AS_OF_TAG, CANDIDATE_ROLE, CONTRACT_FILE, MODEL_FILE, ROLE_TAG, SHA256_TAG
+from pipeline_assets.model_lifecycle.training.scorer import Scorer
+from pipeline_assets.model_lifecycle.training.track import (
+    AS_OF_TAG,
+    CANDIDATE_ROLE,
+    CONTRACT_FILE,
+    CURVE_METRIC,
+    MODEL_FILE,
+    MODEL_TAG,
+    ROLE_TAG,
+    SHA256_TAG,
+)
 from pipeline_assets.spec.models import Model
 
 if TYPE_CHECKING:
-    import xgboost
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
 CHAMPION_ALIAS, PREVIOUS_ALIAS = "champion", "previous"
-FINISHED_CANDIDATES = f"tags.`{ROLE_TAG}` = '{CANDIDATE_ROLE}' and attributes.status = 'FINISHED'"
+FINISHED = "FINISHED"
+# What MLflow answers for an id that no run has, and for a text that can be none.
+NO_SUCH_RUN = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedModel:
-    """A model in memory, ready to score, with the contract that its file was checked against; `version` 0: not registered yet."""
+    """A model in memory, ready to score; `version` 0: not registered yet."""
 
     version: int
-    booster: "xgboost.Booster"
-    contract: ModelContract
+    scorer: Scorer
 
-    def score(self, features: pa.Table) -> Values:
-        """Probabilities of a true label as 64-bit floats, one per row of `features`, in their order; the same rows give the same bits.
-
-        `features` needs the columns of the contract, in any order; others are ignored. Raises TableMismatch if one is missing or unfit.
-        """
-        scores: Values = self.booster.predict(feature_matrix(features, self.contract.features)).astype(np.float64)
-        return scores
+    @property
+    def contract(self) -> ModelContract:
+        """The contract of the version."""
+        return self.scorer.contract
 
 
 @dataclass(frozen=True, kw_only=True)
 class Registered:
-    """A version as the registry lists it; `run_id` is the MLflow run that it was learned in, the figures are those of its hold-out."""
+    """A version as the registry lists it; `run_id` is the MLflow run that it was learned in, `metrics` are those of its whole hold-out."""
 
     version: int
     run_id: str
     sha256: str
     as_of: str
-    roc_auc: float
-    baseline_roc_auc: float
-    calibration_error: float
+    metrics: Mapping[str, float]
 
 
 def champion(settings: Settings, model: Model) -> LoadedModel:
@@ -80,11 +79,7 @@ def load_run(settings: Settings, run_id: str, *, version: int = 0) -> LoadedMode
     """The model of a finished candidate run, loaded; raises ArtifactCorrupt if its file is not what its contract says."""
     client = tracking(settings)
     contract = ModelContract.from_json(_download(client, run_id, CONTRACT_FILE))
-    content = _download(client, run_id, MODEL_FILE)
-    found = sha256(content).hexdigest()
-    if found != contract.sha256:
-        raise ArtifactCorrupt(f"{contract.model}/{MODEL_FILE} of run {run_id}", contract.sha256, found)
-    return LoadedModel(version=version, booster=load_booster(content), contract=contract)
+    return LoadedModel(version=version, scorer=Scorer.load(_download(client, run_id, MODEL_FILE), contract))
 
 
 def artifact(settings: Settings, model: Model, version: int) -> bytes:
@@ -92,18 +87,27 @@ def artifact(settings: Settings, model: Model, version: int) -> bytes:
     return _download(tracking(settings), str(_version(settings, model, version).run_id), MODEL_FILE)
 
 
-def newest_candidate(settings: Settings, use_case: str, model: Model) -> str:
-    """The run of the candidate that was finished last; raises NotTrained if there is none."""
-    client = tracking(settings)
-    experiment = client.get_experiment_by_name(names.experiment(use_case, model.name))
-    runs = (
-        client.search_runs([experiment.experiment_id], FINISHED_CANDIDATES, max_results=1, order_by=["attributes.start_time DESC"])
-        if experiment is not None
-        else []
-    )
-    if not runs:
-        raise NotTrained(model.name, "finished candidate", "/".join(names.candidate(model.name)))
-    return str(runs[0].info.run_id)
+def candidate(settings: Settings, model: Model, run_id: str) -> LoadedModel:
+    """The candidate of an MLflow run, loaded.
+
+    Raises UserInputError if there is no such run, or it is no finished training of this model; ArtifactCorrupt if its file was changed.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = tracking(settings).get_run(run_id)
+    except MlflowException as error:
+        if error.error_code not in NO_SUCH_RUN:
+            raise
+        raise UserInputError(f"There is no candidate run '{run_id}' of model '{model.name}': {error.message}") from error
+    wanted = {ROLE_TAG: CANDIDATE_ROLE, MODEL_TAG: model.name}
+    found = {name: run.data.tags.get(name) for name in wanted}
+    if found != wanted or run.info.status != FINISHED:
+        raise UserInputError(
+            f"Run '{run_id}' is no finished candidate of model '{model.name}': it is {run.info.status}, of the model {found[MODEL_TAG]}. "
+            f"Give a run that {'/'.join(names.candidate(model.name))} names in its metadata."
+        )
+    return load_run(settings, run_id)
 
 
 def version_url(settings: Settings, model: Model, version: int) -> str:
@@ -152,9 +156,7 @@ def _registered(client: "MlflowClient", found: "ModelVersion") -> Registered:
         run_id=str(found.run_id),
         sha256=found.tags[SHA256_TAG],
         as_of=found.tags[AS_OF_TAG],
-        roc_auc=metrics["roc_auc"],
-        baseline_roc_auc=metrics[f"{BASELINE}roc_auc"],
-        calibration_error=metrics["calibration_error"],
+        metrics={name: value for name, value in metrics.items() if "/" not in name and name != CURVE_METRIC},
     )
 
 

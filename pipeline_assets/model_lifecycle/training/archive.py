@@ -1,6 +1,6 @@
 """Training sets on the object store: each under the hash of its bytes, with a record that says where it came from.
 
-A record is written after its file and only for a set that passed its checks, so whoever reads a record finds a whole, leak-free set.
+A record is written after its file and only for a set that passed its checks, so a set that has a record is whole and leaks nothing.
 """
 
 import json
@@ -8,19 +8,17 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import object_store
-from pipeline_assets.core.errors import ArtifactCorrupt, NotTrained
+from pipeline_assets.core.errors import ArtifactCorrupt, NotTrained, UserInputError
 from pipeline_assets.core.settings import Settings
-from pipeline_assets.model_lifecycle.training.dataset import Block, blocks
+from pipeline_assets.model_lifecycle.training.blocks import Block
+from pipeline_assets.model_lifecycle.training.dataset import blocks
 from pipeline_assets.spec.models import Model
-
-NEWEST = "newest"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +34,11 @@ class TrainingSet:
     blocks: tuple[Block, ...]
     snapshots: Mapping[str, int]
 
+    @property
+    def name(self) -> str:
+        """What names this set alone: its `as_of` and the hash of its bytes."""
+        return f"{_moment(self.as_of)}-{self.sha256}"
+
     def to_json(self) -> str:
         """The record as canonical JSON; times are ISO 8601 in UTC."""
         return json.dumps(asdict(self), sort_keys=True, default=datetime.isoformat)
@@ -43,8 +46,9 @@ class TrainingSet:
     @classmethod
     def from_json(cls, text: str | bytes) -> "TrainingSet":
         """The record that `to_json` wrote."""
-        told = json.loads(text)
-        return cls(**{**told, "as_of": datetime.fromisoformat(told["as_of"]), "blocks": tuple(_block(block) for block in told["blocks"])})
+        stored = json.loads(text)
+        parts = {"as_of": datetime.fromisoformat(stored["as_of"]), "blocks": tuple(map(Block.from_stored, stored["blocks"]))}
+        return cls(**{**stored, **parts})
 
 
 def store(settings: Settings, model: Model, training_set: pa.Table, as_of: datetime, snapshots: Mapping[str, int]) -> TrainingSet:
@@ -66,22 +70,35 @@ def store(settings: Settings, model: Model, training_set: pa.Table, as_of: datet
 
 
 def publish(settings: Settings, model: Model, record: TrainingSet) -> None:
-    """Makes a stored training set the one of its `as_of`, and the newest."""
-    client = object_store(settings)
-    for name in (_moment(record.as_of), NEWEST):
-        client.put_object(Bucket=settings.s3_bucket, Key=_record_key(model, name), Body=record.to_json().encode())
+    """Makes a stored training set one that candidates can be learned from."""
+    object_store(settings).put_object(Bucket=settings.s3_bucket, Key=_record_key(model, record.name), Body=record.to_json().encode())
 
 
-def find(settings: Settings, model: Model, as_of: datetime | None = None) -> TrainingSet:
-    """The training set of `as_of`, or the one published last; raises NotTrained if there is none."""
+def named(settings: Settings, model: Model, name: str) -> TrainingSet:
+    """The published training set of that name; raises NotTrained if there is none."""
     client = object_store(settings)
-    name = NEWEST if as_of is None else _moment(as_of)
     try:
         answer = client.get_object(Bucket=settings.s3_bucket, Key=_record_key(model, name))
     except client.exceptions.NoSuchKey as error:
-        lacks = "training set" if as_of is None else f"training set as of {as_of.isoformat()}"
-        raise NotTrained(model.name, lacks, "/".join(names.training_set(model.name))) from error
+        raise NotTrained(model.name, f"training set {name}", "/".join(names.training_set(model.name))) from error
     return TrainingSet.from_json(answer["Body"].read())
+
+
+def find(settings: Settings, model: Model, *, as_of: datetime | None = None, digest: str | None = None) -> TrainingSet:
+    """The one published training set as of a time, of a SHA-256, or of both.
+
+    Raises NotTrained if there is none, and UserInputError if there are several: the caller has to name one.
+    """
+    start = "" if as_of is None else _moment(as_of)
+    found = [name for name in _published(settings, model, start) if digest is None or name.endswith(f"-{digest}")]
+    times = [f"as of {as_of.isoformat()}"] if as_of is not None else []
+    wanted = " ".join([*times, *([f"with the SHA-256 {digest}"] if digest is not None else [])])
+    if not found:
+        raise NotTrained(model.name, f"training set {wanted}", "/".join(names.training_set(model.name)))
+    if found[1:]:
+        listed = ", ".join(found)
+        raise UserInputError(f"Model '{model.name}' has {len(found)} training sets {wanted}: {listed}. Give both the time and the SHA-256.")
+    return named(settings, model, found[0])
 
 
 def read(settings: Settings, record: TrainingSet) -> pa.Table:
@@ -110,6 +127,14 @@ def _folder(model: Model) -> str:
     return "/".join(names.training_set(model.name))
 
 
+def _published(settings: Settings, model: Model, start: str) -> list[str]:
+    """The names of the published sets that begin with `start`, in the order of their times."""
+    folder = f"{_folder(model)}/records/"
+    pages = object_store(settings).get_paginator("list_objects_v2").paginate(Bucket=settings.s3_bucket, Prefix=folder + start)
+    keys = [one["Key"] for page in pages for one in page.get("Contents", ())]
+    return sorted(key.removeprefix(folder).removesuffix(".json") for key in keys)
+
+
 def _record_key(model: Model, name: str) -> str:
     return f"{_folder(model)}/records/{name}.json"
 
@@ -117,7 +142,3 @@ def _record_key(model: Model, name: str) -> str:
 def _moment(as_of: datetime) -> str:
     """A time as part of a file name."""
     return f"{as_of.astimezone(UTC):%Y%m%dT%H%M%S%fZ}"
-
-
-def _block(told: Mapping[str, Any]) -> Block:
-    return Block(**{**told, "start": datetime.fromisoformat(told["start"]), "end": datetime.fromisoformat(told["end"])})

@@ -1,35 +1,45 @@
-"""The assets of training: the training set, and the candidate that is learned from it."""
+"""The assets of training: the training set of each model, and the candidate that is learned from it."""
 
+from collections.abc import Mapping
 from datetime import datetime
 
 import dagster as dg
+import pyarrow as pa
 from pydantic import Field
 
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import tracking
-from pipeline_assets.core.resources import Platform, dagster_errors, key, pictures
+from pipeline_assets.core.handover import needed
+from pipeline_assets.core.project import Project
+from pipeline_assets.core.resources import Platform, dagster_errors, key, pictures, use_case_tags
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.model_lifecycle.training import archive
 from pipeline_assets.model_lifecycle.training.archive import TrainingSet
 from pipeline_assets.model_lifecycle.training.candidate import Candidate, train_candidate
 from pipeline_assets.model_lifecycle.training.dataset import Leaks, build_training_set, leaks
-from pipeline_assets.model_lifecycle.training.evaluate import Evaluation, Scores
+from pipeline_assets.model_lifecycle.training.evaluate import Evaluation, Quality
 from pipeline_assets.model_lifecycle.training.inputs import Inputs, parse_instant, read_inputs
+from pipeline_assets.model_lifecycle.training.tasks import task_kind
 from pipeline_assets.model_lifecycle.training.track import experiment_id, log_candidate, run_url
 from pipeline_assets.spec.models import Model
 from pipeline_assets.spec.use_case import UseCase
 
 LEAK_CHECKS = {
     "labels_known": "Every label was known at `as_of`.",
-    "decisions_before_as_of": "Every decision was asked for before `as_of`.",
-    "labels_after_decisions": "No label was known when its decision was asked for.",
+    "decisions_before_as_of": "Every decision was due before `as_of`, by at least the horizon of its label.",
+    "labels_after_decisions": "No label was known when its decision was due.",
 }
-BETTER_THAN_BASELINE, CALIBRATED = "better_than_baseline", "calibrated"
-CODE_VERSION = "1"
+BETTER_THAN_BASELINE, WITHIN_LIMITS = "better_than_baseline", "within_limits"
+# By these the training set is handed to the candidate, and the candidate to the gate.
+RECORD, RUN_ID = "training_set_name", "mlflow_run_id"
+NO_FIGURE = "–"
+
+Metadata = dict[str, dg.MetadataValue | dg.TableSchema | float | int | str]
+CODE_VERSION = "2"
 
 
 class AsOf(dg.Config):
-    """When training is asked for, in event time."""
+    """As of which moment a model is trained, in event time."""
 
     as_of: str | None = Field(
         default=None, description="ISO 8601 with a zone; what was not known by then is not used. Default: the end of the newest day."
@@ -41,13 +51,30 @@ class AsOf(dg.Config):
         return None if self.as_of is None else parse_instant("as_of", self.as_of)
 
 
-def defs(use_case: UseCase) -> dg.Definitions:
-    """Training set and candidate of the use case's model."""
-    return dg.Definitions(assets=[_training_set(use_case), _candidate(use_case)])
+class ChosenSet(dg.Config):
+    """From which training set a candidate is learned, where it is not that of the same run."""
+
+    training_set: str | None = Field(default=None, description="SHA-256 of a training set. Default: the training set of this run.")
+    as_of: str | None = Field(default=None, description="ISO 8601 with a zone: the training set as of that time, where there is one only.")
+
+    @property
+    def is_given(self) -> bool:
+        """Whether a training set is named."""
+        return self.training_set is not None or self.as_of is not None
+
+    @property
+    def instant(self) -> datetime | None:
+        """The time that was given, in UTC; raises UserInputError if it is none or naive."""
+        return None if self.as_of is None else parse_instant("as_of", self.as_of)
 
 
-def _training_set(use_case: UseCase) -> dg.AssetsDefinition:
-    model = use_case.model
+def defs(project: Project) -> dg.Definitions:
+    """Training set and candidate of every model."""
+    homes = [(project.home_of_model(model), model) for model in project.models]
+    return dg.Definitions(assets=[asset for home, model in homes for asset in (_training_set(home, model), _candidate(home, model))])
+
+
+def _training_set(use_case: UseCase, model: Model) -> dg.AssetsDefinition:
     asset_key = key(names.training_set(model.name))
 
     @dg.asset(
@@ -56,8 +83,9 @@ def _training_set(use_case: UseCase) -> dg.AssetsDefinition:
         group_name=names.TRAINING,
         kinds={"polars", "parquet", "s3"},
         owners=[model.owner],
+        tags=use_case_tags(use_case),
         code_version=CODE_VERSION,
-        description=f"Vectors of {model.name} with the labels known at `as_of`, in blocks of time. One row per decision.",
+        description=f"Vectors of {model.name} with the labels that had matured at `as_of`, in blocks of time. One row per decision.",
         check_specs=[
             dg.AssetCheckSpec(name, asset=asset_key, blocking=True, description=description) for name, description in LEAK_CHECKS.items()
         ],
@@ -78,16 +106,12 @@ def _build(settings: Settings, model: Model, inputs: Inputs) -> dg.MaterializeRe
     record = archive.store(settings, model, rows, inputs.as_of, inputs.snapshots)
     if found.rows == 0:
         archive.publish(settings, model, record)
-    schema = dg.TableSchema(columns=[dg.TableColumn(field.name, str(field.type)) for field in rows.schema])
-    metadata = _set_metadata(record) | {"dagster/column_schema": schema, "vectors_read": inputs.vectors.num_rows}
+    metadata = _set_metadata(record, rows.schema) | {"vectors_read": inputs.vectors.num_rows}
     return dg.MaterializeResult(metadata=metadata, check_results=_leak_checks(found))
 
 
-def _candidate(use_case: UseCase) -> dg.AssetsDefinition:
-    model = use_case.model
+def _candidate(use_case: UseCase, model: Model) -> dg.AssetsDefinition:
     asset_key = key(names.candidate(model.name))
-    gain = f"ROC AUC on the hold-out is at least {model.gate.min_gain_over_baseline} above the baseline's."
-    error = f"The expected calibration error on the hold-out is at most {model.gate.max_calibration_error}."
 
     @dg.asset(
         key=asset_key,
@@ -95,37 +119,58 @@ def _candidate(use_case: UseCase) -> dg.AssetsDefinition:
         group_name=names.TRAINING,
         kinds={"xgboost", "mlflow"},
         owners=[model.owner],
+        tags=use_case_tags(use_case),
         code_version=CODE_VERSION,
         pool=names.TRAINING,
-        description=f"{model.question} Learned from the training set of `as_of`, or else the newest; an MLflow run.",
-        check_specs=[
-            dg.AssetCheckSpec(BETTER_THAN_BASELINE, asset=asset_key, description=gain),
-            dg.AssetCheckSpec(CALIBRATED, asset=asset_key, description=error),
-        ],
+        description=f"{model.question} Learned from the training set of the same run, or the one that is given; an MLflow run.",
+        check_specs=_quality_specs(asset_key, model),
     )
-    def candidate(context: dg.AssetExecutionContext, platform: Platform, config: AsOf) -> dg.MaterializeResult:
+    def candidate(context: dg.AssetExecutionContext, platform: Platform, config: ChosenSet) -> dg.MaterializeResult:
         with dagster_errors():
             settings = platform.settings
-            record = archive.find(settings, model, config.instant)
+            record = _record(context, settings, model, config)
+            context.log.info("Training set %s", record.name)
             trained = train_candidate(model, record, archive.read(settings, record), context.log.info)
             run_id = log_candidate(settings, use_case.name, trained, record, dagster_run_id=context.run.run_id)
             link = run_url(settings, experiment_id(tracking(settings), use_case.name, model.name), run_id)
-        metadata = _candidate_metadata(trained) | {"mlflow_run": dg.MetadataValue.url(link), "mlflow_run_id": run_id}
+        metadata = _candidate_metadata(model, trained) | {"mlflow_run": dg.MetadataValue.url(link), RUN_ID: run_id}
         return dg.MaterializeResult(metadata=metadata, check_results=_quality_checks(model, trained))
 
     return candidate
 
 
-def _set_metadata(record: TrainingSet) -> dict[str, dg.MetadataValue | int]:
+def _record(context: dg.AssetExecutionContext, settings: Settings, model: Model, config: ChosenSet) -> TrainingSet:
+    """The training set that the config names, or that of this run."""
+    if config.is_given:
+        return archive.find(settings, model, as_of=config.instant, digest=config.training_set)
+    upstream = key(names.training_set(model.name))
+    return archive.named(settings, model, needed(context, upstream, RECORD, given=None, option="training_set` or `as_of"))
+
+
+def _quality_specs(asset_key: dg.AssetKey, model: Model) -> list[dg.AssetCheckSpec]:
+    gate = model.gate
+    gain = f"On the hold-out {gate.metric} is better than the baseline's by at least {gate.min_gain_over_baseline:g}."
+    specs = [dg.AssetCheckSpec(BETTER_THAN_BASELINE, asset=asset_key, description=gain)]
+    if gate.limits:
+        specs.append(dg.AssetCheckSpec(WITHIN_LIMITS, asset=asset_key, description=f"On the hold-out {_limits_in_words(model)}."))
+    return specs
+
+
+def _set_metadata(record: TrainingSet, schema: pa.Schema) -> Metadata:
+    """A training set: its name, where it is, its blocks and what it was read from."""
     shown = [
-        dg.TableRecord({"block": one.name, "from": str(one.start), "to": str(one.end), "rows": one.rows, "positives": one.positives})
+        dg.TableRecord(
+            {"block": one.name, "from": str(one.start), "to": str(one.end), "rows": one.rows, "labels": _labels_in_words(one.labels)}
+        )
         for one in record.blocks
     ]
     return {
         "dagster/row_count": record.rows,
         "dagster/uri": dg.MetadataValue.text(record.path),
+        "dagster/column_schema": dg.TableSchema(columns=[dg.TableColumn(field.name, str(field.type)) for field in schema]),
         "as_of": dg.MetadataValue.timestamp(record.as_of),
-        "sha256": dg.MetadataValue.text(record.sha256),
+        RECORD: dg.MetadataValue.text(record.name),
+        "training_set_sha256": dg.MetadataValue.text(record.sha256),
         "bytes": record.size_bytes,
         "blocks": dg.MetadataValue.table(shown),
         "snapshots": dg.MetadataValue.json(dict(record.snapshots)),
@@ -133,6 +178,7 @@ def _set_metadata(record: TrainingSet) -> dict[str, dg.MetadataValue | int]:
 
 
 def _leak_checks(found: Leaks) -> list[dg.AssetCheckResult]:
+    """One result per kind of leak."""
     counts = (found.labels_from_the_future, found.decisions_from_the_future, found.labels_before_their_decision)
     return [
         dg.AssetCheckResult(check_name=name, passed=rows == 0, metadata={"leaking_rows": rows})
@@ -140,53 +186,72 @@ def _leak_checks(found: Leaks) -> list[dg.AssetCheckResult]:
     ]
 
 
-def _candidate_metadata(trained: Candidate) -> dict[str, dg.MetadataValue | float | int | str]:
+def _candidate_metadata(model: Model, trained: Candidate) -> Metadata:
+    """A candidate: its figures on the hold-out, its size, its training set, its plots."""
     contract = trained.contract
-    figures = {name: float(value) for name, value in contract.metrics.items() if name not in {"rows", "positives"}}
+    held = trained.evaluation.overall
+    figures = {name: value for name, value in contract.metrics.items() if name != "rows" and name not in held.labels}
     return {
         **figures,
         "training_rows": contract.rows,
-        "holdout_rows": int(contract.metrics["rows"]),
+        "holdout_rows": held.rows,
         "rounds": contract.rounds,
         "model_bytes": contract.size_bytes,
         "model_sha256": contract.sha256,
         "code": contract.code_version,
+        "local_edits": contract.local_edits,
         "as_of": dg.MetadataValue.timestamp(contract.as_of),
         "training_set": contract.training_set,
-        "slices": _slices(trained.evaluation, trained.baseline),
+        "slices": _slices(model, trained.evaluation, trained.baseline),
         "plots": pictures(trained.plots),
     }
 
 
-def _slices(ours: Evaluation, theirs: Evaluation) -> dg.TableMetadataValue:
+def _quality_checks(model: Model, trained: Candidate) -> list[dg.AssetCheckResult]:
+    """Whether the candidate beats its baseline and keeps the limits of its gate; only the gate decides what goes live."""
+    least = model.gate.min_gain_over_baseline
+    checks = [_warning(BETTER_THAN_BASELINE, trained.gain is not None and trained.gain >= least, {"gain": trained.gain, "at_least": least})]
+    if model.gate.limits:
+        kind, figures = task_kind(model.task), trained.evaluation.overall.figures
+        kept = all(kind.keeps(rule, figures[rule.metric]) for rule in model.gate.limits)
+        checks.append(_warning(WITHIN_LIMITS, kept, {rule.metric: figures[rule.metric] for rule in model.gate.limits}))
+    return checks
+
+
+def _limits_in_words(model: Model) -> str:
+    """The limits of the gate, such as "calibration_error is at most 0.08"."""
+    kind = task_kind(model.task)
+    bounds = [(rule, "at least" if kind.is_minimum(rule.metric) else "at most") for rule in model.gate.limits]
+    return ", ".join(f"{rule.metric} is {bound} {rule.limit:g}" for rule, bound in bounds)
+
+
+def _labels_in_words(labels: Mapping[str, float]) -> str:
+    """What sums up the labels of a block, such as "positives 145"."""
+    return ", ".join(f"{name} {value:g}" for name, value in labels.items())
+
+
+def _warning(name: str, passed: bool, figures: Mapping[str, float | None]) -> dg.AssetCheckResult:  # noqa: FBT001 - the second thing that a result is
+    shown = {figure: NO_FIGURE if value is None else value for figure, value in figures.items()}
+    return dg.AssetCheckResult(check_name=name, passed=passed, severity=dg.AssetCheckSeverity.WARN, metadata=shown)
+
+
+def _slices(model: Model, ours: Evaluation, theirs: Evaluation) -> dg.TableMetadataValue:
     """Quality by slice and by month beside the baseline's."""
     groups = {**ours.slices, "month": ours.months}
     rivals = {**theirs.slices, "month": theirs.months}
-    return dg.MetadataValue.table(
-        [_slice(column, value, scores, rivals[column][value]) for column, values in groups.items() for value, scores in values.items()]
-    )
-
-
-def _slice(column: str, value: str, ours: Scores, theirs: Scores) -> dg.TableRecord:
-    told = {"roc_auc": ours.roc_auc, "baseline_roc_auc": theirs.roc_auc, "calibration_error": ours.calibration_error}
-    shown = {name: "–" if number is None else f"{number:.4f}" for name, number in told.items()}
-    return dg.TableRecord({"slice": f"{column} {value}", "rows": ours.rows, "positives": ours.positives, **shown})
-
-
-def _quality_checks(model: Model, trained: Candidate) -> list[dg.AssetCheckResult]:
-    error = trained.evaluation.overall.calibration_error
-    least, most = model.gate.min_gain_over_baseline, model.gate.max_calibration_error
-    return [
-        dg.AssetCheckResult(
-            check_name=BETTER_THAN_BASELINE,
-            passed=trained.gain >= least,
-            severity=dg.AssetCheckSeverity.WARN,
-            metadata={"gain": trained.gain, "at_least": least},
-        ),
-        dg.AssetCheckResult(
-            check_name=CALIBRATED,
-            passed=error <= most,
-            severity=dg.AssetCheckSeverity.WARN,
-            metadata={"calibration_error": error, "at_most": most},
-        ),
+    records = [
+        _slice(model.gate.metric, f"{column} {value}", quality, rivals[column][value])
+        for column, values in groups.items()
+        for value, quality in values.items()
     ]
+    return dg.MetadataValue.table(records)
+
+
+def _slice(metric: str, name: str, ours: Quality, theirs: Quality) -> dg.TableRecord:
+    figures = {
+        metric: ours.figures[metric],
+        f"baseline_{metric}": theirs.figures[metric],
+        "calibration_error": ours.figures["calibration_error"],
+    }
+    shown = {figure: NO_FIGURE if value is None else f"{value:.4f}" for figure, value in figures.items()}
+    return dg.TableRecord({"slice": name, "rows": ours.rows, "labels": _labels_in_words(ours.labels), **shown})

@@ -1,28 +1,30 @@
 """A candidate: a model learned from one training set, judged on its hold-out beside the baseline, with everything that documents it."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline_assets.model_lifecycle.training.archive import TrainingSet
-from pipeline_assets.model_lifecycle.training.contract import ModelContract, baseline_features, code_version, model_features
-from pipeline_assets.model_lifecycle.training.dataset import HOLDOUT, only
-from pipeline_assets.model_lifecycle.training.evaluate import FIGURES, Evaluation, Values, evaluate
-from pipeline_assets.model_lifecycle.training.fit import Fitted, OnProgress, fit, labels_of
-from pipeline_assets.model_lifecycle.training.matrix import THREADS, feature_matrix
-from pipeline_assets.model_lifecycle.training.plots import Judged, draw_plots
+from pipeline_assets.model_lifecycle.training.blocks import HOLDOUT, TRAIN
+from pipeline_assets.model_lifecycle.training.code_state import code_version, library_versions, local_edits
+from pipeline_assets.model_lifecycle.training.contract import ModelContract, ModelFeature, TaskName, baseline_features, model_features
+from pipeline_assets.model_lifecycle.training.dataset import labels_of, only
+from pipeline_assets.model_lifecycle.training.evaluate import Evaluation, evaluate
+from pipeline_assets.model_lifecycle.training.fit import Fitted, OnProgress, fit
+from pipeline_assets.model_lifecycle.training.judged import Judged, Scores
+from pipeline_assets.model_lifecycle.training.plots.importance import draw_importance
+from pipeline_assets.model_lifecycle.training.scorer import Scorer
+from pipeline_assets.model_lifecycle.training.tasks import task_kind
 from pipeline_assets.processing.features.catalogue import definition_hash
 from pipeline_assets.spec.models import Model
-
-if TYPE_CHECKING:
-    import xgboost
+from pipeline_assets.spec.tasks import Binary, Multiclass, Regression, Task
 
 BASELINE = "baseline_"
 GAIN = "gain_over_baseline"
+TASK_NAMES: Mapping[type[Task], TaskName] = {Binary: "binary", Multiclass: "multiclass", Regression: "regression"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,58 +38,66 @@ class Candidate:
     plots: Mapping[str, bytes]
 
     @property
-    def gain(self) -> float:
-        """ROC AUC on the hold-out above the baseline's."""
-        return self.contract.metrics[GAIN]
+    def gain(self) -> float | None:
+        """By how much the metric of the gate is better than the baseline's on the hold-out; None where it does not exist there."""
+        return self.contract.metrics.get(GAIN)
 
 
 def train_candidate(model: Model, record: TrainingSet, training_set: pa.Table, on_progress: OnProgress) -> Candidate:
-    """Learns a model and its baseline (the request features alone) from one training set, and judges both on its hold-out.
+    """Learns a model and its baseline from one training set, and judges both on its hold-out.
 
-    The same record, rows and declaration give the same candidate.
+    The baseline learns from the request features alone; where there are none, it is the best constant. The same record, rows and
+    declaration give the same candidate.
     """
-    fitted = fit(model, model_features(model), training_set, on_progress)
-    rival = fit(model, baseline_features(model), training_set, lambda line: on_progress(f"baseline {line}"))
+    features = model_features(model, only(training_set, TRAIN))
+    fitted = fit(model, features, training_set, on_progress)
     held = only(training_set, HOLDOUT)
-    scores, rival_scores = score_file(fitted, held), score_file(rival, held)
-    evaluation, baseline = _evaluated(model, held, scores), _evaluated(model, held, rival_scores)
+    scorer = Scorer.load(fitted.artifact, _contract(model, record, fitted))
+    scores, rival_scores = scorer.score(held), baseline_scores(model, record, training_set, features, on_progress)
+    evaluation, baseline = evaluated(model, held, scores), evaluated(model, held, rival_scores)
+    judged = Judged(labels=labels_of(model, held), scores=scores, baseline_scores=rival_scores)
     return Candidate(
         fitted=fitted,
         evaluation=evaluation,
         baseline=baseline,
-        contract=_contract(model, record, fitted, _figures(evaluation, baseline)),
-        plots=draw_plots(Judged(labels=labels_of(held), scores=scores, baseline_scores=rival_scores), _gains(fitted)),
+        contract=replace(scorer.contract, metrics=_figures(model, evaluation, baseline)),
+        plots={**task_kind(model.task).plots(judged), "importance": draw_importance(_gains(scorer))},
     )
 
 
-def load_booster(artifact: bytes) -> "xgboost.Booster":
-    """The model in a file of XGBoost's UBJ, scoring on one thread: a service has many requests, and a batch takes a second."""
-    import xgboost
-
-    return xgboost.Booster(params={"nthread": THREADS}, model_file=bytearray(artifact))
-
-
-def score_file(fitted: Fitted, features: pa.Table) -> Values:
-    """Probabilities of a true label, one per row, by the model as it would be loaded from its file."""
-    predicted: Values = load_booster(fitted.artifact).predict(feature_matrix(features, fitted.features)).astype(np.float64)
-    return predicted
-
-
-def _evaluated(model: Model, held: pa.Table, scores: Values) -> Evaluation:
-    return evaluate(held, labels_of(held), scores, slices=model.slices, decision_at=model.observations.decision_at)
+def baseline_scores(
+    model: Model, record: TrainingSet, training_set: pa.Table, features: tuple[ModelFeature, ...], on_progress: OnProgress
+) -> Scores:
+    """The scores of the hold-out by what the model has to beat."""
+    held, of_request = only(training_set, HOLDOUT), baseline_features(model, features)
+    if not of_request:
+        train = labels_of(model, only(training_set, TRAIN))
+        return task_kind(model.task).constant(train, held.num_rows, model.gate.metric)
+    rival = fit(model, of_request, training_set, lambda line: on_progress(f"baseline {line}"))
+    return Scorer.load(rival.artifact, _contract(model, record, rival)).score(held)
 
 
-def _figures(evaluation: Evaluation, baseline: Evaluation) -> dict[str, float]:
-    """The figures of both on the hold-out, the baseline's with a prefix, and the difference of ROC AUC."""
-    ours, theirs = asdict(evaluation.overall), asdict(baseline.overall)
-    figures = {figure: float(ours[figure]) for figure in ("rows", "positives", *FIGURES)}
-    figures |= {BASELINE + figure: float(theirs[figure]) for figure in FIGURES}
-    return figures | {GAIN: figures["roc_auc"] - figures[BASELINE + "roc_auc"]}
+def evaluated(model: Model, held: pa.Table, scores: Scores) -> Evaluation:
+    """The quality of the scores of a hold-out."""
+    kind, labels = task_kind(model.task), labels_of(model, held)
+    return evaluate(kind, held, labels, scores, slices=model.slices, decision_at=model.observations.decision_at)
 
 
-def _contract(model: Model, record: TrainingSet, fitted: Fitted, figures: Mapping[str, float]) -> ModelContract:
+def _figures(model: Model, evaluation: Evaluation, baseline: Evaluation) -> dict[str, float]:
+    """The figures of both on the hold-out, the baseline's with a prefix, and how much better the metric of the gate is."""
+    ours, theirs = evaluation.overall, baseline.overall
+    gain = task_kind(model.task).gain(model.gate.metric, ours.figures[model.gate.metric], theirs.figures[model.gate.metric])
+    rivals = {BASELINE + name: value for name, value in theirs.figures.items() if value is not None}
+    return {**ours.metrics(), **rivals, **({} if gain is None else {GAIN: gain})}
+
+
+def _contract(model: Model, record: TrainingSet, fitted: Fitted) -> ModelContract:
+    """The contract of a learned model before it is judged: without metrics."""
     return ModelContract(
         model=model.name,
+        task=TASK_NAMES[type(model.task)],
+        classes=model.task.classes if isinstance(model.task, Multiclass) else (),
+        unit=model.task.unit if isinstance(model.task, Regression) else None,
         features=fitted.features,
         definition=definition_hash(model),
         as_of=record.as_of,
@@ -95,15 +105,19 @@ def _contract(model: Model, record: TrainingSet, fitted: Fitted, figures: Mappin
         training_set_sha256=record.sha256,
         snapshots=record.snapshots,
         blocks=record.blocks,
-        parameters=dict(model.parameters),
+        parameters=task_kind(model.task).fitting(model.parameters),
+        max_rounds=model.max_rounds,
+        early_stopping_rounds=model.early_stopping_rounds,
         rounds=fitted.rounds,
-        metrics=figures,
+        metrics={},
         code_version=code_version(),
+        local_edits=local_edits(),
+        libraries=library_versions(),
         sha256=sha256(fitted.artifact).hexdigest(),
         size_bytes=len(fitted.artifact),
     )
 
 
-def _gains(fitted: Fitted) -> dict[str, float]:
-    gains = load_booster(fitted.artifact).get_score(importance_type="total_gain")
+def _gains(scorer: Scorer) -> dict[str, float]:
+    gains = scorer.booster.get_score(importance_type="total_gain")
     return {name: float(np.sum(gain)) for name, gain in gains.items()}

@@ -2,37 +2,24 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Literal
+from datetime import UTC, datetime, timedelta
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline_assets.core.errors import TableMismatch, TooLittleToLearn, UserInputError
+from pipeline_assets.core.errors import TableMismatch, UserInputError
 from pipeline_assets.model_lifecycle.feature_store.fingerprint import FEATURE_HASH
+from pipeline_assets.model_lifecycle.training.blocks import BLOCKS, HOLDOUT, TRAIN, VALIDATION, Block, BlockName
+from pipeline_assets.model_lifecycle.training.judged import Labels
+from pipeline_assets.model_lifecycle.training.shortage import too_little
+from pipeline_assets.model_lifecycle.training.tasks import task_kind
 from pipeline_assets.spec.models import Model, Split
 
 LABEL = "label"
 LABEL_KNOWN_AT = "label_known_at"
 BLOCK = "block"
-BlockName = Literal["train", "validation", "holdout"]
-TRAIN: BlockName = "train"
-VALIDATION: BlockName = "validation"
-HOLDOUT: BlockName = "holdout"
-BLOCKS: tuple[BlockName, ...] = (TRAIN, VALIDATION, HOLDOUT)
 INSTANT = pl.Datetime("us", "UTC")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Block:
-    """One block of a training set: decisions from `start` (inclusive) to `end` (exclusive), UTC, and how many had a true label."""
-
-    name: str
-    start: datetime
-    end: datetime
-    rows: int
-    positives: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,23 +37,26 @@ class Leaks:
 
 
 def build_training_set(model: Model, vectors: pa.Table, labels: pa.Table, as_of: datetime) -> pa.Table:
-    """The decisions of the model's split before `as_of`, each with its label as it was known at `as_of`.
+    """The decisions of the model's split whose labels had matured at `as_of`, each with its label as it was known then.
 
-    vectors: one row per observation with the model's key, `decision_at` and `feature_hash`; any order; identical repeats count once.
+    vectors: one row per observation with the model's keys, `decision_at` and `feature_hash`; any order; identical repeats count once.
     labels: the columns of the model's label; any order; of several rows of a key the one known last (at most at `as_of`) holds, and of
-    several known at that time a true one. A key or label that is null matches nothing.
-    Returns the columns of `vectors` and `label` (boolean), `label_known_at` (UTC) and `block` ('train', 'validation' or 'holdout'), one row
-    per key, sorted by (decision_at, key); keys without a label known at `as_of` are absent.
-    Raises UserInputError if `as_of` is naive, TableMismatch if a column is missing, a time is naive or a key has two different vectors, and
-    TooLittleToLearn if a block has no row or only one kind of label.
+    several known at that time the greatest (true, the last class in the alphabet). A key or label that is null matches nothing.
+    Returns the columns of `vectors` and `label` (boolean, text or number), `label_known_at` (UTC) and `block` ('train', 'validation' or
+    'holdout'), one row per key, sorted by (decision_at, keys); decisions without a label known at `as_of` are absent, and so are those
+    less than the label's horizon before it, whatever their label.
+    Raises UserInputError if `as_of` is naive, TableMismatch if a column is missing, a time is naive, a label does not fit its task or a key
+    has two different vectors, and TooLittleToLearn if the labels of a block do not suffice.
     """
     instant = aware(as_of)
-    starts = block_starts(model.split, instant)
-    asked = _asked(model, vectors, starts[TRAIN], instant)
-    rows = asked.join(_known(model, labels, instant), on=model.observations.key, how="inner", validate="1:1")
-    rows = rows.with_columns(_block(model, starts)).sort(model.observations.decision_at, model.observations.key)
+    end = matured_until(model, instant)
+    starts = block_starts(model.split, end)
+    asked = _asked(model, vectors, starts[TRAIN], end).with_columns(_block(model, starts))
+    keys = list(model.observations.keys)
+    rows = asked.join(known_labels(model, labels, instant, asked.schema), on=keys, how="inner", validate="1:1")
+    rows = rows.select(*asked.drop(BLOCK).columns, LABEL, LABEL_KNOWN_AT, BLOCK).sort(model.observations.decision_at, *keys)
     table = rows.rechunk().to_arrow()
-    _check_blocks(model, table, instant)
+    _check_blocks(model, asked, table, instant)
     return table
 
 
@@ -77,27 +67,33 @@ def aware(instant: datetime, name: str = "as_of") -> datetime:
     return instant.astimezone(UTC)
 
 
-def block_starts(split: Split, as_of: datetime) -> Mapping[BlockName, datetime]:
-    """Where each block begins; it ends where the next begins, and the last ends at `as_of`."""
-    holdout = as_of - split.holdout
+def matured_until(model: Model, as_of: datetime) -> datetime:
+    """The end of the last block: labels of decisions before it have matured at `as_of`."""
+    return as_of - model.label.horizon
+
+
+def block_starts(split: Split, end: datetime) -> Mapping[BlockName, datetime]:
+    """Where each block begins; it ends where the next begins, and the last at `end`."""
+    holdout = end - split.holdout
     validation = holdout - split.validation
     return {TRAIN: validation - split.train, VALIDATION: validation, HOLDOUT: holdout}
 
 
 def blocks(model: Model, training_set: pa.Table, as_of: datetime) -> tuple[Block, ...]:
     """The blocks of a training set in the order of time, with their rows."""
-    starts = block_starts(model.split, as_of)
-    ends = (*(starts[name] for name in BLOCKS[1:]), as_of)
-    return tuple(_counted(training_set, name, starts[name], end) for name, end in zip(BLOCKS, ends, strict=True))
+    end = matured_until(model, as_of)
+    starts = block_starts(model.split, end)
+    ends = (*(starts[name] for name in BLOCKS[1:]), end)
+    return tuple(_counted(model, training_set, name, starts[name], end) for name, end in zip(BLOCKS, ends, strict=True))
 
 
 def leaks(model: Model, training_set: pa.Table, as_of: datetime) -> Leaks:
-    """Looks for rows whose label or decision is not older than `as_of` allows, or whose label was known before it was asked for."""
+    """Counts rows whose label or decision is not older than `as_of` allows, or whose label was known before its decision."""
     rows = _frame("training set", training_set, (model.observations.decision_at, LABEL_KNOWN_AT), ())
     decided, known = pl.col(model.observations.decision_at), pl.col(LABEL_KNOWN_AT)
     counts = rows.select(
         labels_from_the_future=(known > as_of).sum(),
-        decisions_from_the_future=(decided >= as_of).sum(),
+        decisions_from_the_future=(decided >= matured_until(model, as_of)).sum(),
         labels_before_their_decision=(known <= decided).sum(),
     )
     return Leaks(**counts.row(0, named=True))
@@ -108,23 +104,40 @@ def only(training_set: pa.Table, block: BlockName) -> pa.Table:
     return training_set.filter(pc.equal(training_set[BLOCK], block))
 
 
+def labels_of(model: Model, training_set: pa.Table) -> Labels:
+    """The encoded labels of a training set, in the order of its rows."""
+    return task_kind(model.task).encode(training_set[LABEL], "training set", LABEL)
+
+
 def _asked(model: Model, vectors: pa.Table, start: datetime, end: datetime) -> pl.DataFrame:
-    key, decided = model.observations.key, model.observations.decision_at
-    rows = _frame("vectors", vectors, (decided,), (key, FEATURE_HASH)).drop_nulls(key)
-    rows = rows.filter(pl.col(decided).is_between(start, end, closed="left")).unique([key, decided, FEATURE_HASH], maintain_order=True)
-    twice = rows.filter(rows[key].is_duplicated())[key]
+    keys, decided = list(model.observations.keys), model.observations.decision_at
+    rows = _frame("vectors", vectors, (decided,), (*keys, FEATURE_HASH)).drop_nulls(keys)
+    rows = rows.filter(pl.col(decided).is_between(start, end, closed="left")).unique([*keys, decided, FEATURE_HASH], maintain_order=True)
+    twice = rows.filter(rows.select(keys).is_duplicated()).select(keys)
     if len(twice):
-        raise TableMismatch("vectors", f"has two different rows of {key} '{twice[0]}'", vectors.column_names)
+        first = ", ".join(f"{key} '{value}'" for key, value in twice.row(0, named=True).items())
+        raise TableMismatch("vectors", f"has two different rows of {first}", vectors.column_names)
     return rows
 
 
-def _known(model: Model, labels: pa.Table, as_of: datetime) -> pl.DataFrame:
-    label, key = model.label, model.observations.key
-    rows = _frame("labels", labels, (label.known_at,), (label.key, label.column))
-    rows = rows.filter(pl.col(label.known_at) <= as_of).drop_nulls([label.key, label.column])
-    newest = rows.sort(label.known_at, label.column).unique(label.key, keep="last", maintain_order=True)
-    outcome, known_at = pl.col(label.column).cast(pl.Boolean).alias(LABEL), pl.col(label.known_at).alias(LABEL_KNOWN_AT)
-    return newest.select(pl.col(label.key).alias(key), outcome, known_at)
+def known_labels(model: Model, labels: pa.Table, as_of: datetime, schema: pl.Schema) -> pl.DataFrame:
+    """The label of each key that was known last at `as_of`, under the names and in the types of the observations' keys."""
+    label = model.label
+    rows = _frame("labels", labels, (label.known_at,), (*label.keys, label.column))
+    rows = rows.filter(pl.col(label.known_at) <= as_of).drop_nulls([*label.keys, label.column])
+    # Refuses a label that does not fit its task.
+    task_kind(model.task).encode(pa.chunked_array([rows[label.column].to_arrow()]), "labels", label.column)
+    newest = rows.sort(label.known_at, label.column).unique(list(label.keys), keep="last", maintain_order=True)
+    keys = [_key("labels", newest, theirs, ours, schema) for theirs, ours in zip(label.keys, model.observations.keys, strict=True)]
+    return newest.select(*keys, pl.col(label.column).alias(LABEL), pl.col(label.known_at).alias(LABEL_KNOWN_AT))
+
+
+def _key(table: str, rows: pl.DataFrame, theirs: str, ours: str, schema: pl.Schema) -> pl.Expr:
+    """A key of the labels as the observations have it; raises TableMismatch where one is text and the other is not."""
+    found, expected = rows.schema[theirs], schema[ours]
+    if found != expected and not (found.is_integer() and expected.is_integer()):
+        raise TableMismatch(table, f"has the key {theirs} as {found}, where {expected} was expected, as in {ours}", rows.columns)
+    return pl.col(theirs).cast(expected, strict=False).alias(ours)
 
 
 def _block(model: Model, starts: Mapping[BlockName, datetime]) -> pl.Expr:
@@ -145,13 +158,26 @@ def _frame(name: str, table: pa.Table, times: tuple[str, ...], columns: tuple[st
     return pl.DataFrame(table).with_columns(pl.col(time).dt.convert_time_zone("UTC").cast(INSTANT) for time in times)
 
 
-def _check_blocks(model: Model, training_set: pa.Table, as_of: datetime) -> None:
-    for block in blocks(model, training_set, as_of):
-        if block.positives in {0, block.rows}:
-            span = f"{block.start.isoformat()} to {block.end.isoformat()}"
-            raise TooLittleToLearn(model.name, as_of.isoformat(), block.name, block.rows, span)
-
-
-def _counted(training_set: pa.Table, name: BlockName, start: datetime, end: datetime) -> Block:
+def _counted(model: Model, training_set: pa.Table, name: BlockName, start: datetime, end: datetime) -> Block:
     rows = only(training_set, name)
-    return Block(name=name, start=start, end=end, rows=rows.num_rows, positives=pc.sum(rows[LABEL]).as_py() or 0)
+    summary = task_kind(model.task).summary(labels_of(model, rows))
+    return Block(name=name, start=start, end=end, rows=rows.num_rows, labels=summary)
+
+
+def _check_blocks(model: Model, asked: pl.DataFrame, training_set: pa.Table, as_of: datetime) -> None:
+    """Raises TooLittleToLearn for the first block whose labels do not suffice."""
+    kind, delay = task_kind(model.task), _median_delay(model, training_set)
+    decisions = dict(asked.group_by(BLOCK).len().iter_rows())
+    for block in blocks(model, training_set, as_of):
+        labels = labels_of(model, only(training_set, block.name))
+        lacking = kind.shortage(labels, is_train=block.name == TRAIN) if block.rows else None
+        error = too_little(model, as_of, block, decisions=decisions.get(block.name, 0), lacking=lacking, delay=delay)
+        if error is not None:
+            raise error
+
+
+def _median_delay(model: Model, training_set: pa.Table) -> timedelta | None:
+    """How long after their decisions the labels of a training set were known; None where there are none."""
+    rows = pl.DataFrame(training_set.select([model.observations.decision_at, LABEL_KNOWN_AT]))
+    delay = (rows[LABEL_KNOWN_AT] - rows[model.observations.decision_at]).median()
+    return delay if isinstance(delay, timedelta) else None

@@ -1,16 +1,18 @@
 """Learning: gradient-boosted trees by XGBoost's native interface, stopped early on the validation block."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline_assets.core.errors import LearningRefused
+from pipeline_assets.model_lifecycle.training.blocks import TRAIN, VALIDATION, BlockName
 from pipeline_assets.model_lifecycle.training.contract import ModelFeature
-from pipeline_assets.model_lifecycle.training.dataset import LABEL, TRAIN, VALIDATION, BlockName, only
+from pipeline_assets.model_lifecycle.training.dataset import labels_of, only
 from pipeline_assets.model_lifecycle.training.matrix import THREADS, feature_matrix
+from pipeline_assets.model_lifecycle.training.tasks import task_kind
 from pipeline_assets.spec.models import Model
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 OnProgress = Callable[[str], None]
 FORMAT = "ubj"
 ROUNDS_PER_LINE = 25
+SOURCE_PLACE = re.compile(r"^\[[\d:]+\] \S+:\d+: ")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,34 +37,39 @@ class Fitted:
 def fit(model: Model, features: Sequence[ModelFeature], training_set: pa.Table, on_progress: OnProgress) -> Fitted:
     """Learns from the train block until the validation loss has not improved for the model's `early_stopping_rounds`.
 
-    Only the rounds up to the best are kept. `on_progress` hears a line about the validation loss now and then. The same rows, features and
+    Only the rounds up to the best are kept. `on_progress` gets a line about the validation loss now and then. The same rows, features and
     parameters give the same bytes, on any machine with the same version of XGBoost.
+    Raises LearningRefused where XGBoost refuses the parameters, or the labels by them.
     """
     import xgboost
 
-    validation = _block(training_set, VALIDATION, features)
+    validation = _block(model, training_set, VALIDATION, features)
+    parameters = task_kind(model.task).fitting(model.parameters)
     history: dict[str, dict[str, list[float]]] = {}
-    booster = xgboost.train(
-        {**model.parameters, "nthread": THREADS},
-        _block(training_set, TRAIN, features),
-        num_boost_round=model.max_rounds,
-        evals=[(validation, VALIDATION)],
-        evals_result=history,
-        early_stopping_rounds=model.early_stopping_rounds,
-        verbose_eval=False,
-        callbacks=[xgboost.callback.EvaluationMonitor(period=ROUNDS_PER_LINE, logger=lambda line: on_progress(line.strip()))],
-    )
+    try:
+        booster = xgboost.train(
+            {**parameters, "nthread": THREADS},
+            _block(model, training_set, TRAIN, features),
+            num_boost_round=model.max_rounds,
+            evals=[(validation, VALIDATION)],
+            evals_result=history,
+            early_stopping_rounds=model.early_stopping_rounds,
+            verbose_eval=False,
+            callbacks=[xgboost.callback.EvaluationMonitor(period=ROUNDS_PER_LINE, logger=lambda line: on_progress(line.strip()))],
+        )
+    except xgboost.core.XGBoostError as error:
+        raise LearningRefused(model.name, parameters, _reason(error)) from error
     best = booster[: booster.best_iteration + 1]
     losses = next(iter(history[VALIDATION].values()))
     return Fitted(artifact=bytes(best.save_raw(FORMAT)), features=tuple(features), rounds=best.num_boosted_rounds(), losses=tuple(losses))
 
 
-def labels_of(training_set: pa.Table) -> npt.NDArray[np.bool_]:
-    """The labels of a training set, in the order of its rows."""
-    labels: npt.NDArray[np.bool_] = training_set[LABEL].to_numpy()
-    return labels
+def _reason(error: Exception) -> str:
+    """The sentence of an error of XGBoost, without the place in its source before it and the stack after it."""
+    first = next(line for line in str(error).splitlines() if line.strip())
+    return SOURCE_PLACE.sub("", first).strip().rstrip(".") + "."
 
 
-def _block(training_set: pa.Table, block: BlockName, features: Sequence[ModelFeature]) -> "xgboost.DMatrix":
+def _block(model: Model, training_set: pa.Table, block: BlockName, features: Sequence[ModelFeature]) -> "xgboost.DMatrix":
     rows = only(training_set, block)
-    return feature_matrix(rows, features, labels_of(rows))
+    return feature_matrix(rows, features, labels_of(model, rows))

@@ -12,10 +12,14 @@ from pipeline_assets.core.errors import NotTrained, UserInputError
 from pipeline_assets.core.iceberg import open_table
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.model_lifecycle.feature_store import offline
-from pipeline_assets.model_lifecycle.training.dataset import TRAIN, aware, block_starts
+from pipeline_assets.model_lifecycle.training.blocks import TRAIN
+from pipeline_assets.model_lifecycle.training.dataset import aware, block_starts, matured_until
 from pipeline_assets.processing.lake.files import day_of, live_files
 from pipeline_assets.processing.lake.tables import snapshot_id
 from pipeline_assets.spec.models import Label, Model
+
+# Where the driver says which type of Postgres a column has.
+POSTGRES_TYPE = b"ADBC:postgresql:typname"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +42,8 @@ def read_inputs(settings: Settings, model: Model, as_of: datetime | None = None)
     instant = end_of_vectors(settings, model) if as_of is None else as_of
     if snapshot is None or instant is None:
         raise NotTrained(model.name, "vectors", "/".join(table))
-    start = block_starts(model.split, instant)[TRAIN]
-    last = instant - timedelta(microseconds=1)
+    end = matured_until(model, instant)
+    start, last = block_starts(model.split, end)[TRAIN], end - timedelta(microseconds=1)
     return Inputs(
         as_of=instant,
         vectors=offline.vectors(settings, model, start.date(), last.date(), snapshot_id=snapshot),
@@ -57,7 +61,7 @@ def parse_instant(name: str, text: str) -> datetime:
 
 
 def end_of_vectors(settings: Settings, model: Model) -> datetime | None:
-    """The end of the newest day (UTC) that has vectors; None where there are none."""
+    """The end of the newest day (UTC) that has vectors, by which maturity is judged; None where there are none."""
     with catalog(settings) as lake:
         table = open_table(lake, names.vectors(model.name))
         days = [day for day in map(day_of, live_files(table) if table is not None else ()) if day is not None]
@@ -65,15 +69,25 @@ def end_of_vectors(settings: Settings, model: Model) -> datetime | None:
 
 
 def read_labels(settings: Settings, label: Label, since: datetime, until: datetime) -> pa.Table:
-    """Key, label and time known of every label known from `since` to `until` (both inclusive, UTC); any order."""
+    """Keys, label and time known of every label known from `since` to `until` (both inclusive, UTC); any order.
+
+    A label of Postgres' `numeric` comes as a 64-bit float.
+    """
     from psycopg.sql import SQL, Identifier
 
-    query = SQL("select {key}, {column}, {known_at} from {table} where {known_at} between $1 and $2").format(
-        key=Identifier(label.key),
-        column=Identifier(label.column),
-        known_at=Identifier(label.known_at),
-        table=Identifier(*names.cleaned(label.table)),
+    columns = SQL(", ").join(Identifier(name) for name in dict.fromkeys((*label.keys, label.column, label.known_at)))
+    query = SQL("select {columns} from {table} where {known_at} between $1 and $2").format(
+        columns=columns, known_at=Identifier(label.known_at), table=Identifier(*names.cleaned(label.table))
     )
     with arrow_warehouse(settings) as connection, connection.cursor() as cursor:
         cursor.execute(query.as_string(), (since, until))
-        return cursor.fetch_arrow_table()
+        return _with_numbers(cursor.fetch_arrow_table(), label.column)
+
+
+def _with_numbers(labels: pa.Table, column: str) -> pa.Table:
+    """The driver gives `numeric` as text, so that no digit is lost."""
+    place = labels.schema.get_field_index(column)
+    if (labels.schema.field(place).metadata or {}).get(POSTGRES_TYPE) != b"numeric":
+        return labels
+    texts = labels[column].cast(pa.string())
+    return labels.set_column(place, column, texts.cast(pa.float64()))

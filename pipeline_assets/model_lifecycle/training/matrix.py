@@ -1,6 +1,6 @@
 """Features as XGBoost takes them: a matrix of 32-bit floats in the model's order, nulls missing, categories by code.
 
-The same function feeds training and scoring, so that a model is asked in the way it was taught.
+The same function feeds training and scoring, so that a model scores what it was trained on.
 """
 
 from collections.abc import Sequence
@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline_assets.core.errors import TableMismatch
 from pipeline_assets.model_lifecycle.training.contract import ModelFeature
+from pipeline_assets.model_lifecycle.training.judged import Labels
 
 if TYPE_CHECKING:
     import xgboost
@@ -21,24 +23,26 @@ if TYPE_CHECKING:
 THREADS = 1
 
 
-def feature_matrix(table: pa.Table, features: Sequence[ModelFeature], label: npt.NDArray[np.bool_] | None = None) -> "xgboost.DMatrix":
-    """The rows of `table` as XGBoost's matrix, with the label where one is given.
-
-    Raises TableMismatch if a feature is missing, is no number, is NaN or infinite, or is a category that its contract does not list.
-    """
+def feature_matrix(table: pa.Table, features: Sequence[ModelFeature], label: Labels | None = None) -> "xgboost.DMatrix":
+    """The rows of `table` as XGBoost's matrix, with the label where one is given; raises as `feature_values`."""
     import xgboost
 
     return xgboost.DMatrix(
-        _values(table, features),
+        feature_values(table, features),
         label=label,
         feature_names=[feature.name for feature in features],
-        feature_types=["c" if feature.type == "category" else "q" for feature in features],
+        feature_types=["c" if feature.is_categorical else "q" for feature in features],
         enable_categorical=True,
         nthread=THREADS,
     )
 
 
-def _values(table: pa.Table, features: Sequence[ModelFeature]) -> npt.NDArray[np.float32]:
+def feature_values(table: pa.Table, features: Sequence[ModelFeature]) -> npt.NDArray[np.float32]:
+    """The rows of `table` as numbers: (rows, features) in the order of `features`, NaN for null and for text that is no category.
+
+    Raises TableMismatch if a feature is missing, is of another type than its contract says, is NaN or infinite, or is a code that its
+    contract does not list.
+    """
     present = set(table.column_names)
     missing = [feature.name for feature in features if feature.name not in present]
     if missing:
@@ -46,11 +50,20 @@ def _values(table: pa.Table, features: Sequence[ModelFeature]) -> npt.NDArray[np
     values = np.empty((table.num_rows, len(features)), dtype=np.float32)
     columns = table.select([feature.name for feature in features]).columns
     for position, (feature, column) in enumerate(zip(features, columns, strict=True)):
-        values[:, position] = _column(feature, column)
+        values[:, position] = _codes(feature, column) if feature.type == "text" else _numbers(feature, column)
     return values
 
 
-def _column(feature: ModelFeature, column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
+def _codes(feature: ModelFeature, column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
+    """The position of each text among the learned categories, NaN where it is none of them."""
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type) or pa.types.is_null(column.type)):
+        raise TableMismatch("features", f"has {feature.name} as {column.type}, where text was expected", [feature.name])
+    found = pc.index_in(column.cast(pa.string()), value_set=pa.array(feature.categories, pa.string()), skip_nulls=True)
+    codes: npt.NDArray[np.float64] = found.cast(pa.float64()).to_numpy()
+    return codes
+
+
+def _numbers(feature: ModelFeature, column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
     """One feature with NaN for null."""
     if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
         raise TableMismatch("features", f"has {feature.name} as {column.type}, where a number was expected", [feature.name])

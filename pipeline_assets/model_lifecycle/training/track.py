@@ -1,9 +1,10 @@
 """One MLflow run per candidate: parameters, metrics, learning curve, data set, model file, contract and plots.
 
-A run becomes FINISHED when everything is in it; whoever looks for candidates trusts finished runs alone.
+A run becomes FINISHED when everything is in it; only finished runs count as candidates.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,12 +26,14 @@ CONTRACT_FILE = "contract.json"
 PLOTS_FOLDER = "plots"
 ROLE_TAG = "pipeline.role"
 CANDIDATE_ROLE = "candidate"
+MODEL_TAG = "pipeline.model"
 DAGSTER_RUN_TAG = "pipeline.dagster_run_id"
 AS_OF_TAG = "pipeline.as_of"
 SHA256_TAG = "pipeline.sha256"
 CURVE_METRIC = "validation_loss"
 # MLflow takes at most a thousand metrics in one request.
 METRICS_AT_ONCE = 1000
+LONGEST_METRIC = 250
 
 
 def log_candidate(settings: Settings, use_case: str, candidate: Candidate, record: TrainingSet, *, dagster_run_id: str) -> str:
@@ -39,6 +42,7 @@ def log_candidate(settings: Settings, use_case: str, candidate: Candidate, recor
     experiment = experiment_id(client, use_case, candidate.contract.model)
     tags = {
         ROLE_TAG: CANDIDATE_ROLE,
+        MODEL_TAG: candidate.contract.model,
         DAGSTER_RUN_TAG: dagster_run_id,
         AS_OF_TAG: record.as_of.isoformat(),
         SHA256_TAG: candidate.contract.sha256,
@@ -65,7 +69,7 @@ def experiment_id(client: "MlflowClient", use_case: str, model: str) -> str:
         try:
             return str(client.create_experiment(name))
         except MlflowException:
-            # Another run made it in between; anything else shows again in this look.
+            # Another run made it in between; any other problem shows again here.
             known = client.get_experiment_by_name(name)
             if known is None:
                 raise
@@ -95,10 +99,14 @@ def _params(candidate: Candidate) -> Mapping[str, object]:
         **contract.parameters,
         **spans,
         "as_of": contract.as_of.isoformat(),
+        "max_rounds": contract.max_rounds,
+        "early_stopping_rounds": contract.early_stopping_rounds,
         "rounds": contract.rounds,
         "features": len(contract.features),
         "definition": contract.definition,
         "code_version": contract.code_version,
+        "local_edits": contract.local_edits,
+        **{f"library_{name}": version for name, version in contract.libraries.items()},
     }
 
 
@@ -109,7 +117,12 @@ def _metrics(candidate: Candidate) -> "list[Metric]":
     figures = candidate.evaluation.metrics() | dict(candidate.contract.metrics)
     figures |= {BASELINE + name: value for name, value in candidate.baseline.metrics().items()}
     curve = [Metric(CURVE_METRIC, loss, now, step) for step, loss in enumerate(candidate.fitted.losses)]
-    return [Metric(name, float(value), now, 0) for name, value in figures.items()] + curve
+    return [Metric(_metric_name(name), float(value), now, 0) for name, value in figures.items()] + curve
+
+
+def _metric_name(name: str) -> str:
+    """The name in the letters that MLflow allows; each part between slashes has at least one."""
+    return "/".join(re.sub(r"[^\w.\- ]", "_", part).strip(". ") or "_" for part in name.split("/"))[:LONGEST_METRIC]
 
 
 def _dataset(record: TrainingSet) -> "DatasetInput":

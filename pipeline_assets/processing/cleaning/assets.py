@@ -1,25 +1,29 @@
 """The assets of cleaning: raw tables, and the dbt models above them, one asset each, with dbt's tests as their checks."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from datetime import timedelta
-from pathlib import Path
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
+import stamina
 from dagster_dbt import DagsterDbtTranslator, DbtCliInvocation, DbtCliResource, DbtProject, dbt_assets
 from dagster_dbt.core.dbt_event_iterator import DbtDagsterEventType, DbtEventIterator
 
 from pipeline_assets.core import names
-from pipeline_assets.core.names import AssetName
-from pipeline_assets.core.resources import Platform, asked_days, column_schema, dagster_errors, days, key
+from pipeline_assets.core.errors import SpecError
+from pipeline_assets.core.project import Project
+from pipeline_assets.core.resources import Platform, asked_days, column_schema, dagster_errors, days, key, use_case_tags
 from pipeline_assets.core.settings import Settings, in_environment
 from pipeline_assets.processing.cleaning import inspection, raw_tables
-from pipeline_assets.processing.cleaning.dbt import PROGRAM_OF_RUNS, PROJECT, between, ending, run_folder, variables
+from pipeline_assets.processing.cleaning.dbt import PROGRAM_OF_RUNS, between, ending, project_folder, run_folder, variables
 from pipeline_assets.processing.cleaning.manifest import ensure_manifest
-from pipeline_assets.processing.cleaning.raw_tables import Days, Loaded, RawTable
+from pipeline_assets.processing.cleaning.models import ProjectModels, Selection
+from pipeline_assets.processing.cleaning.raw_tables import Days, Loaded
+from pipeline_assets.spec.contracts import Contract
 from pipeline_assets.spec.use_case import UseCase
 
 LOADED_IN_TIME = "loaded_in_time"
+BY_DAY = {names.BY_DAY_TAG: ""}
 
 
 class Rebuild(dg.Config):
@@ -29,23 +33,31 @@ class Rebuild(dg.Config):
 
 
 class Translator(DagsterDbtTranslator):
-    """What dagster-dbt makes of a model, and how fresh it has to be: as fresh as the freshest source that it reads.
+    """What dagster-dbt makes of the models of a use case.
 
-    daily: the raw tables that are loaded by the day. What hangs on none of them is a register, and built by an op of its own.
+    Key and table are the folder and the name; the owner is the one of the use case, unless the model's YAML names others; a model has to
+    be as fresh as the freshest source that it reads.
     """
 
-    def __init__(self, daily: Collection[AssetName]) -> None:
+    def __init__(self, models: ProjectModels, use_case: UseCase) -> None:
         super().__init__()
-        self._daily = daily
+        self._models, self._use_case = models, use_case
 
     def get_asset_spec(self, manifest: Mapping[str, Any], unique_id: str, project: DbtProject | None) -> dg.AssetSpec:
-        """The asset of a model, with a freshness policy, and after the registers that its tests compare it with."""
+        """The asset of a model, which also depends on the registers that its tests compare it with."""
         spec = super().get_asset_spec(manifest, unique_id, project)
-        registers = _compared_with(manifest, unique_id) - _read_below(manifest, self._daily)
-        compared = {self.get_asset_key(manifest["nodes"][register]) for register in registers}
+        freshness = self._models.freshness(unique_id)
+        compared = {
+            self.get_asset_key(manifest["nodes"][register])
+            for register in self._models.compared_with(unique_id) - self._models.by_day
+            if unique_id in self._models.by_day
+        }
         return spec.replace_attributes(
             deps=[*spec.deps, *(dg.AssetDep(other) for other in sorted(compared - {dep.asset_key for dep in spec.deps}))],
-            freshness_policy=dg.FreshnessPolicy.time_window(fail_window=_freshness(manifest, unique_id)),
+            freshness_policy=dg.FreshnessPolicy.time_window(fail_window=freshness) if freshness is not None else None,
+            group_name=names.CLEANING,
+            owners=spec.owners or [self._use_case.owner],
+            tags={**spec.tags, **use_case_tags(self._use_case), **(BY_DAY if unique_id in self._models.by_day else {})},
         )
 
     def get_asset_check_spec(
@@ -54,8 +66,14 @@ class Translator(DagsterDbtTranslator):
         """The check of a test, described by the words of its YAML file, or else by its kind and column."""
         spec = super().get_asset_check_spec(asset_spec, manifest, unique_id, project)
         test = manifest["nodes"][unique_id]
-        kind = " of ".join(filter(None, [test["test_metadata"]["name"], test["column_name"]]))
+        kind = " of ".join(filter(None, [(test.get("test_metadata") or test)["name"], test.get("column_name")]))
         return spec and spec._replace(description=test["description"] or f"dbt: {kind}.")
+
+    def get_asset_key(self, dbt_resource_props: Mapping[str, Any]) -> dg.AssetKey:
+        """The key of a model is its table, that of a source dagster-dbt's: source and table."""
+        if dbt_resource_props["resource_type"] == "model":
+            return key((dbt_resource_props["schema"], dbt_resource_props["name"]))
+        return super().get_asset_key(dbt_resource_props)
 
     def get_description(self, dbt_resource_props: Mapping[str, Any]) -> str:
         """The description without the SQL, which stands in the repository."""
@@ -67,32 +85,38 @@ class Translator(DagsterDbtTranslator):
         return {**super().get_metadata(dbt_resource_props), "dagster/table_name": table}
 
 
-def defs(use_case: UseCase) -> dg.Definitions:
-    """Raw tables and dbt models of the use case. Where dbt's manifest is missing or old it is made first, which takes some seconds."""
-    tables, manifest, by_day = raw_tables.tables_of(use_case), ensure_manifest(), days(use_case)
-    daily = [names.raw(table.contract.name) for table in tables if table.by_day]
-    below = " ".join(f"source:{'.'.join(table)}+" for table in daily)
+def defs(project: Project) -> dg.Definitions:
+    """Raw tables, each once, and the dbt models of all use cases. A manifest that is missing or old is made first (some seconds).
+
+    Raises SpecError where a model reads what its use case does not declare.
+    """
+    folder = project_folder()
+    models = ProjectModels(project=project, manifest=json.loads(ensure_manifest(folder).read_text(encoding="utf-8")))
+    problems = list(models.problems())
+    if problems:
+        raise SpecError(problems)
+    contracts = [contract for contract, _ in project.lake_contracts]
     return dg.Definitions(
         assets=[
-            *(_raw(table, by_day) for table in tables),
-            _models("cleaned_by_day", manifest, Translator(daily), select=below, by_day=by_day),
-            _models("cleaned_registers", manifest, Translator(daily), select=f"fqn:{use_case.name}", exclude=below),
+            *(_raw(project, contract, by_day=by_day) for contract, by_day in project.lake_contracts),
+            *(built for use_case in project.use_cases for built in _of_use_case(models, use_case)),
         ],
-        asset_checks=[_loaded_in_time(tables)],
-        resources={"dbt": DbtCliResource(project_dir=PROJECT, profiles_dir=PROJECT, dbt_executable=PROGRAM_OF_RUNS)},
+        asset_checks=[_loaded_in_time(contracts)] if contracts else [],
+        resources={"dbt": DbtCliResource(project_dir=str(folder), profiles_dir=str(folder), dbt_executable=PROGRAM_OF_RUNS)},
     )
 
 
-def _raw(table: RawTable, by_day: dg.PartitionsDefinition[str]) -> dg.AssetsDefinition:
-    contract = table.contract
+def _raw(project: Project, contract: Contract, *, by_day: bool) -> dg.AssetsDefinition:
+    home = project.homes_of(contract)[0]
 
     @dg.asset(
         key=key(names.raw(contract.name)),
         deps=[key(names.lake(contract.name))],
-        partitions_def=by_day if table.by_day else None,
-        backfill_policy=dg.BackfillPolicy.single_run() if table.by_day else None,
+        partitions_def=days(project.span_of(home)) if by_day else None,
+        backfill_policy=dg.BackfillPolicy.single_run() if by_day else None,
         group_name=names.CLEANING,
         kinds={"postgres"},
+        tags={**use_case_tags(home), **(BY_DAY if by_day else {})},
         owners=[contract.owner],
         description=f"{contract.description} A copy of the lake's table in the warehouse, for dbt to read.",
         code_version=contract.version,
@@ -102,29 +126,37 @@ def _raw(table: RawTable, by_day: dg.PartitionsDefinition[str]) -> dg.AssetsDefi
     )
     def raw(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
         with dagster_errors():
-            if table.by_day:
+            if by_day:
                 loaded = raw_tables.load_raw_days(platform.settings, contract, *asked_days(context))
             else:
                 loaded = raw_tables.load_raw_snapshot(platform.settings, contract)
-        return dg.MaterializeResult(metadata=_loaded_metadata(table, loaded))
+        return dg.MaterializeResult(metadata=_loaded_metadata(loaded, by_day=by_day))
 
     return raw
 
 
+def _of_use_case(models: ProjectModels, use_case: UseCase) -> Iterator[dg.AssetsDefinition]:
+    """The ops of dbt of a use case: one for what is built by the day, one for its registers, where it has any."""
+    by_day, registers = models.selections(use_case)
+    translator, span = Translator(models, use_case), days(models.project.span_of(use_case))
+    if by_day.models:
+        yield _models(names.cleaned_by_day(use_case.name), models.manifest, translator, by_day, span)
+    if registers.models:
+        yield _models(names.registers(use_case.name), models.manifest, translator, registers, None)
+
+
 def _models(
     name: str,
-    manifest: Path,
+    manifest: Mapping[str, Any],
     translator: Translator,
-    *,
-    select: str,
-    exclude: str = "",
-    by_day: dg.PartitionsDefinition[str] | None = None,
+    selection: Selection,
+    by_day: dg.PartitionsDefinition[str] | None,
 ) -> dg.AssetsDefinition:
     @dbt_assets(
         manifest=manifest,
         name=name,
-        select=select,
-        exclude=exclude,
+        select=selection.select,
+        exclude=selection.exclude,
         partitions_def=by_day,
         backfill_policy=dg.BackfillPolicy.single_run() if by_day is not None else None,
         dagster_dbt_translator=translator,
@@ -141,30 +173,33 @@ def _models(
 def _built(
     context: dg.AssetExecutionContext, settings: Settings, dbt: DbtCliResource, asked: Days | None, *, full_refresh: bool
 ) -> Iterator[DbtDagsterEventType]:
-    """What a build by dbt tells of each model and test."""
+    """The events of a build by dbt: a materialization per model, an evaluation per test."""
     arguments = ["build", *(between(*asked) if asked is not None else []), *(["--full-refresh"] if full_refresh else [])]
     with run_folder(settings.home / "dbt") as target:
         # dagster-dbt takes what dbt's profile reads from the environment of its own process.
         with in_environment(variables(settings)):
             invocation = dbt.cli(arguments, context=context.op_execution_context, target_path=target)
         with ending(invocation.process):
-            events = DbtEventIterator(_told(invocation), invocation).fetch_row_counts().fetch_column_metadata()
+            events = DbtEventIterator(_events(invocation), invocation).fetch_row_counts().fetch_column_metadata()
             for event in events:
                 yield _with_day_rows(settings, invocation, event, asked) if asked is not None else event
 
 
-def _told(invocation: DbtCliInvocation) -> Iterator[DbtDagsterEventType]:
-    """What dbt tells. The manifest of the graph was parsed without a warehouse; that of the run itself knows the database."""
+def _events(invocation: DbtCliInvocation) -> Iterator[DbtDagsterEventType]:
+    """The events of a run. The manifest of the graph was parsed without a warehouse; that of the run itself knows the database."""
     events = invocation.stream()
     for event in events:
-        invocation.manifest = invocation.get_artifact("manifest.json")
+        # dbt writes its manifest in place, and again at the end of the run: a quick run may be read in the middle of that.
+        for attempt in stamina.retry_context(on=ValueError, attempts=None, timeout=60, wait_initial=0.05, wait_max=0.5):
+            with attempt:
+                invocation.manifest = invocation.get_artifact("manifest.json")
         yield event
         break
     yield from events
 
 
 def _with_day_rows(settings: Settings, invocation: DbtCliInvocation, event: DbtDagsterEventType, asked: Days) -> DbtDagsterEventType:
-    """The event, and if it tells of a table that is built by the day, with the rows of the asked days."""
+    """The event, with the rows of the asked days where it is of a table that is built by the day."""
     if not isinstance(event, dg.Output):
         return event
     model = invocation.manifest["nodes"][event.metadata["unique_id"].value]
@@ -175,29 +210,7 @@ def _with_day_rows(settings: Settings, invocation: DbtCliInvocation, event: DbtD
     return event.with_metadata({**event.metadata, "dagster/partition_row_count": rows})
 
 
-def _compared_with(manifest: Mapping[str, Any], unique_id: str) -> set[str]:
-    """The other models that tests of a model read; a test that finds none of its tables is an error to dbt, not a failed test."""
-    tests = [node for node in manifest["nodes"].values() if node["resource_type"] == "test" and node["attached_node"] == unique_id]
-    return {other for test in tests for other in test["depends_on"]["nodes"] if other.startswith("model.")} - {unique_id}
-
-
-def _read_below(manifest: Mapping[str, Any], tables: Collection[AssetName]) -> set[str]:
-    """The models that hang on one of the raw tables, directly or through others."""
-    found = {unique_id for unique_id, node in manifest["sources"].items() if (node["schema"], node["name"]) in tables}
-    while more := {child for parent in found for child in manifest["child_map"][parent]} - found:
-        found |= more
-    return found
-
-
-def _freshness(manifest: Mapping[str, Any], unique_id: str) -> timedelta:
-    if unique_id in manifest["sources"]:
-        limit = manifest["sources"][unique_id]["freshness"]["warn_after"]
-        return timedelta(**{f"{limit['period']}s": limit["count"]})
-    return min(_freshness(manifest, parent) for parent in manifest["parent_map"][unique_id])
-
-
-def _loaded_in_time(tables: Sequence[RawTable]) -> dg.AssetChecksDefinition:
-    contracts = [table.contract for table in tables]
+def _loaded_in_time(contracts: Sequence[Contract]) -> dg.AssetChecksDefinition:
     specs = [
         dg.AssetCheckSpec(
             LOADED_IN_TIME, asset=key(names.raw(contract.name)), description=f"Rows were loaded within the last {contract.freshness}."
@@ -222,6 +235,6 @@ def _loaded_in_time(tables: Sequence[RawTable]) -> dg.AssetChecksDefinition:
     return loaded_in_time
 
 
-def _loaded_metadata(table: RawTable, loaded: Loaded) -> dict[str, Any]:
-    counted = "dagster/partition_row_count" if table.by_day else "dagster/row_count"
+def _loaded_metadata(loaded: Loaded, *, by_day: bool) -> dict[str, Any]:
+    counted = "dagster/partition_row_count" if by_day else "dagster/row_count"
     return {counted: loaded.rows, "replaced_rows": loaded.replaced, "lake_snapshot_id": str(loaded.snapshot_id)}

@@ -1,8 +1,9 @@
-"""What dbt needs beside its project: the warehouse's place, told by its environment alone, and a folder for each run.
+"""What dbt needs beside its project: the address of the warehouse, passed by environment variables alone, and a folder for each run.
 
 Nothing of the warehouse stands in a file or in the list of processes: `profiles.yml` reads it from the environment.
 """
 
+import os
 import shutil
 import subprocess
 import sys
@@ -13,9 +14,8 @@ from datetime import date, timedelta
 from pathlib import Path
 from tempfile import mkdtemp
 
-from pipeline_assets.core.settings import Settings, environment_of_children, load_settings
+from pipeline_assets.core.settings import SHIPPED, WarehouseSettings, environment_of_children, home_folder, read_code_settings, read_part
 
-PROJECT = Path(__file__).resolve().parents[3] / "dbt_project"
 PROGRAM = Path(sys.executable).with_name("dbt")
 # dbt for a run, with which it ends: `dbt_process.py`.
 PROGRAM_OF_RUNS = Path(sys.executable).with_name("pipeline-dbt")
@@ -27,16 +27,28 @@ NOWHERE = {f"PIPELINE_DBT_{part.upper()}": "0" for part in PARTS} | {"DBT_ENV_SE
 KEPT = timedelta(days=7)
 
 
-def variables(settings: Settings) -> dict[str, str]:
+def project_folder() -> Path:
+    """The dbt project of this code location."""
+    return read_code_settings().dbt_project
+
+
+def target_folder(project: Path) -> Path:
+    """Where the manifest of a dbt project is kept: its own `target`; of one that was installed or is read-only, below `PIPELINE_HOME`."""
+    own = project / "target"
+    is_ours = not project.is_relative_to(SHIPPED) and os.access(own if own.exists() else project, os.W_OK)
+    return own if is_ours else home_folder() / "dbt" / "target"
+
+
+def variables(settings: WarehouseSettings) -> dict[str, str]:
     """What `profiles.yml` reads from the environment: the parts of the warehouse's DSN.
 
     dbt keeps the value of a variable that begins with `DBT_ENV_SECRET_` out of all that it prints and writes.
     """
     from psycopg.conninfo import conninfo_to_dict
 
-    told = {name: str(value) for name, value in conninfo_to_dict(settings.warehouse_dsn.get_secret_value()).items()}
-    parts = {f"PIPELINE_DBT_{part.upper()}": told.get(part, default) for part, default in PARTS.items()}
-    return parts | {"DBT_ENV_SECRET_PASSWORD": told.get("password", "")}
+    dsn = {name: str(value) for name, value in conninfo_to_dict(settings.warehouse_dsn.get_secret_value()).items()}
+    parts = {f"PIPELINE_DBT_{part.upper()}": dsn.get(part, default) for part, default in PARTS.items()}
+    return parts | {"DBT_ENV_SECRET_PASSWORD": dsn.get("password", "")}
 
 
 def between(first: date, last: date) -> list[str]:
@@ -46,7 +58,7 @@ def between(first: date, last: date) -> list[str]:
 
 @contextmanager
 def run_folder(folder: Path) -> Iterator[Path]:
-    """A folder for one run, with what the last run parsed; removed afterwards, unless the run failed, for its log and SQL tell why.
+    """A folder for one run, with what the last run parsed; removed afterwards, unless the run failed: its log and SQL explain why.
 
     The parse at set-up does not serve here: dbt parses anew (1.3 s) where the connection is another.
     """
@@ -74,5 +86,5 @@ def ending(process: "subprocess.Popen[bytes]") -> Iterator[None]:
 
 if __name__ == "__main__":
     # dbt by hand against the warehouse of the settings: `python -m pipeline_assets.processing.cleaning.dbt source freshness`.
-    by_hand = environment_of_children(variables(load_settings()))
-    sys.exit(subprocess.run([PROGRAM, *sys.argv[1:]], cwd=PROJECT, env=by_hand, check=False).returncode)  # noqa: S603 - what was typed
+    by_hand = environment_of_children(variables(read_part(WarehouseSettings, home_folder())))
+    sys.exit(subprocess.run([PROGRAM, *sys.argv[1:]], cwd=project_folder(), env=by_hand, check=False).returncode)  # noqa: S603 - what was typed

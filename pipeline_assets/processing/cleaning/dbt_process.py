@@ -17,7 +17,7 @@ SET_SIGNAL_AT_END_OF_PARENT = 1
 def main() -> None:
     """Become dbt, with the same arguments.
 
-    Its version, which dagster-dbt asks for at every run, is told at once: dbt itself would ask a package index for newer ones meanwhile.
+    Its version, which dagster-dbt asks for at every run, is printed at once: dbt itself would ask a package index for newer ones.
     """
     if sys.argv[1:] == ["--version"]:
         sys.stdout.write(f"{version('dbt-core')}\n")

@@ -1,4 +1,4 @@
-"""What the warehouse's tables tell about themselves: how many rows of some days they hold, and when they were loaded last."""
+"""The state of the warehouse's tables: how many rows of some days they hold, and when they were loaded last."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

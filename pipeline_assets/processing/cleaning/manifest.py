@@ -10,20 +10,19 @@ from tempfile import TemporaryDirectory
 
 from pipeline_assets.core.errors import DbtProjectMalformed
 from pipeline_assets.core.settings import environment_of_children
-from pipeline_assets.processing.cleaning.dbt import NOWHERE, PROGRAM, PROJECT
+from pipeline_assets.processing.cleaning.dbt import NOWHERE, PROGRAM, project_folder, target_folder
 
 FOLDERS, FILES = ("macros", "models", "tests"), ("dbt_project.yml", "profiles.yml")
-MANIFEST = Path("target", "manifest.json")
 
 
-def ensure_manifest(project: Path = PROJECT) -> Path:
+def ensure_manifest(project: Path) -> Path:
     """The path of the manifest of `project`, parsed now (some seconds) if there is none or any file of the project is newer than it.
 
     Two processes that find it old both parse; each puts its result in place whole. Raises DbtProjectMalformed.
     """
-    manifest = project / MANIFEST
+    manifest = target_folder(project) / "manifest.json"
     if not is_current(manifest, project):
-        manifest.parent.mkdir(exist_ok=True)
+        manifest.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix="parse-", dir=manifest.parent) as folder:
             _parse(project, folder)
             (Path(folder) / manifest.name).replace(manifest)
@@ -51,19 +50,20 @@ def _parse(project: Path, target: str) -> None:
         "--log-path",
         target,
     ]
-    told = subprocess.run(  # noqa: S603 - this environment's own program
+    done = subprocess.run(  # noqa: S603 - this environment's own program
         command, cwd=project, env=environment_of_children(NOWHERE), capture_output=True, text=True, check=False
     )
-    if told.returncode != 0:
-        raise DbtProjectMalformed(project, told.stdout + told.stderr)
+    if done.returncode != 0:
+        raise DbtProjectMalformed(project, done.stdout + done.stderr)
 
 
 def _read_by_dbt(project: Path) -> Iterator[Path]:
     yield from (project / name for name in FILES)
     for name in FOLDERS:
-        yield project / name
-        yield from (project / name).rglob("*")
+        if (project / name).exists():
+            yield project / name
+            yield from (project / name).rglob("*")
 
 
 if __name__ == "__main__":
-    ensure_manifest()
+    ensure_manifest(project_folder())

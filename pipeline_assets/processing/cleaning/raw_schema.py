@@ -26,10 +26,10 @@ Columns = dict[str, tuple[str, bool]]
 
 
 def follow_contract(settings: Settings, contract: Contract) -> None:
-    """Make the raw table of `contract`, or let it follow: new optional columns are added, and what is not required any more may be null.
+    """Create the raw table of `contract`, or alter it: new optional columns are added, and what is no longer required may be null.
 
-    A column that the contract does not know any more stays, and may be null. Raises SchemaConflict, and changes nothing, where a type
-    changed, a column became required, or a new one is.
+    A column that the contract no longer has stays, and may be null. Raises SchemaConflict, and changes nothing, where a type changed, a
+    column became required, or a new one is.
     """
     with connections.warehouse(settings) as connection:
         # One connection at a time makes or changes tables of this schema.

@@ -15,7 +15,6 @@ from pipeline_assets.core.settings import Settings
 from pipeline_assets.processing.cleaning.raw_schema import follow_contract, qualified
 from pipeline_assets.processing.lake import tables
 from pipeline_assets.spec.contracts import Contract
-from pipeline_assets.spec.use_case import UseCase
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,16 +23,8 @@ Days = tuple[date, date]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RawTable:
-    """A contract whose rows reach the lake and so the warehouse: by UTC day of `event_at`, or each time as a whole."""
-
-    contract: Contract
-    by_day: bool
-
-
-@dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """What a load put in place: rows of the asked days (or of all), the rows that gave way to them, and the lake snapshot it read."""
+    """What a load did: the rows it wrote, the rows of the same days (or all) that it replaced, and the lake snapshot it read."""
 
     table: str
     rows: int
@@ -41,18 +32,8 @@ class Loaded:
     snapshot_id: int | None
 
 
-def tables_of(use_case: UseCase) -> tuple[RawTable, ...]:
-    """The raw tables of a use case: its sources, but for the histories of streams, whose rows arrive as events; then its streams."""
-    histories = {stream.history.contract.name for stream in use_case.streams}
-    sources = [source for source in use_case.sources if source.contract.name not in histories]
-    return (
-        *(RawTable(contract=source.contract, by_day=source.load == "daily") for source in sources),
-        *(RawTable(contract=stream.contract, by_day=True) for stream in use_case.streams),
-    )
-
-
 def load_raw_days(settings: Settings, contract: Contract, first: date, last: date) -> Loaded:
-    """Put the lake's rows of the days `first` to `last` (UTC, inclusive, by `event_at`) in the place of what `raw` holds of them.
+    """Replace the raw rows of the days `first` to `last` (UTC, inclusive, by `event_at`) by the lake's.
 
     One transaction: a reader sees the old rows or the new ones. Loads of one table at the same time wait for each other. Memory is bounded
     by the lake's batches. Raises UnknownName if there is no lake table, SchemaConflict if `raw` cannot follow the contract.
@@ -61,14 +42,14 @@ def load_raw_days(settings: Settings, contract: Contract, first: date, last: dat
 
 
 def load_raw_snapshot(settings: Settings, contract: Contract) -> Loaded:
-    """Put all rows of the lake table in the place of all that `raw` holds; as `load_raw_days`, without days."""
+    """Replace all raw rows by the lake's; as `load_raw_days`, without days."""
     return _load(settings, contract, None)
 
 
 def replace_rows(settings: Settings, contract: Contract, days: Days | None, read: "Callable[[], pa.RecordBatchReader]") -> tuple[int, int]:
-    """Put what `read` gives in the place of the rows of `days` (None: of all), in one transaction; returns rows in and rows out.
+    """Replace the rows of `days` (None: all) by those of `read`, in one transaction; returns rows written and rows replaced.
 
-    `read` is called when no other writer can come between, and gives the contract's columns by name.
+    `read` is called when the table is locked for other writers, and returns the contract's columns by name.
     """
     table, (where, bounds) = qualified(contract).as_string(), _of_days(contract, days)
     with connections.arrow_warehouse(settings) as connection, connection.cursor() as cursor:

@@ -1,4 +1,7 @@
-"""The dbt sources of a use case, written from its contracts: `models/<use_case>/sources.yml` is this module's output.
+"""The dbt sources of the use cases, written from their contracts: `models/<use_case>/sources.yml` is this module's output.
+
+All files define tables of the one source `raw`, so that `source('raw', <contract>)` is right in every folder; dbt accepts a table once, and
+so the contract that several use cases share stands in the file of the first of them. `event_time` marks what is loaded by the day.
 
 Freshness is judged by `_loaded_at`, the wall-clock time at which a raw row was copied. The times of the contract itself are event times:
 by the wall clock a replay of 2013 would be stale for ever, however promptly it is loaded.
@@ -12,43 +15,54 @@ from typing import Any
 import yaml
 
 from pipeline_assets.core import names
-from pipeline_assets.core.declarations import load_use_case
+from pipeline_assets.core.declarations import read_project
+from pipeline_assets.core.project import Project
+from pipeline_assets.core.settings import read_code_settings
 from pipeline_assets.processing.cleaning.raw_schema import LOADED_AT, SQL_TYPES
-from pipeline_assets.processing.cleaning.raw_tables import RawTable, tables_of
+from pipeline_assets.spec.contracts import Contract
 from pipeline_assets.spec.use_case import UseCase
 
 HEADER = """\
-# Made from the contracts in pipeline_assets/use_cases/{use_case}; do not edit. After a change of a contract run:
+# Made from the contracts of use case {use_case}; do not edit. After a change of a contract run:
 # python -m pipeline_assets.processing.cleaning.sources_yml {use_case}
 """
 PERIODS = {"day": timedelta(days=1), "hour": timedelta(hours=1), "minute": timedelta(minutes=1)}
 
 
-def render_sources(use_case: UseCase) -> str:
-    """The text of `sources.yml`: one source `raw` with a table per contract that reaches the lake."""
+def write_sources(project: Project, dbt_project: Path, use_case: UseCase) -> Path:
+    """Writes the sources of a use case and returns the file; a use case whose contracts all stand in others' files has an empty list."""
+    path = sources_path(dbt_project, use_case)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(render_sources(project, use_case), encoding="utf-8")
+    return path
+
+
+def render_sources(project: Project, use_case: UseCase) -> str:
+    """The text of `sources.yml`: a table of source `raw` per contract that reaches the lake and of which the use case is the home."""
+    own = [(contract, by_day) for contract, by_day in project.lake_contracts if project.homes_of(contract)[0] is use_case]
     source = {
         "name": names.RAW,
         "schema": names.RAW,
         "description": "Copies of the lake's tables, one per contract, for dbt to read.",
-        "tables": [_table(table) for table in tables_of(use_case)],
+        "tables": [_table(contract, by_day=by_day) for contract, by_day in own],
     }
-    text = yaml.safe_dump({"sources": [source]}, sort_keys=False, allow_unicode=True, width=120)
+    text = yaml.safe_dump({"sources": [source] if own else []}, sort_keys=False, allow_unicode=True, width=120)
     return HEADER.format(use_case=use_case.name) + text
 
 
-def sources_path(project: Path, use_case: UseCase) -> Path:
+def sources_path(dbt_project: Path, use_case: UseCase) -> Path:
     """Where the rendered text belongs."""
-    return project / "models" / use_case.name / "sources.yml"
+    return dbt_project / "models" / use_case.name / "sources.yml"
 
 
-def _table(table: RawTable) -> dict[str, Any]:
-    contract = table.contract
+def _table(contract: Contract, *, by_day: bool) -> dict[str, Any]:
     loaded_at = {"name": LOADED_AT, "data_type": SQL_TYPES["timestamp"], "description": "When the row was copied, by the wall clock."}
     columns = [{"name": f.name, "data_type": SQL_TYPES[f.type], "description": f.description} for f in contract.fields]
     return {
         "name": contract.name,
         "description": contract.description,
         "config": {
+            **({"event_time": contract.event_at} if by_day else {}),
             "loaded_at_field": LOADED_AT,
             "freshness": {"warn_after": _period(contract.freshness), "error_after": None},
             "meta": {"owner": contract.owner, "contract_version": contract.version},
@@ -64,9 +78,13 @@ def _period(span: timedelta) -> dict[str, Any]:
     return {"count": minutes * PERIODS["minute"] // PERIODS[unit], "period": unit}
 
 
-if __name__ == "__main__":
-    from pipeline_assets.processing.cleaning.dbt import PROJECT
+def main(chosen: list[str]) -> None:
+    """Writes the sources of the named use cases (none named: of all). Homes are found among all, whichever are chosen."""
+    settings = read_code_settings()
+    project = read_project(settings.model_copy(update={"use_cases": None}))
+    for use_case in [project.use_case(name) for name in chosen] if chosen else project.use_cases:
+        sys.stdout.write(f"{write_sources(project, settings.dbt_project, use_case)}\n")
 
-    for name in sys.argv[1:]:
-        chosen = load_use_case(name)
-        sources_path(PROJECT, chosen).write_text(render_sources(chosen), encoding="utf-8")
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -7,8 +7,9 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline_assets.core import names
-from pipeline_assets.processing.features.columns import Bools, Ints, arrow_floats, numbers, plain_column
+from pipeline_assets.processing.features.columns import Bools, Ints, plain_column
 from pipeline_assets.processing.features.timeline import Columns, Timeline, build_timeline
+from pipeline_assets.processing.features.values import Values, feature_of, values_of
 from pipeline_assets.spec.features import FeatureView, Latest
 
 NOTHING = -1
@@ -45,36 +46,33 @@ def as_of_join(
     Raises TableMismatch where a column is missing or duplicated, a time naive or null, or a key neither text nor whole numbers.
     """
     timeline = build_timeline(requests, rows, columns, name=name, is_ordered=True)
-    found = timeline.asked.per_request(_found_rows(timeline, ttl) + 1) - 1
+    found = timeline.questions.per_request(_found_rows(timeline, ttl) + 1) - 1
     indices = pa.array(found, mask=found == NOTHING) if (found == NOTHING).any() else pa.array(found)
     return pa.table({column: plain_column(rows, name, column).take(indices) for column in values})
 
 
 def latest_features(view: FeatureView, timeline: Timeline, events: pa.Table) -> dict[str, pa.Array]:
-    """The latest values of the view as float64, one column a feature in the view's order, one row a request."""
+    """The latest values of the view, one column per feature in the view's order, one row per request; types as in `Latest`."""
+    latest = [feature for feature in view.features if isinstance(feature, Latest)]
+    questions = timeline.questions
+    newest = {ttl: questions.per_request(_found_rows(timeline, ttl) + 1) - 1 for ttl in {feature.ttl for feature in latest}}
+    decided_at = questions.per_request(questions.at)
     columns = {}
-    newest = {ttl: _found_rows(timeline, ttl) for ttl in {feature.ttl for feature in view.features if isinstance(feature, Latest)}}
-    for feature in view.features:
-        if isinstance(feature, Latest):
-            data, found = numbers(events, view.source.name, feature.column), newest[feature.ttl]
-            place = np.maximum(found, 0)
-            present = (found != NOTHING) & _taken(data.valid, place)
-            values = _taken(data.values, place).astype(np.float64)
-            columns[names.feature(view.name, feature.name)] = arrow_floats(
-                timeline.asked.per_request(values), timeline.asked.per_request(present)
-            )
+    for feature in latest:
+        found, values = newest[feature.ttl], latest_values(events, view.source.name, feature)
+        columns[names.feature(view.name, feature.name)] = feature_of(values, np.maximum(found, 0), found != NOTHING, decided_at)
     return columns
+
+
+def latest_values(events: pa.Table, name: str, feature: Latest) -> Values:
+    """The column of the events that a latest value is taken from; raises TableMismatch where it is not what the feature needs."""
+    return values_of(events, name, feature.column, feature.values)
 
 
 def _found_rows(timeline: Timeline, ttl: timedelta | None) -> Ints:
     """The newest visible row of each question, NOTHING where there is none or it is older than ttl."""
     newest = newest_positions(timeline)
-    first = timeline.key_start if ttl is None else timeline.positions_from(timeline.asked.at - ttl // timedelta(microseconds=1))
+    first = timeline.key_start if ttl is None else timeline.positions_from(timeline.questions.at - ttl // timedelta(microseconds=1))
     if len(timeline.rows) == 0:
         return np.full(len(newest), NOTHING, np.int64)
     return np.where(newest >= first, timeline.rows[np.maximum(newest, 0)], NOTHING)
-
-
-def _taken(values: np.ndarray, places: Ints) -> np.ndarray:
-    """values[places], and zeros where there are no values at all."""
-    return values[places] if len(values) else np.zeros(len(places), values.dtype)

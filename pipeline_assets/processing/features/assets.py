@@ -1,47 +1,48 @@
 """The assets of the features: one lake table a view."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 import dagster as dg
 
 from pipeline_assets.core import names
-from pipeline_assets.core.resources import Platform, asked_days, dagster_errors, days, days_around, key
+from pipeline_assets.core.project import Project
+from pipeline_assets.core.resources import Platform, asked_days, dagster_errors, days, days_around, key, use_case_tags
 from pipeline_assets.processing.features.catalogue import FeatureColumn, lookback, view_columns, view_hash
+from pipeline_assets.processing.features.columns import DECISION_AT
 from pipeline_assets.processing.features.lineage import column_lineage
 from pipeline_assets.processing.features.materialize import MaterializedView, materialize_view
 from pipeline_assets.processing.features.quality import MAX_NULL_SHARE, Quality
-from pipeline_assets.processing.features.view import DECISION_AT
 from pipeline_assets.spec.features import FeatureView
-from pipeline_assets.spec.use_case import UseCase
+from pipeline_assets.spec.models import Model
 
 ROWS_MATCH, FINITE, KNOWN = "rows_match_requests", "finite_values", "null_shares"
-# Observations are kept by the day of what they ask about, which is later than the day of the decision.
-ASKED_AHEAD = timedelta(days=1)
-
 Metadata = dict[str, dg.MetadataValue | dg.TableSchema | dg.TableColumnLineage | int | str]
 
 
-def defs(use_case: UseCase) -> dg.Definitions:
-    """A feature table for each view of the use case."""
-    return dg.Definitions(assets=[_view(use_case, view) for view in use_case.views])
+def defs(project: Project) -> dg.Definitions:
+    """A feature table for each view that a model uses."""
+    return dg.Definitions(assets=[_view(project, view) for view in project.views])
 
 
-def _view(use_case: UseCase, view: FeatureView) -> dg.AssetsDefinition:
-    asset_key = key(names.features(view.name))
+def _view(project: Project, view: FeatureView) -> dg.AssetsDefinition:
+    asset_key, models, home = key(names.features(view.name)), project.models_of(view), project.home_of_view(view)
+    schema = _column_schema(project, view)
 
     @dg.asset(
         key=asset_key,
-        deps=_deps(use_case, view),
-        partitions_def=days(use_case),
+        deps=_deps(view, models),
+        partitions_def=days(project.span_of(home)),
         backfill_policy=dg.BackfillPolicy.single_run(),
         group_name=names.FEATURES,
         kinds={"polars", "iceberg"},
         owners=[view.owner],
         code_version=view_hash(view)[:12],
         pool=names.FEATURES,
+        tags=use_case_tags(home),
         description=f"{view.description} One row per {', '.join(view.entity.keys)} and decision_at of the day's decisions.",
         metadata={
-            "dagster/column_schema": _column_schema(view),
+            "dagster/column_schema": schema,
             "dagster/table_name": ".".join(names.features(view.name)),
             "definition_sha256": view_hash(view),
         },
@@ -50,20 +51,29 @@ def _view(use_case: UseCase, view: FeatureView) -> dg.AssetsDefinition:
     )
     def features(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
         with dagster_errors():
-            done = materialize_view(platform.settings, use_case, view, *asked_days(context))
-        context.log.info("%d rows of %d features from %d events", done.quality.rows, len(done.quality.null_shares), done.events)
-        return dg.MaterializeResult(metadata=_metadata(use_case, view, done), check_results=_checks(done.quality))
+            done = materialize_view(platform.settings, view, models, *asked_days(context))
+        context.log.info("%d rows computed from %d events, %d kept", done.computed, done.events, done.kept)
+        return dg.MaterializeResult(
+            metadata=_metadata(view, models, done) | {"dagster/column_schema": schema}, check_results=_checks(done.quality)
+        )
 
     return features
 
 
-def _deps(use_case: UseCase, view: FeatureView) -> list[dg.AssetDep]:
-    """The events as far back as the view looks (all of them where it has no limit), and the observations of the day and the next."""
+def _deps(view: FeatureView, models: Sequence[Model]) -> list[dg.AssetDep]:
+    """The events as far back as the view looks (all of them where it has no limit), and the observations of the days' decisions."""
     span = lookback(view)
-    before = dg.AllPartitionMapping() if span is None else days_around(before=span)
-    asked = names.cleaned(use_case.model.observations.table)
-    mappings = {asked: days_around(after=ASKED_AHEAD), names.cleaned(view.source.name): before}
-    return [dg.AssetDep(key(name), partition_mapping=mapping) for name, mapping in mappings.items()]
+    before, after = {names.cleaned(view.source.name): span}, {names.cleaned(view.source.name): timedelta(0)}
+    for asked in (model.observations for model in models):
+        table = names.cleaned(asked.table)
+        reach = before.get(table, timedelta(0))
+        before[table] = None if reach is None else max(reach, asked.behind)
+        after[table] = max(after.get(table, timedelta(0)), asked.ahead)
+    return [dg.AssetDep(key(table), partition_mapping=_mapping(before[table], after[table])) for table in before]
+
+
+def _mapping(before: timedelta | None, after: timedelta) -> dg.PartitionMapping:
+    return dg.AllPartitionMapping() if before is None else days_around(before=before, after=after)
 
 
 def _check_specs(asset_key: dg.AssetKey) -> list[dg.AssetCheckSpec]:
@@ -91,17 +101,19 @@ def _checks(quality: Quality) -> list[dg.AssetCheckResult]:
     ]
 
 
-def _metadata(use_case: UseCase, view: FeatureView, done: MaterializedView) -> Metadata:
+def _metadata(view: FeatureView, models: Sequence[Model], done: MaterializedView) -> Metadata:
     shares = [dg.TableRecord({"feature": name, "null_share": round(share, 4)}) for name, share in done.quality.null_shares.items()]
     lineage = {
         column: [dg.TableColumnDep(key(table), name) for table, name in sources]
-        for column, sources in column_lineage(view, use_case.model.observations).items()
+        for column, sources in column_lineage(view, [model.observations for model in models]).items()
     }
     return {
-        "dagster/column_schema": _column_schema(view),
         "dagster/column_lineage": dg.TableColumnLineage(lineage),
         "rows": done.quality.rows,
+        "rows_computed": done.computed,
+        "rows_kept": done.kept,
         "events_read": done.events,
+        "models": ", ".join(model.name for model in models),
         "null_shares": dg.MetadataValue.table(shares),
         **_written(done),
     }
@@ -124,15 +136,14 @@ def _written(done: MaterializedView) -> Metadata:
     }
 
 
-def _column_schema(view: FeatureView) -> dg.TableSchema:
+def _column_schema(project: Project, view: FeatureView) -> dg.TableSchema:
     required = dg.TableColumnConstraints(nullable=False)
-    keys = [dg.TableColumn(name, "string", f"Key of the {view.entity.name}.", required) for name in view.entity.keys]
+    kinds = {name: project.kind_of(view.source.name, name) for name in view.entity.keys}
+    keys = [dg.TableColumn(name, kind, f"Key of the {view.entity.name}.", required) for name, kind in kinds.items()]
     asked = dg.TableColumn(DECISION_AT, "timestamp", "When the decision is asked for, in UTC.", required)
     return dg.TableSchema(columns=[*keys, asked, *(_column(feature) for feature in view_columns(view))])
 
 
 def _column(feature: FeatureColumn) -> dg.TableColumn:
-    tags = {"aggregate": feature.aggregate}
-    return dg.TableColumn(
-        feature.name, feature.dtype, feature.description, dg.TableColumnConstraints(nullable=feature.aggregate != "count"), tags
-    )
+    constraints = dg.TableColumnConstraints(nullable=feature.empty is None)
+    return dg.TableColumn(feature.name, feature.dtype, feature.description, constraints, {"aggregate": feature.aggregate})

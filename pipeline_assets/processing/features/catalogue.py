@@ -7,26 +7,17 @@ from datetime import timedelta
 from typing import Any, Literal
 
 from pipeline_assets.core import names
+from pipeline_assets.core.aggregates import AGGREGATES
 from pipeline_assets.processing.features.request import REQUEST, request_feature_name
+from pipeline_assets.processing.features.values import Categories
 from pipeline_assets.processing.features.windows import hop_of
-from pipeline_assets.spec.features import FeatureView, Latest, RequestFeature, Windowed
+from pipeline_assets.spec.features import FeatureView, Latest, Learned, RequestFeature, Windowed
 from pipeline_assets.spec.models import Model
 
-# Counts up whenever the kernel gives other values for the same declaration, so that a model trained before is told apart.
+# Counts up whenever the kernel gives other values for the same declaration, so that a model trained before differs.
 SEMANTICS = 1
 MICROSECOND = timedelta(microseconds=1)
-AGGREGATES = {
-    "count": "Number of {rows}",
-    "sum": "Sum of {column} over {rows}",
-    "mean": "Mean of {column} over {rows}",
-    "stddev": "Standard deviation (of the sample) of {column} over {rows}",
-    "variance": "Variance (of the sample) of {column} over {rows}",
-    "min": "Least {column} of {rows}",
-    "max": "Greatest {column} of {rows}",
-    "last": "Newest {column} of {rows}",
-    "rate": "Share with {column} among {rows}",
-    "time_since_last": "Seconds since the newest of {rows}",
-}
+DType = Literal["int64", "float64", "string"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,17 +25,21 @@ class FeatureColumn:
     """One input of a model.
 
     view: the feature view, or `request`. source: the cleaned table. column: of the source; None where events as such are counted.
-    aggregate: that of a windowed feature, `latest`, or the transform of a request feature. window: None where it has none.
+    aggregate: that of a windowed feature, `latest`, or the transform of a request feature. window: None where it has none. categories: the
+    listed ones, whose code the feature is, or that training learns them from the text that the feature is; empty for numbers. empty: its
+    value where nothing is known of the entity.
     """
 
     name: str
-    dtype: Literal["int64", "float64"]
+    dtype: DType
     view: str
     source: str
     column: str | None
     aggregate: str
     window: timedelta | None
     description: str
+    categories: Categories = ()
+    empty: int | None = None
 
 
 def feature_columns(model: Model) -> tuple[FeatureColumn, ...]:
@@ -91,15 +86,21 @@ def view_hash(view: FeatureView) -> str:
 
 def definition_hash(model: Model) -> str:
     """SHA-256 (hex) of everything that the values of the model's inputs, and their order, depend on."""
-    request = [[feature.name, feature.column, feature.transform, feature.time_zone, feature.values] for feature in model.request_features]
+    request = [[one.name, one.column, one.transform, one.time_zone, _categories(one.values)] for one in model.request_features]
     return _sha256({"semantics": SEMANTICS, "views": [view_hash(view) for view in model.views], "request": request})
 
 
 def _canonical(feature: Windowed | Latest) -> dict[str, Any]:
     if isinstance(feature, Latest):
-        return {"latest": feature.name, "column": feature.column, "ttl": _microseconds(feature.ttl)}
+        categories = {"values": _categories(feature.values)} if feature.values else {}
+        return {"latest": feature.name, "column": feature.column, "ttl": _microseconds(feature.ttl), **categories}
     tiles = [[_microseconds(window), _microseconds(hop_of(window, feature.hop))] for window in feature.windows]
     return {"windowed": feature.name, "aggregate": feature.aggregate, "column": feature.column, "windows_and_hops": tiles}
+
+
+def _categories(values: Categories) -> list[str] | str:
+    """What values depend on: of learned categories the feature is the text itself, however many training takes."""
+    return "learned" if isinstance(values, Learned) else list(values)
 
 
 def _microseconds(span: timedelta | None) -> int | None:
@@ -111,16 +112,18 @@ def _sha256(declaration: dict[str, Any]) -> str:
 
 
 def _window_column(view: FeatureView, feature: Windowed, window: timedelta) -> FeatureColumn:
-    told = AGGREGATES[feature.aggregate].format(rows=view.source.name.replace("_", " "), column=feature.column)
+    kind = AGGREGATES[feature.aggregate]
+    wording = kind.wording.format(rows=view.source.name.replace("_", " "), column=feature.column)
     return FeatureColumn(
         name=names.feature(view.name, feature.name, window),
-        dtype="int64" if feature.aggregate == "count" else "float64",
+        dtype=kind.dtype,
         view=view.name,
         source=view.source.name,
         column=feature.column,
         aggregate=feature.aggregate,
         window=window,
-        description=f"{told} of the {view.entity.name} in the {names.span(window)} before the decision.",
+        description=f"{wording} of the {view.entity.name} in the {names.span(window)} before the decision.",
+        empty=kind.empty,
     )
 
 
@@ -128,25 +131,31 @@ def _latest_column(view: FeatureView, feature: Latest) -> FeatureColumn:
     age = "" if feature.ttl is None else f", if not older than {names.span(feature.ttl)}"
     return FeatureColumn(
         name=names.feature(view.name, feature.name),
-        dtype="float64",
+        dtype=_dtype(feature.values),
         view=view.name,
         source=view.source.name,
         column=feature.column,
         aggregate="latest",
         window=None,
         description=f"Newest known {feature.column} of the {view.entity.name}, from {view.source.name.replace('_', ' ')}{age}.",
+        categories=feature.values,
     )
 
 
 def _request_column(model: Model, feature: RequestFeature) -> FeatureColumn:
-    is_plain = feature.transform == "value" and not feature.values
     return FeatureColumn(
         name=request_feature_name(feature),
-        dtype="float64" if is_plain else "int64",
+        dtype=_dtype(feature.values) if feature.transform == "value" else "int64",
         view=REQUEST,
         source=model.observations.table,
         column=feature.column,
         aggregate=feature.transform,
         window=None,
         description=feature.description,
+        categories=feature.values,
     )
+
+
+def _dtype(values: Categories) -> DType:
+    """The type of a plain value: text is learned, the code of a listed category is whole."""
+    return "string" if isinstance(values, Learned) else "int64" if values else "float64"

@@ -13,6 +13,8 @@ from pipeline_assets.core.errors import TableMismatch
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
+# When a decision was made, in every table of requests, features and vectors.
+DECISION_AT = "decision_at"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +46,7 @@ def instants(table: pa.Table, name: str, column: str) -> Ints:
         raise TableMismatch(name, f"has naive times in column '{column}', expected timestamp[us, tz=UTC]", table.column_names)
     if values.null_count:
         raise TableMismatch(name, f"has {values.null_count} nulls in column '{column}', expected a time in every row", table.column_names)
-    try:
-        found: Ints = _numpy(values.cast(pa.timestamp("us", tz="UTC")).view(pa.int64()))
-    except pa.ArrowInvalid as error:
-        raise TableMismatch(name, f"has times finer than a microsecond in column '{column}'", table.column_names) from error
+    found: Ints = _numpy(_microseconds(values, table, name, column))
     return found
 
 
@@ -85,6 +84,42 @@ def arrow_floats(values: Floats, present: Bools) -> pa.Array:
     return pa.array(values) if present.all() else pa.array(values, mask=~present)
 
 
+def arrow_whole(values: Ints, present: Bools) -> pa.Array:
+    """int64 with nulls where not present; the bytes under a null are zero."""
+    values = np.where(present, values, 0)
+    return pa.array(values) if present.all() else pa.array(values, mask=~present)
+
+
+def present_in(column: pa.Array) -> Bools:
+    """Which rows of a column have a value."""
+    present: Bools = _numpy(column.is_valid())
+    return present
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a type is one of Arrow's types of text."""
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def moments(table: pa.Table, name: str, column: str) -> Numbers:
+    """A column of times, or of dates (their first instant in UTC), in microseconds since the epoch; 0 where null.
+
+    Raises TableMismatch where times are naive or finer than a microsecond.
+    """
+    values = plain_column(table, name, column)
+    if pa.types.is_timestamp(values.type) and values.type.tz is None:
+        raise TableMismatch(name, f"has naive times in column '{column}', expected timestamp[us, tz=UTC]", table.column_names)
+    return Numbers(values=_numpy(_microseconds(values, table, name, column).fill_null(0)), valid=present_in(values))
+
+
+def _microseconds(values: pa.Array, table: pa.Table, name: str, column: str) -> pa.Array:
+    zone = None if pa.types.is_date(values.type) else "UTC"
+    try:
+        return values.cast(pa.timestamp("us", tz=zone)).cast(pa.int64())
+    except pa.ArrowInvalid as error:
+        raise TableMismatch(name, f"has times finer than a microsecond in column '{column}'", table.column_names) from error
+
+
 def _refuse_infinite(values: Floats, table: pa.Table, name: str, column: str) -> None:
     broken = int(len(values) - np.isfinite(values).sum())
     if broken:
@@ -99,7 +134,7 @@ def text_or_whole(table: pa.Table, name: str, column: str) -> pa.Array:
     """A key column: text as string, whole numbers and booleans as int64; raises TableMismatch for any other type."""
     values = plain_column(table, name, column)
     kind = values.type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind) or pa.types.is_null(kind):
+    if is_text(kind) or pa.types.is_null(kind):
         return pc.cast(values, pa.string())
     if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
         return pc.cast(values, pa.int64())

@@ -85,7 +85,7 @@ def sample_variance(count: Ints, sums: Digits, sums_of_squares: Digits) -> Float
 
 
 def _scaled(values: Ints, exponent: int | Ints) -> Floats:
-    """Values · 2^exponent; infinite beyond the range of float64, which the check of the features then tells."""
+    """Values · 2^exponent; infinite beyond the range of float64, which the check of the features then reports."""
     with np.errstate(over="ignore"):
         return np.ldexp(values.astype(np.float64), exponent)
 

@@ -17,16 +17,16 @@ SEPARATOR = b"\x1f"
 def key_codes(requests: pa.Table, events: pa.Table, keys: Sequence[str], events_name: str) -> tuple[Ints, Ints, int]:
     """Codes of the requests, codes of the events, and how many codes there may be.
 
-    Equal keys have equal codes from 0 upwards; NO_KEY stands for a key with a null part, and for an event whose key nobody asks for.
+    Equal keys have equal codes from 0 upwards; NO_KEY stands for a key with a null part, and for an event whose key is in no request.
     Raises TableMismatch where a key column is missing or is neither text nor whole numbers, or differs in type between the tables.
     """
-    asked, told, size = _part_codes(requests, events, keys[0], events_name)
+    asked, found, size = _part_codes(requests, events, keys[0], events_name)
     for key in keys[1:]:
         our_part, their_part, parts = _part_codes(requests, events, key, events_name)
-        asked, told, size = _combined(asked, our_part, parts), _combined(told, their_part, parts), size * parts
+        asked, found, size = _combined(asked, our_part, parts), _combined(found, their_part, parts), size * parts
         if size > len(asked):
-            asked, told, size = _densify(asked, told)
-    return asked, told, size
+            asked, found, size = _densify(asked, found)
+    return asked, found, size
 
 
 def key_columns(requests: pa.Table, events: pa.Table, key: str, events_name: str) -> tuple[pa.Array, pa.Array]:
@@ -72,12 +72,12 @@ def _combined(code: Ints, part: Ints, parts: int) -> Ints:
     return np.where((code != NO_KEY) & (part != NO_KEY), code * parts + part, NO_KEY)
 
 
-def _densify(asked: Ints, told: Ints) -> tuple[Ints, Ints, int]:
+def _densify(asked: Ints, found: Ints) -> tuple[Ints, Ints, int]:
     """The same codes without gaps, so that products of many key columns stay small."""
     used = np.unique(asked[asked != NO_KEY])
     if len(used) == 0:
-        return np.full_like(asked, NO_KEY), np.full_like(told, NO_KEY), 1
-    return _find(asked, used), _find(told, used), len(used)
+        return np.full_like(asked, NO_KEY), np.full_like(found, NO_KEY), 1
+    return _find(asked, used), _find(found, used), len(used)
 
 
 def _find(code: Ints, used: Ints) -> Ints:

@@ -1,28 +1,30 @@
 """Which columns of cleaned tables each column of a feature table comes from."""
 
+from collections.abc import Sequence
+
 from pipeline_assets.core import names
 from pipeline_assets.core.names import AssetName
-from pipeline_assets.processing.features.view import DECISION_AT
+from pipeline_assets.processing.features.columns import DECISION_AT
 from pipeline_assets.spec.features import FeatureView, Latest, Windowed
 from pipeline_assets.spec.models import Observations
 
 SourceColumn = tuple[AssetName, str]
 
 
-def column_lineage(view: FeatureView, observations: Observations) -> dict[str, tuple[SourceColumn, ...]]:
+def column_lineage(view: FeatureView, asked: Sequence[Observations]) -> dict[str, tuple[SourceColumn, ...]]:
     """Column of the feature table → the (cleaned table, column) pairs that its values depend on.
 
-    Keys and decision_at come from the observations. A feature comes from its own column, the keys and two times of its source, the columns
-    that break ties where it asks for the newest, and the keys and decision_at of the observations.
+    Keys and decision_at come from the observations of the models that use the view. A feature comes from its own column, the keys and
+    two times of its source, the columns that break ties where it asks for the newest, and the keys and decision_at of the observations.
     """
-    asked = names.cleaned(observations.table)
-    keys = {key: ((asked, key),) for key in view.entity.keys}
-    request = (*(pair for pairs in keys.values() for pair in pairs), (asked, observations.decision_at))
-    lineage: dict[str, tuple[SourceColumn, ...]] = {**keys, DECISION_AT: ((asked, observations.decision_at),)}
+    decided = tuple(dict.fromkeys((names.cleaned(one.table), one.decision_at) for one in asked))
+    keys = {key: tuple(dict.fromkeys((table, key) for table, _ in decided)) for key in view.entity.keys}
+    request = (*(pair for pairs in keys.values() for pair in pairs), *decided)
+    lineage: dict[str, tuple[SourceColumn, ...]] = {**keys, DECISION_AT: decided}
     for feature in view.features:
         sources = _sources(view, feature)
         for window in (None,) if isinstance(feature, Latest) else feature.windows:
-            lineage[names.feature(view.name, feature.name, window)] = (*sources, *request)
+            lineage[names.feature(view.name, feature.name, window)] = tuple(dict.fromkeys((*sources, *request)))
     return lineage
 
 

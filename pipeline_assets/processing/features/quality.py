@@ -1,4 +1,4 @@
-"""What a feature table is judged by before anybody reads it: are all rows there, are all numbers finite, how much is unknown?"""
+"""What a feature table is judged by before it is written: are all rows there, are all numbers finite, how much is unknown?"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

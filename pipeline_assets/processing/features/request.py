@@ -1,14 +1,15 @@
-"""Features that the request itself tells: its values as they are, its categories as codes, its times as clock and calendar see them."""
+"""Features that the request itself has: its values as they are, its categories as codes, its times as clock and calendar see them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline_assets.core import names
 from pipeline_assets.core.errors import TableMismatch
-from pipeline_assets.processing.features.columns import arrow_floats, numbers, plain_column
+from pipeline_assets.processing.features.columns import DECISION_AT, Ints, instants, plain_column
+from pipeline_assets.processing.features.values import feature_of, values_of
 from pipeline_assets.spec.features import RequestFeature, Transform
 
 REQUEST = "request"
@@ -26,32 +27,24 @@ def request_feature_name(feature: RequestFeature) -> str:
     return names.feature(REQUEST, feature.name)
 
 
-def request_features(features: tuple[RequestFeature, ...], observations: pa.Table) -> pa.Table:
-    """One column a feature, in their order; len(observations) rows in their order.
+def request_features(features: Sequence[RequestFeature], observations: pa.Table) -> pa.Table:
+    """One column per feature, in their order; len(observations) rows in their order.
 
-    `hour` 0 to 23, `weekday` 1 (Monday) to 7, `minute_of_day` 0 to 1439 and `day_of_year` 1 to 366 are int64, as the clock and calendar of
-    the feature's time zone show them; the code of a category is int64, its place among the declared values from 0, and null for any other
-    value; a plain value is float64 (booleans 0 and 1). Null gives null.
+    observations: `decision_at` and the features' columns. `hour` 0 to 23, `weekday` 1 (Monday) to 7, `minute_of_day` 0 to 1439 and
+    `day_of_year` 1 to 366 are int64, as the clock and calendar of the feature's time zone show them; the code of a listed category is
+    int64, its place among the declared values from 0, and null for any other value; a learned category is text; a moment is the seconds
+    from it to the decision and a plain value itself, both float64 (booleans 0 and 1). Null gives null.
     Raises TableMismatch where a column is missing, duplicated or of the wrong type, a time naive, a value NaN or infinite.
     """
-    return pa.table({request_feature_name(feature): _column(feature, observations) for feature in features})
+    decided_at = instants(observations, OBSERVATIONS, DECISION_AT)
+    return pa.table({request_feature_name(feature): _column(feature, observations, decided_at) for feature in features})
 
 
-def _column(feature: RequestFeature, observations: pa.Table) -> pa.Array:
+def _column(feature: RequestFeature, observations: pa.Table, decided_at: Ints) -> pa.Array:
     if feature.transform != "value":
         return _clock(feature, observations)
-    if feature.values:
-        return _codes(feature, observations)
-    data = numbers(observations, OBSERVATIONS, feature.column)
-    return arrow_floats(data.values.astype("float64"), data.valid)
-
-
-def _codes(feature: RequestFeature, observations: pa.Table) -> pa.Array:
-    column = plain_column(observations, OBSERVATIONS, feature.column)
-    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type) or pa.types.is_null(column.type)):
-        problem = f"has {column.type} in column '{feature.column}', expected string"
-        raise TableMismatch(OBSERVATIONS, problem, observations.column_names)
-    return pc.index_in(column.cast(pa.string()), value_set=pa.array(feature.values, pa.string())).cast(pa.int64())
+    values = values_of(observations, OBSERVATIONS, feature.column, feature.values)
+    return feature_of(values, np.arange(len(decided_at)), np.ones(len(decided_at), np.bool_), decided_at)
 
 
 def _clock(feature: RequestFeature, observations: pa.Table) -> pa.Array:

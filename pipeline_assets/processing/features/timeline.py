@@ -25,7 +25,7 @@ class Columns:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
+class VisibleEvents:
     """The events that some request can see: their rows in the table, and key and times of each."""
 
     rows: Ints
@@ -40,7 +40,7 @@ class Told:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class Questions:
     """The distinct requests that have a key, as questions in the order of (key, asked_at).
 
     requests: how many rows the requests have. rows: those with a key; question: the question of each.
@@ -61,14 +61,14 @@ class Asked:
 
 @dataclass(frozen=True, kw_only=True)
 class Timeline:
-    """Positions 0 … n-1 are events in the order of (key, event_at), which `order` brings them into; `asked` are the questions.
+    """Positions 0 … n-1 are events in the order of (key, event_at), which `order` brings them into.
 
     marks: the clock's mark of each position. visible_order: the positions in the order of (key, visible_at), None where that is the same.
     seen: for each question, how many entries of the visible order are of lower keys or visible to it. codes: how many keys there may be.
     """
 
-    told: Told
-    asked: Asked
+    events: VisibleEvents
+    questions: Questions
     clock: Clock
     codes: int
     order: Ints
@@ -79,22 +79,22 @@ class Timeline:
     @cached_property
     def rows(self) -> Ints:
         """The row in the table of events at each position."""
-        return self.told.rows[self.order]
+        return self.events.rows[self.order]
 
     @cached_property
     def code(self) -> Ints:
         """The key at each position."""
-        return self.told.code[self.order]
+        return self.events.code[self.order]
 
     @cached_property
     def event_at(self) -> Ints:
         """When it happened, at each position."""
-        return self.told.event_at[self.order]
+        return self.events.event_at[self.order]
 
     @cached_property
     def visible_at(self) -> Ints:
         """When it could first count, at each position."""
-        return self.told.visible_at[self.order]
+        return self.events.visible_at[self.order]
 
     @cached_property
     def key_bounds(self) -> Ints:
@@ -104,16 +104,16 @@ class Timeline:
     @property
     def key_start(self) -> Ints:
         """For each question, the first position of its key."""
-        return self.key_bounds[self.asked.code]
+        return self.key_bounds[self.questions.code]
 
     @property
     def key_end(self) -> Ints:
         """For each question, the position after the last of its key."""
-        return self.key_bounds[self.asked.code + 1]
+        return self.key_bounds[self.questions.code + 1]
 
     def positions_from(self, at: Ints) -> Ints:
         """For each question, the first position of its key with event_at not before `at` (microseconds, one per question)."""
-        return np.searchsorted(self.marks, self.clock.before(self.asked.code, at))
+        return np.searchsorted(self.marks, self.clock.before(self.questions.code, at))
 
     def in_visible_order(self, values: np.ndarray) -> np.ndarray:
         """Values per position, rearranged by visibility."""
@@ -130,51 +130,58 @@ def build_timeline(requests: pa.Table, events: pa.Table, columns: Columns, *, na
     event_at = instants(events, name, columns.event_at)
     known_at = event_at if columns.known_at == columns.event_at else instants(events, name, columns.known_at)
     asked_code, code, codes = key_codes(requests, events, columns.keys, name)
-    told = _visible(code, event_at, known_at, int(asked_at.max(initial=0)))
-    clock = clock_for(codes, told.event_at, told.visible_at)
-    marks = clock.mark(told.code, told.event_at)
+    seen = _visible(code, event_at, known_at, int(asked_at.max(initial=0)))
+    clock = clock_for(codes, seen.event_at, seen.visible_at)
+    marks = clock.mark(seen.code, seen.event_at)
     order = _sorted_order(marks)
     sorted_marks = marks[order]
     if is_ordered:
         found = [plain_column(events, name, column) for column in columns.order_by]
-        breakers = [told.known_at.__getitem__, *(_ranking(column, told.rows) for column in found), told.rows.__getitem__]
+        breakers = [seen.known_at.__getitem__, *(_ranking(column, seen.rows) for column in found), seen.rows.__getitem__]
         order = _break_ties(order, sorted_marks, breakers)
-    asked = _questions(asked_code, asked_at, clock)
-    visible_order, seen = _visibility(told, asked, clock, order, sorted_marks)
+    questions = _questions(asked_code, asked_at, clock)
+    visible_order, seen_at = _visibility(seen, questions, clock, order, sorted_marks)
     return Timeline(
-        told=told, asked=asked, clock=clock, codes=codes, order=order, marks=sorted_marks, visible_order=visible_order, seen=seen
+        events=seen,
+        questions=questions,
+        clock=clock,
+        codes=codes,
+        order=order,
+        marks=sorted_marks,
+        visible_order=visible_order,
+        seen=seen_at,
     )
 
 
-def _visible(code: Ints, event_at: Ints, known_at: Ints, until: int) -> Told:
-    """The events with a key that somebody asks for, visible by the last time asked."""
+def _visible(code: Ints, event_at: Ints, known_at: Ints, until: int) -> VisibleEvents:
+    """The events whose key is in the requests, visible by the last time asked."""
     kept = (code != NO_KEY) & (event_at <= until) & (known_at <= until)
     rows = np.flatnonzero(kept)
     if len(rows) < len(code):
         is_same = known_at is event_at
         code, event_at = code[rows], event_at[rows]
         known_at = event_at if is_same else known_at[rows]
-    return Told(rows=rows, code=code, event_at=event_at, known_at=known_at)
+    return VisibleEvents(rows=rows, code=code, event_at=event_at, known_at=known_at)
 
 
-def _questions(code: Ints, at: Ints, clock: Clock) -> Asked:
+def _questions(code: Ints, at: Ints, clock: Clock) -> Questions:
     requests = len(code)
     rows = np.flatnonzero(code != NO_KEY)
     rows = rows[_sorted_order(clock.until(code[rows], at[rows]))]
     code, at = code[rows], at[rows]
     is_new = np.concatenate(([True], (code[1:] != code[:-1]) | (at[1:] != at[:-1])))[: len(rows)]
-    return Asked(requests=requests, rows=rows, question=np.cumsum(is_new) - 1, code=code[is_new], at=at[is_new])
+    return Questions(requests=requests, rows=rows, question=np.cumsum(is_new) - 1, code=code[is_new], at=at[is_new])
 
 
-def _visibility(told: Told, asked: Asked, clock: Clock, order: Ints, marks: Ints) -> tuple[Ints | None, Ints]:
+def _visibility(events: VisibleEvents, questions: Questions, clock: Clock, order: Ints, marks: Ints) -> tuple[Ints | None, Ints]:
     """The positions by (key, visible_at), None where that is their order already, and how many of them each question sees."""
     visible_order = None
-    if told.visible_at is not told.event_at:
-        marks = clock.mark(told.code, told.visible_at)[order]
+    if events.visible_at is not events.event_at:
+        marks = clock.mark(events.code, events.visible_at)[order]
         if not _is_sorted(marks):
             visible_order = np.argsort(marks)
             marks = marks[visible_order]
-    return visible_order, np.searchsorted(marks, clock.until(asked.code, asked.at), side="right")
+    return visible_order, np.searchsorted(marks, clock.until(questions.code, questions.at), side="right")
 
 
 def _is_sorted(marks: Ints) -> bool:

@@ -6,14 +6,13 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline_assets.core import names
-from pipeline_assets.processing.features.as_of import latest_features
-from pipeline_assets.processing.features.columns import Bools, Floats, Ints, arrow_floats, instants, numbers, truths
+from pipeline_assets.processing.features.as_of import latest_features, latest_values
+from pipeline_assets.processing.features.columns import DECISION_AT, Floats, Ints, arrow_floats, arrow_whole, instants, present_in
 from pipeline_assets.processing.features.keys import bucket_of, key_columns
 from pipeline_assets.processing.features.timeline import Columns, build_timeline
-from pipeline_assets.processing.features.windows import window_features
-from pipeline_assets.spec.features import FeatureView, Latest, Windowed
+from pipeline_assets.processing.features.windows import window_features, window_values
+from pipeline_assets.spec.features import FeatureView, Latest
 
-DECISION_AT = "decision_at"
 # A bucket asked more often than this is asked in parts, so that a hot key needs memory for its events and one part of its requests only.
 REQUESTS_AT_ONCE = 2_000_000
 
@@ -34,7 +33,8 @@ def view_features(
 
     requests: the entity's key columns and `decision_at` (aware, to the microsecond), any order, other columns ignored. events: the key
     columns, the two times and the features' columns of the view's source, any order. Both may be empty.
-    Returns len(requests) rows in their order with the columns `feature_names(view)`: `count` as int64, all others as float64 with nulls.
+    Returns len(requests) rows in their order with the columns `feature_names(view)`: `count` and the codes of listed categories as int64,
+    learned categories as text, all others as float64, with nulls.
     The bytes are the same for every number of buckets (crc32 of the key) and every `requests_at_once`.
     Raises TableMismatch where a column is missing, duplicated or of the wrong type, a time naive or null, a value NaN or infinite.
     """
@@ -68,9 +68,9 @@ def _asks_for_newest(view: FeatureView) -> bool:
 def _parts(view: FeatureView, requests: pa.Table, events: pa.Table, buckets: int, at_once: int) -> Iterator[tuple[Ints, pa.Table]]:
     """Rows of requests, at most `at_once`, and the events of their bucket; at least one part, if an empty one."""
     asked = _by_bucket(bucket_of(requests, "requests", view.entity.keys, buckets), buckets)
-    told = _by_bucket(bucket_of(events, view.source.name, view.entity.keys, buckets), buckets)
+    theirs = _by_bucket(bucket_of(events, view.source.name, view.entity.keys, buckets), buckets)
     for bucket, rows in enumerate(asked):
-        mine = events.take(pa.array(told[bucket])) if len(rows) else events.slice(0, 0)
+        mine = events.take(pa.array(theirs[bucket])) if len(rows) else events.slice(0, 0)
         for start in range(0, len(rows), at_once):
             yield rows[start : start + at_once], mine
     if requests.num_rows == 0:
@@ -84,22 +84,26 @@ def _by_bucket(bucket: Ints, buckets: int) -> list[Ints]:
 
 
 def _refuse_broken(view: FeatureView, requests: pa.Table, events: pa.Table) -> None:
-    """Raises TableMismatch for what the whole tables have wrong, also in buckets that nobody asks."""
+    """Raises TableMismatch for what the whole tables have wrong, also in buckets without requests."""
     instants(requests, "requests", DECISION_AT)
     for column in (view.source.event_at, view.source.known_at):
         instants(events, view.source.name, column)
     for key in view.entity.keys:
         key_columns(requests, events, key, view.source.name)
     for feature in view.features:
-        if feature.column is not None:
-            read = truths if isinstance(feature, Windowed) and feature.aggregate == "rate" else numbers
-            read(events, view.source.name, feature.column)
+        if isinstance(feature, Latest):
+            latest_values(events, view.source.name, feature)
+        elif feature.column is not None:
+            window_values(events, view.source.name, feature)
 
 
 def _rearranged(column: pa.Array, order: Ints) -> pa.Array:
-    """column[order], with zeros under its nulls."""
-    present: Bools = column.is_valid().to_numpy(zero_copy_only=False)[order]
+    """column[order], with zeros under the nulls of numbers."""
+    if pa.types.is_string(column.type):
+        return column.take(pa.array(order))
+    present = present_in(column)[order]
     if pa.types.is_floating(column.type):
         floats: Floats = column.fill_null(0).to_numpy(zero_copy_only=False)[order]
         return arrow_floats(floats, present)
-    return pa.array(column.to_numpy()[order])
+    whole: Ints = column.fill_null(0).to_numpy(zero_copy_only=False)[order]
+    return arrow_whole(whole, present)

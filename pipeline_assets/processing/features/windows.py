@@ -14,13 +14,24 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline_assets.core import names
+from pipeline_assets.core.aggregates import AGGREGATES, Part
 from pipeline_assets.processing.features.as_of import newest_positions
-from pipeline_assets.processing.features.columns import Bools, Floats, Ints, Numbers, arrow_floats, numbers, truths
+from pipeline_assets.processing.features.columns import (
+    Bools,
+    Floats,
+    Ints,
+    Numbers,
+    arrow_floats,
+    numbers,
+    plain_column,
+    present_in,
+    truths,
+)
 from pipeline_assets.processing.features.dominance import Queries, early_sums
 from pipeline_assets.processing.features.exact import Digits, digits, rounded, sample_variance, squares, whole
 from pipeline_assets.processing.features.extremes import Split, greatest, split_by_lateness
 from pipeline_assets.processing.features.timeline import Timeline
-from pipeline_assets.spec.features import Aggregate, FeatureView, Windowed
+from pipeline_assets.spec.features import FeatureView, Windowed
 
 MICROSECOND = timedelta(microseconds=1)
 HOPS = (
@@ -29,17 +40,24 @@ HOPS = (
 )
 LONGEST_HOP = timedelta(days=1)
 
-# What each aggregate adds up: the values that are not null, their sum, the sum of their squares.
-COUNT, SUM, SQUARES = "count", "sum", "squares"
-ADDS: dict[Aggregate, tuple[str, ...]] = {
-    "count": (COUNT,),
-    "sum": (COUNT, SUM),
-    "mean": (COUNT, SUM),
-    "rate": (COUNT, SUM),
-    "variance": (COUNT, SUM, SQUARES),
-    "stddev": (COUNT, SUM, SQUARES),
-}
-Measure = tuple[str | None, str]
+COUNT: Part = "count"
+SUM: Part = "sum"
+SQUARES: Part = "squares"
+# The parts that are added up; the others are looked up.
+ADDED = (COUNT, SUM, SQUARES)
+Measure = tuple[str | None, Part]
+
+
+def window_values(events: pa.Table, name: str, feature: Windowed) -> Numbers:
+    """The column of the events that a windowed feature is made of; raises TableMismatch where it is not what its aggregate needs.
+
+    Of a column that is no number only how many values it has is asked: each counts 1.
+    """
+    found = plain_column(events, name, str(feature.column))
+    if AGGREGATES[feature.aggregate].finish == "count" and not pa.types.is_floating(found.type):
+        valid = present_in(found)
+        return Numbers(values=valid.astype(np.int64), valid=valid)
+    return (truths if feature.aggregate == "rate" else numbers)(events, name, str(feature.column))
 
 
 def hop_of(window: timedelta, declared: timedelta | None = None) -> timedelta:
@@ -62,7 +80,7 @@ class Bucket:
     timeline: Timeline
     events: pa.Table
     name: str
-    _columns: dict[tuple[str, bool], Numbers] = field(default_factory=dict)
+    _columns: dict[tuple[str, str], Numbers] = field(default_factory=dict)
     _sums: dict[Measure, "PrefixSums"] = field(default_factory=dict)
 
     def column(self, feature: Windowed) -> Numbers:
@@ -70,13 +88,13 @@ class Bucket:
         if feature.column is None:
             count = len(self.timeline.rows)
             return Numbers(values=np.ones(count, np.int64), valid=np.ones(count, np.bool_))
-        key = (feature.column, feature.aggregate == "rate")
+        key = (feature.column, feature.aggregate if feature.aggregate in ("rate", "count") else "")
         if key not in self._columns:
-            data = (truths if feature.aggregate == "rate" else numbers)(self.events, self.name, feature.column)
+            data = window_values(self.events, self.name, feature)
             self._columns[key] = Numbers(values=data.values[self.timeline.rows], valid=data.valid[self.timeline.rows])
         return self._columns[key]
 
-    def sums(self, feature: Windowed, kind: str) -> "PrefixSums":
+    def sums(self, feature: Windowed, kind: Part) -> "PrefixSums":
         """The prefix sums of one measure of the feature's column."""
         measure = (feature.column, kind)
         if measure not in self._sums:
@@ -124,7 +142,7 @@ class Frame:
 
 def frame_of(timeline: Timeline, window: timedelta, hop: timedelta) -> Frame:
     """The window's frame. Straddlers became known more than the window after they happened: usually none."""
-    start = timeline.positions_from(window_start(timeline.asked.at, window, hop))
+    start = timeline.positions_from(window_start(timeline.questions.at, window, hop))
     is_straddler = timeline.visible_at - timeline.event_at > window // MICROSECOND
     straddlers = np.flatnonzero(is_straddler)
     if len(straddlers) == 0:
@@ -141,7 +159,7 @@ def frame_of(timeline: Timeline, window: timedelta, hop: timedelta) -> Frame:
 
 
 def window_features(view: FeatureView, timeline: Timeline, events: pa.Table) -> dict[str, pa.Array]:
-    """The windowed features of the view, one column a feature and window, one row a request: `count` int64, all others float64.
+    """The windowed features of the view, one column per feature and window, one row per request: `count` int64, all others float64.
 
     Null where no counted event is in the window (0 for `count`), and for `variance` and `stddev` (of the sample: n − 1) where fewer than
     two are. Needs an ordered timeline for `last`. Raises TableMismatch where a column is not what its aggregate needs.
@@ -163,7 +181,7 @@ def window_features(view: FeatureView, timeline: Timeline, events: pa.Table) -> 
 
 def window_totals(bucket: Bucket, frame: Frame, features: Iterable[Windowed]) -> dict[Measure, Digits]:
     """Every measure that the features need, added up over the window of each question."""
-    sums = {(feature.column, kind): bucket.sums(feature, kind) for feature in features for kind in ADDS.get(feature.aggregate, ())}
+    sums = {(feature.column, part): bucket.sums(feature, part) for feature in features for part in _added(feature)}
     totals = [seen - upto[frame.start] for prefix in sums.values() for seen, upto in zip(prefix.seen, prefix.upto, strict=True)]
     if len(frame.straddlers):
         late = [values[frame.straddlers] for prefix in sums.values() for values in prefix.values]
@@ -172,32 +190,38 @@ def window_totals(bucket: Bucket, frame: Frame, features: Iterable[Windowed]) ->
     return {measure: Digits(exponent=prefix.exponent, columns=tuple(next(column) for _ in prefix.upto)) for measure, prefix in sums.items()}
 
 
+def _added(feature: Windowed) -> list[Part]:
+    return [part for part in AGGREGATES[feature.aggregate].parts if part in ADDED]
+
+
 def _column_of(feature: Windowed, bucket: Bucket, frame: Frame, totals: dict[Measure, Digits]) -> pa.Array:
     """The feature's column in the order of the requests."""
-    if feature.aggregate == "count":
-        return pa.array(bucket.timeline.asked.per_request(totals[feature.column, COUNT].columns[0]))
-    if feature.aggregate in ADDS:
-        values, present = _from_totals(feature, totals)
-    elif feature.aggregate in ("min", "max"):
+    kind, questions = AGGREGATES[feature.aggregate], bucket.timeline.questions
+    if kind.finish == "count":
+        return pa.array(questions.per_request(totals[feature.column, COUNT].columns[0]))
+    if "extreme" in kind.parts:
         values, present = _extreme(feature, bucket, frame)
-    else:
+    elif "newest" in kind.parts:
         values, present = _newest(feature, bucket, frame)
-    return arrow_floats(bucket.timeline.asked.per_request(values), bucket.timeline.asked.per_request(present))
+    else:
+        values, present = _from_totals(feature, totals), totals[feature.column, COUNT].columns[0] >= kind.fewest
+    return arrow_floats(questions.per_request(values), questions.per_request(present))
 
 
-def _from_totals(feature: Windowed, totals: dict[Measure, Digits]) -> tuple[Floats, Bools]:
+def _from_totals(feature: Windowed, totals: dict[Measure, Digits]) -> Floats:
+    finish = AGGREGATES[feature.aggregate].finish
     count, total = totals[feature.column, COUNT].columns[0], totals[feature.column, SUM]
-    if feature.aggregate == "sum":
-        return rounded(total), count > 0
-    if feature.aggregate in ("mean", "rate"):
-        return rounded(total) / np.maximum(count, 1), count > 0
+    if finish == "sum":
+        return rounded(total)
+    if finish == "mean":
+        return rounded(total) / np.maximum(count, 1)
     variance = sample_variance(count, total, totals[feature.column, SQUARES])
-    return np.sqrt(variance) if feature.aggregate == "stddev" else variance, count > 1
+    return np.sqrt(variance) if finish == "stddev" else variance
 
 
 def _extreme(feature: Windowed, bucket: Bucket, frame: Frame) -> tuple[Floats, Bools]:
     data = bucket.column(feature)
-    sign = 1.0 if feature.aggregate == "max" else -1.0
+    sign = 1.0 if AGGREGATES[feature.aggregate].finish == "greatest" else -1.0
     best = greatest(bucket.timeline, bucket.split, frame.start, data.values.astype(np.float64) * sign, data.valid)
     # Adding zero turns the -0.0 of a negated zero back into 0.0.
     return best * sign + 0.0, np.isfinite(best)
@@ -209,10 +233,10 @@ def _newest(feature: Windowed, bucket: Bucket, frame: Frame) -> tuple[Floats, Bo
     present = newest >= frame.start
     place = newest[present]
     values = np.zeros(len(newest))
-    if feature.aggregate == "last":
+    if AGGREGATES[feature.aggregate].finish == "value":
         values[present] = data.values[place]
     else:
-        values[present] = (timeline.asked.at[present] - timeline.event_at[place]) / 1e6
+        values[present] = (timeline.questions.at[present] - timeline.event_at[place]) / 1e6
     return values, present
 
 

@@ -1,4 +1,4 @@
-"""The assets of the lake: one table a source or stream, and the order of its files."""
+"""The assets of the lake: one table per source or stream, and the maintenance of all tables."""
 
 from dataclasses import asdict
 from datetime import UTC, date, datetime
@@ -7,14 +7,14 @@ import dagster as dg
 import pyarrow as pa
 
 from pipeline_assets.core import names
-from pipeline_assets.core.resources import Platform, asked_days, column_schema, dagster_errors, days, key
+from pipeline_assets.core.project import Project
+from pipeline_assets.core.resources import Platform, asked_days, column_schema, dagster_errors, days, key, use_case_tags
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.processing.lake import tables
 from pipeline_assets.processing.lake.keys import DoubledKeys, doubled_keys
-from pipeline_assets.processing.lake.maintenance import POLICY, STREAM_POLICY, Policy, Tidied, tidy
+from pipeline_assets.processing.lake.maintenance import POLICY, STREAM_POLICY, Maintained, Policy, maintain
 from pipeline_assets.processing.lake.tables import Published
 from pipeline_assets.spec.contracts import Contract
-from pipeline_assets.spec.use_case import UseCase
 
 ROWS_MATCH, UNIQUE_KEY = "rows_match_staging", "unique_key"
 POLICIES = {
@@ -24,43 +24,37 @@ POLICIES = {
     names.FEATURES: POLICY,
     names.FEATURE_STORE: POLICY,
 }
-TIDY, AT_NIGHT = "tidy_the_lake", "30 3 * * *"
+AT_NIGHT = "30 3 * * *"
 
 Metadata = dict[str, dg.MetadataValue | dg.TableSchema | dg.TableColumnLineage | int | str]
 
 
-def defs(use_case: UseCase) -> dg.Definitions:
-    """A lake table for each source and stream of the use case, the upkeep of all lake tables, and its schedule."""
-    published = [_table(use_case, contract, by_day=by_day) for contract, by_day in published_contracts(use_case)]
-    upkeep = [_upkeep(use_case, namespace, policy) for namespace, policy in POLICIES.items()]
-    job = dg.define_asset_job(TIDY, selection=dg.AssetSelection.assets(*upkeep))
+def defs(project: Project) -> dg.Definitions:
+    """A lake table for each source and stream, and once for the platform: the maintenance of all lake tables, and its schedule."""
+    published = [_table(project, contract, by_day=by_day) for contract, by_day in project.lake_contracts]
+    maintained = [_maintenance(project, namespace, policy) for namespace, policy in POLICIES.items()]
+    job = dg.define_asset_job(names.MAINTAIN_LAKE, selection=dg.AssetSelection.assets(*maintained))
     nightly = dg.ScheduleDefinition(
         job=job,
         cron_schedule=AT_NIGHT,
         execution_timezone="UTC",
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description="Compacts small files, expires old snapshots and deletes forgotten files. Rows never change, so it is on by default.",
+        description="Compacts small files, expires old snapshots and deletes orphan files. Rows never change, so it is on by default.",
     )
-    return dg.Definitions(assets=[*published, *upkeep], jobs=[job], schedules=[nightly])
+    return dg.Definitions(assets=[*published, *maintained], jobs=[job], schedules=[nightly])
 
 
-def published_contracts(use_case: UseCase) -> list[tuple[Contract, bool]]:
-    """The contracts with a lake table, each with whether it is kept by day: all sources but those that only are a stream's history."""
-    histories = {stream.history.contract.name for stream in use_case.streams}
-    sources = [(s.contract, s.load == "daily") for s in use_case.sources if s.contract.name not in histories]
-    return sources + [(stream.contract, True) for stream in use_case.streams]
-
-
-def _table(use_case: UseCase, contract: Contract, *, by_day: bool) -> dg.AssetsDefinition:
-    asset_key = key(names.lake(contract.name))
+def _table(project: Project, contract: Contract, *, by_day: bool) -> dg.AssetsDefinition:
+    asset_key, home = key(names.lake(contract.name)), project.homes_of(contract)[0]
 
     @dg.asset(
         key=asset_key,
         deps=[key(names.staged(contract.name))],
-        partitions_def=days(use_case) if by_day else None,
+        partitions_def=days(project.span_of(home)) if by_day else None,
         backfill_policy=dg.BackfillPolicy.single_run() if by_day else None,
         group_name=names.LAKE,
         kinds={"iceberg", "s3"},
+        tags=use_case_tags(home),
         owners=[contract.owner],
         code_version=contract.version,
         pool=names.LAKE,
@@ -129,32 +123,32 @@ def _metadata(contract: Contract, published: Published) -> Metadata:
     }
 
 
-def _upkeep(use_case: UseCase, namespace: str, policy: Policy) -> dg.AssetsDefinition:
+def _maintenance(project: Project, namespace: str, policy: Policy) -> dg.AssetsDefinition:
     @dg.asset(
         key=key(names.maintenance(namespace)),
         group_name=names.LAKE,
         kinds={"iceberg", "s3"},
-        owners=[use_case.owner],
+        owners=sorted({use_case.owner for use_case in project.use_cases}),
         pool=names.LAKE,
-        description=f"The files of all tables in `{namespace}`: few and large, old snapshots expired, what nothing names deleted.",
+        description=f"The files of all tables in `{namespace}`: few and large, old snapshots expired, orphan files deleted.",
         metadata={"policy": dg.MetadataValue.json({name: str(value) for name, value in asdict(policy).items()})},
     )
-    def upkeep(platform: Platform) -> dg.MaterializeResult:
+    def maintenance(platform: Platform) -> dg.MaterializeResult:
         with dagster_errors():
-            tidied = tidy(platform.settings, namespace, policy, datetime.now(UTC))
-        return dg.MaterializeResult(metadata=_upkeep_metadata(tidied))
+            maintained = maintain(platform.settings, namespace, policy, datetime.now(UTC))
+        return dg.MaterializeResult(metadata=_maintenance_metadata(maintained))
 
-    return upkeep
+    return maintenance
 
 
-def _upkeep_metadata(tidied: Tidied) -> Metadata:
-    shown = [dg.TableRecord(asdict(table)) for table in tidied.tables]
+def _maintenance_metadata(maintained: Maintained) -> Metadata:
+    shown = [dg.TableRecord(asdict(table)) for table in maintained.tables]
     return {
-        "files_before": sum(table.files_before for table in tidied.tables),
-        "files_after": sum(table.files_after for table in tidied.tables),
-        "snapshots_expired": sum(table.snapshots_before - table.snapshots_after for table in tidied.tables),
-        "files_deleted": tidied.swept.deleted,
-        "bytes_reclaimed": tidied.swept.bytes,
-        "files_unnamed": tidied.swept.unnamed,
+        "files_before": sum(table.files_before for table in maintained.tables),
+        "files_after": sum(table.files_after for table in maintained.tables),
+        "snapshots_expired": sum(table.snapshots_before - table.snapshots_after for table in maintained.tables),
+        "files_deleted": maintained.swept.deleted,
+        "bytes_reclaimed": maintained.swept.bytes,
+        "orphan_files": maintained.swept.orphans,
         **({"tables": dg.MetadataValue.table(shown)} if shown else {}),
     }

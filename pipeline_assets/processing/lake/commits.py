@@ -1,7 +1,8 @@
 """One snapshot that puts files in the place of others, planned again when another writer was faster."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import stamina
@@ -24,8 +25,15 @@ class Change:
     add: "Sequence[DataFile]"
 
 
-def replace_files(table: "Table", rows: "BooleanExpression", plan: "Callable[[Table], Change]") -> Change:
+def replace_files(
+    table: "Table",
+    rows: "BooleanExpression",
+    plan: "Callable[[Table], Change]",
+    properties: Mapping[str, str | None] = MappingProxyType({}),
+) -> Change:
     """Commit what `plan` makes of the table as one snapshot, and give it back; no snapshot if the change is empty.
+
+    `properties` of the table are set (None: removed) in the same commit, so that they are true of the rows that it leaves.
 
     Another writer's commit is taken up if it touched other rows. If it touched some of `rows`, the plan is made anew from the table as it
     is then, so that two writers of one day never leave both their files. Raises LakeBusy after some attempts.
@@ -39,18 +47,45 @@ def replace_files(table: "Table", rows: "BooleanExpression", plan: "Callable[[Ta
             with attempt:
                 table.refresh()
                 change = plan(table)
+                new = {name: value for name, value in properties.items() if table.properties.get(name) != value}
                 if change.remove or change.add:
-                    _overwrite(table, rows, change)
+                    _overwrite(table, rows, change, new)
+                elif new:
+                    _set(table, new)
     except conflicts as error:
         raise LakeBusy(".".join(table.name()), str(error)) from error
     return change
 
 
-def _overwrite(table: "Table", rows: "BooleanExpression", change: Change) -> None:
-    # Files are dropped by name, so no data is read or rewritten. The predicate is what the catalog's other commits are checked against.
-    with table.transaction() as transaction, transaction.update_snapshot().overwrite() as snapshot:
-        snapshot.delete_by_predicate(rows)
-        for file in change.remove:
-            snapshot.delete_data_file(file)
-        for file in change.add:
-            snapshot.append_data_file(file)
+def _overwrite(table: "Table", rows: "BooleanExpression", change: Change, properties: Mapping[str, str | None]) -> None:
+    removed, kept = _split(properties)
+    with table.transaction() as transaction:
+        if removed:
+            transaction.remove_properties(*removed)
+        if kept:
+            transaction.set_properties(kept)
+        # Files are dropped by name, so no data is read or rewritten. The predicate is what the catalog's other commits are checked against.
+        with transaction.update_snapshot().overwrite() as snapshot:
+            snapshot.delete_by_predicate(rows)
+            for file in change.remove:
+                snapshot.delete_data_file(file)
+            for file in change.add:
+                snapshot.append_data_file(file)
+
+
+def _set(table: "Table", properties: Mapping[str, str | None]) -> None:
+    """Properties alone, refused if another writer has changed the rows since the table was read."""
+    from pyiceberg.table.refs import MAIN_BRANCH
+    from pyiceberg.table.update import AssertRefSnapshotId, RemovePropertiesUpdate, SetPropertiesUpdate
+
+    removed, kept = _split(properties)
+    current = table.current_snapshot()
+    unchanged = AssertRefSnapshotId(ref=MAIN_BRANCH, **{"snapshot-id": None if current is None else current.snapshot_id})
+    table.catalog.commit_table(table, (unchanged,), (RemovePropertiesUpdate(removals=removed), SetPropertiesUpdate(updates=kept)))
+    table.refresh()
+
+
+def _split(properties: Mapping[str, str | None]) -> tuple[list[str], dict[str, str]]:
+    """The names of those to remove, and those to set."""
+    kept = {name: value for name, value in properties.items() if value is not None}
+    return [name for name in properties if name not in kept], kept

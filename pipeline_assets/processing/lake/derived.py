@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline_assets.core.arrow import columns_in
 from pipeline_assets.core.errors import TableMismatch
 from pipeline_assets.core.iceberg import Identifier
 from pipeline_assets.ingestion.staging import partitions as staging
@@ -87,9 +88,8 @@ def _check_columns(identifier: Identifier, data: pa.Table, time_column: str) -> 
 
 def _fitted(table: "Table", rows: pa.Table) -> pa.Table:
     schema = table.schema().as_arrow()
-    columns = [rows.column(f.name) if f.name in rows.column_names else pa.nulls(len(rows), f.type) for f in schema]
     try:
-        return pa.Table.from_arrays(columns, names=schema.names).cast(schema)
+        return pa.Table.from_arrays(columns_in(rows, schema), names=schema.names).cast(schema)
     except (pa.ArrowInvalid, ValueError) as error:
         raise TableMismatch(".".join(table.name()), f"cannot take the rows: {error}", rows.column_names) from error
 

@@ -1,7 +1,7 @@
 """Parquet files as Iceberg sees them: read from their footers, found by day, written once and never changed.
 
-A file's name begins with a digest of what it holds. So a writer can tell from the names alone that a day already is as it should be, and
-writes and commits nothing. The rest of the name is random: a path is never used twice, so whoever deletes an old file cannot hit a new
+A file's name begins with a digest of what it holds. So a writer knows from the names alone that a day already is as it should be, and
+writes and commits nothing. The rest of the name is random: a path is never used twice, so a deletion of an old file cannot hit a new
 one.
 """
 

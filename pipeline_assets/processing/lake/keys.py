@@ -1,4 +1,4 @@
-"""Whether the primary key of a contract tells rows apart."""
+"""Whether the primary key of a contract is unique."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ SHOWN = 5
 
 @dataclass(frozen=True, kw_only=True)
 class DoubledKeys:
-    """How many rows are there beyond the first of their key, and some of these keys with their number of rows."""
+    """How many rows there are beyond the first of each key, and some of these keys with their number of rows."""
 
     surplus: int
     examples: tuple[Mapping[str, object], ...]
@@ -21,7 +21,7 @@ class DoubledKeys:
 def doubled_keys(read: Callable[[], pa.RecordBatchReader], key: Sequence[str]) -> DoubledKeys:
     """The keys that stand in more than one row; null equals null.
 
-    read: gives the key columns of the rows, anew at each call. Memory is eight bytes a row: keys are compared by hash, and only the rows
+    read: returns the key columns of the rows, at each call. Memory is eight bytes per row: keys are compared by hash, and only the rows
     whose hash stands twice are read again and compared by value.
     """
     hashes = [_hashes(batch, key) for batch in read()]

@@ -1,7 +1,7 @@
-"""Lake tables kept in good order: small files compacted, old snapshots expired, forgotten files deleted, by one policy.
+"""Maintenance of lake tables: small files compacted, old snapshots expired, orphan files deleted, by one policy.
 
-Every step is a commit or a deletion of its own and takes up where the last left off, so it may be killed at any point. No step removes a
-file that a kept snapshot or a current staging manifest names.
+Every step is a commit or a deletion of its own and continues where the last one ended, so it may be killed at any point. No step removes a
+file that a kept snapshot or a current staging manifest refers to.
 """
 
 from dataclasses import dataclass, replace
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """When a lake table is put in order.
+    """When which maintenance of a lake table is due.
 
     A day with at least `min_files` files is rewritten to files of about `target_file_bytes`, if that halves their number. From
     `min_manifests` manifests on, they are merged. The newest `kept_snapshots` snapshots stay, and all younger than `snapshot_age`. A file
-    that nothing has named for `unnamed_for` is deleted; it must outlast every run and every reader.
+    that nothing has referred to for `orphan_age` is deleted; it must outlast every run and every reader.
     """
 
     min_files: int
@@ -37,7 +37,7 @@ class Policy:
     min_manifests: int
     kept_snapshots: int
     snapshot_age: timedelta
-    unnamed_for: timedelta
+    orphan_age: timedelta
 
 
 POLICY = Policy(
@@ -46,15 +46,15 @@ POLICY = Policy(
     min_manifests=50,
     kept_snapshots=20,
     snapshot_age=timedelta(days=7),
-    unnamed_for=timedelta(days=1),
+    orphan_age=timedelta(days=1),
 )
 # A stream commits every few seconds; nobody reads what its tables were a week ago.
 STREAM_POLICY = replace(POLICY, snapshot_age=timedelta(days=1))
 
 
 @dataclass(frozen=True, kw_only=True)
-class TidiedTable:
-    """One table before and after: its live files, its snapshots, and the days whose files were made few."""
+class MaintainedTable:
+    """One table before and after: its live files, its snapshots, and the days that were compacted."""
 
     table: str
     files_before: int
@@ -66,22 +66,22 @@ class TidiedTable:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tidied:
-    """A namespace put in order: what became of each table, and of the files that nothing names."""
+class Maintained:
+    """The maintenance of a namespace: what was done to each table, and to orphan files."""
 
-    tables: tuple[TidiedTable, ...]
+    tables: tuple[MaintainedTable, ...]
     swept: Swept
 
 
-def tidy(settings: Settings, namespace: str, policy: Policy, now: datetime) -> Tidied:
+def maintain(settings: Settings, namespace: str, policy: Policy, now: datetime) -> Maintained:
     """Compact, expire and sweep all tables of a namespace as of `now` (aware).
 
     Rows never change, and a scan opened before goes on. Raises LakeBusy if a table's snapshots could not be expired for other writers.
     """
     client = connections.object_store(settings)
     with connections.catalog(settings) as catalog:
-        tidied = tuple(_tidy_table(client, table, policy, now) for table in tables_of(catalog, namespace))
-        return Tidied(tables=tidied, swept=sweep(settings, catalog, namespace, unnamed_for=policy.unnamed_for, now=now))
+        maintained = tuple(_maintain_table(client, table, policy, now) for table in tables_of(catalog, namespace))
+        return Maintained(tables=maintained, swept=sweep(settings, catalog, namespace, orphan_age=policy.orphan_age, now=now))
 
 
 def expire(table: "Table", policy: Policy, now: datetime) -> int:
@@ -99,12 +99,12 @@ def expire(table: "Table", policy: Policy, now: datetime) -> int:
     return len(old)
 
 
-def _tidy_table(client: "S3Client", table: "Table", policy: Policy, now: datetime) -> TidiedTable:
+def _maintain_table(client: "S3Client", table: "Table", policy: Policy, now: datetime) -> MaintainedTable:
     files_before, snapshots_before = len(files.live_files(table)), len(table.snapshots())
     compacted = compact(client, table, min_files=policy.min_files, target_bytes=policy.target_file_bytes)
     merged = merge_manifests(table, min_manifests=policy.min_manifests)
     expire(table, policy, now)
-    return TidiedTable(
+    return MaintainedTable(
         table=".".join(table.name()),
         files_before=files_before,
         files_after=len(files.live_files(table)),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline_assets.core.arrow import columns_in
 from pipeline_assets.core.errors import UnknownName
 from pipeline_assets.processing.lake import files
 
@@ -69,11 +70,11 @@ def _by_name(table: "Table", task: "FileScanTask", schema: pa.Schema) -> list[pa
     with table.io.new_input(task.file.file_path).open() as opened:
         is_small = task.file.file_size_in_bytes < SMALL_BYTES
         parquet = pq.ParquetFile(pa.BufferReader(opened.read()) if is_small else opened, pre_buffer=True)
-        present = set(parquet.schema_arrow.names)
-        rows = parquet.read([name for name in schema.names if name in present], use_threads=False)
-    count = task.file.record_count
-    columns = [rows.column(f.name) if f.name in present else pa.nulls(count, f.type) for f in schema]
-    batches: list[pa.RecordBatch] = pa.Table.from_arrays(columns, names=schema.names).cast(schema).to_batches()
+        present = [name for name in schema.names if name in parquet.schema_arrow.names]
+        rows = parquet.read(present, use_threads=False)
+    if not present:
+        rows = pa.table({schema.names[0]: pa.nulls(task.file.record_count, schema.types[0])})
+    batches: list[pa.RecordBatch] = pa.Table.from_arrays(columns_in(rows, schema), names=schema.names).cast(schema).to_batches()
     return batches
 
 

@@ -1,8 +1,9 @@
-"""Files that nothing names any more: noted when first seen so, deleted once they have been so for long enough.
+"""Orphan files, which no snapshot and no manifest refers to: noted when first seen, deleted once they have been orphans for long enough.
 
-A file may be unnamed because it is about to be named: a run writes its files before it commits them, and a publication reads a manifest
-before it commits what the manifest names. A reader may still be at a snapshot that was just expired. None of these lasts for a day, so a
-file goes only if it was unnamed at two looks at least that far apart. The notes are one object on the store; losing it delays deletion.
+A file may be an orphan because it is about to be committed: a run writes its files before it commits them, and a publication reads a
+manifest before it commits the manifest's files. A reader may still be at a snapshot that was just expired. None of these lasts for a day,
+so a file goes only if it was an orphan at two looks at least that far apart. The notes are one object on the store; losing it delays
+deletion.
 """
 
 import json
@@ -31,17 +32,17 @@ STAGED = names.staged("")[0]
 
 @dataclass(frozen=True, kw_only=True)
 class Swept:
-    """How many files nothing names, how many of them were deleted now, and their bytes."""
+    """How many orphan files there were, how many of them were deleted now, and their bytes."""
 
-    unnamed: int
+    orphans: int
     deleted: int
     bytes: int
 
 
-def sweep(settings: Settings, catalog: "Catalog", namespace: str, *, unnamed_for: timedelta, now: datetime) -> Swept:
-    """Delete what lies in the folders of a namespace's tables and was named by nothing for `unnamed_for`, up to `now` (aware).
+def sweep(settings: Settings, catalog: "Catalog", namespace: str, *, orphan_age: timedelta, now: datetime) -> Swept:
+    """Delete the files in the folders of a namespace's tables that have been orphans for `orphan_age`, up to `now` (aware).
 
-    Named is what any snapshot of any of these tables refers to, their metadata, and what the current manifest of a staged partition
+    No orphan is what any snapshot of any of these tables refers to, their metadata, and what the current manifest of a staged partition
     lists. Sweeping the published tables (`names.LAKE`) sweeps the staged files too.
     """
     client, bucket = connections.object_store(settings), settings.s3_bucket
@@ -50,29 +51,29 @@ def sweep(settings: Settings, catalog: "Catalog", namespace: str, *, unnamed_for
     listed = dict(_listed(client, bucket, [_key(bucket, f"{table.location()}/") for table in tables]))
     staged = dict(_staged(client, bucket)) if namespace == names.LAKE else {}
     named = {_key(bucket, path) for table in tables for path in _named_by(table.refresh())}
-    unnamed = {key: size for key, size in (listed | staged).items() if key not in named}
-    for key in _named_by_manifests(client, bucket, [key for key in unnamed if key in staged]):
-        unnamed.pop(key, None)
-    return _delete_old(client, bucket, f"{names.LAKE}/_unnamed/{namespace}.json", unnamed, unnamed_for, now)
+    orphans = {key: size for key, size in (listed | staged).items() if key not in named}
+    for key in _named_by_manifests(client, bucket, [key for key in orphans if key in staged]):
+        orphans.pop(key, None)
+    return _delete_old(client, bucket, f"{names.LAKE}/_orphans/{namespace}.json", orphans, orphan_age, now)
 
 
-def _delete_old(client: "S3Client", bucket: str, notes_key: str, unnamed: dict[str, int], unnamed_for: timedelta, now: datetime) -> Swept:
+def _delete_old(client: "S3Client", bucket: str, notes_key: str, orphans: dict[str, int], orphan_age: timedelta, now: datetime) -> Swept:
     notes = _read_notes(client, bucket, notes_key)
-    since = {key: notes.get(key, now) for key in unnamed}
-    old = [key for key, first_seen in since.items() if now - first_seen >= unnamed_for]
+    since = {key: notes.get(key, now) for key in orphans}
+    old = [key for key, first_seen in since.items() if now - first_seen >= orphan_age]
     for start in range(0, len(old), KEYS_A_REQUEST):
         _delete(client, bucket, old[start : start + KEYS_A_REQUEST])
     kept = {key: first_seen.isoformat() for key, first_seen in since.items() if key not in set(old)}
     client.put_object(Bucket=bucket, Key=notes_key, Body=json.dumps(kept).encode(), ContentType="application/json")
-    return Swept(unnamed=len(unnamed), deleted=len(old), bytes=sum(unnamed[key] for key in old))
+    return Swept(orphans=len(orphans), deleted=len(old), bytes=sum(orphans[key] for key in old))
 
 
 def _read_notes(client: "S3Client", bucket: str, key: str) -> dict[str, datetime]:
     try:
-        told = json.loads(client.get_object(Bucket=bucket, Key=key)["Body"].read())
+        notes = json.loads(client.get_object(Bucket=bucket, Key=key)["Body"].read())
     except client.exceptions.NoSuchKey:
         return {}
-    return {path: datetime.fromisoformat(first_seen) for path, first_seen in told.items()}
+    return {path: datetime.fromisoformat(first_seen) for path, first_seen in notes.items()}
 
 
 def _delete(client: "S3Client", bucket: str, keys: Sequence[str]) -> None:

@@ -1,9 +1,10 @@
 """Lake tables as other rooms use them: whole days put in place of what was there, and read back at a snapshot."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from itertools import chain
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
     from pyiceberg.manifest import DataFile
     from pyiceberg.table import Table
+
+
+# The properties of a table that hold the digests of `made_from`, by day. They are of the newest snapshot: after a rollback of a table by
+# other tools they must be removed.
+INPUTS = "pipeline.inputs."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +67,19 @@ def publish_snapshot(settings: Settings, contract: Contract) -> Published:
     return _publish(settings, contract, [None])
 
 
-def replace_days(settings: Settings, identifier: Identifier, data: pa.Table, time_column: str, first: date, last: date) -> Published:
+def replace_days(
+    settings: Settings,
+    identifier: Identifier,
+    data: pa.Table,
+    time_column: str,
+    first: date,
+    last: date,
+    *,
+    inputs: Mapping[date, str] = MappingProxyType({}),
+) -> Published:
     """Put `data` in the place of the days `first` to `last` (UTC, inclusive) of `time_column`, in one snapshot.
 
+    `inputs` is a digest per day of what its rows were made from, which `made_from` reads back; a day without one has none from then on.
     Days without rows end up empty. Rows are sorted by `time_column`, then by the columns before it; a day whose sorted rows are
     those it holds already is left alone. Raises TableMismatch if a row lies outside the days or has no time, SchemaConflict if the table
     cannot follow the columns, LakeBusy if other writers always came first.
@@ -80,7 +96,8 @@ def replace_days(settings: Settings, identifier: Identifier, data: pa.Table, tim
             return Change(remove=[file for day in new for file in live.get(day, [])], add=list(chain.from_iterable(new.values())))
 
         before = _snapshot(table)
-        change = replace_files(table, files.rows_of_days(table, first, last), plan)
+        properties = {f"{INPUTS}{day}": inputs.get(day) for day in wanted}
+        change = replace_files(table, files.rows_of_days(table, first, last), plan, properties)
         return _published(table, before, list(wanted), change, given=data.num_rows)
 
 
@@ -117,10 +134,23 @@ def snapshot_id(settings: Settings, identifier: Identifier) -> int | None:
         return None if table is None else _snapshot(table)
 
 
+def made_from(settings: Settings, identifier: Identifier) -> tuple[int | None, Mapping[date, str]]:
+    """The newest snapshot of a derived table, and of each day that has one the digest of what its rows were made from.
+
+    None and no day where nothing was ever written.
+    """
+    with connections.catalog(settings) as catalog:
+        table = open_table(catalog, identifier)
+        if table is None:
+            return None, {}
+        known = {name.removeprefix(INPUTS): digest for name, digest in table.properties.items() if name.startswith(INPUTS)}
+        return _snapshot(table), {date.fromisoformat(day): digest for day, digest in known.items()}
+
+
 def row_count(
     settings: Settings, identifier: Identifier, first: date | None = None, last: date | None = None, snapshot_id: int | None = None
 ) -> int:
-    """How many rows a table holds (of the days `first` to `last`, if given), told by its metadata; 0 where nothing was ever written."""
+    """How many rows a table holds (of the days `first` to `last`, if given), read from its metadata; 0 where nothing was ever written."""
     with connections.catalog(settings) as catalog:
         table = open_table(catalog, identifier)
         if table is None:

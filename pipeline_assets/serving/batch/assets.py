@@ -7,13 +7,24 @@ import dagster as dg
 from pydantic import Field
 
 from pipeline_assets.core import names
-from pipeline_assets.core.resources import Platform, asked_days, dagster_errors, days, key, pictures
+from pipeline_assets.core.project import Project
+from pipeline_assets.core.resources import Platform, asked_days, dagster_errors, days, key, pictures, use_case_tags
 from pipeline_assets.model_lifecycle.registry.versions import version_url
-from pipeline_assets.serving.batch.plots import draw_histogram
-from pipeline_assets.serving.batch.predictions import DECISION_AT, FEATURE_HASH, MODEL_VERSION, PREDICTION_ID, SCORE, Kept, read_kept
+from pipeline_assets.serving.batch.answers import answer_columns, meanings, range_rule
+from pipeline_assets.serving.batch.predictions import (
+    DECISION_AT,
+    FEATURE_HASH,
+    MODEL_VERSION,
+    PREDICTION_ID,
+    RUN_ID,
+    SCORED_AT,
+    Kept,
+    read_kept,
+)
 from pipeline_assets.serving.batch.score import Scored, Version, score_days
+from pipeline_assets.serving.batch.spread import Spread, draw_spread, read_spread
 from pipeline_assets.spec.models import Model
-from pipeline_assets.spec.use_case import UseCase
+from pipeline_assets.spec.tasks import Task
 
 ROWS_MATCH, IN_RANGE, AS_DECLARED = "rows_match_vectors", "scores_in_range", "versions_as_asked"
 FRESHNESS = timedelta(days=2)
@@ -29,28 +40,30 @@ class Scoring(dg.Config):
     )
 
 
-def defs(use_case: UseCase) -> dg.Definitions:
-    """The predictions of the use case's model."""
-    return dg.Definitions(assets=[_predictions(use_case, use_case.model)])
+def defs(project: Project) -> dg.Definitions:
+    """The predictions of every model."""
+    return dg.Definitions(assets=[_predictions(project, model) for model in project.models])
 
 
-def _predictions(use_case: UseCase, model: Model) -> dg.AssetsDefinition:
-    asset_key = key(names.predictions(model.name))
+def _predictions(project: Project, model: Model) -> dg.AssetsDefinition:
+    home = project.home_of_model(model)
+    asset_key, schema = key(names.predictions(model.name)), _column_schema(project, model)
 
     @dg.asset(
         key=asset_key,
         deps=[key(names.vectors(model.name)), key(names.champion(model.name))],
-        partitions_def=days(use_case),
+        partitions_def=days(project.span_of(home)),
         backfill_policy=dg.BackfillPolicy.single_run(),
         group_name=names.BATCH_INFERENCE,
         kinds={"xgboost", "postgres"},
         owners=[model.owner],
+        tags=use_case_tags(home),
         code_version="1",
         pool=names.BATCH_INFERENCE,
-        description=f"{model.question} One row per {model.observations.key} and decision_at, by the day of decision_at.",
-        metadata={"dagster/column_schema": _column_schema(model), "dagster/table_name": ".".join(names.predictions(model.name))},
+        description=f"{model.question} One row per {', '.join(model.observations.keys)} and decision_at, by the day of decision_at.",
+        metadata={"dagster/column_schema": schema, "dagster/table_name": ".".join(names.predictions(model.name))},
         freshness_policy=dg.FreshnessPolicy.time_window(fail_window=FRESHNESS),
-        check_specs=_check_specs(asset_key),
+        check_specs=_check_specs(asset_key, model.task),
     )
     def predictions(context: dg.AssetExecutionContext, platform: Platform, config: Scoring) -> dg.MaterializeResult:
         first, last = asked_days(context)
@@ -58,20 +71,21 @@ def _predictions(use_case: UseCase, model: Model) -> dg.AssetsDefinition:
             done = score_days(platform.settings, model, first, last, version=config.version, run_id=context.run.run_id)
             context.log.info("%d rows written, %d unchanged, %d removed", done.written, done.unchanged, done.removed)
             kept = read_kept(platform.settings, model, first, last)
+            spread = read_spread(platform.settings, model, first, last)
             links = {number: version_url(platform.settings, model, number) for number in kept.versions}
-        metadata = _metadata(model, config.version, done, kept) | {"versions": _links(links)}
+        metadata = _metadata(config.version, done, kept) | _pictured(spread) | {"versions": _links(links)}
         return dg.MaterializeResult(metadata=metadata, check_results=judge(config.version, done, kept))
 
     return predictions
 
 
-def _check_specs(asset_key: dg.AssetKey) -> list[dg.AssetCheckSpec]:
-    told = {
+def _check_specs(asset_key: dg.AssetKey, task: Task) -> list[dg.AssetCheckSpec]:
+    rules = {
         ROWS_MATCH: "As many predictions as vectors.",
-        IN_RANGE: "Every score is a probability: from 0 to 1, and not NaN.",
+        IN_RANGE: range_rule(task),
         AS_DECLARED: "Each row was scored by the version that the run asked for; with `champion` there is one.",
     }
-    return [dg.AssetCheckSpec(name, asset=asset_key, blocking=True, description=description) for name, description in told.items()]
+    return [dg.AssetCheckSpec(name, asset=asset_key, blocking=True, description=description) for name, description in rules.items()]
 
 
 def judge(version: Version, done: Scored, kept: Kept) -> list[dg.AssetCheckResult]:
@@ -85,20 +99,22 @@ def judge(version: Version, done: Scored, kept: Kept) -> list[dg.AssetCheckResul
     ]
 
 
-def _metadata(model: Model, version: Version, done: Scored, kept: Kept) -> Metadata:
+def _metadata(version: Version, done: Scored, kept: Kept) -> Metadata:
     return {
         "dagster/partition_row_count": kept.rows,
-        "dagster/column_schema": _column_schema(model),
         "rows": kept.rows,
         "written": done.written,
         "unchanged": done.unchanged,
         "removed": done.removed,
         "version_asked": version,
         "rows_by_version": _by_version(kept),
-        "scores": pictures({"Distribution of scores": draw_histogram(done.histogram)}),
         # As text: the page would show numbers of 19 digits rounded.
         "vectors_snapshot_id": str(done.snapshot_id),
     }
+
+
+def _pictured(spread: Spread) -> Metadata:
+    return {"scores": pictures({"Distribution of scores": draw_spread(spread)})}
 
 
 def _links(urls: Mapping[int, str]) -> dg.MetadataValue:
@@ -109,16 +125,19 @@ def _by_version(kept: Kept) -> dg.MetadataValue:
     return dg.MetadataValue.json({str(version): rows for version, rows in kept.versions.items()})
 
 
-def _column_schema(model: Model) -> dg.TableSchema:
+def _column_schema(project: Project, model: Model) -> dg.TableSchema:
+    """The columns of the table with their types of Postgres."""
+    described, asked = meanings(model.task), model.observations
+    keys = {key: "bigint" if project.kind_of(asked.table, key) == "integer" else "text" for key in asked.keys}
     columns = {
-        PREDICTION_ID: ("uuid", "The same for the same model, version, key and decision_at."),
-        model.observations.key: ("text", "Which decision it is."),
+        PREDICTION_ID: ("uuid", "The same for the same model, version, keys and decision_at."),
+        **{name: (kind, "Which decision it is.") for name, kind in keys.items()},
         DECISION_AT: ("timestamptz", "When the decision is asked for, in UTC."),
-        SCORE: ("double precision", "The probability of a true label."),
+        **{name: (kind, described[name]) for name, kind in answer_columns(model.task).items()},
         MODEL_VERSION: ("bigint", "The version that scored."),
         FEATURE_HASH: ("text", "SHA-256 of the features' values that were scored."),
-        "run_id": ("text", "The run that wrote the row."),
-        "scored_at": ("timestamptz", "When it was written, by the wall clock."),
+        RUN_ID: ("text", "The run that wrote the row."),
+        SCORED_AT: ("timestamptz", "When it was written, by the wall clock."),
     }
     required = dg.TableColumnConstraints(nullable=False)
-    return dg.TableSchema(columns=[dg.TableColumn(name, kind, told, required) for name, (kind, told) in columns.items()])
+    return dg.TableSchema(columns=[dg.TableColumn(name, kind, meaning, required) for name, (kind, meaning) in columns.items()])

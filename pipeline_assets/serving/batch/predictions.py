@@ -12,15 +12,18 @@ import pyarrow.csv as pa_csv
 
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import warehouse
+from pipeline_assets.core.errors import TableMismatch
 from pipeline_assets.core.settings import Settings
+from pipeline_assets.serving.batch.answers import answer_columns, unfit_answer
 from pipeline_assets.spec.models import Model
 
 if TYPE_CHECKING:
     from psycopg import Cursor
-    from psycopg.sql import Composed, Identifier
+    from psycopg.sql import Composable, Composed, Identifier
 
-PREDICTION_ID, DECISION_AT, SCORE = "prediction_id", "decision_at", "score"
+PREDICTION_ID, DECISION_AT = "prediction_id", "decision_at"
 MODEL_VERSION, FEATURE_HASH = "model_version", "feature_hash"
+RUN_ID, SCORED_AT = "run_id", "scored_at"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +36,11 @@ class Replaced:
 
 @dataclass(frozen=True, kw_only=True)
 class Kept:
-    """What the table holds of a range of days: rows by version, and how many scores are no probability (below 0, above 1, or NaN)."""
+    """What the table holds of a range of days: rows by version, and how many of them have an answer that the task cannot give.
+
+    Such an answer is a probability that is NaN, below 0 or above 1, probabilities of classes that do not add up to 1, or a value that is
+    not finite.
+    """
 
     versions: Mapping[int, int]
     out_of_range: int
@@ -48,7 +55,7 @@ class Replacement:
     """Rows gathered to replace those of a range of days; nothing is visible before `finish`, and its caller's commit."""
 
     def __init__(self, cursor: "Cursor", model: Model, first: date, last: date) -> None:
-        self._cursor, self._model, self._days = cursor, model, _bounds(first, last)
+        self._cursor, self._model, self._days = cursor, model, bounds(first, last)
 
     def add(self, rows: pa.Table) -> None:
         """Gathers rows with the columns of `columns(model)`; each prediction_id once in all calls together."""
@@ -56,7 +63,7 @@ class Replacement:
 
         data = BytesIO()
         pa_csv.write_csv(rows.select(columns(self._model)), data, pa_csv.WriteOptions(include_header=False))
-        copy = SQL("copy incoming ({columns}) from stdin (format csv)").format(columns=_listed(columns(self._model)))
+        copy = SQL("copy incoming ({columns}) from stdin (format csv)").format(columns=listed(columns(self._model)))
         with self._cursor.copy(copy) as stream:
             stream.write(data.getbuffer())
 
@@ -64,7 +71,7 @@ class Replacement:
         """Removes what is gone or has changed, and writes what is new or has changed as of `run_id` and now; leaves the rest alone."""
         from psycopg.sql import SQL
 
-        table = _table(self._model)
+        table = table_of(self._model)
         same = SQL(" and ").join(SQL("incoming.{0} = kept.{0}").format(_name(column)) for column in columns(self._model))
         gone = SQL(
             "delete from {table} as kept where decision_at >= %s and decision_at < %s and not exists (select from incoming where {same})"
@@ -75,24 +82,25 @@ class Replacement:
             "insert into {table} ({columns}, run_id, scored_at) select {columns}, %s, now() from incoming "
             "where not exists (select from {table} as kept where kept.prediction_id = incoming.prediction_id)"
         )
-        self._cursor.execute(new.format(table=table, columns=_listed(columns(self._model))), (run_id,))
+        self._cursor.execute(new.format(table=table, columns=listed(columns(self._model))), (run_id,))
         return Replaced(written=self._cursor.rowcount, removed=removed)
 
 
 @contextmanager
-def replacing(settings: Settings, model: Model, first: date, last: date) -> Iterator[Replacement]:
+def replacing(settings: Settings, model: Model, first: date, last: date, vectors: pa.Schema) -> Iterator[Replacement]:
     """A replacement of the days `first` to `last` (UTC, inclusive, of decision_at), committed at the end of the block, or not at all.
 
-    Makes schema and table where they are missing. Replacements of the same model wait for each other; readers wait for none.
+    Makes schema and table where they are missing, with the keys in the types of `vectors`. Replacements of the same model wait for each
+    other; readers wait for none. Raises TableMismatch if there is a table that cannot hold the answers of the model's task.
     """
     from psycopg.sql import SQL
 
     with warehouse(settings) as connection, connection.cursor() as cursor:
         with connection.transaction():
-            _define(cursor, model)
-        cursor.execute(SQL("lock table {table} in share row exclusive mode").format(table=_table(model)))
+            _define(cursor, model, vectors)
+        cursor.execute(SQL("lock table {table} in share row exclusive mode").format(table=table_of(model)))
         incoming = SQL("create temporary table incoming on commit drop as select {columns} from {table} with no data")
-        cursor.execute(incoming.format(columns=_listed(columns(model)), table=_table(model)))
+        cursor.execute(incoming.format(columns=listed(columns(model)), table=table_of(model)))
         yield Replacement(cursor, model, first, last)
 
 
@@ -101,55 +109,93 @@ def read_kept(settings: Settings, model: Model, first: date, last: date) -> Kept
     from psycopg.sql import SQL
 
     query = SQL(
-        "select model_version, count(*), count(*) filter (where not score between 0 and 1) from {table} "
+        "select model_version, count(*), count(*) filter (where {unfit}) from {table} "
         "where decision_at >= %s and decision_at < %s group by model_version order by model_version"
-    ).format(table=_table(model))
+    ).format(table=table_of(model), unfit=unfit_answer(model.task))
     with warehouse(settings) as connection:
-        found = connection.execute(query, _bounds(first, last)).fetchall()
+        found = connection.execute(query, bounds(first, last)).fetchall()
     return Kept(versions={version: rows for version, rows, _ in found}, out_of_range=sum(broken for _, _, broken in found))
 
 
 def columns(model: Model) -> tuple[str, ...]:
     """The columns that say what was predicted; `run_id` and `scored_at` say who wrote the row, and when."""
-    return (PREDICTION_ID, model.observations.key, DECISION_AT, SCORE, MODEL_VERSION, FEATURE_HASH)
+    return (PREDICTION_ID, *model.observations.keys, DECISION_AT, *answer_columns(model.task), MODEL_VERSION, FEATURE_HASH)
 
 
-def _define(cursor: "Cursor", model: Model) -> None:
+def key_type(kind: pa.DataType) -> str:
+    """The type of Postgres that holds a key of this type: text, or a 64-bit integer."""
+    return "bigint" if pa.types.is_integer(kind) else "text"
+
+
+def bounds(first: date, last: date) -> tuple[datetime, datetime]:
+    """The instants from which (inclusive) and until which (exclusive) the days `first` to `last` last, in UTC."""
+    return datetime.combine(first, time(), UTC), datetime.combine(last + timedelta(days=1), time(), UTC)
+
+
+def table_of(model: Model) -> "Identifier":
+    """The table of the model's predictions, as a part of SQL."""
+    return _name(*names.predictions(model.name))
+
+
+def listed(columns: Sequence[str]) -> "Composed":
+    """Columns, as a part of SQL."""
+    from psycopg.sql import SQL
+
+    return SQL(", ").join(_name(column) for column in columns)
+
+
+def _define(cursor: "Cursor", model: Model, vectors: pa.Schema) -> None:
     """Makes schema, table and index where there is no table; one run at a time, as `if not exists` fails when two are the first."""
     from psycopg.sql import SQL
 
     cursor.execute("select pg_advisory_xact_lock(hashtext(%s))", (names.PREDICTIONS,))
-    if _exists(cursor, model):
+    found = _existing_columns(cursor, model)
+    if found:
+        _check_columns(model, found)
         return
     cursor.execute(SQL("create schema if not exists {schema}").format(schema=_name(names.PREDICTIONS)))
-    table = SQL(
-        "create table {table} (prediction_id uuid primary key, {key} text not null, decision_at timestamptz not null, "
-        "score double precision not null, model_version bigint not null, feature_hash text not null, "
-        "run_id text not null, scored_at timestamptz not null)"
-    )
-    cursor.execute(table.format(table=_table(model), key=_name(model.observations.key)))
+    cursor.execute(SQL("create table {table} ({columns})").format(table=table_of(model), columns=_definitions(model, vectors)))
     index = SQL("create index {index} on {table} (decision_at)")
-    cursor.execute(index.format(index=_name(f"{model.name}_by_decision_at"), table=_table(model)))
+    cursor.execute(index.format(index=_name(f"{model.name}_by_decision_at"), table=table_of(model)))
 
 
-def _exists(cursor: "Cursor", model: Model) -> bool:
-    schema, table = names.predictions(model.name)
-    cursor.execute("select exists (select from pg_tables where schemaname = %s and tablename = %s)", (schema, table))
-    return cursor.fetchone() == (True,)
-
-
-def _bounds(first: date, last: date) -> tuple[datetime, datetime]:
-    return datetime.combine(first, time(), UTC), datetime.combine(last + timedelta(days=1), time(), UTC)
-
-
-def _table(model: Model) -> "Identifier":
-    return _name(*names.predictions(model.name))
-
-
-def _listed(columns: Sequence[str]) -> "Composed":
+def _definitions(model: Model, vectors: pa.Schema) -> "Composable":
+    """The columns of a new table with their types."""
     from psycopg.sql import SQL
 
-    return SQL(", ").join(_name(column) for column in columns)
+    types = {
+        PREDICTION_ID: "uuid primary key",
+        **{key: f"{key_type(vectors.field(key).type)} not null" for key in model.observations.keys},
+        DECISION_AT: "timestamptz not null",
+        **{column: f"{kind} not null" for column, kind in answer_columns(model.task).items()},
+        MODEL_VERSION: "bigint not null",
+        FEATURE_HASH: "text not null",
+        RUN_ID: "text not null",
+        SCORED_AT: "timestamptz not null",
+    }
+    return SQL(", ").join(SQL("{} {}").format(_name(name), SQL(kind)) for name, kind in types.items())
+
+
+def _existing_columns(cursor: "Cursor", model: Model) -> dict[str, bool]:
+    """The columns of the table, each with whether it may be null; none where there is no table."""
+    schema, table = names.predictions(model.name)
+    query = (
+        "select column_name, is_nullable = 'YES' from information_schema.columns "
+        "where table_schema = %s and table_name = %s order by ordinal_position"
+    )
+    return dict(cursor.execute(query, (schema, table)).fetchall())
+
+
+def _check_columns(model: Model, found: Mapping[str, bool]) -> None:
+    expected = {*columns(model), RUN_ID, SCORED_AT}
+    needless = {name for name, is_nullable in found.items() if not is_nullable}
+    differing = sorted((expected - found.keys()) | (needless - expected))
+    if differing:
+        problem = (
+            f"was made for other keys, another task or other classes: it differs in {', '.join(differing)}. "
+            "Rename or drop it, or give the model another name"
+        )
+        raise TableMismatch(".".join(names.predictions(model.name)), problem, [*found])
 
 
 def _name(*parts: str) -> "Identifier":

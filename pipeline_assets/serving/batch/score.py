@@ -2,14 +2,13 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from itertools import groupby
 from typing import TYPE_CHECKING, Literal, get_args
 from uuid import UUID, uuid5
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -19,8 +18,11 @@ from pipeline_assets.core.settings import Settings
 from pipeline_assets.model_lifecycle.feature_store import offline
 from pipeline_assets.model_lifecycle.feature_store.fingerprint import FEATURE_HASH
 from pipeline_assets.model_lifecycle.registry import ledger, versions
+from pipeline_assets.model_lifecycle.training.judged import Scores
+from pipeline_assets.model_lifecycle.training.tasks import task_kind
 from pipeline_assets.processing.lake import tables
 from pipeline_assets.serving.batch import predictions
+from pipeline_assets.serving.batch.answers import fitting
 from pipeline_assets.spec.models import Model
 
 if TYPE_CHECKING:
@@ -32,7 +34,8 @@ VERSIONS: tuple[Version, ...] = get_args(Version)
 PREDICTION_SPACE = UUID("5b0d4f0e-6f3c-5f0b-9b39-0c6c1a2f7a51")
 # Vectors of so many days are in memory at a time: about 30,000 rows of 65 features, 16 MB, in the reference use case.
 DAYS_AT_ONCE = 31
-BINS = 20
+# Between the keys of a decision that has several; never change it either.
+KEY_SEPARATOR = "\x1f"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +43,8 @@ class Scored:
     """What a run of batch inference did to a range of days.
 
     `vectors` rows were read and scored. `written` rows are new or have changed, `unchanged` ones were there with the same score and
-    stay as they are, `removed` ones are gone (replaced ones included). `versions` says how many rows each version scored. `histogram`
-    counts the scores in BINS equal bins from 0 to 1, the upper edge included in the last one. `snapshot_id` is that of the vectors.
+    stay as they are, `removed` ones are gone (replaced ones included). `versions` says how many rows each version scored. `snapshot_id` is
+    that of the vectors.
     """
 
     vectors: int
@@ -49,7 +52,6 @@ class Scored:
     unchanged: int
     removed: int
     versions: Mapping[int, int]
-    histogram: tuple[int, ...]
     snapshot_id: int | None
 
 
@@ -58,34 +60,35 @@ def score_days(settings: Settings, model: Model, first: date, last: date, *, ver
 
     `champion` scores with the version that is live now, `as_of` each day with the one that was live as the day began. All days change in
     one transaction. A row that comes out as it was keeps its run and its time, so a second run changes nothing.
-    Raises NotTrained if nothing is live, NoLiveVersion if a day with decisions had no live version, UnknownName if there are no vectors,
-    TableMismatch if they lack a feature or hold a decision twice; then nothing is written.
+    Raises NotTrained if nothing is live or the version answers otherwise than declared, NoLiveVersion if a day with decisions had no live
+    version, UnknownName if there are no vectors, TableMismatch if they lack a feature or hold a decision twice, or if there is a table of
+    other answers; then nothing is written.
     """
     snapshot_id = tables.snapshot_id(settings, names.vectors(model.name))
     stretches = _stretches(settings, model, first, last, version)
     _check_live(settings, model, stretches, snapshot_id)
-    tally = _Tally()
-    with predictions.replacing(settings, model, first, last) as replacement:
+    schema = tables.read_days(settings, names.vectors(model.name), first, first, snapshot_id=snapshot_id).schema
+    rows: Counter[int] = Counter()
+    with predictions.replacing(settings, model, first, last, schema) as replacement:
         for stretch in stretches:
             for start, end in _spans(stretch):
                 vectors = offline.vectors(settings, model, start, end, snapshot_id=snapshot_id)
                 if stretch.live is not None and vectors.num_rows:
-                    scores = stretch.live.score(vectors)
-                    replacement.add(prediction_rows(model, stretch.live.version, vectors, scores))
-                    tally.add(stretch.live.version, scores)
+                    replacement.add(prediction_rows(model, stretch.live.version, vectors, stretch.live.scorer.score(vectors)))
+                    rows[stretch.live.version] += vectors.num_rows
         change = replacement.finish(run_id)
-    return _scored(tally, change, snapshot_id)
+    return _scored(rows, change, snapshot_id)
 
 
-def prediction_rows(model: Model, version: int, vectors: pa.Table, scores: npt.NDArray[np.float64]) -> pa.Table:
+def prediction_rows(model: Model, version: int, vectors: pa.Table, scores: Scores) -> pa.Table:
     """One row per vector, in their order, in the columns of `predictions.columns`; the identifier follows from the other columns."""
-    keys, decided = vectors[model.observations.key], vectors[model.observations.decision_at]
+    keys, decided = {key: vectors[key] for key in model.observations.keys}, vectors[model.observations.decision_at]
     table = pa.table(
         {
-            predictions.PREDICTION_ID: prediction_ids(model, version, keys, decided),
-            model.observations.key: keys,
+            predictions.PREDICTION_ID: prediction_ids(model, version, [*keys.values()], decided),
+            **keys,
             predictions.DECISION_AT: decided,
-            predictions.SCORE: pa.array(scores, pa.float64()),
+            **dict(task_kind(model.task).answers(scores)),
             predictions.MODEL_VERSION: pa.array(np.full(len(scores), version), pa.int64()),
             FEATURE_HASH: vectors[FEATURE_HASH],
         }
@@ -96,13 +99,15 @@ def prediction_rows(model: Model, version: int, vectors: pa.Table, scores: npt.N
     return table
 
 
-def prediction_ids(model: Model, version: int, keys: pa.ChunkedArray, decided: pa.ChunkedArray) -> pa.Array:
-    """The identifier of each prediction: a UUID (version 5) of model, version, key and decision_at, the same whenever it is made."""
+def prediction_ids(model: Model, version: int, keys: Sequence[pa.ChunkedArray], decided: pa.ChunkedArray) -> pa.Array:
+    """The identifier of each prediction: a UUID (version 5) of model, version, keys and decision_at, the same whenever it is made.
+
+    keys: the columns of the keys in their order. Several keys are joined by U+001F; an integer is taken as decimal text.
+    """
     times = decided.cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_pylist()
+    joined = (KEY_SEPARATOR.join(map(str, row)) for row in zip(*(key.to_pylist() for key in keys), strict=True))
     prefix = f"{model.name}/{version}/"
-    return pa.array(
-        [str(uuid5(PREDICTION_SPACE, f"{prefix}{key}/{at}")) for key, at in zip(keys.to_pylist(), times, strict=True)], pa.string()
-    )
+    return pa.array([str(uuid5(PREDICTION_SPACE, f"{prefix}{key}/{at}")) for key, at in zip(joined, times, strict=True)], pa.string())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,25 +119,12 @@ class _Stretch:
     live: "LoadedModel | None"
 
 
-@dataclass
-class _Tally:
-    """What has been scored so far."""
-
-    rows: int = 0
-    versions: Counter[int] = field(default_factory=Counter)
-    histogram: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
-
-    def add(self, version: int, scores: npt.NDArray[np.float64]) -> None:
-        self.rows += len(scores)
-        self.versions[version] += len(scores)
-        self.histogram += np.histogram(scores, bins=BINS, range=(0.0, 1.0))[0]
-
-
 def _stretches(settings: Settings, model: Model, first: date, last: date, version: Version) -> list[_Stretch]:
     if version == "champion":
-        return [_Stretch(first=first, last=last, live=versions.champion(settings, model))]
+        return [_Stretch(first=first, last=last, live=fitting(model, versions.champion(settings, model)))]
     live = _live_by_day(settings, model, first, last)
-    loaded = {number: versions.load(settings, model, number) for number in {number for _, number in live} if number is not None}
+    found = {number for _, number in live if number is not None}
+    loaded = {number: fitting(model, versions.load(settings, model, number)) for number in found}
     grouped = [(number, [day for day, _ in same]) for number, same in groupby(live, key=lambda each: each[1])]
     return [_Stretch(first=same[0], last=same[-1], live=None if number is None else loaded[number]) for number, same in grouped]
 
@@ -160,13 +152,13 @@ def _spans(stretch: _Stretch, days_at_once: int = DAYS_AT_ONCE) -> Iterator[tupl
         start = end + timedelta(days=1)
 
 
-def _scored(tally: _Tally, change: predictions.Replaced, snapshot_id: int | None) -> Scored:
+def _scored(rows: Mapping[int, int], change: predictions.Replaced, snapshot_id: int | None) -> Scored:
+    scored = sum(rows.values())
     return Scored(
-        vectors=tally.rows,
+        vectors=scored,
         written=change.written,
-        unchanged=tally.rows - change.written,
+        unchanged=scored - change.written,
         removed=change.removed,
-        versions=dict(tally.versions),
-        histogram=tuple(int(count) for count in tally.histogram),
+        versions=dict(rows),
         snapshot_id=snapshot_id,
     )

@@ -1,87 +1,121 @@
 """The assets of monitoring: drift and performance of each day, their checks, and the sensor that asks for a retraining."""
 
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime
+
 import dagster as dg
+from pydantic import Field
 
 from pipeline_assets.core import names
-from pipeline_assets.core.resources import Platform, asked_days, dagster_errors, days, key, pictures
+from pipeline_assets.core.project import Project
+from pipeline_assets.core.resources import Platform, asked_days, dagster_errors, days, days_around, key, pictures, use_case_tags
+from pipeline_assets.model_lifecycle.training.inputs import parse_instant
+from pipeline_assets.model_lifecycle.training.tasks import task_kind
 from pipeline_assets.serving.monitoring import sensors
-from pipeline_assets.serving.monitoring.performance import KNOWN, DayPerformance
+from pipeline_assets.serving.monitoring.performance import (
+    KNOWN,
+    NOT_YET_KNOWN,
+    TOO_FEW,
+    DayPerformance,
+    Status,
+    broken_rules,
+    figure_names,
+)
 from pipeline_assets.serving.monitoring.picture import draw_drift
 from pipeline_assets.serving.monitoring.tables import DriftedDay
-from pipeline_assets.serving.monitoring.watch import Watched, by_day, has_drifted, watch_drift, watch_performance
-from pipeline_assets.spec.monitors import Monitor
-from pipeline_assets.spec.use_case import UseCase
+from pipeline_assets.serving.monitoring.watch import (
+    Watched,
+    WatchedPerformance,
+    by_day,
+    has_drifted,
+    watch_drift,
+    watch_performance,
+)
+from pipeline_assets.spec.models import Model
 
 Metadata = dict[str, dg.MetadataValue | int]
 NO_DRIFT, GOOD_SCORES = "no_drift", "good_scores"
 
 
-def defs(use_case: UseCase) -> dg.Definitions:
-    """The monitoring of the use case's model."""
-    return dg.Definitions(assets=[_drift(use_case), _performance(use_case)], sensors=[sensors.retraining(use_case)])
+class Clock(dg.Config):
+    """At which time performance is judged, in event time."""
+
+    as_of: str | None = Field(
+        default=None,
+        description="ISO 8601 with a zone; labels that had not matured by then do not count. Default: the end of the newest day.",
+    )
+
+    @property
+    def instant(self) -> datetime | None:
+        """The time that was given, in UTC; raises UserInputError if it is none or naive."""
+        return None if self.as_of is None else parse_instant("as_of", self.as_of)
 
 
-def _drift(use_case: UseCase) -> dg.AssetsDefinition:
-    monitor = use_case.monitor
-    model = monitor.model
+def defs(project: Project) -> dg.Definitions:
+    """The monitoring of every model."""
+    return dg.Definitions(
+        assets=[asset for model in project.models for asset in (_drift(project, model), _performance(project, model))],
+        sensors=[sensors.retraining(model) for model in project.models],
+    )
+
+
+def _drift(project: Project, model: Model) -> dg.AssetsDefinition:
+    asset_key, home = key(names.drift(model.name)), project.home_of_model(model)
 
     @dg.asset(
-        key=key(names.drift(model.name)),
+        key=asset_key,
         deps=[key(names.vectors(model.name)), key(names.predictions(model.name)), key(names.champion(model.name))],
-        partitions_def=days(use_case),
+        partitions_def=days(project.span_of(home)),
         backfill_policy=dg.BackfillPolicy.single_run(),
         group_name=names.MONITORING,
         kinds={"evidently", "postgres"},
         owners=[model.owner],
+        tags=use_case_tags(home),
         description="Drift of features and score per day against the live model's training set. One row per day and feature.",
-        check_specs=[
-            dg.AssetCheckSpec(
-                NO_DRIFT, asset=key(names.drift(model.name)), description="Few features have drifted on any day, and the score has not."
-            )
-        ],
+        check_specs=[dg.AssetCheckSpec(NO_DRIFT, asset=asset_key, description="Few features have drifted on any day, and no score has.")],
     )
     def drift(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
         with dagster_errors():
-            watched = watch_drift(platform.settings, monitor, *asked_days(context))
-        return dg.MaterializeResult(metadata=_drift_metadata(watched), check_results=[_drift_check(monitor, by_day(watched.found))])
+            watched = watch_drift(platform.settings, model, *asked_days(context))
+        return dg.MaterializeResult(metadata=_drift_metadata(watched), check_results=[_drift_check(model, by_day(watched.found))])
 
     return drift
 
 
-def _performance(use_case: UseCase) -> dg.AssetsDefinition:
-    monitor = use_case.monitor
-    model = monitor.model
+def _performance(project: Project, model: Model) -> dg.AssetsDefinition:
+    asset_key, home = key(names.performance(model.name)), project.home_of_model(model)
+    labels = dg.AssetDep(key(names.cleaned(model.label.table)), partition_mapping=days_around(after=model.label.horizon))
 
     @dg.asset(
-        key=key(names.performance(model.name)),
-        deps=[key(names.predictions(model.name)), key(names.cleaned(model.label.table))],
-        partitions_def=days(use_case),
+        key=asset_key,
+        deps=[key(names.predictions(model.name)), labels],
+        partitions_def=days(project.span_of(home)),
         backfill_policy=dg.BackfillPolicy.single_run(),
         group_name=names.MONITORING,
         kinds={"python", "postgres"},
         owners=[model.owner],
-        description="How good the scores of each day were, as far as the labels are known. One row per day.",
-        check_specs=[
-            dg.AssetCheckSpec(
-                GOOD_SCORES,
-                asset=key(names.performance(model.name)),
-                description=f"ROC AUC is at least {monitor.min_roc_auc} on every day whose labels are known.",
-            )
-        ],
+        tags=use_case_tags(home),
+        description="How good the scores of each day were, by the labels that have matured. One row per day.",
+        check_specs=[dg.AssetCheckSpec(GOOD_SCORES, asset=asset_key, description=_rules_in_words(model))],
     )
-    def performance(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
+    def performance(context: dg.AssetExecutionContext, platform: Platform, config: Clock) -> dg.MaterializeResult:
         with dagster_errors():
-            found = watch_performance(platform.settings, monitor, *asked_days(context))
-        known = sum(one.status == KNOWN for one in found)
-        metadata: Metadata = {
-            "dagster/row_count": len(found),
-            "days_known": known,
-            "days_not_yet_known": len(found) - known,
-            "days": _performance_table(found),
-        }
-        return dg.MaterializeResult(metadata=metadata, check_results=[_performance_check(monitor, found)])
+            watched = watch_performance(platform.settings, model, *asked_days(context), config.instant)
+        return dg.MaterializeResult(
+            metadata=_performance_metadata(model, watched), check_results=[_performance_check(model, watched.found)]
+        )
 
     return performance
+
+
+def _rules_in_words(model: Model) -> str:
+    """What must hold on every day, such as "On every day whose labels are known: roc_auc is at least 0.62."."""
+    kind = task_kind(model.task)
+    limits = [
+        f"{rule.metric} is {'at least' if kind.is_minimum(rule.metric) else 'at most'} {rule.limit:g}" for rule in model.monitor.rules
+    ]
+    return f"On every day whose labels are known: {', '.join(limits) or 'no rule is declared'}."
 
 
 def _drift_metadata(watched: Watched) -> Metadata:
@@ -106,32 +140,59 @@ def _drift_text(found: list[DriftedDay]) -> str:
     return "\n".join(["| day | drifted | which |", "|---|---|---|", *rows]) if rows else "Nothing has drifted."
 
 
-def _drift_check(monitor: Monitor, found: list[DriftedDay]) -> dg.AssetCheckResult:
-    failed = [str(day.day) for day in found if has_drifted(monitor, day)]
+def _drift_check(model: Model, found: list[DriftedDay]) -> dg.AssetCheckResult:
+    failed = [str(day.day) for day in found if has_drifted(model, day)]
     return dg.AssetCheckResult(
         check_name=NO_DRIFT,
         passed=not failed,
         severity=dg.AssetCheckSeverity.WARN,
         description=f"{len(failed)} of {len(found)} days have drifted." if failed else "No day has drifted.",
-        metadata={"failed_days": failed, "max_drifted_share": monitor.max_drifted_share},
+        metadata={"failed_days": failed, "max_drifted_share": model.monitor.max_drifted_share},
     )
 
 
-def _performance_check(monitor: Monitor, found: list[DayPerformance]) -> dg.AssetCheckResult:
-    weak = [str(one.day) for one in found if one.roc_auc is not None and one.roc_auc < monitor.min_roc_auc]
-    unknown = [str(one.day) for one in found if one.roc_auc is None]
+def _performance_metadata(model: Model, watched: WatchedPerformance) -> Metadata:
+    return {
+        "dagster/row_count": len(watched.found),
+        "as_of": dg.MetadataValue.timestamp(watched.clock),
+        "days_known": len(_of_status(watched.found, KNOWN)),
+        "days_not_yet_known": len(_of_status(watched.found, NOT_YET_KNOWN)),
+        "days_with_too_few_labels": len(_of_status(watched.found, TOO_FEW)),
+        "days": _performance_table(model, watched.found),
+    }
+
+
+def _performance_check(model: Model, found: Sequence[DayPerformance]) -> dg.AssetCheckResult:
+    """Which rules are broken, and on which days."""
+    broken = {str(one.day): list(rules) for one in found if (rules := broken_rules(model, one.figures))}
+    counted = Counter(rule for rules in broken.values() for rule in rules)
+    unknown, too_few = _of_status(found, NOT_YET_KNOWN), _of_status(found, TOO_FEW)
+    weak = "; ".join(f"{rule} on {number} days" for rule, number in counted.items()) or "No rule is broken"
     return dg.AssetCheckResult(
         check_name=GOOD_SCORES,
-        passed=not weak,
+        passed=not broken,
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"{len(weak)} days below {monitor.min_roc_auc}; {len(unknown)} days not yet known.",
-        metadata={"failed_days": weak, "not_yet_known": unknown},
+        description=f"{weak}. {len(unknown)} days are not yet known, {len(too_few)} have too few labels.",
+        metadata={
+            "failed_days": [*broken],
+            "broken_rules": dg.MetadataValue.json(broken),
+            "not_yet_known": unknown,
+            "too_few_labels": too_few,
+        },
     )
 
 
-def _performance_table(found: list[DayPerformance]) -> dg.TableMetadataValue:
-    columns = ("day", "scores", "labels", "label_rate", "mean_score", "roc_auc", "log_loss", "brier", "status")
-    return dg.MetadataValue.table([dg.TableRecord({name: _cell(getattr(one, name)) for name in columns}) for one in found])
+def _of_status(found: Sequence[DayPerformance], status: Status) -> list[str]:
+    return [str(one.day) for one in found if one.status == status]
+
+
+def _performance_table(model: Model, found: Sequence[DayPerformance]) -> dg.TableMetadataValue:
+    rows = [
+        {"day": one.day, "scores": one.scores, "labels": one.labels, **{name: one.figures[name] for name in figure_names(model)}}
+        | {"status": one.status}
+        for one in found
+    ]
+    return dg.MetadataValue.table([dg.TableRecord({name: _cell(value) for name, value in row.items()}) for row in rows])
 
 
 def _cell(value: object) -> str | int | float:

@@ -1,21 +1,19 @@
 """Drift of each feature and of the score per day: histograms over all rows, compared with the training reference.
 
 The measure is the population stability index, sum over bins of (p - q) · ln(p / q), where p is the share of the day's rows in a bin and q
-that of the reference (Siddiqi, Credit Risk Scorecards, 2006); nulls are a bin of their own. A day is small beside its reference, and a
-feature that moves slowly takes few values on one day, so its index is large on every day, drift or not. A feature has therefore drifted
-when its index exceeds both the declared limit and what the days of the reference themselves show.
+that of the reference (Siddiqi, Credit Risk Scorecards, 2006); nulls are a bin of their own, and text has a bin per category. A day is small
+beside its reference, and a feature that moves slowly takes few values on one day, so its index is large on every day, drift or not. A
+feature has therefore drifted when its index exceeds both the declared limit and what the days of the reference themselves show.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 SMALLEST_SHARE = 1e-4
 REFERENCE_DAYS_QUANTILE = 0.99
@@ -28,13 +26,47 @@ class Bins:
     column: str
     edges: tuple[float, ...]
 
+    @property
+    def count(self) -> int:
+        """The bins of values; that of nulls comes after them."""
+        return len(self.edges) + 1
+
+    def places(self, column: pa.ChunkedArray) -> NDArray[np.intp]:
+        """The bin of each value, any for a null."""
+        places: NDArray[np.intp] = np.searchsorted(
+            np.asarray(self.edges, dtype=np.float64), column.cast(pa.float64(), safe=False).to_numpy()
+        )
+        return places
+
+
+@dataclass(frozen=True, kw_only=True)
+class Categories:
+    """A column of text with a bin per category, and one for every other text."""
+
+    column: str
+    values: tuple[str, ...]
+
+    @property
+    def count(self) -> int:
+        """The bins of values; that of nulls comes after them."""
+        return len(self.values) + 1
+
+    def places(self, column: pa.ChunkedArray) -> NDArray[np.intp]:
+        """The bin of each value, any for a null."""
+        found = pc.index_in(column.cast(pa.string()), value_set=pa.array(self.values, pa.string()), skip_nulls=True)
+        places: NDArray[np.intp] = pc.fill_null(found, len(self.values)).to_numpy().astype(np.intp)
+        return places
+
+
+AnyBins = Bins | Categories
+
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
     """What drift is measured against: bins, shares and the limit of each column."""
 
-    bins: tuple[Bins, ...]
-    shares: tuple["NDArray[np.float64]", ...]
+    bins: tuple[AnyBins, ...]
+    shares: tuple[NDArray[np.float64], ...]
     limits: tuple[float, ...]
     rows: int
 
@@ -56,13 +88,19 @@ class Drift:
         return self.psi > self.limit
 
 
-def reference(rows: pa.Table, columns: Sequence[str], time_column: str, *, bins: int, max_psi: float) -> Reference:
+def reference(
+    rows: pa.Table, columns: Sequence[str], time_column: str, *, bins: int, max_psi: float, categories: Mapping[str, Sequence[str]]
+) -> Reference:
     """The reference made of training rows: `bins` bins of equal frequency per column (fewer where values repeat).
 
-    rows: one row per observation, with `columns` as numbers and `time_column` in UTC. The limit of a column is the larger of `max_psi` and
-    the 99th percentile of the index over the reference's own days.
+    rows: one row per observation, with `columns` and with `time_column` in UTC. A column is numbers, or text if `categories` names those
+    that have bins of their own. The limit of a column is the larger of `max_psi` and the 99th percentile of the index over the reference's
+    own days.
     """
-    cut = tuple(_bins(rows, column, bins) for column in columns)
+    cut = tuple(
+        Categories(column=column, values=tuple(categories[column])) if column in categories else _bins(rows, column, bins)
+        for column in columns
+    )
     days, counts = histograms(rows, cut, time_column)
     totals = [per_day.sum(axis=0) for per_day in counts]
     shares = tuple(total / max(total.sum(), 1) for total in totals)
@@ -90,17 +128,17 @@ def measure(rows: pa.Table, against: Reference, time_column: str) -> list[Drift]
     ]
 
 
-def psi(counts: "NDArray[np.int64]", reference_shares: "NDArray[np.float64]") -> float:
+def psi(counts: NDArray[np.int64], reference_shares: NDArray[np.float64]) -> float:
     """The population stability index of bin counts against reference shares; a share below 1e-4 is taken as 1e-4, so it stays finite."""
     p = np.maximum(counts / max(counts.sum(), 1), SMALLEST_SHARE)
     q = np.maximum(reference_shares, SMALLEST_SHARE)
     return float(np.sum((p - q) * np.log(p / q)))
 
 
-def histograms(rows: pa.Table, bins: Sequence[Bins], time_column: str) -> "tuple[list[date], list[NDArray[np.int64]]]":
-    """The UTC days of `rows`, and per column its bin counts: one row a day, one column a bin, nulls last. A NaN is above every edge."""
+def histograms(rows: pa.Table, bins: Sequence[AnyBins], time_column: str) -> tuple[list[date], list[NDArray[np.int64]]]:
+    """The UTC days of `rows`, and per column its bin counts: one row per day, one column per bin, nulls last. A NaN is above every edge."""
     days, day_of = np.unique(rows.column(time_column).to_numpy().astype("datetime64[D]"), return_inverse=True)
-    return days.astype(object).tolist(), [_counts(rows.column(one.column), one.edges, day_of, len(days)) for one in bins]
+    return days.astype(object).tolist(), [_counts(rows.column(one.column), one, day_of, len(days)) for one in bins]
 
 
 def _bins(rows: pa.Table, column: str, bins: int) -> Bins:
@@ -109,9 +147,9 @@ def _bins(rows: pa.Table, column: str, bins: int) -> Bins:
     return Bins(column=column, edges=tuple(float(edge) for edge in np.unique(inner)))
 
 
-def _counts(column: pa.ChunkedArray, edges: Sequence[float], day_of: "NDArray[np.intp]", days: int) -> "NDArray[np.int64]":
+def _counts(column: pa.ChunkedArray, bins: AnyBins, day_of: NDArray[np.intp], days: int) -> NDArray[np.int64]:
     """The rows of each day (by number) in each bin, and its nulls last."""
-    bins = len(edges) + 2
-    found = np.searchsorted(np.asarray(edges, dtype=np.float64), column.cast(pa.float64(), safe=False).to_numpy())
-    found[column.is_null().to_numpy()] = bins - 1
-    return np.bincount(day_of * bins + found, minlength=days * bins).reshape(days, bins)
+    width = bins.count + 1
+    found = bins.places(column)
+    found[column.is_null().to_numpy()] = bins.count
+    return np.bincount(day_of * width + found, minlength=days * width).reshape(days, width)

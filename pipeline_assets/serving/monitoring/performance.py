@@ -1,66 +1,109 @@
-"""How good the scores of each day were, as far as the labels are known."""
+"""How good the scores of each day were, as far as the labels had matured."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Literal
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 
-KNOWN, NOT_YET_KNOWN = "known", "not yet known"
+from pipeline_assets.model_lifecycle.training.dataset import LABEL, known_labels
+from pipeline_assets.model_lifecycle.training.judged import Labels
+from pipeline_assets.model_lifecycle.training.tasks import task_kind
+from pipeline_assets.serving.batch.answers import scores_of
+from pipeline_assets.serving.batch.predictions import DECISION_AT
+from pipeline_assets.spec.models import Model
+from pipeline_assets.spec.tasks import METRICS, Binary, MetricRule, Multiclass, Regression, Task
+
+Status = Literal["known", "not yet known", "too few labels"]
+KNOWN: Status = "known"
+NOT_YET_KNOWN: Status = "not yet known"
+TOO_FEW: Status = "too few labels"
+LABEL_RATE, MEAN_LABEL, MEAN_SCORE = "label_rate", "mean_label", "mean_score"
+# What is kept of a day; a metric that a rule names and that is not among them is kept as well.
+FIGURES: Mapping[type[Task], tuple[str, ...]] = {
+    Binary: (LABEL_RATE, MEAN_SCORE, "roc_auc", "log_loss", "brier"),
+    Multiclass: tuple(METRICS[Multiclass]),
+    Regression: (MEAN_LABEL, MEAN_SCORE, *METRICS[Regression]),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class DayPerformance:
-    """The scores of one day against its labels; the three measures are None while too few labels, or labels of one kind only, are known."""
+    """The scores of one day against its labels.
+
+    `labels` are those that had matured. `figures` has every one of `figure_names`: metrics are None unless the day is known, and where they
+    do not exist, such as an area where all labels are the same; the mean of the labels is None where there are none.
+    """
 
     day: date
     scores: int
     labels: int
-    label_rate: float | None
-    mean_score: float
-    roc_auc: float | None
-    log_loss: float | None
-    brier: float | None
-
-    @property
-    def status(self) -> str:
-        """Whether the day's performance is known."""
-        return KNOWN if self.roc_auc is not None else NOT_YET_KNOWN
+    figures: Mapping[str, float | None]
+    status: Status
 
 
-def performance(scores: pa.Table, labels: pa.Table, *, key: str, decision_at: str, label: str, min_labels: int) -> list[DayPerformance]:
-    """Performance per UTC day of `decision_at`.
+def figure_names(model: Model) -> tuple[str, ...]:
+    """The figures of a day, in the order of their columns."""
+    return tuple(dict.fromkeys((*FIGURES[type(model.task)], *(rule.metric for rule in model.monitor.rules))))
 
-    scores: one row per `key` with `score` in [0, 1]. labels: one row per `key` with a boolean `label`; a key without a row has a label that
-    is not known yet. A day with fewer than `min_labels` labels is not yet known.
+
+def broken_rules(model: Model, figures: Mapping[str, float | None]) -> tuple[str, ...]:
+    """The rules that the figures of a day break, in words; a figure that does not exist breaks none."""
+    kind = task_kind(model.task)
+    values = [(rule, figures[rule.metric]) for rule in model.monitor.rules]
+    return tuple(rule_broken(model, rule) for rule, value in values if value is not None and not kind.keeps(rule, value))
+
+
+def rule_broken(model: Model, rule: MetricRule) -> str:
+    """A rule that does not hold, such as "roc_auc below 0.62"."""
+    return f"{rule.metric} {'below' if task_kind(model.task).is_minimum(rule.metric) else 'above'} {rule.limit:g}"
+
+
+def performance(model: Model, scores: pa.Table, labels: pa.Table, clock: datetime) -> list[DayPerformance]:
+    """Performance per UTC day of the decisions, in the order of time, as it stood at `clock` (UTC, event time).
+
+    scores: the keys of the observations, `decision_at` and the scores of each prediction. labels: the columns of the model's label, any
+    order, several of a key allowed. A label counts if it was known at `clock` and its decision was at least its horizon before; of several
+    the one known last. A day is not yet known before its last decision has matured, and has too few labels with fewer than the monitor
+    asks for. Raises TableMismatch if a label does not fit its task.
     """
-    joined = scores.join(labels.select([key, label]), keys=key, join_type="left outer")
-    day = pc.cast(joined.column(decision_at), pa.date32())
-    return [_day(joined.filter(pc.equal(day, one)), one.as_py(), label, min_labels) for one in pc.unique(day).sort()]
+    asked = pl.DataFrame(scores)
+    known = known_labels(model, labels, clock, asked.schema)
+    joined = asked.join(known, on=list(model.observations.keys), how="left", maintain_order="left")
+    matured = pl.col(DECISION_AT) <= clock - model.label.horizon
+    judged = joined.with_columns(pl.when(matured).then(pl.col(LABEL)).alias(LABEL), day=pl.col(DECISION_AT).dt.date())
+    days = judged.partition_by("day", maintain_order=True, as_dict=True)
+    return [_day(model, day, rows, clock) for (day,), rows in sorted(days.items())]
 
 
-def _day(rows: pa.Table, day: date, label: str, min_labels: int) -> DayPerformance:
-    known = rows.filter(pc.is_valid(rows.column(label)))
-    truth = known.column(label).to_numpy().astype(np.int8)
-    measures = (
-        _measures(truth, known.column("score").to_numpy()) if len(truth) >= min_labels and len(set(truth)) > 1 else (None, None, None)
-    )
-    return DayPerformance(
-        day=day,
-        scores=rows.num_rows,
-        labels=known.num_rows,
-        label_rate=float(truth.mean()) if len(truth) else None,
-        mean_score=float(pc.mean(rows.column("score")).as_py()),
-        roc_auc=measures[0],
-        log_loss=measures[1],
-        brier=measures[2],
-    )
+def _day(model: Model, day: date, rows: pl.DataFrame, clock: datetime) -> DayPerformance:
+    with_label = rows.drop_nulls(LABEL)
+    status = _status(model, day, with_label.height, clock)
+    found = dict.fromkeys(figure_names(model)) | _means(model.task, rows, _truth(model, with_label))
+    if status == KNOWN:
+        metrics = task_kind(model.task).metrics(_truth(model, with_label), scores_of(model.task, with_label.to_arrow()))
+        found |= {name: value for name, value in metrics.items() if name in found}
+    return DayPerformance(day=day, scores=rows.height, labels=with_label.height, figures=found, status=status)
 
 
-def _measures(
-    truth: "np.ndarray[tuple[int], np.dtype[np.int8]]", score: "np.ndarray[tuple[int], np.dtype[np.float64]]"
-) -> tuple[float, float, float]:
-    from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
+def _status(model: Model, day: date, labels: int, clock: datetime) -> Status:
+    end = datetime.combine(day + timedelta(days=1), time(), UTC)
+    if end + model.label.horizon > clock:
+        return NOT_YET_KNOWN
+    return KNOWN if labels >= max(model.monitor.min_labels, 1) else TOO_FEW
 
-    return float(roc_auc_score(truth, score)), float(log_loss(truth, score)), float(brier_score_loss(truth, score))
+
+def _truth(model: Model, rows: pl.DataFrame) -> Labels:
+    return task_kind(model.task).encode(pa.chunked_array([rows[LABEL].to_arrow()]), "labels", model.label.column)
+
+
+def _means(task: Task, rows: pl.DataFrame, truth: Labels) -> dict[str, float | None]:
+    """The mean of all scores, and that of the labels; classes have none."""
+    if isinstance(task, Multiclass):
+        return {}
+    of_labels = float(np.mean(truth)) if len(truth) else None
+    (column,) = task_kind(task).score_columns()
+    return {LABEL_RATE if isinstance(task, Binary) else MEAN_LABEL: of_labels, MEAN_SCORE: float(np.mean(rows[column].to_numpy()))}

@@ -1,20 +1,23 @@
 """Evidently's HTML report of a sample, kept on the object store and opened by a link that is signed for a week."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline_assets.core.connections import object_store
 from pipeline_assets.core.settings import Settings
+from pipeline_assets.model_lifecycle.training.contract import ModelFeature
 
 if TYPE_CHECKING:
     import pandas as pd
 
 LINK_SECONDS = 7 * 24 * 3600
 SEED = 2013
+UNKNOWN = "(null)"
 
 
 def sample(rows: pa.Table, size: int) -> pa.Table:
@@ -24,16 +27,30 @@ def sample(rows: pa.Table, size: int) -> pa.Table:
     return rows.take(np.sort(np.random.default_rng(SEED).choice(rows.num_rows, size, replace=False)))
 
 
-def drift_report(current: pa.Table, reference: pa.Table, columns: Sequence[str], size: int) -> bytes:
-    """Evidently's drift report of `columns`, from samples of at most `size` rows, as one HTML page that needs no network."""
+def category_names(features: Sequence[ModelFeature]) -> dict[str, tuple[str, ...]]:
+    """The categories of each categorical feature."""
+    return {feature.name: feature.categories for feature in features if feature.is_categorical}
+
+
+def drift_report(
+    current: pa.Table, reference: pa.Table, columns: Sequence[str], categories: Mapping[str, Sequence[str]], size: int
+) -> bytes:
+    """Evidently's drift report of `columns`, from samples of at most `size` rows, as one HTML page that needs no network.
+
+    `categories` names the categorical columns among them, with the names that their codes stand for; one that is text is shown as it is.
+    A number without a finite value in one of the samples is left out, as Evidently refuses it; its drift is measured all the same.
+    """
     with warnings.catch_warnings():
         # Evidently pulls in a web framework that warns of its own deprecations; nothing of it is used here.
         warnings.simplefilter("ignore")
         from evidently import DataDefinition, Dataset, Report
         from evidently.presets import DataDriftPreset
 
-        definition = DataDefinition(numerical_columns=list(columns))
-        drawn = [Dataset.from_pandas(_frame(rows, columns, size), data_definition=definition) for rows in (current, reference)]
+        numbers = [column for column in columns if column not in categories]
+        frames = [_frame(rows, numbers, categories, size) for rows in (current, reference)]
+        compared = [column for column in numbers if all(np.isfinite(frame[column]).any() for frame in frames)]
+        definition = DataDefinition(numerical_columns=compared, categorical_columns=[*categories])
+        drawn = [Dataset.from_pandas(frame[[*compared, *categories]], data_definition=definition) for frame in frames]
         page: str = Report([DataDriftPreset(method="psi")]).run(*drawn).get_html_str(as_iframe=False)
     return page.encode()
 
@@ -46,7 +63,17 @@ def keep(settings: Settings, key: str, page: bytes) -> str:
     return str(store.generate_presigned_url("get_object", Params=place, ExpiresIn=LINK_SECONDS))
 
 
-def _frame(rows: pa.Table, columns: Sequence[str], size: int) -> "pd.DataFrame":
-    """The sampled columns as floats, in the form that Evidently takes."""
-    frame: pd.DataFrame = sample(rows.select(list(columns)), size).to_pandas().astype("float64")
+def _frame(rows: pa.Table, numbers: Sequence[str], categories: Mapping[str, Sequence[str]], size: int) -> "pd.DataFrame":
+    """The sampled columns in the form that Evidently takes: floats with NaN for null, and text in which null is a category of its own."""
+    drawn = sample(rows.select([*numbers, *categories]), size)
+    frame: pd.DataFrame = drawn.select(list(numbers)).to_pandas().astype("float64")
+    for column, values in categories.items():
+        frame[column] = _named(drawn[column], values).to_pandas()
     return frame
+
+
+def _named(column: pa.ChunkedArray, categories: Sequence[str]) -> pa.ChunkedArray:
+    """Categories by their names: codes are looked up, text is taken as it is."""
+    is_code = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
+    named = pa.array(categories, pa.string()).take(column.cast(pa.int64()).combine_chunks()) if is_code else column.cast(pa.string())
+    return pc.fill_null(named, UNKNOWN)

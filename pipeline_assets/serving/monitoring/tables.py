@@ -1,27 +1,39 @@
-"""The warehouse tables of monitoring: one row per day and column for drift, one per day for performance; a range is replaced at once."""
+"""The warehouse tables of monitoring: one row per day and column for drift, one per day for performance; a range is replaced at once.
 
-from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+A table that was made before, with fewer columns, is extended; the columns of a model's performance are those of its task and its rules.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING
 
+from pipeline_assets.core import names
 from pipeline_assets.core.connections import warehouse
 from pipeline_assets.core.names import AssetName
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.serving.monitoring.drift import Drift
-from pipeline_assets.serving.monitoring.performance import DayPerformance
+from pipeline_assets.serving.monitoring.performance import DayPerformance, figure_names
+from pipeline_assets.spec.models import Model
 
 if TYPE_CHECKING:
     from psycopg import Connection
 
-COLUMNS = {
-    Drift: "day date, feature text, psi double precision, psi_limit double precision, rows bigint, null_share double precision",
-    DayPerformance: (
-        "day date, scores bigint, labels bigint, label_rate double precision, mean_score double precision, "
-        "roc_auc double precision, log_loss double precision, brier double precision"
-    ),
-}
-KEYS = {Drift: "day, feature", DayPerformance: "day"}
+DAY, FEATURE = "day", "feature"
+NUMBER = "double precision"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """The columns of a table with their types of Postgres, and those that are its key."""
+
+    columns: Mapping[str, str]
+    keys: tuple[str, ...]
+
+
+DRIFT = Shape(
+    columns={DAY: "date", FEATURE: "text", "psi": NUMBER, "psi_limit": NUMBER, "rows": "bigint", "null_share": NUMBER}, keys=(DAY, FEATURE)
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,52 +45,77 @@ class DriftedDay:
     drifted: tuple[str, ...]
 
 
-def replace_days(
-    settings: Settings, table: AssetName, found: Sequence[Drift] | Sequence[DayPerformance], kind: type, days: tuple[date, date]
-) -> None:
-    """Replaces the rows of `days` (inclusive) in `table` by `found`, in one transaction; the table is made where it is missing."""
-    from psycopg import sql
-
-    name = sql.Identifier(*table)
-    with warehouse(settings) as connection, connection.cursor() as cursor:
-        _make(connection, table, kind)
-        cursor.execute(sql.SQL("delete from {} where day between %s and %s").format(name), days)
-        with cursor.copy(sql.SQL("copy {} from stdin").format(name)) as copy:
-            for one in found:
-                copy.write_row(astuple(one))
+def replace_drift(settings: Settings, model: Model, found: Sequence[Drift], days: tuple[date, date]) -> None:
+    """Replaces what was measured of the drift of `days` (inclusive), in one transaction; the table is made where it is missing."""
+    rows = ((one.day, one.column, one.psi, one.limit, one.rows, one.null_share) for one in found)
+    _replace(settings, names.drift(model.name), DRIFT, rows, days)
 
 
-def drifted_days(settings: Settings, table: AssetName, after: date | None) -> list[DriftedDay]:
+def replace_performance(settings: Settings, model: Model, found: Sequence[DayPerformance], days: tuple[date, date]) -> None:
+    """Replaces what was measured of the performance of `days` (inclusive), in one transaction; the table is made where it is missing."""
+    rows = ((one.day, one.scores, one.labels, *(one.figures[name] for name in figure_names(model))) for one in found)
+    _replace(settings, names.performance(model.name), _performance(model), rows, days)
+
+
+def drifted_days(settings: Settings, model: Model, after: date | None) -> list[DriftedDay]:
     """The measured days later than `after`, oldest first; empty where nothing was measured yet."""
     from psycopg import sql
 
+    table = names.drift(model.name)
     query = sql.SQL(
         "select day, count(*), coalesce(array_agg(feature order by feature) filter (where psi > psi_limit), '{{}}') "
         "from {} where day > coalesce(%s, '-infinity'::date) group by day order by day"
     ).format(sql.Identifier(*table))
     with warehouse(settings) as connection:
-        _make(connection, table, Drift)
+        _make(connection, table, DRIFT)
         rows = connection.execute(query, [after]).fetchall()
     return [DriftedDay(day=day, columns=columns, drifted=tuple(drifted)) for day, columns, drifted in rows]
 
 
-def weak_days(settings: Settings, table: AssetName, after: date | None, min_roc_auc: float) -> list[date]:
-    """The days later than `after` whose known performance is below `min_roc_auc`, oldest first."""
+def measured_days(settings: Settings, model: Model, after: date | None) -> list[tuple[date, dict[str, float | None]]]:
+    """The days later than `after` with their figures of performance, oldest first; empty where nothing was measured yet."""
     from psycopg import sql
 
-    query = sql.SQL("select day from {} where day > coalesce(%s, '-infinity'::date) and roc_auc < %s order by day").format(
-        sql.Identifier(*table)
+    table, figures = names.performance(model.name), figure_names(model)
+    query = sql.SQL("select {} from {} where day > coalesce(%s, '-infinity'::date) order by day").format(
+        sql.SQL(", ").join(map(sql.Identifier, (DAY, *figures))), sql.Identifier(*table)
     )
     with warehouse(settings) as connection:
-        _make(connection, table, DayPerformance)
-        return [row[0] for row in connection.execute(query, [after, min_roc_auc]).fetchall()]
+        _make(connection, table, _performance(model))
+        rows = connection.execute(query, [after]).fetchall()
+    return [(day, dict(zip(figures, values, strict=True))) for day, *values in rows]
 
 
-def _make(connection: "Connection", table: AssetName, kind: type) -> None:
-    """Makes the table where it is missing; two at once wait for each other."""
+def _performance(model: Model) -> Shape:
+    return Shape(columns={DAY: "date", "scores": "bigint", "labels": "bigint", **dict.fromkeys(figure_names(model), NUMBER)}, keys=(DAY,))
+
+
+def _replace(settings: Settings, table: AssetName, shape: Shape, rows: Iterable[tuple[object, ...]], days: tuple[date, date]) -> None:
+    """Replaces the rows of `days` (inclusive); `rows` have the columns of the shape in its order."""
     from psycopg import sql
 
-    columns, key = sql.SQL(COLUMNS[kind]), sql.SQL(KEYS[kind])
+    name, columns = sql.Identifier(*table), sql.SQL(", ").join(map(sql.Identifier, shape.columns))
+    with warehouse(settings) as connection, connection.cursor() as cursor:
+        _make(connection, table, shape)
+        cursor.execute(sql.SQL("delete from {} where day between %s and %s").format(name), days)
+        with cursor.copy(sql.SQL("copy {} ({}) from stdin").format(name, columns)) as copy:
+            for row in rows:
+                copy.write_row(row)
+
+
+def _make(connection: "Connection", table: AssetName, shape: Shape) -> None:
+    """Makes the table where it is missing, and the columns that it lacks; two at once wait for each other."""
+    from psycopg import sql
+
     connection.execute("select pg_advisory_xact_lock(hashtext(%s))", [".".join(table)])
-    connection.execute(sql.SQL("create schema if not exists {}").format(sql.Identifier(table[0])))
-    connection.execute(sql.SQL("create table if not exists {} ({}, primary key ({}))").format(sql.Identifier(*table), columns, key))
+    query = "select column_name from information_schema.columns where table_schema = %s and table_name = %s"
+    found = {name for (name,) in connection.execute(query, table).fetchall()}
+    typed = [sql.SQL("{} {}").format(sql.Identifier(name), sql.SQL(kind)) for name, kind in shape.columns.items() if name not in found]
+    if not found:
+        connection.execute(sql.SQL("create schema if not exists {}").format(sql.Identifier(table[0])))
+        keys = sql.SQL(", ").join(map(sql.Identifier, shape.keys))
+        made = sql.SQL("create table {} ({}, primary key ({}))").format(sql.Identifier(*table), sql.SQL(", ").join(typed), keys)
+        connection.execute(made)
+    elif typed:
+        added = sql.SQL(", ").join(sql.SQL("add column {}").format(column) for column in typed)
+        connection.execute(sql.SQL("alter table {} {}").format(sql.Identifier(*table), added))

@@ -1,35 +1,35 @@
-"""Watches a range of days of one model: reads what it saw and said, measures, and keeps what was found."""
+"""Monitors a range of days of one model: reads its inputs, scores and labels, measures, and keeps what was found."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime
 from typing import TYPE_CHECKING
 
+import polars as pl
 import pyarrow as pa
 
 from pipeline_assets.core import names
-from pipeline_assets.core.connections import arrow_warehouse
+from pipeline_assets.core.connections import arrow_warehouse, warehouse
+from pipeline_assets.core.errors import NotTrained
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.model_lifecycle.feature_store import offline
 from pipeline_assets.model_lifecycle.registry import versions
 from pipeline_assets.model_lifecycle.training import archive
-from pipeline_assets.processing.features.catalogue import feature_columns
+from pipeline_assets.model_lifecycle.training.inputs import end_of_vectors, read_labels
+from pipeline_assets.model_lifecycle.training.tasks import task_kind
 from pipeline_assets.serving.batch import predictions
+from pipeline_assets.serving.batch.answers import fitting, with_scores
 from pipeline_assets.serving.monitoring import drift, report, tables
 from pipeline_assets.serving.monitoring.performance import DayPerformance, performance
-from pipeline_assets.spec.monitors import Monitor
+from pipeline_assets.spec.models import Model
 
 if TYPE_CHECKING:
-    from psycopg.sql import Composed
-
-    from pipeline_assets.model_lifecycle.registry.versions import LoadedModel
-
-SCORE = predictions.SCORE
+    from pipeline_assets.model_lifecycle.training.contract import ModelContract
 
 
 @dataclass(frozen=True, kw_only=True)
 class Watched:
-    """The drift found in a range of days, the model it was measured for, and where the report is."""
+    """The drift found in a range of days, the version it was measured for, and where the report is."""
 
     version: int
     reference_rows: int
@@ -38,42 +38,52 @@ class Watched:
     report_url: str
 
 
-def watch_drift(settings: Settings, monitor: Monitor, first: date, last: date) -> Watched:
-    """Measures the drift of the days `first` to `last` (UTC, inclusive) against the training set of the live model, and keeps it.
+@dataclass(frozen=True, kw_only=True)
+class WatchedPerformance:
+    """The performance found in a range of days, as it stood at `clock` (UTC, event time)."""
 
-    Raises NoLiveVersion if no version is live.
+    clock: datetime
+    found: tuple[DayPerformance, ...]
+
+
+def watch_drift(settings: Settings, model: Model, first: date, last: date) -> Watched:
+    """Measures the drift of the days `first` to `last` (UTC, inclusive) against the training set of the live version, and keeps it.
+
+    Raises NotTrained if no version is live, the one that is answers otherwise than declared, or there are no predictions.
     """
-    model = monitor.model
-    live = versions.champion(settings, model)
-    columns = [*(column.name for column in feature_columns(model)), SCORE]
-    trained_on = _with_scores(live, archive.read_path(settings, live.contract.training_set, live.contract.training_set_sha256))
-    current = _seen(settings, monitor, first, last)
-    against = drift.reference(trained_on, columns, model.observations.decision_at, bins=monitor.bins, max_psi=monitor.max_psi)
-    found = drift.measure(current, against, model.observations.decision_at)
-    tables.replace_days(settings, names.drift(model.name), found, drift.Drift, (first, last))
-    page = report.drift_report(current, trained_on, columns, monitor.report_sample_rows)
+    live = fitting(model, versions.champion(settings, model))
+    contract, decided = live.contract, model.observations.decision_at
+    trained_on = archive.read_path(settings, contract.training_set, contract.training_set_sha256)
+    trained_on = with_scores(model.task, trained_on, live.scorer.score(trained_on))
+    current = _scored_vectors(settings, model, first, last)
+    columns = [*(feature.name for feature in contract.features), *task_kind(model.task).score_columns()]
+    bins, max_psi = model.monitor.bins, model.monitor.max_psi
+    against = drift.reference(trained_on, columns, decided, bins=bins, max_psi=max_psi, categories=_texts(contract))
+    found = drift.measure(current, against, decided)
+    tables.replace_drift(settings, model, found, (first, last))
+    page = report.drift_report(current, trained_on, columns, report.category_names(contract.features), model.monitor.report_sample_rows)
     url = report.keep(settings, f"reports/{model.name}/{first}_{last}.html", page)
     return Watched(version=live.version, reference_rows=trained_on.num_rows, rows=current.num_rows, found=tuple(found), report_url=url)
 
 
-def watch_performance(settings: Settings, monitor: Monitor, first: date, last: date) -> list[DayPerformance]:
-    """Measures the performance of the scores of the days `first` to `last` (UTC, inclusive) as far as labels are known, and keeps it."""
-    model = monitor.model
-    scores = _scores(settings, monitor, first, last)
-    found = performance(
-        scores,
-        _labels(settings, monitor),
-        key=model.observations.key,
-        decision_at=model.observations.decision_at,
-        label=model.label.column,
-        min_labels=monitor.min_labels,
-    )
-    tables.replace_days(settings, names.performance(model.name), found, DayPerformance, (first, last))
-    return found
+def watch_performance(settings: Settings, model: Model, first: date, last: date, as_of: datetime | None = None) -> WatchedPerformance:
+    """Measures the performance of the scores of the days `first` to `last` (UTC, inclusive) by the labels matured at `as_of`, and keeps it.
+
+    `as_of` is event time in UTC (None: the end of the newest day that has vectors). Raises NotTrained if there are no vectors or no
+    predictions, TableMismatch if a label does not fit the model's task.
+    """
+    clock = end_of_vectors(settings, model) if as_of is None else as_of
+    if clock is None:
+        raise NotTrained(model.name, "vectors", "/".join(names.vectors(model.name)))
+    scores = _read_scores(settings, model, first, last)
+    labels = read_labels(settings, model.label, predictions.bounds(first, last)[0], clock)
+    found = performance(model, scores, labels, clock)
+    tables.replace_performance(settings, model, found, (first, last))
+    return WatchedPerformance(clock=clock, found=tuple(found))
 
 
 def by_day(found: Sequence[drift.Drift]) -> list[tables.DriftedDay]:
-    """What was found, one row a day in the order of time."""
+    """What was found, one row per day in the order of time."""
     days: dict[date, list[drift.Drift]] = {}
     for one in found:
         days.setdefault(one.day, []).append(one)
@@ -83,43 +93,60 @@ def by_day(found: Sequence[drift.Drift]) -> list[tables.DriftedDay]:
     ]
 
 
-def has_drifted(monitor: Monitor, day: tables.DriftedDay) -> bool:
-    """Whether a day as a whole has drifted: too many of its features, or the score itself."""
-    return SCORE in day.drifted or len(day.drifted) > monitor.max_drifted_share * day.columns
+def has_drifted(model: Model, day: tables.DriftedDay) -> bool:
+    """Whether a day as a whole has drifted: the scores themselves, or too many of the features."""
+    scores, features = _parts(model, day)
+    return bool(scores) or len(features) > model.monitor.max_drifted_share * _features(model, day)
 
 
-def _with_scores(live: "LoadedModel", rows: pa.Table) -> pa.Table:
-    return rows.append_column(SCORE, pa.array(live.score(rows), pa.float64()))
+def drift_in_words(model: Model, day: tables.DriftedDay) -> str:
+    """What has drifted on a day, such as "the score and 3 of 64 features drifted"."""
+    scores, features = _parts(model, day)
+    own = task_kind(model.task).score_columns()
+    drifted = f"the {own[0]} and " if scores and not own[1:] else f"{len(scores)} of {len(own)} scores and " if scores else ""
+    return f"{drifted}{len(features)} of {_features(model, day)} features drifted"
 
 
-def _seen(settings: Settings, monitor: Monitor, first: date, last: date) -> pa.Table:
-    """The vectors of the days with the score that each was given."""
-    key = monitor.model.observations.key
-    scores = _scores(settings, monitor, first, last).select([key, SCORE])
-    return offline.vectors(settings, monitor.model, first, last).join(scores, keys=key, join_type="inner")
+def _parts(model: Model, day: tables.DriftedDay) -> tuple[list[str], list[str]]:
+    """The columns that have drifted on a day: scores, and features."""
+    own = task_kind(model.task).score_columns()
+    return [column for column in day.drifted if column in own], [column for column in day.drifted if column not in own]
 
 
-def _scores(settings: Settings, monitor: Monitor, first: date, last: date) -> pa.Table:
-    """Key, decision_at and score of the days' predictions."""
-    from psycopg import sql
+def _features(model: Model, day: tables.DriftedDay) -> int:
+    return day.columns - len(task_kind(model.task).score_columns())
 
-    columns = [sql.Identifier(column) for column in (monitor.model.observations.key, predictions.DECISION_AT, predictions.SCORE)]
-    query = sql.SQL("select {} from {} where {} >= $1 and {} < $2").format(
-        sql.SQL(", ").join(columns), sql.Identifier(*names.predictions(monitor.model.name)), columns[1], columns[1]
+
+def _texts(contract: "ModelContract") -> dict[str, tuple[str, ...]]:
+    """The categories of the features that come as text."""
+    return {feature.name: feature.categories for feature in contract.features if feature.type == "text"}
+
+
+def _scored_vectors(settings: Settings, model: Model, first: date, last: date) -> pa.Table:
+    """The vectors of the days with the scores that each got."""
+    vectors = pl.DataFrame(offline.vectors(settings, model, first, last))
+    keys, decided = model.observations.keys, model.observations.decision_at
+    scores = pl.DataFrame(_read_scores(settings, model, first, last)).rename({predictions.DECISION_AT: decided})
+    scores = scores.with_columns(pl.col(name).cast(vectors.schema[name]) for name in (*keys, decided))
+    return vectors.join(scores, on=[*keys, decided], how="inner", maintain_order="left").to_arrow()
+
+
+def _read_scores(settings: Settings, model: Model, first: date, last: date) -> pa.Table:
+    """Keys, decision_at and scores of the days' predictions; raises NotTrained where there is no table of them."""
+    from psycopg.sql import SQL
+
+    if not _has_predictions(settings, model):
+        raise NotTrained(model.name, "predictions", "/".join(names.predictions(model.name)))
+    columns = (*model.observations.keys, predictions.DECISION_AT, *task_kind(model.task).score_columns())
+    query = SQL("select {} from {} where decision_at >= $1 and decision_at < $2").format(
+        predictions.listed(columns), predictions.table_of(model)
     )
-    return _read(settings, query, [datetime.combine(day, time(), UTC) for day in (first, last + timedelta(days=1))])
-
-
-def _labels(settings: Settings, monitor: Monitor) -> pa.Table:
-    """Key and label of everything that is known."""
-    from psycopg import sql
-
-    label = monitor.model.label
-    columns = sql.SQL(", ").join(sql.Identifier(column) for column in (label.key, label.column))
-    return _read(settings, sql.SQL("select {} from {}").format(columns, sql.Identifier(*names.cleaned(label.table))), [])
-
-
-def _read(settings: Settings, query: "Composed", values: Sequence[datetime]) -> pa.Table:
     with arrow_warehouse(settings) as connection, connection.cursor() as cursor:
-        cursor.execute(query.as_string(), values)
+        cursor.execute(query.as_string(), predictions.bounds(first, last))
         return cursor.fetch_arrow_table()
+
+
+def _has_predictions(settings: Settings, model: Model) -> bool:
+    with warehouse(settings) as connection:
+        found = connection.execute("select to_regclass(%s) is not null", (predictions.table_of(model).as_string(),)).fetchone()
+    return found == (True,)

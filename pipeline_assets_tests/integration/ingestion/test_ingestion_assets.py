@@ -12,14 +12,14 @@ import dagster as dg
 import pytest
 
 from pipeline_assets.core.connections import catalog
+from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import Platform
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.batch import assets as batch
 from pipeline_assets.ingestion.sources import assets as sources
 from pipeline_assets.ingestion.streaming import assets as streaming
 from pipeline_assets.ingestion.streaming.capture.topics import Topic, ensure_topics
-from pipeline_assets.spec.sources import EventStream, Source
-from pipeline_assets.spec.use_case import UseCase
+from pipeline_assets.spec.sources import EventStream, History, Source
 from pipeline_assets.use_cases.nyc_flights import use_case as flights
 from pipeline_assets_tests.landings import Landed, event, land, records
 from pipeline_assets_tests.readings import World, reading, with_share
@@ -28,14 +28,15 @@ from pipeline_assets_tests.stream_records import without_sensors
 RANGE = {"dagster/asset_partition_range_start": "2013-05-01", "dagster/asset_partition_range_end": "2013-05-03"}
 
 
-def use_case_of(*declared: Source, streams: tuple[EventStream, ...] = ()) -> UseCase:
-    """The flights with other sources."""
-    return replace(flights, first_day=date(2013, 5, 1), last_day=date(2013, 5, 31), sources=declared, streams=streams)
+def project_of(*declared: Source, streams: tuple[EventStream, ...] = ()) -> Project:
+    """The flights with other sources, as the only use case."""
+    own = replace(flights, first_day=date(2013, 5, 1), last_day=date(2013, 5, 31), sources=declared, streams=streams)
+    return Project(use_cases=(own,))
 
 
-def definitions(use_case: UseCase, home: Path) -> dg.Definitions:
+def definitions(project: Project, home: Path) -> dg.Definitions:
     """The three rooms on the services of a folder."""
-    rooms = (sources.defs(use_case), batch.defs(use_case), without_sensors(streaming.defs(use_case)))
+    rooms = (sources.defs(project), batch.defs(project), without_sensors(streaming.defs(project)))
     return dg.Definitions.merge(*rooms, dg.Definitions(resources={"platform": Platform(home=str(home))}))
 
 
@@ -49,7 +50,10 @@ def run(defs: dg.Definitions, tags: dict[str, str]) -> dg.ExecuteInProcessResult
 
 def test_every_source_is_an_asset_with_its_contract(world: World) -> None:
     """The graph begins with the outside tables and endpoints: owner, kind, columns and the contract in the terms of its standard."""
-    specs = {spec.key.to_user_string(): spec for spec in definitions(flights, world.settings.home).resolve_all_asset_specs()}
+    specs = {
+        spec.key.to_user_string(): spec
+        for spec in definitions(Project(use_cases=(flights,)), world.settings.home).resolve_all_asset_specs()
+    }
     spec = specs["weather/observations"]
 
     assert (spec.group_name, spec.kinds, list(spec.owners)) == ("sources", {"rest"}, ["meteorology@nyc-flights.example"])
@@ -74,14 +78,14 @@ def test_every_source_is_an_asset_with_its_contract(world: World) -> None:
 def stream(world: World) -> EventStream:
     """The readings from indoors."""
     contract = replace(world.contract, name=f"{world.name}_indoors")
-    return EventStream(contract=contract, topic="indoors", history=world.table, history_field="kind", history_value="indoor")
+    return EventStream(contract=contract, topic="indoors", history=History(source=world.table, field="kind", value="indoor"))
 
 
 def test_a_range_of_days_is_staged_in_one_run_with_numbers_for_each_day(world: World, stream: EventStream) -> None:
     """Each partition is materialized with its own rows, the run with the sum; broken rows are a warning, as is a day without rows."""
     world.fill([reading(0, sensor="a"), reading(0, sensor="b", level=99), reading(1, kind="outdoor")])
 
-    result = run(definitions(use_case_of(world.table, streams=(stream,)), world.settings.home), RANGE)
+    result = run(definitions(project_of(world.table, streams=(stream,)), world.settings.home), RANGE)
 
     numbers = {
         (event.materialization.asset_key.path[1], event.materialization.partition): [
@@ -116,7 +120,7 @@ def test_a_refused_partition_is_a_failed_check_and_stops_what_comes_after(world:
     """Above the share the check fails as an error with its reasons, the run fails without a retry, and the stream is not staged."""
     world.fill([reading(), reading(sensor="b", level=99)])
 
-    result = run(definitions(use_case_of(with_share(0.0, world.table), streams=(stream,)), world.settings.home), RANGE)
+    result = run(definitions(project_of(with_share(0.0, world.table), streams=(stream,)), world.settings.home), RANGE)
 
     (check,) = [check for check in result.get_asset_check_evaluations() if check.asset_key.path[0] == "staged"]
     (failure,) = [event for event in result.all_events if event.is_step_failure]
@@ -135,7 +139,7 @@ def checks_of(result: dg.ExecuteInProcessResult, stream: EventStream) -> dict[st
 
 
 def test_landed_records_are_typed_and_staged_in_one_run(world: World, stream: EventStream) -> None:
-    """The typed rows tell what became of the records and which days they touch, and these days hold them beside the history."""
+    """The metadata of the typed rows has counts and the days that they touch, and these days hold them beside the history."""
     own = replace(stream, topic=stream.contract.name)
     world.fill([reading(0, sensor="a")])
     sensors = ["s0", "s0", "a", "s3"]
@@ -143,20 +147,20 @@ def test_landed_records_are_typed_and_staged_in_one_run(world: World, stream: Ev
     with catalog(world.settings) as lake:
         land(lake, [Landed(offset=number, payload=payload, topic=own.topic) for number, payload in enumerate(payloads)], own.topic)
 
-    result = run(definitions(use_case_of(world.table, streams=(own,)), world.settings.home), RANGE)
+    result = run(definitions(project_of(world.table, streams=(own,)), world.settings.home), RANGE)
 
     (typed,) = [event for event in result.get_asset_materialization_events() if event.materialization.asset_key.path[0] == "typed"]
-    told: dict[str, Any] = {label: one.value for label, one in typed.materialization.metadata.items()}
+    metadata: dict[str, Any] = {label: one.value for label, one in typed.materialization.metadata.items()}
     assert result.success
-    assert (told["rows"], told["dagster/row_count"], told["repeats"]) == (4, 4, 0)
-    assert (told["broken_by_reason"], told["days_touched"]) == ({"not a JSON object": 1}, ["2013-05-01"])
-    assert told["offsets"].records[0].data == {"partition": 0, "before": 0, "next": 5}
-    assert int(told["snapshot_id"]) > 0
+    assert (metadata["rows"], metadata["dagster/row_count"], metadata["repeats"]) == (4, 4, 0)
+    assert (metadata["broken_by_reason"], metadata["days_touched"]) == ({"not a JSON object": 1}, ["2013-05-01"])
+    assert metadata["offsets"].records[0].data == {"partition": 0, "before": 0, "next": 5}
+    assert int(metadata["snapshot_id"]) > 0
     assert checks_of(result, own) == {
         "contract": (False, dg.AssetCheckSeverity.WARN),
         "offsets_complete": (True, dg.AssetCheckSeverity.ERROR),
     }
-    # Of the key that the topic repeats the last stays; the one that the history has too is as the topic tells it.
+    # Of the key that the topic repeats the last stays; the one that the history has too is as the topic has it.
     staged = World(settings=world.settings, name=own.contract.name).staged()
     assert sorted((row["sensor"], row["value"]) for row in staged) == [("a", 2.0), ("s0", 1.0), ("s3", 3.0)]
 
@@ -169,7 +173,7 @@ def test_a_gap_in_the_offsets_is_a_failed_check_and_stops_what_comes_after(strea
         land(lake, [replace(one, topic=own.topic) for one in records(3, 5)], own.topic)
     ensure_topics(streams, [Topic(name=own.topic, partitions=1)])
 
-    result = run(definitions(use_case_of(world.table, streams=(own,)), world.settings.home), RANGE)
+    result = run(definitions(project_of(world.table, streams=(own,)), world.settings.home), RANGE)
 
     (check,) = [check for check in result.get_asset_check_evaluations() if check.check_name == "offsets_complete"]
     assert not result.success
@@ -180,6 +184,7 @@ def test_a_gap_in_the_offsets_is_a_failed_check_and_stops_what_comes_after(strea
 GRAPH = """
 from dataclasses import replace
 import dagster as dg
+from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import Platform
 from pipeline_assets.core.settings import load_settings
 from pipeline_assets.ingestion.batch import assets
@@ -192,14 +197,14 @@ def champion() -> None: ...
 
 readings = World(settings=load_settings(), name={name!r}).table
 defs = dg.Definitions.merge(
-    assets.defs(replace(use_case, sources=(readings,), streams=())),
+    assets.defs(Project(use_cases=(replace(use_case, sources=(readings,), streams=()),))),
     dg.Definitions(assets=[champion], resources={{"platform": Platform()}}),
 )
 """
 
 
-def test_a_source_that_changed_names_what_hangs_on_it(world: World, tmp_path: Path) -> None:
-    """The failure tells the fields, and the features and models that would miss them."""
+def test_a_source_that_changed_names_its_dependents(world: World, tmp_path: Path) -> None:
+    """The failure names the fields, and the features and models that would miss them."""
     world.fill([], ddl="create table {table} (sensor text)")
     graph = tmp_path / "graph.py"
     graph.write_text(GRAPH.format(name=world.name))
@@ -210,12 +215,13 @@ def test_a_source_that_changed_names_what_hangs_on_it(world: World, tmp_path: Pa
 
     assert ended.returncode == 1
     assert "field 'level' (integer) has no column" in ended.stderr
-    assert "On it hang: champions/comfort." in ended.stderr
+    assert "Dependents: champions/comfort." in ended.stderr
 
 
 STREAM_GRAPH = """
 from dataclasses import replace
 import dagster as dg
+from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import Platform
 from pipeline_assets.ingestion.streaming import assets
 from pipeline_assets.use_cases.nyc_flights import use_case
@@ -226,14 +232,14 @@ from pipeline_assets_tests.stream_records import without_sensors
 def comfort() -> None: ...
 
 defs = dg.Definitions.merge(
-    without_sensors(assets.defs(replace(use_case, sources=(), streams=(stream_of({name!r}, {name!r}),)))),
+    without_sensors(assets.defs(Project(use_cases=(replace(use_case, sources=(), streams=(stream_of({name!r}, {name!r}),)),)))),
     dg.Definitions(assets=[comfort], resources={{"platform": Platform()}}),
 )
 """
 
 
-def test_a_stream_that_changed_names_what_hangs_on_it(world: World, tmp_path: Path) -> None:
-    """The typed rows are not written; the failure tells the field, what was expected and found, and the features below."""
+def test_a_stream_that_changed_names_its_dependents(world: World, tmp_path: Path) -> None:
+    """The typed rows are not written; the failure names the field, what was expected and found, and the features below."""
     renamed = event(0).replace(b'"sensor"', b'"device"')
     with catalog(world.settings) as lake:
         land(lake, [Landed(offset=number, payload=renamed, topic=world.name) for number in range(12)], world.name)
@@ -246,4 +252,4 @@ def test_a_stream_that_changed_names_what_hangs_on_it(world: World, tmp_path: Pa
 
     assert ended.returncode == 1
     assert f"field 'sensor' is missing in the newest 12 records of the topic '{world.name}', expected string" in ended.stderr
-    assert "Nothing was written. On it hang: features/comfort." in ended.stderr
+    assert "Nothing was written. Dependents: features/comfort." in ended.stderr

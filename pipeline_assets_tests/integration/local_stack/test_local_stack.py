@@ -16,17 +16,20 @@ import pytest
 
 from pipeline_assets.core.connections import object_store, tracking, warehouse
 from pipeline_assets.core.errors import PortTaken, ServiceFailed
-from pipeline_assets.core.settings import Ports, Settings, StackSettings, read_settings
+from pipeline_assets.core.settings import Settings, StackSettings, read_settings
 from pipeline_assets.local_stack import processes, stack
-from pipeline_assets.local_stack.plan import CODE, DAEMON, MLFLOW, NAMES, POSTGRES, S3, WEATHER, WEBSERVER, load_secrets
+from pipeline_assets.local_stack.plan import CODE, DAEMON, MLFLOW, POSTGRES, S3, WEBSERVER, load_secrets
+from pipeline_assets_tests.stack_services import FREE, WEATHER
 
-FREE = Ports(**dict.fromkeys(Ports.model_fields, 0))
+NAMES = stack.names()
 COMMAND = (sys.executable, "-m", "pipeline_assets.local_stack")
 
 
-def start(home: Path, *names: str, ports: Ports = FREE, given: Mapping[str, str] | None = None) -> Settings:
-    """Start services in a folder, on free ports unless told otherwise."""
-    return stack.up(home, only=names or NAMES, with_history=False, stack=StackSettings(ports=ports, given=dict(given or {})))
+def start(home: Path, *names: str, ports: Mapping[str, int] | None = None, given: Mapping[str, str] | None = None) -> Settings:
+    """Start services in a folder, on free ports unless `ports` has others."""
+    return stack.up(
+        home, only=names or NAMES, with_history=False, stack=StackSettings(ports={**FREE, **(ports or {})}, given=dict(given or {}))
+    )
 
 
 def pids(home: Path) -> dict[str, int]:
@@ -60,7 +63,7 @@ def roots(home: Path) -> list[int]:
 
 def environment(home: Path) -> dict[str, str]:
     """The environment for a command on the stack in a folder, on free ports."""
-    ports = {f"PIPELINE_PORTS__{name.upper()}": "0" for name in Ports.model_fields}
+    ports = {f"PIPELINE_PORTS__{name.replace('-', '_').upper()}": "0" for name in FREE}
     return {**os.environ, **ports, "PIPELINE_HOME": str(home)}
 
 
@@ -83,7 +86,7 @@ def own_home(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_every_service_runs_and_is_shown_with_process_address_and_memory(home: Path) -> None:
-    """`status` tells what a person or a script needs to know of each service."""
+    """`status` has what a person or a script needs to know of each service."""
     found = {state.name: state for state in stack.status(home)}
 
     assert {name: state.state for name, state in found.items()} == dict.fromkeys(NAMES, "running")
@@ -94,9 +97,9 @@ def test_every_service_runs_and_is_shown_with_process_address_and_memory(home: P
 
 def test_status_can_be_read_by_a_program(home: Path) -> None:
     """`status --json` prints the same as a list of objects and ends with code 0 while all runs."""
-    told = subprocess.run([*COMMAND, "status", "--json"], env=environment(home), capture_output=True, text=True, check=True)
+    shown = subprocess.run([*COMMAND, "status", "--json"], env=environment(home), capture_output=True, text=True, check=True)
 
-    assert {each["name"]: each["pid"] for each in json.loads(told.stdout)} == pids(home)
+    assert {each["name"]: each["pid"] for each in json.loads(shown.stdout)} == pids(home)
 
 
 def test_up_again_changes_nothing(home: Path) -> None:
@@ -121,11 +124,11 @@ def test_secrets_are_in_private_files_and_nowhere_else(home: Path) -> None:
     secrets = load_secrets(home)
     shown = [*commands(home).values(), *(path.read_text() for path in (home / "logs").iterdir())]
     files = [path for path in home.rglob("*") if path.is_file() and "data" not in path.parts]
-    telling = [path for path in files if any(secret in path.read_text(errors="replace") for secret in secrets.values())]
+    private = [path for path in files if any(secret in path.read_text(errors="replace") for secret in secrets.values())]
 
     assert [name for name, secret in secrets.items() if any(secret in text for text in shown)] == []
-    assert {path.name for path in telling} >= {"secrets.json", "stack.env", ".env", "s3proxy.conf", "api_key"}
-    assert [path for path in telling if path.stat().st_mode & 0o077] == []
+    assert {path.name for path in private} >= {"secrets.json", "stack.env", ".env", "s3proxy.conf", "api_key"}
+    assert [path for path in private if path.stat().st_mode & 0o077] == []
     assert (home / POSTGRES / "data").stat().st_mode & 0o077 == 0
 
 
@@ -273,24 +276,24 @@ def test_a_taken_port_is_an_error_that_names_its_holder(own_home: Path) -> None:
         taker.listen()
         port = taker.getsockname()[1]
         with pytest.raises(PortTaken) as failure:
-            start(own_home, POSTGRES, S3, ports=FREE.model_copy(update={"s3": port}))
+            start(own_home, POSTGRES, S3, ports={"s3": port})
 
     assert (failure.value.service, failure.value.port, failure.value.pid) == (S3, port, os.getpid())
     assert list(pids(own_home)) == [POSTGRES]
 
 
-def test_the_command_tells_a_taken_port_in_one_sentence(own_home: Path) -> None:
+def test_the_command_reports_a_taken_port_in_one_sentence(own_home: Path) -> None:
     """Exit code 1, the sentence on standard error, and no trace."""
     with socket.socket() as taker:
         taker.bind(("127.0.0.1", 0))
         taker.listen()
         port = str(taker.getsockname()[1])
         asked = {**environment(own_home), "PIPELINE_PORTS__POSTGRES": port}
-        told = subprocess.run([*COMMAND, "up", "--service", POSTGRES], env=asked, capture_output=True, text=True, check=False)
+        shown = subprocess.run([*COMMAND, "up", "--service", POSTGRES], env=asked, capture_output=True, text=True, check=False)
 
-    assert told.returncode == 1
-    assert f"needs port {port}, which process {os.getpid()} (" in told.stderr
-    assert "Traceback" not in told.stderr
+    assert shown.returncode == 1
+    assert f"needs port {port}, which process {os.getpid()} (" in shown.stderr
+    assert "Traceback" not in shown.stderr
 
 
 def test_a_service_that_does_not_come_up_shows_its_last_log_lines(own_home: Path) -> None:
@@ -333,11 +336,11 @@ def test_a_project_below_a_folder_closed_to_others_works(tmp_path: Path, own_hom
     )
     subprocess.run([sys.executable, "-c", script, str(closed)], check=True)
     asked = {**environment(own_home), "PYTHONPATH": str(closed)}
-    told = subprocess.run([*COMMAND, "up", "--service", POSTGRES], env=asked, capture_output=True, text=True, check=False)
+    shown = subprocess.run([*COMMAND, "up", "--service", POSTGRES], env=asked, capture_output=True, text=True, check=False)
     note = own_home / POSTGRES / "programs.json"
     copies = [Path(json.loads(note.read_text())["folder"])] if note.exists() else []
 
-    assert (told.returncode, told.stderr) == (0, "")
+    assert (shown.returncode, shown.stderr) == (0, "")
     with warehouse(read_settings(own_home)) as connection:
         assert connection.execute("select 1").fetchone() == (1,)
     assert len(copies) == (os.geteuid() == 0)

@@ -1,8 +1,8 @@
 """From vectors and labels to a live version and back, on real services: training set, candidate, gate, ledger, aliases, roll back."""
 
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from secrets import token_hex
@@ -18,34 +18,103 @@ from typer.testing import CliRunner
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import arrow_warehouse, object_store, tracking, warehouse
 from pipeline_assets.core.errors import ArtifactCorrupt, ModelRejected, NotTrained, PromotionRefused, UnknownName, UserInputError
-from pipeline_assets.core.resources import Platform
+from pipeline_assets.core.project import Project
+from pipeline_assets.core.resources import Platform, key
 from pipeline_assets.core.settings import PREFIX, STACK_ENV, Settings, load_settings
 from pipeline_assets.model_lifecycle.registry import assets as registry_assets
 from pipeline_assets.model_lifecycle.registry import by_hand, commands, ledger, versions
-from pipeline_assets.model_lifecycle.registry.judgement import Judgement, judge_newest
+from pipeline_assets.model_lifecycle.registry.judgement import Judgement, judge_candidate
 from pipeline_assets.model_lifecycle.training import archive
 from pipeline_assets.model_lifecycle.training import assets as training_assets
+from pipeline_assets.model_lifecycle.training.blocks import HOLDOUT
 from pipeline_assets.model_lifecycle.training.candidate import train_candidate
-from pipeline_assets.model_lifecycle.training.dataset import HOLDOUT, build_training_set, only
+from pipeline_assets.model_lifecycle.training.dataset import build_training_set, only
 from pipeline_assets.model_lifecycle.training.inputs import end_of_vectors, read_inputs
 from pipeline_assets.model_lifecycle.training.track import MODEL_FILE, log_candidate
 from pipeline_assets.processing.lake.tables import replace_days, snapshot_id
 from pipeline_assets.spec.models import Model
+from pipeline_assets.spec.tasks import Task
 from pipeline_assets.spec.use_case import UseCase
 from pipeline_assets.use_cases.nyc_flights import use_case as flights
-from pipeline_assets_tests.model_rows import AS_OF, START, labels, small_model, vectors
+from pipeline_assets_tests.model_rows import AS_OF, MULTICLASS, REGRESSION, START, labels, small_model, vectors
 
-Platformed = tuple[Settings, UseCase, Platform]
+Step = Callable[[str], names.AssetName]
+TRAINING: tuple[Step, ...] = (names.training_set, names.candidate)
+WHOLE: tuple[Step, ...] = (*TRAINING, names.champion)
+
+
+@dataclass(frozen=True, kw_only=True)
+class House:
+    """Services with an empty warehouse, lake and bucket, and one model of its own name."""
+
+    settings: Settings
+    model: Model
+
+    @property
+    def use_case(self) -> UseCase:
+        """The use case of the model."""
+        return replace(flights, name=f"case_of_{self.model.name}", models=(self.model,))
+
+    @property
+    def platform(self) -> Platform:
+        """The resource that an asset gets."""
+        return Platform(home=str(self.settings.home))
+
+    def fill(self, *, seed: int = 11, known: pa.Table | None = None) -> pa.Table:
+        """Puts vectors into the lake and labels into the warehouse, in the place of those before; returns the vectors."""
+        asked = vectors(self.model)
+        _fill(self.settings, self.model, asked, labels(self.model, asked, seed=seed) if known is None else known)
+        return asked
+
+    def run(
+        self, *, as_of: str | None = None, steps: tuple[Step, ...] = WHOLE, config: Mapping[Step, Mapping[str, str]] | None = None
+    ) -> dg.ExecuteInProcessResult:
+        """Training set, candidate and champion in one run, as the training job does; or some of them, each with its config."""
+        job = dg.define_asset_job("train", executor_def=dg.in_process_executor)
+        project, wiring = Project(use_cases=(self.use_case,)), dg.Definitions(resources={"platform": self.platform}, jobs=[job])
+        definitions = dg.Definitions.merge(training_assets.defs(project), registry_assets.defs(project), wiring)
+        given: dict[Step, Mapping[str, str]] = {**(config or {})}
+        if as_of is not None:
+            given[names.training_set] = {"as_of": as_of}
+        return definitions.resolve_job_def("train").execute_in_process(
+            run_config={"ops": {self.node(step): {"config": dict(values)} for step, values in given.items()}},
+            asset_selection=[key(step(self.model.name)) for step in steps],
+            raise_on_error=False,
+        )
+
+    def train(self, change: Callable[[pa.Table], pa.Table] = lambda rows: rows) -> str:
+        """A finished candidate of labels that follow the signal, after a change to the training set's rows; returns its run."""
+        asked = vectors(self.model)
+        rows = change(build_training_set(self.model, asked, labels(self.model, asked), AS_OF))
+        record = archive.store(self.settings, self.model, rows, AS_OF, {"feature_store": 1})
+        candidate = train_candidate(self.model, record, archive.read(self.settings, record), lambda _: None)
+        return log_candidate(self.settings, self.use_case.name, candidate, record, dagster_run_id="a test")
+
+    def judge(self, run_id: str) -> Judgement:
+        """What becomes of a candidate."""
+        return judge_candidate(self.settings, self.model, run_id, actor="a test")
+
+    def node(self, step: Step) -> str:
+        """The name of a step in a run."""
+        return "__".join(step(self.model.name))
+
+    def metadata(self, result: dg.ExecuteInProcessResult, step: Step) -> dict[str, object]:
+        """The metadata of a materialization."""
+        (event,) = result.asset_materializations_for_node(self.node(step))
+        return {name: value.value for name, value in event.metadata.items()}
+
+    def aliases(self) -> dict[str, int]:
+        """What MLflow says is live and was live before."""
+        found = tracking(self.settings).get_registered_model(self.model.name).aliases
+        return {alias: int(version) for alias, version in found.items()}
 
 
 @pytest.fixture
-def house(isolated: Settings, stack: Settings, tmp_path: Path) -> Platformed:
-    """Services with an empty warehouse, lake and bucket, a model of its own name, and the resource that an asset gets."""
+def house(isolated: Settings, stack: Settings, tmp_path: Path) -> House:
+    """Services with an empty warehouse, lake and bucket, and a model of its own name."""
     settings = isolated.model_copy(update={"mlflow_url": stack.mlflow_url, "home": tmp_path})
-    model = small_model(f"small_{token_hex(4)}")
     (tmp_path / STACK_ENV).write_text("\n".join(_environment(settings)))
-    case = replace(flights, name=f"case_{token_hex(4)}", model=model, monitor=replace(flights.monitor, model=model))
-    return settings, case, Platform(home=str(tmp_path))
+    return House(settings=settings, model=small_model(f"small_{token_hex(4)}"))
 
 
 def _environment(settings: Settings) -> Iterator[str]:
@@ -63,7 +132,7 @@ def _environment(settings: Settings) -> Iterator[str]:
 
 
 def _fill(settings: Settings, model: Model, asked: pa.Table, known: pa.Table) -> None:
-    """Puts vectors into the lake and labels into the warehouse, in the place of those before."""
+    """Puts vectors into the lake, and labels into the warehouse."""
     replace_days(settings, names.vectors(model.name), asked, "decision_at", START.date(), (AS_OF - timedelta(days=1)).date())
     schema, table = names.cleaned(model.label.table)
     with warehouse(settings) as connection:
@@ -73,34 +142,8 @@ def _fill(settings: Settings, model: Model, asked: pa.Table, known: pa.Table) ->
         connection.commit()
 
 
-def _materialize(house: Platformed, *, as_of: str | None = None) -> dg.ExecuteInProcessResult:
-    """Training set, candidate and champion in one run, as the training job does."""
-    _, case, platform = house
-    job = dg.define_asset_job("train", executor_def=dg.in_process_executor)
-    wiring = dg.Definitions(resources={"platform": platform}, jobs=[job])
-    definitions = dg.Definitions.merge(training_assets.defs(case), registry_assets.defs(case), wiring)
-    op = "__".join(names.training_set(case.model.name))
-    config = {"ops": {op: {"config": {"as_of": as_of}}}} if as_of is not None else None
-    return definitions.resolve_job_def("train").execute_in_process(run_config=config, raise_on_error=False)
-
-
-def _metadata(result: dg.ExecuteInProcessResult, asset: names.AssetName) -> dict[str, object]:
-    (event,) = result.asset_materializations_for_node("__".join(asset))
-    return {name: value.value for name, value in event.metadata.items()}
-
-
 def _checks(result: dg.ExecuteInProcessResult) -> dict[str, bool]:
     return {evaluation.check_name: evaluation.passed for evaluation in result.get_asset_check_evaluations()}
-
-
-def _train(house: Platformed, change: Callable[[pa.Table], pa.Table] = lambda rows: rows) -> str:
-    """A finished candidate of labels that follow the signal, after a change to the training set's rows; returns its run."""
-    settings, case, _ = house
-    asked = vectors(case.model)
-    rows = change(build_training_set(case.model, asked, labels(case.model, asked), AS_OF))
-    record = archive.store(settings, case.model, rows, AS_OF, {"feature_store": 1})
-    candidate = train_candidate(case.model, record, archive.read(settings, record), lambda _: None)
-    return log_candidate(settings, case.name, candidate, record, dagster_run_id="a test")
 
 
 def _fewer(share: float) -> Callable[[pa.Table], pa.Table]:
@@ -112,70 +155,65 @@ def _fewer(share: float) -> Callable[[pa.Table], pa.Table]:
     return change
 
 
-def _judge(house: Platformed) -> Judgement:
-    settings, case, _ = house
-    return judge_newest(settings, case.name, case.model, actor="a test")
-
-
-def _aliases(settings: Settings, model: Model) -> dict[str, int]:
-    found = tracking(settings).get_registered_model(model.name).aliases
-    return {alias: int(version) for alias, version in found.items()}
-
-
-def test_inputs_are_read_at_a_snapshot_and_default_to_the_end_of_the_newest_day(house: Platformed) -> None:
+def test_inputs_are_read_at_a_snapshot_and_default_to_the_end_of_the_newest_day(house: House) -> None:
     """The snapshot that was read is named, and later vectors do not change a training set as of an earlier time."""
-    settings, case, _ = house
+    settings = house.settings
     with pytest.raises(NotTrained, match="has no vectors"):
-        read_inputs(settings, case.model)
-    asked = vectors(case.model)
-    _fill(settings, case.model, asked, labels(case.model, asked))
+        read_inputs(settings, house.model)
+    asked = house.fill()
 
-    inputs = read_inputs(settings, case.model)
+    inputs = read_inputs(settings, house.model)
 
-    assert inputs.as_of == end_of_vectors(settings, case.model) == AS_OF
-    assert inputs.snapshots == {f"feature_store.{case.model.name}": snapshot_id(settings, names.vectors(case.model.name))}
+    assert inputs.as_of == end_of_vectors(settings, house.model) == AS_OF
+    assert inputs.snapshots == {f"feature_store.{house.model.name}": snapshot_id(settings, names.vectors(house.model.name))}
     assert inputs.vectors.num_rows == asked.num_rows
     assert max(inputs.labels["known_at"].to_pylist()) <= AS_OF
 
 
-def test_a_run_trains_judges_and_promotes_and_a_second_run_changes_nothing(house: Platformed) -> None:
-    """Checks pass, the metadata tells the model, and the same again is the same version without a new entry in the ledger."""
-    settings, case, _ = house
-    asked = vectors(case.model)
-    _fill(settings, case.model, asked, labels(case.model, asked))
+def test_a_run_trains_judges_and_promotes_and_a_second_run_changes_nothing(house: House) -> None:
+    """Checks pass, the metadata shows the model, and the same again is the same version without a new entry in the ledger."""
+    settings = house.settings
+    house.fill()
 
-    first, second = _materialize(house), _materialize(house)
+    first, second = house.run(), house.run()
 
     assert first.success
     assert all(_checks(first).values())
-    assert set(_checks(first)) == {*training_assets.LEAK_CHECKS, "better_than_baseline", "calibrated", "gate"}
-    told, again = _metadata(first, names.champion(case.model.name)), _metadata(second, names.champion(case.model.name))
-    rows = _metadata(first, names.training_set(case.model.name))["dagster/row_count"]
-    assert (told["verdict"], told["version"], told["training_rows"]) == ("promoted", 1, rows)
-    assert (again["verdict"], again["version"], again["roc_auc"]) == ("live already", 1, told["roc_auc"])
-    assert (
-        _metadata(second, names.training_set(case.model.name))["sha256"] == _metadata(first, names.training_set(case.model.name))["sha256"]
-    )
-    assert "data:image/png;base64" in str(_metadata(first, names.candidate(case.model.name))["plots"])
-    (entry,) = ledger.history(settings, case.model)
+    assert set(_checks(first)) == {*training_assets.LEAK_CHECKS, "better_than_baseline", "within_limits", "gate"}
+    shown, again = house.metadata(first, names.champion), house.metadata(second, names.champion)
+    rows = house.metadata(first, names.training_set)["dagster/row_count"]
+    assert (shown["verdict"], shown["version"], shown["training_rows"]) == ("promoted", 1, rows)
+    assert (again["verdict"], again["version"], again["roc_auc"]) == ("live already", 1, shown["roc_auc"])
+    sets = [house.metadata(result, names.training_set)["training_set_sha256"] for result in (first, second)]
+    assert sets[0] == sets[1]
+    assert "data:image/png;base64" in str(house.metadata(first, names.candidate)["plots"])
+    (entry,) = ledger.history(settings, house.model)
     assert (entry.version, entry.live_from, entry.actor) == (1, AS_OF, f"dagster run {first.run_id}")
-    assert _aliases(settings, case.model) == {"champion": 1}
+    assert house.aliases() == {"champion": 1}
 
 
-def test_the_run_in_mlflow_documents_the_candidate(house: Platformed) -> None:
+def test_the_run_in_mlflow_documents_the_candidate(house: House) -> None:
     """Parameters, figures by slice, the learning curve, the data set with its snapshot, the contract and the plots are all there."""
-    settings, case, _ = house
+    settings = house.settings
     client = tracking(settings)
 
-    run = client.get_run(_train(house))
+    run = client.get_run(house.train())
 
     assert run.info.status == "FINISHED"
-    assert {"learning_rate", "as_of", "definition", "code_version"} <= run.data.params.keys()
+    assert {
+        "learning_rate",
+        "as_of",
+        "definition",
+        "code_version",
+        "local_edits",
+        "max_rounds",
+        "library_xgboost",
+    } <= run.data.params.keys()
     assert {"roc_auc", "pr_auc", "log_loss", "brier", "calibration_error", "slice/origin/JFK/roc_auc"} <= run.data.metrics.keys()
     assert len(client.get_metric_history(run.info.run_id, "validation_loss")) > 1
     assert run.inputs is not None
     (dataset,) = [each.dataset for each in run.inputs.dataset_inputs]
-    assert json.loads(str(dataset.source))["uri"].startswith(f"s3://{settings.s3_bucket}/training_sets/{case.model.name}/")
+    assert json.loads(str(dataset.source))["uri"].startswith(f"s3://{settings.s3_bucket}/training_sets/{house.model.name}/")
     assert json.loads(str(dataset.profile))["snapshots"] == {"feature_store": 1}
     files = {file.path for file in client.list_artifacts(run.info.run_id)} | {
         file.path for file in client.list_artifacts(run.info.run_id, "plots")
@@ -183,100 +221,96 @@ def test_the_run_in_mlflow_documents_the_candidate(house: Platformed) -> None:
     assert {"model.ubj", "contract.json", "plots/calibration.png", "plots/roc.png", "plots/importance.png"} <= files
 
 
-def test_training_as_of_an_earlier_time_uses_nothing_later(house: Platformed) -> None:
+def test_training_as_of_an_earlier_time_uses_nothing_later(house: House) -> None:
     """The config of the run moves all blocks; a naive time fails the run with a sentence."""
-    settings, case, _ = house
-    asked = vectors(case.model)
-    _fill(settings, case.model, asked, labels(case.model, asked))
+    settings = house.settings
+    house.fill()
     earlier = AS_OF - timedelta(days=7)
 
-    result = _materialize(house, as_of=earlier.isoformat())
-    refused = _materialize(house, as_of="2013-01-20T00:00:00")
+    result = house.run(as_of=earlier.isoformat())
+    refused = house.run(as_of="2013-01-20T00:00:00")
 
     assert result.success
-    record = archive.find(settings, case.model, earlier)
-    assert archive.find(settings, case.model) == record
+    record = archive.find(settings, house.model, as_of=earlier)
+    assert archive.find(settings, house.model, digest=record.sha256) == archive.named(settings, house.model, record.name) == record
     assert max(archive.read(settings, record)["label_known_at"].to_pylist()) <= earlier
-    assert ledger.live_version_at(settings, case.model, earlier) == 1
-    assert ledger.live_version_at(settings, case.model, earlier - timedelta(seconds=1)) is None
+    assert ledger.live_version_at(settings, house.model, earlier) == 1
+    assert ledger.live_version_at(settings, house.model, earlier - timedelta(seconds=1)) is None
     assert not refused.success
-    assert "is naive" in str(refused.failure_data_for_node("__".join(names.training_set(case.model.name))))
+    assert "is naive" in str(refused.failure_data_for_node(house.node(names.training_set)))
 
 
-def test_a_leaking_training_set_is_stored_but_never_published(house: Platformed) -> None:
+def test_a_leaking_training_set_is_stored_but_never_published(house: House) -> None:
     """Labels that were known when they were asked for fail a blocking check, and no candidate is learned."""
-    settings, case, _ = house
-    asked = vectors(case.model)
-    known = labels(case.model, asked)
+    settings = house.settings
+    asked = vectors(house.model)
+    known = labels(house.model, asked)
     early = known.set_column(2, "known_at", asked["decision_at"])
-    _fill(settings, case.model, asked, early)
+    _fill(settings, house.model, asked, early)
 
-    result = _materialize(house)
+    result = house.run()
 
     assert _checks(result)["labels_after_decisions"] is False
-    assert not result.asset_materializations_for_node("__".join(names.candidate(case.model.name)))
+    assert not result.asset_materializations_for_node(house.node(names.candidate))
     with pytest.raises(NotTrained, match="has no training set"):
-        archive.find(settings, case.model)
+        archive.find(settings, house.model, as_of=AS_OF)
 
 
-def test_a_candidate_below_the_gate_is_rejected_with_the_rule_and_the_distance(house: Platformed) -> None:
+def test_a_candidate_below_the_gate_is_rejected_with_the_rule_and_the_distance(house: House) -> None:
     """The champion stays live, the ledger keeps the rules, and the check says which one was broken, and by how much."""
-    settings, case, platform = house
-    asked = vectors(case.model)
-    _fill(settings, case.model, asked, labels(case.model, asked))
-    _materialize(house)
-    _fill(settings, case.model, asked, labels(case.model, asked, seed=12))
-    strict = replace(case.model, gate=replace(case.model.gate, min_gain_over_baseline=0.5))
-    house = (settings, replace(case, model=strict), platform)
+    settings = house.settings
+    house.fill()
+    house.run()
+    house.fill(seed=12)
+    house = replace(house, model=replace(house.model, gate=replace(house.model.gate, min_gain_over_baseline=0.5)))
 
-    result = _materialize(house)
+    result = house.run()
 
     assert result.success
     assert _checks(result)["gate"] is False
     (check,) = [each for each in result.get_asset_check_evaluations() if each.check_name == "gate"]
     assert check.severity == dg.AssetCheckSeverity.WARN
-    assert "gain over baseline (ROC AUC) is" in str(check.description)
+    assert "gain over baseline (roc_auc) is" in str(check.description)
     assert "broken by" in str(check.description)
-    told = _metadata(result, names.champion(case.model.name))
-    assert (told["verdict"], told["version"], told["candidate_version"]) == ("rejected", 1, 2)
-    entries = ledger.history(settings, case.model)
+    found = house.metadata(result, names.champion)
+    assert (found["verdict"], found["version"], found["candidate_version"]) == ("rejected", 1, 2)
+    entries = ledger.history(settings, house.model)
     assert [(entry.action, entry.version, entry.previous_version) for entry in entries] == [("promote", 1, None), ("reject", 2, 1)]
     assert any(not rule["passed"] for rule in entries[1].rules)
-    assert _judge(house).verdict == "rejected"
-    assert len(ledger.history(settings, case.model)) == 2
+    assert house.judge(str(found["candidate_run_id"])).verdict == "rejected"
+    assert len(ledger.history(settings, house.model)) == 2
 
 
-def test_a_loaded_version_scores_as_it_did_when_it_was_judged(house: Platformed) -> None:
+def test_a_loaded_version_scores_as_it_did_when_it_was_judged(house: House) -> None:
     """The champion is loaded natively, by its number or by the ledger, and gives the same figures and bits."""
-    settings, case, _ = house
+    settings = house.settings
     with pytest.raises(NotTrained, match="has no live version"):
-        versions.champion(settings, case.model)
-    _train(house)
-    _judge(house)
+        versions.champion(settings, house.model)
+    house.judge(house.train())
 
-    live, one = versions.champion(settings, case.model), versions.load(settings, case.model, 1)
+    live, one = versions.champion(settings, house.model), versions.load(settings, house.model, 1)
 
     rows = only(archive.read_path(settings, live.contract.training_set, live.contract.training_set_sha256), HOLDOUT)
     assert live.version == 1
-    assert live.score(rows).dtype == np.float64
-    assert live.score(rows).tolist() == one.score(rows).tolist()
+    assert live.scorer.score(rows).dtype == np.float64
+    assert live.scorer.score(rows).tolist() == one.scorer.score(rows).tolist()
     with pytest.raises(UnknownName, match="Known: 1"):
-        versions.load(settings, case.model, 2)
+        versions.load(settings, house.model, 2)
 
 
-def test_a_changed_model_file_is_never_loaded(house: Platformed) -> None:
+def test_a_changed_model_file_is_never_loaded(house: House) -> None:
     """Its hash is not that of the contract, so neither the champion nor a promotion takes it."""
-    settings, case, _ = house
-    run_id = _train(house)
-    _judge(house)
+    settings = house.settings
+    run_id = house.train()
+    house.judge(run_id)
     objects = object_store(stack_bucket(settings)).list_objects_v2(Bucket=stack_bucket(settings).s3_bucket, Prefix="mlflow/")["Contents"]
     (path,) = [each["Key"] for each in objects if run_id in each["Key"] and each["Key"].endswith(MODEL_FILE)]
-    content = bytearray(versions.artifact(settings, case.model, 1))
+    content = bytearray(versions.artifact(settings, house.model, 1))
     content[-10] ^= 1
     object_store(settings).put_object(Bucket=stack_bucket(settings).s3_bucket, Key=path, Body=bytes(content))
 
-    with pytest.raises(ArtifactCorrupt, match=MODEL_FILE):
-        versions.champion(settings, case.model)
+    with pytest.raises(ArtifactCorrupt, match="model file of"):
+        versions.champion(settings, house.model)
 
 
 def stack_bucket(settings: Settings) -> Settings:
@@ -284,98 +318,196 @@ def stack_bucket(settings: Settings) -> Settings:
     return settings.model_copy(update={"s3_bucket": "pipeline"})
 
 
-def test_promotion_roll_back_and_the_aliases_that_mirror_them(house: Platformed) -> None:
+def test_promotion_roll_back_and_the_aliases_that_mirror_them(house: House) -> None:
     """Three versions go live and two roll backs go back to the first; MLflow's aliases follow each step."""
-    settings, case, _ = house
+    settings = house.settings
     for share in (1.0, 0.95, 0.9):
-        _train(house, _fewer(share))
-        assert _judge(house).verdict == "promoted"
-    assert _aliases(settings, case.model) == {"champion": 3, "previous": 2}
+        assert house.judge(house.train(_fewer(share))).verdict == "promoted"
+    assert house.aliases() == {"champion": 3, "previous": 2}
 
-    back = by_hand.roll_back(settings, case.model, actor="a test", reason="worse", live_from=AS_OF + timedelta(days=7))
-    assert _aliases(settings, case.model) == {"champion": 2, "previous": 1}
-    by_hand.roll_back(settings, case.model, actor="a test", reason="still worse")
+    back = by_hand.roll_back(settings, house.model, actor="a test", reason="worse", live_from=AS_OF + timedelta(days=7))
+    assert house.aliases() == {"champion": 2, "previous": 1}
+    by_hand.roll_back(settings, house.model, actor="a test", reason="still worse")
 
     assert (back.action, back.version, back.previous_version) == ("rollback", 2, 3)
-    assert ledger.live_version_at(settings, case.model, AS_OF + timedelta(days=6)) != 2
-    assert _aliases(settings, case.model) == {"champion": 1}
+    assert ledger.live_version_at(settings, house.model, AS_OF + timedelta(days=6)) != 2
+    assert house.aliases() == {"champion": 1}
     with pytest.raises(PromotionRefused, match="no version was live before"):
-        by_hand.roll_back(settings, case.model, actor="a test", reason="too far")
-    assert by_hand.roll_back(settings, case.model, actor="a test", reason="forth", to=3).version == 3
+        by_hand.roll_back(settings, house.model, actor="a test", reason="too far")
+    assert by_hand.roll_back(settings, house.model, actor="a test", reason="forth", to=3).version == 3
 
 
-def test_a_model_file_that_was_rolled_back_from_does_not_come_back_by_itself(house: Platformed) -> None:
+def test_a_model_file_that_was_rolled_back_from_does_not_come_back_by_itself(house: House) -> None:
     """The same training again gives the same file; the gate rejects it, and only a person who insists makes it live."""
-    settings, case, _ = house
-    _train(house, _fewer(0.9))
-    _judge(house)
-    _train(house)
-    _judge(house)
-    by_hand.roll_back(settings, case.model, actor="a test", reason="worse")
-    _train(house)
+    settings = house.settings
+    for change in (_fewer(0.9), _fewer(1.1)):
+        house.judge(house.train(change))
+    by_hand.roll_back(settings, house.model, actor="a test", reason="worse")
 
-    judged = _judge(house)
+    judged = house.judge(house.train())
 
     assert (judged.verdict, judged.version, judged.live_version) == ("rejected", 2, 1)
     with pytest.raises(ModelRejected, match="earlier roll backs"):
-        by_hand.promote(settings, case.model, 2, actor="a test", reason="a try")
-    assert by_hand.promote(settings, case.model, 2, actor="a test", reason="I know better", is_forced=True).version == 2
+        by_hand.promote(settings, house.model, 2, actor="a test", reason="a try")
+    assert by_hand.promote(settings, house.model, 2, actor="a test", reason="I know better", is_forced=True).version == 2
     with pytest.raises(PromotionRefused, match="live already"):
-        by_hand.promote(settings, case.model, 2, actor="a test", reason="twice")
+        by_hand.promote(settings, house.model, 2, actor="a test", reason="twice")
 
 
-def test_a_crash_between_ledger_and_aliases_is_healed_by_the_next_call(house: Platformed) -> None:
+def test_a_crash_between_ledger_and_aliases_is_healed_by_the_next_call(house: House) -> None:
     """The decision is in the ledger and MLflow does not know; judging again decides nothing and sets the alias."""
-    settings, case, _ = house
-    run_id = _train(house)
-    version = versions.register(settings, case.model, run_id, versions.load_run(settings, run_id).contract)
+    settings = house.settings
+    run_id = house.train()
+    version = versions.register(settings, house.model, run_id, versions.load_run(settings, run_id).contract)
     decision = ledger.Decision(version=version, actor="a test", reason="killed after this", live_from=AS_OF, run_id=run_id)
-    ledger.promote(settings, case.model, decision, expected_version=None)
-    assert _aliases(settings, case.model) == {}
+    ledger.promote(settings, house.model, decision, expected_version=None)
+    assert house.aliases() == {}
 
-    judged = _judge(house)
+    judged = house.judge(run_id)
 
     assert judged.live_version == version
-    assert len(ledger.history(settings, case.model)) == 1
-    assert _aliases(settings, case.model) == {"champion": version}
+    assert len(ledger.history(settings, house.model)) == 1
+    assert house.aliases() == {"champion": version}
 
 
-def test_an_unfinished_run_is_no_candidate(house: Platformed) -> None:
-    """A training that was killed leaves a run that is never judged."""
-    settings, case, _ = house
-    finished = _train(house)
-    unfinished = _train(house, _fewer(0.9))
-    tracking(settings).update_run(unfinished, status="RUNNING")
+def test_only_a_finished_candidate_of_the_model_is_judged(house: House) -> None:
+    """A training that was killed, a candidate of another model, and a run that never was are refused, and nothing is decided."""
+    other = replace(house, model=replace(house.model, name=f"{house.model.name}_b"))
+    unfinished, foreign = house.train(), other.train()
+    tracking(house.settings).update_run(unfinished, status="RUNNING")
 
-    assert versions.newest_candidate(settings, case.name, case.model) == finished
-    with pytest.raises(NotTrained, match="no finished candidate"):
-        judge_newest(settings, "no_such_case", case.model, actor="a test")
+    for run_id in (unfinished, foreign):
+        with pytest.raises(UserInputError, match="is no finished candidate of model"):
+            house.judge(run_id)
+    with pytest.raises(UserInputError, match="There is no candidate run 'nothing'"):
+        house.judge("nothing")
+
+    assert ledger.history(house.settings, house.model) == ()
 
 
-def test_the_commands_show_promote_and_roll_back(house: Platformed, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_or_a_reproduction_beside_a_training_is_never_promoted_by_accident(house: House) -> None:
+    """Whatever is trained before or in between, a run judges its own candidate; a step alone asks which one is meant."""
+    house.fill()
+    old = house.run(as_of=(AS_OF - timedelta(days=3)).isoformat(), steps=TRAINING)
+    own = house.run()
+    search = house.run(steps=TRAINING)
+    alone = house.run(steps=(names.champion,))
+    found = {result.run_id: house.metadata(result, names.candidate) for result in (old, own, search)}
+
+    judged = house.metadata(own, names.champion)
+    assert judged["candidate_run_id"] == found[own.run_id]["mlflow_run_id"]
+    assert not alone.success
+    assert "give `candidate_run_id`" in str(alone.failure_data_for_node(house.node(names.champion)))
+    assert [entry.run_id for entry in ledger.history(house.settings, house.model)] == [judged["candidate_run_id"]]
+
+
+def test_an_older_training_does_not_take_the_place_of_a_later_one(house: House) -> None:
+    """A reproduction that is judged by name is rejected for its time, however good it is."""
+    house.fill()
+    house.run()
+    old = house.run(as_of=(AS_OF - timedelta(days=3)).isoformat(), steps=TRAINING)
+    run_id = str(house.metadata(old, names.candidate)["mlflow_run_id"])
+
+    result = house.run(steps=(names.champion,), config={names.champion: {"candidate_run_id": run_id}})
+
+    judged = house.metadata(result, names.champion)
+    assert (judged["candidate_run_id"], judged["verdict"], judged["version"]) == (run_id, "rejected", 1)
+    (check,) = [each for each in result.get_asset_check_evaluations() if each.check_name == "gate"]
+    assert "days that the champion was trained later is 3" in str(check.description)
+
+
+def test_a_candidate_alone_learns_from_the_set_that_is_named(house: House) -> None:
+    """By its time or by its hash; where a time has two sets, both are listed, and with neither the run says what to give."""
+    house.fill()
+    first = str(house.metadata(house.run(steps=(names.training_set,)), names.training_set)["training_set_sha256"])
+    by_time = house.run(steps=(names.candidate,), config={names.candidate: {"as_of": AS_OF.isoformat()}})
+    house.fill(seed=12)
+    house.run(steps=(names.training_set,))
+
+    by_hash = house.run(steps=(names.candidate,), config={names.candidate: {"training_set": first}})
+    unclear = house.run(steps=(names.candidate,), config={names.candidate: {"as_of": AS_OF.isoformat()}})
+    alone = house.run(steps=(names.candidate,))
+    unknown = house.run(steps=(names.candidate,), config={names.candidate: {"training_set": "0" * 64}})
+
+    figures = [house.metadata(result, names.candidate)["model_sha256"] for result in (by_time, by_hash)]
+    assert figures[0] == figures[1]
+    reasons = [str(result.failure_data_for_node(house.node(names.candidate))) for result in (unclear, alone, unknown)]
+    assert "has 2 training sets as of" in reasons[0]
+    assert first in reasons[0]
+    assert "give `training_set` or `as_of`" in reasons[1]
+    assert "has no training set with the SHA-256 0000" in reasons[2]
+
+
+@pytest.mark.parametrize("task", [MULTICLASS, REGRESSION], ids=lambda task: type(task).__name__)
+def test_a_model_of_another_kind_goes_live_too(house: House, task: Task) -> None:
+    """Several classes or a number, from vectors and labels to a version that scores and a check that names its own metric."""
+    house = replace(house, model=replace(small_model(task=task), name=house.model.name))
+    house.fill()
+
+    result = house.run()
+
+    assert result.success
+    assert all(_checks(result).values())
+    judged, metric = house.metadata(result, names.champion), house.model.gate.metric
+    assert (judged["verdict"], judged["version"]) == ("promoted", 1)
+    assert {metric, f"baseline_{metric}"} <= judged.keys()
+    live = versions.champion(house.settings, house.model)
+    rows = only(archive.read_path(house.settings, live.contract.training_set, live.contract.training_set_sha256), HOLDOUT)
+    assert len(live.scorer.score(rows)) == rows.num_rows
+    (listed,) = versions.registered(house.settings, house.model)
+    assert listed.metrics[metric] == judged[metric]
+    assert any(name.startswith("slice/origin/JFK") for name in tracking(house.settings).get_run(listed.run_id).data.metrics)
+
+
+def test_labels_that_mature_late_move_the_blocks(house: House) -> None:
+    """With a horizon of three days the inputs, the blocks and the checks end three days before as_of."""
+    house = replace(house, model=replace(house.model, label=replace(house.model.label, horizon=timedelta(days=3))))
+    house.fill()
+
+    result = house.run(as_of=AS_OF.isoformat(), steps=(names.training_set,))
+
+    assert result.success
+    assert all(_checks(result).values())
+    record = archive.find(house.settings, house.model, as_of=AS_OF)
+    assert record.blocks[-1].end == AS_OF - timedelta(days=3)
+    assert max(archive.read(house.settings, record)["decision_at"].to_pylist()) < AS_OF - timedelta(days=3)
+
+
+def test_a_label_of_numeric_is_read_as_a_number(house: House) -> None:
+    """Postgres' exact numbers come as text from the driver, and are what a regression learns from."""
+    house = replace(house, model=replace(small_model(task=REGRESSION), name=house.model.name))
+    asked = house.fill()
+    table, column = names.cleaned(house.model.label.table), house.model.label.column
+    with warehouse(house.settings) as connection:
+        alter = sql.SQL("alter table {} alter column {} type numeric(12, 6)")
+        connection.execute(alter.format(sql.Identifier(*table), sql.Identifier(column)))
+
+    found = read_inputs(house.settings, house.model, AS_OF)
+
+    assert found.labels.schema.field(column).type == pa.float64()
+    assert 0 < build_training_set(house.model, asked, found.labels, AS_OF).num_rows <= found.labels.num_rows
+
+
+def test_the_commands_show_promote_and_roll_back(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """`models list`, `history`, `promote` and `rollback` of the declared model, as tables and as JSON; an unknown version is bad input."""
-    settings, case, _ = house
-    declared = replace(case.model, name=flights.model.name)
-    case = replace(case, model=declared)
-    named = (settings, case, Platform(home=str(settings.home)))
+    settings = house.settings
+    declared = flights.models[0].name
+    house = replace(house, model=replace(house.model, name=declared))
     for share in (0.9, 1.0):
-        _train(named, _fewer(share))
-        _judge(named)
+        house.judge(house.train(_fewer(share)))
     monkeypatch.setenv(f"{PREFIX}HOME", str(settings.home))
     load_settings.cache_clear()
     app = typer.Typer()
     commands.register(app)
     run = CliRunner().invoke
 
-    listed = json.loads(run(app, ["models", "list", "--json"]).output)[declared.name][-2:]
+    listed = json.loads(run(app, ["models", "list", "--json"]).output)[declared][-2:]
     old, new = (each["version"] for each in listed)
-    back = run(app, ["models", "rollback", "--reason", "worse", "--live-from", "2013-02-01T00:00:00+00:00"])
-    forth = run(
-        app, ["models", "promote", declared.name, str(new), "--reason", "better after all", "--live-from", "2013-02-02T00:00:00+00:00"]
-    )
-    unknown = run(app, ["models", "promote", declared.name, "999", "--reason", "a typo"])
-    history = json.loads(run(app, ["models", "history", "--json"]).output)
-    tables = run(app, ["models", "list"]).output + run(app, ["models", "history"]).output
+    back = run(app, ["models", "rollback", declared, "--reason", "worse", "--live-from", "2013-02-01T00:00:00+00:00"])
+    forth = run(app, ["models", "promote", declared, str(new), "--reason", "better after all", "--live-from", "2013-02-02T00:00:00+00:00"])
+    unknown = run(app, ["models", "promote", declared, "999", "--reason", "a typo"])
+    history = json.loads(run(app, ["models", "history", declared, "--json"]).output)
+    tables = run(app, ["models", "list"]).output + run(app, ["models", "history", declared]).output
     load_settings.cache_clear()
 
     assert [each["state"] for each in listed] == ["previous", "live"]
@@ -388,5 +520,8 @@ def test_the_commands_show_promote_and_roll_back(house: Platformed, monkeypatch:
         ("rollback", old),
         ("promote", new),
     ]
+    assert listed[-1]["metrics"]["roc_auc"] > listed[-1]["metrics"]["baseline_roc_auc"]
     assert "rollback" in tables
+    assert "roc_auc" in tables
+    assert "No version yet. Run the job train_" in tables
     assert "better" in tables

@@ -5,58 +5,77 @@ from datetime import timedelta
 
 import pytest
 
-from pipeline_assets.core.declarations import ROOT, check, load_use_case
-from pipeline_assets.core.errors import SpecError, UnknownName
-from pipeline_assets.spec.features import FeatureView, Windowed
+from pipeline_assets.core import declarations
+from pipeline_assets.core.columns import cleaned_models
+from pipeline_assets.core.declarations import load_project, read_project
+from pipeline_assets.core.errors import DeclarationProblem, SpecError, UnknownName
+from pipeline_assets.core.project import Project, views_of
+from pipeline_assets.core.rules import models
+from pipeline_assets.core.settings import read_code_settings
+from pipeline_assets.spec.features import FeatureView, Latest, Learned, RequestFeature, Windowed
+from pipeline_assets.spec.models import Model
 from pipeline_assets.spec.sources import Avro, CloudEvent, CsvLine, DebeziumChange, Route
+from pipeline_assets.spec.tasks import Binary, MetricRule, Multiclass, Regression
 from pipeline_assets.spec.use_case import UseCase
-
-DBT = ROOT / "dbt_project"
 
 
 @pytest.fixture(scope="module")
 def declared() -> UseCase:
     """The reference use case as it is declared."""
-    return load_use_case("nyc_flights")
+    return load_project().use_case("nyc_flights")
+
+
+def check(*use_cases: UseCase) -> Project:
+    """The use cases, held against the rules and the cleaned tables of this project."""
+    return declarations.check(use_cases, read_code_settings().dbt_project)
+
+
+def problems(*use_cases: UseCase) -> tuple[DeclarationProblem, ...]:
+    """What the rules find wrong with the use cases."""
+    with pytest.raises(SpecError) as refused:
+        check(*use_cases)
+    return refused.value.problems
+
+
+def with_model(use_case: UseCase, **changed: object) -> UseCase:
+    """`use_case` with its first model alone, changed."""
+    return replace(use_case, models=(replace(use_case.models[0], **changed),))  # type: ignore[arg-type]
 
 
 def _with_feature(use_case: UseCase, **changed: object) -> UseCase:
-    """`use_case` with the first feature of its first view changed."""
-    view: FeatureView = use_case.views[0]
+    """`use_case` with the first feature of its first view changed, in its first model alone."""
+    model: Model = use_case.models[0]
+    view: FeatureView = model.views[0]
     feature = replace(view.features[0], **changed)  # type: ignore[arg-type]
-    return replace(use_case, views=(replace(view, features=(feature, *view.features[1:])), *use_case.views[1:]))
+    return with_model(use_case, views=(replace(view, features=(feature, *view.features[1:])), *model.views[1:]))
 
 
 def test_the_reference_use_case_keeps_every_rule(declared: UseCase) -> None:
     """The declarations that come with the project load, and hold at least forty features."""
-    features = [feature for view in declared.views for feature in view.features]
+    features = [feature for view in views_of(declared) for feature in view.features]
 
     assert sum(len(feature.windows) if isinstance(feature, Windowed) else 1 for feature in features) >= 40
 
 
 def test_only_a_postgres_table_can_be_followed_by_its_changes(declared: UseCase) -> None:
-    """An endpoint has no replication log; a table has, and an unknown way to load is told with those there are."""
+    """An endpoint has no replication log; a table has, and an unknown way to load is reported with those there are."""
     weather = next(source for source in declared.sources if source.contract.name == "weather")
     table = next(source for source in declared.sources if source.contract.name == "planes")
-    with pytest.raises(SpecError) as endpoint:
-        check(replace(declared, sources=(*declared.sources[:1], replace(weather, load="changes")), streams=()), DBT)
-    with pytest.raises(SpecError) as unknown:
-        check(replace(declared, sources=(replace(table, load="hourly"),), streams=()), DBT)  # type: ignore[arg-type]
+    others = tuple(source for source in declared.sources if source is not table)
+    endpoint = problems(replace(declared, sources=(*declared.sources[:1], replace(weather, load="changes")), streams=()))
+    unknown = problems(replace(declared, sources=(replace(table, load="hourly"),), streams=()))  # type: ignore[arg-type]
 
-    assert (endpoint.value.subject, endpoint.value.expected) == ("Source 'weather'", "a Postgres table as origin")
-    assert unknown.value.expected == "one of changes, daily, snapshot"
-    check(replace(declared, sources=(*(s for s in declared.sources if s is not table), replace(table, load="changes"))), DBT)
+    assert [(one.subject, one.expected) for one in endpoint] == [("Source 'weather'", "a Postgres table as origin")]
+    assert [one.expected for one in unknown] == ["one of changes, daily, snapshot"]
+    assert check(replace(declared, sources=(*others, replace(table, load="changes"))))
 
 
 def test_an_unknown_column_names_use_case_file_object_field_and_columns(declared: UseCase) -> None:
-    """A feature that reads a column its table lacks is told with the columns that the table has."""
-    with pytest.raises(SpecError) as told:
-        check(_with_feature(declared, column="amount"), DBT)
+    """A feature that reads a column its table lacks is reported with the columns that the table has."""
+    (found,) = problems(_with_feature(declared, column="amount"))
 
-    assert str(told.value).startswith(
-        "View 'origin_departures': feature 'flights' (use case 'nyc_flights'): column is 'amount'. Expected: one of carrier, delay_minutes,"
-    )
-    assert str(told.value).endswith("Fix pipeline_assets/use_cases/nyc_flights/features.py.")
+    assert (found.use_case, found.subject, found.field) == ("nyc_flights", "View 'origin_departures': feature 'flights'", "column")
+    assert found.expected.startswith("one of carrier, delay_minutes,")
 
 
 @pytest.mark.parametrize(
@@ -73,11 +92,9 @@ def test_an_unknown_column_names_use_case_file_object_field_and_columns(declared
 )
 def test_a_malformed_window_is_refused(declared: UseCase, changed: dict[str, object], field: str, expected: str) -> None:
     """Each field of a windowed feature is held against its allowed values."""
-    with pytest.raises(SpecError) as told:
-        check(_with_feature(declared, **changed), DBT)
+    found = problems(_with_feature(declared, **changed))
 
-    assert told.value.field == field
-    assert expected in told.value.expected
+    assert [(one.field, expected in one.expected) for one in found] == [(field, True)]
 
 
 @pytest.mark.parametrize(
@@ -95,11 +112,9 @@ def test_a_malformed_contract_is_refused(declared: UseCase, changed: dict[str, o
     source = declared.sources[0]
     broken = replace(source, contract=replace(source.contract, **changed))  # type: ignore[arg-type]
 
-    with pytest.raises(SpecError) as told:
-        check(replace(declared, sources=(broken, *declared.sources[1:])), DBT)
+    found = problems(replace(declared, sources=(broken, *declared.sources[1:])))
 
-    assert told.value.field == field
-    assert told.value.file == "pipeline_assets/use_cases/nyc_flights/sources.py"
+    assert [one.field for one in found] == [field]
 
 
 COLUMNS = ("flight_id", "carrier", "tailnum", "origin", "dest", "event_at", "delay_minutes", "is_cancelled")
@@ -124,13 +139,12 @@ COLUMNS = ("flight_id", "carrier", "tailnum", "origin", "dest", "event_at", "del
     ],
 )
 def test_a_malformed_stream_is_refused(declared: UseCase, changed: dict[str, object], field: str) -> None:
-    """A format tells of the contract's fields, and streams that share a topic tell whose event it is."""
+    """A format names the contract's fields, and streams that share a topic say whose event it is."""
     broken = replace(declared.streams[0], **changed)  # type: ignore[arg-type]
 
-    with pytest.raises(SpecError) as told:
-        check(replace(declared, streams=(broken, *declared.streams[1:])), DBT)
+    found = problems(replace(declared, streams=(broken, *declared.streams[1:])))
 
-    assert told.value.field == field
+    assert {one.field for one in found} == {field}
 
 
 @pytest.mark.parametrize(
@@ -149,7 +163,7 @@ def test_a_stream_may_be_written_in_each_format(declared: UseCase, changed: dict
     """What each format asks for can be declared."""
     stream = replace(declared.streams[0], **changed)  # type: ignore[arg-type]
 
-    check(replace(declared, streams=(stream, *declared.streams[1:])), DBT)
+    assert check(replace(declared, streams=(stream, *declared.streams[1:]))).streams[0] == stream
 
 
 def test_streams_of_one_topic_are_routed_by_one_field(declared: UseCase) -> None:
@@ -159,24 +173,129 @@ def test_streams_of_one_topic_are_routed_by_one_field(declared: UseCase) -> None
         replace(one, topic="flights", route=Route(field="type", value=kind)) for one, kind in zip(declared.streams, kinds, strict=True)
     ]
 
-    check(replace(declared, streams=tuple(streams)), DBT)
+    assert [stream.topic for stream in check(replace(declared, streams=tuple(streams))).streams] == ["flights", "flights"]
 
 
-def test_an_unknown_use_case_is_told_with_those_there_are() -> None:
-    """A use case that is not declared is an error that lists the declared ones."""
-    with pytest.raises(UnknownName) as told:
-        load_use_case("nowhere")
+def test_an_unknown_use_case_is_reported_with_those_there_are() -> None:
+    """A use case that is chosen and not declared is an error that lists the declared ones."""
+    with pytest.raises(UnknownName) as refused:
+        read_project(read_code_settings().model_copy(update={"use_cases": ("nowhere",)}))
 
-    assert told.value.known == ("nyc_flights",)
+    assert "nyc_flights" in refused.value.known
 
 
 @pytest.mark.parametrize(
     ("changed", "field"),
-    [({"bins": 1}, "bins"), ({"max_drifted_share": 2.0}, "max_drifted_share"), ({"cool_down": timedelta(0)}, "cool_down")],
+    [
+        ({"bins": 1}, "bins"),
+        ({"max_drifted_share": 2.0}, "max_drifted_share"),
+        ({"cool_down": timedelta(0)}, "cool_down"),
+        ({"rules": (MetricRule(metric="mae", limit=1.0),)}, "rules names metric"),
+    ],
 )
 def test_a_malformed_monitor_is_refused(declared: UseCase, changed: dict[str, object], field: str) -> None:
-    """Thresholds of a monitor are held against their ranges."""
-    with pytest.raises(SpecError) as told:
-        check(replace(declared, monitor=replace(declared.monitor, **changed)), DBT)  # type: ignore[arg-type]
+    """Thresholds of a monitor are held against their ranges, its metrics against those of the task."""
+    monitor = replace(declared.models[0].monitor, **changed)  # type: ignore[arg-type]
 
-    assert told.value.field == field
+    assert [one.field for one in problems(with_model(declared, monitor=monitor))] == [field]
+
+
+@pytest.mark.parametrize(
+    ("changed", "field", "expected"),
+    [
+        ({"task": Regression(unit="minutes")}, "label.column", "integer or number, such as delay_minutes"),
+        ({"task": Multiclass(classes=("early",))}, "task.classes", "at least two classes, each once"),
+        (
+            {"task": Multiclass(classes=("on time", "on-time"))},
+            "task.classes",
+            "classes that differ in their lower-case letters and digits",
+        ),
+        ({"task": Multiclass(classes=("early", "late"))}, "label.column", "string, such as carrier, dest, flight_id, origin, tailnum"),
+        ({"task": "binary"}, "task", "Binary(), Multiclass(classes=...) or Regression(unit=...)"),
+        ({"views": (), "request_features": ()}, "views", "at least one view or request feature"),
+        ({"parameters": {"objective": "rank:ndcg"}}, "parameters['objective']", "one of binary:logistic"),
+        ({"slices": ("decision_at",)}, "slices", "string or integer or boolean, such as carrier,"),
+    ],
+)
+def test_a_malformed_model_is_refused(declared: UseCase, changed: dict[str, object], field: str, expected: str) -> None:
+    """Task, label, inputs and parameters are held against each other and against the types of columns."""
+    found = problems(with_model(declared, **changed))
+
+    assert field in [one.field for one in found]
+    assert expected in next(one.expected for one in found if one.field == field)
+
+
+@pytest.mark.parametrize(
+    ("changed", "field"),
+    [
+        ({"keys": ()}, "observations.keys"),
+        ({"keys": ("flight_id", "origin")}, "label.keys"),
+        ({"ahead": timedelta(hours=-1)}, "observations.ahead"),
+        ({"table": "nowhere"}, "observations"),
+        ({"decision_at": "origin"}, "observations 'flights'"),
+        ({"keys": ("planned_minutes",)}, "label.keys"),
+        ({"keys": ("run_id",)}, "observations.keys"),
+    ],
+)
+def test_malformed_observations_are_refused(declared: UseCase, changed: dict[str, object], field: str) -> None:
+    """Keys, times and lead of the observations are held against their table and the label."""
+    asked = replace(declared.models[0].observations, **changed)  # type: ignore[arg-type]
+
+    assert field in [one.field for one in problems(with_model(declared, observations=asked))]
+
+
+def test_a_key_of_another_kind_than_in_the_events_is_refused(declared: UseCase) -> None:
+    """A number here and text there would match nothing: the error names the table, the column and the kind that is needed."""
+    tables = cleaned_models(read_code_settings().dbt_project)
+    flights = replace(tables["flights"], columns={**tables["flights"].columns, "dest": "integer"})
+    (found, *_) = models.problems(declared, {**tables, "flights": flights})
+
+    assert (found.field, found.problem) == ("observations 'flights'", "is 'dest' of type integer")
+    assert found.expected.startswith("string, such as")
+
+
+def test_types_of_features_are_checked_at_load(declared: UseCase) -> None:
+    """A mean of text, text without categories, and a number with categories are refused before any run."""
+    view = declared.models[0].views[0]
+    wrong = (
+        Windowed(name="mean_of_text", aggregate="mean", column="carrier", windows=(timedelta(hours=1),)),
+        Latest(name="text", column="carrier"),
+        Latest(name="number", column="delay_minutes", values=("1",)),
+    )
+    right = (
+        Latest(name="listed", column="carrier", values=("AA", "UA")),
+        Latest(name="learned", column="carrier", values=Learned(most=5)),
+        Latest(name="happened", column="event_at"),
+        Latest(name="flag", column="is_late"),
+        Windowed(name="texts", aggregate="count", column="carrier", windows=(timedelta(hours=1),)),
+    )
+
+    found = problems(with_model(declared, views=(replace(view, features=wrong),)))
+
+    assert [(one.subject.rpartition(" ")[2], one.field) for one in found] == [
+        ("'mean_of_text'", "column"), ("'text'", "values"), ("'number'", "values"),
+    ]  # fmt: skip
+    assert check(with_model(declared, views=(replace(view, features=right),)))
+
+
+def test_a_numeric_request_feature_on_text_is_refused(declared: UseCase) -> None:
+    """Text needs its categories, in a request feature as in a view."""
+    feature = RequestFeature(name="dest", column="dest", description="Where it goes.")
+
+    (found,) = problems(with_model(declared, request_features=(feature,)))
+
+    assert (found.subject, found.expected) == (
+        "Model 'flight_delay': request feature 'dest'", "the values of this text, or Learned()",
+    )  # fmt: skip
+
+
+def test_all_problems_are_reported_at_once(declared: UseCase) -> None:
+    """Two broken objects of two kinds are two problems of one error, whose text lists both."""
+    source = replace(declared.sources[0], contract=replace(declared.sources[0].contract, broken_share=2.0))
+    broken = replace(with_model(declared, task=Binary(), slices=("nowhere",)), sources=(source, *declared.sources[1:]))
+
+    with pytest.raises(SpecError) as refused:
+        check(broken)
+
+    assert [one.field for one in refused.value.problems] == ["broken_share", "slices"]
+    assert str(refused.value).startswith("2 problems in the declarations:\n- Contract 'flight_schedule'")

@@ -10,9 +10,11 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from pipeline_assets.core.errors import UnknownName, UserInputError
+from pipeline_assets.local_stack import stack
 from pipeline_assets.local_stack.commands import register
 from pipeline_assets.local_stack.display import Progress, watching
-from pipeline_assets.local_stack.plan import NAMES
+
+NAMES = stack.names()
 
 
 @pytest.fixture
@@ -26,17 +28,17 @@ def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> typer.Typer:
 
 def test_status_of_a_stack_that_never_ran_is_stopped(app: typer.Typer) -> None:
     """Every service is listed, and the exit code says that not all run."""
-    told = CliRunner().invoke(app, ["status", "--json"])
+    shown = CliRunner().invoke(app, ["status", "--json"])
 
-    assert told.exit_code == 1
-    assert [(each["name"], each["state"], each["pid"]) for each in json.loads(told.stdout)] == [(name, "stopped", None) for name in NAMES]
+    assert shown.exit_code == 1
+    assert [(each["name"], each["state"], each["pid"]) for each in json.loads(shown.stdout)] == [(name, "stopped", None) for name in NAMES]
 
 
 def test_status_is_a_table_for_people(app: typer.Typer) -> None:
     """Each service has a line."""
-    told = CliRunner().invoke(app, ["status"])
+    shown = CliRunner().invoke(app, ["status"])
 
-    assert [line.split()[0] for line in told.stdout.splitlines()[1:]] == list(NAMES)
+    assert [line.split()[0] for line in shown.stdout.splitlines()[1:]] == list(NAMES)
 
 
 def test_down_of_a_stack_that_never_ran_is_fine(app: typer.Typer) -> None:
@@ -47,17 +49,17 @@ def test_down_of_a_stack_that_never_ran_is_fine(app: typer.Typer) -> None:
 @pytest.mark.parametrize("command", [["up", "--service", "kafak"], ["down", "--service", "kafak"], ["logs", "kafak"]])
 def test_an_unknown_service_is_named_with_those_that_are_known(app: typer.Typer, command: list[str]) -> None:
     """A misspelt name starts and stops nothing."""
-    told = CliRunner().invoke(app, command)
+    shown = CliRunner().invoke(app, command)
 
-    assert isinstance(told.exception, UnknownName)
-    assert "Unknown service 'kafak'. Known: connect, dagster, dagster-code" in str(told.exception)
+    assert isinstance(shown.exception, UnknownName)
+    assert "Unknown service 'kafak'. Known: connect, dagster, dagster-code" in str(shown.exception)
 
 
 def test_purging_one_service_is_refused(app: typer.Typer) -> None:
     """The data of the stack is deleted as a whole or not at all."""
-    told = CliRunner().invoke(app, ["down", "--purge", "--service", "s3"])
+    shown = CliRunner().invoke(app, ["down", "--purge", "--service", "s3"])
 
-    assert isinstance(told.exception, UserInputError)
+    assert isinstance(shown.exception, UserInputError)
 
 
 def test_logs_are_the_last_lines(app: typer.Typer, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from pipeline_assets.core.errors import ServiceFailed
 from pipeline_assets.local_stack import downloads, java
 from pipeline_assets.local_stack.downloads import Artifact
-from pipeline_assets.local_stack.plan import S3, Plan
+from pipeline_assets.local_stack.plan import Plan
 from pipeline_assets.local_stack.ports import free_port
 
 CONTENT = bytes(range(256)) * 400
@@ -22,7 +22,7 @@ ARTIFACT = Artifact(path="org/example/thing-1.0.jar", sha256=sha256(CONTENT).hex
 
 def fetch(artifact: Artifact, repository: str, folder: Path) -> Path:
     """The one artifact in the folder."""
-    downloads.fetch([(artifact, folder)], repository, lambda _told: None)
+    downloads.fetch([(artifact, folder)], repository, lambda _progress: None)
     return folder / artifact.name
 
 
@@ -125,14 +125,14 @@ def test_a_repository_that_is_not_there_is_named_with_the_setting_to_change(tmp_
     assert url in str(failure.value)
 
 
-def test_many_artifacts_are_told_of_by_their_size(repository: Repository, tmp_path: Path) -> None:
+def test_many_artifacts_are_reported_by_their_size(repository: Repository, tmp_path: Path) -> None:
     """Each lands in its own folder, and progress ends at the whole."""
-    told: list[str] = []
+    reported: list[str] = []
     folders = [tmp_path / str(number) for number in range(20)]
-    downloads.fetch([(ARTIFACT, folder) for folder in folders], repository.url, told.append)
+    downloads.fetch([(ARTIFACT, folder) for folder in folders], repository.url, reported.append)
 
     assert [(folder / ARTIFACT.name).read_bytes() == CONTENT for folder in folders] == [True] * 20
-    assert (len(told), told[-1]) == (10, "2 of 2 MB")
+    assert (len(reported), reported[-1]) == (10, "2 of 2 MB")
 
 
 def test_the_list_of_jars_is_complete_and_pinned() -> None:
@@ -158,11 +158,11 @@ def test_a_jar_that_was_changed_on_this_machine_is_downloaded_again(
     lock.write_text(json.dumps({java.OBJECT_STORE: [asdict(ARTIFACT)]}))
     monkeypatch.setattr(java, "LOCK", lock)
     plan = Plan(root=tmp_path, home=tmp_path, ports={}, secrets={}, given={}, settings={}, maven_url=repository.url)
-    java.check(plan, S3)
+    java.check(plan, (java.OBJECT_STORE,))
     jar = java.folder(plan.jars, java.OBJECT_STORE) / ARTIFACT.name
     jar.write_bytes(CONTENT[::-1])
-    java.check(plan, S3)
-    java.check(plan, S3)
+    java.check(plan, (java.OBJECT_STORE,))
+    java.check(plan, (java.OBJECT_STORE,))
 
     assert jar.read_bytes() == CONTENT
     assert repository.asked == [None, None]

@@ -33,7 +33,7 @@ def home(tmp_path: Path) -> Iterator[Path]:
 
 
 def toy(home: Path, program: str, is_ready: Callable[[float], bool] | None = None) -> Service:
-    """A service that runs a Python program; ready once it has written to its log, unless told otherwise."""
+    """A service that runs a Python program; ready once it has written to its log, or by `is_ready`."""
     return Service(
         name=NAME,
         command=(sys.executable, "-c", program),

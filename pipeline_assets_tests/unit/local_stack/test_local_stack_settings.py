@@ -1,4 +1,4 @@
-"""What the stack is told by the environment, and what it hands out."""
+"""The settings of the stack: what it reads from the environment, and what it hands out."""
 
 import os
 import socket
@@ -11,26 +11,26 @@ import pytest
 from pydantic import SecretStr
 
 from pipeline_assets.core.errors import PortTaken, SettingsMissing, UserInputError
-from pipeline_assets.core.settings import Ports, StackSettings, environment_of_children, read_settings, read_stack_settings
+from pipeline_assets.core.settings import ROOT, StackSettings, environment_of_children, read_settings, read_stack_settings
 from pipeline_assets.local_stack import connect, dagster, kafka, settings
+from pipeline_assets.local_stack.inventory import described
+from pipeline_assets.local_stack.kafka import CONTROLLER
 from pipeline_assets.local_stack.plan import (
     CODE,
     CONNECT,
     DAEMON,
     KAFKA,
-    KAFKA_CONTROLLER,
     MLFLOW,
-    NAMES,
     POSTGRES,
     S3,
-    WEATHER,
     WEBSERVER,
     Plan,
     load_secrets,
 )
 from pipeline_assets.local_stack.ports import free_port, holder, is_free, is_listening, require_free
 from pipeline_assets.local_stack.processes import fingerprint
-from pipeline_assets.local_stack.stack import ROOT
+from pipeline_assets.local_stack.worlds import read_worlds
+from pipeline_assets_tests.stack_services import FREE, WEATHER
 
 S3_ELSEWHERE = {
     "PIPELINE_S3_ENDPOINT": "https://s3.example.com",
@@ -39,12 +39,13 @@ S3_ELSEWHERE = {
     "PIPELINE_S3_ACCESS_KEY": "their-access-key",
     "PIPELINE_S3_SECRET_KEY": "their-secret-key",
 }
-FREE = Ports(**dict.fromkeys(Ports.model_fields, 0))
+SERVICES = described(read_worlds(ROOT))
 
 
-def plan(home: Path, given: Mapping[str, str] | None = None, *, root: Path = ROOT, ports: Ports = FREE) -> Plan:
+def plan(home: Path, given: Mapping[str, str] | None = None, *, root: Path = ROOT, ports: Mapping[str, int] = FREE) -> Plan:
     """The plan of a stack whose environment has the given settings."""
-    return settings.make_plan(StackSettings(ports=ports, given=dict(given or {})), root, home)
+    stack = StackSettings(ports=dict(ports), given=dict(given or {}))
+    return settings.make_plan(described(read_worlds(root)).values(), stack, root, home)
 
 
 @pytest.fixture
@@ -83,16 +84,15 @@ def test_a_service_that_the_environment_points_to_is_not_started(tmp_path: Path)
     """The given settings are used, and not copied into `stack.env`."""
     made = plan(tmp_path, S3_ELSEWHERE)
     text = settings.write_settings(made).read_text()
-    stack = StackSettings(given=S3_ELSEWHERE)
 
-    assert [name for name in NAMES if settings.is_given(stack, name, ROOT)] == [S3]
+    assert [name for name, service in SERVICES.items() if service.is_elsewhere(S3_ELSEWHERE)] == [S3]
     assert made.settings["PIPELINE_S3_ENDPOINT"] == "https://s3.example.com"
     assert "their-secret-key" not in text
     assert "PIPELINE_S3_ENDPOINT" not in text
 
 
 def test_a_half_given_service_names_all_that_is_missing(tmp_path: Path) -> None:
-    """Who names an endpoint must name region, bucket and keys as well."""
+    """An endpoint needs region, bucket and keys as well."""
     with pytest.raises(SettingsMissing) as failure:
         plan(tmp_path, {"PIPELINE_S3_ENDPOINT": "https://s3.example.com", "PIPELINE_SERVICES__WEATHER__URL": "https://weather.example.com"})
 
@@ -116,6 +116,7 @@ def test_a_half_given_service_names_all_that_is_missing(tmp_path: Path) -> None:
                 "PIPELINE_CATALOG_DSN",
                 "PIPELINE_DAGSTER_DSN",
                 "PIPELINE_DATABASES__AIRLINE_OPS",
+                "PIPELINE_DATABASES__LEAGUE",
                 "PIPELINE_MLFLOW_DSN",
             },
             {POSTGRES},
@@ -129,12 +130,10 @@ def test_a_half_given_service_names_all_that_is_missing(tmp_path: Path) -> None:
 )
 def test_postgres_is_started_while_one_database_is_needed(given: set[str], elsewhere: set[str]) -> None:
     """A service is elsewhere when the environment has everything that it would provide."""
-    stack = StackSettings(given=dict.fromkeys(given, "somewhere"))
-
-    assert {name for name in NAMES if settings.is_given(stack, name, ROOT)} == elsewhere
+    assert {name for name, service in SERVICES.items() if service.is_elsewhere(given)} == elsewhere
 
 
-def test_kafka_connect_elsewhere_needs_to_be_told_its_file_of_secrets(tmp_path: Path) -> None:
+def test_kafka_connect_elsewhere_needs_the_path_of_its_file_of_secrets(tmp_path: Path) -> None:
     """Its connectors take their secrets from there; a path made up here would lead nowhere on that machine."""
     with pytest.raises(SettingsMissing, match="PIPELINE_CONNECT_SECRETS"):
         plan(tmp_path, {"PIPELINE_CONNECT_URL": "http://connect.example.com:8083"})
@@ -151,7 +150,7 @@ def test_a_worker_started_here_uses_the_broker_that_is_given(tmp_path: Path) -> 
 def test_another_configuration_is_another_service(tmp_path: Path) -> None:
     """A broker or worker that runs with other settings than planned is known by its command line, and started again by `up`."""
     made = plan(tmp_path)
-    moved = replace(made, ports={**made.ports, KAFKA_CONTROLLER: free_port()})
+    moved = replace(made, ports={**made.ports, CONTROLLER: free_port()})
     elsewhere = replace(made, settings={**made.settings, "PIPELINE_KAFKA_BOOTSTRAP": "kafka.example.com:9092"})
 
     assert fingerprint(kafka.service(made)) == fingerprint(kafka.service(made)) != fingerprint(kafka.service(moved))
@@ -163,14 +162,21 @@ def test_secrets_of_connectors_are_those_of_the_settings(tmp_path: Path) -> None
     given = {"PIPELINE_CATALOG_DSN": "postgresql://lake:p%40ss%5Cword@db.example.com/lake"}
     found = connect.secrets(plan(tmp_path, given).settings)
 
-    assert set(found) == {"s3.access-key", "s3.secret-key", "catalog.password", "replication.airline_ops.password"}
+    assert set(found) == {
+        "s3.access-key",
+        "s3.secret-key",
+        "catalog.password",
+        "replication.airline_ops.password",
+        "replication.league.password",
+    }
     assert found["catalog.password"] == "p@ss\\word"
     assert kafka.text({"catalog.password": found["catalog.password"]}) == "catalog.password=p@ss\\\\word\n"
 
 
 def test_without_a_simulator_the_sources_come_from_the_environment_alone(tmp_path: Path) -> None:
     """A project whose simulator was deleted gets no settings for it, and loads."""
-    made = plan(tmp_path, {"PIPELINE_DATABASES__ORDERS": "postgresql://orders.example.com/orders"}, root=tmp_path)
+    orders = {"PIPELINE_DATABASES__ORDERS": "postgresql://orders.example.com/orders"}
+    made = plan(tmp_path, orders, root=tmp_path, ports={name: 0 for name in FREE if name != WEATHER})
     settings.write_settings(made)
 
     assert read_settings(tmp_path).databases == {}
@@ -192,7 +198,7 @@ def test_a_free_port_is_picked_once(tmp_path: Path) -> None:
 def test_ports_are_distinct_and_fixed_ones_are_kept(tmp_path: Path) -> None:
     """Every service has a port of its own; what is asked for is what is used."""
     port = free_port()
-    made = plan(tmp_path, ports=FREE.model_copy(update={"mlflow": port}))
+    made = plan(tmp_path, ports={**FREE, "mlflow": port})
 
     assert made.ports[MLFLOW] == port
     assert len(set(made.ports.values())) == len(made.ports)
@@ -210,8 +216,8 @@ def test_a_taken_port_names_port_and_holder(listener: int) -> None:
 
 
 def test_the_port_of_the_controller_is_looked_after_too(tmp_path: Path, listener: int) -> None:
-    """The broker has two ports; a taken second one is told before anything is started, with the setting that moves it."""
-    made = plan(tmp_path, ports=FREE.model_copy(update={"kafka_controller": listener}))
+    """The broker has two ports; a taken second one is reported before anything is started, with the setting that moves it."""
+    made = plan(tmp_path, ports={**FREE, CONTROLLER: listener})
     with pytest.raises(PortTaken, match="PIPELINE_PORTS__KAFKA_CONTROLLER="):
         kafka.service(made).prepare()
 
@@ -229,7 +235,7 @@ def test_a_free_port_is_free() -> None:
 def test_a_port_that_is_none_is_an_error_that_names_the_variable(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     """The message has the variable, its value and what is expected."""
     monkeypatch.setenv("PIPELINE_PORTS__S3", value)
-    with pytest.raises(UserInputError, match=rf"PIPELINE_PORTS__S3 is '{value}'.*0 to 65535"):
+    with pytest.raises(UserInputError, match=rf"PIPELINE_PORTS__S3 is no such number \('{value}'\); expected: a port from 0 to 65535"):
         read_stack_settings()
 
 
@@ -241,7 +247,7 @@ def test_the_environment_of_the_stack_is_read_by_name(monkeypatch: pytest.Monkey
     monkeypatch.setenv("PIPELINE_S3_ENDPOINT", "")
     stack = read_stack_settings()
 
-    assert (stack.ports.s3, stack.maven_url) == (9999, "https://mirror.example.com/maven")
+    assert (stack.ports["s3"], stack.maven_url) == (9999, "https://mirror.example.com/maven")
     assert stack.given["PIPELINE_MLFLOW_URL"] == "https://mlflow.example.com"
     assert "PIPELINE_S3_ENDPOINT" not in stack.given
 

@@ -7,6 +7,9 @@
     )
 }}
 
+-- From how many minutes behind schedule a flight counts as late.
+{%- set late_from_minutes = 15 %}
+
 with
 
 events as (
@@ -23,7 +26,7 @@ arrivals as (
 
         delay_minutes,
 
-        delay_minutes >= {{ var('late_from_minutes') }} as is_late,
+        delay_minutes >= {{ late_from_minutes }} as is_late,
 
         event_at,
         known_at

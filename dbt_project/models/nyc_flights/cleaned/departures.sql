@@ -7,6 +7,9 @@
     )
 }}
 
+-- From how many minutes behind schedule a flight counts as late.
+{%- set late_from_minutes = 15 %}
+
 with
 
 events as (
@@ -25,7 +28,7 @@ departures as (
 
         is_cancelled,
         is_cancelled
-        or delay_minutes >= {{ var('late_from_minutes') }} as is_late,
+        or delay_minutes >= {{ late_from_minutes }} as is_late,
 
         event_at,
         known_at

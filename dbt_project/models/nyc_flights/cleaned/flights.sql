@@ -10,6 +10,9 @@
     )
 }}
 
+-- How long before its scheduled departure a flight is asked about.
+{%- set decision_lead_minutes = 60 %}
+
 with
 
 schedule as (
@@ -34,7 +37,7 @@ flights as (
         scheduled_departure_at,
         scheduled_arrival_at,
         scheduled_departure_at
-        - interval '{{ var("decision_lead_minutes") }} minutes' as decision_at,
+        - interval '{{ decision_lead_minutes }} minutes' as decision_at,
         known_at
     from schedule
 )

@@ -1,7 +1,7 @@
-"""The integrity oracle at work: a followed table against its change log, and a topic against the rows and the quarantine it became.
+"""The audit: a followed table against its change log, and a topic against the rows and the quarantine that it became.
 
 Nothing is written, and what it reads it reads for itself: rows, records and offsets, not the positions that the typed step keeps. Those
-only tell how far the lake has come, since what is still on its way is not lost.
+only say how far the lake has come, since records in flight are not lost.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -17,6 +17,7 @@ from pipeline_assets.core import names
 from pipeline_assets.core.connections import catalog, warehouse
 from pipeline_assets.core.errors import SourceUnavailable, TransactionOpen, TransientError
 from pipeline_assets.core.iceberg import open_table
+from pipeline_assets.core.project import Project
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.sources import quarantine
 from pipeline_assets.ingestion.streaming.audit.compare import (
@@ -41,7 +42,6 @@ from pipeline_assets.ingestion.streaming.staged.state import read_log
 from pipeline_assets.ingestion.streaming.streams import change_log, followed, followed_table, record_streams
 from pipeline_assets.ingestion.streaming.typed.table import OFFSET, PARTITION, TOPIC, position_of
 from pipeline_assets.spec.sources import RecordStream, Source
-from pipeline_assets.spec.use_case import UseCase
 
 if TYPE_CHECKING:
     import psycopg
@@ -49,18 +49,18 @@ if TYPE_CHECKING:
 
 PATIENCE_SECONDS, LOOK_SECONDS = 120.0, 1.0
 FEW = 1_000
-# Offsets that hold a whole beat: a record and the mark of its transaction, and before it the mark of the last.
+# Offsets that hold a whole heartbeat: a record and the mark of its transaction, and before it the mark of the last.
 BEAT = 3
 SHOWN = 5
-# Asked between two looks at something that has not come far enough yet.
+# Called between two looks at something that has not come far enough yet.
 Meanwhile = Callable[[], object]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What the oracle says of a topic or a table, by the asset that it is about.
+    """What the audit found of a topic or a table, by the asset that it is about.
 
-    `compared` counts what was looked at, in `unit`; `problems` says what is lost, doubled or different, and is empty where nothing is.
+    `compared` counts what was looked at, in `unit`; `problems` names what is lost, duplicated or different, and is empty where nothing is.
     """
 
     subject: str
@@ -71,19 +71,19 @@ class Verdict:
 
 
 def pause() -> None:
-    """Lets a moment pass for those who land and type."""
+    """Lets a moment pass for landing and typing."""
     Event().wait(LOOK_SECONDS)
 
 
 def verify(
-    settings: Settings, use_case: UseCase, asked: Collection[names.AssetName] | None = None, meanwhile: Meanwhile = pause
+    settings: Settings, project: Project, asked: Collection[names.AssetName] | None = None, meanwhile: Meanwhile = pause
 ) -> Iterator[Verdict]:
-    """Audits the topics and followed tables of a use case whose assets are asked for (None: all); `meanwhile` lets others get on.
+    """Audits the topics and followed tables whose assets are asked for (None: all); `meanwhile` lets landing and typing proceed.
 
-    The tables are read first: while the topics are looked at, what the tables showed is told and typed.
+    The tables are read first: while the topics are audited, what the tables showed is emitted and typed.
     """
-    streams = record_streams(use_case)
-    own = [source for source in followed(use_case) if asked is None or _log_asset(source) in asked]
+    streams = record_streams(project)
+    own = [source for source in followed(project) if asked is None or _log_asset(source) in asked]
     readings = [(source, _read(settings, source)) for source in own]
     for topic in dict.fromkeys(stream.topic for stream in streams):
         if asked is None or names.topic(topic) in asked:
@@ -101,7 +101,7 @@ def _read(settings: Settings, source: Source) -> TableReading:
 
 
 def verify_topic(settings: Settings, streams: Sequence[RecordStream], topic: str, meanwhile: Meanwhile = pause) -> Verdict:
-    """What the oracle says of a topic, once the records that it has now are typed, or did not become so for some minutes."""
+    """What the audit finds of a topic, once the records that it has now are typed, or have not been for some minutes."""
     own = [stream for stream in streams if stream.topic == topic]
     ends, deadline = _ends(settings, topic), monotonic() + PATIENCE_SECONDS
     while (waiting := _behind(settings, own, ends)) and monotonic() < deadline:
@@ -109,22 +109,22 @@ def verify_topic(settings: Settings, streams: Sequence[RecordStream], topic: str
     # At last each offset is looked at: a producer may have taken any number of records back.
     waiting = waiting and _behind(settings, own, ends, few=None)
     audit = audit_topic(settings, streams, topic)
-    problems = [*_lost_and_doubled(audit), *([f"{waiting} records wait to be typed"] if waiting else [])]
+    problems = [*_lost_and_doubled(audit), *([f"{waiting} records are not typed yet"] if waiting else [])]
     return Verdict(subject=f"topic {topic}", asset=names.topic(topic), compared=audit.records, unit="records", problems=problems)
 
 
 def verify_table(settings: Settings, source: Source, reading: TableReading, meanwhile: Meanwhile = pause) -> Verdict:
-    """What the oracle says of a followed table that was read; an error that time may mend is a problem too.
+    """What the audit finds of a followed table that was read; an error that a retry may mend is a problem too.
 
-    A table may be told anew just then, which shows in no offset before it is done: so differences count if the table, read again, has any
-    after Debezium has told all that it had.
+    A snapshot of the table may be under way, which shows in no offset before it is complete: so differences count if the table, read again,
+    has any after Debezium has emitted all that it had.
     """
     compared, problems = 0, list[str]()
     try:
         found = compare_table(settings, source, reading, meanwhile)
         compared, problems = found.compared, _differences(found)
         if problems:
-            _hear(settings, source, meanwhile)
+            _await_heartbeat(settings, source, meanwhile)
             found = compare_table(settings, source, _read(settings, source), meanwhile)
             compared, problems = found.compared, _differences(found)
     except TransientError as error:
@@ -139,13 +139,13 @@ def _differences(found: Difference) -> list[str]:
 
 
 def _lost_and_doubled(audit: OffsetAudit) -> list[str]:
-    told = []
-    gone = "read and no longer in the topic, which was made anew"
-    for what, places in (("lost", audit.lost), ("doubled", audit.doubled), (gone, audit.beyond)):
+    problems = []
+    gone = "read and no longer in the topic, which was created again"
+    for what, places in (("lost", audit.lost), ("duplicated", audit.doubled), (gone, audit.beyond)):
         for (_, number), found in sorted(places.items()):
             offsets = _listed([f"{start} to {end - 1}" for start, end in found])
-            told.append(f"{size(found)} records of partition {number} are {what}: offsets {offsets}")
-    return told
+            problems.append(f"{size(found)} records of partition {number} are {what}: offsets {offsets}")
+    return problems
 
 
 def _listed(found: Sequence[object]) -> str:
@@ -176,11 +176,11 @@ def audit_topic(settings: Settings, streams: Sequence[RecordStream], topic: str)
 def compare_table(settings: Settings, source: Source, reading: TableReading, meanwhile: Meanwhile = pause) -> Difference:
     """How the rows that a followed table's changes left differ from a reading of the table, both as of the reading's instant.
 
-    It waits until all that the table showed then has been told and typed. Raises SourceUnavailable where that takes longer than some
-    minutes, SnapshotIncomplete while the first snapshot is being told.
+    It waits until all that the table showed then has been emitted and typed. Raises SourceUnavailable where that takes longer than some
+    minutes, SnapshotIncomplete while the first snapshot is being emitted.
     """
     origin, log, wait_for = followed_table(source), change_log(source), _patience(source, meanwhile)
-    wait_for(lambda: confirmed_lsn(settings, origin.database) >= reading.instant.lsn, "has had changes that Debezium did not tell")
+    wait_for(lambda: confirmed_lsn(settings, origin.database) >= reading.instant.lsn, "has had changes that Debezium did not emit")
     ends = _ends(settings, log.topic)
     wait_for(lambda: not _behind(settings, [log], ends), "has had changes that were not typed")
     return compare(source.contract, reading, read_log(settings, source.contract)[0])
@@ -199,11 +199,12 @@ def _patience(source: Source, meanwhile: Meanwhile) -> Callable[[Callable[[], bo
     return wait_for
 
 
-def _hear(settings: Settings, source: Source, meanwhile: Meanwhile) -> None:
-    """Returns once Debezium has beaten again: a beat comes after all that it had to tell before, and only while it reads the log."""
+def _await_heartbeat(settings: Settings, source: Source, meanwhile: Meanwhile) -> None:
+    """Returns once Debezium has sent a heartbeat: it comes after all changes emitted before, and only while the connector reads the log."""
     topic = names.heartbeat_topic(followed_table(source).database)
-    heard = sum(_ends(settings, topic).values())
-    _patience(source, meanwhile)(lambda: sum(_ends(settings, topic).values()) >= heard + BEAT, "is read by a connector that has not beaten")
+    before = sum(_ends(settings, topic).values())
+    wait_for = _patience(source, meanwhile)
+    wait_for(lambda: sum(_ends(settings, topic).values()) >= before + BEAT, "is read by a connector that has sent no heartbeat")
 
 
 def _ends(settings: Settings, topic: str) -> dict[Place, int]:
@@ -252,7 +253,7 @@ def _in_quarantine(connection: "psycopg.Connection", streams: Sequence[RecordStr
 
 
 def _holding(settings: Settings, streams: Sequence[RecordStream]) -> Callable[[Place, Sequence[Span]], list[Span]]:
-    """Tells which parts of some spans hold a record that is an event for some stream, as the topic itself has it."""
+    """A function to the parts of some spans that hold a record that is an event for some stream, as the topic itself has it."""
     readers = [RecordReader(stream, share_of(stream, streams), schemas_of(settings, stream.format)) for stream in streams]
 
     def holding(place: Place, asked: Sequence[Span]) -> list[Span]:

@@ -1,4 +1,4 @@
-"""The integrity oracle: whether anything was lost or doubled between a source and the lake, told by reading both ends.
+"""Both ends compared: whether anything was lost or duplicated between a source and the lake.
 
 Two questions. Of a table that is followed by its changes: does each key stand in the merged rows with the values that it has in the
 source, both as of one instant? Of a topic: is each record, from the low to the high watermark, in the typed table or in quarantine, and in
@@ -82,10 +82,10 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class OffsetAudit:
-    """The records of topic partitions: those that are nowhere (`lost`) and those that stand more than once (`doubled`), as spans.
+    """The records of topic partitions: those that are nowhere (`lost`) and those that are there more than once (`doubled`), as spans.
 
     `records` counts the distinct ones that were found between the watermarks; `absent` the offsets that hold no record, such as the marks
-    of transactions. `beyond` are offsets that were read and that the topic has not given out: it was made anew under its name.
+    of transactions. `beyond` are offsets that were read and that the topic has not given out: it was deleted and created again.
     """
 
     records: int = 0
@@ -101,7 +101,7 @@ class OffsetAudit:
 
 
 def read_table(settings: Settings, contract: Contract, origin: PostgresTable) -> TableReading:
-    """A source table at one instant, which is told with it.
+    """A source table at one instant, and that instant.
 
     The rows and the list of open transactions come from one snapshot of the database; the LSN is read after it, so that whatever the
     snapshot shows has a smaller one. Raises as `open_table`.
@@ -154,8 +154,8 @@ def digests(contract: Contract, rows: pa.RecordBatch | pa.Table) -> pl.DataFrame
 def compare(contract: Contract, source: TableReading, log: pa.Table) -> Difference:
     """How the rows that a change log leaves differ from a reading of their source, as of the reading.
 
-    The log must have been read after the table, and have told all up to the reading's LSN. Raises SnapshotIncomplete while it holds not all
-    of the table.
+    The log must have been read after the table, and hold all changes up to the reading's LSN. Raises SnapshotIncomplete while
+    it does not hold all of the table.
     """
     merged = merge(seen_at(log, source.instant), contract)
     if not merged.is_complete:
@@ -195,8 +195,8 @@ def audit_offsets(
     """Which records of topics are lost and which doubled.
 
     watermarks: the first and the next offset of each partition. found: offsets that stand in the typed tables or in quarantine, in parts of
-    any size and order, repeats included. holding: of spans that nobody has, those that do hold a record, as the broker tells (None: all
-    do). Offsets outside the watermarks, which the topic no longer or not yet tells of, are looked at for repeats only.
+    any size and order, repeats included. holding: of spans that nobody has, those that do hold a record, as the broker says (None: all
+    do). Offsets outside the watermarks, which the topic no longer or not yet has, are looked at for repeats only.
     """
     parts: dict[Place, list[np.ndarray]] = {}
     for place, offsets in found:

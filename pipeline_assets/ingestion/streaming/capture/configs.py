@@ -44,13 +44,13 @@ def changes(settings: Settings, database: str, tables: Sequence[PostgresTable]) 
         "publication.name": names.replication(database),
         # The role may read the tables but owns none, and so cannot publish them: their owner does.
         "publication.autocreate.mode": "disabled",
-        # At the first start, and again where the slot was lost: what it would have told stands in no log, only in the tables.
+        # At the first start, and again where the slot was lost: the changes since then are in no log, only in the tables.
         "snapshot.mode": "when_needed",
         "exactly.once.support": "required",
         # Without them the log of a database would grow as long as only other tables, or other databases, are written to.
         "heartbeat.interval.ms": HEARTBEAT_MS,
         "lsn.flush.mode": "connector_and_driver",
-        # A truncated table is an event like others; a deleted row is told once, and not a second time by an empty record.
+        # A truncated table is an event like others; a deleted row is one record, without a second, empty one.
         "skipped.operations": "none",
         "tombstones.on.delete": "false",
         # Values as text that any JSON reader keeps as they are.
@@ -96,7 +96,7 @@ def landing(settings: Settings, topic: str, headers: Sequence[str] = ()) -> dict
         "consumer.override.session.timeout.ms": PATIENCE_MS,
         "iceberg.kafka.session.timeout.ms": PATIENCE_MS,
         "consumer.override.auto.offset.reset": "earliest",
-        # What a producer took back was never said.
+        # Records of transactions that were aborted do not count.
         "consumer.override.isolation.level": "read_committed",
         **{f"iceberg.{name}": value for name, value in _catalog(settings).items()},
     }

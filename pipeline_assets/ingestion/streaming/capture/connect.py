@@ -1,21 +1,23 @@
-"""Kafka Connect's REST interface: connectors are put there, looked at, started again and taken away."""
+"""Kafka Connect's REST interface: connectors are put there, looked at, restarted and deleted."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from pipeline_assets.core.errors import SourceRefused, SourceUnavailable
+from pipeline_assets.core.errors import SourceRefused
+from pipeline_assets.core.http_errors import http_errors, is_transient
 from pipeline_assets.core.settings import Settings
 
 if TYPE_CHECKING:
     import httpx
 
 ATTEMPTS, LONGEST_SECONDS, ANSWER_SECONDS = 8, 60.0, 30.0
-# While its group gathers, a worker answers that there is a conflict, and means: later.
-PASSING = {HTTPStatus.CONFLICT, HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
+# While its group rebalances, a worker answers that there is a conflict, and means: later.
+REBALANCING = frozenset({int(HTTPStatus.CONFLICT)})
 RUNNING, FAILED, UNASSIGNED = "RUNNING", "FAILED", "UNASSIGNED"
 
 
@@ -29,7 +31,7 @@ class Status:
 
     @property
     def is_running(self) -> bool:
-        """The connector and its tasks, of which there is at least one, are running. That alone does not mean that they get on."""
+        """The connector and its tasks, of which there is at least one, are running. That alone does not mean that they make progress."""
         return self.state == RUNNING and bool(self.tasks) and all(state == RUNNING for state, _ in self.tasks.values())
 
     @property
@@ -77,7 +79,7 @@ class Connect:
         return Status(state=found["connector"]["state"], trace=found["connector"].get("trace", ""), tasks=tasks)
 
     def restart_failed(self, name: str) -> list[int]:
-        """Start what failed of a connector again; the numbers of the failed tasks."""
+        """Restart what failed of a connector; the numbers of the failed tasks."""
         status = self.status(name)
         if status.state == FAILED or status.failed_tasks:
             self._ask("POST", f"{_path(name)}/restart?includeTasks=true&onlyFailed=true")
@@ -88,22 +90,17 @@ class Connect:
         return [(each["partition"], each["offset"]) for each in self._ask("GET", f"{_path(name)}/offsets")["offsets"]]
 
     def delete(self, name: str) -> None:
-        """Take a connector away; one that is not there is no error. Its offsets stay."""
+        """Delete a connector; one that does not exist is no error. Its offsets stay."""
         if name in self.connectors():
             self._ask("DELETE", _path(name))
 
     def _ask(self, method: str, path: str, body: dict[str, str] | None = None) -> Any:
-        import httpx
         import stamina
 
-        retrying = stamina.retry(on=_is_passing, attempts=ATTEMPTS, timeout=LONGEST_SECONDS, wait_initial=0.2, wait_max=5.0)
-        try:
+        is_passing = partial(is_transient, also=REBALANCING)
+        retrying = stamina.retry(on=is_passing, attempts=ATTEMPTS, timeout=LONGEST_SECONDS, wait_initial=0.2, wait_max=5.0)
+        with http_errors("Kafka Connect", REBALANCING):
             answer = retrying(self._send)(method, path, body)
-        except httpx.HTTPStatusError as error:
-            told = f"{method} {path} answered {error.response.status_code}: {_message(error.response)}"
-            raise (SourceUnavailable if _is_passing(error) else SourceRefused)("Kafka Connect", told) from error
-        except httpx.HTTPError as error:
-            raise SourceUnavailable("Kafka Connect", f"did not answer: {type(error).__name__} {error}".strip()) from error
         return answer.json() if answer.content else None
 
     def _send(self, method: str, path: str, body: dict[str, str] | None) -> "httpx.Response":
@@ -121,19 +118,3 @@ def open_connect(settings: Settings) -> Iterator[Connect]:
 
 def _path(name: str) -> str:
     return f"/connectors/{quote(name, safe='')}"
-
-
-def _is_passing(error: Exception) -> bool:
-    """Asking again may help: the worker is not there, or is busy with its group."""
-    import httpx
-
-    if not isinstance(error, httpx.HTTPStatusError):
-        return isinstance(error, httpx.TransportError)
-    return error.response.status_code in PASSING or error.response.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR
-
-
-def _message(answer: "httpx.Response") -> str:
-    try:
-        return str(answer.json()["message"])
-    except (ValueError, KeyError, TypeError):
-        return answer.text

@@ -1,4 +1,8 @@
-"""What a use case needs of Kafka, as its declarations say: topics, connectors, landing tables, publications."""
+"""What the project needs of Kafka, as its declarations say: topics, connectors, landing tables, publications.
+
+All are made from all use cases together: a database has one connector and one publication for the tables that any of them follows, and a
+topic is landed once, whichever streams read it.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,28 +12,30 @@ from pipeline_assets.core import names
 from pipeline_assets.core.connections import catalog
 from pipeline_assets.core.errors import PipelineError, SourceUnavailable
 from pipeline_assets.core.names import AssetName
+from pipeline_assets.core.project import Project
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.sources.origins import source_name
 from pipeline_assets.ingestion.streaming.capture import configs as connectors
 from pipeline_assets.ingestion.streaming.capture.connect import Connect, open_connect
-from pipeline_assets.ingestion.streaming.capture.replication import count_rows, publish
+from pipeline_assets.ingestion.streaming.capture.replication import count_rows, drop_slot, is_published, publish, slot_of
 from pipeline_assets.ingestion.streaming.capture.topics import Topic, end_offsets, ensure_topics
 from pipeline_assets.ingestion.streaming.decoding.formats import headers_of
 from pipeline_assets.ingestion.streaming.landing.tables import ensure_landing_table
 from pipeline_assets.ingestion.streaming.streams import followed, followed_table, record_streams
-from pipeline_assets.spec.sources import PostgresTable
-from pipeline_assets.spec.use_case import UseCase
+from pipeline_assets.spec.sources import PostgresTable, RecordStream, Source
 
 # Events of one key keep their order, which takes one partition each; more partitions are more keys at once.
 EVENT_PARTITIONS = 2
 PATIENCE_SECONDS = 180.0
+# The option that lists the tables of a connector.
+TABLES = "table.include.list"
 # What a connector commits its place in a topic by.
 COMMITTED_TOPIC, COMMITTED_OFFSET = "kafka_topic", "kafka_offset"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Connector:
-    """A connector of a use case: the assets that it reads and the topics that it must find, and how it is configured and prepared.
+    """A connector: the assets that it reads and the topics that it must find, who owns these, and how it is configured and prepared.
 
     `topic` is the topic that it lands (`is_of_changes` if another connector fills it) with some `headers` of its records, `database` that
     whose changes it reads: one of both.
@@ -38,6 +44,7 @@ class Connector:
     name: str
     reads: Sequence[AssetName]
     topics: Sequence[Topic]
+    owners: Sequence[str]
     config: Callable[[Settings], Mapping[str, str]]
     topic: str | None = None
     headers: Sequence[str] = ()
@@ -55,20 +62,20 @@ class Connector:
                 ensure_landing_table(lake, self.topic, self.headers)
 
 
-def connectors_of(use_case: UseCase) -> list[Connector]:
-    """The connectors of a use case: one for each database that is followed, and one for each topic that is landed."""
-    tables = [followed_table(source) for source in followed(use_case)]
-    databases = sorted({table.database for table in tables})
-    changes = [_changes(database, [table for table in tables if table.database == database]) for database in databases]
-    told = {topic.name for connector in changes for topic in connector.topics}
-    # Streams of one topic are of one format, and routed by one field.
-    headers = {stream.topic: headers_of(stream) for stream in record_streams(use_case)}
-    return [*changes, *(_landing(topic, headers[topic], is_ours=topic not in told) for topic in topics_of(use_case))]
+def connectors_of(project: Project) -> list[Connector]:
+    """One connector for each database that is followed, with all its followed tables, and one for each topic that is landed."""
+    sources = followed(project)
+    databases = sorted({followed_table(source).database for source in sources})
+    changes = [_changes(database, [source for source in sources if followed_table(source).database == database]) for database in databases]
+    of_changes = {topic.name for connector in changes for topic in connector.topics}
+    streams = record_streams(project)
+    topics = {topic: [stream for stream in streams if stream.topic == topic] for topic in topics_of(project)}
+    return [*changes, *(_landing(topic, own, is_ours=topic not in of_changes) for topic, own in topics.items())]
 
 
-def topics_of(use_case: UseCase) -> list[str]:
-    """The topics that are landed, in the order of their declaration."""
-    return list(dict.fromkeys(stream.topic for stream in record_streams(use_case)))
+def topics_of(project: Project) -> list[str]:
+    """The topics that are landed, each once, in the order of their declaration."""
+    return list(dict.fromkeys(stream.topic for stream in record_streams(project)))
 
 
 def apply(settings: Settings, connectors: Sequence[Connector]) -> Iterator[tuple[Connector, PipelineError | None]]:
@@ -92,8 +99,33 @@ def _hindrance(step: Callable[[], None]) -> PipelineError | None:
 
 
 def _put(settings: Settings, connect: Connect, connector: Connector) -> None:
+    if connector.database is not None and not _captures_all(settings, connect, connector, connector.database):
+        _give_up_slot(settings, connect, connector, connector.database)
     connector.prepare(settings)
     connect.put(connector.name, connector.config(settings))
+
+
+def _captures_all(settings: Settings, connect: Connect, connector: Connector, database: str) -> bool:
+    """Whether no table of a connector is new: published each, and in its configuration where it has one."""
+    wanted, known = connector.config(settings)[TABLES].split(","), connect.connectors()
+    captured = connect.config(connector.name).get(TABLES, "").split(",") if connector.name in known else wanted
+    return set(wanted) <= set(captured) and is_published(settings, database, connector.tables)
+
+
+def _give_up_slot(settings: Settings, connect: Connect, connector: Connector, database: str) -> None:
+    """Deletes a connector and its slot, so that it starts with a snapshot of all its tables; nothing happens at its first start.
+
+    A connector that has offsets takes no snapshot of a table that is added to it: the rows from before would never be emitted. Changes of
+    the other tables in between are in the snapshot. The publication is changed after this, so that a run that is killed does it again.
+    """
+    import stamina
+
+    connect.delete(connector.name)
+    for attempt in stamina.retry_context(on=SourceUnavailable, attempts=None, timeout=PATIENCE_SECONDS, wait_initial=0.2, wait_max=2.0):
+        with attempt:
+            drop_slot(settings, database)
+            if slot_of(settings, database) is not None:
+                raise SourceUnavailable(database, f"still has a reader of the slot {names.replication(database)}")
 
 
 def _await_arrival(settings: Settings, connect: Connect, connector: Connector) -> None:
@@ -107,7 +139,7 @@ def _await_arrival(settings: Settings, connect: Connect, connector: Connector) -
 
 
 def _ends(settings: Settings, connector: Connector) -> dict[str, int]:
-    """How many records a connector has to take or tell: of each topic that it fills or lands."""
+    """How many records a connector has to emit or to land: of each topic that it fills or lands."""
     if connector.database is not None:
         return {names.changes_topic(table.database, table.schema, table.table): count_rows(settings, table) for table in connector.tables}
     ends = end_offsets(settings, [str(connector.topic)])
@@ -116,8 +148,8 @@ def _ends(settings: Settings, connector: Connector) -> dict[str, int]:
 
 def _check_arrived(settings: Settings, connect: Connect, connector: Connector, wanted: Mapping[str, int]) -> None:
     if connector.database is not None:
-        told = end_offsets(settings, list(wanted))
-        lacking = sum(max(rows - told.get((topic, 0), 0), 0) for topic, rows in wanted.items())
+        ends = end_offsets(settings, list(wanted))
+        lacking = sum(max(rows - ends.get((topic, 0), 0), 0) for topic, rows in wanted.items())
     else:
         lacking = max(wanted[str(connector.topic)] - committed(connect, connector), 0)
     status = connect.status(connector.name)
@@ -144,24 +176,28 @@ def is_applied(settings: Settings, connect: Connect, connector: Connector) -> bo
     return connector.name in connect.connectors() and connect.config(connector.name) == wanted
 
 
-def _changes(database: str, tables: Sequence[PostgresTable]) -> Connector:
+def _changes(database: str, sources: Sequence[Source]) -> Connector:
+    tables = [followed_table(source) for source in sources]
     return Connector(
         name=names.changes_connector(database),
         reads=[source_name(table) for table in tables],
         topics=connectors.changes_topics(database, tables),
+        owners=sorted({source.contract.owner for source in sources}),
         config=lambda settings: connectors.changes(settings, database, tables),
         database=database,
         tables=tables,
     )
 
 
-def _landing(topic: str, headers: Sequence[str], *, is_ours: bool) -> Connector:
-    """`is_ours`: nobody else makes the topic."""
+def _landing(topic: str, streams: Sequence[RecordStream], *, is_ours: bool) -> Connector:
+    """`is_ours`: no other connector makes the topic. `streams` are those of the topic: of one format, and routed by one field."""
+    headers = headers_of(streams[0])
     own = [Topic(name=topic, partitions=EVENT_PARTITIONS, configs=connectors.FOREVER)] if is_ours else []
     return Connector(
         name=names.landing_connector(topic),
         reads=[names.topic(topic)],
         topics=[*own, *connectors.landing_topics(topic)],
+        owners=sorted({stream.contract.owner for stream in streams}),
         config=lambda settings: connectors.landing(settings, topic, headers),
         topic=topic,
         headers=headers,

@@ -22,9 +22,7 @@ def publish(settings: Settings, database: str, tables: Sequence[PostgresTable]) 
     Works as the owner of the tables, whom `settings.databases` names. Where somebody else has published the tables already, nothing is
     changed. Raises SettingsMissing without a DSN of either role, SourceRefused for a table that is not there.
     """
-    for setting, known in (("DATABASES", settings.databases), ("REPLICATION", settings.replication)):
-        if database not in known:
-            raise SettingsMissing([f"{PREFIX}{setting}__{database.upper()}"])
+    _check_settings(settings, database)
     reader = unquote(str(urlsplit(settings.replication[database].get_secret_value()).username))
     listed = SQL(", ").join(Identifier(each.schema, each.table) for each in tables)
     with _opened(settings.databases[database], database) as connection:
@@ -35,6 +33,20 @@ def publish(settings: Settings, database: str, tables: Sequence[PostgresTable]) 
         statement = "create publication {} for table {}" if published is None else "alter publication {} set table {}"
         connection.execute(SQL(statement).format(Identifier(names.replication(database)), listed))
         connection.execute(SQL("grant select on {} to {}").format(listed, Identifier(reader)))
+
+
+def is_published(settings: Settings, database: str, tables: Sequence[PostgresTable]) -> bool:
+    """Whether the changes of all these tables are published; raises as `publish`."""
+    _check_settings(settings, database)
+    with _opened(settings.databases[database], database) as connection:
+        published = _published(connection, names.replication(database)) or set()
+    return {(each.schema, each.table) for each in tables} <= published
+
+
+def _check_settings(settings: Settings, database: str) -> None:
+    for setting, known in (("DATABASES", settings.databases), ("REPLICATION", settings.replication)):
+        if database not in known:
+            raise SettingsMissing([f"{PREFIX}{setting}__{database.upper()}"])
 
 
 def _published(connection: psycopg.Connection, publication: str) -> set[tuple[str, str]] | None:
@@ -56,7 +68,7 @@ def slot_of(settings: Settings, database: str) -> Slot | None:
 
 
 def confirmed_lsn(settings: Settings, database: str) -> int:
-    """Up to where the changes of a database have been read and told for good, as an LSN; -1 where there is no slot."""
+    """Up to where the changes of a database have been read and emitted for good, as an LSN; -1 where there is no slot."""
     query = "select (confirmed_flush_lsn - '0/0')::bigint from pg_replication_slots where slot_name = %s"
     with _opened(settings.replication[database], database) as connection:
         (found,) = connection.execute(query, [names.replication(database)]).fetchone() or (None,)

@@ -89,7 +89,7 @@ def _partitions(client: "AdminClient") -> dict[str, int]:
     try:
         return {name: len(topic.partitions) for name, topic in client.list_topics(timeout=ANSWER_SECONDS).topics.items()}
     except KafkaException as error:
-        raise _told(error) from error
+        raise _source_error(error) from error
 
 
 def _set_configs(client: "AdminClient", topics: Sequence[Topic]) -> None:
@@ -113,7 +113,7 @@ def _wait(futures: "Mapping[Any, Future[Any]]") -> None:
             future.result(ANSWER_SECONDS)
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                raise _told(error) from error
+                raise _source_error(error) from error
 
 
 def _result(future: "Future[Any]") -> Any:
@@ -122,11 +122,11 @@ def _result(future: "Future[Any]") -> Any:
     try:
         return future.result(ANSWER_SECONDS)
     except KafkaException as error:
-        raise _told(error) from error
+        raise _source_error(error) from error
 
 
-def _told(error: "KafkaException") -> SourceUnavailable | SourceRefused:
-    """The error as the product tells it: the broker is away, or it says no."""
+def _source_error(error: "KafkaException") -> SourceUnavailable | SourceRefused:
+    """The error as one of the product's: the broker does not answer, or it refuses."""
     reason = error.args[0]
     return SourceUnavailable("Kafka", f"did not answer: {reason}") if _is_passing(reason) else SourceRefused("Kafka", str(reason))
 

@@ -33,7 +33,7 @@ CONTENT_TYPE, DATA_CONTENT_TYPE, ATTRIBUTE = "content-type", "datacontenttype", 
 # What an event in structured mode says that it is, whatever stands in its other headers.
 STRUCTURED = b"application/cloudevents"
 ROW_OPERATIONS = {"c": "after", "u": "after", "r": "after", "d": "before"}
-# After these there is a row, of which Debezium tells all columns.
+# After these there is a row, of which Debezium emits all columns.
 STANDING = ("c", "u", "r")
 
 
@@ -67,7 +67,7 @@ def decoder(contract: Contract, written: Format, schema_of: SchemaOf = nobody) -
     """A function from the bytes and headers of a record to its event; None for a record that is no event and no fault.
 
     `schema_of` asks the registry that the format names, if any. The function raises Fault for bytes that are not of the format, and
-    whatever `schema_of` raises where it cannot tell.
+    whatever `schema_of` raises where it cannot know.
     """
     types = {field.name: field.type for field in contract.fields}
     match written:
@@ -109,7 +109,7 @@ def _csv_values(written: CsvLine, types: Mapping[str, FieldType], payload: bytes
 
 
 def _value_of(kind: FieldType | None, text: str) -> Any:
-    """The value that a text stands for; the text itself where it is none of that kind, which the contract then tells."""
+    """The value that a text stands for; the text itself where it is none of that kind, which the contract then finds."""
     if not text:
         return None
     if kind == "integer" and INTEGER.fullmatch(text):
@@ -189,15 +189,15 @@ def _cloud_event(written: CloudEvent, payload: bytes, headers: Headers) -> Event
 def _attributes(headers: Headers) -> dict[str, Any]:
     """The attributes of an event in binary mode."""
     try:
-        told = {name: value.decode() for name, value in headers.items()}
+        texts = {name: value.decode() for name, value in headers.items()}
     except ValueError as error:
         raise Fault("not a CloudEvent") from error
-    return {DATA_CONTENT_TYPE if name == CONTENT_TYPE else name.removeprefix(ATTRIBUTE): value for name, value in told.items()}
+    return {DATA_CONTENT_TYPE if name == CONTENT_TYPE else name.removeprefix(ATTRIBUTE): value for name, value in texts.items()}
 
 
 def _change(written: DebeziumChange, types: Mapping[str, FieldType], payload: bytes) -> Event:
     found = json_object(payload)
-    # The converter puts the schema beside the change unless it is told not to.
+    # The converter puts the schema beside the change unless it is configured not to.
     change = found["payload"] if found.keys() == {"schema", "payload"} else found
     if not isinstance(change, dict):
         raise Fault("not a change event")
@@ -205,7 +205,7 @@ def _change(written: DebeziumChange, types: Mapping[str, FieldType], payload: by
     row = {} if operation == TRUNCATE else change.get(ROW_OPERATIONS.get(operation, "")) if isinstance(operation, str) else None
     if not isinstance(row, dict) or not isinstance(source, dict):
         raise Fault("not a change event")
-    told = {
+    about = {
         written.operation: operation,
         written.lsn: source.get("lsn"),
         written.committed_at: _committed_at(source),
@@ -213,20 +213,20 @@ def _change(written: DebeziumChange, types: Mapping[str, FieldType], payload: by
         written.snapshot: source.get("snapshot"),
     }
     if operation in STANDING:
-        lacking = sorted(types.keys() - row.keys() - told.keys() - {written.untold})
-        told[written.untold] = json.dumps(lacking) if lacking else None
+        lacking = sorted(types.keys() - row.keys() - about.keys() - {written.absent})
+        about[written.absent] = json.dumps(lacking) if lacking else None
     values = {name: _change_value(types.get(name), value) for name, value in row.items()}
-    return Event(values=values | {field: value for field, value in told.items() if field is not None}, envelope=source)
+    return Event(values=values | {field: value for field, value in about.items() if field is not None}, envelope=source)
 
 
 def _change_value(kind: FieldType | None, value: Any) -> Any:
-    """Decimals are told as text, so that nothing of them is lost on the way."""
+    """The value of a row; decimals come as text, so that nothing of them is lost on the way."""
     is_decimal = isinstance(value, str) and value and kind in {"integer", "number"}
     return _value_of(kind, value) if is_decimal else value
 
 
 def _committed_at(source: Mapping[str, Any]) -> str | None:
-    """When the source committed the change; to the microsecond where it tells so much."""
+    """When the source committed the change; to the microsecond where it has that."""
     for name, unit in (("ts_us", timedelta(microseconds=1)), ("ts_ms", timedelta(milliseconds=1))):
         value = source.get(name)
         if isinstance(value, int) and not isinstance(value, bool):

@@ -73,7 +73,7 @@ class Shape:
 
 
 def plain_json(contract: Contract, route_field: str | None = None) -> "PlainJson | None":
-    """A reader of plain records; None where a name needs care in SQL, which does not tell `Kind` from `kind`."""
+    """A reader of plain records; None where a name needs care in SQL, which takes `Kind` and `kind` for one."""
     asked = {*(field.name for field in contract.fields), *([] if route_field is None else [route_field])}
     is_safe = all(SAFE_NAME.fullmatch(name) for name in asked) and len({name.lower() for name in asked}) == len(asked)
     return PlainJson(contract, route_field) if is_safe else None
@@ -97,9 +97,9 @@ class PlainJson:
         """The plain ones of some payloads."""
         texts = _texts(payloads)
         rows = self._rows(texts)
-        told = rows.column("shape").combine_chunks().dictionary_encode()
-        shapes = [_shape(each) for each in told.dictionary.to_pylist()]
-        is_plain = self._are_plain(texts, rows, told.indices.to_numpy(), shapes)
+        encoded = rows.column("shape").combine_chunks().dictionary_encode()
+        shapes = [_shape(each) for each in encoded.dictionary.to_pylist()]
+        is_plain = self._are_plain(texts, rows, encoded.indices.to_numpy(), shapes)
         if not is_plain.all():
             rows = rows.filter(pa.array(is_plain))
         (batch,) = rows.combine_chunks().to_batches() or [pa.RecordBatch.from_pylist([], rows.schema)]
@@ -112,7 +112,7 @@ class PlainJson:
         )
 
     def _are_plain(self, texts: pa.Array, rows: pa.Table, codes: np.ndarray, shapes: Sequence[Shape]) -> np.ndarray:
-        """Which rows are of a plain shape, have every value that was told, and no odd number in a field that the contract does not know."""
+        """Which rows are of a plain shape: each field that they came with was read, and no unknown field holds an odd number."""
         is_plain = np.array([shape.is_plain(self._allowed) for shape in shapes], dtype=bool)[codes]
         for number, field in enumerate(self._contract.fields):
             is_absent = np.array([shape.kinds[number] == ABSENT for shape in shapes], dtype=bool)
@@ -147,8 +147,8 @@ def _text(payload: bytes | None) -> str | None:
         return None
 
 
-def _shape(told: str) -> Shape:
-    fields, _, kinds = told.rpartition(END)
+def _shape(text: str) -> Shape:
+    fields, _, kinds = text.rpartition(END)
     return Shape(fields=fields.split(SEPARATOR), kinds=[kind.strip("'") for kind in kinds.strip("[]").split(", ")])
 
 

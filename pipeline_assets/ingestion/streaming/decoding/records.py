@@ -78,9 +78,9 @@ class RecordReader:
 
     def is_event(self, payload: bytes | None, headers: Mapping[str, bytes | None]) -> bool:
         """Whether a record, with all headers that it has, is an event by the rules of its format, or was to be one and is broken."""
-        told = {name: value for name in self.headers if (value := headers.get(name)) is not None}
+        known = {name: value for name in self.headers if (value := headers.get(name)) is not None}
         try:
-            return self._decode(payload, told) is not None
+            return self._decode(payload, known) is not None
         except Fault:
             return True
 

@@ -7,10 +7,10 @@ not put together: a record of such a schema counts as one of no schema that is k
 import json
 from collections.abc import Callable
 from functools import partial
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from pipeline_assets.core.errors import SettingsMissing, SourceRefused, SourceUnavailable
+from pipeline_assets.core.errors import SettingsMissing, SourceRefused
+from pipeline_assets.core.http_errors import http_errors, is_transient, json_fields
 from pipeline_assets.core.settings import PREFIX, SchemaRegistry, Settings
 from pipeline_assets.spec.sources import Avro, Format
 
@@ -60,24 +60,22 @@ def _ask(name: str, registry: SchemaRegistry, number: int) -> Any | None:
     import stamina
 
     source, path = f"schema registry {name}", f"/schemas/ids/{number}"
-    retrying = stamina.retry(on=_is_passing, attempts=ATTEMPTS, timeout=LONGEST_SECONDS, wait_initial=0.2, wait_max=5.0)
-    try:
-        answer = retrying(_send)(registry, path)
-    except httpx.HTTPStatusError as error:
-        if _told(error.response).get("error_code") == NO_SUCH_SCHEMA:
-            return None
-        told = f"GET {path} answered {error.response.status_code}"
-        raise (SourceUnavailable if _is_passing(error) else SourceRefused)(source, told) from error
-    except httpx.HTTPError as error:
-        raise SourceUnavailable(source, f"did not answer: {type(error).__name__} {error}".strip()) from error
-    return _schema_in(source, path, _told(answer))
+    retrying = stamina.retry(on=is_transient, attempts=ATTEMPTS, timeout=LONGEST_SECONDS, wait_initial=0.2, wait_max=5.0)
+    with http_errors(source):
+        try:
+            answer = retrying(_send)(registry, path)
+        except httpx.HTTPStatusError as error:
+            if json_fields(error.response).get("error_code") == NO_SUCH_SCHEMA:
+                return None
+            raise
+    return _schema_in(source, path, json_fields(answer))
 
 
-def _schema_in(source: str, path: str, told: dict[str, Any]) -> Any | None:
-    text = told.get("schema")
+def _schema_in(source: str, path: str, found: dict[str, Any]) -> Any | None:
+    text = found.get("schema")
     if not isinstance(text, str):
         raise SourceRefused(source, f"GET {path} answered without a schema")
-    if told.get("schemaType", AVRO) != AVRO or told.get("references"):
+    if found.get("schemaType", AVRO) != AVRO or found.get("references"):
         return None
     try:
         return json.loads(text)
@@ -91,22 +89,3 @@ def _send(registry: SchemaRegistry, path: str) -> "httpx.Response":
     auth = None if registry.user is None else httpx.BasicAuth(registry.user, registry.password.get_secret_value())
     with httpx.Client(base_url=registry.url, auth=auth, headers={"Accept": ACCEPTED}, timeout=ANSWER_SECONDS) as client:
         return client.get(path).raise_for_status()
-
-
-def _is_passing(error: Exception) -> bool:
-    """Asking again may help: the registry is not there, or is busy."""
-    import httpx
-
-    if not isinstance(error, httpx.HTTPStatusError):
-        return isinstance(error, httpx.TransportError)
-    status = error.response.status_code
-    return status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.REQUEST_TIMEOUT}
-
-
-def _told(answer: "httpx.Response") -> dict[str, Any]:
-    """The fields of an answer; none where it is no JSON object."""
-    try:
-        found = answer.json()
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -1,4 +1,4 @@
-"""What has happened since somebody last looked: topics that landed more, and days that got events. Read from the lake's metadata alone."""
+"""What arrived since the last look: topics that landed more, and days that received events. Read from the lake's metadata alone."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ Snapshots = Mapping[str, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Touched:
-    """The days (UTC) that got events, in order, and the last day that any event is on; `last_day` is None where there is none.
+    """The days (UTC) that received events, in order, and the last day that any event is on; `last_day` is None where there is none.
 
     `since` is when the first of what was not seen before was committed; None where there is nothing of the kind.
     """
@@ -94,7 +94,7 @@ def landed_snapshots(settings: Settings, streams: Sequence[RecordStream]) -> Sna
 
 
 def touched(settings: Settings, streams: Sequence[RecordStream], since: Snapshots) -> Touched:
-    """The days that got events after the snapshots of `since` (by contract); a stream whose snapshot is not there counts whole."""
+    """The days that received events after the snapshots of `since` (by contract); a stream whose snapshot is not there counts whole."""
     with catalog(settings) as lake:
         tables = {stream.contract.name: open_table(lake, names.typed(stream.contract.name)) for stream in streams}
         found = {name: _entries(table, since.get(name)) for name, table in tables.items() if table is not None}
@@ -114,24 +114,6 @@ def _is_typed(lake: "Catalog", stream: RecordStream) -> bool:
     landed, typed = open_table(lake, names.landed(stream.topic)), open_table(lake, names.typed(stream.contract.name))
     newest = None if landed is None else landed.current_snapshot()
     return newest is None or (typed is not None and position_of(typed).landing_snapshot == newest.snapshot_id)
-
-
-def stale_days(found: Touched, first_day: date, last_day: date) -> tuple[date, date] | None:
-    """First and last day to materialize again, within the partitions that there are by now; None where there is nothing to do.
-
-    Later days than those touched are stale too, as their windows reach back: so it goes on to the last day that has events. And the day
-    before them is, as on its evening decisions are asked for that concern the next day's plans. An event of another day, before the first
-    or after the last, asks for nothing.
-    """
-    inside = [day for day in found.days if first_day <= day <= last_day]
-    if not inside:
-        return None
-    return max(inside[0] - timedelta(days=1), first_day), max(inside[-1], min(found.last_day or inside[-1], last_day))
-
-
-def open_day_of(found: Touched, last_day: date | None, today: date) -> date | None:
-    """The first day with events that is no partition yet, but will be once it has ended; None where there is none, as in the future."""
-    return next((day for day in found.days if (last_day is None or day > last_day) and day <= today), None)
 
 
 def _newest(tables: "Mapping[str, Table | None]") -> Snapshots:

@@ -1,4 +1,4 @@
-"""Whether a stream gets on: held against where it stood before, for a connector that says RUNNING may have stopped long ago.
+"""Whether a stream makes progress: compared with where it stood before, as a connector that reports RUNNING may have stopped long ago.
 
 Pure: what is read of the services goes in, what is remembered until the next look and what is to be said come out.
 """
@@ -12,7 +12,7 @@ STALL = timedelta(minutes=2)
 GROWTH = timedelta(minutes=5)
 SMALL_LAG = 10_000
 MAX_RESTARTS, RESTART_PAUSE, RESTART_MEMORY = 5, timedelta(seconds=30), timedelta(hours=1)
-# A slot may hold back a quarter of what the stack's `max_slot_wal_keep_size` allows before it is told.
+# A slot may hold back a quarter of what the stack's `max_slot_wal_keep_size` allows before it is reported.
 SLOT_BYTES = 256 << 20
 LOST = "lost"
 
@@ -50,7 +50,7 @@ class Slot:
 
 @dataclass(frozen=True, kw_only=True)
 class Restarts:
-    """When a connector was started again, in the last hour."""
+    """When a connector was restarted, in the last hour."""
 
     at: Sequence[datetime] = field(default_factory=tuple)
 
@@ -81,18 +81,19 @@ def remember(flow: Flow, before: Memory | None, now: datetime) -> Memory:
 def trouble(flow: Flow, memory: Memory, now: datetime) -> str | None:
     """What is wrong with a flow; None if nothing is."""
     if flow.lag and now - memory.moved_at >= STALL:
-        return f"{flow.lag} records wait and nothing has moved for {_minutes(now - memory.moved_at)}"
+        return f"lag of {flow.lag} records without progress for {_minutes(now - memory.moved_at)}"
     if flow.lag > SMALL_LAG and now - memory.shrunk_at >= GROWTH:
-        return f"{flow.lag} records wait, and for {_minutes(now - memory.shrunk_at)} there have never been fewer than {memory.least_lag}"
+        return f"lag of {flow.lag} records, which for {_minutes(now - memory.shrunk_at)} has not fallen below {memory.least_lag}"
     return None
 
 
 def slot_trouble(slot: Slot | None) -> str | None:
     """What is wrong with the slot of a database whose changes are read; None if nothing is."""
     if slot is None:
-        return "the replication slot is gone: changes since then are told by no log, so the tables are read anew"
+        return "the replication slot is gone: changes since then are in no log, so a new snapshot of the tables is taken"
     if slot.status == LOST:
-        return "Postgres gave the replication slot up, as it held back more than `max_slot_wal_keep_size`: the tables are read anew"
+        limit = "`max_slot_wal_keep_size`"
+        return f"Postgres invalidated the replication slot, which held back more than {limit}: a new snapshot of the tables is taken"
     if slot.bytes_behind > SLOT_BYTES:
         return f"the replication slot holds back {slot.bytes_behind >> 20} MB of the write-ahead log, more than {SLOT_BYTES >> 20} MB"
     return None
@@ -106,17 +107,17 @@ def dump(memories: Mapping[str, Memory], restarts: Mapping[str, Restarts]) -> di
     }
 
 
-def load(told: Mapping[str, Mapping[str, Sequence[object]]]) -> tuple[dict[str, Memory], dict[str, Restarts]]:
-    """The same back; nothing where nothing was told."""
+def load(stored: Mapping[str, Mapping[str, Sequence[object]]]) -> tuple[dict[str, Memory], dict[str, Restarts]]:
+    """The same back; nothing where nothing was stored."""
     memories = {
         name: Memory(done=int(str(done)), moved_at=_at(moved), least_lag=int(str(least)), shrunk_at=_at(shrunk))
-        for name, (done, moved, least, shrunk) in told.get("flows", {}).items()
+        for name, (done, moved, least, shrunk) in stored.get("flows", {}).items()
     }
-    return memories, {name: Restarts(at=tuple(_at(one) for one in at)) for name, at in told.get("restarts", {}).items()}
+    return memories, {name: Restarts(at=tuple(_at(one) for one in at)) for name, at in stored.get("restarts", {}).items()}
 
 
-def _at(told: object) -> datetime:
-    return datetime.fromisoformat(str(told))
+def _at(stored: object) -> datetime:
+    return datetime.fromisoformat(str(stored))
 
 
 def _minutes(span: timedelta) -> str:

@@ -9,6 +9,7 @@ from pipeline_assets.core import names
 from pipeline_assets.core.connections import catalog
 from pipeline_assets.core.iceberg import open_table
 from pipeline_assets.core.names import AssetName
+from pipeline_assets.core.project import Project
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.streaming.capture.connect import FAILED, Connect, Status
 from pipeline_assets.ingestion.streaming.capture.connectors import Connector, committed, connectors_of, marks_of
@@ -17,10 +18,9 @@ from pipeline_assets.ingestion.streaming.capture.topics import end_offsets
 from pipeline_assets.ingestion.streaming.health.flow import LOST, Flow, Memory, Restarts, remember, slot_trouble, trouble
 from pipeline_assets.ingestion.streaming.streams import record_streams
 from pipeline_assets.ingestion.streaming.typed.table import position_of
-from pipeline_assets.spec.use_case import UseCase
 
 TODO_CONNECTOR = (
-    "`pipeline logs connect` tells more. What failed is started again by itself, at most five times an hour; after that mend the cause and "
+    "See `pipeline logs connect`. What failed is restarted automatically, at most five times an hour; after that fix the cause and "
     "materialize the connector."
 )
 TODO_FLOW = "Look at the check of the connector that lands the topic, and at the runs of the job that types what landed."
@@ -51,11 +51,11 @@ class Watch:
         return trouble(flow, self.memories[name], self.now)
 
 
-def look(settings: Settings, connect: Connect, use_case: UseCase, watch: Watch) -> None:
-    """Looks at all connectors and streams of a use case; failed connectors are started again, as often as may be."""
-    streams, ends = record_streams(use_case), _ends(settings, use_case)
+def look(settings: Settings, connect: Connect, project: Project, watch: Watch) -> None:
+    """Looks at all connectors and streams of the project; failed connectors are restarted, as often as may be."""
+    streams, ends = record_streams(project), _ends(settings, project)
     known = set(connect.connectors())
-    for connector in connectors_of(use_case):
+    for connector in connectors_of(project):
         if connector.name in known:
             watch.seen[names.connector(connector.name)] = _connector(settings, connect, connector, ends, watch)
     with catalog(settings) as lake:
@@ -63,14 +63,14 @@ def look(settings: Settings, connect: Connect, use_case: UseCase, watch: Watch) 
             table = open_table(lake, names.typed(stream.contract.name))
             done = 0 if table is None else sum(position_of(table).seen.next_offsets.values())
             asset, flow = names.typed(stream.contract.name), Flow(done=done, end=ends[stream.topic])
-            told = {"lag": flow.lag, "next_offsets": flow.done, "end_offsets": flow.end}
-            watch.seen[asset] = Seen(numbers=told, trouble=watch.flow(asset, flow), todo=TODO_FLOW)
+            numbers = {"lag": flow.lag, "next_offsets": flow.done, "end_offsets": flow.end}
+            watch.seen[asset] = Seen(numbers=numbers, trouble=watch.flow(asset, flow), todo=TODO_FLOW)
 
 
-def _ends(settings: Settings, use_case: UseCase) -> Mapping[str, int]:
+def _ends(settings: Settings, project: Project) -> Mapping[str, int]:
     """How many records each topic has, heartbeats included."""
-    marks = {str(one.topic): marks_of(one) for one in connectors_of(use_case) if one.topic is not None}
-    heartbeats = {names.heartbeat_topic(one.database): 0 for one in connectors_of(use_case) if one.database is not None}
+    marks = {str(one.topic): marks_of(one) for one in connectors_of(project) if one.topic is not None}
+    heartbeats = {names.heartbeat_topic(one.database): 0 for one in connectors_of(project) if one.database is not None}
     ends: defaultdict[str, int] = defaultdict(int)
     for (topic, _), offset in end_offsets(settings, sorted({**marks, **heartbeats})).items():
         ends[topic] += max(offset - marks.get(topic, 0), 0)
@@ -79,14 +79,14 @@ def _ends(settings: Settings, use_case: UseCase) -> Mapping[str, int]:
 
 def _connector(settings: Settings, connect: Connect, connector: Connector, ends: Mapping[str, int], watch: Watch) -> Seen:
     status, asset = connect.status(connector.name), names.connector(connector.name)
-    flow, numbers, slot_told = _progress(settings, connect, connector, ends)
+    flow, numbers, slot_problem = _progress(settings, connect, connector, ends)
     _restart(connect, connector.name, status, watch)
     stalled = watch.flow(asset, flow)
     traces = [status.trace, *(trace for state, trace in status.tasks.values() if state == FAILED)]
     failed = next((f"{connector.name} failed: {trace.splitlines()[0]}" for trace in traces if trace), None)
-    told: dict[str, int | str] = {"state": status.state, "tasks": len(status.tasks), "tasks_failed": len(status.failed_tasks)}
+    state: dict[str, int | str] = {"state": status.state, "tasks": len(status.tasks), "tasks_failed": len(status.failed_tasks)}
     restarts = {"restarts_in_an_hour": len(watch.restarts[connector.name].at)}
-    return Seen(numbers={**told, **restarts, **numbers}, trouble=failed or slot_told or stalled, todo=TODO_CONNECTOR)
+    return Seen(numbers={**state, **restarts, **numbers}, trouble=failed or slot_problem or stalled, todo=TODO_CONNECTOR)
 
 
 def _progress(

@@ -29,7 +29,7 @@ class Refetched:
 
 
 # Asked with topic, partition, first and last offset (inclusive), it gives the records that there are, in order. An offset that it leaves
-# out holds no record: a mark of a transaction, or one that was aborted. It raises if it cannot tell.
+# out holds no record: a mark of a transaction, or one that was aborted. It raises where it cannot know.
 Refetch = Callable[[str, int, int, int], Iterable[Refetched]]
 
 
@@ -39,9 +39,9 @@ def refetch_from(settings: Settings) -> Refetch:
     def fetch(topic: str, partition: int, first: int, last: int) -> Iterator[Refetched]:
         from confluent_kafka import Consumer, KafkaException
 
-        # It commits no offset, so the name of the group is nobody's.
-        told = {"bootstrap.servers": settings.kafka_bootstrap, "group.id": "pipeline-refetch", "enable.auto.commit": False}
-        consumer = Consumer({**told, "isolation.level": "read_committed", "enable.partition.eof": True, "auto.offset.reset": "error"})
+        # It commits no offset, so the group is shared with nobody.
+        config = {"bootstrap.servers": settings.kafka_bootstrap, "group.id": "pipeline-refetch", "enable.auto.commit": False}
+        consumer = Consumer({**config, "isolation.level": "read_committed", "enable.partition.eof": True, "auto.offset.reset": "error"})
         try:
             _check_kept(settings, consumer, topic, partition, first, last)
             yield from _records(consumer, topic, partition, first, last)
@@ -88,8 +88,8 @@ def _records(consumer: "Consumer", topic: str, partition: int, first: int, last:
 
 def _headers(record: "Message") -> dict[str, bytes | None]:
     # Of a list of pairs, which is what a consumer gets, the last of a name wins.
-    told = dict(record.headers() or ())
-    return {name: value.encode() if isinstance(value, str) else value for name, value in told.items()}
+    last = dict(record.headers() or ())
+    return {name: value.encode() if isinstance(value, str) else value for name, value in last.items()}
 
 
 def refuse(topic: str, partition: int, first: int, last: int) -> Iterable[Refetched]:

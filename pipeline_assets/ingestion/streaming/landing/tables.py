@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline_assets.core import names
+from pipeline_assets.core.arrow import batches_in
 from pipeline_assets.core.errors import TableMismatch
 from pipeline_assets.core.iceberg import Column, follow, open_or_create, snapshots_since
 from pipeline_assets.ingestion.streaming.landing.offsets import Seen, Spans, spans_of, union
@@ -38,7 +39,7 @@ SCHEMA = pa.schema(
         (RECEIVED_AT, pa.timestamp("us", tz="UTC")),
     ]
 )
-# What the offsets of a file are told by.
+# The columns from which the offsets of a file are read.
 OFFSETS = pa.schema([SCHEMA.field(name) for name in (TOPIC, PARTITION, OFFSET)])
 # A reader holds one row group. The connector appends every few seconds, so it must not merge all manifests each time.
 PROPERTIES = {"write.parquet.row-group-size-bytes": str(16 << 20), "commit.manifest.min-count-to-merge": "50"}
@@ -71,8 +72,8 @@ def ensure_landing_table(catalog: "Catalog", topic: str, headers: Sequence[str] 
 
     Raises SchemaConflict if there is one with other columns.
     """
-    told = (Column(name=names.landed_header(one), type="binary", required=False, doc=f"The record's header {one}.") for one in headers)
-    columns = (*COLUMNS, *told)
+    own = (Column(name=names.landed_header(one), type="binary", required=False, doc=f"The record's header {one}.") for one in headers)
+    columns = (*COLUMNS, *own)
     return follow(open_or_create(catalog, names.landed(topic), columns, RECEIVED_AT, properties=PROPERTIES), columns, dropped=())
 
 
@@ -158,13 +159,7 @@ def batches(table: "Table", file: LandedFile, schema: pa.Schema = SCHEMA) -> Ite
     """
     with table.io.new_input(file.path).open() as opened:
         parquet = pq.ParquetFile(opened)
-        present = [name for name in schema.names if name in parquet.schema_arrow.names]
-        for batch in parquet.iter_batches(_batch_rows(parquet.metadata), columns=present, use_threads=False):
-            if batch.num_rows:
-                columns = [
-                    batch.column(one.name).cast(one.type) if one.name in present else pa.nulls(len(batch), one.type) for one in schema
-                ]
-                yield pa.RecordBatch.from_arrays(columns, schema=schema)
+        yield from batches_in(parquet, schema, _batch_rows(parquet.metadata))
 
 
 def _batch_rows(metadata: pq.FileMetaData) -> int:

@@ -9,10 +9,10 @@ cut into epochs first, where by offset a snapshot begins; within an epoch the sn
 
 The newest snapshot that is complete replaces all before it: what it does not contain is gone. That is what makes a lost replication slot
 harmless, which leaves a hole in the log and a snapshot after it. A snapshot is complete when its last row is marked as such or a change
-follows, as changes are only told after it. A truncated table is as after an empty snapshot.
+follows, as changes are only emitted after it. A truncated table is as after an empty snapshot.
 
-What a change does not tell. Of a large value that a change did not touch, and of a column that the table did not have while it changed
-(it was dropped, and is there again), a row keeps what the change before told. Nothing is made up where the log never told it.
+What a change does not have. Of a large value that a change did not touch, and of a column that the table did not have while it changed
+(it was dropped, and is there again), a row keeps the value of the change before. Nothing is made up where the log never had it.
 """
 
 import json
@@ -28,11 +28,11 @@ from pipeline_assets.spec.contracts import Contract, Field
 
 OPERATION, LSN, COMMITTED_AT = "_op", "_lsn", "_committed_at"
 # The transaction's id, the place of a row in a snapshot, and the fields that a change lacked, where the log has them.
-TRANSACTION, SNAPSHOT, UNTOLD = "_txid", "_snapshot", "_untold"
+TRANSACTION, SNAPSHOT, ABSENT = "_txid", "_snapshot", "_absent"
 TOPIC, PARTITION, OFFSET = "_topic", "_partition", "_offset"
 READ, DELETED, TRUNCATED = "r", "d", "t"
 LAST_OF_SNAPSHOT = ("last", "last_in_data_collection")
-# What Debezium tells in the place of a large value that a change did not touch.
+# What Debezium emits in the place of a large value that a change did not touch.
 UNAVAILABLE = "__debezium_unavailable_value"
 
 
@@ -41,8 +41,8 @@ class Merged:
     """The rows of a table at an LSN, by key, with the contract's fields (any of them may be null; no rule was checked).
 
     `lsn` is that of the newest change that was seen (None: no change at all), `changes` how many distinct ones there were since the newest
-    complete snapshot. Without any (`is_complete` false) rows are missing that stood in the table before its changes were told. `unresolved`
-    lists, as row and field, the untold values that are nowhere in the log: they are null in `rows`, and only the source knows them.
+    complete snapshot. Without any (`is_complete` false) rows are missing that stood in the table before its changes were read. `unresolved`
+    lists, as row and field, the absent values that are nowhere in the log: they are null in `rows`, and only the source knows them.
     """
 
     rows: pa.Table
@@ -55,14 +55,14 @@ class Merged:
 def log_contract(contract: Contract) -> Contract:
     """The contract of a table's change log: the same fields and types without rules, since those are held against the merged rows.
 
-    So a change that breaks a rule is told by the log, and quarantined when the table is staged, as if it had been read in a batch; and a
+    So a change that breaks a rule is in the log, and quarantined when the table is staged, as if it had been read in a batch; and a
     deleted row, of which only the key is known, is in order, as is a truncation, which has none.
     """
     loose = [Field(name=field.name, type=field.type, description=field.description) for field in contract.fields]
     return replace(
         contract,
         name=f"{contract.name}_changes",
-        description=f"Changes of {contract.name}, one row per change as it was told.",
+        description=f"Changes of {contract.name}, one row per change as it was emitted.",
         fields=(*loose, *META_FIELDS),
         primary_key=(LSN, OPERATION),
         event_at=COMMITTED_AT,
@@ -82,15 +82,15 @@ META_FIELDS = (
     Field(name=COMMITTED_AT, type="timestamp", required=True, description="When it was committed, or the snapshot was taken."),
     Field(name=TRANSACTION, type="integer", description="The transaction that made it."),
     Field(name=SNAPSHOT, type="string", description="Its place in a snapshot; of a change, false or null."),
-    Field(name=UNTOLD, type="string", description="The declared fields that the row did not have; null where it had all."),
+    Field(name=ABSENT, type="string", description="The declared fields that the row did not have; null where it had all."),
 )
 
 
-def untold_fields(changes: pa.RecordBatch) -> set[str]:
+def absent_fields(changes: pa.RecordBatch) -> set[str]:
     """The declared fields that any of some changes lacked; none in rows that are no changes."""
-    if UNTOLD not in changes.schema.names or changes.column(UNTOLD).null_count == changes.num_rows:
+    if ABSENT not in changes.schema.names or changes.column(ABSENT).null_count == changes.num_rows:
         return set()
-    return {name for told in changes.column(UNTOLD).unique().to_pylist() if told is not None for name in json.loads(told)}
+    return {name for listed in changes.column(ABSENT).unique().to_pylist() if listed is not None for name in json.loads(listed)}
 
 
 def merge(log: pa.Table, contract: Contract, *, at: int | None = None) -> Merged:
@@ -127,10 +127,10 @@ def _check(log: pa.Table, contract: Contract) -> None:
 
 def _frame(log: pa.Table, contract: Contract) -> pl.DataFrame:
     """Each record once, by offset."""
-    optional = [name for name in (TRANSACTION, SNAPSHOT, UNTOLD) if name in log.column_names]
+    optional = [name for name in (TRANSACTION, SNAPSHOT, ABSENT) if name in log.column_names]
     columns = [*(field.name for field in contract.fields), OPERATION, LSN, OFFSET, *optional]
     frame = pl.DataFrame(pl.from_arrow(log.select(columns)))
-    frame = frame.with_columns(pl.lit(None, pl.String).alias(name) for name in (SNAPSHOT, UNTOLD) if name not in optional)
+    frame = frame.with_columns(pl.lit(None, pl.String).alias(name) for name in (SNAPSHOT, ABSENT) if name not in optional)
     return frame.unique(OFFSET, keep="any").sort(OFFSET)
 
 
@@ -147,7 +147,7 @@ def _epochs(records: pl.DataFrame) -> pl.DataFrame:
         _is_complete=proof.any().over("_epoch"),
         _lsn_of_effect=pl.max_horizontal(lsn, lsn.filter(is_read).first().over("_epoch")),
         _is_change=~is_read,
-        # A truncation waits for every open transaction, so what is older is told again.
+        # A truncation waits for every open transaction, so what is older is emitted again.
         _is_older=(lsn < lsn.filter(is_truncation).first().over("_epoch")).fill_null(value=False),
     ).filter(~pl.col("_is_older"))
 
@@ -165,21 +165,21 @@ def _in_order(records: pl.DataFrame, key: Sequence[str], at: int | None) -> pl.D
 
 
 def _resolve(standing: pl.DataFrame, changes: pl.DataFrame, contract: Contract) -> tuple[pl.DataFrame, list[tuple[int, str]]]:
-    """Values that a change did not tell, from the newest change of the row that did."""
+    """Values that a change did not have, from the newest change of the row that did."""
     values = [field.name for field in contract.fields if field.name not in contract.primary_key]
-    untold = [name for name in values if changes.select(_is_untold(changes, name).any()).item()]
-    if not untold:
+    absent = [name for name in values if changes.select(_is_absent(changes, name).any()).item()]
+    if not absent:
         return standing, []
-    known = _last_told(_with_life(changes, contract.primary_key), untold)
-    filled = standing.drop(untold).join(known, on="_row", how="left", maintain_order="left")
-    unresolved = [(row, name) for name in untold for row in filled[f"_is_lost_{name}"].arg_true().to_list()]
+    known = _last_known(_with_life(changes, contract.primary_key), absent)
+    filled = standing.drop(absent).join(known, on="_row", how="left", maintain_order="left")
+    unresolved = [(row, name) for name in absent for row in filled[f"_is_lost_{name}"].arg_true().to_list()]
     return filled, sorted(unresolved)
 
 
 def _with_life(changes: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
     """Changes with the life of the row that they belong to: from its creation to its end, under whatever key.
 
-    A changed key is told as the end of the old row and the creation of a new one, both with the LSN of the one change: one life.
+    A changed key is emitted as the end of the old row and the creation of a new one, both with the LSN of the one change: one life.
     """
     ends = (pl.col(OPERATION) == DELETED).cast(pl.Int64)
     stretched = changes.with_columns(_ended=ends.cum_sum().over(key) - ends).with_columns(_life=pl.col("_row").first().over(*key, "_ended"))
@@ -191,21 +191,21 @@ def _with_life(changes: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
     return stretched.with_columns(pl.col("_life").replace(first)) if first else stretched
 
 
-def _last_told(changes: pl.DataFrame, untold: Sequence[str]) -> pl.DataFrame:
+def _last_known(changes: pl.DataFrame, absent: Sequence[str]) -> pl.DataFrame:
     """For every change the values of these columns as they then were, and whether the log has none."""
     is_gone = pl.col(OPERATION) == DELETED
-    told: Mapping[str, pl.Expr] = {
-        name: pl.when(~is_gone & ~_is_untold(changes, name)).then(pl.col("_row")).forward_fill().over("_life") for name in untold
+    newest: Mapping[str, pl.Expr] = {
+        name: pl.when(~is_gone & ~_is_absent(changes, name)).then(pl.col("_row")).forward_fill().over("_life") for name in absent
     }
-    places = changes.select("_row", *(place.alias(f"_at_{name}") for name, place in told.items()))
-    values = [changes[name].gather(places[f"_at_{name}"]).alias(name) for name in untold]
-    lost = [(places[f"_at_{name}"].is_null() & _had(changes, name)).alias(f"_is_lost_{name}") for name in untold]
+    places = changes.select("_row", *(place.alias(f"_at_{name}") for name, place in newest.items()))
+    values = [changes[name].gather(places[f"_at_{name}"]).alias(name) for name in absent]
+    lost = [(places[f"_at_{name}"].is_null() & _had(changes, name)).alias(f"_is_lost_{name}") for name in absent]
     return pl.DataFrame([places["_row"], *values, *lost])
 
 
-def _is_untold(changes: pl.DataFrame, name: str) -> pl.Expr:
-    """Whether a change says nothing of a field."""
-    is_lacking = pl.col(UNTOLD).str.contains(json.dumps(name), literal=True).fill_null(value=False)
+def _is_absent(changes: pl.DataFrame, name: str) -> pl.Expr:
+    """Whether a change has no value of a field."""
+    is_lacking = pl.col(ABSENT).str.contains(json.dumps(name), literal=True).fill_null(value=False)
     return is_lacking | pl.col(name).eq_missing(UNAVAILABLE) if changes.schema[name] == pl.String else is_lacking
 
 

@@ -1,11 +1,11 @@
-"""The events of a stream by day: what happened before the stream began, from a staged history, and what its topic brought, from typed rows.
+"""The events of a stream by day: what its topic brought, from typed rows, and what happened before that, from a staged history if any.
 
 The two meet at a seam that nobody has to declare. A key that stands in both on a day is taken from the topic: its rows carry their place
 there, and whatever is said of the event later is said there too, while the history was copied once. It does not count as a repeated key;
 two rows of the topic with one key do, and go to quarantine but for the one known last.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -21,7 +21,7 @@ from pipeline_assets.ingestion.sources.contracts import Checked, arrow_schema, c
 from pipeline_assets.ingestion.staging.partitions import Manifest, partition_of, read_manifests, read_staged
 from pipeline_assets.ingestion.staging.stage import Staged, Target, stage_each, target_of
 from pipeline_assets.ingestion.streaming.typed.table import OFFSET, OFFSET_SCHEMA, PARTITION, TypedDays, typed_days
-from pipeline_assets.spec.sources import EventStream
+from pipeline_assets.spec.sources import EventStream, History
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,28 +38,44 @@ def stage_events(settings: Settings, stream: EventStream, first: date, last: dat
     Raises NotStaged for days of the history that were never staged; ContractViolation as for any source.
     """
     days = [first + timedelta(days=number) for number in range((last - first).days + 1)]
-    found = read_manifests(settings, stream.history.contract.name, [partition_of(day) for day in days])
-    manifests = dict(zip(days, found, strict=True))
+    manifests = _manifests(settings, stream, days)
     target = target_of(settings, stream.contract, run_id=run_id)
     with catalog(settings) as lake:
         typed = typed_days(lake, stream.contract, first, last)
 
         def read(day: date | None) -> Iterator[Checked]:
-            return iter(()) if day is None else _events(target, stream, manifests[day], typed, day)
+            return iter(()) if day is None else _events(target, stream, manifests.get(day), typed, day)
 
         staged = stage_each(settings, target, days, lambda: nullcontext(read))
         return StagedEvents(days=sorted(staged, key=lambda one: one.manifest.partition), typed_snapshot=typed.snapshot_id)
 
 
-def _events(target: Target, stream: EventStream, manifest: Manifest, typed: TypedDays, day: date) -> Iterator[Checked]:
-    fields = [field.name for field in stream.contract.fields]
-    keys, position = _keys(stream, typed, day), 0
-    for batch in read_staged(target.client, target.bucket, manifest, list(dict.fromkeys([*fields, stream.history_field]))):
-        own = batch.filter(pc.equal(batch.column(stream.history_field), stream.history_value)).select(fields)
-        places = position + _places_without(own, keys)
-        yield check_batch(stream.contract, own.take(pa.array(places - position)), first_position=0, day=day).at(places)
-        position += own.num_rows
+def _manifests(settings: Settings, stream: EventStream, days: Sequence[date]) -> dict[date, Manifest]:
+    """The staged days of a stream's history; none where it has none."""
+    if stream.history is None:
+        return {}
+    found = read_manifests(settings, stream.history.source.contract.name, [partition_of(day) for day in days])
+    return dict(zip(days, found, strict=True))
+
+
+def _events(target: Target, stream: EventStream, manifest: Manifest | None, typed: TypedDays, day: date) -> Iterator[Checked]:
+    position = 0
+    if stream.history is not None and manifest is not None:
+        keys = _keys(stream, typed, day)
+        for own in _past_events(target, stream, stream.history, manifest):
+            places = position + _places_without(own, keys)
+            yield check_batch(stream.contract, own.take(pa.array(places - position)), first_position=0, day=day).at(places)
+            position += own.num_rows
     yield from _topic_events(stream, typed, day, position)
+
+
+def _past_events(target: Target, stream: EventStream, history: History, manifest: Manifest) -> Iterator[pa.RecordBatch]:
+    """The rows of a history that are events of the stream, in its columns."""
+    fields = [field.name for field in stream.contract.fields]
+    read = fields if history.field is None else list(dict.fromkeys([*fields, history.field]))
+    for batch in read_staged(target.client, target.bucket, manifest, read):
+        own = batch if history.field is None else batch.filter(pc.equal(batch.column(history.field), history.value))
+        yield own.select(fields)
 
 
 def _topic_events(stream: EventStream, typed: TypedDays, day: date, first_position: int) -> Iterator[Checked]:

@@ -19,6 +19,9 @@ from pipeline_assets.ingestion.streaming.staged.changes import Merged, log_contr
 from pipeline_assets.spec.contracts import Contract
 from pipeline_assets.spec.sources import Source
 
+# The metadata of a staged table that says which snapshot of its change log it was made of.
+LOG_SNAPSHOT = "log_snapshot_id"
+
 
 @dataclass(frozen=True, kw_only=True)
 class StagedState:
@@ -32,7 +35,7 @@ class StagedState:
 def stage_state(settings: Settings, source: Source, *, run_id: str, at: int | None = None) -> StagedState:
     """Stages the rows of a table as of an LSN (None: the newest) from its change log in the lake, as its one partition.
 
-    Raises UnknownName where there is no log, SnapshotIncomplete while the first snapshot is being told, ContractViolation as any source.
+    Raises UnknownName where there is no log, SnapshotIncomplete while the first snapshot is being emitted, ContractViolation as any source.
     """
     log, snapshot = read_log(settings, source.contract)
     merged = merge(log, source.contract, at=at)

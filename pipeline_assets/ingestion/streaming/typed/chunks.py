@@ -19,7 +19,7 @@ from pipeline_assets.ingestion.streaming.landing import tables as landing
 from pipeline_assets.ingestion.streaming.landing.offsets import Seen, Spans, minus, union
 from pipeline_assets.ingestion.streaming.landing.refetch import Refetch, Refetched
 from pipeline_assets.ingestion.streaming.landing.tables import Increment
-from pipeline_assets.ingestion.streaming.staged.changes import untold_fields
+from pipeline_assets.ingestion.streaming.staged.changes import absent_fields
 from pipeline_assets.ingestion.streaming.typed.schema_changes import Signs
 from pipeline_assets.ingestion.streaming.typed.table import days_of, typed_events
 
@@ -34,10 +34,10 @@ NEAR = 1_000
 
 @dataclass(frozen=True, kw_only=True)
 class Arrived:
-    """Some records, in the landing's columns, and offsets that are known to hold none; `is_landed_anew` if no record stood there before."""
+    """Some records, in the landing's columns, and offsets that are known to hold none; `is_appended` if no record stood there before."""
 
     records: pa.Table
-    is_landed_anew: bool = False
+    is_appended: bool = False
     is_refetched: bool = False
     holes: Mapping[int, Spans] = field(default_factory=dict)
 
@@ -68,7 +68,7 @@ class Tally:
 class Chunk:
     """Records after their check: good rows with their places, broken ones with theirs, and all offsets seen with them.
 
-    `untold` names the declared fields that some change of a table lacked, `signs` says which records speak of another schema.
+    `absent` names the declared fields that some change of a table lacked, `signs` which records are of another schema.
     """
 
     seen: Seen
@@ -76,7 +76,7 @@ class Chunk:
     broken: list[BrokenRecord] = field(default_factory=list)
     tally: Tally = field(default_factory=Tally)
     signs: Signs = field(default_factory=Signs)
-    untold: set[str] = field(default_factory=set)
+    absent: set[str] = field(default_factory=set)
     covered: Seen = field(default_factory=Seen)
     records: int = 0
     bytes: int = 0
@@ -98,7 +98,7 @@ def arrivals(
             yield from _refetched(topic, partition, tuple(span for span in spans if first <= span[0] < end), refetch, headers)
     for file in increment.files:
         for batch in landing.batches(table, file, schema):
-            yield Arrived(records=pa.Table.from_batches([batch]), is_landed_anew=file.is_appended)
+            yield Arrived(records=pa.Table.from_batches([batch]), is_appended=file.is_appended)
 
 
 def chunks(arrived: Iterable[Arrived], reader: RecordReader, seen: Seen) -> Generator[Chunk]:
@@ -126,7 +126,7 @@ def _ahead(arrived: Iterable[Arrived]) -> Iterator[Arrived]:
 def _take(chunk: Chunk, arrived: Arrived, reader: RecordReader) -> None:
     is_fresh = _is_fresh(chunk.seen, arrived.records)
     fresh = arrived.records if is_fresh.all() else arrived.records.filter(pa.array(is_fresh))
-    if arrived.is_landed_anew:
+    if arrived.is_appended:
         chunk.tally.repeats += arrived.records.num_rows - fresh.num_rows
     chunk.tally.refetched += fresh.num_rows if arrived.is_refetched else 0
     chunk.records += fresh.num_rows
@@ -143,7 +143,7 @@ def _check(chunk: Chunk, records: pa.Table, reader: RecordReader) -> None:
     chunk.rows.append(typed_events(reader.contract, checked, records))
     broken = broken_records(checked.broken, records, reader)
     chunk.signs.add(checked, records, [one.headers for one in broken])
-    chunk.untold |= untold_fields(checked.good)
+    chunk.absent |= absent_fields(checked.good)
     chunk.broken += broken
     tally.rows += checked.good.num_rows
     tally.broken.update(row.fault for row in checked.broken)

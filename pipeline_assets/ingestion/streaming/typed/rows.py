@@ -53,7 +53,7 @@ class Typed:
 
     `rows` and `broken` (by fault) are what became of them; `repeats` counts records that had landed more than once (and, after a killed
     run, those that it had committed of an increment), `left` those of other streams of the topic, `skipped` those that are no events,
-    `refetched` those that had not landed and were fetched from the topic. `days` are the UTC days of the new rows. `offsets` tells per
+    `refetched` those that had not landed and were fetched from the topic. `days` are the UTC days of the new rows. `offsets` has per
     partition the next offset before and after, `gaps` the offsets not seen though later ones were: none after any run that ends well.
     Snapshots are None where nothing was ever written, and the same where nothing changed. `table_rows` counts the whole table.
     `absent_fields` are declared and stood in no record that could be read: of events, optional ones that were left out.
@@ -87,7 +87,7 @@ def type_landed(
     streams: all that are declared, from which follows what this one takes of a topic it shares. Raises OffsetsMissing for a gap in the
     offsets that `refetch` cannot fill, TableMismatch for landed records without a place, SchemaConflict if the typed table cannot
     follow the contract (nothing is written then); ContractViolation for a chunk with too many broken records, SourceChanged for one from
-    which on fields are gone or of another type, SourceUnavailable or SourceRefused for one with a schema that the registry does not tell:
+    which on fields are gone or of another type, SourceUnavailable or SourceRefused for one whose schema the registry did not return:
     then neither it is written nor what comes after it; LakeBusy if other writers always came first.
     """
     quarantine.create(settings)
@@ -165,11 +165,11 @@ class _Run:
     def _hold_against_source(self, chunk: Chunk, landed: "Table", found: Increment) -> None:
         """Raises SourceChanged where the chunk comes from a source that has another schema, and has it still."""
         if self.look is not None:
-            if chunk.untold or chunk.signs.found:
+            if chunk.absent or chunk.signs.found:
                 self.look()
         elif chunk.signs.in_a_row >= MIN_CHANGED and not self._is_mended(landed, found):
-            told = problems(self.stream.contract, self.stream.topic, chunk.signs, self.reader.value_of)
-            raise SourceChanged(self.stream.contract.name, told)
+            changed = problems(self.stream.contract, self.stream.topic, chunk.signs, self.reader.value_of)
+            raise SourceChanged(self.stream.contract.name, changed)
 
     def _is_mended(self, landed: "Table", found: Increment) -> bool:
         """Whether the newest record of an increment is in order."""

@@ -5,9 +5,9 @@ writes no other records from then on: the stream stops before the first of them,
 newest record is in order again. What was written in between goes to quarantine then, and is not held against the contract's share.
 
 **Events.** The schema has changed when at least `MIN_CHANGED` records in a row, the newest ones, lack a required field or have a field in
-another type. An optional field that is left out is null: JSON does not tell one from the other.
+another type. An optional field that is left out is null: JSON has one notation for both.
 
-**Changes of a table.** Debezium tells every column of a row, so a single change that lacks a declared field, required or not, or has it in
+**Changes of a table.** Debezium emits every column of a row, so a single change that lacks a declared field, required or not, or has it in
 another type, is reason to look at the table itself. Its columns decide as they do in a batch; where they are in order the change is older
 than that, or holds a value that its column's type allows and the contract's does not.
 """
@@ -68,9 +68,9 @@ class Signs:
         """Takes in some landed records after their check, which has their places as positions; `headers` are those of each broken one."""
         codes = np.full(records.num_rows, -1)
         codes[checked.positions] = 0
-        for row, told in zip(checked.broken, headers, strict=True):
+        for row, own in zip(checked.broken, headers, strict=True):
             if row.reason in SIGNS:
-                codes[row.position] = self._code(Sign(field=row.field, reason=row.reason, original=row.original, headers=told))
+                codes[row.position] = self._code(Sign(field=row.field, reason=row.reason, original=row.original, headers=own))
         self._codes.append(codes[codes >= 0])
         self._times.append(records.column(landing.RECEIVED_AT).cast(pa.int64()).fill_null(0).to_numpy()[codes >= 0])
         self._offsets.append(records.column(landing.OFFSET).to_numpy()[codes >= 0])
@@ -112,7 +112,7 @@ class Signs:
 
 
 def look_of(settings: Settings, stream: RecordStream) -> Look | None:
-    """A look at the table whose changes a stream tells; None for a stream of events, whose source nobody can look at."""
+    """A look at the table whose changes a stream carries; None for a stream of events, whose source cannot be looked at."""
     if not isinstance(stream, ChangeLog):
         return None
     return partial(_open, settings, stream.source)
@@ -121,7 +121,7 @@ def look_of(settings: Settings, stream: RecordStream) -> Look | None:
 def hold_against_table(settings: Settings, source: Source) -> None:
     """Raises SourceChanged where the table of a followed source does not have the columns that the contract promises.
 
-    A table that changed its columns and no row since tells nothing, and what its log says of it is not true any more. The log is enough
+    A table that changed its columns and no row since emits nothing, and what its log says of it is not true any more. The log is enough
     while the database is away.
     """
     with suppress(SourceUnavailable):
@@ -136,11 +136,11 @@ def _open(settings: Settings, source: Source) -> None:
 def problems(contract: Contract, topic: str, signs: Signs, value_of: Callable[[bytes, Headers, str], object]) -> dict[str, str]:
     """What is wrong with the newest records, by field; `value_of` gives the value of a field in the bytes and headers of a record."""
     types = {one.name: one.type for one in contract.fields}
-    told = {}
+    found = {}
     for sign in signs.newest:
         where = f"the newest {signs.in_a_row} records of the topic '{topic}'"
         value = value_of(sign.original, sign.headers, sign.field)
         kind = "a time without zone" if sign.reason == "without zone" else KINDS.get(type(value), "unknown")
         wrong = f"is missing in {where}" if sign.reason == "missing" else f"is {kind} in {where}"
-        told[sign.field] = f"{wrong}, expected {types[sign.field]}"
-    return told
+        found[sign.field] = f"{wrong}, expected {types[sign.field]}"
+    return found

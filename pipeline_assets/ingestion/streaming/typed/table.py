@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline_assets.core import names
+from pipeline_assets.core.arrow import batches_in
 from pipeline_assets.core.errors import SchemaConflict
 from pipeline_assets.core.iceberg import Column, follow, open_or_create, open_table
 from pipeline_assets.ingestion.sources.contracts import Checked, arrow_schema
@@ -43,7 +44,7 @@ PLACE_SCHEMA = pa.schema(
         pa.field(RECEIVED_AT, pa.timestamp("us", tz="UTC")),
     ]
 )
-# What tells rows of one topic apart.
+# The place of a row within its topic.
 OFFSET_SCHEMA = pa.schema([(PARTITION, pa.int32()), (OFFSET, pa.int64())])
 LANDING_SNAPSHOT, NEXT_OFFSETS, BEYOND, UNJUDGED, CHANGED = (
     f"pipeline.stream.{name}" for name in ("landing-snapshot-id", "next-offsets", "seen-beyond", "unjudged", "changed")
@@ -85,7 +86,7 @@ def days_of(times: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
 def typed_table(catalog: "Catalog", contract: Contract) -> "Table":
     """The typed table of a contract, created or extended where needed; by day of the event's time. Raises SchemaConflict.
 
-    A table that nothing was ever written to follows any change: a contract may be mended before its first row.
+    A table that nothing was ever written to follows any change: a contract may be corrected before its first row.
     """
     identifier = names.typed(contract.name)
     own = [Column(name=f.name, type=f.type, required=f.required, doc=f.description) for f in contract.fields]
@@ -110,16 +111,16 @@ def position_of(table: "Table") -> Position:
     if snapshot is None:
         return Position()
     while snapshot is not None:
-        told = {} if snapshot.summary is None else snapshot.summary.additional_properties
-        if NEXT_OFFSETS in told:
-            return _read(told)
+        properties = {} if snapshot.summary is None else snapshot.summary.additional_properties
+        if NEXT_OFFSETS in properties:
+            return _read(properties)
         parent = snapshot.parent_snapshot_id
         snapshot = None if parent is None else table.snapshot_by_id(parent)
     return _read(table.properties) if NEXT_OFFSETS in table.properties else Position()
 
 
 def rows_of(table: "Table") -> int:
-    """How many rows a table holds, told by its newest snapshot."""
+    """How many rows a table holds, as its newest snapshot says."""
     snapshot = table.current_snapshot()
     return 0 if snapshot is None or snapshot.summary is None else int(snapshot.summary["total-records"] or 0)
 
@@ -155,13 +156,7 @@ def typed_days(catalog: "Catalog", contract: Contract, first: date, last: date) 
 
 def _batches(table: "Table", path: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     with table.io.new_input(path).open() as opened:
-        parquet = pq.ParquetFile(opened)
-        present = [name for name in schema.names if name in parquet.schema_arrow.names]
-        for batch in parquet.iter_batches(columns=present, use_threads=False):
-            columns = [
-                batch.column(one.name).cast(one.type) if one.name in present else pa.nulls(batch.num_rows, one.type) for one in schema
-            ]
-            yield pa.RecordBatch.from_arrays(columns, schema=pa.schema([one.with_nullable(True) for one in schema]))
+        yield from batches_in(pq.ParquetFile(opened), pa.schema([one.with_nullable(True) for one in schema]))
 
 
 def append_events(table: "Table", rows: pa.Table, position: Position, *, run_id: str) -> int:
@@ -169,10 +164,10 @@ def append_events(table: "Table", rows: pa.Table, position: Position, *, run_id:
 
     Raises CommitFailedException if the table has a newer snapshot than the one it was loaded with; then nothing of it is there.
     """
-    told = _written(position)
+    written = _written(position)
     with table.transaction() as transaction:
-        transaction.set_properties(told)
-        transaction.append(rows, snapshot_properties={**told, "pipeline.run-id": run_id})
+        transaction.set_properties(written)
+        transaction.append(rows, snapshot_properties={**written, "pipeline.run-id": run_id})
     snapshot = table.current_snapshot()
     if snapshot is None:
         raise RuntimeError(f"Table {table.name()} has no snapshot after a commit.")
@@ -181,7 +176,7 @@ def append_events(table: "Table", rows: pa.Table, position: Position, *, run_id:
 
 def _written(position: Position) -> dict[str, str]:
     start = position.seen.next_offsets
-    # A partition's first span is told by its next offset, if it begins with the partition.
+    # A partition's first span follows from its next offset, if it begins with the partition.
     beyond = {number: [span for span in spans if span[0]] for number, spans in position.seen.partitions.items()}
     return {
         LANDING_SNAPSHOT: "" if position.landing_snapshot is None else str(position.landing_snapshot),
@@ -192,18 +187,18 @@ def _written(position: Position) -> dict[str, str]:
     }
 
 
-def _read(told: Mapping[str, str]) -> Position:
-    beyond = json.loads(told[BEYOND])
+def _read(stored: Mapping[str, str]) -> Position:
+    beyond = json.loads(stored[BEYOND])
     partitions = {
         int(number): (*(((0, start),) if start else ()), *((first, end) for first, end in beyond.get(number, ())))
-        for number, start in json.loads(told[NEXT_OFFSETS]).items()
+        for number, start in json.loads(stored[NEXT_OFFSETS]).items()
     }
-    rows, broken = json.loads(told[UNJUDGED])
-    landing = told[LANDING_SNAPSHOT]
+    rows, broken = json.loads(stored[UNJUDGED])
+    landing = stored[LANDING_SNAPSHOT]
     return Position(
         landing_snapshot=int(landing) if landing else None,
         seen=Seen(partitions=partitions),
         unjudged=(rows, broken),
-        # Commits of earlier versions do not tell it.
-        changed=int(told.get(CHANGED, "0")),
+        # Commits of earlier versions do not have it.
+        changed=int(stored.get(CHANGED, "0")),
     )

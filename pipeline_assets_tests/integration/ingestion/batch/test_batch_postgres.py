@@ -38,7 +38,7 @@ def test_each_day_has_the_rows_of_its_time_by_time(world: World) -> None:
 
 
 def test_a_column_that_the_contract_does_not_know_is_not_read(world: World) -> None:
-    """An additive change of the table passes, and is told."""
+    """An additive change of the table passes, and is reported."""
     world.fill([reading() | {"colour": "red"}])
 
     (staged,) = stage_days(world.settings, world.table, day(0), day(0), run_id="r")

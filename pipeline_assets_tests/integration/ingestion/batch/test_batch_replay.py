@@ -36,7 +36,7 @@ def outcome(world: World, replayed: int, still_broken: int) -> list[Replayed]:
 
 
 def test_rows_that_keep_the_present_contract_join_their_partition(staged: World) -> None:
-    """After the contract was mended its rows are staged and marked; what still breaks it stays, and the partition is told."""
+    """After the contract was mended its rows are staged and marked; what still breaks it stays, and the partition is named."""
     found = replay(staged.settings, [up_to(12, staged)])
 
     assert found == outcome(staged, 1, 2)

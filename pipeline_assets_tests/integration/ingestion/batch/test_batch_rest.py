@@ -94,8 +94,8 @@ def test_a_busy_server_is_asked_again_when_it_says(world: World, form: str) -> N
 
     def answer(api: Api, query: dict[str, str]) -> Answer:
         times.append(datetime.now(UTC))
-        told = "1" if form == "seconds" else format_datetime(times[0] + timedelta(seconds=2), usegmt=True)
-        return (429, {"Retry-After": told}, b"") if len(times) == 1 else paged([reading()])(api, query)
+        asked = "1" if form == "seconds" else format_datetime(times[0] + timedelta(seconds=2), usegmt=True)
+        return (429, {"Retry-After": asked}, b"") if len(times) == 1 else paged([reading()])(api, query)
 
     with serving(world.settings, answer) as (_, settings):
         stage_days(settings, world.api, day(0), day(0), run_id="r", patience=patience)
@@ -146,7 +146,7 @@ def test_a_server_that_is_too_slow_is_asked_again(world: World) -> None:
     ("status", "body"), [(400, b"bad span"), (401, b"no key"), (403, b"not yours"), (404, b"nowhere"), (301, b"moved")]
 )
 def test_a_refusal_is_not_asked_again(world: World, status: int, body: bytes) -> None:
-    """What asking again would not change names the answer and stops; the key is not told."""
+    """What asking again would not change names the answer and stops; the key is not shown."""
     with serving(world.settings, lambda *_: (status, {}, body)) as (api, settings), pytest.raises(SourceRefused) as caught:
         stage_days(settings, world.api, day(0), day(0), run_id="r", patience=QUICK)
 
@@ -170,7 +170,7 @@ def test_a_service_without_url_and_key_is_a_missing_setting(world: World) -> Non
 
 
 def test_a_required_field_that_stands_in_no_row_stops_the_source(world: World) -> None:
-    """A field that is gone is a breaking change, told as such; one that may be null is told and passes."""
+    """A field that is gone is a breaking change, reported as such; one that may be null is reported and passes."""
     without = [{name: value for name, value in reading().items() if name not in {"sent_at", "level"}}]
 
     with serving(world.settings, lambda *_: (200, {}, page_of(without))) as (_, settings):

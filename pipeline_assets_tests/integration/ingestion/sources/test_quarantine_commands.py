@@ -65,7 +65,7 @@ def test_rows_are_listed_shown_and_replayed(settings: Settings) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
         (("list", "--source", "wether"), "Unknown source 'wether'. Known: airlines, "),
         (("list", "--partition", "2013-02-30"), "No day '2013-02-30'."),
@@ -74,10 +74,10 @@ def test_rows_are_listed_shown_and_replayed(settings: Settings) -> None:
         (("show", "first"), "Invalid value for"),
     ],
 )
-def test_what_is_not_there_is_said_in_a_sentence(settings: Settings, arguments: tuple[str, ...], told: str) -> None:
+def test_what_is_not_there_is_said_in_a_sentence(settings: Settings, arguments: tuple[str, ...], expected: str) -> None:
     """A source, a day or a row that there is not ends the command with exit code 2 and no trace."""
     ended = pipeline(settings, "quarantine", *arguments)
 
     assert ended.returncode == 2
-    assert told in ended.stderr
+    assert expected in ended.stderr
     assert "Traceback" not in ended.stderr

@@ -9,6 +9,7 @@ import pytest
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import object_store
 from pipeline_assets.core.errors import SnapshotIncomplete, UnknownName
+from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import Platform
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.batch import assets as batch
@@ -21,10 +22,10 @@ from pipeline_assets.ingestion.streaming.staged.state import stage_state
 from pipeline_assets.spec.contracts import Contract, Field
 from pipeline_assets.use_cases.nyc_flights import use_case
 from pipeline_assets.use_cases.nyc_flights.sources import airlines, airports, planes
-from pipeline_assets_tests.change_logs import NOW, live, log_schema, put_log, told
+from pipeline_assets_tests.change_logs import NOW, emitted, live, log_schema, put_log
 from pipeline_assets_tests.readings import World, reading
 from pipeline_assets_tests.stream_records import without_sensors
-from simulator.changes import LARGE_COLUMN
+from simulator.nyc_flights.changes import LARGE_COLUMN
 
 REMARKS = Field(name=LARGE_COLUMN, type="string", description="What else there is to say.")
 PLANES = replace(planes, load="changes", contract=replace(planes.contract, fields=(*planes.contract.fields, REMARKS)))
@@ -41,10 +42,10 @@ def content(settings: Settings, contract: Contract) -> tuple[pa.Table, list[tupl
 
 
 def test_a_followed_table_is_staged_as_a_batch_would_have(isolated: Settings) -> None:
-    """After inserts, updates, deletes, new keys and untold large values: the same rows, in order, and the same quarantine."""
+    """After inserts, updates, deletes, new keys and unchanged large values: the same rows, in order, and the same quarantine."""
     before, planned = live(isolated, seed=5)
     for name, source in FOLLOWED.items():
-        log = told(source.contract, before[name], planned)
+        log = emitted(source.contract, before[name], planned)
         put_log(isolated, source.contract, log)
         followed = stage_state(isolated, source, run_id="followed")
         by_log = content(isolated, source.contract)
@@ -59,7 +60,7 @@ def test_a_followed_table_is_staged_as_a_batch_would_have(isolated: Settings) ->
 def test_a_table_can_be_staged_as_of_an_earlier_change(isolated: Settings) -> None:
     """At the LSN of the snapshot the rows are those of the snapshot."""
     before, planned = live(isolated, seed=6)
-    put_log(isolated, PLANES.contract, told(PLANES.contract, before["planes"], planned))
+    put_log(isolated, PLANES.contract, emitted(PLANES.contract, before["planes"], planned))
     stage_state(isolated, PLANES, run_id="r", at=1_000)
 
     assert set(content(isolated, PLANES.contract)[0]["tailnum"].to_pylist()) == set(before["planes"]) - {"N0BAD"}
@@ -68,7 +69,7 @@ def test_a_table_can_be_staged_as_of_an_earlier_change(isolated: Settings) -> No
 def test_nothing_is_staged_before_the_first_snapshot_is_complete(isolated: Settings) -> None:
     """Half a snapshot would look like a table that lost its rows: it is an error that passes, and what was staged before stays."""
     before, planned = live(isolated, seed=7)
-    log = told(PLANES.contract, before["planes"], planned)
+    log = emitted(PLANES.contract, before["planes"], planned)
 
     with pytest.raises(UnknownName, match=r"typed\.planes_changes"):
         stage_state(isolated, PLANES, run_id="r")
@@ -81,7 +82,7 @@ def test_nothing_is_staged_before_the_first_snapshot_is_complete(isolated: Setti
 
 
 def test_a_row_whose_large_value_is_lost_goes_to_quarantine(isolated: Settings) -> None:
-    """A value that nobody told is not staged as null: the row stands in quarantine, once, and its neighbours are staged."""
+    """A value that is nowhere in the log is not staged as null: the row is in quarantine, once, and its neighbours are staged."""
     schema = log_schema(PLANES.contract)
     place = {"_committed_at": NOW, "_topic": "t", "_partition": 0, "updated_at": NOW.replace(year=2013)}
     rows = [
@@ -99,7 +100,7 @@ def test_a_row_whose_large_value_is_lost_goes_to_quarantine(isolated: Settings) 
 
 
 def test_a_followed_table_is_an_asset_of_the_streaming_room(world: World) -> None:
-    """It takes the place of the batch asset under the same key, needs the change log, and tells changes and LSN."""
+    """It takes the place of the batch asset under the same key, needs the change log, and reports changes and LSN."""
     source = replace(world.table, load="changes")
     schema = log_schema(source.contract)
     place = {"_committed_at": NOW, "_topic": "t", "_partition": 0}
@@ -109,10 +110,10 @@ def test_a_followed_table_is_an_asset_of_the_streaming_room(world: World) -> Non
     ]
     put_log(world.settings, source.contract, pa.Table.from_pylist([row | place for row in rows], schema=schema))
     world.fill([])
-    case = replace(use_case, sources=(source,), streams=())
+    project = Project(use_cases=(replace(use_case, sources=(source,), streams=()),))
     rooms = [
-        batch.defs(case),
-        without_sensors(streaming.defs(case)),
+        batch.defs(project),
+        without_sensors(streaming.defs(project)),
         dg.Definitions(resources={"platform": Platform(home=str(world.settings.home))}),
     ]
     defs = dg.Definitions.merge(*rooms)

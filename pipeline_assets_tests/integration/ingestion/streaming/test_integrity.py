@@ -1,4 +1,4 @@
-"""The integrity oracle on a real topic: complete after typing, and every kind of loss that is made by hand is found."""
+"""The audit of a real topic: complete after typing, and every kind of loss that is made by hand is found."""
 
 from collections.abc import Callable
 from secrets import token_hex
@@ -44,11 +44,11 @@ def send(settings: Settings, stream: EventStream, values: list[bytes]) -> None:
     produce(settings, stream.topic, values, partitions=PARTITIONS)
     places = [(number % PARTITIONS, begin[number % PARTITIONS] + number // PARTITIONS) for number in range(len(values))]
     with catalog(settings) as lake:
-        told = [
+        landed = [
             Landed(offset=offset, payload=value, partition=number, topic=stream.topic)
             for (number, offset), value in zip(places, values, strict=True)
         ]
-        land(lake, told, stream.topic)
+        land(lake, landed, stream.topic)
 
 
 def test_a_typed_topic_is_complete(settings: Settings, stream: EventStream) -> None:
@@ -76,13 +76,13 @@ def test_what_a_producer_took_back_is_not_waited_for(settings: Settings, stream:
 def test_records_that_are_not_typed_yet_wait_and_are_not_lost(
     settings: Settings, stream: EventStream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They are counted as waiting; once they are typed while the oracle waits for them, all is well."""
+    """They are counted as waiting; once they are typed while the audit waits for them, all is well."""
     send(settings, stream, [plain(number) for number in range(6)])
     early = verify_topic(settings, [stream], stream.topic)
     monkeypatch.setattr(integrity, "PATIENCE_SECONDS", 30.0)
     late = verify_topic(settings, [stream], stream.topic, meanwhile=lambda: type_landed(settings, stream, run_id="test"))
 
-    assert early.problems == ["6 records wait to be typed"]
+    assert early.problems == ["6 records are not typed yet"]
     assert (late.compared, late.problems) == (RECORDS + 6, [])
 
 
@@ -117,15 +117,15 @@ def make_topic_anew(settings: Settings, stream: EventStream) -> None:
 
 
 @pytest.mark.parametrize(
-    ("harm", "told"),
+    ("harm", "problems"),
     [
         (lose_rows, ["3 records of partition 1 are lost: offsets 101 to 103"]),
         (lose_quarantine, ["1 records of partition 0 are lost: offsets 15 to 15"]),
-        (double_rows, ["1 records of partition 0 are doubled: offsets 7 to 7"]),
+        (double_rows, ["1 records of partition 0 are duplicated: offsets 7 to 7"]),
         (
             make_topic_anew,
             [
-                f"599 records of partition {number} are read and no longer in the topic, which was made anew: offsets 1 to 599"
+                f"599 records of partition {number} are read and no longer in the topic, which was created again: offsets 1 to 599"
                 for number in range(PARTITIONS)
             ],
         ),
@@ -133,9 +133,9 @@ def make_topic_anew(settings: Settings, stream: EventStream) -> None:
     ids=lambda given: getattr(given, "__name__", ""),
 )
 def test_every_harm_is_found(
-    settings: Settings, stream: EventStream, harm: Callable[[Settings, EventStream], None], told: list[str]
+    settings: Settings, stream: EventStream, harm: Callable[[Settings, EventStream], None], problems: list[str]
 ) -> None:
-    """A lost row, a lost quarantined record, a doubled row, a topic made anew: each is told with its offsets."""
+    """A lost row, a lost quarantined record, a duplicated row, a topic created again: each is reported with its offsets."""
     harm(settings, stream)
 
-    assert verify_topic(settings, [stream], stream.topic).problems == told
+    assert verify_topic(settings, [stream], stream.topic).problems == problems

@@ -18,6 +18,7 @@ from pydantic import SecretStr
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import catalog
 from pipeline_assets.core.errors import SourceChanged
+from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import Platform
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.sources import quarantine
@@ -33,11 +34,10 @@ from pipeline_assets.local_stack.plan import write_private
 from pipeline_assets.processing.lake import tables
 from pipeline_assets.spec.contracts import Contract, Field
 from pipeline_assets.spec.sources import EventStream, PostgresTable, Source
-from pipeline_assets.spec.use_case import UseCase
 from pipeline_assets.use_cases.nyc_flights import use_case as flights
-from pipeline_assets_tests.january import write_stack_env
 from pipeline_assets_tests.landings import event, stream_of
 from pipeline_assets_tests.readings import World
+from pipeline_assets_tests.stack_env import write_stack_env
 from pipeline_assets_tests.stream_records import produce, until, without_sensors
 
 DATABASE = "airline_ops"
@@ -92,9 +92,9 @@ class Followed:
         return followed(self.database, "gliders")
 
     @property
-    def use_case(self) -> UseCase:
+    def project(self) -> Project:
         """The flights with these tables as their only sources."""
-        return replace(flights, sources=(self.planes, self.gliders), streams=())
+        return Project(use_cases=(replace(flights, sources=(self.planes, self.gliders), streams=()),))
 
     def execute(self, *statements: str) -> None:
         """Runs the statements, each as a transaction."""
@@ -125,13 +125,13 @@ class Followed:
 
     def run(self, folder: Path, *chosen: names.AssetName) -> dg.ExecuteInProcessResult:
         """A run of some assets."""
-        return run(self.settings, self.use_case, folder, *chosen)
+        return run(self.settings, self.project, folder, *chosen)
 
 
-def run(settings: Settings, use_case: UseCase, folder: Path, *chosen: names.AssetName) -> dg.ExecuteInProcessResult:
+def run(settings: Settings, project: Project, folder: Path, *chosen: names.AssetName) -> dg.ExecuteInProcessResult:
     """A run of some assets of streaming ingestion, as Dagster makes it."""
     write_stack_env(settings, folder)
-    defs = dg.Definitions.merge(without_sensors(assets.defs(use_case)), dg.Definitions(resources={"platform": Platform(home=str(folder))}))
+    defs = dg.Definitions.merge(without_sensors(assets.defs(project)), dg.Definitions(resources={"platform": Platform(home=str(folder))}))
     with dg.instance_for_test() as instance:
         job = defs.resolve_implicit_global_asset_job_def()
         return job.execute_in_process(instance=instance, asset_selection=[dg.AssetKey(list(name)) for name in chosen], raise_on_error=False)
@@ -145,14 +145,14 @@ def failed(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
 
 
 @contextmanager
-def connected(settings: Settings, use_case: UseCase) -> Iterator[None]:
-    """The connectors of a use case, which have taken what is there; gone after the block."""
+def connected(settings: Settings, project: Project) -> Iterator[None]:
+    """The connectors of a project, which have taken what is there; gone after the block."""
     try:
-        assert [error for _, error in apply(settings, connectors_of(use_case)) if error is not None] == []
+        assert [error for _, error in apply(settings, connectors_of(project)) if error is not None] == []
         yield
     finally:
         with open_connect(settings) as connect:
-            for connector in connectors_of(use_case):
+            for connector in connectors_of(project):
                 connect.delete(connector.name)
 
 
@@ -166,10 +166,10 @@ def ops(streams: Settings, cluster: psycopg.Connection, fresh_database: Callable
         secrets, f"{names.connector_replication(database)}={urlsplit(base).password}\n{Path(streams.connect_secrets).read_text()}"
     )
     reader = SecretStr(f"{base}/{owned.get_secret_value().rpartition('/')[2]}")
-    told = {"databases": {database: owned}, "replication": {database: reader}, "connect_secrets": str(secrets)}
-    made = Followed(settings=streams.model_copy(update=told), database=database)
+    own = {"databases": {database: owned}, "replication": {database: reader}, "connect_secrets": str(secrets)}
+    made = Followed(settings=streams.model_copy(update=own), database=database)
     made.execute(DDL.format(table="planes"), DDL.format(table="gliders"))
-    with connected(made.settings, made.use_case):
+    with connected(made.settings, made.project):
         for source in (made.planes, made.gliders):
             made.settle(source, 3)
             made.type(source)
@@ -183,7 +183,7 @@ def ops(streams: Settings, cluster: psycopg.Connection, fresh_database: Callable
 
 @pytest.mark.timeout(300)
 def test_a_dropped_column_stops_its_table_only_until_it_is_back(ops: Followed, tmp_path: Path) -> None:
-    """Nothing is typed or staged as null. Once the column is there, all goes on; a row that was new without it waits until it is told."""
+    """Nothing is typed or staged as null. Once the column is there, all goes on: a row new without it waits for its next change."""
     planes, gliders = ops.planes, ops.gliders
     log = ops.log(planes)
     ops.execute(
@@ -245,7 +245,7 @@ def test_a_retyped_column_stops_its_table_until_it_is_back(ops: Followed) -> Non
 
 @pytest.mark.timeout(300)
 def test_an_added_column_flows_once_it_is_declared(ops: Followed) -> None:
-    """Before, it is told and changes nothing; from then on its values come; under a new name all that has landed is typed with it."""
+    """Before, it is reported and changes nothing; from then on its values come; under a new name all that has landed is typed with it."""
     planes, declared = ops.planes, followed(ops.database, "planes", CABINS)
     ops.execute("alter table planes add column cabins integer", "update planes set cabins = 2 where tailnum = 'A'")
     ops.settle(planes, 4)
@@ -283,7 +283,7 @@ def events(streams: Settings) -> Iterator[tuple[EventStream, EventStream]]:
     """Two streams of readings, whose topics land."""
     made = [f"sensed_{token_hex(5)}" for _ in range(2)]
     first, second = (stream_of(name, name.replace("_", "-"), share=0.1) for name in made)
-    with connected(streams, replace(flights, sources=(), streams=(first, second))):
+    with connected(streams, Project(use_cases=(replace(flights, sources=(), streams=(first, second)),))):
         yield first, second
 
 
@@ -313,12 +313,12 @@ def test_events_without_a_field_or_with_another_type_stop_their_stream_only(
     send(streams, first, [*good[:5], *(one.replace(b'"level":', changed) for one in good[5:25])], 25)
     send(streams, second, good[:5], 5)
     typed = [names.typed(stream.contract.name) for stream in (first, second)]
-    use_case = replace(flights, sources=(), streams=(first, second))
-    stopped = run(streams, use_case, tmp_path, *typed)
+    project = Project(use_cases=(replace(flights, sources=(), streams=(first, second)),))
+    stopped = run(streams, project, tmp_path, *typed)
     rows = tables.row_count(streams, typed[1], date(2013, 5, 1), date(2013, 5, 1))
     held = quarantine.listed(streams, source=first.contract.name)
     send(streams, first, good[25:], 45)
-    back = run(streams, use_case, tmp_path, *typed)
+    back = run(streams, project, tmp_path, *typed)
 
     assert failed(stopped) == {"fields": {"level": problem.format(topic=first.topic)}, "dependents": []}
     assert (rows, held) == (5, [])

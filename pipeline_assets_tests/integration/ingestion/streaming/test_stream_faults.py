@@ -1,6 +1,6 @@
-"""Faults and bad input on whole pipelines: services killed under load, runs killed and doubled, a lost slot, poison, strange times.
+"""Faults and bad input on whole pipelines: services killed under load, runs killed and run twice, a lost slot, poison, strange times.
 
-After each fault the integrity oracle finds nothing lost and nothing doubled, and nobody did anything but start what was dead: what the
+After each fault the audit finds nothing lost and nothing duplicated, and nobody did anything but start what was dead: what the
 sensors do (look at the services, start failed tasks again, type what landed) is all that went on.
 """
 
@@ -17,6 +17,7 @@ from confluent_kafka import Producer
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import catalog, warehouse
 from pipeline_assets.core.errors import SourceChanged
+from pipeline_assets.core.project import Project
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.sources import quarantine
 from pipeline_assets.ingestion.streaming.audit.audit import verify_table, verify_topic
@@ -25,7 +26,8 @@ from pipeline_assets.ingestion.streaming.capture.connect import Connect, open_co
 from pipeline_assets.ingestion.streaming.capture.connectors import apply, connectors_of
 from pipeline_assets.ingestion.streaming.capture.replication import drop_slot, slot_of
 from pipeline_assets.ingestion.streaming.capture.topics import end_offsets
-from pipeline_assets.ingestion.streaming.health.arrivals import stale_days, touched
+from pipeline_assets.ingestion.streaming.health.arrivals import touched
+from pipeline_assets.ingestion.streaming.health.days import Reach, stale_days
 from pipeline_assets.ingestion.streaming.health.watch import Watch
 from pipeline_assets.ingestion.streaming.landing.refetch import refetch_from
 from pipeline_assets.ingestion.streaming.staged.state import read_log
@@ -115,14 +117,14 @@ def test_a_service_that_is_killed_under_load_costs_no_record(pipeline: Pipeline,
     assert pipeline.audit() >= MANY
 
 
-def told_rows(pipeline: Pipeline, table: str = "accounts") -> int:
+def captured_rows(pipeline: Pipeline, table: str = "accounts") -> int:
     """How far the topic of a table's changes reaches."""
     topic = names.changes_topic(pipeline.database, "public", table)
     return end_offsets(pipeline.settings, [topic]).get((topic, 0), 0)
 
 
 def test_a_worker_that_is_killed_in_a_snapshot_begins_it_again(streams: Settings) -> None:
-    """One table was told and the next was not when Connect was killed; rows change while it is away, and both tables come out right."""
+    """One table was captured and the next was not when Connect was killed; rows change while it is away, and both tables come out right."""
     with pipeline_on(streams, registers=("accounts", "branches"), topics=()) as pipeline, open_connect(streams) as connect:
         pipeline.change(MANY + MANY // 2)
         pipeline.change(100, "branches")
@@ -130,20 +132,20 @@ def test_a_worker_that_is_killed_in_a_snapshot_begins_it_again(streams: Settings
             # It looks out for the slot before there is a connector that could make one.
             holder.execute("set statement_timeout = '2min'")
             held = pool.submit(holder.execute, LOCKED_ONCE_THE_SLOT_IS_MADE.format(slot=names.replication(pipeline.database)))
-            for connector in connectors_of(pipeline.case):
+            for connector in connectors_of(pipeline.project):
                 connector.prepare(pipeline.settings)
                 connect.put(connector.name, connector.config(pipeline.settings))
             held.result()
-            until(lambda: told_rows(pipeline), lambda found: found >= MANY)
-            killed, told = kill(streams, CONNECT), told_rows(pipeline, "branches")
+            until(lambda: captured_rows(pipeline), lambda found: found >= MANY)
+            killed, captured = kill(streams, CONNECT), captured_rows(pipeline, "branches")
         pipeline.change(200)
         pipeline.change(50, "branches")
         heal(streams)
-        until(lambda: told_rows(pipeline, "branches"), lambda found: found >= 100)
+        until(lambda: captured_rows(pipeline, "branches"), lambda found: found >= 100)
         records = pipeline.settle()
-        log, _ = read_log(pipeline.settings, pipeline.case.sources[0].contract)
+        log, _ = read_log(pipeline.settings, pipeline.project.sources[0].contract)
 
-    assert (told, pid_of(streams, CONNECT) != killed) == (0, True)
+    assert (captured, pid_of(streams, CONNECT) != killed) == (0, True)
     assert log["_op"].to_pylist().count("r") > 2 * MANY
     assert records >= 2 * MANY
 
@@ -193,7 +195,7 @@ def test_a_table_that_is_not_there_keeps_no_other_connector_from_its_work(stream
     with pipeline_on(streams) as pipeline:
         with pipeline.operations() as connection:
             connection.execute("drop table accounts")
-        hindered = {one.name: error for one, error in apply(pipeline.settings, connectors_of(pipeline.case)) if error is not None}
+        hindered = {one.name: error for one, error in apply(pipeline.settings, connectors_of(pipeline.project)) if error is not None}
         pipeline.send_good()
         landed = until(pipeline.landed, lambda found: found >= MANY)
 
@@ -222,19 +224,45 @@ def test_events_count_once_their_transaction_is_committed(pipeline: Pipeline) ->
             producer.commit_transaction(60)
             pipeline.sent += kept
 
-    verdict = verify_topic(pipeline.settings, record_streams(pipeline.case), topic, commit)
+    verdict = verify_topic(pipeline.settings, record_streams(pipeline.project), topic, commit)
     pipeline.send_good()
 
     assert (verdict.problems, kept[-1] in pipeline.sent) == ([], True)
     assert pipeline.audit() >= MANY
 
 
-def test_a_change_that_the_lake_has_lost_is_told(streams: Settings) -> None:
-    """A row is taken out of the change log behind everybody's back: the oracle names its key, and that alone."""
+def test_a_use_case_that_comes_later_may_follow_another_table_of_the_database(streams: Settings) -> None:
+    """Its rows from before are captured as well; what changed meanwhile in the other's table is neither lost nor duplicated."""
+    with pipeline_on(streams, registers=("accounts", "branches"), topics=()) as pipeline:
+        (both,) = pipeline.project.use_cases
+        first, second = (
+            replace(both, name=name, sources=(source,)) for name, source in zip(("first", "second"), both.sources, strict=True)
+        )
+        pipeline.change(MANY)
+        pipeline.change(100, "branches")
+        pipeline.project = Project(use_cases=(first,))
+        pipeline.connect()
+        alone = pipeline.settle()
+        pipeline.change(MANY)
+        pipeline.project = Project(use_cases=(first, second))
+        pipeline.connect()
+        together = pipeline.settle()
+        pipeline.connect()
+        again = pipeline.settle()
+
+    # A tenth of the rows is deleted before a snapshot: the first has what is left of a thousand, the second of two thousand.
+    assert alone >= MANY * 9 // 10
+    assert together >= MANY * 18 // 10
+    # A third look finds the two changes that it made itself.
+    assert again < 10
+
+
+def test_a_change_that_the_lake_has_lost_is_reported(streams: Settings) -> None:
+    """A row is taken out of the change log behind everybody's back: the audit names its key, and that alone."""
     with pipeline_on(streams, topics=()) as pipeline:
         pipeline.change(MANY + MANY // 2)
         pipeline.connect()
-        records, source = pipeline.settle(), pipeline.case.sources[0]
+        records, source = pipeline.settle(), pipeline.project.sources[0]
         with catalog(pipeline.settings) as lake:
             lake.load_table(names.typed(change_log(source).contract.name)).delete("account_id = 1")
         reading = read_table(pipeline.settings, source.contract, followed_table(source))
@@ -269,18 +297,18 @@ def give_up_slot(pipeline: Pipeline) -> None:
             cluster.execute("select pg_reload_conf()")
 
 
-def told_at_tick(pipeline: Pipeline) -> list[str]:
+def troubles_at_tick(pipeline: Pipeline) -> list[str]:
     """What the sensors say of the slot now."""
     pipeline.tick()
     return [trouble for trouble in pipeline.troubles() if "slot" in trouble]
 
 
 @pytest.mark.parametrize("how", ["dropped", "given up by Postgres"])
-def test_a_lost_slot_is_told_and_leaves_no_hole(pipeline: Pipeline, how: str) -> None:
-    """What changed while there was no slot stands in no log: it is said so, the table is told anew, and nothing is missing."""
-    slot, source = names.replication(pipeline.database), pipeline.case.sources[0]
+def test_a_lost_slot_is_reported_and_leaves_no_hole(pipeline: Pipeline, how: str) -> None:
+    """What changed while there was no slot is in no log: that is reported, a new snapshot is taken, and nothing is missing."""
+    slot, source = names.replication(pipeline.database), pipeline.project.sources[0]
     pipeline.tick()
-    before = told_rows(pipeline)
+    before = captured_rows(pipeline)
     with open_connect(pipeline.settings) as connect, cluster_of(pipeline.settings.home) as cluster:
         ask(connect, pipeline, "stop")
         is_read = "select active from pg_replication_slots where slot_name = %s"
@@ -290,18 +318,18 @@ def test_a_lost_slot_is_told_and_leaves_no_hole(pipeline: Pipeline, how: str) ->
         else:
             give_up_slot(pipeline)
         pipeline.change(MANY)
-        told = told_at_tick(pipeline)
+        troubles = troubles_at_tick(pipeline)
         ask(connect, pipeline, "resume")
-        until(lambda: (told_at_tick(pipeline), told_rows(pipeline))[1], lambda found: found > before + MANY)
+        until(lambda: (troubles_at_tick(pipeline), captured_rows(pipeline))[1], lambda found: found > before + MANY)
     records = pipeline.audit()
     log, _ = read_log(pipeline.settings, source.contract)
     new = log.filter(log["_offset"].to_numpy() >= before)["_op"].to_pylist()
 
-    assert len(told) == 1
-    assert "anew" in told[0]
+    assert len(troubles) == 1
+    assert "new snapshot" in troubles[0]
     assert new.count("r") > MANY > len(new) - new.count("r")
     assert records >= MANY
-    assert told_at_tick(pipeline) == []
+    assert troubles_at_tick(pipeline) == []
 
 
 def test_poison_waits_in_quarantine_and_its_neighbours_pass(pipeline: Pipeline) -> None:
@@ -315,7 +343,7 @@ def test_poison_waits_in_quarantine_and_its_neighbours_pass(pipeline: Pipeline) 
 
 
 def test_a_record_that_the_broker_does_not_take_is_refused_to_its_producer(pipeline: Pipeline) -> None:
-    """17 MB are more than a topic holds: the producer is told so, and records before and after it pass."""
+    """17 MB are more than a topic holds: the producer gets an error, and records before and after it pass."""
     pipeline.send_good()
     refused = pipeline.send([event(0, kind="x" * TOO_LARGE)], largest=2 * TOO_LARGE)
     pipeline.send_good()
@@ -324,7 +352,7 @@ def test_a_record_that_the_broker_does_not_take_is_refused_to_its_producer(pipel
     assert pipeline.audit() >= 2 * MANY
 
 
-def test_a_large_value_of_a_row_is_told(pipeline: Pipeline) -> None:
+def test_a_large_value_of_a_row_is_captured(pipeline: Pipeline) -> None:
     """5 MB in one column of a row come as they are, between a thousand other changes."""
     pipeline.change(MANY)
     with pipeline.operations(autocommit=True) as connection:
@@ -344,7 +372,7 @@ def test_events_from_the_future_and_from_long_ago_stop_nothing(pipeline: Pipelin
     pipeline.send_good()
     records, broken = pipeline.settle(), pipeline.quarantined() - held
     found = touched(pipeline.settings, [pipeline.events], {pipeline.events.contract.name: typed.snapshot_after or 0})
-    span = stale_days(found, pipeline.case.first_day, LAST_DAY)
+    span = stale_days(found, Reach(before=1), pipeline.project.use_cases[0].first_day, LAST_DAY)
     refused = {payload for _, payload in broken}
     pipeline.sent += [number for payload, number in strange.items() if payload not in refused]
     pipeline.poison += broken
@@ -358,7 +386,7 @@ def test_events_from_the_future_and_from_long_ago_stop_nothing(pipeline: Pipelin
 
 def test_a_topic_without_records_is_in_order(pipeline: Pipeline) -> None:
     """While its neighbour's events flow it has nothing to type, and nobody complains."""
-    silence = pipeline.case.streams[1]
+    silence = pipeline.project.streams[1]
     pipeline.send_good()
     records = pipeline.audit()
     pipeline.tick()
@@ -371,8 +399,8 @@ def test_a_topic_without_records_is_in_order(pipeline: Pipeline) -> None:
 
 
 def test_a_contract_that_names_a_missing_field_stops_its_own_stream_alone(pipeline: Pipeline) -> None:
-    """It is told which field, nothing is written, the other stream of the topic goes on; once the contract is mended all is typed."""
-    colour = Field(name="colour", type="string", required=True, description="Nobody tells it.")
+    """The error names the field, nothing is written, the other stream of the topic goes on; once the contract is mended all is typed."""
+    colour = Field(name="colour", type="string", required=True, description="No record has it.")
     contract = replace(pipeline.events.contract, name=f"{pipeline.events.contract.name}_wrong")
     wrong = replace(pipeline.events, contract=replace(contract, fields=(*contract.fields, colour)))
     pipeline.send_good()
@@ -394,7 +422,7 @@ def make_noise(cluster: psycopg.Connection) -> str:
     cluster.execute("create table noise as select repeat(md5(n::text), 20) from generate_series(1, 50_000) as n")
     cluster.execute("drop table noise")
     end = cluster.execute("select pg_current_wal_lsn()::text, pg_wal_lsn_diff(pg_current_wal_lsn(), %s)", begin).fetchone() or ("", 0)
-    # What a slot may let go of is told from time to time, and at each of these.
+    # What a slot may let go of is confirmed from time to time, and at each of these.
     cluster.execute("checkpoint")
     assert end[1] > NOISE_BYTES
     return str(end[0])
@@ -415,14 +443,14 @@ def test_the_log_of_a_database_does_not_grow_for_an_idle_table(pipeline: Pipelin
 
 
 def test_a_slot_holds_back_the_log_of_a_transaction_that_does_not_end(pipeline: Pipeline) -> None:
-    """All that was committed has been told; still the log from the begin of the open transaction on is kept, and it is said how much."""
+    """All that was committed has been emitted; still the log from the begin of the open transaction on is kept, and it is said how much."""
     pipeline.change(MANY)
     with pipeline.operations() as staying, cluster_of(pipeline.settings.home) as cluster:
         staying.execute("update accounts set holder = holder where account_id = 1")
         lsn = make_noise(cluster)
-        told = "select confirmed_flush_lsn >= %s::pg_lsn from pg_replication_slots where slot_name = %s"
+        confirmed = "select confirmed_flush_lsn >= %s::pg_lsn from pg_replication_slots where slot_name = %s"
         asked = [lsn, names.replication(pipeline.database)]
-        until(lambda: cluster.execute(told, asked).fetchone(), lambda found: found == (True,))
+        until(lambda: cluster.execute(confirmed, asked).fetchone(), lambda found: found == (True,))
         slot = slot_of(pipeline.settings, pipeline.database)
         staying.rollback()
 

@@ -1,14 +1,17 @@
-"""The history of a stream: which rows become its events."""
+"""The history of a stream: which rows become its events, and how a stream does without one."""
 
 from dataclasses import replace
 
 import pytest
 
+from pipeline_assets.core.connections import catalog
 from pipeline_assets.core.errors import ContractViolation, NotStaged
 from pipeline_assets.ingestion.batch.load import stage_days
 from pipeline_assets.ingestion.streaming.staged.events import stage_events
+from pipeline_assets.ingestion.streaming.typed.rows import type_landed
 from pipeline_assets.spec.contracts import Contract
-from pipeline_assets.spec.sources import EventStream
+from pipeline_assets.spec.sources import EventStream, History
+from pipeline_assets_tests.landings import Landed, event, land
 from pipeline_assets_tests.readings import World, day, reading
 
 
@@ -17,7 +20,7 @@ def indoors(world: World) -> EventStream:
     """A stream of the readings from indoors, whose contract knows neither their kind nor whether they are valid."""
     fields = tuple(field for field in world.contract.fields if field.name not in {"kind", "is_valid"})
     contract: Contract = replace(world.contract, name=f"{world.name}_indoors", fields=fields)
-    return EventStream(contract=contract, topic="indoors", history=world.table, history_field="kind", history_value="indoor")
+    return EventStream(contract=contract, topic="indoors", history=History(source=world.table, field="kind", value="indoor"))
 
 
 def events(world: World) -> World:
@@ -35,6 +38,29 @@ def test_rows_of_its_kind_become_the_streams_events(world: World, indoors: Event
     wanted = {name: value for name, value in reading(sensor="a").items() if name not in {"kind", "is_valid"}}
     assert [one.manifest.rows for one in staged.days] == [1, 1, 0]
     assert events(world).staged() == [wanted]
+
+
+def test_without_a_field_all_rows_of_the_history_become_events(world: World, indoors: EventStream) -> None:
+    """Whatever their kind, and without one."""
+    world.fill([reading(sensor="a"), reading(sensor="b", kind="outdoor"), reading(sensor="c", kind=None)])
+    stage_days(world.settings, world.table, day(0), day(0), run_id="r")
+
+    stage_events(world.settings, replace(indoors, history=History(source=world.table)), day(0), day(0), run_id="r")
+
+    assert sorted(row["sensor"] for row in events(world).staged()) == ["a", "b", "c"]
+
+
+def test_a_stream_without_history_has_the_events_of_its_topic_alone(world: World, indoors: EventStream) -> None:
+    """No partition of a history is needed; each day has what was typed of it, and a day without events is staged as empty."""
+    alone = replace(indoors, topic=indoors.contract.name, history=None)
+    with catalog(world.settings) as lake:
+        land(lake, [Landed(offset=0, payload=event(0, sensor="t"), topic=alone.topic)], alone.topic)
+    type_landed(world.settings, alone, run_id="r")
+
+    staged = stage_events(world.settings, alone, day(0), day(1), run_id="r")
+
+    assert [one.manifest.rows for one in staged.days] == [1, 0]
+    assert [row["sensor"] for row in events(world).staged()] == ["t"]
 
 
 def test_events_are_held_against_the_streams_own_contract(world: World, indoors: EventStream) -> None:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -12,20 +12,22 @@ from dagster import DagsterInstance
 
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import catalog
+from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import Platform
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.streaming import sensors
-from pipeline_assets.ingestion.streaming.health.arrivals import Touched, open_day_of, stale_days
+from pipeline_assets.ingestion.streaming.staged.state import LOG_SNAPSHOT
 from pipeline_assets.ingestion.streaming.streams import change_log
 from pipeline_assets.ingestion.streaming.typed.rows import type_landed
 from pipeline_assets.spec.sources import PostgresTable, Source
 from pipeline_assets.spec.use_case import UseCase
 from pipeline_assets.use_cases.nyc_flights import use_case as flights
-from pipeline_assets_tests.january import write_stack_env
 from pipeline_assets_tests.landings import Landed, event, land, records, stream_of
+from pipeline_assets_tests.stack_env import write_stack_env
 
 STREAM = stream_of("sensed")
 CASE: UseCase = replace(flights, streams=(STREAM,))
+BUILD_FEATURES = names.build_features(flights.name)
 TABLE = Source(contract=stream_of("kept").contract, origin=PostgresTable(database="house", table="kept"), load="changes")
 FOLLOWING: UseCase = replace(flights, streams=(), sources=(TABLE,))
 Answer = dg.SensorResult | dg.SkipReason
@@ -55,22 +57,23 @@ class Ticks:
         return answer
 
 
-def _sensor(name: str, settings: Settings, instance: DagsterInstance, home: Path, case: UseCase) -> Ticks:
+def _sensor(name: str, settings: Settings, instance: DagsterInstance, home: Path, *cases: UseCase) -> Ticks:
     write_stack_env(settings, home)
-    named = {sensor.name: sensor for sensor in sensors.defs(case).sensors or () if isinstance(sensor, dg.SensorDefinition)}
+    found = sensors.defs(Project(use_cases=cases)).sensors or ()
+    named = {sensor.name: sensor for sensor in found if isinstance(sensor, dg.SensorDefinition)}
     return Ticks(named[name], instance, home)
 
 
 def _sensors(settings: Settings, instance: DagsterInstance, home: Path, case: UseCase = CASE) -> tuple[Ticks, Ticks]:
-    landed, typed = (_sensor(name, settings, instance, home, case) for name in ("events_landed", names.EVENTS_TYPED))
+    landed, typed = (_sensor(name, settings, instance, home, case) for name in (names.RECORDS_LANDED, names.days_changed(flights.name)))
     return landed, typed
 
 
 def _change(settings: Settings, offset: int) -> int:
     """A row of the followed table changes, is landed and typed; the snapshot of the change log."""
-    told = {"op": "c", "source": {"lsn": offset, "ts_ms": 1367409900000}, "before": None, "after": json.loads(event(offset))}
+    change = {"op": "c", "source": {"lsn": offset, "ts_ms": 1367409900000}, "before": None, "after": json.loads(event(offset))}
     log = change_log(TABLE)
-    _land(settings, [Landed(offset=offset, payload=json.dumps(told).encode(), topic=log.topic)], log.topic)
+    _land(settings, [Landed(offset=offset, payload=json.dumps(change).encode(), topic=log.topic)], log.topic)
     return type_landed(settings, log, run_id="test").snapshot_after or 0
 
 
@@ -79,7 +82,7 @@ def _staged(instance: DagsterInstance, snapshot: object, job: str, *, is_well: b
 
     @dg.asset(key=list(names.staged(TABLE.contract.name)))
     def state() -> dg.MaterializeResult[None]:
-        return dg.MaterializeResult(metadata={sensors.LOG_SNAPSHOT: str(snapshot)})
+        return dg.MaterializeResult(metadata={LOG_SNAPSHOT: str(snapshot)})
 
     @dg.asset(deps=[state])
     def register() -> None:
@@ -137,7 +140,7 @@ def test_what_lands_while_events_are_typed_waits(isolated: Settings, instance: D
     """As long as a run is under way no other is asked for; the tick after it is."""
     landed, _ = _sensors(isolated, instance, tmp_path)
     _land(isolated, records(0, 3))
-    run = dg.DagsterRun(job_name=names.TYPE_EVENTS, status=dg.DagsterRunStatus.STARTED)
+    run = dg.DagsterRun(job_name=names.TYPE_RECORDS, status=dg.DagsterRunStatus.STARTED)
     instance.add_run(run)
     during = landed.next()
     instance.delete_run(run.run_id)
@@ -164,23 +167,6 @@ def test_the_days_that_got_events_are_asked_for_in_one_range(isolated: Settings,
     assert len({request.run_key for answer in (first, late) for request in _requests(answer)}) == 2
 
 
-@pytest.mark.parametrize(
-    ("days", "stale"),
-    [
-        ([], None),
-        ([date(2013, 12, 31)], (date(2013, 12, 30), date(2013, 12, 31))),
-        ([date(2012, 1, 1), date(2099, 1, 1)], None),
-        ([date(2013, 3, 1), date(2099, 1, 1)], (date(2013, 2, 28), date(2013, 12, 31))),
-        ([date(2013, 1, 1)], (date(2013, 1, 1), date(2013, 1, 1))),
-    ],
-)
-def test_days_outside_the_partitions_are_never_asked_for(days: list[date], stale: tuple[date, date] | None) -> None:
-    """An event of another year stands in the typed table, and no run is asked for its day."""
-    found = Touched(days=days, last_day=max(days, default=None), snapshots={})
-
-    assert stale_days(found, date(2013, 1, 1), date(2013, 12, 31)) == stale
-
-
 def test_a_day_that_has_not_ended_waits_and_one_of_the_future_does_not(
     isolated: Settings, instance: DagsterInstance, tmp_path: Path
 ) -> None:
@@ -188,38 +174,22 @@ def test_a_day_that_has_not_ended_waits_and_one_of_the_future_does_not(
     today = datetime.now(UTC).replace(hour=0, minute=1)
     case = replace(CASE, first_day=today.date() - timedelta(days=3), last_day=None)
     _, typed = _sensors(isolated, instance, tmp_path, case)
-    told = (today - timedelta(days=2), today, datetime(2099, 1, 1, tzinfo=UTC))
-    _land(isolated, [Landed(offset=n, payload=event(n, read_at=time), received_at=None) for n, time in enumerate(told)])
+    times = (today - timedelta(days=2), today, datetime(2099, 1, 1, tzinfo=UTC))
+    _land(isolated, [Landed(offset=n, payload=event(n, read_at=time), received_at=None) for n, time in enumerate(times)])
     type_landed(isolated, STREAM, run_id="first")
     first, again = typed.next(), typed.next()
 
     yesterday = (today - timedelta(days=1)).date().isoformat()
-    assert [_range(request) for request in _requests(first)] == [((told[0].date() - timedelta(days=1)).isoformat(), yesterday)]
+    assert [_range(request) for request in _requests(first)] == [((times[0].date() - timedelta(days=1)).isoformat(), yesterday)]
     assert _requests(again) == []
     assert json.loads(typed.cursor or "")["open_day"] == today.date().isoformat()
-
-
-@pytest.mark.parametrize(
-    ("days", "ended", "open_day"),
-    [
-        ([date(2013, 5, 1), date(2013, 5, 3), date(2099, 1, 1)], date(2013, 5, 2), date(2013, 5, 3)),
-        ([date(2013, 5, 1), date(2013, 5, 3)], date(2013, 5, 3), None),
-        ([date(2013, 5, 4), date(2099, 1, 1)], date(2013, 5, 2), None),
-        ([date(2013, 5, 3)], None, date(2013, 5, 3)),
-    ],
-)
-def test_the_day_that_has_not_ended_is_told(days: list[date], ended: date | None, open_day: date | None) -> None:
-    """The first that has events, is no partition yet, and is not in the future."""
-    found = Touched(days=days, last_day=max(days), snapshots={})
-
-    assert open_day_of(found, ended, date(2013, 5, 3)) == open_day
 
 
 def test_a_table_that_changed_is_followed_once_and_again_after_its_next_change(
     isolated: Settings, instance: DagsterInstance, tmp_path: Path
 ) -> None:
     """Before its log is there nothing is asked for; then once for each state of the log."""
-    changed = _sensor("tables_changed", isolated, instance, tmp_path, FOLLOWING)
+    changed = _sensor(names.TABLES_CHANGED, isolated, instance, tmp_path, FOLLOWING)
     answers = [changed.next()]
     for offset in range(2):
         _change(isolated, offset)
@@ -228,16 +198,49 @@ def test_a_table_that_changed_is_followed_once_and_again_after_its_next_change(
     assert [len(_requests(answer)) for answer in answers] == [0, 1, 0, 1, 0]
 
 
-@pytest.mark.parametrize(
-    ("job", "is_well", "asked"), [(names.BUILD_FEATURES, True, 0), (names.BUILD_FEATURES, False, 1), ("staged_alone", True, 1)]
-)
+def test_the_days_of_each_use_case_are_asked_for_by_themselves(isolated: Settings, instance: DagsterInstance, tmp_path: Path) -> None:
+    """Events of a shared stream are days of both; while those of one are materialized the other's are asked for all the same."""
+    other = replace(CASE, name="other", models=())
+    mine, theirs = (_sensor(names.days_changed(case.name), isolated, instance, tmp_path, CASE, other) for case in (CASE, other))
+    _land(isolated, [Landed(offset=0, payload=event(0, read_at=datetime(2013, 5, 2, 12, tzinfo=UTC)))])
+    type_landed(isolated, STREAM, run_id="first")
+    instance.add_run(dg.DagsterRun(job_name=BUILD_FEATURES, status=dg.DagsterRunStatus.STARTED))
+
+    assert isinstance(mine.next(), dg.SkipReason)
+    # A use case whose decisions are made on the day itself needs no day before it.
+    assert [_range(request) for request in _requests(theirs.next())] == [("2013-05-02", "2013-05-02")]
+
+
+@pytest.mark.parametrize(("sources", "asked"), [((), 0), ((TABLE,), 1)], ids=["not shared", "shared"])
+def test_a_run_over_days_of_one_use_case_takes_no_shared_table_along(
+    isolated: Settings, instance: DagsterInstance, tmp_path: Path, *, sources: tuple[Source, ...], asked: int
+) -> None:
+    """It builds the models of that use case alone; a table that another follows too is still to be taken to the other's."""
+    other = replace(FOLLOWING, name="other", sources=sources)
+    changed = _sensor(names.TABLES_CHANGED, isolated, instance, tmp_path, FOLLOWING, other)
+    _staged(instance, _change(isolated, 0), BUILD_FEATURES, is_well=True)
+
+    assert len(_requests(changed.next())) == asked
+
+
+def test_a_table_waits_for_runs_over_the_days_of_any_use_case(isolated: Settings, instance: DagsterInstance, tmp_path: Path) -> None:
+    """Whichever of them may take the table along."""
+    other = replace(FOLLOWING, name="other")
+    changed = _sensor(names.TABLES_CHANGED, isolated, instance, tmp_path, FOLLOWING, other)
+    _change(isolated, 0)
+    instance.add_run(dg.DagsterRun(job_name=names.build_features("other"), status=dg.DagsterRunStatus.STARTED))
+
+    assert isinstance(changed.next(), dg.SkipReason)
+
+
+@pytest.mark.parametrize(("job", "is_well", "asked"), [(BUILD_FEATURES, True, 0), (BUILD_FEATURES, False, 1), ("staged_alone", True, 1)])
 def test_a_run_over_days_takes_followed_tables_along(
     isolated: Settings, instance: DagsterInstance, tmp_path: Path, *, job: str, is_well: bool, asked: int
 ) -> None:
     """A change waits for a run that is under way; if that took it to dbt and went well, nothing more is asked for."""
-    changed = _sensor("tables_changed", isolated, instance, tmp_path, FOLLOWING)
+    changed = _sensor(names.TABLES_CHANGED, isolated, instance, tmp_path, FOLLOWING)
     snapshot = _change(isolated, 0)
-    run = dg.DagsterRun(job_name=names.BUILD_FEATURES, status=dg.DagsterRunStatus.STARTED)
+    run = dg.DagsterRun(job_name=BUILD_FEATURES, status=dg.DagsterRunStatus.STARTED)
     instance.add_run(run)
     during = changed.next()
     _staged(instance, snapshot, job, is_well=is_well)
@@ -251,9 +254,9 @@ def test_a_change_waits_for_no_long_run(
     isolated: Settings, instance: DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After some minutes a run of its own is asked for, whatever else is under way."""
-    changed = _sensor("tables_changed", isolated, instance, tmp_path, FOLLOWING)
+    changed = _sensor(names.TABLES_CHANGED, isolated, instance, tmp_path, FOLLOWING)
     _change(isolated, 0)
-    instance.add_run(dg.DagsterRun(job_name=names.BUILD_FEATURES, status=dg.DagsterRunStatus.STARTED))
+    instance.add_run(dg.DagsterRun(job_name=BUILD_FEATURES, status=dg.DagsterRunStatus.STARTED))
     monkeypatch.setattr(sensors, "ALONG", timedelta(0))
 
     assert len(_requests(changed.next())) == 1

@@ -20,12 +20,12 @@ from pipeline_assets.ingestion.streaming.staged.events import stage_events
 from pipeline_assets.ingestion.streaming.typed.replay import replay_records
 from pipeline_assets.ingestion.streaming.typed.rows import Typed, type_landed
 from pipeline_assets.processing.lake import tables
-from pipeline_assets.processing.lake.maintenance import POLICY, tidy
+from pipeline_assets.processing.lake.maintenance import POLICY, maintain
 from pipeline_assets.spec.contracts import Contract
-from pipeline_assets.spec.sources import EventStream
+from pipeline_assets.spec.sources import EventStream, History
 from pipeline_assets_tests.lake_rows import commits_held_back
 from pipeline_assets_tests.landings import Landed, event, land, records, stream_of
-from pipeline_assets_tests.readings import World, at, day, kill, process, reading, with_field
+from pipeline_assets_tests.readings import World, at, day, kill, process, reading
 from pipeline_assets_tests.schema_registries import FIRST, FORMAT, SECOND, framed, registry
 
 EVENTS = 1_200
@@ -161,7 +161,7 @@ def test_a_gap_is_an_error_that_writes_nothing(topic: Topic) -> None:
     assert (topic.rows(), topic.quarantined()) == ([], [])
 
 
-def test_the_upkeep_of_landed_and_typed_tables_changes_nothing(isolated: Settings) -> None:
+def test_the_maintenance_of_landed_and_typed_tables_changes_nothing(isolated: Settings) -> None:
     """Compacted, expired and swept between runs, the tables give and keep each record once."""
     own = Topic(settings=isolated, name="events")
     hasty = replace(POLICY, min_files=2, kept_snapshots=1, snapshot_age=day(0) - day(0))
@@ -170,7 +170,7 @@ def test_the_upkeep_of_landed_and_typed_tables_changes_nothing(isolated: Setting
         own.type()
         own.land(*records(start + 20, start + 25))
         for namespace in (names.LANDED, names.TYPED):
-            tidy(isolated, namespace, hasty, at(10_000))
+            maintain(isolated, namespace, hasty, at(10_000))
     last = own.type()
 
     assert (last.rows, last.offsets) == (0, {0: (100, 100)})
@@ -178,7 +178,7 @@ def test_the_upkeep_of_landed_and_typed_tables_changes_nothing(isolated: Setting
 
 
 def test_replayed_records_enter_the_typed_table_once(topic: Topic) -> None:
-    """After the contract was mended its records are typed and marked, and their days told; what still breaks it stays."""
+    """After the contract was mended its records are typed and marked, and their days named; what still breaks it stays."""
     broken = {3: event(3, level=12), 4: b"{", 5: event(5, level=12, read_at=at(2)), 6: None}
     topic.land(*records(0, EVENTS, broken=broken))
     topic.type()
@@ -196,7 +196,7 @@ def test_replayed_records_enter_the_typed_table_once(topic: Topic) -> None:
 
 
 def test_records_of_a_registry_that_is_away_wait_and_are_typed_once_it_answers(topic: Topic, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The run fails as one that may be tried again, with nothing written; an id that is told too late is mended by a replay."""
+    """The run fails as one that may be retried, with nothing written; an id that is registered too late is mended by a replay."""
     stream = replace(topic.stream, format=FORMAT)
     payloads = [framed(1, FIRST), framed(2, SECOND, value=1.0), framed(3, FIRST, value=2.0)]
     topic.land(*(Landed(offset=number, payload=payload) for number, payload in enumerate(payloads)))
@@ -255,14 +255,15 @@ def test_records_ahead_of_the_table_are_not_replayed(topic: Topic) -> None:
 
 def with_level(stream: EventStream, maximum: float) -> Contract:
     """The stream's contract with a higher bound for the level."""
-    return replace(stream.contract, fields=with_field("level", stream.history, maximum=maximum).contract.fields)
+    fields = tuple(replace(field, maximum=maximum) if field.name == "level" else field for field in stream.contract.fields)
+    return replace(stream.contract, fields=fields)
 
 
 @pytest.fixture
 def seam(world: World) -> tuple[World, Topic, EventStream]:
     """A history of readings over three days, and a topic that goes on from the middle of the second."""
     own = Topic(settings=world.settings, name=f"{world.name}_events")
-    stream = replace(own.stream, history=world.table)
+    stream = replace(own.stream, history=History(source=world.table, field="kind", value="indoor"))
     world.fill([reading(offset, sensor=f"h{hour}", read_at=at(offset, hour)) for offset in range(2) for hour in range(24)])
     stage_days(world.settings, world.table, day(0), day(2), run_id="r")
     return world, own, stream
@@ -319,7 +320,7 @@ def test_what_a_commit_says_of_its_position_is_short(topic: Topic) -> None:
     topic.land(*records(0, EVENTS), *records(0, 5, partition=1))
     topic.type()
     with catalog(topic.settings) as lake:
-        told = lake.load_table(names.typed(topic.name)).properties
+        properties = lake.load_table(names.typed(topic.name)).properties
 
-    assert json.loads(told["pipeline.stream.next-offsets"]) == {"0": EVENTS, "1": 5}
-    assert json.loads(told["pipeline.stream.seen-beyond"]) == {}
+    assert json.loads(properties["pipeline.stream.next-offsets"]) == {"0": EVENTS, "1": 5}
+    assert json.loads(properties["pipeline.stream.seen-beyond"]) == {}

@@ -115,12 +115,12 @@ def test_endpoints_that_are_given_are_used_and_not_started(streams: Settings, tm
         "PIPELINE_CONNECT_URL": streams.connect_url,
         "PIPELINE_CONNECT_SECRETS": streams.connect_secrets,
     }
-    told: dict[str, str] = {}
+    states: dict[str, str] = {}
     asked = StackSettings(ports=FREE, given=given)
     with pytest.raises(SettingsMissing):  # nobody wrote the given ones into this process's environment
-        stack.up(tmp_path, only=(KAFKA, CONNECT), with_history=False, stack=asked, watch=told.__setitem__)
+        stack.up(tmp_path, only=(KAFKA, CONNECT), with_history=False, stack=asked, watch=states.__setitem__)
 
-    assert told == {KAFKA: "elsewhere", CONNECT: "elsewhere"}
+    assert states == {KAFKA: "elsewhere", CONNECT: "elsewhere"}
     assert [name for name in (KAFKA, CONNECT) if processes.running(tmp_path, name)] == []
     assert [name for name in given if name in (tmp_path / "stack.env").read_text()] == []
 
@@ -148,7 +148,7 @@ def odd_headers(names_of: Sequence[str]) -> list[Headers]:
 
 
 def test_headers_land_beside_each_record_whatever_they_are(streams: Settings, connect: Connect, topic: str) -> None:
-    """The task runs on; each record is there with the last of each header; the topic itself tells the same, and others pay nothing."""
+    """The task runs on; each record is there with the last of each header; the topic itself has the same, and others pay nothing."""
     headers = headers_of(cloud_events(topic))
     sent = odd_headers(headers)
     values = [None if number % 7 == 0 else b"\xff%d" % number for number in range(len(sent))]
@@ -171,10 +171,10 @@ def test_events_in_binary_mode_become_rows_and_broken_ones_are_replayed_with_the
     """From the topic to the typed table; of a record that did not land the headers are fetched; quarantine keeps those that are needed."""
     stream = cloud_events(topic)
     headers = headers_of(stream)
-    told = {"content-type": b"application/json", "ce_specversion": b"1.0", "ce_source": b"/home", "ce_type": b"reading"}
+    common = {"content-type": b"application/json", "ce_specversion": b"1.0", "ce_source": b"/home", "ce_type": b"reading"}
     data = {name: value for name, value in json.loads(event(1)).items() if name not in {"sensor", "read_at"}}
     times = [f"2013-05-01T12:0{minute}:00Z".encode() for minute in range(5)]
-    sent = [{**told, "ce_id": b"a1", "ce_time": time} for time in times]
+    sent = [{**common, "ce_id": b"a1", "ce_time": time} for time in times]
     sent[2]["ce_id"] = b"longer"
     values = [json.dumps({**data, "sent_at": "2013-05-01T12:10:00Z"}).encode()] * len(sent)
     fields = tuple(replace(one, max_length=9) if one.name == "sensor" else one for one in stream.contract.fields)
@@ -224,9 +224,9 @@ def source(streams: Settings, cluster: psycopg.Connection, fresh_database: Calla
     reader = SecretStr(f"{base}/{owned.get_secret_value().rpartition('/')[2]}")
     secrets = Path(streams.connect_secrets).with_name(f"{database}.properties")
     write_private(secrets, f"{names.connector_replication(database)}={urlsplit(base).password}\n")
-    told = {"databases": {database: owned}, "replication": {database: reader}, "connect_secrets": str(secrets)}
+    own = {"databases": {database: owned}, "replication": {database: reader}, "connect_secrets": str(secrets)}
     tables = (PostgresTable(database=database, table="airlines"),)
-    source = Source(settings=streams.model_copy(update=told), database=database, tables=tables)
+    source = Source(settings=streams.model_copy(update=own), database=database, tables=tables)
     source.execute(
         f"create table airlines (carrier text primary key, name text not null, updated_at timestamptz not null default '{CREATED}')",
         "create table private (secret text primary key)",
@@ -268,9 +268,9 @@ def test_a_snapshot_and_every_change_after_it_arrive_in_order(source: Source, co
     )
     heal(source.settings)
     found = until(lambda: changes(source), lambda found: len(found) >= 8)
-    told = [(each["op"], (each["before"] or {}).get("carrier"), (each["after"] or {}).get("carrier")) for each in found]
+    arrived = [(each["op"], (each["before"] or {}).get("carrier"), (each["after"] or {}).get("carrier")) for each in found]
 
-    assert told == [
+    assert arrived == [
         ("r", None, "AA"), ("r", None, "UA"), ("c", None, "B6"), ("u", None, "B6"),
         ("d", "B6", None), ("c", None, "B7"), ("d", "UA", None), ("t", None, None),
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The integrity oracle on a real database: what the lake has of a table against the table itself, while others write to it."""
+"""The audit of a real database: what the lake has of a table against the table itself, while others write to it."""
 
 from dataclasses import replace
 
@@ -10,8 +10,8 @@ from pipeline_assets.ingestion.streaming.audit.compare import compare, read_tabl
 from pipeline_assets.spec.contracts import Contract, Field
 from pipeline_assets.spec.sources import PostgresTable
 from pipeline_assets.use_cases.nyc_flights.sources import airports, planes
-from pipeline_assets_tests.change_logs import NOW, live, told
-from simulator.changes import LARGE_COLUMN
+from pipeline_assets_tests.change_logs import NOW, emitted, live
+from simulator.nyc_flights.changes import LARGE_COLUMN
 
 REMARKS = Field(name=LARGE_COLUMN, type="string", description="What else there is to say.")
 PLANES: Contract = replace(planes.contract, fields=(*planes.contract.fields, REMARKS))
@@ -28,7 +28,7 @@ def test_a_complete_log_agrees_with_its_table(isolated: Settings) -> None:
     before, planned = live(isolated, seed=11)
     for contract in (PLANES, airports.contract):
         reading = read_table(isolated, contract, ORIGINS[contract.name])
-        found = compare(contract, reading, told(contract, before[contract.name], planned))
+        found = compare(contract, reading, emitted(contract, before[contract.name], planned))
 
         assert found.is_none, found
         assert found.compared == len(planned.after[contract.name]) - reading.broken.height
@@ -38,7 +38,7 @@ def test_every_lost_record_that_mattered_is_found(isolated: Settings) -> None:
     """A log without its last change, of whichever kind, differs in that key; the kind of difference says what was lost."""
     before, planned = live(isolated, seed=12)
     contract, reading = airports.contract, read_table(isolated, airports.contract, ORIGINS["airports"])
-    log = told(contract, before["airports"], planned)
+    log = emitted(contract, before["airports"], planned)
     last: dict[object, int] = {row["faa"]: number for number, row in enumerate(log.select(["faa"]).to_pylist())}
     seen = set()
     for number in sorted(last.values())[-40:]:
@@ -57,7 +57,7 @@ def test_every_lost_record_that_mattered_is_found(isolated: Settings) -> None:
 
 
 def test_a_transaction_that_is_open_while_the_table_is_read_makes_no_difference(isolated: Settings) -> None:
-    """Its change has a smaller LSN than the reading and is not in it: told by the ids of transactions, and by nothing else."""
+    """Its change has a smaller LSN than the reading and is not in it: known by the ids of transactions, and by nothing else."""
     before, planned = live(isolated, seed=13)
     key = min(planned.after["airports"])
     with psycopg.connect(isolated.databases["airline_ops"].get_secret_value()) as writer:
@@ -67,7 +67,7 @@ def test_a_transaction_that_is_open_while_the_table_is_read_makes_no_difference(
         ).fetchall()
         during = read_table(isolated, airports.contract, ORIGINS["airports"])
     after = read_table(isolated, airports.contract, ORIGINS["airports"])
-    log = told(airports.contract, before["airports"], planned)
+    log = emitted(airports.contract, before["airports"], planned)
     row = {**planned.after["airports"][key], "altitude_ft": 4711}
     change = {**row, "_op": "u", "_lsn": lsn, "_txid": transaction, "_committed_at": NOW, "_partition": 0, "_offset": log.num_rows}
     change |= {"_topic": "airline_ops.public.airports", "_snapshot": None}

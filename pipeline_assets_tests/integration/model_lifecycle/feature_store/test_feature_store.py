@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline_assets.core import names
+from pipeline_assets.core.declarations import load_project
 from pipeline_assets.core.errors import FeaturesMissing, TableMismatch, UnknownName
 from pipeline_assets.core.resources import Platform
 from pipeline_assets.core.settings import PREFIX, Settings
@@ -22,13 +23,13 @@ from pipeline_assets.model_lifecycle.feature_store import assets, offline
 from pipeline_assets.model_lifecycle.feature_store.fingerprint import FEATURE_HASH, feature_hashes
 from pipeline_assets.model_lifecycle.feature_store.parity import check_parity, count_different
 from pipeline_assets.processing.lake import tables
-from pipeline_assets.use_cases import nyc_flights
+from pipeline_assets.use_cases.nyc_flights.models import flight_delay
 from pipeline_assets_tests.january import (
     FIRST,
     LAST,
     MODEL,
+    PROJECT,
     UNTIL,
-    USE_CASE,
     VIEWS,
     cleaned_tables,
     observations,
@@ -50,7 +51,7 @@ def warehouse(isolated: Settings) -> Settings:
 
 def historical(settings: Settings, spine: pa.Table) -> pa.Table:
     """The spine with the features of the model."""
-    return offline.historical_features(settings, USE_CASE, MODEL.name, spine)
+    return offline.historical_features(settings, PROJECT, MODEL.name, spine)
 
 
 def kept(settings: Settings) -> pa.Table:
@@ -59,19 +60,19 @@ def kept(settings: Settings) -> pa.Table:
 
 
 def test_vectors_are_the_observations_with_their_features(warehouse: Settings) -> None:
-    """One row per flight, in order; every feature is, bit for bit, what a spine of the flights is told; and so says the parity check."""
+    """One row per flight, in order; every feature is, bit for bit, that of a spine of the flights; and so says the parity check."""
     store_features(warehouse)
     done = offline.materialize_vectors(warehouse, MODEL, FIRST, LAST)
     vectors, asked = kept(warehouse), observations()
-    told = historical(warehouse, asked.to_arrow())
-    parity = check_parity(warehouse, USE_CASE, MODEL, FIRST)
+    alone = historical(warehouse, asked.to_arrow())
+    parity = check_parity(warehouse, PROJECT, MODEL, FIRST)
 
-    assert (done.observations, done.published.rows) == (asked.height, asked.height)
+    assert (done.observations, done.published.rows, done.outside) == (asked.height, asked.height, 0)
     assert vectors["flight_id"].to_pylist() == asked["flight_id"].to_list()
-    assert {name: count_different(vectors[name], told[name]) for name in offline.feature_names(MODEL)} == dict.fromkeys(
+    assert {name: count_different(vectors[name], alone[name]) for name in offline.feature_names(MODEL)} == dict.fromkeys(
         offline.feature_names(MODEL), 0
     )
-    assert vectors[FEATURE_HASH].to_pylist() == feature_hashes(told, offline.feature_names(MODEL)).to_pylist()
+    assert vectors[FEATURE_HASH].to_pylist() == feature_hashes(alone, offline.feature_names(MODEL)).to_pylist()
     assert (parity.rows, dict(parity.differing)) == (200, {})
     assert asked["tailnum"].null_count() > 0
     assert done.snapshots == {view.name: tables.snapshot_id(warehouse, names.features(view.name)) for view in VIEWS}
@@ -103,19 +104,36 @@ def test_a_day_without_features_is_an_error_and_changes_nothing(warehouse: Setti
     assert tables.snapshot_id(warehouse, names.vectors(MODEL.name)) is None
 
 
+def test_a_decision_outside_of_the_declared_range_is_a_warning(warehouse: Settings, tmp_path: Path) -> None:
+    """A decision a day after its event, where none after it is declared: the vectors are made, and the check says how many there are."""
+    write_stack_env(warehouse, tmp_path)
+    late = pl.col("decision_at") + pl.when(pl.int_range(pl.len()) < 3).then(timedelta(hours=25)).otherwise(timedelta(0))
+    store(warehouse, {"flights": observations().with_columns(decision_at=late)})
+    store_features(warehouse)
+    (asset,) = [asset for asset in assets.defs(PROJECT).assets or () if isinstance(asset, dg.AssetsDefinition)]
+    with dg.DagsterInstance.ephemeral() as instance:
+        tags = {"dagster/asset_partition_range_start": str(FIRST), "dagster/asset_partition_range_end": str(LAST)}
+        result = dg.materialize([asset], resources={"platform": Platform(home=str(tmp_path))}, instance=instance, tags=tags)
+    (check,) = [check for check in result.get_asset_check_evaluations() if check.check_name == assets.IN_RANGE]
+
+    assert result.success
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert check.metadata["outside"].value == 3
+
+
 def test_parity_names_the_feature_that_differs(warehouse: Settings) -> None:
-    """Vectors made of a feature table that somebody changed are told apart by column; vectors of other decisions are an error."""
+    """Vectors made of a feature table that somebody changed are named by column; vectors of other decisions are an error."""
     store_features(warehouse, FIRST, FIRST)
     feature, table = "origin_weather__temperature_f", names.features("origin_weather")
     rows = pl.DataFrame(tables.read_all(warehouse, table).read_all()).with_columns(pl.col(feature) + 1)
     tables.replace_days(warehouse, table, rows.to_arrow(), "decision_at", FIRST, FIRST)
     offline.materialize_vectors(warehouse, MODEL, FIRST, FIRST)
-    parity = check_parity(warehouse, USE_CASE, MODEL, FIRST)
+    parity = check_parity(warehouse, PROJECT, MODEL, FIRST)
     store(warehouse, {"flights": observations().tail(-3)})
 
     assert parity.differing == {feature: parity.rows, FEATURE_HASH: parity.rows}
     with pytest.raises(TableMismatch, match="which are not those of the"):
-        check_parity(warehouse, USE_CASE, MODEL, FIRST)
+        check_parity(warehouse, PROJECT, MODEL, FIRST)
 
 
 def test_features_of_a_spine_are_those_of_the_oracle(warehouse: Settings) -> None:
@@ -156,7 +174,7 @@ def test_what_a_spine_does_not_say_is_left_out_with_a_notice(warehouse: Settings
     assert "feature 'hour' of the request, as the spine has no column 'scheduled_departure_at'" in caplog.text
 
 
-def test_a_source_that_ends_too_early_is_told_of(warehouse: Settings, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_source_that_ends_too_early_is_reported(warehouse: Settings, caplog: pytest.LogCaptureFixture) -> None:
     """Asked about a day whose events were never loaded, the answer comes with a warning that names the table and where it ends."""
     late = datetime.combine(UNTIL + timedelta(days=3), datetime.min.time(), UTC)
     historical(warehouse, pa.table({"origin": ["JFK"], "tailnum": ["N1"], "decision_at": [late]}))
@@ -165,7 +183,7 @@ def test_a_source_that_ends_too_early_is_told_of(warehouse: Settings, caplog: py
     assert "cleaned.weather_observations holds nothing of the time that is looked back to" in caplog.text
 
 
-def test_a_spine_before_anything_was_cleaned_is_told_so(isolated: Settings) -> None:
+def test_a_spine_before_anything_was_cleaned_names_the_missing_table(isolated: Settings) -> None:
     """Where the events were never brought in, the missing table is named."""
     with pytest.raises(UnknownName, match=r"Unknown table 'cleaned\.departures'\. Known: none"):
         historical(isolated, observations().to_arrow())
@@ -186,8 +204,8 @@ def test_the_command_answers_a_file_with_a_file(warehouse: Settings, tmp_path: P
         "flight_id", "origin", "carrier", "dest", "tailnum", "decision_at", "scheduled_departure_at", "distance_miles", "planned_minutes"
     ).write_csv(tmp_path / "spine.csv")
     done = run(tmp_path, "--model", MODEL.name, "--spine", str(tmp_path / "spine.csv"), "--out", str(tmp_path / "out.parquet"))
-    expected = offline.historical_features(warehouse, nyc_flights.use_case, MODEL.name, spine.to_arrow())
-    features = offline.feature_names(nyc_flights.use_case.model)
+    expected = offline.historical_features(warehouse, load_project(), MODEL.name, spine.to_arrow())
+    features = offline.feature_names(flight_delay)
 
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("50 rows with 65 features: ")
@@ -195,16 +213,16 @@ def test_the_command_answers_a_file_with_a_file(warehouse: Settings, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (("--model", "flight_delay", "--spine", "keyless.csv", "--out", "out.csv"), "lacks 'origin', 'carrier', 'dest', 'tailnum'"),
-        (("--model", "delay", "--spine", "keyless.csv", "--out", "out.csv"), "Unknown model 'delay'. Known: flight_delay."),
+        (("--model", "delay", "--spine", "keyless.csv", "--out", "out.csv"), "Unknown model 'delay'. Known: "),
         (("--model", "flight_delay", "--spine", "keyless.csv", "--out", "out.xls"), "has the unknown extension '.xls'"),
         (("--model", "flight_delay", "--spine", "keyless.csv"), "Missing option '--out'"),
     ],
 )
 def test_a_bad_command_ends_with_exit_code_2_and_writes_nothing(
-    isolated: Settings, tmp_path: Path, arguments: tuple[str, ...], told: str
+    isolated: Settings, tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     """One sentence on standard error that names the problem, no trace, and no file that was not there before."""
     write_stack_env(isolated, tmp_path)
@@ -215,7 +233,7 @@ def test_a_bad_command_ends_with_exit_code_2_and_writes_nothing(
     done = run(tmp_path, *absolute)
 
     assert done.returncode == 2
-    assert told in " ".join(done.stderr.split())
+    assert message in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
     assert {file.name for file in tmp_path.iterdir()} == before
 
@@ -224,7 +242,7 @@ def test_a_run_materializes_vectors_and_proves_them(warehouse: Settings, tmp_pat
     """One run over the days, and a day without flights: rows, snapshots and lineage in the metadata, and both checks pass."""
     write_stack_env(warehouse, tmp_path)
     store_features(warehouse, FIRST, date(2013, 1, 20))
-    (asset,) = [asset for asset in assets.defs(USE_CASE).assets or () if isinstance(asset, dg.AssetsDefinition)]
+    (asset,) = [asset for asset in assets.defs(PROJECT).assets or () if isinstance(asset, dg.AssetsDefinition)]
     with dg.DagsterInstance.ephemeral() as instance:
         for first, last in ((FIRST, LAST), (date(2013, 1, 20), date(2013, 1, 20))):
             result = dg.materialize(
@@ -238,7 +256,7 @@ def test_a_run_materializes_vectors_and_proves_them(warehouse: Settings, tmp_pat
             metadata = event.materialization.metadata
 
             assert result.success
-            assert checks == {assets.ROWS_MATCH: True, assets.PARITY: True}
+            assert checks == {assets.ROWS_MATCH: True, assets.IN_RANGE: True, assets.PARITY: True}
             assert metadata["rows"].value == (observations().height if first == FIRST else 0)
             assert metadata["snapshot_id"].value == str(tables.snapshot_id(warehouse, names.vectors(MODEL.name)))
             lineage = metadata["dagster/column_lineage"]

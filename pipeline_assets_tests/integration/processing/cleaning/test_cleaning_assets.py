@@ -1,4 +1,4 @@
-"""The assets of cleaning as Dagster runs them: what a run of some days leaves in the warehouse, and what it tells in the graph."""
+"""The assets of cleaning as Dagster runs them: what a run of some days leaves in the warehouse, and what it reports."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,10 +14,10 @@ from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.sources.contracts import arrow_schema
 from pipeline_assets.processing.cleaning import assets
 from pipeline_assets.processing.lake import tables
-from pipeline_assets_tests.cleaning_runs import checked, checks_of_room, failure, run, told
+from pipeline_assets_tests.cleaning_runs import checked, checks_of_room, failure, metadata_of, run
 from pipeline_assets_tests.flight_rows import DEPARTURES, Row, at, cleaned_rows, day, departure, departures, expected_departures
-from pipeline_assets_tests.january import write_stack_env
 from pipeline_assets_tests.lake_rows import stage
+from pipeline_assets_tests.stack_env import write_stack_env
 
 RAW, CLEANED = names.raw(DEPARTURES.name), names.cleaned("departures")
 STAGING = (names.STAGING, names.stg(DEPARTURES.name))
@@ -43,7 +43,7 @@ def two_days() -> dict[int, list[Row]]:
     return {on: departures(on, 10, seed=on) for on in range(2)}
 
 
-def test_a_run_copies_builds_and_tests_and_tells_of_it(platform: Platform) -> None:
+def test_a_run_copies_builds_tests_and_reports(platform: Platform) -> None:
     """One run over two days: rows from the lake reach the cleaned table; counts, snapshot, lineage and checks are in the graph."""
     settings, rows = platform.settings, two_days()
     publish(settings, rows)
@@ -52,7 +52,7 @@ def test_a_run_copies_builds_and_tests_and_tells_of_it(platform: Platform) -> No
 
     assert result.success
     assert cleaned_rows(settings, "departures") == expected_departures([*rows[0], *rows[1]])
-    loaded, built = told(result, RAW), told(result, CLEANED)
+    loaded, built = metadata_of(result, RAW), metadata_of(result, CLEANED)
     assert (loaded["dagster/partition_row_count"], loaded["replaced_rows"]) == (20, 0)
     assert loaded["lake_snapshot_id"] == str(tables.snapshot_id(settings, names.lake(DEPARTURES.name)))
     assert (built["dagster/row_count"], built["dagster/partition_row_count"]) == (20, 20)

@@ -16,10 +16,10 @@ import stamina
 from pipeline_assets.core import connections, names
 from pipeline_assets.core.resources import Platform
 from pipeline_assets.core.settings import Settings
-from pipeline_assets.processing.cleaning.dbt import PROGRAM, PROJECT, variables
+from pipeline_assets.processing.cleaning.dbt import PROGRAM, project_folder, variables
 from pipeline_assets_tests.cleaning_runs import failure, run
 from pipeline_assets_tests.flight_rows import DEPARTURES, Row, at, cleaned_rows, day, departure, departures, expected_departures, put_raw
-from pipeline_assets_tests.january import write_stack_env
+from pipeline_assets_tests.stack_env import write_stack_env
 
 DAYS = 6
 STAGING, CLEANED = (names.STAGING, names.stg(DEPARTURES.name)), names.cleaned("departures")
@@ -161,14 +161,14 @@ def test_dbt_agrees_that_a_source_just_loaded_is_fresh(isolated: Settings, tmp_p
         "--log-path",
         str(tmp_path),
     ]
-    told = subprocess.run(
+    done = subprocess.run(
         [PROGRAM, *command],
-        cwd=PROJECT,
+        cwd=project_folder(),
         env=os.environ | variables(isolated),
         capture_output=True,
         text=True,
         check=False,
     )
 
-    assert told.returncode == 0, told.stdout
-    assert "PASS freshness of raw.flight_departures" in told.stdout
+    assert done.returncode == 0, done.stdout
+    assert "PASS freshness of raw.flight_departures" in done.stdout

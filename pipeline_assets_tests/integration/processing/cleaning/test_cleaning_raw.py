@@ -54,7 +54,7 @@ def same_rows(left: pa.Table, right: pa.Table) -> bool:
 
 
 def test_raw_holds_what_the_lake_holds(isolated: Settings) -> None:
-    """The rows of the asked days arrive with all their values, and the load tells from which snapshot."""
+    """The rows of the asked days arrive with all their values, and the load reports from which snapshot."""
     put_in_lake(isolated, TRIPS, days=3)
 
     loaded = raw_tables.load_raw_days(isolated, TRIPS, day(0), day(2))
@@ -128,34 +128,34 @@ def test_raw_follows_a_growing_contract(isolated: Settings) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda field: replace(field, type="number"), "'seats' is bigint and would have to be double precision"),
         (lambda field: replace(field, required=True), "'seats' would have to be required"),
     ],
     ids=["retyped", "required"],
 )
-def test_raw_does_not_follow_a_breaking_contract(isolated: Settings, change: Callable[[Field], Field], told: str) -> None:
+def test_raw_does_not_follow_a_breaking_contract(isolated: Settings, change: Callable[[Field], Field], message: str) -> None:
     """A changed type or a new requirement is a conflict that names the field; nothing is changed."""
     follow_contract(isolated, TRIPS)
     broken = replace(TRIPS, fields=tuple(change(field) if field.name == "seats" else field for field in TRIPS.fields))
 
-    with pytest.raises(SchemaConflict, match=told):
+    with pytest.raises(SchemaConflict, match=message):
         follow_contract(isolated, broken)
     follow_contract(isolated, TRIPS)
 
     assert in_raw(isolated, TRIPS).num_rows == 0
 
 
-def half_of_a_load(settings: Settings, told: "Connection[str, str]") -> None:
+def half_of_a_load(settings: Settings, pipe: "Connection[str, str]") -> None:
     """Removes the rows of a day and writes some of the new ones, says so, and waits for its end."""
     half = trip_rows(day(0), seats=2, count=100_000)
 
     def batches() -> "pa.RecordBatchReader":
         def endless() -> object:
             yield from half.to_batches(max_chunksize=10_000)
-            told.send("half written")
-            told.recv()
+            pipe.send("half written")
+            pipe.recv()
 
         return pa.RecordBatchReader.from_batches(half.schema, endless())
 
@@ -194,7 +194,7 @@ def test_two_loads_at_once_leave_each_row_once(isolated: Settings) -> None:
     assert same_rows(in_raw(isolated, TRIPS), in_lake(isolated, TRIPS))
 
 
-def test_raw_tables_tell_when_they_were_loaded(isolated: Settings) -> None:
+def test_raw_tables_report_when_they_were_loaded(isolated: Settings) -> None:
     """A table never loaded is not fresh, one just loaded is, and one loaded longer ago than its contract allows is not."""
     assert [each.is_fresh for each in inspection.freshness_of(isolated, [TRIPS])] == [False]
 

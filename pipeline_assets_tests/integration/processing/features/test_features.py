@@ -1,22 +1,22 @@
 """Feature tables on real services: what the warehouse holds becomes what the lake holds, day by day or all at once."""
 
-from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
-from functools import cache
 from pathlib import Path
 
 import dagster as dg
 import polars as pl
 import pyarrow as pa
 import pytest
-from pydantic import BaseModel, SecretStr
 
 from pipeline_assets.core import connections, names
 from pipeline_assets.core.errors import TableMismatch
 from pipeline_assets.core.resources import Platform, key
-from pipeline_assets.core.settings import PREFIX, STACK_ENV, Settings
+from pipeline_assets.core.settings import Settings
 from pipeline_assets.processing.features import assets
+from pipeline_assets.processing.features.columns import DECISION_AT
 from pipeline_assets.processing.features.materialize import (
+    MaterializedView,
     identity,
     materialize_view,
     read_events,
@@ -24,39 +24,24 @@ from pipeline_assets.processing.features.materialize import (
     read_view_events,
     requests_of,
 )
-from pipeline_assets.processing.features.view import DECISION_AT, feature_names, view_features
+from pipeline_assets.processing.features.view import feature_names, view_features
 from pipeline_assets.processing.lake import tables
-from pipeline_assets.spec.features import FeatureView
-from pipeline_assets.use_cases.nyc_flights import use_case
-from simulator import data
+from pipeline_assets.spec.features import CleanedTable, Entity, FeatureView, Latest, Learned, Windowed
+from pipeline_assets.spec.models import Model, Observations
+from pipeline_assets.use_cases.nyc_flights.models import flight_delay
+from pipeline_assets_tests.january import MODEL, PROJECT, cleaned_tables, store, write_stack_env
 
-FIRST, LAST, UNTIL = date(2013, 1, 8), date(2013, 1, 10), date(2013, 1, 12)
-ORIGIN, _, ROUTE, AIRCRAFT, _, WEATHER, _ = use_case.views
-
-
-@cache
-def cleaned_tables() -> dict[str, pl.DataFrame]:
-    """The cleaned tables of the first days of the year, as dbt would make them of the data."""
-    end = datetime.combine(UNTIL, time(), UTC)
-    flights = data.flights().filter(pl.col("scheduled_departure_at") < end)
-    history = data.flight_history(flights).rename({"recorded_at": "known_at"}).with_columns(is_late=pl.col("delay_minutes") >= 15)
-    return {
-        "flights": flights.with_columns(decision_at=pl.col("scheduled_departure_at") - timedelta(minutes=60)),
-        "departures": history.filter(pl.col("event_type") == "departure").with_columns(pl.col("is_late").fill_null(value=True)),
-        "arrivals": history.filter(pl.col("event_type") == "arrival"),
-        "weather_observations": data.weather().filter(pl.col("observed_at") < end).rename({"published_at": "known_at"}),
-        "aircraft": data.planes().rename({"updated_at": "known_at"}),
-    }
-
-
-def store(settings: Settings, frames: Mapping[str, pl.DataFrame]) -> None:
-    """Makes the tables in the schema of the cleaned models."""
-    with connections.warehouse(settings) as connection:
-        connection.execute(f"create schema if not exists {names.CLEANED}")
-    with connections.arrow_warehouse(settings) as connection, connection.cursor() as cursor:
-        for name, frame in frames.items():
-            cursor.adbc_ingest(name, frame.to_arrow(), mode="create", db_schema_name=names.CLEANED)
-        connection.commit()
+FIRST, LAST = date(2013, 1, 8), date(2013, 1, 10)
+ORIGIN, _, ROUTE, AIRCRAFT, _, WEATHER, _ = flight_delay.views
+# Another model that asks about the airports, every hour.
+HOURLY = replace(
+    MODEL,
+    name="hourly",
+    observations=Observations(table="hours", keys=("number",), decision_at="asked_at", event_at="asked_at"),
+    views=(ORIGIN,),
+    request_features=(),
+    slices=(),
+)
 
 
 @pytest.fixture
@@ -64,6 +49,18 @@ def warehouse(isolated: Settings) -> Settings:
     """A stack whose warehouse holds the cleaned tables."""
     store(isolated, cleaned_tables())
     return isolated
+
+
+def hours() -> pl.DataFrame:
+    """Decisions about each airport at each hour of the days and around them."""
+    first, last = (datetime.combine(day, time(), UTC) for day in (FIRST - timedelta(days=1), LAST + timedelta(days=2)))
+    times = pl.datetime_range(first, last, "1h", time_unit="us", time_zone="UTC", eager=True)
+    return pl.DataFrame({"asked_at": times}).join(pl.DataFrame({"origin": ["EWR", "JFK", "LGA"]}), how="cross").with_row_index("number")
+
+
+def materialize(settings: Settings, view: FeatureView, first: date, last: date, *models: Model) -> MaterializedView:
+    """The view for these models; for that of the flights where none is named."""
+    return materialize_view(settings, view, models or (flight_delay,), first, last)
 
 
 def in_lake(settings: Settings, view: FeatureView) -> pa.Table:
@@ -74,22 +71,22 @@ def in_lake(settings: Settings, view: FeatureView) -> pa.Table:
 
 def test_the_lake_holds_what_the_kernel_finds_in_all_rows(warehouse: Settings) -> None:
     """Reading back only as far as a view looks loses nothing: each table equals the kernel over the whole history."""
-    done = {view.name: materialize_view(warehouse, use_case, view, FIRST, LAST) for view in use_case.views}
-    held = {view.name: in_lake(warehouse, view) for view in use_case.views}
-    found = {view.name: held[view.name].select(feature_names(view)).to_pylist() for view in use_case.views}
+    done = {view.name: materialize(warehouse, view, FIRST, LAST) for view in flight_delay.views}
+    held = {view.name: in_lake(warehouse, view) for view in flight_delay.views}
+    found = {view.name: held[view.name].select(feature_names(view)).to_pylist() for view in flight_delay.views}
     whole = {name: frame.to_arrow() for name, frame in cleaned_tables().items()}
-    expected = {view.name: view_features(view, held[view.name], whole[view.source.name]).to_pylist() for view in use_case.views}
+    expected = {view.name: view_features(view, held[view.name], whole[view.source.name]).to_pylist() for view in flight_delay.views}
 
     assert found == expected
     assert {name: one.published.rows for name, one in done.items() if one.published} == {name: len(rows) for name, rows in found.items()}
-    assert [held[view.name].column_names for view in use_case.views] == [[*identity(v), *feature_names(v)] for v in use_case.views]
+    assert [held[view.name].column_names for view in flight_delay.views] == [[*identity(v), *feature_names(v)] for v in flight_delay.views]
 
 
 def test_rows_are_the_distinct_decisions_of_the_days(warehouse: Settings) -> None:
     """One row per key and time of decision, by the day of the decision; flights without an aircraft have none."""
     asked = cleaned_tables()["flights"].filter(pl.col("decision_at").dt.date().is_between(FIRST, LAST))
     for view in (ORIGIN, AIRCRAFT):
-        materialize_view(warehouse, use_case, view, FIRST, LAST)
+        materialize(warehouse, view, FIRST, LAST)
         expected = asked.select(identity(view)).drop_nulls().unique().sort(DECISION_AT, *view.entity.keys)
 
         assert in_lake(warehouse, view).select(identity(view)).to_pylist() == expected.to_dicts()
@@ -99,30 +96,154 @@ def test_rows_are_the_distinct_decisions_of_the_days(warehouse: Settings) -> Non
 def test_days_one_by_one_equal_days_at_once(warehouse: Settings) -> None:
     """A range in one go and its days in any order leave the same rows, and the same days again change nothing."""
     for day in (LAST, FIRST, FIRST + timedelta(days=1)):
-        materialize_view(warehouse, use_case, ROUTE, day, day)
+        materialize(warehouse, ROUTE, day, day)
     one_by_one = in_lake(warehouse, ROUTE)
-    again = materialize_view(warehouse, use_case, ROUTE, FIRST, LAST)
+    again = materialize(warehouse, ROUTE, FIRST, LAST)
 
     assert again.published is not None
     assert again.published.changed == 0
+    assert (again.kept, again.computed) == (one_by_one.num_rows, 0)
     assert in_lake(warehouse, ROUTE).equals(one_by_one)
+
+
+def test_a_model_that_is_added_computes_its_own_rows_alone(warehouse: Settings) -> None:
+    """The rows that are there stay as they are, each new decision becomes one row, and a model that is gone takes its rows with it."""
+    store(warehouse, {"hours": hours()})
+    alone = materialize(warehouse, ORIGIN, FIRST, LAST, flight_delay)
+    before = in_lake(warehouse, ORIGIN)
+    both = materialize(warehouse, ORIGIN, FIRST, LAST, flight_delay, HOURLY)
+    table = in_lake(warehouse, ORIGIN)
+    events = cleaned_tables()[ORIGIN.source.name].to_arrow()
+    asked = hours().filter(pl.col("asked_at").dt.date().is_between(FIRST, LAST)).select("origin", decision_at="asked_at")
+    union = pl.concat([pl.DataFrame(before.select(identity(ORIGIN))), asked]).unique().sort(DECISION_AT, "origin")
+    gone = materialize(warehouse, ORIGIN, FIRST, LAST, flight_delay)
+
+    assert (alone.kept, alone.computed) == (0, before.num_rows)
+    assert (both.kept, both.computed) == (before.num_rows, union.height - before.num_rows)
+    assert table.select(identity(ORIGIN)).to_pylist() == union.to_dicts()
+    assert table.select(feature_names(ORIGIN)).to_pylist() == view_features(ORIGIN, union.to_arrow(), events).to_pylist()
+    assert (gone.kept, gone.computed) == (before.num_rows, 0)
+    assert in_lake(warehouse, ORIGIN).equals(before)
+
+
+def test_days_whose_events_have_changed_are_computed_again(warehouse: Settings) -> None:
+    """A correction on the second day leaves the rows of the first; on the day itself and after it nothing old is kept."""
+    materialize(warehouse, ORIGIN, FIRST, LAST)
+    before = in_lake(warehouse, ORIGIN)
+    noon = datetime.combine(FIRST + timedelta(days=1), time(12), UTC)
+    with connections.warehouse(warehouse) as connection:
+        connection.execute("update cleaned.departures set delay_minutes = delay_minutes + 7 where event_at >= %s", (noon,))
+    done = materialize(warehouse, ORIGIN, FIRST, LAST)
+    after = in_lake(warehouse, ORIGIN)
+    of_first_day = sum(row[DECISION_AT].date() == FIRST for row in before.to_pylist())
+
+    assert (done.kept, done.computed) == (of_first_day, before.num_rows - of_first_day)
+    assert after.slice(0, of_first_day).equals(before.slice(0, of_first_day))
+    assert not after.equals(before)
+
+
+def test_events_that_change_no_feature_are_taken_note_of(warehouse: Settings) -> None:
+    """An event of an airport without decisions: the days are computed again and no file changes, and from then on the rows are kept."""
+    before, next_day = datetime(2013, 1, 1, 12, tzinfo=UTC), FIRST + timedelta(days=1)
+    with connections.warehouse(warehouse) as connection:
+        connection.execute("update cleaned.departures set origin = 'XYZ' where event_at < %s", (before,))
+    materialize(warehouse, ORIGIN, FIRST, next_day)
+    with connections.warehouse(warehouse) as connection:
+        connection.execute("update cleaned.departures set delay_minutes = 1 where origin = 'XYZ'")
+    computed = materialize(warehouse, ORIGIN, FIRST, next_day)
+    kept = materialize(warehouse, ORIGIN, FIRST, next_day)
+
+    assert computed.published is not None
+    assert (computed.kept, computed.published.changed) == (0, 0)
+    assert (kept.kept, kept.computed) == (computed.computed, 0)
+
+
+def test_rows_of_another_hand_are_not_kept(warehouse: Settings) -> None:
+    """Rows that were put into the table by other means are of unknown inputs, and so are computed again."""
+    materialize(warehouse, ORIGIN, FIRST, FIRST)
+    before = in_lake(warehouse, ORIGIN)
+    changed = pl.DataFrame(before).with_columns(pl.col(feature_names(ORIGIN)[0]) + 1).to_arrow()
+    tables.replace_days(warehouse, names.features(ORIGIN.name), changed, DECISION_AT, FIRST, FIRST)
+    again = materialize(warehouse, ORIGIN, FIRST, FIRST)
+
+    assert (again.kept, again.computed) == (0, before.num_rows)
+    assert in_lake(warehouse, ORIGIN).equals(before)
+
+
+def test_a_definition_that_has_changed_is_computed_again(warehouse: Settings) -> None:
+    """Another window under the same name of the view: all rows are new, though no event is."""
+    materialize(warehouse, ORIGIN, FIRST, FIRST)
+    changed = replace(ORIGIN, features=(*ORIGIN.features, Latest(name="newest", column="delay_minutes", ttl=timedelta(hours=1))))
+    done = materialize(warehouse, changed, FIRST, FIRST)
+
+    assert done.kept == 0
+    assert done.computed == in_lake(warehouse, changed).num_rows > 0
+
+
+SHELVES = Entity(name="shelf", keys=("hall", "shelf"), description="A shelf in a hall.")
+DELIVERIES = FeatureView(
+    name="deliveries",
+    entity=SHELVES,
+    source=CleanedTable(name="deliveries", event_at="at", known_at="at", order_by=("number",)),
+    features=(
+        Windowed(name="pieces", aggregate="sum", column="pieces", windows=(timedelta(days=1),)),
+        Windowed(name="weight", aggregate="mean", column="weight", windows=(timedelta(days=1),)),
+        Windowed(name="carriers", aggregate="count", column="carrier", windows=(timedelta(days=1),)),
+        Latest(name="carrier", column="carrier", values=Learned()),
+        Latest(name="code", column="code", values=("abc",)),
+        Latest(name="age", column="made_on"),
+    ),
+    owner="team:test",
+    description="What was brought to the shelf.",
+    freshness=timedelta(days=1),
+)
+DECISIONS = Observations(table="deliveries", keys=("hall", "number"), decision_at="at", event_at="at")
+TABLE = """
+    create schema if not exists cleaned;
+    create table cleaned.deliveries (
+        number bigint, hall smallint, shelf integer, at timestamptz, pieces integer, weight numeric(9, 3), carrier varchar(9), code char(3),
+        made_on date
+    );
+    insert into cleaned.deliveries values
+        (1, 1, 7, '2013-01-08 10:00Z', 4, 1.5, 'red', 'abc', '2013-01-08'),
+        (2, 1, 7, '2013-01-08 12:00Z', 6, 2.5, null, 'xyz', '2013-01-01'),
+        (3, 2, 7, '2013-01-08 12:00Z', 1, null, 'blue', null, null)
+"""
+
+
+def test_keys_and_values_of_any_type_of_postgres_become_features(isolated: Settings) -> None:
+    """Two integer keys, decimals, texts of all kinds and dates; the decisions are the events themselves, in one table with them."""
+    with connections.warehouse(isolated) as connection:
+        connection.execute(TABLE)
+    done = materialize(isolated, DELIVERIES, FIRST, FIRST, replace(MODEL, observations=DECISIONS, views=(DELIVERIES,)))
+    again = materialize(isolated, DELIVERIES, FIRST, FIRST, replace(MODEL, observations=DECISIONS, views=(DELIVERIES,)))
+    rows = [list(row.values()) for row in in_lake(isolated, DELIVERIES).to_pylist()]
+    ten, twelve = (datetime(2013, 1, 8, hour, tzinfo=UTC) for hour in (10, 12))
+
+    assert done.quality.has_all_rows
+    assert (again.kept, again.computed) == (3, 0)
+    assert rows == [
+        [1, 7, ten, 4.0, 1.5, 1, "red", 0, 36_000.0],
+        [1, 7, twelve, 10.0, 2.0, 1, None, None, 7.5 * 86_400],
+        [2, 7, twelve, 1.0, None, 1, "blue", None, None],
+    ]
 
 
 def test_a_day_without_decisions_is_empty(warehouse: Settings) -> None:
     """No flight, no row; and the day counts as materialized."""
-    done = materialize_view(warehouse, use_case, ROUTE, date(2013, 2, 1), date(2013, 2, 1))
+    done = materialize(warehouse, ROUTE, date(2013, 2, 1), date(2013, 2, 1))
 
     assert done.published is not None
     assert (done.quality.asked, done.published.rows) == (0, 0)
 
 
 def test_events_are_read_no_further_than_the_view_looks(warehouse: Settings) -> None:
-    """The weather of a day needs a day, an hour and nothing of what became known later."""
+    """The weather of a day needs what a day and an hour before it begins, from the beginning of that day on, and nothing after it."""
     events = read_view_events(warehouse, WEATHER, LAST, LAST)
     observed = pl.Series(events.column("observed_at"))
     midnight = datetime.combine(LAST, time(), UTC)
 
-    assert observed.min() == midnight - timedelta(hours=25)
+    assert observed.min() == midnight - timedelta(days=2)
     assert observed.max() == midnight + timedelta(hours=23)
     assert events.schema.field("observed_at").type == pa.timestamp("us", tz="UTC")
 
@@ -137,54 +258,33 @@ def test_events_have_each_column_once(warehouse: Settings) -> None:
 
 def test_observations_are_those_of_the_days_in_order(warehouse: Settings) -> None:
     """All columns of the flights whose decision falls in the days, by time and identifier."""
-    found = pl.DataFrame(read_observations(warehouse, use_case.model, FIRST, LAST))
+    found = pl.DataFrame(read_observations(warehouse, flight_delay.observations, FIRST, LAST))
     flights = cleaned_tables()["flights"]
     expected = flights.filter(pl.col("decision_at").dt.date().is_between(FIRST, LAST)).sort("decision_at", "flight_id")
 
     assert found["flight_id"].to_list() == expected["flight_id"].to_list()
     assert set(found.columns) == set(flights.columns)
-    assert requests_of(ROUTE, use_case.model.observations, found.to_arrow()).num_rows <= found.height
+    assert requests_of(ROUTE, [(flight_delay.observations, found.to_arrow())]).num_rows <= found.height
 
 
 def test_a_value_that_is_no_number_stops_the_view(isolated: Settings) -> None:
     """NaN in a cleaned table is an error that names table and column; nothing is written."""
     weather = cleaned_tables()["weather_observations"].with_columns(pressure_mb=float("nan"))
-    store(isolated, cleaned_tables() | {"weather_observations": weather})
+    store(isolated, {**cleaned_tables(), "weather_observations": weather})
     with pytest.raises(TableMismatch, match=r"Table 'weather_observations' has .* NaN or infinite values in column 'pressure_mb'"):
-        materialize_view(isolated, use_case, WEATHER, FIRST, FIRST)
+        materialize(isolated, WEATHER, FIRST, FIRST)
 
     assert tables.snapshot_id(isolated, names.features(WEATHER.name)) is None
 
 
-def platform_of(settings: Settings, home: Path) -> Platform:
-    """The platform resource over these settings."""
-    lines = [f"{PREFIX}{name.upper()}={_told(value)}" for name, value in settings if name != "home"]
-    (home / STACK_ENV).write_text("\n".join(lines) + "\n")
-    return Platform(home=str(home))
-
-
-def _told(value: object) -> str:
-    if isinstance(value, SecretStr):
-        return value.get_secret_value()
-    if isinstance(value, dict):
-        inner = {name: _told(one) if isinstance(one, SecretStr) else _plain(one) for name, one in value.items()}
-        return str(inner).replace("'", '"')
-    return str(value)
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, BaseModel):
-        return {name: _told(one) for name, one in value}
-    return value
-
-
-def test_a_run_materializes_a_range_and_tells_what_it_made(warehouse: Settings, tmp_path: Path) -> None:
+def test_a_run_materializes_a_range_and_reports_what_it_made(warehouse: Settings, tmp_path: Path) -> None:
     """One run over three days: rows and snapshots, described columns with their lineage, and three checks that pass."""
+    write_stack_env(warehouse, tmp_path)
     with dg.DagsterInstance.ephemeral() as instance:
         result = dg.materialize(
-            [asset for asset in assets.defs(use_case).assets or () if isinstance(asset, dg.AssetsDefinition)],
+            [asset for asset in assets.defs(PROJECT).assets or () if isinstance(asset, dg.AssetsDefinition)],
             selection=[key(names.features(WEATHER.name))],
-            resources={"platform": platform_of(warehouse, tmp_path)},
+            resources={"platform": Platform(home=str(tmp_path))},
             instance=instance,
             tags={
                 "dagster/asset_partition_range_start": FIRST.isoformat(),
@@ -199,6 +299,7 @@ def test_a_run_materializes_a_range_and_tells_what_it_made(warehouse: Settings, 
 
     assert result.success
     assert metadata["dagster/row_count"].value == in_lake(warehouse, WEATHER).num_rows
+    assert metadata["rows_computed"].value == in_lake(warehouse, WEATHER).num_rows
     assert metadata["snapshot_id"].value == str(tables.snapshot_id(warehouse, names.features(WEATHER.name)))
     assert (
         dg.TableColumnDep(key(names.cleaned("weather_observations")), "pressure_mb")

@@ -1,22 +1,22 @@
-"""The lake's assets as Dagster runs them: what they tell of a run, and what stops what comes after."""
+"""The lake's assets as Dagster runs them: what they report, and what stops their dependents."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
 import pyarrow as pa
 import pytest
-from pydantic import BaseModel, SecretStr
 
 from pipeline_assets.core import names
+from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import Platform, key
-from pipeline_assets.core.settings import PREFIX, STACK_ENV, Settings
+from pipeline_assets.core.settings import Settings
 from pipeline_assets.processing.lake import assets, tables
-from pipeline_assets.spec.sources import EventStream, PostgresTable, Source
+from pipeline_assets.spec.sources import EventStream, History, PostgresTable, Source
 from pipeline_assets.spec.use_case import UseCase
 from pipeline_assets.use_cases.nyc_flights import use_case as nyc_flights
 from pipeline_assets_tests.lake_rows import TRIPS, day, in_lake, stage, trip_rows, trips
+from pipeline_assets_tests.stack_env import write_stack_env
 
 ORIGIN = PostgresTable(database="airline_ops", table="trips")
 HISTORY = Source(contract=trips("ride_history"), origin=ORIGIN, load="daily")
@@ -27,36 +27,26 @@ USE_CASE: UseCase = replace(
         Source(contract=trips("buses"), origin=ORIGIN, load="snapshot"),
         HISTORY,
     ),
-    streams=(EventStream(contract=trips("rides"), topic="rides", history=HISTORY, history_field="kind", history_value="ride"),),
+    streams=(EventStream(contract=trips("rides"), topic="rides", history=History(source=HISTORY, field="kind", value="ride")),),
 )
+PROJECT = Project(use_cases=(USE_CASE, replace(USE_CASE, name="second", owner="second@lake.example", models=())))
 RANGE = {"dagster/asset_partition_range_start": str(day(0)), "dagster/asset_partition_range_end": str(day(2))}
-
-
-def plain(value: object) -> object:
-    """A setting as it is written to a file, secrets and all."""
-    if isinstance(value, SecretStr):
-        return value.get_secret_value()
-    if isinstance(value, BaseModel):
-        return {name: plain(getattr(value, name)) for name in type(value).model_fields}
-    return {name: plain(one) for name, one in value.items()} if isinstance(value, dict) else value
 
 
 @pytest.fixture
 def platform(isolated: Settings, tmp_path: Path) -> Platform:
     """The platform of this test's own stores."""
-    told = {name: plain(getattr(isolated, name)) for name in type(isolated).model_fields if name != "home"}
-    lines = [f"{PREFIX}{name.upper()}={json.dumps(value) if isinstance(value, dict) else value}" for name, value in told.items()]
-    (tmp_path / STACK_ENV).write_text("\n".join(lines))
+    write_stack_env(isolated, tmp_path)
     return Platform(home=str(tmp_path))
 
 
 def run(name: tuple[str, str], platform: Platform, **arguments: object) -> dg.ExecuteInProcessResult:
     """One asset materialized in this process."""
-    (asset,) = [one for one in assets.defs(USE_CASE).assets or () if isinstance(one, dg.AssetsDefinition) and one.key == key(name)]
+    (asset,) = [one for one in assets.defs(PROJECT).assets or () if isinstance(one, dg.AssetsDefinition) and one.key == key(name)]
     return dg.materialize([asset], resources={"platform": platform}, raise_on_error=False, **arguments)  # type: ignore[arg-type]
 
 
-def told(result: dg.ExecuteInProcessResult, name: tuple[str, str]) -> dict[str, object]:
+def metadata_of(result: dg.ExecuteInProcessResult, name: tuple[str, str]) -> dict[str, object]:
     """The metadata of a materialization, as plain values."""
     (first, *_) = result.asset_materializations_for_node("__".join(name))
     return {label: value.value for label, value in first.metadata.items()}
@@ -64,7 +54,7 @@ def told(result: dg.ExecuteInProcessResult, name: tuple[str, str]) -> dict[str, 
 
 def test_each_source_and_stream_has_a_table_but_a_history() -> None:
     """What is only the past of a stream is not in the lake a second time; sources loaded whole have no days."""
-    bound = dg.Definitions.merge(assets.defs(USE_CASE), dg.Definitions(resources={"platform": Platform()}))
+    bound = dg.Definitions.merge(assets.defs(PROJECT), dg.Definitions(resources={"platform": Platform()}))
     specs = bound.resolve_all_asset_specs()
     by_day = {spec.key: spec.partitions_def is not None for spec in specs if spec.key.path[0] == names.LAKE}
 
@@ -72,13 +62,13 @@ def test_each_source_and_stream_has_a_table_but_a_history() -> None:
     assert {spec.group_name for spec in specs if spec.key.path[0] != "staged"} == {names.LAKE}
 
 
-def test_a_range_is_published_in_one_run_and_told(isolated: Settings, platform: Platform) -> None:
+def test_a_range_is_published_in_one_run_and_reported(isolated: Settings, platform: Platform) -> None:
     """Three days in one run: rows, snapshots, files and bytes, the contract's columns with their owner, and where each column came from."""
     for offset in range(3):
         stage(isolated, TRIPS, day(offset), trip_rows(day(offset)))
     name = names.lake(TRIPS.name)
     result = run(name, platform, tags=RANGE)
-    metadata = told(result, name)
+    metadata = metadata_of(result, name)
     schema, lineage = metadata["dagster/column_schema"], metadata["dagster/column_lineage"]
 
     assert result.success
@@ -97,7 +87,7 @@ def test_a_range_is_published_in_one_run_and_told(isolated: Settings, platform: 
 
 
 def test_a_doubled_key_fails_a_blocking_check(isolated: Settings, platform: Platform) -> None:
-    """Two rows of one key in the range: the check tells how many are too many and which, and what depends on the table does not run."""
+    """Two rows of one key in the range: the check reports how many are too many and which, and what depends on the table does not run."""
     doubled = pa.concat_tables([trip_rows(day(0)), trip_rows(day(0), count=2)])
     stage(isolated, TRIPS, day(0), doubled)
     result = run(names.lake(TRIPS.name), platform, partition_key=str(day(0)))
@@ -125,27 +115,32 @@ def test_a_snapshots_table_is_published_whole(isolated: Settings, platform: Plat
     result = run(names.lake("buses"), platform)
 
     assert result.success
-    assert told(result, names.lake("buses"))["rows"] == 5
+    assert metadata_of(result, names.lake("buses"))["rows"] == 5
     assert in_lake(isolated, buses).equals(trip_rows(day(0)))
 
 
-def test_upkeep_runs_before_and_after_there_are_tables(isolated: Settings, platform: Platform) -> None:
-    """The upkeep of a namespace is an asset: it tells files before and after, and the bytes it got back."""
+def test_maintenance_runs_before_and_after_there_are_tables(isolated: Settings, platform: Platform) -> None:
+    """The maintenance of a namespace is an asset: it reports files before and after, and the bytes that it reclaimed."""
     empty = run(names.maintenance(names.LAKE), platform)
     stage(isolated, TRIPS, day(0), trip_rows(day(0)))
     run(names.lake(TRIPS.name), platform, partition_key=str(day(0)))
     full = run(names.maintenance(names.LAKE), platform)
-    metadata = told(full, names.maintenance(names.LAKE))
+    metadata = metadata_of(full, names.maintenance(names.LAKE))
 
     assert empty.success
     assert full.success
     assert (metadata["files_before"], metadata["files_after"], metadata["bytes_reclaimed"]) == (1, 1, 0)
 
 
-def test_upkeep_is_scheduled_and_on() -> None:
-    """It changes no row, so its schedule runs without being asked for."""
-    (schedule,) = assets.defs(USE_CASE).schedules or ()
+def test_maintenance_is_scheduled_once_and_on() -> None:
+    """It changes no row, so its schedule runs without being asked for; it is made once, and belongs to the owners of all use cases."""
+    definitions = assets.defs(PROJECT)
+    (schedule,) = definitions.schedules or ()
+    found = {one.key: one for one in definitions.assets or () if isinstance(one, dg.AssetsDefinition)}
+    maintained = {asset_key: one for asset_key, one in found.items() if asset_key.path[0] == names.MAINTENANCE}
 
     assert isinstance(schedule, dg.ScheduleDefinition)
     assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
-    assert schedule.job_name == "tidy_the_lake"
+    assert schedule.job_name == names.MAINTAIN_LAKE
+    assert set(maintained) == {key(names.maintenance(namespace)) for namespace in assets.POLICIES}
+    assert all(set(one.owners_by_key[asset_key]) == {USE_CASE.owner, "second@lake.example"} for asset_key, one in maintained.items())

@@ -1,4 +1,4 @@
-"""The upkeep of the lake on real services: fewer files, snapshots and bytes, and never another row."""
+"""The maintenance of the lake on real services: fewer files, snapshots and bytes, and never another row."""
 
 import multiprocessing
 from concurrent.futures import ThreadPoolExecutor
@@ -17,13 +17,13 @@ from pipeline_assets.core.errors import UnknownName
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.staging import partitions as staging
 from pipeline_assets.processing.lake import files, tables
-from pipeline_assets.processing.lake.maintenance import POLICY, Tidied, tidy
+from pipeline_assets.processing.lake.maintenance import POLICY, Maintained, maintain
 from pipeline_assets_tests.lake_rows import TRIPS, commits_held_back, day, in_lake, stage, stage_in_files, trip_rows, trips
 
 TABLE = names.lake(TRIPS.name)
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
-EAGER = replace(POLICY, min_files=2, min_manifests=2, kept_snapshots=1, snapshot_age=timedelta(0), unnamed_for=timedelta(0))
+EAGER = replace(POLICY, min_files=2, min_manifests=2, kept_snapshots=1, snapshot_age=timedelta(0), orphan_age=timedelta(0))
 COMPACT_ONLY = replace(POLICY, min_files=2)
 EXPIRE_ONLY = replace(POLICY, min_files=10_000, kept_snapshots=1, snapshot_age=timedelta(0))
 
@@ -54,12 +54,12 @@ def test_many_small_files_become_one_with_the_same_rows(isolated: Settings) -> N
     """Each day with many files is rewritten to one, all in one snapshot; a day with few is left alone."""
     many = [publish_in_files(isolated, offset, 10) for offset in (0, 1)]
     few = publish_in_files(isolated, 2, 3)
-    tidied = tidy(isolated, names.LAKE, POLICY, NOW).tables[0]
+    maintained = maintain(isolated, names.LAKE, POLICY, NOW).tables[0]
 
-    assert (tidied.files_before, tidied.files_after, tidied.compacted_days) == (23, 5, 2)
+    assert (maintained.files_before, maintained.files_after, maintained.compacted_days) == (23, 5, 2)
     assert in_lake(isolated, TRIPS).equals(pa.concat_tables([*many, few]).sort_by("trip_id"))
     assert tables.read_days(isolated, TABLE, day(1), day(1)).read_all().sort_by("trip_id").equals(many[1])
-    assert tidy(isolated, names.LAKE, POLICY, NOW).tables[0].compacted_days == 0
+    assert maintain(isolated, names.LAKE, POLICY, NOW).tables[0].compacted_days == 0
 
 
 def test_a_compacted_file_has_large_row_groups(isolated: Settings) -> None:
@@ -67,7 +67,7 @@ def test_a_compacted_file_has_large_row_groups(isolated: Settings) -> None:
     from pyarrow import parquet
 
     publish_in_files(isolated, 0, 9)
-    tidy(isolated, names.LAKE, POLICY, NOW)
+    maintain(isolated, names.LAKE, POLICY, NOW)
     with catalog(isolated) as lake:
         opened = lake.load_table(TABLE).io.new_input(live_paths(isolated)[0]).open()
 
@@ -77,10 +77,10 @@ def test_a_compacted_file_has_large_row_groups(isolated: Settings) -> None:
 def test_a_day_larger_than_a_file_stays_in_several(isolated: Settings) -> None:
     """Files are closed once they have grown to the target, and no row is lost between them."""
     rows = publish_in_files(isolated, 0, 12)
-    tidied = tidy(isolated, names.LAKE, replace(POLICY, target_file_bytes=5_000), NOW).tables[0]
+    maintained = maintain(isolated, names.LAKE, replace(POLICY, target_file_bytes=5_000), NOW).tables[0]
 
-    assert tidied.files_before == 12
-    assert 1 <= tidied.files_after <= 6
+    assert maintained.files_before == 12
+    assert 1 <= maintained.files_after <= 6
     assert in_lake(isolated, TRIPS).equals(rows)
 
 
@@ -92,9 +92,9 @@ def test_a_table_without_days_is_compacted_as_a_whole(isolated: Settings) -> Non
         object_store(isolated), isolated.s3_bucket, staging.manifest_of(TRIPS, staging.partition_of(None), staged, run_id="test")
     )
     tables.publish_snapshot(isolated, TRIPS)
-    tidied = tidy(isolated, names.LAKE, POLICY, NOW).tables[0]
+    maintained = maintain(isolated, names.LAKE, POLICY, NOW).tables[0]
 
-    assert (tidied.files_before, tidied.files_after) == (8, 1)
+    assert (maintained.files_before, maintained.files_after) == (8, 1)
     assert in_lake(isolated, TRIPS).equals(pa.concat_tables(parts))
 
 
@@ -103,16 +103,16 @@ def test_a_reader_sees_no_change_while_files_are_compacted(isolated: Settings) -
     rows = publish_in_files(isolated, 0, 30)
     reader = tables.read_all(isolated, TABLE)
     begun = reader.read_next_batch()
-    tidied = tidy(isolated, names.LAKE, replace(EAGER, unnamed_for=DAY), NOW)
+    maintained = maintain(isolated, names.LAKE, replace(EAGER, orphan_age=DAY), NOW)
 
-    assert (tidied.tables[0].files_after, tidied.swept.deleted) == (1, 0)
+    assert (maintained.tables[0].files_after, maintained.swept.deleted) == (1, 0)
     assert pa.concat_tables([pa.Table.from_batches([begun]), reader.read_all()]).sort_by("trip_id").equals(rows)
 
 
 def test_publishing_again_keeps_what_was_compacted(isolated: Settings) -> None:
     """Compacted files hold what is staged, and their names say so: no day is published back into many files."""
     publish_in_files(isolated, 0, 10)
-    tidy(isolated, names.LAKE, POLICY, NOW)
+    maintain(isolated, names.LAKE, POLICY, NOW)
     again = tables.publish_days(isolated, TRIPS, day(0), day(0))
     fresh = publish_in_files(isolated, 0, 10, seats=2)
 
@@ -125,18 +125,18 @@ def test_a_day_published_during_compaction_wins(isolated: Settings) -> None:
     publish_in_files(isolated, 0, 10)
     with ThreadPoolExecutor(2) as pool:
         with commits_held_back(isolated, TRIPS.name) as waiting:
-            both = [pool.submit(tidy, isolated, names.LAKE, COMPACT_ONLY, NOW), pool.submit(publish_in_files, isolated, 0, 2, seats=7)]
+            both = [pool.submit(maintain, isolated, names.LAKE, COMPACT_ONLY, NOW), pool.submit(publish_in_files, isolated, 0, 2, seats=7)]
             waiting.for_writers(2)
         results = [each.result() for each in both]
 
-    assert isinstance(results[0], Tidied)
+    assert isinstance(results[0], Maintained)
     assert in_lake(isolated, TRIPS).equals(results[1])
 
 
 def test_a_kill_during_compaction_changes_nothing(isolated: Settings) -> None:
     """Kill -9 with the large file written and the commit under way: the table is as before, and the next run does the work."""
     rows = publish_in_files(isolated, 0, 10)
-    compaction = multiprocessing.get_context("spawn").Process(target=tidy, args=(isolated, names.LAKE, COMPACT_ONLY, NOW))
+    compaction = multiprocessing.get_context("spawn").Process(target=maintain, args=(isolated, names.LAKE, COMPACT_ONLY, NOW))
     with commits_held_back(isolated, TRIPS.name) as waiting:
         compaction.start()
         waiting.for_writers(1)
@@ -145,7 +145,7 @@ def test_a_kill_during_compaction_changes_nothing(isolated: Settings) -> None:
 
     assert len(stored(isolated, "lake/")) == 1
     assert len(live_paths(isolated)) == 10
-    tidy(isolated, names.LAKE, EAGER, NOW)
+    maintain(isolated, names.LAKE, EAGER, NOW)
     assert in_lake(isolated, TRIPS).equals(rows)
     assert stored(isolated, "lake/") == set(live_paths(isolated))
 
@@ -156,8 +156,8 @@ def test_old_snapshots_are_expired_and_the_rest_kept(isolated: Settings) -> None
     for version in range(4):
         stage(isolated, TRIPS, day(0), trip_rows(day(0), seats=version))
         ids.append(tables.publish_days(isolated, TRIPS, day(0), day(0)).snapshot_after)
-    young = tidy(isolated, names.LAKE, replace(EXPIRE_ONLY, snapshot_age=DAY), datetime.now(UTC)).tables[0]
-    old = tidy(isolated, names.LAKE, replace(EXPIRE_ONLY, kept_snapshots=2), NOW).tables[0]
+    young = maintain(isolated, names.LAKE, replace(EXPIRE_ONLY, snapshot_age=DAY), datetime.now(UTC)).tables[0]
+    old = maintain(isolated, names.LAKE, replace(EXPIRE_ONLY, kept_snapshots=2), NOW).tables[0]
 
     assert (young.snapshots_after, old.snapshots_after) == (4, 2)
     assert tables.read_all(isolated, TABLE, snapshot_id=ids[2]).read_all()["seats"][0].as_py() == 2
@@ -166,16 +166,16 @@ def test_old_snapshots_are_expired_and_the_rest_kept(isolated: Settings) -> None
 
 
 def test_a_forgotten_file_goes_only_after_a_second_look(isolated: Settings) -> None:
-    """A file that nothing names is noted first and deleted once it has been so for the time of the policy, with its bytes told."""
+    """An orphan file is noted first and deleted once it has been one for the time of the policy, and its bytes are counted."""
     old = stage(isolated, TRIPS, day(0), trip_rows(day(0))).files[0]
     new = stage(isolated, TRIPS, day(0), trip_rows(day(0), seats=2)).files[0]
     tables.publish_days(isolated, TRIPS, day(0), day(0))
-    first, early, late = (tidy(isolated, names.LAKE, POLICY, NOW + after).swept for after in (timedelta(0), DAY / 2, DAY))
+    first, early, late = (maintain(isolated, names.LAKE, POLICY, NOW + after).swept for after in (timedelta(0), DAY / 2, DAY))
 
-    assert [(look.unnamed, look.deleted) for look in (first, early, late)] == [(1, 0), (1, 0), (1, 1)]
+    assert [(look.orphans, look.deleted) for look in (first, early, late)] == [(1, 0), (1, 0), (1, 1)]
     assert late.bytes == old.bytes
     assert stored(isolated) == {new.path}
-    assert tidy(isolated, names.LAKE, POLICY, NOW + DAY).swept.unnamed == 0
+    assert maintain(isolated, names.LAKE, POLICY, NOW + DAY).swept.orphans == 0
 
 
 def test_what_a_kept_snapshot_or_a_manifest_names_is_never_deleted(isolated: Settings) -> None:
@@ -186,22 +186,22 @@ def test_what_a_kept_snapshot_or_a_manifest_names_is_never_deleted(isolated: Set
     current = stage(isolated, TRIPS, day(0), trip_rows(day(0), seats=2)).files[0].path
     tables.publish_days(isolated, TRIPS, day(0), day(0))
     unpublished = stage(isolated, TRIPS, day(0), trip_rows(day(0), seats=3)).files[0].path
-    tidy(isolated, names.LAKE, replace(POLICY, unnamed_for=timedelta(0)), NOW)
+    maintain(isolated, names.LAKE, replace(POLICY, orphan_age=timedelta(0)), NOW)
 
     assert stored(isolated) == {history, replaced, current, unpublished}
     assert tables.read_all(isolated, TABLE, snapshot_id=before).read_all().equals(trip_rows(day(0)))
-    swept = tidy(isolated, names.LAKE, EAGER, NOW).swept
+    swept = maintain(isolated, names.LAKE, EAGER, NOW).swept
     assert stored(isolated) == {history, current, unpublished}
     assert swept.deleted >= 2
 
 
 def test_metadata_of_the_lake_does_not_pile_up(isolated: Settings) -> None:
-    """After upkeep only what the newest snapshot needs is left: its manifests, their list, and the last versions of the table."""
+    """After maintenance only what the newest snapshot needs is left: its manifests, their list, and the last versions of the table."""
     publish_in_files(isolated, 0, 1)
     with catalog(isolated) as lake, lake.load_table(TABLE).transaction() as transaction:
         transaction.set_properties({"write.metadata.previous-versions-max": "2"})
     rows = [publish_in_files(isolated, 0, 1, seats=version) for version in range(2, 7)]
-    tidy(isolated, names.LAKE, EAGER, NOW)
+    maintain(isolated, names.LAKE, EAGER, NOW)
     listed = object_store(isolated).list_objects_v2(Bucket=isolated.s3_bucket, Prefix="lake/lake/trips/metadata/")
     kinds = [entry["Key"].rpartition(".")[2] for entry in listed["Contents"]]
 
@@ -214,12 +214,12 @@ def test_manifests_of_many_publications_are_merged(isolated: Settings) -> None:
     """A table published day by day has a manifest a day; merging them leaves files and rows as they are."""
     rows = [publish_in_files(isolated, offset, 1) for offset in range(6)]
     paths = live_paths(isolated)
-    tidied = tidy(isolated, names.LAKE, replace(POLICY, min_manifests=5), NOW).tables[0]
+    maintained = maintain(isolated, names.LAKE, replace(POLICY, min_manifests=5), NOW).tables[0]
     with catalog(isolated) as lake:
         table = lake.load_table(TABLE)
         snapshot = table.current_snapshot()
 
-    assert tidied.merged_manifests
+    assert maintained.merged_manifests
     assert snapshot is not None
     assert len(snapshot.manifests(table.io)) == 1
     assert live_paths(isolated) == paths
@@ -231,27 +231,27 @@ def test_derived_tables_are_kept_in_order_too(isolated: Settings) -> None:
     table = names.features("trip_features")
     for version in range(3):
         tables.replace_days(isolated, table, trip_rows(day(0), seats=version), "began_at", day(0), day(0))
-    tidied = tidy(isolated, names.FEATURES, EAGER, NOW)
+    maintained = maintain(isolated, names.FEATURES, EAGER, NOW)
 
     assert len(stored(isolated, "lake/features/")) == 1
-    assert tidied.swept.deleted > 2
+    assert maintained.swept.deleted > 2
     assert tables.read_all(isolated, table).read_all().equals(trip_rows(day(0), seats=2))
 
 
 def test_a_namespace_without_tables_is_nothing_to_tidy(isolated: Settings) -> None:
-    """Upkeep before the first publication finds nothing and does nothing."""
-    tidied = tidy(isolated, names.FEATURE_STORE, POLICY, NOW)
+    """Maintenance before the first publication finds nothing and does nothing."""
+    maintained = maintain(isolated, names.FEATURE_STORE, POLICY, NOW)
 
-    assert (tidied.tables, tidied.swept.unnamed) == ((), 0)
+    assert (maintained.tables, maintained.swept.orphans) == ((), 0)
 
 
-STEPS = st.lists(st.sampled_from(["publish", "publish in files", "restage", "tidy"]), min_size=2, max_size=8)
+STEPS = st.lists(st.sampled_from(["publish", "publish in files", "restage", "maintain"]), min_size=2, max_size=8)
 
 
 @hypothesis_settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
-def test_upkeep_at_any_point_changes_no_row(isolated: Settings, steps: list[str]) -> None:
-    """Publications, files staged but not published, and the most eager upkeep in any order: rows are those last published."""
+def test_maintenance_at_any_point_changes_no_row(isolated: Settings, steps: list[str]) -> None:
+    """Publications, files staged but not published, and the most eager maintenance in any order: rows are those last published."""
     rows = publish_in_files(isolated, 0, 2)
     for version, step in enumerate(steps):
         if step == "publish":
@@ -261,5 +261,5 @@ def test_upkeep_at_any_point_changes_no_row(isolated: Settings, steps: list[str]
         elif step == "restage":
             stage(isolated, TRIPS, day(0), trip_rows(day(0), seats=-version))
         else:
-            tidy(isolated, names.LAKE, EAGER, NOW)
+            maintain(isolated, names.LAKE, EAGER, NOW)
         assert in_lake(isolated, TRIPS).equals(rows)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from secrets import token_hex
-from typing import Any
+from typing import Any, LiteralString
 
 import dagster as dg
 import pyarrow as pa
@@ -14,18 +14,22 @@ import pytest
 from psycopg import sql
 
 from pipeline_assets.core import connections, names
-from pipeline_assets.core.errors import NoLiveVersion, NotTrained, UnknownName
+from pipeline_assets.core.errors import NoLiveVersion, NotTrained, TableMismatch, UnknownName
+from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import Platform
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.model_lifecycle.registry import versions
 from pipeline_assets.processing.lake import tables
 from pipeline_assets.serving.batch import assets, predictions
-from pipeline_assets.serving.batch.score import Scored, Version, score_days
+from pipeline_assets.serving.batch.answers import scores_of
+from pipeline_assets.serving.batch.score import Scored, Version, prediction_ids, score_days
+from pipeline_assets.serving.batch.spread import ClassRows, Histogram, read_spread
 from pipeline_assets.spec.models import Model
+from pipeline_assets.spec.tasks import Task
 from pipeline_assets.use_cases import nyc_flights
-from pipeline_assets_tests.january import write_stack_env
 from pipeline_assets_tests.live_models import go_live, store_vectors
-from pipeline_assets_tests.model_rows import START, small_model
+from pipeline_assets_tests.model_rows import MULTICLASS, REGRESSION, START, TASKS, small_model, vectors
+from pipeline_assets_tests.stack_env import write_stack_env
 
 FIRST, LAST = START.date(), START.date() + timedelta(days=6)
 MIDDLE = START + timedelta(days=3, hours=12)
@@ -55,7 +59,7 @@ def score(
 
 def kept(settings: Settings, model: Model) -> list[Row]:
     """All predictions, by time and key."""
-    query = sql.SQL("select * from {} order by decision_at, {}").format(table_of(model), sql.Identifier(model.observations.key))
+    query = sql.SQL("select * from {} order by decision_at, {}").format(table_of(model), sql.Identifier(model.observations.keys[0]))
     with connections.arrow_warehouse(settings) as connection, connection.cursor() as cursor:
         cursor.execute(query.as_string())
         return list(cursor.fetch_arrow_table().to_pylist())
@@ -69,7 +73,7 @@ def table_of(model: Model) -> sql.Identifier:
 def asked(settings: Settings, model: Model) -> pa.Table:
     """The vectors of the first week, by time and key."""
     rows = tables.read_days(settings, names.vectors(model.name), FIRST, LAST).read_all()
-    return rows.sort_by([(model.observations.decision_at, "ascending"), (model.observations.key, "ascending")])
+    return rows.sort_by([(model.observations.decision_at, "ascending"), (model.observations.keys[0], "ascending")])
 
 
 def distinct(rows: Iterable[Row], column: str) -> set[Any]:
@@ -81,14 +85,109 @@ def test_every_vector_gets_the_score_of_the_live_version(settings: Settings, mod
     """One row per vector with the score to the last bit, the version, the hash of its features, and the run."""
     live = go_live(settings, model, seed=1, live_from=START)
     done = score(settings, model, "run 1")
-    rows, vectors = kept(settings, model), asked(settings, model)
+    rows, inputs = kept(settings, model), asked(settings, model)
 
-    assert [row["score"] for row in rows] == versions.load(settings, model, live).score(vectors).tolist()
-    assert [row[model.observations.key] for row in rows] == vectors[model.observations.key].to_pylist()
-    assert [row["feature_hash"] for row in rows] == vectors["feature_hash"].to_pylist()
+    assert [row["score"] for row in rows] == versions.load(settings, model, live).scorer.score(inputs).tolist()
+    assert [row[model.observations.keys[0]] for row in rows] == inputs[model.observations.keys[0]].to_pylist()
+    assert [row["feature_hash"] for row in rows] == inputs["feature_hash"].to_pylist()
     assert (distinct(rows, "model_version"), distinct(rows, "run_id")) == ({live}, {"run 1"})
-    assert len(distinct(rows, "prediction_id")) == len(rows) == done.vectors == done.written == sum(done.histogram)
+    assert len(distinct(rows, "prediction_id")) == len(rows) == done.vectors == done.written
     assert done.snapshot_id == tables.snapshot_id(settings, names.vectors(model.name))
+
+
+@pytest.mark.parametrize("task", [MULTICLASS, REGRESSION], ids=lambda task: type(task).__name__)
+def test_each_task_keeps_its_own_answers(settings: Settings, task: Task) -> None:
+    """The scores of the live version to the last bit in the columns of the task, which a second run leaves alone; all are in range."""
+    named = small_model(f"small_{token_hex(4)}", task)
+    store_vectors(settings, named, days=10)
+    live = go_live(settings, named, seed=1, live_from=START)
+    score(settings, named, "run 1")
+    again = score(settings, named, "run 2")
+    rows, expected = pa.Table.from_pylist(kept(settings, named)), versions.load(settings, named, live).scorer.score(asked(settings, named))
+    spread = read_spread(settings, named, FIRST, LAST)
+
+    assert scores_of(task, rows).tolist() == expected.tolist()
+    assert again.written == predictions.read_kept(settings, named, FIRST, LAST).out_of_range == 0
+    if isinstance(spread, ClassRows):
+        assert dict(zip(spread.classes, spread.likeliest, strict=True)) == {
+            one: rows["predicted"].to_pylist().count(one) for one in spread.classes
+        }
+        assert sum(spread.expected) == pytest.approx(rows.num_rows)
+    else:
+        assert (sum(spread.counts), spread.unit) == (rows.num_rows, "minutes")
+        assert min(rows["value"].to_pylist()) <= spread.low < spread.high <= max(rows["value"].to_pylist())
+
+
+def test_several_keys_and_integers_keep_their_types(settings: Settings) -> None:
+    """A decision of a text and an integer has both as columns, and an identifier made of both."""
+    named = small_model(f"small_{token_hex(4)}")
+    keyed = replace(named, observations=replace(named.observations, keys=("flight_id", "leg")))
+    table = vectors(named, 700)
+    table = table.append_column("leg", pa.array(range(table.num_rows), pa.int64()))
+    last = START.date() + timedelta(days=27)
+    tables.replace_days(settings, names.vectors(named.name), table, named.observations.decision_at, FIRST, last)
+    go_live(settings, keyed, seed=1, live_from=START)
+    score(settings, keyed, "run 1")
+    again = score(settings, keyed, "run 2")
+    rows = kept(settings, keyed)
+    with connections.warehouse(settings) as connection:
+        stored = connection.execute(sql.SQL("select prediction_id::text from {} order by leg").format(table_of(keyed))).fetchall()
+    ids = prediction_ids(keyed, rows[0]["model_version"], [table["flight_id"], table["leg"]], table["decision_at"]).to_pylist()
+
+    assert [row["leg"] for row in rows] == list(range(len(rows)))
+    assert [one for (one,) in stored] == ids[: len(rows)]
+    assert (again.written, again.removed) == (0, 0)
+
+
+# As it was made before models could answer otherwise.
+EARLIER = """
+create schema if not exists predictions;
+create table {} (prediction_id uuid primary key, flight_id text not null, decision_at timestamptz not null,
+score double precision not null, model_version bigint not null, feature_hash text not null,
+run_id text not null, scored_at timestamptz not null)
+"""
+
+
+def test_a_table_of_an_earlier_version_is_used_as_it_is(settings: Settings, model: Model) -> None:
+    """The columns of a binary model with one text key are what they were."""
+    go_live(settings, model, seed=1, live_from=START)
+    with connections.warehouse(settings) as connection:
+        connection.execute(sql.SQL(EARLIER).format(table_of(model)))
+    done = score(settings, model, "run 1")
+
+    assert len(kept(settings, model)) == done.written > 0
+    assert list(kept(settings, model)[0]) == [
+        "prediction_id", "flight_id", "decision_at", "score", "model_version", "feature_hash", "run_id", "scored_at",
+    ]  # fmt: skip
+
+
+def test_a_table_of_another_task_is_refused_by_name(settings: Settings, model: Model) -> None:
+    """The error says in which columns the table differs; nothing is written to it."""
+    go_live(settings, model, seed=1, live_from=START)
+    score(settings, model, "run 1")
+    before, other = kept(settings, model), replace(model, task=REGRESSION)
+    go_live(settings, other, seed=1, live_from=START)
+    with pytest.raises(TableMismatch, match=r"was made for other keys, another task or other classes: it differs in score, value\."):
+        score(settings, other, "run 2")
+
+    assert kept(settings, model) == before
+
+
+def test_values_beside_each_other_have_a_spread_even_if_all_are_broken(settings: Settings) -> None:
+    """NaN is counted as out of range, and drawn nowhere; values that are all the same have a bin."""
+    named = small_model(f"small_{token_hex(4)}", REGRESSION)
+    store_vectors(settings, named, days=10)
+    go_live(settings, named, seed=1, live_from=START)
+    rows = score(settings, named, "run 1").vectors
+    found = []
+    for value in ("NaN", "7"):
+        with connections.warehouse(settings) as connection:
+            connection.execute(sql.SQL("update {} set value = %s").format(table_of(named)), (value,))
+        spread = read_spread(settings, named, FIRST, LAST)
+        assert isinstance(spread, Histogram)
+        found.append((predictions.read_kept(settings, named, FIRST, LAST).out_of_range, sum(spread.counts), spread.low))
+
+    assert found == [(rows, 0, 0.0), (0, rows, 7.0)]
 
 
 def test_the_same_days_again_change_nothing(settings: Settings, model: Model) -> None:
@@ -133,7 +232,7 @@ def test_as_of_scores_each_day_with_the_version_that_was_live_as_it_began(settin
     done = score(settings, model, "run 1", version="as_of")
     rows = kept(settings, model)
     until = datetime.combine(MIDDLE.date() + timedelta(days=1), time(), UTC)
-    loaded = {number: versions.load(settings, model, number).score(asked(settings, model)) for number in (first, second)}
+    loaded = {number: versions.load(settings, model, number).scorer.score(asked(settings, model)) for number in (first, second)}
 
     assert [row["model_version"] for row in rows] == [first if row["decision_at"] < until else second for row in rows]
     assert [row["score"] for row in rows] == [loaded[row["model_version"]][position] for position, row in enumerate(rows)]
@@ -160,7 +259,7 @@ def test_days_without_a_live_version_are_refused_before_anything_is_written(sett
 
 def cut_off(settings: Settings, model: Model, expected: list[Row]) -> None:
     """Replaces all rows by none, and dies before the commit; until then everybody else sees what was there."""
-    with predictions.replacing(settings, model, FIRST, LAST) as replacement:
+    with predictions.replacing(settings, model, FIRST, LAST, asked(settings, model).schema) as replacement:
         assert replacement.finish("run 2").removed == len(expected)
         assert kept(settings, model) == expected
         raise RuntimeError("cut off")
@@ -192,8 +291,8 @@ def test_runs_at_the_same_time_wait_for_each_other(settings: Settings, model: Mo
 def run(settings: Settings, model: Model, home: Path, config: dict[str, str]) -> dg.ExecuteInProcessResult:
     """One run of the asset over the first week."""
     write_stack_env(settings, home)
-    case = replace(nyc_flights.use_case, model=model)
-    (asset,) = [asset for asset in assets.defs(case).assets or () if isinstance(asset, dg.AssetsDefinition)]
+    project = Project(use_cases=(replace(nyc_flights.use_case, models=(model,)),))
+    (asset,) = [asset for asset in assets.defs(project).assets or () if isinstance(asset, dg.AssetsDefinition)]
     with dg.DagsterInstance.ephemeral() as instance:
         return dg.materialize(
             [asset],
@@ -243,15 +342,23 @@ CHANGES = {
     "update {} set score = 'NaN' where score > 0.5": {assets.IN_RANGE},
     "update {} set model_version = 99 where score > 0.5": {assets.AS_DECLARED},
 }
+MULTICLASS_CHANGES = {
+    "update {} set score_late = score_late + 0.001": {assets.IN_RANGE},
+    "update {} set score_late = 'NaN'": {assets.IN_RANGE},
+    "update {} set score_late = score_late + 0.000000001": set(),
+}
 
 
-def test_each_check_fails_for_its_reason(settings: Settings, model: Model) -> None:
-    """Lost rows, scores that are no probabilities and rows of another version are each told apart; the next run repairs them."""
-    go_live(settings, model, seed=1, live_from=START)
-    for change, failing in CHANGES.items():
-        done = score(settings, model, "run 1")
+@pytest.mark.parametrize(("task", "changes"), [(TASKS[0], CHANGES), (MULTICLASS, MULTICLASS_CHANGES)], ids=["binary", "multiclass"])
+def test_each_check_fails_for_its_reason(settings: Settings, task: Task, changes: dict[LiteralString, set[str]]) -> None:
+    """Lost rows, answers that no model of the task gives and rows of another version are each recognized; the next run repairs them."""
+    named = small_model(f"small_{token_hex(4)}", task)
+    store_vectors(settings, named, days=10)
+    go_live(settings, named, seed=1, live_from=START)
+    for change, failing in changes.items():
+        done = score(settings, named, "run 1")
         with connections.warehouse(settings) as connection:
-            connection.execute(sql.SQL(change).format(table_of(model)))
-        checks = assets.judge("champion", done, predictions.read_kept(settings, model, FIRST, LAST))
+            connection.execute(sql.SQL(change).format(table_of(named)))
+        checks = assets.judge("champion", done, predictions.read_kept(settings, named, FIRST, LAST))
 
         assert {check.check_name for check in checks if not check.passed} == failing

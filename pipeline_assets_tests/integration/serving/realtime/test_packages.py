@@ -11,8 +11,10 @@ import pytest
 
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import object_store
-from pipeline_assets.core.errors import ArtifactCorrupt, NotTrained, UnknownName
+from pipeline_assets.core.errors import ArtifactCorrupt, NotTrained, PackageCorrupt, UnknownName
+from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import Platform
+from pipeline_assets.core.resources import key as asset_key
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.model_lifecycle.registry import versions
 from pipeline_assets.model_lifecycle.training.contract import ModelContract
@@ -24,14 +26,17 @@ from pipeline_assets.serving.realtime.package import (
     SELFTEST_FILE,
     Package,
     build_package,
+    load_package,
     read_package,
     verify_package,
 )
+from pipeline_assets.serving.realtime.selftest import matrix
 from pipeline_assets.spec.models import Model
+from pipeline_assets.spec.tasks import Task
 from pipeline_assets.use_cases import nyc_flights
-from pipeline_assets_tests.january import write_stack_env
 from pipeline_assets_tests.live_models import go_live
-from pipeline_assets_tests.model_rows import START, small_model
+from pipeline_assets_tests.model_rows import MULTICLASS, REGRESSION, START, small_model
+from pipeline_assets_tests.stack_env import write_stack_env
 
 FILES = (MODEL_FILE, CONTRACT_FILE, SELFTEST_FILE)
 
@@ -68,17 +73,31 @@ def test_a_package_holds_the_live_version_and_passes(settings: Settings, model: 
     """The registry's own bytes and contract, golden rows with nulls, hashes of all; loaded back, every score is equal to the last bit."""
     live = go_live(settings, model, seed=1, live_from=START)
     package = build_package(settings, model)
-    verdict = verify_package(settings, model, live, latency_rows=20)
+    verdict = verify_package(settings, model.name, live, latency_rows=20)
     selftest = json.loads(read(settings, package, SELFTEST_FILE))
 
     assert (package.version, set(package.files)) == (live, set(FILES))
     assert read(settings, package, MODEL_FILE) == versions.artifact(settings, model, live)
     assert ModelContract.from_json(read(settings, package, CONTRACT_FILE)) == versions.load(settings, model, live).contract
-    assert read_package(settings, model, live) == verdict.package == package
+    assert read_package(settings, model.name, live) == verdict.package == package
     assert (verdict.problems, verdict.golden_rows) == ((), len(selftest["rows"]))
     assert 30 <= verdict.golden_rows <= 60
     assert any(value is None for row in selftest["rows"][:-1] for value in row)
     assert verdict.latency is not None
+
+
+@pytest.mark.parametrize("task", [MULTICLASS, REGRESSION], ids=lambda task: type(task).__name__)
+def test_a_package_of_any_task_is_loaded_by_name(settings: Settings, task: Task) -> None:
+    """Contract, scorer and golden rows come from the files alone; the golden rows get their scores, one or several each."""
+    named = small_model(f"small_{token_hex(4)}", task)
+    live = go_live(settings, named, seed=1, live_from=START)
+    build_package(settings, named)
+    contract, scorer, known = load_package(settings, named.name, live)
+    scores = scorer.score_values(matrix(contract.features, known))
+
+    assert contract == scorer.contract == versions.load(settings, named, live).contract
+    assert json.loads(json.dumps(known.scores)) == scores.tolist()
+    assert verify_package(settings, named.name, live, latency_rows=20).problems == ()
 
 
 def test_a_package_never_changes(settings: Settings, model: Model) -> None:
@@ -92,7 +111,7 @@ def test_a_package_never_changes(settings: Settings, model: Model) -> None:
     second = build_package(settings, model) if go_live(settings, model, seed=2, live_from=START) else first
 
     assert first == again == anew
-    assert verify_package(settings, model, first.version, latency_rows=5).problems == ()
+    assert verify_package(settings, model.name, first.version, latency_rows=5).problems == ()
     assert second.version > first.version
     assert second.files[MODEL_FILE] != first.files[MODEL_FILE]
 
@@ -103,9 +122,9 @@ def test_a_package_without_manifest_is_none(settings: Settings, model: Model) ->
     package = build_package(settings, model)
     object_store(settings).delete_object(Bucket=settings.s3_bucket, Key=key(package, MANIFEST))
 
-    assert read_package(settings, model, live) is None
+    assert read_package(settings, model.name, live) is None
     with pytest.raises(UnknownName, match=f"'{live}'"):
-        verify_package(settings, model, live)
+        verify_package(settings, model.name, live)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -114,9 +133,12 @@ def test_changed_or_missing_files_are_found_before_they_are_used(settings: Setti
     live = go_live(settings, model, seed=1, live_from=START)
     package = build_package(settings, model)
     write(settings, package, name, read(settings, package, name) + b" ")
-    changed = verify_package(settings, model, live)
+    changed = verify_package(settings, model.name, live)
     object_store(settings).delete_object(Bucket=settings.s3_bucket, Key=key(package, name))
-    missing = verify_package(settings, model, live)
+    missing = verify_package(settings, model.name, live)
+
+    with pytest.raises(PackageCorrupt, match=f"version {live}: {name} is missing"):
+        load_package(settings, model.name, live)
 
     assert [problem.split(" has sha256 ")[0] for problem in changed.problems] == [name]
     assert missing.problems == (f"{name} is missing",)
@@ -133,27 +155,54 @@ def test_what_is_live_and_whole_is_packed_and_nothing_else(settings: Settings, m
     with pytest.raises(ArtifactCorrupt, match="training_sets"):
         build_package(settings, model)
 
-    assert read_package(settings, model, live) is None
+    assert read_package(settings, model.name, live) is None
 
 
 def test_a_run_builds_the_package_and_checks_it(settings: Settings, model: Model, tmp_path: Path) -> None:
     """Version, files and latency in the metadata; the self-test passes, and fails in a second run if a score is not the known one."""
     live = go_live(settings, model, seed=1, live_from=START)
     write_stack_env(settings, tmp_path)
-    case = replace(nyc_flights.use_case, model=model)
-    (asset,) = [asset for asset in assets.defs(case).assets or () if isinstance(asset, dg.AssetsDefinition)]
+    asset = package_asset(model)
     result = dg.materialize([asset], resources={"platform": Platform(home=str(tmp_path))})
     (event,) = result.get_asset_materialization_events()
     metadata = event.materialization.metadata
     package = build_package(settings, model)
-    told = json.loads(read(settings, package, SELFTEST_FILE))
-    _publish_anew(settings, package, {**told, "scores": [0.5, *told["scores"][1:]]})
+    stored = json.loads(read(settings, package, SELFTEST_FILE))
+    _publish_anew(settings, package, {**stored, "scores": [0.5, *stored["scores"][1:]]})
     broken = dg.materialize([asset], resources={"platform": Platform(home=str(tmp_path))}, raise_on_error=False)
 
     assert {check.check_name: check.passed for check in result.get_asset_check_evaluations()} == {"selftest": True, "latency": True}
-    assert (metadata["model_version"].value, metadata["golden_rows"].value) == (live, len(told["rows"]))
+    assert (metadata["model_version"].value, metadata["golden_rows"].value) == (live, len(stored["rows"]))
     assert 0 < float(str(metadata["p50_ms"].value)) <= float(str(metadata["p95_ms"].value))
     assert {check.check_name: check.passed for check in broken.get_asset_check_evaluations()}["selftest"] is False
+
+
+def test_the_version_that_the_run_made_live_is_packaged(settings: Settings, model: Model, tmp_path: Path) -> None:
+    """The champion of the run hands its version over, and a config names one; only without both it is what is live by now."""
+    versions_live = [go_live(settings, model, seed=seed, live_from=START) for seed in (1, 2)]
+    write_stack_env(settings, tmp_path)
+    op = "__".join(names.package(model.name))
+
+    @dg.asset(key=asset_key(names.champion(model.name)))
+    def champion() -> dg.MaterializeResult[None]:
+        return dg.MaterializeResult(metadata={"version": versions_live[0]})
+
+    def packaged(assets_of_run: list[dg.AssetsDefinition], config: dict[str, int]) -> object:
+        resources, run_config = {"platform": Platform(home=str(tmp_path))}, {"ops": {op: {"config": config}}}
+        result = dg.materialize(assets_of_run, resources=resources, run_config=run_config)
+        (event,) = result.asset_materializations_for_node(op)
+        return event.metadata["model_version"].value
+
+    assert packaged([champion, package_asset(model)], {}) == versions_live[0]
+    assert packaged([package_asset(model)], {}) == versions_live[1]
+    assert packaged([package_asset(model)], {"version": versions_live[0]}) == versions_live[0]
+
+
+def package_asset(model: Model) -> dg.AssetsDefinition:
+    """The asset of the model's package."""
+    project = Project(use_cases=(replace(nyc_flights.use_case, models=(model,)),))
+    (asset,) = [asset for asset in assets.defs(project).assets or () if isinstance(asset, dg.AssetsDefinition)]
+    return asset
 
 
 def _publish_anew(settings: Settings, package: Package, selftest: dict[str, object]) -> None:

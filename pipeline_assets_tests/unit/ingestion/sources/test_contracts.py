@@ -71,7 +71,7 @@ def test_rows_that_keep_the_contract_pass_unchanged_in_the_contracts_schema() ->
     ],
 )
 def test_each_kind_of_fault_is_found_and_named(broken: dict[str, Any], fault: str) -> None:
-    """A broken row among good ones is told by its position, field and reason, and the others stay."""
+    """A broken row among good ones is named by its position, field and reason, and the others stay."""
     checked = check_batch(READINGS, batch({}, broken, {}), first_position=0, day=DAY)
 
     assert [(row.position, row.fault) for row in checked.broken] == [(1, fault)]
@@ -165,7 +165,7 @@ def test_smaller_types_of_a_source_are_widened() -> None:
 
 
 def test_fields_that_the_contract_does_not_know_are_left_out() -> None:
-    """An additive change of the source passes, and what came is told."""
+    """An additive change of the source passes, and what came is reported."""
     rows = batch({}).append_column("colour", pa.array(["red"]))
 
     checked = check_batch(READINGS, rows, first_position=0)

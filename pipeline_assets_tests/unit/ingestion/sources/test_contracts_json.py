@@ -81,7 +81,7 @@ def test_a_time_in_another_zone_is_the_same_instant() -> None:
 
 
 def test_an_absent_field_is_null_and_an_unknown_one_is_left_out() -> None:
-    """What is not required may be absent; what the contract does not know is told and not kept."""
+    """What is not required may be absent; what the contract does not know is reported and not kept."""
     checked = check_json_rows(weather.contract, [row(colour="red")], day=DAY)
 
     assert checked.good.column("wind_gust_mph").to_pylist() == [None]

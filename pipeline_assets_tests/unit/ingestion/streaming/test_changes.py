@@ -48,9 +48,9 @@ Row = dict[str, Any]
 
 def record(op: str, lsn: int, offset: int, row: Row, snapshot: str | None = None) -> Row:
     """One record of a log."""
-    told = {"size": None, "text": None, "note": None, "updated_at": NOW, **row}
+    fine = {"size": None, "text": None, "note": None, "updated_at": NOW, **row}
     place = {"_topic": "things", "_partition": 0, "_offset": offset}
-    return told | place | {"_op": op, "_lsn": lsn, "_committed_at": NOW, "_txid": 1, "_snapshot": snapshot}
+    return fine | place | {"_op": op, "_lsn": lsn, "_committed_at": NOW, "_txid": 1, "_snapshot": snapshot}
 
 
 def log_of(records: Sequence[Row]) -> pa.Table:
@@ -65,36 +65,36 @@ def state(merged: Merged) -> dict[str, Row]:
 
 @dataclass
 class Database:
-    """A table that is changed one by one, what Debezium tells of it, and what it held at every LSN."""
+    """A table that is changed one by one, what Debezium emits of it, and what it held at every LSN."""
 
     random: Random
     rows: dict[str, Row] = field(default_factory=dict)
-    told: list[Row] = field(default_factory=list)
+    emitted: list[Row] = field(default_factory=list)
     at: dict[int, dict[str, Row]] = field(default_factory=dict)
     lsn: int = 100
 
-    def tell(self, op: str, row: Row, snapshot: str | None = None) -> None:
+    def emit(self, op: str, row: Row, snapshot: str | None = None) -> None:
         """A record more."""
-        self.told.append(record(op, self.lsn, len(self.told), row, snapshot))
+        self.emitted.append(record(op, self.lsn, len(self.emitted), row, snapshot))
 
     def step(self, key: str, *, is_told: bool = True) -> None:
         """Something happens to a row; with a lost slot nobody hears of it."""
         self.lsn += self.random.randint(1, 5)
-        before = len(self.told)
+        before = len(self.emitted)
         if key not in self.rows:
             self.rows[key] = {"size": self.random.randint(0, 9), "text": self._text(), "note": self._text()}
-            self.tell("c", {"id": key, **self.rows[key]})
+            self.emit("c", {"id": key, **self.rows[key]})
         else:
             self.random.choice([self.update, self.update, self.rename, self.delete])(key)
         if not is_told:
-            del self.told[before:]
+            del self.emitted[before:]
         self.at[self.lsn] = {name: dict(row) for name, row in self.rows.items()}
 
     def update(self, key: str) -> None:
-        """Some columns change; a large one that does not is not told."""
+        """Some columns change; a large one that does not is not emitted."""
         row = self.rows[key]
         row["size"] += 1
-        self.tell("u", {"id": key, **row, **self._edited(row)})
+        self.emit("u", {"id": key, **row, **self._edited(row)})
 
     def rename(self, key: str) -> None:
         """The key changes: the end of one row and the creation of another, at one LSN."""
@@ -102,29 +102,29 @@ class Database:
         if other in self.rows:
             return
         row = self.rows[other] = self.rows.pop(key)
-        self.tell("d", {"id": key})
-        self.tell("c", {"id": other, **row, **self._edited(row)})
+        self.emit("d", {"id": key})
+        self.emit("c", {"id": other, **row, **self._edited(row)})
 
     def delete(self, key: str) -> None:
         """The row goes."""
         del self.rows[key]
-        self.tell("d", {"id": key})
+        self.emit("d", {"id": key})
 
     def snapshot(self, *, is_complete: bool) -> None:
         """All rows as they are, or those that were read before the reader was killed."""
         self.lsn += 1
         keys = sorted(self.rows)
         for key in keys if is_complete else keys[: len(keys) // 2]:
-            self.tell("r", {"id": key, **self.rows[key]}, "last" if key == keys[-1] else "true")
+            self.emit("r", {"id": key, **self.rows[key]}, "last" if key == keys[-1] else "true")
 
     def _edited(self, row: Row) -> Row:
-        told: Row = {}
+        shown: Row = {}
         for name in ("text", "note"):
             if self.random.random() < 1 / 2:
-                row[name] = told[name] = self._text()
+                row[name] = shown[name] = self._text()
             elif row[name] is not None:
-                told[name] = UNAVAILABLE
-        return told
+                shown[name] = UNAVAILABLE
+        return shown
 
     def _text(self) -> str | None:
         return self.random.choice([None, "", "long", f"text {self.random.randint(0, 99)}"])
@@ -132,7 +132,7 @@ class Database:
 
 def delivered(database: Database, random: Random) -> pa.Table:
     """The log as it may be read: in any order, some records twice."""
-    records = database.told + random.choices(database.told, k=len(database.told) // 3) if database.told else []
+    records = database.emitted + random.choices(database.emitted, k=len(database.emitted) // 3) if database.emitted else []
     random.shuffle(records)
     return log_of(records)
 
@@ -140,7 +140,7 @@ def delivered(database: Database, random: Random) -> pa.Table:
 @settings(deadline=None, max_examples=150)
 @given(seed=st.integers(0, 10**9), steps=st.integers(0, 60))
 def test_a_log_in_any_order_with_repeats_gives_the_rows_at_every_lsn(seed: int, steps: int) -> None:
-    """Snapshot, inserts, updates, deletes and changed keys, untold large values: as applied one by one, at each LSN and at the end."""
+    """Snapshot, inserts, updates, deletes and changed keys, unchanged large values: as applied one by one, at each LSN and at the end."""
     random = Random(seed)  # noqa: S311 - rows for a test, not secrets
     database = Database(random)
     for key in random.sample("ABCDEFGH", random.randint(0, 5)):
@@ -180,18 +180,18 @@ def test_a_snapshot_after_a_hole_replaces_what_it_does_not_contain(seed: int, be
 @settings(deadline=None, max_examples=50)
 @given(seed=st.integers(0, 10**9), steps=st.integers(1, 40))
 def test_records_that_are_delivered_again_under_new_offsets_change_nothing(seed: int, steps: int) -> None:
-    """A connector that was killed tells its last changes again: the same LSNs at later offsets."""
+    """A connector that was killed emits its last changes again: the same LSNs at later offsets."""
     random = Random(seed)  # noqa: S311 - rows for a test, not secrets
     database = Database(random)
     for _ in range(steps):
         database.step(random.choice("ABCDEFGH"))
-    cut = random.randint(0, len(database.told))
-    again = [row | {"_offset": len(database.told) + number} for number, row in enumerate(database.told[cut:])]
+    cut = random.randint(0, len(database.emitted))
+    again = [row | {"_offset": len(database.emitted) + number} for number, row in enumerate(database.emitted[cut:])]
 
-    assert state(merge(log_of(database.told + again), CONTRACT)) == database.rows
+    assert state(merge(log_of(database.emitted + again), CONTRACT)) == database.rows
     if again:
         part = again[: random.randint(1, len(again))]
-        assert state(merge(log_of(database.told + part), CONTRACT)) == database.rows
+        assert state(merge(log_of(database.emitted + part), CONTRACT)) == database.rows
 
 
 def test_a_transaction_that_was_open_at_the_snapshot_comes_after_it() -> None:
@@ -210,7 +210,7 @@ def test_a_transaction_that_was_open_at_the_snapshot_comes_after_it() -> None:
 
 
 def test_a_snapshot_that_was_broken_off_removes_nothing() -> None:
-    """Until it is complete, its rows count and those that it has not told yet stay."""
+    """Until it is complete, its rows count and those that it does not hold yet stay."""
     records = [
         record("r", 10, 0, {"id": "A", "size": 1}, "first"),
         record("r", 10, 1, {"id": "B", "size": 1}, "last"),
@@ -226,7 +226,7 @@ def test_a_snapshot_that_was_broken_off_removes_nothing() -> None:
 
 
 def test_a_large_value_follows_its_row_under_a_new_key() -> None:
-    """A changed key, twice, then a change that does not touch the large value, which was told under the first key only."""
+    """A changed key, twice, then a change that does not touch the large value, which was emitted under the first key only."""
     records = [
         record("c", 1, 0, {"id": "A", "size": 1, "text": "long"}),
         record("d", 2, 1, {"id": "A"}),
@@ -256,7 +256,7 @@ def test_a_large_value_that_the_log_does_not_have_is_named() -> None:
 
 def lacking(*names: str) -> Row:
     """What is said of a change whose row has not these columns."""
-    return {"_untold": json.dumps(list(names))}
+    return {"_absent": json.dumps(list(names))}
 
 
 def test_a_row_keeps_what_was_told_of_it_before_its_column_was_gone_for_a_while() -> None:
@@ -293,7 +293,7 @@ def test_a_column_that_a_table_did_not_have_yet_is_null() -> None:
 
 
 def test_a_truncated_table_is_empty_until_new_rows_come() -> None:
-    """What was there before is gone; told again under new offsets, older changes stay gone."""
+    """What was there before is gone; emitted again under new offsets, older changes stay gone."""
     records = [
         record("r", 1, 0, {"id": "A", "size": 1}, "first"),
         record("c", 5, 1, {"id": "B", "size": 1}),
@@ -309,7 +309,7 @@ def test_a_truncated_table_is_empty_until_new_rows_come() -> None:
 
 
 def test_a_log_says_whether_it_holds_all_of_the_table() -> None:
-    """Before the first snapshot is told to its end, rows may be missing; its marked end, or a change after it, says that none is."""
+    """Before the first snapshot is complete, rows may be missing; its marked end, or a change after it, says that none is."""
     begun = [record("r", 10, 0, {"id": "A", "size": 1}, "first")]
 
     assert not merge(log_of([]), CONTRACT).is_complete

@@ -2,43 +2,27 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from pipeline_assets.core import names
 from pipeline_assets.core.errors import SettingsMissing
+from pipeline_assets.core.project import Project
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.streaming.capture import configs as connectors
 from pipeline_assets.ingestion.streaming.capture.connectors import connectors_of
 from pipeline_assets.spec.sources import CloudEvent, PostgresTable
 from pipeline_assets.use_cases.nyc_flights import use_case
 from pipeline_assets.use_cases.nyc_flights.sources import airlines, airports, flight_departures, planes
+from pipeline_assets_tests.connector_configs import HIDDEN, SNAPSHOT, settings_with
 
-SNAPSHOT = Path(__file__).with_name("connectors.json")
-HIDDEN = "must-not-be-shown"
 TABLES = [each.origin for each in (planes, airports, airlines) if isinstance(each.origin, PostgresTable)]
 
 
 @pytest.fixture
 def settings() -> Settings:
     """Settings with a secret wherever there is one."""
-    dsn = f"postgresql://%s:{HIDDEN}@db.example.com:6432/%s"
-    given = {
-        **{f"{name}_dsn": dsn % (name, name) for name in ("warehouse", "catalog", "dagster")},
-        **{f"{name}_url": f"http://{name}.example.com" for name in ("dagster", "mlflow", "connect")},
-        "s3_endpoint": "http://s3.example.com",
-        "s3_region": "eu-central-1",
-        "s3_bucket": "ours",
-        "s3_access_key": HIDDEN,
-        "s3_secret_key": HIDDEN,
-        "services": {},
-        "kafka_bootstrap": "kafka.example.com:9092",
-        "connect_secrets": "/etc/connect/secrets.properties",
-        "databases": {},
-        "replication": {"airline_ops": dsn % ("reader", "airline_ops")},
-    }
-    return Settings.model_validate(given)
+    return settings_with("airline_ops")
 
 
 def test_the_connectors_are_as_they_were(settings: Settings) -> None:
@@ -49,14 +33,16 @@ def test_the_connectors_are_as_they_were(settings: Settings) -> None:
         names.landing_connector(topic): connectors.landing(settings, topic),
     }
 
-    assert found == json.loads(SNAPSHOT.read_text()), json.dumps(found, indent=2)
+    known = json.loads(SNAPSHOT.read_text())
+
+    assert found == {name: known[name] for name in found}, json.dumps(found, indent=2)
 
 
 def test_headers_are_landed_where_a_stream_reads_them(settings: Settings) -> None:
     """One transform a header, between those that every landing has; all else is as without them."""
-    plain, told = (connectors.landing(settings, "events", headers) for headers in ((), ("content-type", "ce_id")))
+    plain, with_headers = (connectors.landing(settings, "events", headers) for headers in ((), ("content-type", "ce_id")))
 
-    assert {name: value for name, value in told.items() if plain.get(name) != value} == {
+    assert {name: value for name, value in with_headers.items() if plain.get(name) != value} == {
         "header.converter": "org.apache.kafka.connect.converters.ByteArrayConverter",
         "transforms": "hoist,content_type,ce_id,insert",
         **{f"transforms.{name}.type": "io.debezium.transforms.HeaderToValue" for name in ("content_type", "ce_id")},
@@ -71,12 +57,13 @@ def test_headers_are_landed_where_a_stream_reads_them(settings: Settings) -> Non
 def test_only_topics_of_events_in_binary_mode_are_landed_with_headers(settings: Settings) -> None:
     """The format of a topic's streams decides; its headers are in the configuration of the connector and in its landing table."""
     event = replace(flight_departures, format=CloudEvent(attributes=(("subject", "carrier"),), is_binary=True))
-    streams = [event if one is flight_departures else one for one in use_case.streams]
-    found = {one.topic: one for one in connectors_of(replace(use_case, streams=tuple(streams))) if one.topic is not None}
-    told = found.pop(event.topic)
+    streams = tuple(event if one is flight_departures else one for one in use_case.streams)
+    project = Project(use_cases=(replace(use_case, streams=streams),))
+    found = {one.topic: one for one in connectors_of(project) if one.topic is not None}
+    own = found.pop(event.topic)
 
-    assert told.headers == ("content-type", "ce_specversion", "ce_id", "ce_source", "ce_type", "ce_subject")
-    assert told.config(settings) == connectors.landing(settings, event.topic, told.headers)
+    assert own.headers == ("content-type", "ce_specversion", "ce_id", "ce_source", "ce_type", "ce_subject")
+    assert own.config(settings) == connectors.landing(settings, event.topic, own.headers)
     assert found
     assert {(one.headers, "HeaderToValue" in str(one.config(settings))) for one in found.values()} == {((), False)}
 

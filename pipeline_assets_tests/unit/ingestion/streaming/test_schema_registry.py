@@ -97,12 +97,12 @@ def test_a_registry_that_is_away_is_no_fault_of_the_records(kept: Registry, monk
 def test_a_registry_that_refuses_says_so_without_a_secret(kept: Registry) -> None:
     """A wrong password and a wrong path are errors of the settings, and break no record."""
     wrong = SchemaRegistry.model_validate({"url": kept.url, "user": "reader", "password": "hidden"})
-    with pytest.raises(SourceRefused, match="answered 401") as told:
+    with pytest.raises(SourceRefused, match="answered 401") as refused:
         schema_of("plant", wrong, 1)
     with pytest.raises(SourceRefused, match="answered 404"):
         schema_of("plant", kept.settings.model_copy(update={"url": f"{kept.url}/elsewhere"}), 1)
 
-    assert "hidden" not in str(told.value)
+    assert "hidden" not in str(refused.value)
 
 
 @pytest.mark.parametrize("about", [{"schema": None}, {"schema": "{"}])

@@ -184,7 +184,7 @@ def test_plain_records_are_read_as_columns() -> None:
 
 
 def test_a_broken_record_keeps_nothing_in_memory() -> None:
-    """Regression: the error that told of it kept the whole batch until garbage was looked for, so memory grew with the backlog."""
+    """Regression: the error that reported it kept the whole batch until garbage was looked for, so memory grew with the backlog."""
     records = table_of([Landed(offset=0, payload=b"{"), Landed(offset=1, payload=plain(1))])
     kept = weakref.ref(records)
     reader = RecordReader(stream_of(), Share())
@@ -329,8 +329,8 @@ DATA = json.dumps({name: value for name, value in GOOD.items() if name not in {"
 def in_binary(payload: bytes | None = DATA, content_type: bytes | None = b"application/json", **changed: bytes | str | None) -> Landed:
     """A reading in binary mode; an attribute that is changed to None is left out."""
     attributes = {f"ce_{name}": value.encode() if isinstance(value, str) else value for name, value in {**ATTRIBUTES, **changed}.items()}
-    told = {name: value for name, value in {"content-type": content_type, **attributes}.items() if value is not None}
-    return Landed(offset=0, payload=payload, headers=told)
+    headers = {name: value for name, value in {"content-type": content_type, **attributes}.items() if value is not None}
+    return Landed(offset=0, payload=payload, headers=headers)
 
 
 def read_with_headers(stream: EventStream, *landed: Landed, share: Share | None = None) -> CheckedRecords:
@@ -396,10 +396,10 @@ CHANGE = DebeziumChange(operation="kind", lsn="level", committed_at="sent_at")
 
 
 def change(operation: str = "u", **changed: object) -> dict[str, object]:
-    """A change of a reading as Debezium tells it."""
+    """A change of a reading as Debezium emits it."""
     row = {"sensor": "a1", "value": "0.50", "is_valid": True, "read_at": "2013-05-01T12:00:00.000000Z"}
-    told = {"before": None, "after": row, "op": operation, "source": {"lsn": 8, "ts_ms": 1367409900000, "table": "readings"}, "ts_ms": 1}
-    return {**told, **({"before": row, "after": None} if operation == "d" else {}), **changed}
+    whole = {"before": None, "after": row, "op": operation, "source": {"lsn": 8, "ts_ms": 1367409900000, "table": "readings"}, "ts_ms": 1}
+    return {**whole, **({"before": row, "after": None} if operation == "d" else {}), **changed}
 
 
 def test_changes_of_a_row() -> None:
@@ -416,7 +416,7 @@ def test_changes_of_a_row() -> None:
 
 
 @pytest.mark.parametrize(
-    "told",
+    "envelope",
     [
         change("x"),
         change(op=None),
@@ -427,23 +427,23 @@ def test_changes_of_a_row() -> None:
         {},
     ],
 )
-def test_what_is_no_change_of_a_row(told: dict[str, object]) -> None:
-    """Envelopes without a row, or of an operation that nobody knows, are told, not guessed at."""
-    assert faults(read(with_format(CHANGE), json.dumps(told).encode())) == {0: "not a change event"}
+def test_what_is_no_change_of_a_row(envelope: dict[str, object]) -> None:
+    """Envelopes without a row, or of an operation that nobody knows, are broken, not guessed at."""
+    assert faults(read(with_format(CHANGE), json.dumps(envelope).encode())) == {0: "not a change event"}
 
 
 def test_a_change_says_which_declared_fields_its_row_lacks() -> None:
     """Of a row that stands after it; one that is null is not lacking, and of a deleted row only the key is known."""
-    told = DebeziumChange(
-        operation="_op", lsn="_lsn", committed_at="_committed_at", transaction="_txid", snapshot="_snapshot", untold="_untold"
+    written_as = DebeziumChange(
+        operation="_op", lsn="_lsn", committed_at="_committed_at", transaction="_txid", snapshot="_snapshot", absent="_absent"
     )
-    stream = replace(stream_of(), contract=log_contract(READINGS), format=told)
+    stream = replace(stream_of(), contract=log_contract(READINGS), format=written_as)
     whole = {**change()["after"], "kind": None, "level": None, "sent_at": None, "colour": "red"}  # type: ignore[dict-item]
     payloads = [change(), change(after=whole), change("d"), change("t")]
     found = read(stream, *(json.dumps(payload).encode() for payload in payloads))
 
     assert faults(found) == {}
-    assert found.checked.good.column("_untold").to_pylist() == ['["kind", "level", "sent_at"]', None, None, None]
+    assert found.checked.good.column("_absent").to_pylist() == ['["kind", "level", "sent_at"]', None, None, None]
 
 
 def test_a_truncation_is_a_change_without_a_row() -> None:
@@ -470,11 +470,11 @@ def test_known_at_may_be_the_records_time_in_the_topic() -> None:
 
 def test_a_record_from_the_future_is_broken() -> None:
     """One whose event was known only after the record was written, plain or not; a record without a time says nothing of it."""
-    told = {"read_at": "2099-01-01T00:00:00Z", "sent_at": "2099-01-01T00:00:00Z"}
+    future = {"read_at": "2099-01-01T00:00:00Z", "sent_at": "2099-01-01T00:00:00Z"}
     landed = [
-        Landed(offset=0, payload=written(**told)),
-        Landed(offset=1, payload=written(**told, extra={})),
-        Landed(offset=2, payload=written(**told), received_at=None),
+        Landed(offset=0, payload=written(**future)),
+        Landed(offset=1, payload=written(**future, extra={})),
+        Landed(offset=2, payload=written(**future), received_at=None),
     ]
     found = RecordReader(stream_of(), Share()).read(table_of(landed))
 
@@ -503,7 +503,7 @@ def test_one_topic_carries_several_types_of_events() -> None:
 
 
 def test_the_envelope_routes_where_there_is_one() -> None:
-    """The type of a CloudEvent and the table of a change tell whose event it is."""
+    """The type of a CloudEvent and the table of a change say whose event it is."""
     cloud = with_format(CLOUD, route=Route(field="type", value="reading"))
     tables = with_format(DebeziumChange(), route=Route(field="table", value="other"))
 
@@ -537,10 +537,10 @@ def test_a_decoder_raises_nothing_but_faults() -> None:
 def test_what_is_an_event_is_told_with_all_headers_of_a_record() -> None:
     """A broken one is; the mark of a deletion beside changes of a table is none; headers that the format does not read say nothing."""
     binary, changes = RecordReader(BINARY, Share()), RecordReader(with_format(DebeziumChange()), Share())
-    told = dict(in_binary().headers)
+    headers = dict(in_binary().headers)
 
-    assert binary.is_event(DATA, {**told, "trace": b"\xff", "other": None})
-    assert binary.is_event(DATA, {**told, "ce_id": None})
+    assert binary.is_event(DATA, {**headers, "trace": b"\xff", "other": None})
+    assert binary.is_event(DATA, {**headers, "ce_id": None})
     assert binary.is_event(None, {})
     assert changes.is_event(json.dumps(change()).encode(), {})
     assert not changes.is_event(None, {"trace": b"1"})

@@ -1,4 +1,4 @@
-"""Whether a stream gets on, judged by what it did since it was last looked at."""
+"""Whether a stream makes progress, judged by what it did since it was last looked at."""
 
 import json
 from collections.abc import Sequence
@@ -48,32 +48,32 @@ def look(flows: Sequence[tuple[int, int]]) -> str | None:
     ],
     ids=["idle and empty", "idle", "not for long", "always a little behind", "moved in between", "catching up"],
 )
-def test_a_stream_that_gets_on_is_in_order(flows: Sequence[tuple[int, int]]) -> None:
+def test_a_stream_that_makes_progress_is_in_order(flows: Sequence[tuple[int, int]]) -> None:
     """Nothing to do, a short pause, a constant small lag and a backlog that shrinks are all fine."""
     assert look(flows) is None
 
 
-def test_a_stream_that_stands_still_is_told() -> None:
+def test_a_stream_that_has_stalled_is_reported() -> None:
     """However small its lag: one record that waits for two minutes without any progress."""
-    assert look([(9, 10)] * 3) == "1 records wait and nothing has moved for 2 min"
+    assert look([(9, 10)] * 3) == "lag of 1 records without progress for 2 min"
 
 
-def test_a_backlog_that_never_shrinks_is_told() -> None:
+def test_a_backlog_that_never_shrinks_is_reported() -> None:
     """It moves, but slower than what comes in."""
     flows = [(100 * minute, SMALL_LAG + 2_000 * (minute + 1)) for minute in range(7)]
 
-    assert look(flows) == "23400 records wait, and for 6 min there have never been fewer than 12000"
+    assert look(flows) == "lag of 23400 records, which for 6 min has not fallen below 12000"
 
 
-def test_a_slot_is_told_when_it_is_gone_given_up_or_holds_back_much() -> None:
+def test_a_slot_is_reported_when_it_is_gone_invalidated_or_holds_back_much() -> None:
     """Each says what it means; a slot that follows is in order."""
     assert slot_trouble(Slot(bytes_behind=SLOT_BYTES, status="reserved")) is None
     assert "256 MB" in str(slot_trouble(Slot(bytes_behind=SLOT_BYTES + (1 << 20), status="extended")))
-    assert "gave the replication slot up" in str(slot_trouble(Slot(bytes_behind=0, status="lost")))
+    assert "invalidated the replication slot" in str(slot_trouble(Slot(bytes_behind=0, status="lost")))
     assert "is gone" in str(slot_trouble(None))
 
 
-def test_a_connector_is_started_again_only_so_often() -> None:
+def test_a_connector_is_restarted_only_so_often() -> None:
     """Not twice within half a minute, not more than five times an hour, and again once an hour has passed."""
     restarts = Restarts()
     for attempt in range(MAX_RESTARTS):

@@ -135,9 +135,9 @@ def test_records_that_landed_again_are_dropped_and_counted(bench: Bench) -> None
 
 
 def test_days_are_those_of_the_events(bench: Bench) -> None:
-    """Exactly the days that got rows are told, however far apart."""
-    told = ["2013-05-03T23:59:59.999999+00:00", "2013-05-01T00:00:00+00:00", "2013-05-02T01:00:00+02:00", "2013-05-09T00:00:00+00:00"]
-    times = [datetime.fromisoformat(time) for time in told]
+    """Exactly the days that got rows are named, however far apart."""
+    texts = ["2013-05-03T23:59:59.999999+00:00", "2013-05-01T00:00:00+00:00", "2013-05-02T01:00:00+02:00", "2013-05-09T00:00:00+00:00"]
+    times = [datetime.fromisoformat(time) for time in texts]
     land(bench.lake, [Landed(offset=number, payload=event(number, read_at=time)) for number, time in enumerate(times)])
 
     assert bench.type().days == [day(0), day(2), day(8)]
@@ -328,7 +328,7 @@ def test_compaction_and_expiry_of_the_typed_table_change_nothing(bench: Bench) -
 
 
 def test_few_broken_records_do_not_stop_a_stream_and_many_do(bench: Bench) -> None:
-    """A small increment is judged together with those before it, once they are enough to tell."""
+    """A small increment is judged together with those before it, once they are enough to judge."""
     bench.stream = stream_of(share=0.01)
     for start in range(0, 900, 300):
         land(bench.lake, records(start, start + 300, broken=dict.fromkeys(range(start, start + 5), b"{")))
@@ -363,7 +363,7 @@ def later(landed: Sequence[Landed], minutes: int = 60) -> list[Landed]:
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "problems"),
     [
         (RENAMED, {"sensor": "is missing in the newest 12 records of the topic 'sensor-readings', expected string"}),
         (event(1, level="many"), {"level": "is a string in the newest 12 records of the topic 'sensor-readings', expected integer"}),
@@ -375,7 +375,7 @@ def later(landed: Sequence[Landed], minutes: int = 60) -> list[Landed]:
     ],
 )
 def test_a_field_that_is_gone_or_of_another_type_stops_its_stream_until_it_is_back(
-    bench: Bench, changed: bytes, told: dict[str, str]
+    bench: Bench, changed: bytes, problems: dict[str, str]
 ) -> None:
     """Nothing is written, quarantine included. Then all of it is: rows once, and in quarantine what was written in between."""
     bench.stream = stream_of(share=0.01)
@@ -388,7 +388,7 @@ def test_a_field_that_is_gone_or_of_another_type_stops_its_stream_until_it_is_ba
     land(bench.lake, later(records(21, 24), minutes=90))
     done = bench.type()
 
-    assert caught.value.problems == told
+    assert caught.value.problems == problems
     assert stopped == (values((0, 0, 5)), {}, {0: 5})
     assert (done.rows, sum(done.broken.values()), bench.rows) == (7, 12, values((0, 0, 9), (0, 21, 24)))
     assert sorted(bench.quarantine) == [(0, offset) for offset in range(9, 21)]
@@ -432,16 +432,16 @@ def test_a_source_of_which_every_second_record_is_changed_is_judged_by_its_share
 
 
 def test_events_with_their_attributes_in_headers_may_change_their_schema_too(bench: Bench) -> None:
-    """The field that is of another type is told by its bytes and headers; once the newest record is in order all goes on."""
+    """The field that is of another type is named by its bytes and headers; once the newest record is in order all goes on."""
     stream = stream_of()
     bench.stream = replace(stream, format=CloudEvent(attributes=(("id", "sensor"),), is_binary=True))
     headers = headers_of(bench.stream)
-    told = {"ce_specversion": b"1.0", "ce_id": b"a1", "ce_source": b"/home", "ce_type": b"reading"}
-    changed = [replace(one, headers=told) for one in records(0, 10, broken={n: event(n, level="many") for n in range(10)})]
+    headers_of_all = {"ce_specversion": b"1.0", "ce_id": b"a1", "ce_source": b"/home", "ce_type": b"reading"}
+    changed = [replace(one, headers=headers_of_all) for one in records(0, 10, broken={n: event(n, level="many") for n in range(10)})]
     land(bench.lake, changed, headers=headers)
     with pytest.raises(SourceChanged, match="'level' is a string in the newest 10 records"):
         bench.type()
-    land(bench.lake, [replace(one, headers=told) for one in later(records(10, 11))], headers=headers)
+    land(bench.lake, [replace(one, headers=headers_of_all) for one in later(records(10, 11))], headers=headers)
 
     assert (bench.type().rows, len(bench.quarantine)) == (1, 10)
 
@@ -459,9 +459,9 @@ LOG = change_log(Source(contract=READINGS, origin=PostgresTable(database="db", t
 
 
 def change(offset: int, operation: str, **row: object) -> Landed:
-    """A change of a reading as Debezium tells it, of the fields that its row has."""
-    told = {"op": operation, "source": {"lsn": offset, "ts_ms": 1367409900000}, "before": None, "after": row}
-    return Landed(offset=offset, payload=json.dumps(told).encode(), topic=LOG.topic)
+    """A change of a reading as Debezium emits it, of the fields that its row has."""
+    change = {"op": operation, "source": {"lsn": offset, "ts_ms": 1367409900000}, "before": None, "after": row}
+    return Landed(offset=offset, payload=json.dumps(change).encode(), topic=LOG.topic)
 
 
 def whole(**changed: object) -> dict[str, object]:
@@ -495,10 +495,10 @@ def test_a_change_of_another_schema_has_the_table_looked_at(bench: Bench, row: d
     assert (first.rows, asked, refused, looks) == (1, [], 1, [True, True, False])
     if "level" in row:
         assert (dict(done.broken), bench.quarantine) == ({"level wrong type": 1}, {(0, 1): "level wrong type"})
-        assert [row["_untold"] for row in typed] == [None, None]
+        assert [row["_absent"] for row in typed] == [None, None]
     else:
         assert bench.quarantine == {}
-        assert [json.loads(row["_untold"] or "[]") for row in typed] == [[], ["is_valid", "level", "read_at", "sent_at", "value"], []]
+        assert [json.loads(row["_absent"] or "[]") for row in typed] == [[], ["is_valid", "level", "read_at", "sent_at", "value"], []]
 
 
 def test_records_without_a_place_or_of_another_topic_are_refused(bench: Bench) -> None:
@@ -599,7 +599,7 @@ def histories(draw: st.DrawFn) -> History:
 
 
 def play(bench: Bench, history: History) -> None:
-    """Lands and types as the history tells; then lands the last record of each partition, and types to the end."""
+    """Lands and types as the plan says; then lands the last record of each partition, and types to the end."""
     landings = iter(history.landings)
 
     def crash() -> None:

@@ -1,4 +1,4 @@
-"""The integrity oracle finds what was lost and doubled, and nothing else."""
+"""The audit finds what was lost and duplicated, and nothing else."""
 
 from collections import Counter
 from collections.abc import Sequence

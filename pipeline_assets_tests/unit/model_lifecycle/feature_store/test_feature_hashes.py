@@ -1,4 +1,4 @@
-"""The hash of a row's features: one definition, which anybody can compute again."""
+"""The hash of a row's features: one definition, which can be computed again anywhere."""
 
 import struct
 from collections.abc import Sequence
@@ -12,13 +12,21 @@ from hypothesis import strategies as st
 from pipeline_assets.core.errors import TableMismatch
 from pipeline_assets.model_lifecycle.feature_store.fingerprint import feature_hashes
 
+TEXTS = st.none() | st.text(max_size=8)
 NUMBERS = st.none() | st.floats(allow_nan=False) | st.integers(-(2**53), 2**53).map(float)
 ROWS = st.integers(1, 20).flatmap(lambda width: st.lists(st.lists(NUMBERS, min_size=width, max_size=width), min_size=1, max_size=8))
 
 
-def by_hand(row: Sequence[float | None]) -> str:
+def eight_bytes(value: float | str | None) -> bytes:
+    """The bytes of one value as the docstring defines them."""
+    if isinstance(value, str):
+        return sha256(value.encode()).digest()[:8]
+    return struct.pack("<d", 0.0 if value is None or value == 0 else value)
+
+
+def by_hand(row: Sequence[float | str | None]) -> str:
     """The hash as the docstring defines it, one value at a time."""
-    values = b"".join(struct.pack("<d", 0.0 if value is None or value == 0 else value) for value in row)
+    values = b"".join(map(eight_bytes, row))
     bits = "".join("1" if value is None else "0" for value in row).ljust(-(-len(row) // 8) * 8, "0")
     return sha256(values + bytes(int(bits[start : start + 8], 2) for start in range(0, len(bits), 8))).hexdigest()
 
@@ -34,6 +42,17 @@ def test_a_hash_is_the_sha256_of_values_and_null_bits(rows: list[list[float | No
     table = columns_of(rows)
 
     assert feature_hashes(table, table.column_names).to_pylist() == [by_hand(row) for row in rows]
+
+
+@given(st.lists(st.tuples(NUMBERS, TEXTS, NUMBERS), min_size=1, max_size=8))
+def test_a_text_counts_by_the_first_bytes_of_its_own_hash(rows: list[tuple[float | None, str | None, float | None]]) -> None:
+    """Texts beside numbers, the empty one and null differ, however the column is encoded."""
+    table = pa.table({"a": [row[0] for row in rows], "b": pa.array([row[1] for row in rows], pa.string()), "c": [row[2] for row in rows]})
+    table = table.set_column(0, "a", table["a"].cast(pa.float64())).set_column(2, "c", table["c"].cast(pa.float64()))
+    encoded = table.set_column(1, "b", table["b"].cast(pa.large_string()).dictionary_encode())
+
+    assert feature_hashes(table, ["a", "b", "c"]).to_pylist() == [by_hand(row) for row in rows]
+    assert feature_hashes(encoded, ["a", "b", "c"]).equals(feature_hashes(table, ["a", "b", "c"]))
 
 
 def test_integers_and_booleans_count_as_the_float_they_equal() -> None:

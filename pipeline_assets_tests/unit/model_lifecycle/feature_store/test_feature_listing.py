@@ -1,14 +1,20 @@
 """`features list`: every feature once, with what a person asks about it."""
 
 import json
+from dataclasses import replace
 
 import typer
 from typer.testing import CliRunner
 
+from pipeline_assets.core.declarations import load_project
+from pipeline_assets.core.project import Project
 from pipeline_assets.model_lifecycle.feature_store import commands
 from pipeline_assets.model_lifecycle.feature_store.listing import list_features
 from pipeline_assets.model_lifecycle.feature_store.offline import feature_names
 from pipeline_assets.use_cases.nyc_flights import use_case
+
+BOTH = tuple(model.name for model in use_case.models)
+PROJECT = Project(use_cases=(use_case,))
 
 
 def run(*arguments: str) -> str:
@@ -20,22 +26,35 @@ def run(*arguments: str) -> str:
     return done.output
 
 
-def test_every_input_of_the_model_is_listed_once_in_its_order() -> None:
-    """At least forty features, each under the name of its column."""
-    listed = [feature.name for feature in list_features(use_case)]
+def test_every_input_of_the_models_is_listed_once() -> None:
+    """Views that models share, and facts of the request that they take alike, are one line; each model's features are in its order."""
+    listed = [feature.name for feature in list_features(PROJECT)]
 
-    assert listed == feature_names(use_case.model)
-    assert len(listed) >= 40
+    assert len(listed) == len(set(listed)) >= 40
+    for model in use_case.models:
+        assert [name for name in listed if name in feature_names(model)] == feature_names(model)
+
+
+def test_a_fact_of_the_request_that_models_take_differently_is_listed_for_each() -> None:
+    """Another column under the same name is another feature; so is the same one of another owner."""
+    first, second = use_case.models
+    own = replace(second, request_features=(replace(second.request_features[0], column="decision_at"), *second.request_features[1:]))
+    listed = list_features(Project(use_cases=(replace(use_case, models=(first, own)),)))
+    hours = [(feature.column, feature.models) for feature in listed if feature.name == "request__hour"]
+
+    assert hours == [("scheduled_departure_at", (first.name,)), ("decision_at", (own.name,))]
 
 
 def test_a_feature_says_where_it_comes_from_and_who_uses_it() -> None:
-    """Windowed features, latest values, counts and facts of the request each tell what applies to them."""
-    listed = {feature.name: feature for feature in list_features(use_case)}
+    """Windowed features, latest values, counts and facts of the request each have what applies to them."""
+    listed = {feature.name: feature for feature in list_features(PROJECT)}
     late, seats = listed["carrier_departures__late_rate_7d"], listed["origin_weather__temperature_f"]
     flights, hour = listed["origin_departures__flights_1h"], listed["request__hour"]
 
     assert (late.source, late.column, late.aggregate, late.window, late.freshness) == ("cleaned.departures", "is_late", "rate", "7d", "6h")
-    assert (late.view, late.entity, late.models) == ("carrier_departures", "carrier", ("flight_delay",))
+    assert (late.view, late.entity, late.models) == ("carrier_departures", "carrier", BOTH)
+    assert listed["aircraft_attributes__seats"].models == ("flight_delay",)
+    assert hour.models == BOTH
     assert (seats.aggregate, seats.window) == ("latest", "6h")
     assert (flights.column, flights.type) == (None, "int64")
     assert (hour.view, hour.source, hour.column, hour.window, hour.freshness) == (
@@ -52,15 +71,15 @@ def test_the_command_prints_a_table_with_nothing_cut_off() -> None:
     lines = run("list").splitlines()
     (line,) = [line for line in lines if "aircraft_departures__since_departure_7d" in line]
 
-    assert f"{len(list_features(use_case))} features" in lines[0]
-    for told in ("cleaned.departures", "time_since_last", "7d", "6h", "ml-flights@nyc-flights.example", "flight_delay"):
-        assert told in line
+    assert f"{len(list_features(load_project()))} features" in lines[0]
+    for cell in ("cleaned.departures", "time_since_last", "7d", "6h", "ml-flights@nyc-flights.example", "flight_delay"):
+        assert cell in line
 
 
 def test_the_command_prints_json() -> None:
     """A list of objects with the same facts."""
     listed = json.loads(run("list", "--json"))
 
-    assert [feature["name"] for feature in listed] == feature_names(use_case.model)
-    assert listed[0]["models"] == ["flight_delay"]
+    assert [feature["name"] for feature in listed] == [feature.name for feature in list_features(load_project())]
+    assert next(feature["models"] for feature in listed if feature["name"] == "request__hour") == list(BOTH)
     assert {"owner", "source", "column", "aggregate", "window", "freshness", "view", "description"} <= set(listed[0])

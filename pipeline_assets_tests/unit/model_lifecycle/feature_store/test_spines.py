@@ -1,5 +1,6 @@
 """Spines: what a person may bring, what is refused and in which words, and that a file is written whole or not at all."""
 
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,19 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline_assets.core.columns import ColumnKind
+from pipeline_assets.core.declarations import load_project
 from pipeline_assets.core.errors import TableRejected, UnknownDay, UnknownName, UserInputError
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.model_lifecycle.feature_store.offline import historical_features
 from pipeline_assets.model_lifecycle.feature_store.spine import check_keys, check_requests, entity_keys, left_out
 from pipeline_assets.model_lifecycle.feature_store.spine_files import check_output, read_spine, write_table
-from pipeline_assets.use_cases.nyc_flights import use_case
-from pipeline_assets.use_cases.nyc_flights.model import flight_delay
+from pipeline_assets.spec.features import RequestFeature
+from pipeline_assets.use_cases.nyc_flights.models import flight_delay
+from pipeline_assets_tests.feature_tables import view_of, windowed
+
+PROJECT = load_project()
+KINDS = PROJECT.tables["flights"].columns
 
 AT = datetime(2013, 3, 1, 15, tzinfo=UTC)
 GOOD: dict[str, Any] = {
@@ -60,7 +67,7 @@ def test_a_good_spine_becomes_typed_requests() -> None:
     """Keys stay as they are, times become UTC, numbers floats; columns that no feature needs are not asked for."""
     eastern = timezone(timedelta(hours=-5))
     asked = check_requests(
-        "s", flight_delay, spine(decision_at=[time.astimezone(eastern) for time in GOOD["decision_at"]], note=["a", "b"])
+        "s", flight_delay, spine(decision_at=[time.astimezone(eastern) for time in GOOD["decision_at"]], note=["a", "b"]), KINDS
     )
 
     assert asked.column_names == ["origin", "carrier", "dest", "tailnum", "decision_at", "scheduled_departure_at", "distance_miles"]
@@ -80,14 +87,14 @@ def test_other_encodings_of_the_same_values_are_the_same_spine(encoding: str) ->
     keys = {"dictionary": pa.array(GOOD["carrier"]).dictionary_encode(), "large": pa.array(GOOD["carrier"], pa.large_string())}
     other = pa.table({**GOOD, "decision_at": times, "carrier": keys.get(encoding, GOOD["carrier"])})
 
-    assert check_requests("s", flight_delay, other).to_pylist() == check_requests("s", flight_delay, spine()).to_pylist()
+    assert check_requests("s", flight_delay, other, KINDS).to_pylist() == check_requests("s", flight_delay, spine(), KINDS).to_pylist()
 
 
 @pytest.mark.parametrize(("columns", "problem"), REFUSED.values(), ids=REFUSED.keys())
 def test_an_unfit_column_is_refused_by_name(columns: dict[str, list[Any]], problem: str) -> None:
     """The error says which column, which row and what was found; it is one that a person can mend."""
     with pytest.raises(TableRejected) as refused:
-        check_requests("my.csv", flight_delay, spine(**columns))
+        check_requests("my.csv", flight_delay, spine(**columns), KINDS)
 
     assert problem in str(refused.value)
     assert str(refused.value).startswith("my.csv: ")
@@ -98,19 +105,19 @@ def test_an_unfit_column_is_refused_by_name(columns: dict[str, list[Any]], probl
 def test_a_day_outside_of_the_use_case_is_refused(decided: datetime) -> None:
     """A decision before the first or after the last day is an error that names the day, before any service is asked."""
     with pytest.raises(UnknownDay, match=f"No day '{decided.date()}'"):
-        historical_features(Settings.model_construct(), use_case, flight_delay.name, spine(decision_at=[AT, decided]))
+        historical_features(Settings.model_construct(), PROJECT, flight_delay.name, spine(decision_at=[AT, decided]))
 
 
 def test_an_unknown_model_is_refused() -> None:
     """The error lists the models there are."""
-    with pytest.raises(UnknownName, match=r"Unknown model 'flight_dely'\. Known: flight_delay"):
-        historical_features(Settings.model_construct(), use_case, "flight_dely", spine())
+    with pytest.raises(UnknownName, match=r"Unknown model 'flight_dely'\. Known: .*flight_delay"):
+        historical_features(Settings.model_construct(), PROJECT, "flight_dely", spine())
 
 
 def test_all_missing_columns_are_named_at_once() -> None:
-    """A spine without keys hears which it lacks, which it needs and which it has."""
+    """The error of a spine without keys says which it lacks, which it needs and which it has."""
     with pytest.raises(TableRejected) as refused:
-        check_requests("s", flight_delay, spine().select(["origin", "distance_miles"]))
+        check_requests("s", flight_delay, spine().select(["origin", "distance_miles"]), KINDS)
 
     assert refused.value.problem == "lacks 'carrier', 'dest', 'tailnum', 'decision_at'"
     assert "it has 'origin', 'distance_miles'" in refused.value.expected
@@ -119,9 +126,9 @@ def test_all_missing_columns_are_named_at_once() -> None:
 def test_a_column_twice_and_a_table_without_rows_are_refused() -> None:
     """Which of two columns would be meant is not guessed, and nothing is asked by no rows."""
     with pytest.raises(TableRejected, match="more than one column 'dest'"):
-        check_requests("s", flight_delay, spine().append_column("dest", spine()["dest"]))
+        check_requests("s", flight_delay, spine().append_column("dest", spine()["dest"]), KINDS)
     with pytest.raises(TableRejected, match="has no rows"):
-        check_requests("s", flight_delay, spine().slice(0, 0))
+        check_requests("s", flight_delay, spine().slice(0, 0), KINDS)
 
 
 def test_what_a_spine_does_not_say_is_left_out() -> None:
@@ -135,13 +142,36 @@ def test_what_a_spine_does_not_say_is_left_out() -> None:
 def test_keys_take_the_type_they_have_in_the_events() -> None:
     """A number read from a CSV is text; where the events have whole numbers it becomes one, or is refused by row."""
     asked = pa.table({"gate": ["7", None], "place": ["a", "b"]})
-    told = pa.table({"gate": pa.array([7], pa.int64()), "place": ["a"]})
+    events, keys = pa.table({"gate": pa.array([7], pa.int64()), "place": ["a"]}), ["gate", "place"]
 
-    assert check_keys("s", asked, told)["gate"].to_pylist() == [7, None]
+    assert check_keys("s", asked, events, keys)["gate"].to_pylist() == [7, None]
     with pytest.raises(TableRejected, match="column 'gate' holds 'seven' in row 1"):
-        check_keys("s", pa.table({"gate": ["seven"], "place": ["a"]}), told)
+        check_keys("s", pa.table({"gate": ["seven"], "place": ["a"]}), events, keys)
     with pytest.raises(TableRejected, match="the key 'place' is of type double"):
-        check_keys("s", pa.table({"gate": ["7"], "place": [1.0]}), told)
+        check_keys("s", pa.table({"gate": ["7"], "place": [1.0]}), events, keys)
+
+
+def test_columns_are_read_by_the_type_that_the_observations_have() -> None:
+    """Text of a CSV becomes dates, times, truths and integer keys, where the table of observations has them; other text is refused."""
+    kinds: dict[str, ColumnKind] = {
+        "built_on": "date",
+        "promised_at": "timestamp",
+        "is_late": "boolean",
+        "gate": "integer",
+        "amount": "number",
+    }
+    facts = tuple(RequestFeature(name=column, column=column, description="") for column in kinds)
+    model = replace(flight_delay, views=(view_of(windowed("count", None), keys=("gate",)),), request_features=facts)
+    text = {"gate": "7", "built_on": "2013-01-31", "promised_at": AT.isoformat(), "is_late": "true", "amount": "1.5"}
+    (row,) = check_requests("s", model, pa.Table.from_pylist([{**text, "decision_at": AT.isoformat()}]), kinds).to_pylist()
+
+    assert row == {
+        "gate": 7, "decision_at": AT, "built_on": date(2013, 1, 31), "promised_at": AT, "is_late": True, "amount": 1.5,
+    }  # fmt: skip
+    for column, problem in (("gate", "7.5"), ("built_on", "31 January"), ("promised_at", "2013-01-31"), ("is_late", "perhaps")):
+        broken = pa.Table.from_pylist([{**text, "decision_at": AT.isoformat(), column: problem}])
+        with pytest.raises(TableRejected, match=f"column '{column}' holds '{problem}' in row 1"):
+            check_requests("s", model, broken, kinds)
 
 
 def test_a_csv_keeps_its_text(tmp_path: Path) -> None:
@@ -191,7 +221,7 @@ def test_a_file_that_is_no_spine_is_refused(tmp_path: Path, name: str, content: 
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    """A typing error in a path is told as such."""
+    """A typing error in a path is reported as such."""
     with pytest.raises(TableRejected, match="there is no such file"):
         read_spine(tmp_path / "spine.csv")
 

@@ -55,3 +55,13 @@ def test_a_time_without_a_zone_is_refused(instant: str) -> None:
 
     assert isinstance(result.exception, UserInputError)
     assert "--live-from" in str(result.exception)
+
+
+@pytest.mark.parametrize("command", ["history", "rollback"])
+def test_one_of_several_models_has_to_be_named(command: str) -> None:
+    """No model is taken by chance; the error lists those there are."""
+    result = CliRunner().invoke(_app(), ["models", command])
+
+    assert isinstance(result.exception, UserInputError)
+    assert "flight_delay" in str(result.exception)
+    assert "arrival_delay" in str(result.exception)

@@ -11,19 +11,21 @@ from hypothesis import strategies as st
 
 from pipeline_assets.core.errors import TableMismatch, TooLittleToLearn, UserInputError
 from pipeline_assets.model_lifecycle.feature_store.fingerprint import FEATURE_HASH
+from pipeline_assets.model_lifecycle.training.blocks import BLOCKS, BlockName
 from pipeline_assets.model_lifecycle.training.dataset import (
     BLOCK,
-    BLOCKS,
     LABEL,
     LABEL_KNOWN_AT,
-    BlockName,
+    block_starts,
     blocks,
     build_training_set,
     leaks,
+    matured_until,
     only,
 )
 from pipeline_assets.spec.models import Split
-from pipeline_assets_tests.model_rows import AS_OF, INSTANT, START, labels, small_model, vectors
+from pipeline_assets.spec.tasks import Task
+from pipeline_assets_tests.model_rows import AS_OF, INSTANT, MULTICLASS, REGRESSION, START, labels, small_model, vectors
 
 MODEL = small_model()
 DAY = timedelta(days=1)
@@ -40,9 +42,11 @@ def _labels(rows: list[tuple[str | None, bool | None, datetime]]) -> pa.Table:
     return pa.table({"flight_id": pa.array(keys, pa.string()), "is_late": list(late), "known_at": pa.array(times, INSTANT)})
 
 
-def _filled(extra: list[tuple[str, datetime, str]]) -> tuple[pa.Table, list[tuple[str | None, bool | None, datetime]]]:
-    """Two decisions of both labels in each block before 10 January, and `extra`; labels of the extra ones are up to the test."""
-    times = [datetime(2013, 1, day, hour, tzinfo=UTC) for day in (3, 7, 9) for hour in (6, 7)]
+def _filled(
+    extra: list[tuple[str, datetime, str]], days: tuple[int, ...] = (3, 7, 9)
+) -> tuple[pa.Table, list[tuple[str | None, bool | None, datetime]]]:
+    """Two decisions of both labels on each of the days of January, and `extra`; labels of the extra ones are up to the test."""
+    times = [datetime(2013, 1, day, hour, tzinfo=UTC) for day in days for hour in (6, 7)]
     base = [(f"base-{number}", at, "x") for number, at in enumerate(times)]
     known = [(key, number % 2 == 0, at + timedelta(hours=1)) for number, (key, at, _) in enumerate(base)]
     return _vectors([*base, *extra]), list(known)
@@ -148,7 +152,7 @@ def test_a_block_with_one_kind_of_label_is_an_error_that_names_it(block: BlockNa
     in_block = pc.is_in(known["flight_id"], only(built, block)["flight_id"].combine_chunks().cast(pa.string()))
     uniform = known.set_column(1, "is_late", pc.or_(known["is_late"], in_block))
 
-    with pytest.raises(TooLittleToLearn, match=f"block '{block}'"):
+    with pytest.raises(TooLittleToLearn, match=f"block '{block}'.*all with the label True.*Lengthen the block"):
         build_training_set(MODEL, asked, uniform, AS_OF)
 
 
@@ -156,7 +160,7 @@ def test_no_vectors_at_all_is_an_error() -> None:
     """An empty training set is refused, not returned."""
     asked = vectors(MODEL, 600)
 
-    with pytest.raises(TooLittleToLearn, match="no rows"):
+    with pytest.raises(TooLittleToLearn, match="has no vectors"):
         build_training_set(MODEL, asked.slice(0, 0), labels(MODEL, asked), AS_OF)
 
 
@@ -181,7 +185,7 @@ def test_a_missing_column_is_named(column: str) -> None:
         build_training_set(MODEL, asked.drop_columns([column]), labels(MODEL, asked), AS_OF)
 
 
-def test_blocks_tell_their_times_and_rows() -> None:
+def test_blocks_have_their_times_and_rows() -> None:
     """Blocks follow each other without a gap, end at as_of, and hold all rows."""
     asked = vectors(MODEL, 600)
     built = build_training_set(MODEL, asked, labels(MODEL, asked), AS_OF)
@@ -192,7 +196,7 @@ def test_blocks_tell_their_times_and_rows() -> None:
     assert (found[0].start, found[-1].end) == (START, AS_OF)
     assert [block.end for block in found[:-1]] == [block.start for block in found[1:]]
     assert sum(block.rows for block in found) == built.num_rows
-    assert sum(block.positives for block in found) == pc.sum(built[LABEL]).as_py()
+    assert sum(block.labels["positives"] for block in found) == pc.sum(built[LABEL]).as_py()
 
 
 def test_a_built_set_does_not_leak_and_a_tampered_one_does() -> None:
@@ -207,6 +211,137 @@ def test_a_built_set_does_not_leak_and_a_tampered_one_does() -> None:
     earlier = leaks(MODEL, built, AS_OF - DAY)
     assert earlier.decisions_from_the_future > 0
     assert earlier.labels_from_the_future > earlier.decisions_from_the_future
+
+
+HORIZON = timedelta(days=2)
+# One day in each block that ends two days before the tenth.
+RIPE_DAYS = (3, 5, 7)
+LATE = replace(FEW, label=replace(FEW.label, horizon=HORIZON))
+
+
+def test_with_a_horizon_blocks_end_where_labels_have_matured() -> None:
+    """Two days before as_of the hold-out ends, and the other blocks lie before it, each as long as declared."""
+    starts = block_starts(LATE.split, matured_until(LATE, TENTH))
+
+    assert matured_until(LATE, TENTH) == TENTH - HORIZON
+    assert [TENTH - HORIZON - starts[name] for name in BLOCKS] == [8 * DAY, 4 * DAY, 2 * DAY]
+    assert matured_until(FEW, TENTH) == TENTH
+
+
+def test_before_its_horizon_a_label_is_unknown_whatever_it_is() -> None:
+    """Regression: a refund of yesterday was known today, a purchase that stays without one was not, and recent rows were all positive."""
+    asked, known = _filled([("ripe", TENTH - HORIZON - timedelta(microseconds=1), "x"), ("early", TENTH - HORIZON, "x")], RIPE_DAYS)
+    known += [("ripe", True, TENTH - HORIZON), ("early", True, TENTH - HORIZON + timedelta(hours=1))]
+
+    built = build_training_set(LATE, asked, _labels(known), TENTH)
+
+    assert "ripe" in built["flight_id"].to_pylist()
+    assert "early" not in built["flight_id"].to_pylist()
+    assert leaks(LATE, built, TENTH).rows == 0
+    assert leaks(LATE, built, TENTH - HORIZON).decisions_from_the_future > 0
+
+
+def test_with_a_horizon_the_label_known_last_at_as_of_still_holds() -> None:
+    """A correction after the horizon counts if it was known when training was asked."""
+    asked, known = _filled([("corrected", TENTH - 3 * DAY, "x")], RIPE_DAYS)
+    known += [("corrected", False, TENTH - 2 * DAY), ("corrected", True, TENTH)]
+
+    built = build_training_set(LATE, asked, _labels(known), TENTH)
+
+    assert dict(zip(built["flight_id"].to_pylist(), built[LABEL].to_pylist(), strict=True))["corrected"] is True
+
+
+def test_labels_that_come_after_the_hold_out_bring_the_advice_to_declare_a_horizon() -> None:
+    """Regression: a hold-out of a week with labels after two had no rows, and the advice was to shorten it."""
+    asked = vectors(MODEL, 600)
+    late = labels(MODEL, asked)
+    late = late.set_column(2, "known_at", pc.add(asked["decision_at"], pa.scalar(14 * DAY, pa.duration("us"))))
+
+    with pytest.raises(TooLittleToLearn, match="none with a label known by then") as lacking:
+        build_training_set(MODEL, asked, late, AS_OF)
+    with pytest.raises(TooLittleToLearn, match="Materialize cleaned/departures") as nothing:
+        build_training_set(MODEL, asked, late.slice(0, 0), AS_OF)
+
+    assert "14 days, 0:00:00 after their decisions (median), and it declares no horizon" in str(lacking.value)
+    assert "Declare a horizon" in str(lacking.value)
+    assert "flight_id" in str(nothing.value)
+    ripe = replace(MODEL, label=replace(MODEL.label, horizon=14 * DAY), split=Split(train=8 * DAY, validation=3 * DAY, holdout=3 * DAY))
+    assert {block.name for block in blocks(ripe, build_training_set(ripe, asked, late, AS_OF), AS_OF) if block.rows} == set(BLOCKS)
+
+
+def test_several_keys_of_text_and_integers_are_joined_as_one() -> None:
+    """Station and bike together name a decision; a label of one of them alone matches nothing, nor does one with a null."""
+    two = replace(
+        FEW,
+        observations=replace(FEW.observations, keys=("station", "bike")),
+        label=replace(FEW.label, keys=("place", "bike_number")),
+    )
+    times = [datetime(2013, 1, day, hour, tzinfo=UTC) for day in (3, 7, 9) for hour in (6, 7)]
+    asked = pa.table(
+        {
+            "station": ["a", "a", "b", "b", "a", "a"],
+            "bike": pa.array([1, 2, 1, 2, 3, 4], pa.int64()),
+            "decision_at": pa.array(times, INSTANT),
+            FEATURE_HASH: ["x"] * 6,
+        }
+    )
+    known = pa.table(
+        {
+            "place": ["a", "a", "b", "b", "a", "a", "b", None],
+            "bike_number": pa.array([1, 2, 1, 2, 3, 4, 4, 1], pa.int32()),
+            "is_late": [True, False, False, True, True, False, True, False],
+            "known_at": pa.array([*(at + timedelta(hours=1) for at in times), TENTH, TENTH], INSTANT),
+        }
+    )
+
+    built = build_training_set(two, asked, known, TENTH)
+
+    found = list(zip(built["station"].to_pylist(), built["bike"].to_pylist(), built[LABEL].to_pylist(), strict=True))
+    assert found == [("a", 1, True), ("a", 2, False), ("b", 1, False), ("b", 2, True), ("a", 3, True), ("a", 4, False)]
+    assert "place" not in built.column_names
+    with pytest.raises(TableMismatch, match="has the key bike_number as String, where Int64 was expected, as in bike"):
+        build_training_set(two, asked, known.set_column(1, "bike_number", known["bike_number"].cast(pa.string())), TENTH)
+    doubled = pa.concat_tables([asked, asked.slice(2, 1).set_column(3, FEATURE_HASH, [["y"]])])
+    with pytest.raises(TableMismatch, match="two different rows of station 'b', bike '1'"):
+        build_training_set(two, doubled, known, TENTH)
+
+
+@pytest.mark.parametrize("task", [MULTICLASS, REGRESSION], ids=lambda task: type(task).__name__)
+def test_labels_keep_what_they_are(task: Task) -> None:
+    """Text stays text and a number a number; blocks sum them up as the task does."""
+    model = small_model(task=task)
+    asked = vectors(model, 600)
+    known = labels(model, asked)
+
+    built = build_training_set(model, asked, known, AS_OF)
+
+    outcomes = dict(zip(known["flight_id"].to_pylist(), known["is_late"].to_pylist(), strict=True))
+    assert built[LABEL].to_pylist() == [outcomes[key] for key in built["flight_id"].to_pylist()]
+    first = blocks(model, built, AS_OF)[0]
+    inside = [outcomes[key] for key in only(built, "train")["flight_id"].to_pylist()]
+    expected = {name: inside.count(name) for name in MULTICLASS.classes} if task == MULTICLASS else {"min": min(inside), "max": max(inside)}
+    assert {name: first.labels[name] for name in expected} == expected
+
+
+def test_a_class_that_training_never_sees_is_named() -> None:
+    """Every declared class is needed to learn from."""
+    model = small_model(task=MULTICLASS)
+    asked = vectors(model, 600)
+    known = labels(model, asked)
+    never = known.filter(pc.not_equal(known["is_late"], "cancelled"))
+
+    with pytest.raises(TooLittleToLearn, match=r"block 'train'.*none of the class 'cancelled'"):
+        build_training_set(model, asked, never, AS_OF)
+
+
+def test_a_label_that_does_not_fit_its_task_is_refused() -> None:
+    """Regression: numbers were taken for true or false."""
+    asked = vectors(MODEL, 600)
+    numbers = labels(MODEL, asked)
+    numbers = numbers.set_column(1, "is_late", numbers["is_late"].cast(pa.int64()))
+
+    with pytest.raises(TableMismatch, match="'labels' has the label is_late as int64, where a boolean"):
+        build_training_set(MODEL, asked, numbers, AS_OF)
 
 
 HOURS = st.integers(0, 9 * 24).map(lambda hours: datetime(2013, 1, 1, tzinfo=UTC) + timedelta(hours=hours))

@@ -1,4 +1,4 @@
-"""What a run of dbt is told, and what it leaves behind."""
+"""What a run of dbt receives, and what it leaves behind."""
 
 import os
 from contextlib import suppress

@@ -1,6 +1,6 @@
 """The as-of join: the newest row known at the time asked, row for row."""
 
-from datetime import timedelta
+from datetime import date, timedelta
 
 import pyarrow as pa
 import pytest
@@ -11,7 +11,7 @@ from pipeline_assets.processing.features.as_of import as_of_join
 from pipeline_assets.processing.features.timeline import Columns
 from pipeline_assets.processing.features.view import view_features
 from pipeline_assets.spec.features import Latest
-from pipeline_assets_tests.feature_tables import DAY, HOUR, MINUTE, NOON, asked, event_tables, events, request_tables, view_of
+from pipeline_assets_tests.feature_tables import DAY, HOUR, LATEST, MINUTE, NOON, asked, event_tables, events, request_tables, view_of
 from pipeline_assets_tests.oracles import oracle_newest
 
 COLUMNS = Columns(keys=("place",), asked_at="decision_at", event_at="event_at", known_at="known_at", order_by=("serial",))
@@ -53,6 +53,40 @@ def test_a_value_counts_up_to_its_age(age: timedelta, found: float | None) -> No
     view = view_of(Latest(name="fresh", column="amount", ttl=HOUR))
 
     assert view_features(view, asked(NOON), rows).column("v__fresh").to_pylist() == [found]
+
+
+def test_a_latest_value_is_taken_by_its_type() -> None:
+    """Booleans are 0 or 1, a date or time the seconds since then (negative before it), listed text its place, learned text itself."""
+    known = {"is_late": True, "color": "green", "built_on": date(2013, 4, 30), "promised_at": NOON + HOUR, "amount": 1.5, "pieces": 2}
+    (row,) = view_features(view_of(*LATEST), asked(NOON), events({"event_at": NOON, **known})).to_pylist()
+
+    assert row == {
+        "v__newest": 1.5, "v__fresh": 2.0, "v__was_late": 1.0, "v__color": 1, "v__any_color": "green",
+        "v__age": 36 * 3600.0, "v__since_promised": -3600.0,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("feature", "values", "problem"),
+    [
+        (Latest(name="f", column="amount", values=("a",)), pa.array([1.0]), "has double in column 'amount', expected string"),
+        (Latest(name="f", column="color"), pa.array(["red"]), "has string in column 'color', expected integer, number or boolean"),
+        (Latest(name="f", column="promised_at"), pa.array([NOON.replace(tzinfo=None)]), "has naive times in column 'promised_at'"),
+        (
+            Latest(name="f", column="promised_at"),
+            pa.array([1], pa.timestamp("ns", "UTC")),
+            "has times finer than a microsecond in column 'promised_at'",
+        ),
+    ],
+)
+def test_a_column_of_another_type_is_refused_by_name(feature: Latest, values: pa.Array, problem: str) -> None:
+    """Numbers for a category, text without one, naive and too fine times: an error that names table and column."""
+    rows = events({"event_at": NOON})
+    changed = rows.set_column(rows.column_names.index(feature.column), feature.column, values)
+    with pytest.raises(TableMismatch) as caught:
+        view_features(view_of(feature), asked(NOON), changed)
+
+    assert f"Table 'events' {problem}" in str(caught.value)
 
 
 def test_a_correction_of_an_older_moment_does_not_replace_a_newer_one() -> None:

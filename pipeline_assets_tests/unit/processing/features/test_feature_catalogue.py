@@ -1,23 +1,43 @@
 """The features of a model as columns: names, types, order, hash, lineage, and how far back they look."""
 
+import re
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from pipeline_assets.core import names
+from pipeline_assets.core.aggregates import AGGREGATES
 from pipeline_assets.processing.features.catalogue import definition_hash, feature_columns, lookback, view_columns, view_hash
+from pipeline_assets.processing.features.columns import DECISION_AT
 from pipeline_assets.processing.features.keys import bucket_of
 from pipeline_assets.processing.features.lineage import column_lineage
 from pipeline_assets.processing.features.quality import judge
 from pipeline_assets.processing.features.request import request_features
-from pipeline_assets.processing.features.view import DECISION_AT, feature_names, view_features
-from pipeline_assets.spec.features import FeatureView, Latest
+from pipeline_assets.processing.features.view import feature_names, view_features
+from pipeline_assets.spec.features import FeatureView, Latest, Learned, RequestFeature
+from pipeline_assets.spec.models import Model
 from pipeline_assets.use_cases.nyc_flights import use_case
-from pipeline_assets_tests.feature_tables import DAY, EVENTS, HOUR, NOON, REQUESTS, asked, events, every_aggregate, view_of, windowed
+from pipeline_assets.use_cases.nyc_flights.features import CARRIERS
+from pipeline_assets_tests.feature_tables import (
+    COLORS,
+    DAY,
+    EVENTS,
+    HOUR,
+    LATEST,
+    NOON,
+    REQUESTS,
+    asked,
+    events,
+    every_aggregate,
+    view_of,
+    windowed,
+)
 
-MODEL = use_case.model
+HOW_TO = Path(__file__).resolve().parents[4] / "docs" / "how-to" / "add-a-feature.md"
+MODEL = use_case.models[0]
 VIEW = view_of(windowed("sum", "amount", HOUR, DAY), Latest(name="newest", column="pieces", ttl=HOUR))
 
 
@@ -40,12 +60,25 @@ def test_declared_types_are_those_of_the_kernel() -> None:
     }
 
 
+def test_the_how_to_lists_every_aggregate_as_it_is() -> None:
+    """The table that users read has each aggregate once, with the columns that it takes and its value where nothing happened."""
+    rows = [line.strip("|").split("|") for line in HOW_TO.read_text().splitlines() if line.startswith("| `")]
+    documented = {name: (takes.strip(), empty.strip()) for names, takes, empty in rows for name in re.findall(r"`(\w+)`", names)}
+    taken = {"count": "any, or none: all events", "time_since_last": "none"}
+    expected = {
+        name: (taken.get(name, ", ".join(kind.takes)), "null" if kind.empty is None else str(kind.empty))
+        for name, kind in AGGREGATES.items()
+    }
+
+    assert documented == expected
+
+
 def test_declared_types_are_those_of_request_features() -> None:
     """Clock, calendar and codes are integers, plain values are floats."""
-    row = {"scheduled_departure_at": NOON, "distance_miles": 1, "planned_minutes": None, "origin": "EWR", "carrier": "UA"}
-    schema = request_features(MODEL.request_features, pa.Table.from_pylist([row], schema=pa.schema(
-        {"scheduled_departure_at": pa.timestamp("us", "UTC"), "distance_miles": pa.int64(), "planned_minutes": pa.int64(),
-         "origin": pa.string(), "carrier": pa.string()}))).schema  # fmt: skip
+    instant = pa.timestamp("us", "UTC")
+    types = {"decision_at": instant, "scheduled_departure_at": instant, "distance_miles": pa.int64(), "planned_minutes": pa.int64()}
+    observations = pa.schema(types | {"origin": pa.string(), "carrier": pa.string()}).empty_table()
+    schema = request_features(MODEL.request_features, observations).schema
 
     assert {field.name: str(field.type).replace("double", "float64") for field in schema} == {
         column.name: column.dtype for column in feature_columns(MODEL) if column.view == "request"
@@ -70,9 +103,9 @@ def test_events_before_the_lookback_make_no_difference() -> None:
     """What the lookback leaves out, no feature sees."""
     reach = lookback(VIEW)
     assert reach is not None
-    told = events({"event_at": NOON - reach, "amount": 1.0, "pieces": 1}, {"event_at": NOON - reach - HOUR, "amount": 2.0, "pieces": 2})
+    history = events({"event_at": NOON - reach, "amount": 1.0, "pieces": 1}, {"event_at": NOON - reach - HOUR, "amount": 2.0, "pieces": 2})
 
-    assert view_features(VIEW, asked(NOON), told).equals(view_features(VIEW, asked(NOON), told.slice(0, 1)))
+    assert view_features(VIEW, asked(NOON), history).equals(view_features(VIEW, asked(NOON), history.slice(0, 1)))
 
 
 @pytest.mark.parametrize(
@@ -95,32 +128,65 @@ def test_the_hash_follows_everything_that_values_depend_on(changed: FeatureView)
 
 def test_the_hash_does_not_follow_words() -> None:
     """Another owner or description, or a default tile written out, is the same definition."""
-    told = replace(VIEW, owner="team:other", description="Other words.", freshness=DAY)
+    history = replace(VIEW, owner="team:other", description="Other words.", freshness=DAY)
     written_out = replace(VIEW, features=(windowed("sum", "amount", HOUR, hop=timedelta(minutes=5)), *VIEW.features[1:]))
 
-    assert view_hash(told) == view_hash(VIEW)
+    assert view_hash(history) == view_hash(VIEW)
     assert view_hash(written_out) == view_hash(replace(VIEW, features=(windowed("sum", "amount", HOUR), *VIEW.features[1:])))
 
 
-def test_the_hash_of_a_model_follows_its_request_features() -> None:
-    """Another order of categories gives other codes, and so another hash."""
-    first, *others = MODEL.request_features[::-1]
-    turned = replace(first, values=first.values[::-1])
+def with_last(feature: RequestFeature) -> Model:
+    """The model with another last request feature."""
+    return replace(MODEL, request_features=(*MODEL.request_features[:-1], feature))
 
-    assert definition_hash(replace(MODEL, request_features=(*others[::-1], turned))) != definition_hash(MODEL)
+
+def test_the_hashes_of_the_reference_are_those_of_the_versions_that_are_live() -> None:
+    """Regression: options that came later left the hash of declarations without them as it was, so that no model had to be trained anew."""
+    assert definition_hash(MODEL) == "e65d4005a1154bb18dd9f31c3d5959a7da30aaa602e7cd262f6cd4b5e95e8e3f"
+
+
+def test_the_hash_of_a_model_follows_its_request_features() -> None:
+    """Another order of categories gives other codes, learned ones give text; how many are learned is of the training, not of the value."""
+    first = MODEL.request_features[-1]
+    turned, learned = replace(first, values=tuple(reversed(CARRIERS))), replace(first, values=Learned())
+    fewer = replace(first, values=Learned(most=3))
+
+    assert definition_hash(with_last(turned)) != definition_hash(MODEL)
+    assert definition_hash(with_last(learned)) not in {definition_hash(MODEL), definition_hash(with_last(turned))}
+    assert definition_hash(with_last(learned)) == definition_hash(with_last(fewer))
 
 
 def test_lineage_leads_to_every_source_column() -> None:
-    """A feature hangs on its own column, keys and times; on the tie-breaker only where it asks for the newest."""
-    lineage = column_lineage(VIEW, MODEL.observations)
-    told, flights = names.cleaned("events"), names.cleaned("flights")
+    """A feature depends on its own column, keys and times; on the tie-breaker only where it asks for the newest."""
+    lineage = column_lineage(VIEW, [MODEL.observations])
+    history, flights = names.cleaned("events"), names.cleaned("flights")
 
     assert list(lineage) == ["place", DECISION_AT, *feature_names(VIEW)]
     assert lineage["place"] == ((flights, "place"),)
     assert set(lineage["v__sum_1h"]) == {
-        (told, "amount"), (told, "place"), (told, "event_at"), (told, "known_at"), (flights, "place"), (flights, "decision_at"),
+        (history, "amount"), (history, "place"), (history, "event_at"), (history, "known_at"), (flights, "place"), (flights, "decision_at"),
     }  # fmt: skip
-    assert (told, "serial") in lineage["v__newest"]
+    assert (history, "serial") in lineage["v__newest"]
+
+
+def test_lineage_covers_the_observations_of_all_models() -> None:
+    """Keys and time come from each table of observations whose decisions the view answers, each once."""
+    other = replace(MODEL.observations, table="bookings", decision_at="booked_at")
+    again = replace(other, decision_at="paid_at")
+    lineage = column_lineage(VIEW, [MODEL.observations, other, MODEL.observations, again])
+    flights, bookings = names.cleaned("flights"), names.cleaned("bookings")
+
+    assert lineage["place"] == ((flights, "place"), (bookings, "place"))
+    assert lineage[DECISION_AT] == ((flights, "decision_at"), (bookings, "booked_at"), (bookings, "paid_at"))
+
+
+def test_categories_and_empty_values_are_part_of_a_column() -> None:
+    """Listed categories are codes, learned ones text; a count is 0 where nothing is known, everything else null."""
+    columns = {column.name: column for column in view_columns(view_of(windowed("count", None), *LATEST))}
+
+    assert (columns["v__color"].dtype, columns["v__color"].categories) == ("int64", COLORS)
+    assert (columns["v__any_color"].dtype, columns["v__any_color"].categories) == ("string", Learned())
+    assert {name: column.empty for name, column in columns.items() if column.empty is not None} == {"v__count_1h": 0}
 
 
 def test_quality_counts_what_is_missing_doubled_or_broken() -> None:

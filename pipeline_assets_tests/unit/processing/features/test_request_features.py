@@ -1,27 +1,29 @@
 """Facts of the request: clock and calendar of a time zone, codes of categories, plain values."""
 
 import math
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 
 import pyarrow as pa
 import pytest
 
 from pipeline_assets.core.errors import TableMismatch
 from pipeline_assets.processing.features.request import request_features
-from pipeline_assets.spec.features import RequestFeature, Transform
+from pipeline_assets.spec.features import Learned, RequestFeature, Transform
 
 NEW_YORK = "America/New_York"
 INSTANT = pa.timestamp("us", tz="UTC")
+DECIDED_AT = datetime(2013, 1, 2, 12, tzinfo=UTC)
 
 
-def feature(column: str, transform: Transform = "value", time_zone: str = "UTC", values: tuple[str, ...] = ()) -> RequestFeature:
+def feature(column: str, transform: Transform = "value", time_zone: str = "UTC", values: tuple[str, ...] | Learned = ()) -> RequestFeature:
     """A request feature named `f`."""
     return RequestFeature(name="f", column=column, description="", transform=transform, time_zone=time_zone, values=values)
 
 
 def column_of(asked: RequestFeature, values: pa.Array) -> pa.Array:
-    """The one column of one feature of a table with one column."""
-    table = request_features((asked,), pa.table({asked.column: values}))
+    """The one column of one feature of a table of observations with that column."""
+    decided = pa.array([DECIDED_AT] * len(values), INSTANT)
+    table = request_features((asked,), pa.table({asked.column: values, "decision_at": decided}))
     assert table.column_names == ["request__f"]
     return table.column(0).combine_chunks()
 
@@ -60,16 +62,39 @@ def test_a_category_is_its_place_among_the_declared_values(kind: pa.DataType) ->
     [(pa.array([3, None]), [3.0, None]), (pa.array([1.5, None]), [1.5, None]), (pa.array([True, False]), [1.0, 0.0])],
 )
 def test_a_plain_value_is_a_float(values: pa.Array, expected: list[float | None]) -> None:
-    """Integers, floats and booleans become float64, so that the type does not hang on the data."""
+    """Integers, floats and booleans become float64, so that the type does not depend on the data."""
     found = column_of(feature("v"), values)
 
     assert found.to_pylist() == expected
     assert found.type == pa.float64()
 
 
+@pytest.mark.parametrize(
+    ("values", "seconds"),
+    [
+        (pa.array([DECIDED_AT - timedelta(minutes=1), DECIDED_AT + timedelta(microseconds=1), None], INSTANT), [60.0, -1e-6, None]),
+        (pa.array([date(2013, 1, 2), date(2013, 1, 3), None]), [43_200.0, -43_200.0, None]),
+    ],
+)
+def test_a_time_is_the_seconds_from_it_to_the_decision(values: pa.Array, seconds: list[float | None]) -> None:
+    """Positive before the decision, negative after it; a date counts from its first instant in UTC."""
+    found = column_of(feature("t"), values)
+
+    assert found.to_pylist() == seconds
+    assert found.type == pa.float64()
+
+
+def test_a_learned_category_is_the_text_itself() -> None:
+    """Training chooses the categories, so nothing is dropped before it."""
+    found = column_of(feature("c", values=Learned()), pa.array(["JFK", None, ""]).dictionary_encode())
+
+    assert found.to_pylist() == ["JFK", None, ""]
+    assert found.type == pa.string()
+
+
 def test_no_rows_give_no_rows() -> None:
     """An empty table of observations gives empty columns of the right types."""
-    table = pa.table({"at": pa.array([], INSTANT), "v": pa.array([], pa.int64())})
+    table = pa.table({"decision_at": pa.array([], INSTANT), "at": pa.array([], INSTANT), "v": pa.array([], pa.int64())})
     asked = (
         RequestFeature(name="hour", column="at", description="", transform="hour"),
         RequestFeature(name="v", column="v", description=""),
@@ -99,4 +124,4 @@ def test_an_observation_that_is_not_as_declared_is_refused_by_name(asked: Reques
 def test_a_missing_column_is_named() -> None:
     """The error says which column the observations lack."""
     with pytest.raises(TableMismatch, match="Table 'observations' lacks column 'gate'"):
-        request_features((feature("gate"),), pa.table({"v": [1]}))
+        request_features((feature("gate"),), pa.table({"v": [1], "decision_at": [DECIDED_AT]}))

@@ -11,13 +11,14 @@ from hypothesis import given, settings
 from pipeline_assets.core.errors import TableMismatch
 from pipeline_assets.processing.features.view import bucket_features, feature_names, view_features
 from pipeline_assets.processing.features.windows import hop_of
-from pipeline_assets.spec.features import FeatureView
+from pipeline_assets.spec.features import FeatureView, Windowed
 from pipeline_assets_tests.feature_tables import (
     DAY,
     EVENTS,
     HOUR,
     MINUTE,
     NOON,
+    OTHERS,
     asked,
     event_tables,
     events,
@@ -30,10 +31,10 @@ from pipeline_assets_tests.feature_tables import (
 from pipeline_assets_tests.oracles import oracle_features
 
 
-def value(view: FeatureView, requests: pa.Table, told: pa.Table) -> float | int | None:
+def value(view: FeatureView, requests: pa.Table, history: pa.Table) -> float | int | str | None:
     """The one feature of one request."""
-    (column,) = view_features(view, requests, told).columns
-    found: list[float | int | None] = column.to_pylist()
+    (column,) = view_features(view, requests, history).columns
+    found: list[float | int | str | None] = column.to_pylist()
     (answer,) = found
     return answer
 
@@ -47,11 +48,11 @@ def as_bytes(table: pa.Table) -> bytes:
 
 
 @settings(max_examples=150, deadline=None)
-@given(view=views(), requests=request_tables(), told=event_tables())
-def test_features_equal_the_oracle_to_the_bit(view: FeatureView, requests: pa.Table, told: pa.Table) -> None:
+@given(view=views(), requests=request_tables(), history=event_tables())
+def test_features_equal_the_oracle_to_the_bit(view: FeatureView, requests: pa.Table, history: pa.Table) -> None:
     """Ties, late rows, repeats, nulls, disorder, unknown keys, window edges and empty tables: every value is the oracle's."""
-    answer = view_features(view, requests, told)
-    expected = oracle_features(view, requests, told)
+    answer = view_features(view, requests, history)
+    expected = oracle_features(view, requests, history)
 
     assert answer.column_names == list(feature_names(view))
     assert answer.num_rows == requests.num_rows
@@ -59,14 +60,14 @@ def test_features_equal_the_oracle_to_the_bit(view: FeatureView, requests: pa.Ta
 
 
 @settings(max_examples=60, deadline=None)
-@given(view=views(), requests=request_tables(), told=event_tables())
-def test_buckets_and_parts_give_the_same_bytes(view: FeatureView, requests: pa.Table, told: pa.Table) -> None:
+@given(view=views(), requests=request_tables(), history=event_tables())
+def test_buckets_and_parts_give_the_same_bytes(view: FeatureView, requests: pa.Table, history: pa.Table) -> None:
     """1, 16 or 200 buckets, and requests in parts of three: the bytes are the same."""
-    whole = as_bytes(view_features(view, requests, told))
+    whole = as_bytes(view_features(view, requests, history))
 
-    assert as_bytes(view_features(view, requests, told, buckets=16)) == whole
-    assert as_bytes(view_features(view, requests, told, buckets=200, requests_at_once=3)) == whole
-    assert as_bytes(view_features(view, requests, told, requests_at_once=3)) == whole
+    assert as_bytes(view_features(view, requests, history, buckets=16)) == whole
+    assert as_bytes(view_features(view, requests, history, buckets=200, requests_at_once=3)) == whole
+    assert as_bytes(view_features(view, requests, history, requests_at_once=3)) == whole
 
 
 def test_many_late_rows_equal_the_oracle() -> None:
@@ -83,10 +84,10 @@ def test_many_late_rows_equal_the_oracle() -> None:
         }
         for serial in range(500)
     ]
-    view, told = view_of(*every_aggregate((HOUR, 7 * MINUTE), None)), events(*rows)
+    view, history = view_of(*every_aggregate((HOUR, 7 * MINUTE), None)), events(*rows)
     requests = asked(*[NOON + int(random.integers(0, 900)) * MINUTE for _ in range(40)])
-    expected = oracle_features(view, requests, told)
-    answer = view_features(view, requests, told)
+    expected = oracle_features(view, requests, history)
+    answer = view_features(view, requests, history)
 
     assert {name: answer.column(name).to_pylist() for name in expected} == expected
 
@@ -107,10 +108,10 @@ def test_a_window_holds_both_its_ends(happened: datetime, counted: int) -> None:
 
 def test_the_tail_of_a_window_is_a_whole_tile() -> None:
     """Asked at 12:04, an hour with tiles of five minutes begins at 11:00."""
-    told = events({"event_at": NOON - HOUR}, {"event_at": NOON - HOUR - MINUTE})
+    history = events({"event_at": NOON - HOUR}, {"event_at": NOON - HOUR - MINUTE})
 
-    assert value(view_of(windowed("count", None)), asked(NOON + 4 * MINUTE), told) == 1
-    assert value(view_of(windowed("count", None, hop=MINUTE)), asked(NOON + 4 * MINUTE), told) == 0
+    assert value(view_of(windowed("count", None)), asked(NOON + 4 * MINUTE), history) == 1
+    assert value(view_of(windowed("count", None, hop=MINUTE)), asked(NOON + 4 * MINUTE), history) == 0
 
 
 @pytest.mark.parametrize(
@@ -126,9 +127,9 @@ def test_the_hop_follows_from_the_window(window: timedelta, hop: timedelta) -> N
 def test_tiles_lie_on_the_epoch_before_it_too() -> None:
     """Times before 1970 are floored downwards, as times after it."""
     at = datetime(1969, 12, 31, 23, 3, tzinfo=UTC)
-    told = events({"event_at": at - HOUR - 3 * MINUTE}, {"event_at": at - HOUR - 4 * MINUTE})
+    history = events({"event_at": at - HOUR - 3 * MINUTE}, {"event_at": at - HOUR - 4 * MINUTE})
 
-    assert value(view_of(windowed("count", None)), asked(at), told) == 1
+    assert value(view_of(windowed("count", None)), asked(at), history) == 1
 
 
 def test_an_event_counts_from_when_it_is_known() -> None:
@@ -159,20 +160,20 @@ def test_an_event_known_after_its_window_never_counts() -> None:
 
 def test_null_keys_match_nothing() -> None:
     """A request without a key counts no events and knows no value, although there are events without a key."""
-    told = pa.Table.from_pylist([{"place": None, "event_at": NOON, "known_at": NOON, "amount": 1.0}], schema=EVENTS)
+    history = pa.Table.from_pylist([{"place": None, "event_at": NOON, "known_at": NOON, "amount": 1.0}], schema=EVENTS)
     view = view_of(windowed("count", None), windowed("sum", "amount"), windowed("last", "amount"))
-    answer = view_features(view, asked(NOON, place=None), told)
+    answer = view_features(view, asked(NOON, place=None), history)
 
     assert answer.to_pylist() == [{"v__count_1h": 0, "v__sum_1h": None, "v__last_1h": None}]
 
 
 def test_null_values_are_not_counted() -> None:
     """Means are of what is known, and `last` is the newest value that is not null."""
-    told = events({"event_at": NOON - MINUTE, "amount": 4.0}, {"event_at": NOON, "amount": None})
+    history = events({"event_at": NOON - MINUTE, "amount": 4.0}, {"event_at": NOON, "amount": None})
     view = view_of(
         windowed("count", "amount"), windowed("mean", "amount"), windowed("last", "amount"), windowed("time_since_last", "amount")
     )
-    answer = view_features(view, asked(NOON), told)
+    answer = view_features(view, asked(NOON), history)
 
     assert answer.to_pylist() == [{"v__count_1h": 1, "v__mean_1h": 4.0, "v__last_1h": 4.0, "v__time_since_last_1h": 60.0}]
 
@@ -188,9 +189,9 @@ def test_variance_is_of_the_sample_and_needs_two() -> None:
 
 def test_equal_values_have_no_variance() -> None:
     """A value that no float holds exactly, a thousand times over, varies by exactly nothing."""
-    told = events(*[{"event_at": NOON, "amount": 0.1}] * 1000)
+    history = events(*[{"event_at": NOON, "amount": 0.1}] * 1000)
 
-    assert value(view_of(windowed("variance", "amount")), asked(NOON), told) == 0.0
+    assert value(view_of(windowed("variance", "amount")), asked(NOON), history) == 0.0
 
 
 def test_what_came_before_a_window_leaves_no_trace() -> None:
@@ -206,50 +207,58 @@ def test_what_came_before_a_window_leaves_no_trace() -> None:
 
 def test_sums_of_whole_numbers_are_exact_beyond_64_bits() -> None:
     """Large integers add up without overflow on the way."""
-    told = events({"event_at": NOON, "pieces": 2**62}, {"event_at": NOON, "pieces": 2**62}, {"event_at": NOON, "pieces": 2**62})
+    history = events({"event_at": NOON, "pieces": 2**62}, {"event_at": NOON, "pieces": 2**62}, {"event_at": NOON, "pieces": 2**62})
 
-    assert value(view_of(windowed("sum", "pieces")), asked(NOON), told) == float(3 * 2**62)
+    assert value(view_of(windowed("sum", "pieces")), asked(NOON), history) == float(3 * 2**62)
+
+
+def test_values_of_any_kind_of_column_can_be_counted() -> None:
+    """Texts, dates and times count where they are not null, whatever they are."""
+    history = events({"event_at": NOON, "color": "red", "built_on": NOON.date()}, {"event_at": NOON, "promised_at": NOON})
+    view = view_of(*(Windowed(name=column, aggregate="count", column=column, windows=(HOUR,)) for column in OTHERS))
+
+    assert view_features(view, asked(NOON), history).to_pylist() == [{f"v__{column}_1h": 1 for column in OTHERS}]
 
 
 def test_of_events_equal_in_both_times_the_last_by_order_wins() -> None:
     """Ties of `last` are broken by the columns of `order_by`, not by the position in the table."""
-    told = events({"event_at": NOON, "amount": 9.0, "serial": 2}, {"event_at": NOON, "amount": 1.0, "serial": 1})
+    history = events({"event_at": NOON, "amount": 9.0, "serial": 2}, {"event_at": NOON, "amount": 1.0, "serial": 1})
 
-    assert value(view_of(windowed("last", "amount")), asked(NOON), told) == 9.0
+    assert value(view_of(windowed("last", "amount")), asked(NOON), history) == 9.0
 
 
 def test_a_known_later_event_is_newer_than_its_twin() -> None:
     """Of two events of one moment the one that became known later is the newer one, once it is known."""
-    told = events({"event_at": NOON, "known_at": NOON + MINUTE, "amount": 9.0}, {"event_at": NOON, "amount": 1.0})
+    history = events({"event_at": NOON, "known_at": NOON + MINUTE, "amount": 9.0}, {"event_at": NOON, "amount": 1.0})
 
-    assert value(view_of(windowed("last", "amount")), asked(NOON), told) == 1.0
-    assert value(view_of(windowed("last", "amount")), asked(NOON + MINUTE), told) == 9.0
+    assert value(view_of(windowed("last", "amount")), asked(NOON), history) == 1.0
+    assert value(view_of(windowed("last", "amount")), asked(NOON + MINUTE), history) == 9.0
 
 
 def test_text_and_integer_keys_of_any_arrow_kind_match() -> None:
     """Dictionaries, large strings and small integers are keys like any other."""
-    told = events({"event_at": NOON, "gate": 4, "amount": 1.0})
-    told = told.set_column(0, "place", told.column("place").cast(pa.large_string()))
-    told = told.set_column(1, "gate", told.column("gate").cast(pa.int16()))
+    history = events({"event_at": NOON, "gate": 4, "amount": 1.0})
+    history = history.set_column(0, "place", history.column("place").cast(pa.large_string()))
+    history = history.set_column(1, "gate", history.column("gate").cast(pa.int16()))
     requests = pa.table({"place": pa.array(["a"]).dictionary_encode(), "gate": pa.array([4]), "decision_at": pa.array([NOON])})
 
-    assert value(view_of(windowed("count", None), keys=("place", "gate")), requests, told) == 1
+    assert value(view_of(windowed("count", None), keys=("place", "gate")), requests, history) == 1
 
 
 def test_times_across_all_of_history_fit() -> None:
     """Where keys times microseconds exceed 64 bits, marks count the times that occur instead; the answers are the same."""
     first, last = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
     places = [f"p{number}" for number in range(40)]
-    told = pa.Table.from_pylist(
+    history = pa.Table.from_pylist(
         [{"place": place, "event_at": at, "known_at": at, "amount": 1.0} for place in places for at in (first, NOON, last)], schema=EVENTS
     )
     requests = pa.table(
         {"place": places, "decision_at": pa.array([last - number * DAY for number in range(40)], pa.timestamp("us", "UTC"))}
     )
     view = view_of(windowed("count", None, 28 * DAY), windowed("last", "amount", DAY), windowed("max", "amount", HOUR))
-    answer = view_features(view, requests, told)
+    answer = view_features(view, requests, history)
 
-    assert {name: answer.column(name).to_pylist() for name in answer.column_names} == oracle_features(view, requests, told)
+    assert {name: answer.column(name).to_pylist() for name in answer.column_names} == oracle_features(view, requests, history)
 
 
 def replaced(table: pa.Table, column: str, values: pa.Array) -> pa.Table:
@@ -257,36 +266,39 @@ def replaced(table: pa.Table, column: str, values: pa.Array) -> pa.Table:
     return table.set_column(table.column_names.index(column), column, values)
 
 
-TOLD = events({"event_at": NOON, "amount": 1.0, "is_late": True})
+HISTORY = events({"event_at": NOON, "amount": 1.0, "is_late": True})
 NAIVE = pa.array([NOON.replace(tzinfo=None)])
 NULL_TIME = pa.array([None], pa.timestamp("us", "UTC"))
 
 
 @pytest.mark.parametrize(
-    ("told", "problem"),
+    ("history", "problem"),
     [
-        (TOLD.drop_columns("amount"), "lacks column 'amount'"),
-        (TOLD.drop_columns("place"), "lacks column 'place'"),
-        (TOLD.append_column("amount", pa.array([2.0])), "has 2 columns 'amount'"),
-        (replaced(TOLD, "event_at", NAIVE), "has naive times in column 'event_at'"),
-        (replaced(TOLD, "known_at", NULL_TIME), "has 1 nulls in column 'known_at'"),
-        (replaced(TOLD, "event_at", pa.array([1])), "has int64 in column 'event_at', expected timestamp"),
-        (replaced(TOLD, "event_at", pa.array([1], pa.timestamp("ns", "UTC"))), "has times finer than a microsecond in column 'event_at'"),
-        (replaced(TOLD, "amount", pa.array(["1"])), "has string in column 'amount', expected integer, number or boolean"),
-        (replaced(TOLD, "amount", pa.array([math.nan])), "has 1 NaN or infinite values in column 'amount'"),
-        (replaced(TOLD, "amount", pa.array([-math.inf])), "has 1 NaN or infinite values in column 'amount'"),
-        (replaced(TOLD, "amount", pa.array([2**64 - 1], pa.uint64())), "has integers beyond 64 bits in column 'amount'"),
-        (replaced(TOLD, "is_late", pa.array([1])), "has int64 in column 'is_late', expected boolean"),
-        (replaced(TOLD, "place", pa.array([1.5])), "has double in key column 'place', expected string or integer"),
-        (replaced(TOLD, "place", pa.array([1])), "has int64 in key column 'place', the requests have string"),
+        (HISTORY.drop_columns("amount"), "lacks column 'amount'"),
+        (HISTORY.drop_columns("place"), "lacks column 'place'"),
+        (HISTORY.append_column("amount", pa.array([2.0])), "has 2 columns 'amount'"),
+        (replaced(HISTORY, "event_at", NAIVE), "has naive times in column 'event_at'"),
+        (replaced(HISTORY, "known_at", NULL_TIME), "has 1 nulls in column 'known_at'"),
+        (replaced(HISTORY, "event_at", pa.array([1])), "has int64 in column 'event_at', expected timestamp"),
+        (
+            replaced(HISTORY, "event_at", pa.array([1], pa.timestamp("ns", "UTC"))),
+            "has times finer than a microsecond in column 'event_at'",
+        ),
+        (replaced(HISTORY, "amount", pa.array(["1"])), "has string in column 'amount', expected integer, number or boolean"),
+        (replaced(HISTORY, "amount", pa.array([math.nan])), "has 1 NaN or infinite values in column 'amount'"),
+        (replaced(HISTORY, "amount", pa.array([-math.inf])), "has 1 NaN or infinite values in column 'amount'"),
+        (replaced(HISTORY, "amount", pa.array([2**64 - 1], pa.uint64())), "has integers beyond 64 bits in column 'amount'"),
+        (replaced(HISTORY, "is_late", pa.array([1])), "has int64 in column 'is_late', expected boolean"),
+        (replaced(HISTORY, "place", pa.array([1.5])), "has double in key column 'place', expected string or integer"),
+        (replaced(HISTORY, "place", pa.array([1])), "has int64 in key column 'place', the requests have string"),
     ],
 )
 @pytest.mark.parametrize("buckets", [1, 16])
-def test_a_table_that_is_not_as_declared_is_refused_by_name(told: pa.Table, problem: str, buckets: int) -> None:
+def test_a_table_that_is_not_as_declared_is_refused_by_name(history: pa.Table, problem: str, buckets: int) -> None:
     """Missing, doubled, naive, null or mistyped columns and values that are no numbers: an error that names column and table."""
     view = view_of(windowed("sum", "amount"), windowed("rate", "is_late"))
     with pytest.raises(TableMismatch) as caught:
-        view_features(view, asked(NOON), told, buckets=buckets)
+        view_features(view, asked(NOON), history, buckets=buckets)
 
     assert f"Table 'events' {problem}" in str(caught.value)
 
@@ -302,4 +314,4 @@ def test_a_table_that_is_not_as_declared_is_refused_by_name(told: pa.Table, prob
 def test_requests_that_are_not_as_declared_are_refused_by_name(requests: pa.Table, problem: str) -> None:
     """Keys and an aware time are needed; the error names what is not there."""
     with pytest.raises(TableMismatch, match=problem):
-        bucket_features(view_of(windowed("count", None)), requests, TOLD)
+        bucket_features(view_of(windowed("count", None)), requests, HISTORY)

@@ -124,7 +124,7 @@ ORDERS = st.permutations(range(12))
 
 @given(order=ORDERS)
 def test_the_same_rows_give_the_same_bytes(order: list[int]) -> None:
-    """The order in which rows come does not show in the file, so equal content can be told by its digest."""
+    """The order in which rows come does not show in the file, so equal content has equal digests."""
     rows = pa.concat_tables([trip_rows(day(0), count=6), trip_rows(day(1), count=6)])
     shuffled = derived.sorted_rows(("features", "trips"), rows.take(pa.array(order)), "began_at", day(0), day(1))
 

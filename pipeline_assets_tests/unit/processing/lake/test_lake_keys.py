@@ -1,4 +1,4 @@
-"""Whether a primary key tells rows apart."""
+"""Whether a primary key is unique."""
 
 import pyarrow as pa
 from hypothesis import given

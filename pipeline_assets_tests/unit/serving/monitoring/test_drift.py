@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline_assets.serving.monitoring.drift import Bins, histograms, measure, psi, reference
+from pipeline_assets.serving.monitoring.drift import Bins, Categories, Reference, histograms, measure, psi, reference
 
 START = datetime(2013, 5, 1, tzinfo=UTC)
 VALUES = st.lists(st.one_of(st.none(), st.floats(-5, 5, allow_nan=False), st.integers(-5, 5).map(float)), max_size=40)
@@ -18,6 +18,10 @@ def _rows(values: list[float | None], hours: int = 7) -> pa.Table:
     """A table of `values`, one row every `hours`."""
     times = [START + position * timedelta(hours=hours) for position in range(len(values))]
     return pa.table({"at": pa.array(times, pa.timestamp("us", "UTC")), "x": pa.array(values, pa.float64())})
+
+
+def _reference(rows: pa.Table, columns: list[str], bins: int) -> Reference:
+    return reference(rows, columns, "at", bins=bins, max_psi=0.25, categories={})
 
 
 def _count(values: list[float | None], edges: tuple[float, ...]) -> list[int]:
@@ -55,7 +59,7 @@ def test_equal_shares_have_no_drift_and_moved_ones_have() -> None:
 def test_a_feature_that_is_large_on_every_day_of_the_reference_has_not_drifted() -> None:
     """A column that is constant within a day is held against what its own reference days show, and still drifts when it leaves them."""
     slow = _rows([float(position // 24 % 5) for position in range(24 * 60)], hours=1)
-    against = reference(slow, ["x"], "at", bins=5, max_psi=0.25)
+    against = _reference(slow, ["x"], 5)
 
     inside = measure(_rows([3.0] * 24, hours=1), against, "at")
     outside = measure(_rows([None] * 24, hours=1), against, "at")
@@ -68,7 +72,27 @@ def test_a_feature_that_is_large_on_every_day_of_the_reference_has_not_drifted()
 def test_a_column_of_nulls_and_a_constant_column_have_a_reference() -> None:
     """Columns without anything to cut have few bins, and no error."""
     rows = _rows([None] * 30).append_column("y", pa.array([1.0] * 30))
-    against = reference(rows, ["x", "y"], "at", bins=10, max_psi=0.25)
+    against = _reference(rows, ["x", "y"], 10)
 
-    assert [bins.edges for bins in against.bins] == [(), (1.0,)]
+    assert against.bins == (Bins(column="x", edges=()), Bins(column="y", edges=(1.0,)))
     assert not any(one.is_drifted for one in measure(rows, against, "at"))
+
+
+def _texts(*texts: str | None) -> pa.Table:
+    times = [START + position * timedelta(minutes=1) for position in range(len(texts))]
+    return pa.table({"at": pa.array(times, pa.timestamp("us", "UTC")), "x": pa.array(texts, pa.string())})
+
+
+def test_text_has_a_bin_per_category_one_for_the_rest_and_one_for_null() -> None:
+    """Categories are counted in their order, whatever else occurs comes after them, and nulls are last."""
+    _, (counts,) = histograms(_texts("b", "a", None, "z", "b", "y"), [Categories(column="x", values=("a", "b", "c"))], "at")
+
+    assert counts.tolist() == [[1, 2, 0, 2, 1]]
+
+
+def test_text_drifts_when_its_categories_change() -> None:
+    """The same shares have no drift; another category, and one that was never seen, have."""
+    against = reference(_texts(*"aaab" * 50), ["x"], "at", bins=10, max_psi=0.25, categories={"x": ("a", "b")})
+    found = [measure(_texts(*texts), against, "at")[0].is_drifted for texts in ("aaab" * 9, "bbba" * 9, "zzzz" * 9)]
+
+    assert found == [False, True, True]

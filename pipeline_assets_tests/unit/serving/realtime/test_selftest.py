@@ -1,14 +1,20 @@
-"""The self-test of a package: which rows it holds, and that a model which scores otherwise is told apart to the last bit."""
+"""The self-test of a package: which rows it holds, and that a model which scores otherwise is recognized to the last bit."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
+from functools import cache
+from hashlib import sha256
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import xgboost
 
+from pipeline_assets.model_lifecycle.training.contract import ModelFeature
+from pipeline_assets.model_lifecycle.training.matrix import feature_matrix
+from pipeline_assets.model_lifecycle.training.scorer import Scorer
 from pipeline_assets.serving.realtime.selftest import (
     SPARSE_ROWS,
     SPREAD_ROWS,
@@ -20,86 +26,114 @@ from pipeline_assets.serving.realtime.selftest import (
     measure,
     wrong_scores,
 )
-from pipeline_assets.use_cases.nyc_flights.model import flight_delay
+from pipeline_assets.spec.tasks import Task
+from pipeline_assets.use_cases.nyc_flights.models import flight_delay
+from pipeline_assets_tests.live_models import learned
+from pipeline_assets_tests.model_rows import BINARY, MULTICLASS, REGRESSION, TASKS
 
-FEATURES = ("a", "b", "c")
+FEATURES = (
+    ModelFeature(name="a", type="number"),
+    ModelFeature(name="b", type="text", categories=("red", "green", "blue")),
+    ModelFeature(name="c", type="integer"),
+)
+NAMES = [feature.name for feature in FEATURES]
 START = datetime(2013, 5, 1, tzinfo=UTC)
+PARAMETERS: Mapping[Task, Mapping[str, object]] = {
+    BINARY: {"objective": "binary:logistic"},
+    MULTICLASS: {"objective": "multi:softprob", "num_class": 3},
+    REGRESSION: {"objective": "reg:squarederror"},
+}
+OF_EACH_TASK = pytest.mark.parametrize("task", TASKS, ids=lambda task: type(task).__name__)
 
 
 def vectors(rows: int) -> pa.Table:
-    """Rows with nulls here and there; the last ones know nothing of `a` and `b`."""
+    """Rows with nulls here and there, and a text that is no category; the last ones know nothing of `a` and `b`."""
     random = np.random.default_rng(7)
-    is_late = np.arange(rows) >= rows - 3
+    is_last = np.arange(rows) >= rows - 3
     return pa.table(
         {
             "flight_id": [f"f{row}" for row in range(rows)],
             "decision_at": [START + timedelta(minutes=row) for row in range(rows)],
-            "a": pa.array(random.random(rows), mask=is_late | (random.random(rows) < 0.2)),
-            "b": pa.array(random.random(rows), mask=is_late),
+            "a": pa.array(random.random(rows), mask=is_last | (random.random(rows) < 0.2)),
+            "b": pa.array(random.choice(["red", "green", "blue", "pink"], rows), mask=is_last),
             "c": pa.array(random.integers(0, 9, rows)),
         }
     )
 
 
-@pytest.fixture(scope="module")
-def booster() -> xgboost.Booster:
+@cache
+def scorer_of(task: Task) -> Scorer:
     """A small model of the three features."""
-    random = np.random.default_rng(1)
-    values = random.random((400, len(FEATURES)))
-    values[random.random(values.shape) < 0.2] = np.nan
-    labels = (np.nan_to_num(values).sum(axis=1) > 1.2).astype(float)
-    learned = xgboost.DMatrix(values, labels, feature_names=list(FEATURES))
-    return xgboost.train({"objective": "binary:logistic", "nthread": 1}, learned, 12)
+    rows = vectors(400)
+    codes = np.nan_to_num(rows["a"].to_numpy()) * 2 + rows["c"].to_numpy() / 4
+    labels = codes if task == REGRESSION else np.digitize(codes, [1.5, 2.5])
+    matrix = feature_matrix(rows, FEATURES, np.minimum(labels, 1) if task == BINARY else labels)
+    artifact = bytes(xgboost.train({**PARAMETERS[task], "nthread": 1}, matrix, 12).save_raw("ubj"))
+    _, candidate = learned(1)
+    classes = MULTICLASS.classes if task == MULTICLASS else ()
+    return Scorer.load(artifact, replace(candidate.contract, features=FEATURES, classes=classes, sha256=sha256(artifact).hexdigest()))
 
 
-def known(booster: xgboost.Booster) -> Golden:
-    """Golden rows with the scores that the booster gives a whole table."""
-    rows = golden_rows(flight_delay, vectors(500), FEATURES)
-    columns = np.column_stack([column.cast(pa.float64()).to_numpy() for column in rows.columns])
-    scores = booster.predict(xgboost.DMatrix(columns, feature_names=list(FEATURES)))
-    return golden(rows, scores.astype(np.float64))
+def known(task: Task) -> Golden:
+    """Golden rows with the scores that they get as a table."""
+    rows = golden_rows(flight_delay, vectors(500), NAMES)
+    return golden(rows, scorer_of(task).score(rows))
 
 
 def test_golden_rows_are_spread_sparse_and_empty() -> None:
     """A few dozen rows from first to last, those that know least, and one of nulls only, whatever the order of the vectors."""
     table = vectors(500)
-    rows = golden_rows(flight_delay, table, FEATURES)
+    rows = golden_rows(flight_delay, table, NAMES)
     shuffled = table.take(pa.array(np.random.default_rng(3).permutation(table.num_rows)))
 
     assert SPREAD_ROWS < rows.num_rows <= SPREAD_ROWS + SPARSE_ROWS + 1
     assert rows.to_pylist()[0]["c"] == table.to_pylist()[0]["c"]
     assert rows.to_pylist()[-1] == {"a": None, "b": None, "c": None}
     assert sum(row["a"] is None and row["b"] is None for row in rows.to_pylist()) >= 4
-    assert golden_rows(flight_delay, shuffled, FEATURES).equals(rows)
+    assert golden_rows(flight_delay, shuffled, NAMES).equals(rows)
 
 
 @pytest.mark.parametrize("rows", [0, 1, 2])
 def test_few_vectors_give_few_golden_rows(rows: int) -> None:
     """Each vector once, and the empty row."""
-    assert golden_rows(flight_delay, vectors(rows), FEATURES).num_rows == rows + 1
+    assert golden_rows(flight_delay, vectors(rows), NAMES).num_rows == rows + 1
 
 
-def test_golden_rows_survive_json_to_the_last_bit(booster: xgboost.Booster) -> None:
-    """What was written is what is read back."""
-    told = known(booster)
+@OF_EACH_TASK
+def test_golden_rows_survive_json_to_the_last_bit(task: Task) -> None:
+    """What was written is what is read back: numbers, text, and one score or several per row."""
+    rows = known(task)
+    again = golden_from(json.loads(json.dumps(asdict(rows))))
 
-    assert golden_from(json.loads(json.dumps(asdict(told)))) == told
-    assert np.array_equal(matrix(golden_from(json.loads(json.dumps(asdict(told))))), matrix(told), equal_nan=True)
+    assert again == rows
+    assert np.array_equal(matrix(FEATURES, again), matrix(FEATURES, rows), equal_nan=True)
 
 
-def test_the_right_model_passes_and_a_last_bit_is_told_apart(booster: xgboost.Booster) -> None:
+def test_text_is_taken_by_the_categories_of_the_contract() -> None:
+    """A category is its place, any other text is null, as in a batch."""
+    rows = Golden(features=("b", "c", "a"), rows=(("blue", 3.0, 0.5), ("pink", None, None)), scores=(0.0, 0.0))
+
+    assert np.array_equal(matrix(FEATURES, rows), np.array([[0.5, 2, 3], [np.nan, np.nan, np.nan]], np.float32), equal_nan=True)
+
+
+@OF_EACH_TASK
+def test_the_right_model_passes_and_a_last_bit_is_recognized(task: Task) -> None:
     """Scoring row by row equals scoring a table; a score that differs in its last bit is named by its row."""
-    told = known(booster)
-    nudged = float(np.nextafter(np.float32(told.scores[5]), np.float32(1)))
-    altered = replace(told, scores=(*told.scores[:5], nudged, *told.scores[6:]))
+    rows, place = known(task), 5
+    score = rows.scores[place]
+    first = score if isinstance(score, float) else score[0]
+    nudged = float(np.nextafter(np.float32(first), np.float32(1)))
+    other = nudged if isinstance(score, float) else (nudged, *score[1:])
+    altered = replace(rows, scores=(*rows.scores[:place], other, *rows.scores[place + 1 :]))
 
-    assert wrong_scores(booster, told) == ()
-    assert wrong_scores(booster, altered) == (f"row 5 scores {told.scores[5]!r}, expected {nudged!r}",)
+    assert wrong_scores(scorer_of(task), rows) == ()
+    assert wrong_scores(scorer_of(task), altered) == (f"row {place} scores {score!r}, expected {other!r}",)
 
 
-def test_latency_is_measured_row_by_row(booster: xgboost.Booster) -> None:
+@OF_EACH_TASK
+def test_latency_is_measured_row_by_row(task: Task) -> None:
     """As many rows as asked for, with percentiles in their order."""
-    latency = measure(booster, known(booster), 50)
+    latency = measure(scorer_of(task), known(task), 50)
 
     assert latency.rows == 50
     assert 0 < latency.p50_ms <= latency.p95_ms <= latency.p99_ms

@@ -1,0 +1,140 @@
+"""The rules of contracts, sources and streams."""
+
+import json
+import re
+from collections.abc import Collection, Iterator
+from typing import get_args
+
+from pipeline_assets.core.names import landed
+from pipeline_assets.core.project import sources_of
+from pipeline_assets.core.rules.problems import Place, Problem
+from pipeline_assets.spec.contracts import FIELD_TYPES, Contract, Field
+from pipeline_assets.spec.sources import Avro, CloudEvent, CsvLine, DebeziumChange, EventStream, Load, PostgresTable, Source
+from pipeline_assets.spec.use_case import UseCase
+
+# What CloudEvents allows as the name of an attribute.
+ATTRIBUTE = re.compile(r"[a-z0-9]+")
+
+
+def problems(use_case: UseCase, streams: Collection[EventStream]) -> Iterator[Problem]:
+    """What is wrong with the sources and streams of a use case; `streams` are those of all use cases, its own among them.
+
+    A stream that several use cases share is among them several times, and is one.
+    """
+    declared = list(dict.fromkeys(streams))
+    for source in sources_of(use_case):
+        yield from _contract(source, source.contract)
+        yield from _source(source)
+    for stream in use_case.streams:
+        yield from _contract(stream, stream.contract)
+        yield from _stream(stream, [one for one in declared if one != stream])
+
+
+def _source(source: Source) -> Iterator[Problem]:
+    place = Place(declared=source, subject=f"Source '{source.contract.name}'")
+    yield from place.one_of("load", source.load, get_args(Load))
+    if source.load == "changes" and not isinstance(source.origin, PostgresTable):
+        yield place.problem("load", "is 'changes'", "a Postgres table as origin")
+
+
+def _contract(declared: Source | EventStream, contract: Contract) -> Iterator[Problem]:
+    place = Place(declared=declared, subject=f"Contract '{contract.name}'")
+    fields = {field.name: field for field in contract.fields}
+    yield from place.names("Contract", [contract.name])
+    yield from place.names(f"{place.subject}: field", [field.name for field in contract.fields])
+    for field in contract.fields:
+        yield from _field(place.part(f"field '{field.name}'"), field)
+    if not contract.primary_key:
+        yield place.problem("primary_key", "is empty", "at least one field")
+    for key in contract.primary_key:
+        yield from place.one_of("primary_key", key, fields)
+    instants = [name for name, field in fields.items() if field.type == "timestamp" and field.required]
+    yield from place.one_of("event_at", contract.event_at, instants)
+    yield from place.one_of("known_at", contract.known_at, instants)
+    yield from place.between("broken_share", contract.broken_share, 0, 1)
+    yield from place.positive("freshness", contract.freshness)
+
+
+def _field(place: Place, field: Field) -> Iterator[Problem]:
+    yield from place.one_of("type", field.type, FIELD_TYPES)
+    has_range = field.minimum is not None or field.maximum is not None
+    if has_range and field.type not in {"integer", "number"}:
+        yield place.problem("minimum", "is set", "a range on an integer or a number")
+    if field.minimum is not None and field.maximum is not None and field.minimum > field.maximum:
+        yield place.problem("minimum", "exceeds maximum", "minimum <= maximum")
+    if (field.allowed or field.max_length is not None) and field.type != "string":
+        yield place.problem("allowed", "is set", "a list of values on a string")
+
+
+def _stream(stream: EventStream, others: Collection[EventStream]) -> Iterator[Problem]:
+    place = Place(declared=stream, subject=f"Stream '{stream.contract.name}'")
+    yield from _history(place, stream)
+    yield from _format(place, stream)
+    yield from _route(place, stream, others)
+
+
+def _history(place: Place, stream: EventStream) -> Iterator[Problem]:
+    history = stream.history
+    if history is None:
+        return
+    have = {field.name: field.type for field in history.source.contract.fields}
+    if (history.field is None) != (history.value is None):
+        yield place.problem("history", "has a field without a value, or a value without a field", "both, or none")
+    if history.source.load != "daily":
+        yield place.problem("history", f"is loaded as '{history.source.load}'", "a source that is loaded daily")
+    yield from place.one_of("history.field", history.field, {*have, None})
+    for field in stream.contract.fields:
+        yield from place.one_of(f"field '{field.name}'", field.name, have)
+
+
+def _format(place: Place, stream: EventStream) -> Iterator[Problem]:
+    fields, written = {field.name for field in stream.contract.fields}, stream.format
+    if isinstance(written, CsvLine):
+        yield from _csv(place, stream, written)
+    if isinstance(written, Avro) and not _is_record_schema(written.schema):
+        yield place.problem("format.schema", "is no Avro record", "a schema as JSON")
+    if isinstance(written, Avro) and written.registry is not None and not written.is_framed:
+        yield place.problem("format.registry", "is set", "framed records (is_framed=True)")
+    if isinstance(written, CloudEvent):
+        yield from _cloud_event(place, stream, written)
+    if isinstance(written, DebeziumChange):
+        for named in (written.operation, written.lsn, written.committed_at):
+            yield from place.one_of("format", named, {*fields, None})
+
+
+def _csv(place: Place, stream: EventStream, written: CsvLine) -> Iterator[Problem]:
+    yield from place.names(f"{place.subject}: column", written.columns)
+    absent = {stream.contract.known_at} if stream.known_at_record_time else set()
+    for name in sorted({field.name for field in stream.contract.fields} - absent):
+        yield from place.one_of(f"format.columns lacks field '{name}', which", name, written.columns)
+    if len(written.delimiter) != 1:
+        yield place.problem("delimiter", f"is {written.delimiter!r}", "one character")
+
+
+def _cloud_event(place: Place, stream: EventStream, written: CloudEvent) -> Iterator[Problem]:
+    for _, name in written.attributes:
+        yield from place.one_of("format.attributes", name, [field.name for field in stream.contract.fields])
+    routed = () if stream.route is None else (stream.route.field,)
+    for attribute in (*(attribute for attribute, _ in written.attributes), *routed):
+        if written.is_binary and not ATTRIBUTE.fullmatch(attribute):
+            yield place.problem("format.attributes", f"has '{attribute}'", "lower-case letters and digits, as CloudEvents names attributes")
+
+
+def _route(place: Place, stream: EventStream, others: Collection[EventStream]) -> Iterator[Problem]:
+    beside = [one for one in others if one.topic == stream.topic]
+    table = landed(stream.topic)
+    if any(landed(one.topic) == table and one.topic != stream.topic for one in others):
+        yield place.problem("topic", "lands in the table of another topic", "topics that differ in more than case and signs")
+    routes = {(None if one.route is None else one.route.field, repr(one.format)) for one in (stream, *beside)}
+    values = [one.route.value for one in (stream, *beside) if one.route is not None]
+    if beside and (len(routes) > 1 or len(set(values)) < len(beside) + 1):
+        expected = "streams of one topic with the same format, routed by the same field, each with a value of its own"
+        yield place.problem("route", f"shares topic '{stream.topic}'", expected)
+
+
+def _is_record_schema(text: str) -> bool:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return False
+    return isinstance(found, dict) and found.get("type") == "record"

@@ -1,0 +1,97 @@
+"""The forms that values of settings have, each with what a person reads who gave another one. Nothing here reads the environment."""
+
+from collections.abc import Callable
+from typing import Annotated
+from urllib.parse import SplitResult, parse_qs, urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, SecretStr
+from pydantic_core import PydanticCustomError
+
+# The types of errors that carry a `problem` and what is `expected`; the value of the second may not be shown.
+MALFORMED, MALFORMED_SECRET = "malformed", "malformed_secret"
+LARGEST_PORT = 65_535
+
+AN_URL = "a URL with scheme, host and, if need be, port, such as http://127.0.0.1:9000"
+A_DSN = "postgresql://<user>:<password>@<host>:<port>/<database>"
+BROKERS = "host:port, several separated by commas"
+A_PORT = f"a port from 0 to {LARGEST_PORT} (0 picks a free one)"
+A_MODULE = "the dotted name of a Python package, such as shop.use_cases"
+SECONDS = "a number of seconds, 0 or more"
+
+
+def _text(form: Callable[[str], str | None], expected: str) -> AfterValidator:
+    """A check of a text, which may be secret; `form` returns what is wrong with it, None where nothing is."""
+
+    def check(value: str | SecretStr) -> str | SecretStr:
+        is_secret = isinstance(value, SecretStr)
+        problem = form(value.get_secret_value() if isinstance(value, SecretStr) else value)
+        if problem is not None:
+            raise PydanticCustomError(MALFORMED_SECRET if is_secret else MALFORMED, "{problem}", {"problem": problem, "expected": expected})
+        return value
+
+    return AfterValidator(check)
+
+
+def _split(text: str) -> tuple[SplitResult | None, int | None]:
+    """The parts of a URL and its port; no parts where the URL has none or its port is out of range."""
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        return None, None
+    return parts, port
+
+
+def _url(text: str) -> str | None:
+    parts, _ = _split(text)
+    if parts is None:
+        return "has a host or a port that cannot be read"
+    if parts.scheme not in {"http", "https"}:
+        return "does not begin with http:// or https://"
+    return None if parts.hostname else "has no host"
+
+
+def _dsn(text: str) -> str | None:
+    parts, _ = _split(text)
+    if parts is None:
+        return "has a host or a port that cannot be read"
+    if parts.scheme != "postgresql":
+        return "does not begin with postgresql://"
+    if not parts.hostname and "host" not in parse_qs(parts.query):
+        return "has no host"
+    return None if parts.path.strip("/") else "has no database"
+
+
+def _brokers(text: str) -> str | None:
+    for one in text.split(","):
+        parts, port = _split(f"//{one.strip()}")
+        if parts is None or not parts.hostname or port is None or parts.path:
+            return "is no list of hosts with ports"
+    return None
+
+
+def _module(text: str) -> str | None:
+    return None if all(part.isidentifier() for part in text.split(".")) else "is no name of a package"
+
+
+def _number(kind: Callable[[str], float], largest: float, expected: str) -> BeforeValidator:
+    """A check that a value is a number from 0 to `largest`."""
+
+    def read(value: object) -> float:
+        try:
+            number = kind(str(value))
+        except ValueError:
+            number = -1
+        if not 0 <= number <= largest:
+            raise PydanticCustomError(MALFORMED, "{problem}", {"problem": "is no such number", "expected": expected})
+        return number
+
+    return BeforeValidator(read)
+
+
+HttpUrl = Annotated[str, _text(_url, AN_URL)]
+Dsn = Annotated[SecretStr, _text(_dsn, A_DSN)]
+Brokers = Annotated[str, _text(_brokers, BROKERS)]
+ModuleName = Annotated[str, _text(_module, A_MODULE)]
+Port = Annotated[int, _number(int, LARGEST_PORT, A_PORT)]
+Seconds = Annotated[float, _number(float, 1e9, SECONDS)]

@@ -1,0 +1,150 @@
+"""What is staged of typed rows as assets: the days of each stream, and the rows of each followed table."""
+
+from collections.abc import Iterator
+from time import monotonic
+from typing import Any
+
+import dagster as dg
+
+from pipeline_assets.core import names
+from pipeline_assets.core.errors import ContractViolation, SourceChanged
+from pipeline_assets.core.project import Project
+from pipeline_assets.core.resources import (
+    COMPLETE,
+    CONTRACT,
+    Platform,
+    asked_days,
+    column_schema,
+    complete,
+    contract_check,
+    dagster_errors,
+    days,
+    key,
+    naming_dependents,
+    source_changed,
+    use_case_tags,
+)
+from pipeline_assets.ingestion.staging import summary
+from pipeline_assets.ingestion.streaming.staged.changes import log_contract
+from pipeline_assets.ingestion.streaming.staged.events import StagedEvents, stage_events
+from pipeline_assets.ingestion.streaming.staged.state import LOG_SNAPSHOT, StagedState, stage_state
+from pipeline_assets.ingestion.streaming.typed.schema_changes import hold_against_table
+from pipeline_assets.spec.contracts import Contract
+from pipeline_assets.spec.sources import EventStream, Source
+
+Results = Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]
+
+
+def events(project: Project, stream: EventStream) -> dg.AssetsDefinition:
+    """The events of a stream by day, with those from before the topic began where there is a history."""
+    contract, home = stream.contract, project.homes_of(stream.contract)[0]
+    asset_key, origin = key(names.staged(contract.name)), "topic" if stream.history is None else "history and topic"
+
+    @dg.asset(
+        key=asset_key,
+        deps=_upstream(stream),
+        partitions_def=days(project.span_of(home)),
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        group_name=names.STREAMING_INGESTION,
+        kinds={"parquet", "s3"},
+        owners=[contract.owner],
+        tags=use_case_tags(home),
+        code_version=contract.version,
+        description=f"{contract.description} Staged files of events that kept the contract, from {origin}.",
+        metadata={"dagster/column_schema": column_schema(contract), "topic": stream.topic},
+        freshness_policy=dg.FreshnessPolicy.time_window(fail_window=contract.freshness),
+        check_specs=[
+            _keeps_contract(asset_key, "Events"),
+            dg.AssetCheckSpec(COMPLETE, asset=asset_key, description=f"No day is without events, from {origin}."),
+        ],
+    )
+    def staged(context: dg.AssetExecutionContext, platform: Platform) -> Results:
+        begun = monotonic()
+        with dagster_errors():
+            try:
+                done = stage_events(platform.settings, stream, *asked_days(context), run_id=context.run.run_id)
+            except ContractViolation as error:
+                yield contract_check(asset_key, error.reasons, dg.AssetCheckSeverity.ERROR)
+                raise
+        for one in done.days:
+            context.add_asset_metadata(summary.partition_facts(one), partition_key=one.manifest.partition)
+        check = contract_check(asset_key, summary.reasons(done.days), dg.AssetCheckSeverity.WARN)
+        yield dg.MaterializeResult(
+            metadata=_events_metadata(stream, done, monotonic() - begun),
+            check_results=[check, complete(summary.empty_partitions(done.days))],
+        )
+
+    return staged
+
+
+def _upstream(stream: EventStream) -> list[dg.AssetKey]:
+    """The staged history of a stream, where there is one, and its typed rows."""
+    history = [] if stream.history is None else [key(names.staged(stream.history.source.contract.name))]
+    return [*history, key(names.typed(stream.contract.name))]
+
+
+def _keeps_contract(asset_key: dg.AssetKey, what: str) -> dg.AssetCheckSpec:
+    return dg.AssetCheckSpec(CONTRACT, asset=asset_key, blocking=True, description=f"{what} keep their contract; others are in quarantine.")
+
+
+def _events_metadata(stream: EventStream, staged: StagedEvents, seconds: float) -> dict[str, Any]:
+    lineage = {field.name: [dg.TableColumnDep(one, field.name) for one in _upstream(stream)] for field in stream.contract.fields}
+    return {
+        **summary.facts(staged.days, seconds),
+        "broken_by_reason": dg.MetadataValue.json(summary.reasons(staged.days)),
+        "typed_snapshot": str(staged.typed_snapshot),
+        "dagster/column_schema": column_schema(stream.contract),
+        "dagster/column_lineage": dg.TableColumnLineage(lineage),
+    }
+
+
+def table(project: Project, source: Source) -> dg.AssetsDefinition:
+    """The rows of a followed table, as its changes left them."""
+    contract = source.contract
+    asset_key, log = key(names.staged(contract.name)), key(names.typed(log_contract(contract).name))
+
+    @dg.asset(
+        key=asset_key,
+        deps=[log],
+        group_name=names.STREAMING_INGESTION,
+        kinds={"parquet", "s3"},
+        owners=[contract.owner],
+        tags=use_case_tags(project.homes_of(contract)[0]),
+        code_version=contract.version,
+        description=f"{contract.description} Staged files of the rows that its changes left, as far as they kept the contract.",
+        metadata={"dagster/column_schema": column_schema(contract)},
+        freshness_policy=dg.FreshnessPolicy.time_window(fail_window=contract.freshness),
+        check_specs=[_keeps_contract(asset_key, "Rows")],
+    )
+    def state(context: dg.AssetExecutionContext, platform: Platform) -> Results:
+        begun = monotonic()
+        with dagster_errors():
+            try:
+                with naming_dependents(context):
+                    hold_against_table(platform.settings, source)
+                    done = stage_state(platform.settings, source, run_id=context.run.run_id)
+            except SourceChanged as error:
+                yield source_changed(asset_key, CONTRACT, error)
+                raise
+            except ContractViolation as error:
+                yield contract_check(asset_key, error.reasons, dg.AssetCheckSeverity.ERROR)
+                raise
+        check = contract_check(asset_key, summary.reasons([done.staged]), dg.AssetCheckSeverity.WARN)
+        yield dg.MaterializeResult(metadata=_state_metadata(contract, log, done, monotonic() - begun), check_results=[check])
+
+    return state
+
+
+def _state_metadata(contract: Contract, log: dg.AssetKey, done: StagedState, seconds: float) -> dict[str, Any]:
+    lineage = {field.name: [dg.TableColumnDep(log, field.name)] for field in contract.fields}
+    return {
+        **summary.facts([done.staged], seconds),
+        "broken_by_reason": dg.MetadataValue.json(summary.reasons([done.staged])),
+        "changes": done.merged.changes,
+        # As text: the page would show numbers of 19 digits rounded.
+        "lsn": str(done.merged.lsn),
+        LOG_SNAPSHOT: str(done.log_snapshot),
+        "values_not_in_log": len(done.merged.unresolved),
+        "dagster/column_schema": column_schema(contract),
+        "dagster/column_lineage": dg.TableColumnLineage(lineage),
+    }

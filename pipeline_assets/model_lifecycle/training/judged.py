@@ -1,0 +1,19 @@
+"""Labels and scores of a hold-out as arrays, in the order of its rows."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Labels = npt.NDArray[Any]
+Scores = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """Encoded labels of a hold-out with the scores of the model and of its baseline; row i of all three belongs together."""
+
+    labels: Labels
+    scores: Scores
+    baseline_scores: Scores

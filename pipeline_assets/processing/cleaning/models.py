@@ -1,0 +1,166 @@
+"""The dbt models of a project: which of them the use cases need, which are built by the day, and how dbt is asked for them."""
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cached_property
+from typing import Any
+
+from pipeline_assets.core import names
+from pipeline_assets.core.errors import DeclarationProblem
+from pipeline_assets.core.project import Project, tables_of
+from pipeline_assets.spec.use_case import UseCase
+
+# Where in a model's path through dbt's project (project, use case, staging or cleaned, name) its use case stands.
+FOLDER = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """The models of one op of a use case, and the arguments by which dbt selects them with their tests."""
+
+    models: frozenset[str]
+    select: str
+    exclude: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProjectModels:
+    """dbt's manifest, as far as the chosen use cases need it. Models are named by dbt's unique ids.
+
+    A use case builds the models of its own folder. What it reads of the folder of a use case that is not chosen it builds too, so that each
+    choice of use cases is complete; other models of such a folder are nobody's.
+    """
+
+    project: Project
+    manifest: Mapping[str, Any]
+
+    @cached_property
+    def by_day(self) -> frozenset[str]:
+        """The models that are built by the day: all that read a raw table that is loaded by the day, directly or through others."""
+        return self._below(self._daily_tables) - self._daily_tables
+
+    def selections(self, use_case: UseCase) -> tuple[Selection, Selection]:
+        """The models of a use case that are built by the day, and its registers; either may have none."""
+        own, borrowed = self._own(use_case), self._borrowed[use_case.name]
+        tables = sorted(_reached(own, self.manifest["parent_map"]) & self._daily_tables)
+        below = [f"source:{self.manifest['sources'][table]['source_name']}.{self._table(table)}+" for table in tables]
+        folder = f"fqn:{self.manifest['metadata']['project_name']}.{use_case.name}"
+        by_day = [*(f"{folder},{daily}" for daily in below), *self._named(borrowed & self.by_day)]
+        registers = [folder, *self._named(borrowed - self.by_day)]
+        return (
+            Selection(models=(own | borrowed) & self.by_day, select=" ".join(by_day)),
+            Selection(models=(own | borrowed) - self.by_day, select=" ".join(registers), exclude=" ".join(below)),
+        )
+
+    def compared_with(self, model: str) -> frozenset[str]:
+        """The other models that tests of a model read; a test that finds none of its tables is an error to dbt, not a failed test."""
+        return self._compared.get(model, frozenset()) - {model}
+
+    def freshness(self, node: str) -> timedelta | None:
+        """How old the newest row of a model or source may be: as the freshest source below it; None where none says."""
+        if node in self.manifest["sources"]:
+            limit = (self.manifest["sources"][node]["freshness"] or {}).get("warn_after") or {}
+            return timedelta(**{f"{limit['period']}s": limit["count"]}) if limit.get("count") else None
+        found = [self.freshness(parent) for parent in self.manifest["parent_map"].get(node, ())]
+        return min((each for each in found if each is not None), default=None)
+
+    def problems(self) -> Iterator[DeclarationProblem]:
+        """What models read that the use cases that build them do not declare."""
+        for use_case in self.project.use_cases:
+            for model in sorted(self._own(use_case) | self._borrowed[use_case.name]):
+                yield from self._undeclared(use_case, model)
+                yield from self._of_other_days(use_case, model)
+
+    def _undeclared(self, use_case: UseCase, model: str) -> Iterator[DeclarationProblem]:
+        declared = {contract.name for contract, _ in self.project.lake_contracts}
+        for table in self._raw_tables & set(self.manifest["parent_map"][model]):
+            if self._table(table) not in declared:
+                expected = "a raw table of a source or stream that a chosen use case lists; import it where another use case declares it"
+                yield self._problem(use_case, model, f"reads raw.{self._table(table)}, which is of none", expected)
+
+    def _of_other_days(self, use_case: UseCase, model: str) -> Iterator[DeclarationProblem]:
+        span = self.project.span_of(use_case)
+        for parent in self.manifest["parent_map"][model]:
+            other = self._chosen.get(self._folder(parent)) if parent in self._models else None
+            if other is not None and parent in self.by_day and self.project.span_of(other) != span:
+                expected = f"use cases that share a source, a stream or a view, so that both have the same days; list one of '{other.name}'"
+                yield self._problem(
+                    use_case, model, f"reads {self._name(parent)} of use case '{other.name}', which has other days", expected
+                )
+
+    def _problem(self, use_case: UseCase, model: str, problem: str, expected: str) -> DeclarationProblem:
+        file = f"dbt_project/{self.manifest['nodes'][model]['original_file_path']}"
+        subject = f"Model '{self._name(model)}' of dbt"
+        return DeclarationProblem(use_case=use_case.name, file=file, subject=subject, field="", problem=problem, expected=expected)
+
+    @cached_property
+    def _chosen(self) -> dict[str, UseCase]:
+        return {use_case.name: use_case for use_case in self.project.use_cases}
+
+    @cached_property
+    def _models(self) -> frozenset[str]:
+        return frozenset(name for name, node in self.manifest["nodes"].items() if node["resource_type"] == "model")
+
+    @cached_property
+    def _raw_tables(self) -> frozenset[str]:
+        return frozenset(name for name, table in self.manifest["sources"].items() if table["schema"] == names.RAW)
+
+    @cached_property
+    def _daily_tables(self) -> frozenset[str]:
+        daily = {contract.name for contract, by_day in self.project.lake_contracts if by_day}
+        return frozenset(table for table in self._raw_tables if self._table(table) in daily)
+
+    @cached_property
+    def _borrowed(self) -> dict[str, frozenset[str]]:
+        """By use case, the models of folders that are not chosen which it reads and no use case before it."""
+        taken: set[str] = set()
+        found = {}
+        for use_case in self.project.use_cases:
+            read = {model for model in self._models if self._schema_and_name(model) in map(names.cleaned, tables_of(use_case))}
+            needed = self._above(self._own(use_case) | read)
+            found[use_case.name] = frozenset(model for model in needed if self._folder(model) not in self._chosen) - taken
+            taken |= found[use_case.name]
+        return found
+
+    @cached_property
+    def _compared(self) -> dict[str, frozenset[str]]:
+        read: dict[str, frozenset[str]] = {}
+        for node in self.manifest["nodes"].values():
+            if node["resource_type"] == "test" and node["attached_node"] is not None:
+                others = frozenset(node["depends_on"]["nodes"]) & self._models
+                read[node["attached_node"]] = read.get(node["attached_node"], frozenset()) | others
+        return read
+
+    def _own(self, use_case: UseCase) -> frozenset[str]:
+        return frozenset(model for model in self._models if self._folder(model) == use_case.name)
+
+    def _below(self, nodes: Collection[str]) -> frozenset[str]:
+        """The nodes with all models that read them, directly or through others."""
+        return _reached(nodes, self.manifest["child_map"]) & (self._models | frozenset(nodes))
+
+    def _above(self, models: Collection[str]) -> frozenset[str]:
+        """The models with all models that they read, directly or through others."""
+        return _reached(models, self.manifest["parent_map"]) & self._models
+
+    def _named(self, models: Collection[str]) -> list[str]:
+        return sorted("fqn:" + ".".join(self.manifest["nodes"][model]["fqn"]) for model in models)
+
+    def _schema_and_name(self, model: str) -> names.AssetName:
+        return self.manifest["nodes"][model]["schema"], self._name(model)
+
+    def _folder(self, model: str) -> str:
+        return str(self.manifest["nodes"][model]["fqn"][FOLDER])
+
+    def _name(self, model: str) -> str:
+        return str(self.manifest["nodes"][model]["name"])
+
+    def _table(self, source: str) -> str:
+        return str(self.manifest["sources"][source]["name"])
+
+
+def _reached(nodes: Collection[str], neighbours: Mapping[str, Collection[str]]) -> frozenset[str]:
+    found = set(nodes)
+    while more := {other for node in found for other in neighbours.get(node, ())} - found:
+        found |= more
+    return frozenset(found)
