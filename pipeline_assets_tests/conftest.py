@@ -10,10 +10,10 @@ import pytest
 from pydantic import SecretStr
 
 from pipeline_assets.core.connections import object_store
-from pipeline_assets.core.settings import PREFIX, Settings, StackSettings
+from pipeline_assets.core.settings import PREFIX, Settings
 from pipeline_assets.local_stack import stack as local_stack
 from pipeline_assets.local_stack.plan import CONNECT, KAFKA, MLFLOW, POSTGRES, S3
-from pipeline_assets_tests.stack_services import FREE, WEATHER, cluster_of
+from pipeline_assets_tests.stack_services import WEATHER, cluster_of, create_database, start
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -55,11 +55,6 @@ def streams(stack_home: Path, stores: Settings) -> Settings:
     return start(stack_home, POSTGRES, S3, WEATHER, KAFKA, CONNECT)
 
 
-def start(home: Path, *names: str) -> Settings:
-    """Start services on free ports in a folder; the caller calls `local_stack.down`."""
-    return local_stack.up(home, only=names, with_history=False, stack=StackSettings(ports=FREE, given={}))
-
-
 @pytest.fixture
 def cluster(stores: Settings) -> Iterator[psycopg.Connection]:
     """A superuser's connection to the PostgreSQL of the session, each statement its own transaction."""
@@ -73,11 +68,9 @@ def fresh_database(stores: Settings) -> Iterator[Callable[[SecretStr], SecretStr
     made: list[str] = []
 
     def make(like: SecretStr) -> SecretStr:
-        base, _, owner = like.get_secret_value().rpartition("/")
-        made.append(f"test_{token_hex(6)}")
-        with cluster_of(stores.home) as cluster:
-            cluster.execute(f"create database {made[-1]} owner {owner} strategy file_copy")
-        return SecretStr(f"{base}/{made[-1]}")
+        dsn = create_database(stores.home, like)
+        made.append(dsn.get_secret_value().rpartition("/")[2])
+        return dsn
 
     yield make
     with cluster_of(stores.home) as cluster:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from hashlib import sha256
 from pathlib import Path
-from secrets import token_hex
 
 import dagster as dg
 import polars as pl
@@ -29,7 +28,7 @@ from pipeline_assets.ingestion.streaming.capture.connectors import topics_of
 from pipeline_assets.ingestion.streaming.health.watch import Watch, look
 from pipeline_assets.processing.lake import tables
 from pipeline_assets_tests.stack_env import write_stack_env
-from pipeline_assets_tests.stack_services import cluster_of
+from pipeline_assets_tests.stack_services import create_database
 from pipeline_assets_tests.stream_records import until
 
 Days = tuple[date, date]
@@ -52,11 +51,8 @@ class Graph:
 
     def __post_init__(self) -> None:
         """Gives the instance a database of its own, as SQLite stores the thousands of events of a season one by one."""
-        base, _, owner = self.settings.dagster_dsn.get_secret_value().replace("postgresql://", "postgresql+psycopg2://", 1).rpartition("/")
-        database = f"dagster_{token_hex(4)}"
-        with cluster_of(self.settings.home) as cluster:
-            cluster.execute(SQL("create database {} owner {} strategy file_copy").format(Identifier(database), Identifier(owner)))
-        storage = {"storage": {"postgres": {"postgres_url": f"{base}/{database}"}}}
+        dsn = create_database(self.settings.home, self.settings.dagster_dsn).get_secret_value()
+        storage = {"storage": {"postgres": {"postgres_url": dsn.replace("postgresql://", "postgresql+psycopg2://", 1)}}}
         (self.folder / "dagster.yaml").write_text(yaml.safe_dump(storage))
 
     def load_world(self, first: date, last: date, stream_from: date | None = None) -> None:

@@ -1,19 +1,16 @@
 """Some days of January as cleaned tables in a warehouse, and a model of a few views over them, for tests of what follows cleaning."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from functools import cache
-from pathlib import Path
 
 import polars as pl
-from pydantic import BaseModel, SecretStr
 
 from pipeline_assets.core import connections, names
 from pipeline_assets.core.declarations import load_project
 from pipeline_assets.core.project import Project
-from pipeline_assets.core.settings import PREFIX, STACK_ENV, Settings
+from pipeline_assets.core.settings import Settings
 from pipeline_assets.processing.features.materialize import materialize_view
 from pipeline_assets.use_cases import nyc_flights
 from pipeline_assets.use_cases.nyc_flights.models import flight_delay
@@ -66,22 +63,3 @@ def store_features(settings: Settings, first: date = FIRST, last: date = LAST) -
     """Makes the feature tables of the views."""
     for view in VIEWS:
         materialize_view(settings, view, [MODEL], first, last)
-
-
-def write_stack_env(settings: Settings, home: Path) -> None:
-    """Leaves the settings in a folder, where the commands and the platform resource read them."""
-    lines = [f"{PREFIX}{name.upper()}={_text(value)}" for name, value in settings if name != "home"]
-    (home / STACK_ENV).write_text("\n".join(lines) + "\n")
-
-
-def _text(value: object) -> str:
-    plain = _plain(value)
-    return plain if isinstance(plain, str) else json.dumps(plain)
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, SecretStr):
-        return value.get_secret_value()
-    if isinstance(value, BaseModel | Mapping):
-        return {name: _plain(one) for name, one in dict(value).items()}
-    return value

@@ -29,6 +29,7 @@ from pipeline_assets.ingestion.staging import partitions as staging
 from pipeline_assets.ingestion.staging.partitions import Manifest
 from pipeline_assets.spec.contracts import Contract, Field
 from pipeline_assets.spec.sources import PostgresTable, RestEndpoint, Source
+from pipeline_assets_tests.stack_env import environment_of
 
 DATABASE, SERVICE = "airline_ops", "readings"
 FIRST = date(2013, 5, 1)
@@ -211,17 +212,10 @@ def wait_until(is_so: Callable[[], bool], what: str) -> None:
 @contextmanager
 def process(settings: Settings, code: str) -> Iterator["subprocess.Popen[bytes]"]:
     """A Python process that runs code in which `settings` is bound; killed when the block ends, if it still runs."""
-    given = {
-        f"{PREFIX}{name}": value.get_secret_value() if isinstance(value, SecretStr) else str(value)
-        for name, value in settings
-        if not isinstance(value, dict)
-    }
-    given |= {f"{PREFIX}DATABASES__{name}": dsn.get_secret_value() for name, dsn in settings.databases.items()}
-    given |= {f"{PREFIX}REPLICATION__{name}": dsn.get_secret_value() for name, dsn in settings.replication.items()}
-    for name, service in settings.services.items():
-        given |= {f"{PREFIX}SERVICES__{name}__URL": service.url, f"{PREFIX}SERVICES__{name}__API_KEY": service.api_key.get_secret_value()}
     start = "from pipeline_assets.core.settings import load_settings; settings = load_settings()\n"
-    started = subprocess.Popen([sys.executable, "-c", start + code], env=os.environ | given)
+    started = subprocess.Popen(
+        [sys.executable, "-c", start + code], env=os.environ | {f"{PREFIX}HOME": str(settings.home)} | environment_of(settings)
+    )
     try:
         yield started
     finally:

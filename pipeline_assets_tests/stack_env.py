@@ -11,8 +11,12 @@ from pipeline_assets.core.settings import PREFIX, STACK_ENV, Settings
 
 def write_stack_env(settings: Settings, home: Path) -> None:
     """Leaves the settings in a folder, where the commands and the platform resource read them."""
-    lines = [f"{PREFIX}{name.upper()}={_as_text(value)}" for name, value in settings if name != "home"]
-    (home / STACK_ENV).write_text("\n".join(lines) + "\n")
+    (home / STACK_ENV).write_text("".join(f"{name}={value}\n" for name, value in environment_of(settings).items()))
+
+
+def environment_of(settings: Settings) -> dict[str, str]:
+    """The variables that give these settings, all but the home folder."""
+    return {f"{PREFIX}{name.upper()}": _as_text(value) for name, value in settings if name != "home"}
 
 
 def _as_text(value: object) -> str:

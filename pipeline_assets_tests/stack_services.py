@@ -2,9 +2,12 @@
 
 import signal
 from pathlib import Path
+from secrets import token_hex
 
 import psutil
 import psycopg
+from psycopg.sql import SQL, Identifier
+from pydantic import SecretStr
 
 from pipeline_assets.core.settings import Settings, StackSettings
 from pipeline_assets.local_stack import processes, stack
@@ -16,10 +19,14 @@ WEATHER = "weather"
 FREE = stack.free_ports()
 
 
+def start(home: Path, *names: str) -> Settings:
+    """Start services on free ports in a folder; the caller calls `stack.down`."""
+    return stack.up(home, only=names, with_history=False, stack=StackSettings(ports=FREE, given={}))
+
+
 def heal(settings: Settings) -> Settings:
     """Start what is dead of the session's stack."""
-    wanted = (POSTGRES, S3, WEATHER, KAFKA, CONNECT)
-    return stack.up(settings.home, only=wanted, with_history=False, stack=StackSettings(ports=FREE, given={}))
+    return start(settings.home, POSTGRES, S3, WEATHER, KAFKA, CONNECT)
 
 
 def kill(settings: Settings, name: str) -> int:
@@ -39,6 +46,15 @@ def pid_of(settings: Settings, name: str) -> int:
     known = processes.running(settings.home, name)
     assert known is not None
     return known.pid
+
+
+def create_database(home: Path, like: SecretStr) -> SecretStr:
+    """The DSN of a new, empty database with the owner of the one given."""
+    base, _, owner = like.get_secret_value().rpartition("/")
+    name = f"test_{token_hex(6)}"
+    with cluster_of(home) as cluster:
+        cluster.execute(SQL("create database {} owner {} strategy file_copy").format(Identifier(name), Identifier(owner)))
+    return SecretStr(f"{base}/{name}")
 
 
 def cluster_of(home: Path) -> psycopg.Connection:

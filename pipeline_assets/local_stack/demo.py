@@ -29,28 +29,6 @@ WHOLE_TABLES = (names.TYPED, names.LAKE, names.CLEANED, names.FEATURES, names.FE
 ROW_COUNT, PARTITION_ROWS = "dagster/row_count", "dagster/partition_row_count"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Jobs:
-    """The jobs that the demo runs or waits for, and the sensor that requests `features` of days with new events."""
-
-    connectors: str
-    features: str
-    audit: str
-    typing: str
-    sensor: str
-
-
-def jobs_of(demo: Demo) -> Jobs:
-    """The jobs of a demo that belong to no model."""
-    return Jobs(
-        connectors=names.APPLY_CONNECTORS,
-        features=names.build_features(demo.use_case),
-        audit=names.AUDIT_SOURCES,
-        typing=names.TYPE_RECORDS,
-        sensor=names.days_changed(demo.use_case),
-    )
-
-
 def streams_of(demo: Demo) -> tuple[str, ...]:
     """The streams whose events the demo waits for, by the names of their contracts."""
     return tuple(stream.contract.name for stream in load_project().use_case(demo.use_case).streams)
@@ -85,17 +63,17 @@ class Journeys:
 
 def journeys_of(demo: Demo) -> Journeys:
     """The runs of a demo, in the order in which they begin."""
-    jobs = jobs_of(demo)
+    features = names.build_features(demo.use_case)
     return Journeys(
-        connectors=Journey(title="connectors of tables and topics", job=jobs.connectors),
-        history=Journey(title=f"features of {_span(demo.history)}", job=jobs.features, days=demo.history),
+        connectors=Journey(title="connectors of tables and topics", job=names.APPLY_CONNECTORS),
+        history=Journey(title=f"features of {_span(demo.history)}", job=features, days=demo.history),
         modelling=tuple(_training(demo, model) for model in demo.models),
         scores=tuple(
             Journey(title=f"{model}: scores and monitors of {_span(demo.scored)}", job=names.score_and_monitor(model), days=demo.scored)
             for model in demo.models
         ),
-        streamed=Journey(title=f"features of {_span(demo.streamed)}, requested by the sensors", job=jobs.features, days=demo.streamed),
-        audit=Journey(title="audit: nothing lost, nothing counted twice", job=jobs.audit),
+        streamed=Journey(title=f"features of {_span(demo.streamed)}, requested by the sensors", job=features, days=demo.streamed),
+        audit=Journey(title="audit: nothing lost, nothing counted twice", job=names.AUDIT_SOURCES),
     )
 
 
@@ -179,13 +157,13 @@ class Demonstration:
 
     def _run(self, *journeys: Journey) -> None:
         """Starts all of the journeys and follows one after the other to its end."""
-        begun, audit = time.monotonic(), jobs_of(self.demo).audit
+        begun = time.monotonic()
         runs = [(journey, self.dagster.launch(journey.job, journey.span, journey.ops)) for journey in journeys]
         for journey, run_id in runs:
             for event in self.dagster.follow(journey.job, run_id):
                 self.tally.add(event)
                 self.watch(journey, event)
-                if journey.job == audit and isinstance(event, Checked):
+                if journey.job == names.AUDIT_SOURCES and isinstance(event, Checked):
                     self.tally.audited[event.asset] = {**event.numbers, "passed": event.passed}
             self.tally.seconds[journey.job] = round(time.monotonic() - begun, 2)
 
@@ -194,7 +172,7 @@ class Demonstration:
 
         Returns their number. Raises RunFailed for the first that does not succeed, or if the sensor has not come so far in some minutes.
         """
-        sensor, done, begun = jobs_of(self.demo).sensor, list[str](), time.monotonic()
+        sensor, done, begun = names.days_changed(self.demo.use_case), list[str](), time.monotonic()
         while not (is_seen := self._has_seen_all()) or self.dagster.requested(sensor, since) != done:
             for run_id in self.dagster.requested(sensor, since)[len(done) :]:
                 for event in self.dagster.follow(journey.job, run_id):
@@ -208,10 +186,9 @@ class Demonstration:
 
     def _has_seen_all(self) -> bool:
         """Whether the sensor has looked at the events that were typed last."""
-        jobs = jobs_of(self.demo)
         typed = {name: self.dagster.newest_metadata(names.typed(name)).get("snapshot_id") for name in streams_of(self.demo)}
-        seen = json.loads(self.dagster.cursor(jobs.sensor) or "{}").get("snapshots", {})
-        return not self.dagster.unfinished(jobs.typing) and {name: str(snapshot) for name, snapshot in seen.items()} == typed
+        seen = json.loads(self.dagster.cursor(names.days_changed(self.demo.use_case)) or "{}").get("snapshots", {})
+        return not self.dagster.unfinished(names.TYPE_RECORDS) and {name: str(snapshot) for name, snapshot in seen.items()} == typed
 
 
 def summary(demo: Demo, tally: Tally) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import httpx
 
 from pipeline_assets.core import names
 from pipeline_assets.core.errors import PipelineError
+from pipeline_assets.local_stack.restart import CANCEL
 
 POLL_SECONDS = 1.0
 ANSWER_SECONDS = 180.0
@@ -30,10 +31,6 @@ query Unfinished($job: String!) {
   runsOrError(filter: {pipelineName: $job, statuses: [QUEUED, NOT_STARTED, STARTING, STARTED, CANCELING]}) {
     ... on Runs { results { runId } }
   }
-}"""
-CANCEL = """
-mutation Cancel($runs: [String!]!) {
-  terminateRuns(runIds: $runs, terminatePolicy: MARK_AS_CANCELED_IMMEDIATELY) { __typename }
 }"""
 REQUESTED = """
 query Requested($sensor: String!, $since: Float!) {

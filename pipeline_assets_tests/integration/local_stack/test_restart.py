@@ -2,11 +2,11 @@
 
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import httpx
@@ -18,6 +18,7 @@ from pipeline_assets.local_stack import processes, stack
 from pipeline_assets.local_stack.plan import CODE, DAEMON, POSTGRES, WEBSERVER
 from pipeline_assets.local_stack.restart import RUNS
 from pipeline_assets.local_stack.runs import Dagster
+from pipeline_assets_tests.stream_records import until
 
 SERVICES = (POSTGRES, CODE, WEBSERVER, DAEMON)
 JOB, POOL = "wait_for_gate", "gates"
@@ -49,6 +50,9 @@ query Retries($run: String!) {
 CLAIMS = "query Claims($pool: String!) { instance { concurrencyLimit(concurrencyKey: $pool) { claimedSlots { runId } } } }"
 
 
+wait_for = partial(until, seconds=PATIENCE_SECONDS)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Project:
     """A project with one job, its stack, and what `up` last reported of runs."""
@@ -67,13 +71,14 @@ class Project:
     def begin(self) -> str:
         """The id of a new run whose step has begun."""
         run_id = self._dagster.launch(JOB, None, {})
-        until((self.root / f"{run_id}.begun").exists)
+        wait_for((self.root / f"{run_id}.begun").exists)
         return run_id
 
     def retry_of(self, run_id: str) -> str:
         """The id of the run that the daemon has started to make up for another, once its step has begun."""
-        until(lambda: bool(self._retries(run_id)) and (self.root / f"{self._retries(run_id)[0]}.begun").exists())
-        return self._retries(run_id)[0]
+        retry, *_ = wait_for(lambda: self._retries(run_id))
+        wait_for((self.root / f"{retry}.begun").exists)
+        return retry
 
     def open(self, run_id: str) -> None:
         """Let a run end."""
@@ -111,16 +116,6 @@ class Project:
             self.reported.append(state)
 
 
-def until(condition: Callable[[], bool]) -> None:
-    """Return once the condition holds; fail after a while."""
-    pause = Event()
-    for _ in range(int(PATIENCE_SECONDS * 10)):
-        if condition():
-            return
-        pause.wait(0.1)
-    pytest.fail("The condition never came true.")
-
-
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     """The project with its stack up; stopped at the end."""
@@ -147,7 +142,7 @@ def test_a_changed_setting_lets_runs_end(project: Project) -> None:
     before, run_id = project.code_server(), project.begin()
     with ThreadPoolExecutor() as pool:
         restarted = pool.submit(project.up, "second")
-        until(lambda: bool(project.reported))
+        wait_for(lambda: bool(project.reported))
         was_waiting = not restarted.done() and project.code_server().pid == before.pid
         project.open(run_id)
         restarted.result()
@@ -168,7 +163,7 @@ def test_a_run_that_does_not_end_in_time_fails_frees_its_pool_and_is_retried(pro
     retry = project.retry_of(run_id)
     now_held = project.claims()
     project.open(retry)
-    until(lambda: project.status(retry) == "SUCCESS")
+    wait_for(lambda: project.status(retry) == "SUCCESS")
 
     assert (held, now_held) == ([run_id], [retry])
     assert f"still running after 1 s: {JOB} ({run_id[:8]})" in project.reported
@@ -185,7 +180,7 @@ def test_runs_of_a_killed_code_server_are_cancelled_by_the_next_up(project: Proj
     project.up("third")
     following = project.begin()
     project.open(following)
-    until(lambda: project.status(following) == "SUCCESS")
+    wait_for(lambda: project.status(following) == "SUCCESS")
 
     assert project.reported == [f"cancelled, as they were cut off: {JOB} ({run_id[:8]})"]
     assert project.status(run_id) == "CANCELED"
@@ -198,7 +193,7 @@ def test_up_without_a_change_leaves_runs_alone(project: Project) -> None:
     project.up("third")
     during = project.status(run_id)
     project.open(run_id)
-    until(lambda: project.status(run_id) == "SUCCESS")
+    wait_for(lambda: project.status(run_id) == "SUCCESS")
 
     assert (during, project.reported) == ("STARTED", [])
     assert project.code_server().pid == before.pid

@@ -1,7 +1,7 @@
 """From vectors and labels to a live version and back, on real services: training set, candidate, gate, ledger, aliases, roll back."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -9,6 +9,7 @@ from secrets import token_hex
 
 import dagster as dg
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pytest
 import typer
@@ -16,11 +17,11 @@ from psycopg import sql
 from typer.testing import CliRunner
 
 from pipeline_assets.core import names
-from pipeline_assets.core.connections import arrow_warehouse, object_store, tracking, warehouse
+from pipeline_assets.core.connections import object_store, tracking, warehouse
 from pipeline_assets.core.errors import ArtifactCorrupt, ModelRejected, NotTrained, PromotionRefused, UnknownName, UserInputError
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import Platform, key
-from pipeline_assets.core.settings import PREFIX, STACK_ENV, Settings, load_settings
+from pipeline_assets.core.settings import PREFIX, Settings, load_settings
 from pipeline_assets.model_lifecycle.registry import assets as registry_assets
 from pipeline_assets.model_lifecycle.registry import by_hand, commands, ledger, versions
 from pipeline_assets.model_lifecycle.registry.judgement import Judgement, judge_candidate
@@ -36,7 +37,9 @@ from pipeline_assets.spec.models import Model
 from pipeline_assets.spec.tasks import Task
 from pipeline_assets.spec.use_case import UseCase
 from pipeline_assets.use_cases.nyc_flights import use_case as flights
+from pipeline_assets_tests.january import store
 from pipeline_assets_tests.model_rows import AS_OF, MULTICLASS, REGRESSION, START, labels, small_model, vectors
+from pipeline_assets_tests.stack_env import write_stack_env
 
 Step = Callable[[str], names.AssetName]
 TRAINING: tuple[Step, ...] = (names.training_set, names.candidate)
@@ -63,7 +66,10 @@ class House:
     def fill(self, *, seed: int = 11, known: pa.Table | None = None) -> pa.Table:
         """Puts vectors into the lake and labels into the warehouse, in the place of those before; returns the vectors."""
         asked = vectors(self.model)
-        _fill(self.settings, self.model, asked, labels(self.model, asked, seed=seed) if known is None else known)
+        known = labels(self.model, asked, seed=seed) if known is None else known
+        last = (AS_OF - timedelta(days=1)).date()
+        replace_days(self.settings, names.vectors(self.model.name), asked, "decision_at", START.date(), last)
+        store(self.settings, {self.model.label.table: pl.DataFrame(known)})
         return asked
 
     def run(
@@ -113,33 +119,8 @@ class House:
 def house(isolated: Settings, stack: Settings, tmp_path: Path) -> House:
     """Services with an empty warehouse, lake and bucket, and a model of its own name."""
     settings = isolated.model_copy(update={"mlflow_url": stack.mlflow_url, "home": tmp_path})
-    (tmp_path / STACK_ENV).write_text("\n".join(_environment(settings)))
+    write_stack_env(settings, tmp_path)
     return House(settings=settings, model=small_model(f"small_{token_hex(4)}"))
-
-
-def _environment(settings: Settings) -> Iterator[str]:
-    """The lines of `stack.env` that give these settings."""
-    for name, value in settings.model_dump().items():
-        if hasattr(value, "get_secret_value"):
-            yield f"{PREFIX}{name.upper()}={value.get_secret_value()}"
-        elif isinstance(value, str):
-            yield f"{PREFIX}{name.upper()}={value}"
-    yield from (f"{PREFIX}DATABASES__{name.upper()}={dsn.get_secret_value()}" for name, dsn in settings.databases.items())
-    yield from (f"{PREFIX}REPLICATION__{name.upper()}={dsn.get_secret_value()}" for name, dsn in settings.replication.items())
-    for name, service in settings.services.items():
-        yield f"{PREFIX}SERVICES__{name.upper()}__URL={service.url}"
-        yield f"{PREFIX}SERVICES__{name.upper()}__API_KEY={service.api_key.get_secret_value()}"
-
-
-def _fill(settings: Settings, model: Model, asked: pa.Table, known: pa.Table) -> None:
-    """Puts vectors into the lake, and labels into the warehouse."""
-    replace_days(settings, names.vectors(model.name), asked, "decision_at", START.date(), (AS_OF - timedelta(days=1)).date())
-    schema, table = names.cleaned(model.label.table)
-    with warehouse(settings) as connection:
-        connection.execute(sql.SQL("create schema if not exists {}").format(sql.Identifier(schema)))
-    with arrow_warehouse(settings) as connection, connection.cursor() as cursor:
-        cursor.adbc_ingest(table, known, mode="replace", db_schema_name=schema)
-        connection.commit()
 
 
 def _checks(result: dg.ExecuteInProcessResult) -> dict[str, bool]:
@@ -245,8 +226,7 @@ def test_a_leaking_training_set_is_stored_but_never_published(house: House) -> N
     settings = house.settings
     asked = vectors(house.model)
     known = labels(house.model, asked)
-    early = known.set_column(2, "known_at", asked["decision_at"])
-    _fill(settings, house.model, asked, early)
+    house.fill(known=known.set_column(2, "known_at", asked["decision_at"]))
 
     result = house.run()
 

@@ -35,11 +35,9 @@ from pipeline_assets_tests.january import (
     observations,
     store,
     store_features,
-    write_stack_env,
 )
 from pipeline_assets_tests.oracles import oracle_features
-
-NEXT = LAST + timedelta(days=1)
+from pipeline_assets_tests.stack_env import write_stack_env
 
 
 @pytest.fixture

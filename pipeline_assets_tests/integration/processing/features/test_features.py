@@ -29,7 +29,8 @@ from pipeline_assets.processing.lake import tables
 from pipeline_assets.spec.features import CleanedTable, Entity, FeatureView, Latest, Learned, Windowed
 from pipeline_assets.spec.models import Model, Observations
 from pipeline_assets.use_cases.nyc_flights.models import flight_delay
-from pipeline_assets_tests.january import MODEL, PROJECT, cleaned_tables, store, write_stack_env
+from pipeline_assets_tests.january import MODEL, PROJECT, cleaned_tables, store
+from pipeline_assets_tests.stack_env import write_stack_env
 
 FIRST, LAST = date(2013, 1, 8), date(2013, 1, 10)
 ORIGIN, _, ROUTE, AIRCRAFT, _, WEATHER, _ = flight_delay.views

@@ -26,7 +26,6 @@ from pipeline_assets_tests.landings import Landed, event, plain, stream_of, tabl
 from pipeline_assets_tests.readings import READINGS, reading
 
 GOOD = {**reading(), "read_at": "2013-05-01T12:00:00Z", "sent_at": "2013-05-01T12:05:00+00:00"}
-AT_NOON = datetime(2013, 5, 1, 12, tzinfo=UTC)
 
 
 def written(**changed: object) -> bytes:

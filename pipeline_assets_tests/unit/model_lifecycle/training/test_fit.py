@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from datetime import timedelta
-from functools import cache
 from hashlib import sha256
 
 import numpy as np
@@ -14,7 +13,7 @@ import xgboost
 from pipeline_assets.core.errors import LearningRefused, TableMismatch
 from pipeline_assets.model_lifecycle.training.archive import TrainingSet
 from pipeline_assets.model_lifecycle.training.blocks import HOLDOUT, TRAIN, VALIDATION
-from pipeline_assets.model_lifecycle.training.candidate import Candidate, train_candidate
+from pipeline_assets.model_lifecycle.training.candidate import train_candidate
 from pipeline_assets.model_lifecycle.training.code_state import code_version
 from pipeline_assets.model_lifecycle.training.contract import ModelContract, ModelFeature, baseline_features, model_features
 from pipeline_assets.model_lifecycle.training.dataset import BLOCK, build_training_set, labels_of, only
@@ -24,6 +23,7 @@ from pipeline_assets.model_lifecycle.training.scorer import Scorer
 from pipeline_assets.model_lifecycle.training.tasks import task_kind
 from pipeline_assets.spec.features import Learned
 from pipeline_assets.spec.tasks import Task
+from pipeline_assets_tests.live_models import learned
 from pipeline_assets_tests.model_rows import (
     AS_OF,
     MULTICLASS,
@@ -52,7 +52,7 @@ def _silent(_: str) -> None:
 
 def test_a_binary_model_is_to_the_byte_what_it_was_before_there_were_other_kinds() -> None:
     """Model file and figures of the same rows are those of the code that knew binary models only."""
-    contract = _candidate(MODEL.task).contract
+    contract = learned(7, MODEL.task)[1].contract
 
     assert contract.sha256 == SHA256_BEFORE
     assert {name: contract.metrics[name] for name in FIGURES_BEFORE} == FIGURES_BEFORE
@@ -92,20 +92,10 @@ def test_the_hold_out_has_no_say_in_learning() -> None:
     assert fit(MODEL, FEATURES, turned, _silent).artifact == fit(MODEL, FEATURES, ROWS, _silent).artifact
 
 
-@cache
-def _candidate(task: Task, *, has_request: bool = True) -> Candidate:
-    """A candidate of a small model of each kind, trained once a session."""
-    model = small_model(task=task)
-    model = model if has_request else replace(model, request_features=())
-    asked = vectors(model)
-    rows = build_training_set(model, asked, labels(model, asked), AS_OF)
-    return train_candidate(model, record_of(model, rows), rows, _silent)
-
-
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: type(task).__name__)
 def test_the_model_finds_the_signal_and_the_baseline_cannot_see_it(task: Task) -> None:
     """The baseline has the request features alone, and is worse where history matters; the gain is that of the gate's metric."""
-    trained = _candidate(task)
+    trained = learned(7, task)[1]
 
     model, metrics = small_model(task=task), trained.contract.metrics
     assert trained.gain is not None
@@ -124,7 +114,10 @@ def test_the_baseline_has_the_features_of_the_request_in_the_models_order() -> N
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: type(task).__name__)
 def test_a_model_without_request_features_has_to_beat_a_constant(task: Task) -> None:
     """Regression: XGBoost was given no columns at all for the baseline, and the training failed."""
-    trained = _candidate(task, has_request=False)
+    model = replace(small_model(task=task), request_features=())
+    asked = vectors(model)
+    rows = build_training_set(model, asked, labels(model, asked), AS_OF)
+    trained = train_candidate(model, record_of(model, rows), rows, _silent)
 
     assert trained.gain is not None
     assert trained.gain > 0.01
@@ -229,7 +222,7 @@ def test_a_model_learns_from_text() -> None:
 
     fitted = fit(model, model_features(model, only(rows, TRAIN)), rows, _silent)
 
-    contract = replace(_candidate(MODEL.task).contract, features=fitted.features, sha256=sha256(fitted.artifact).hexdigest())
+    contract = replace(learned(7, MODEL.task)[1].contract, features=fitted.features, sha256=sha256(fitted.artifact).hexdigest())
     scorer = Scorer.load(fitted.artifact, ModelContract.from_json(contract.to_json()))
     held = only(rows, HOLDOUT)
     assert (scorer.score(held) > 0.5).tolist() == labels_of(model, held).tolist()
@@ -238,7 +231,7 @@ def test_a_model_learns_from_text() -> None:
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: type(task).__name__)
 def test_the_contract_survives_json(task: Task) -> None:
     """Reading what was written gives an equal contract, and writing that the same bytes."""
-    contract = _candidate(task).contract
+    contract = learned(7, task)[1].contract
 
     again = ModelContract.from_json(contract.to_json())
 
@@ -248,7 +241,7 @@ def test_the_contract_survives_json(task: Task) -> None:
 
 def test_the_contract_names_everything_that_the_model_depends_on() -> None:
     """Features in order with their types, where they were read, when, by which code and libraries, and the hash of the file."""
-    trained = _candidate(MODEL.task)
+    trained = learned(7, MODEL.task)[1]
     contract = trained.contract
 
     assert contract.features == FEATURES
@@ -263,7 +256,7 @@ def test_the_contract_names_everything_that_the_model_depends_on() -> None:
 
 def test_the_contract_says_what_kind_of_answer_the_model_gives() -> None:
     """Classes in the order of the scores, or the unit of the value."""
-    classes, unit = _candidate(MULTICLASS).contract, _candidate(REGRESSION).contract
+    classes, unit = learned(7, MULTICLASS)[1].contract, learned(7, REGRESSION)[1].contract
 
     assert (classes.task, classes.classes, classes.unit) == ("multiclass", MULTICLASS.classes, None)
     assert (unit.task, unit.classes, unit.unit) == ("regression", (), "minutes")

@@ -8,12 +8,11 @@ import pyarrow as pa
 import pytest
 
 from pipeline_assets.core.errors import ArtifactCorrupt, TableMismatch
-from pipeline_assets.model_lifecycle.training.candidate import train_candidate
-from pipeline_assets.model_lifecycle.training.dataset import build_training_set
 from pipeline_assets.model_lifecycle.training.matrix import feature_matrix, feature_values
 from pipeline_assets.model_lifecycle.training.scorer import Scorer
 from pipeline_assets.spec.tasks import Task
-from pipeline_assets_tests.model_rows import AS_OF, BINARY, MULTICLASS, SIGNAL, TASKS, labels, record_of, small_model, vectors
+from pipeline_assets_tests.live_models import learned
+from pipeline_assets_tests.model_rows import BINARY, MULTICLASS, SIGNAL, TASKS
 
 OF_EACH_TASK = pytest.mark.parametrize("task", TASKS, ids=lambda task: type(task).__name__)
 
@@ -21,10 +20,7 @@ OF_EACH_TASK = pytest.mark.parametrize("task", TASKS, ids=lambda task: type(task
 @cache
 def _learned(task: Task) -> tuple[pa.Table, bytes, Scorer]:
     """Rows, the model file that was learned from them, and its scorer."""
-    model = small_model(task=task)
-    asked = vectors(model)
-    rows = build_training_set(model, asked, labels(model, asked), AS_OF)
-    candidate = train_candidate(model, record_of(model, rows), rows, lambda _: None)
+    rows, candidate = learned(7, task)
     return rows, candidate.fitted.artifact, Scorer.load(candidate.fitted.artifact, candidate.contract)
 
 
