@@ -29,6 +29,7 @@ from pipeline_assets.core.settings import PREFIX, Settings, read_settings
 from pipeline_assets.ingestion.streaming.streams import change_log
 from pipeline_assets.ingestion.streaming.typed.table import rows_of
 from pipeline_assets.local_stack import stack
+from pipeline_assets.local_stack.settings import port_setting
 from pipeline_assets.use_cases.nyc_flights.sources import planes
 
 UPDATES, SHORTEST_PAUSE, LONGEST_PAUSE = 24, 2.0, 12.0
@@ -51,7 +52,7 @@ class Trial:
 
 def pipeline(home: Path, command: str) -> float:
     """Runs a command of the local stack in a folder, on free ports, and gives its seconds."""
-    ports = {f"{PREFIX}PORTS__{name.replace('-', '_').upper()}": "0" for name in stack.free_ports()}
+    ports = {port_setting(name): "0" for name in stack.free_ports()}
     environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     began = time.monotonic()
     done = subprocess.run(

@@ -1,16 +1,22 @@
 """The jobs: those of the platform as a whole, one per use case that builds its features, and two per model."""
 
+from collections.abc import Callable, Sequence
+
 import dagster as dg
 
 from pipeline_assets.core import names
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import key
 from pipeline_assets.ingestion.streaming.assets import audit_checks, health_checks
+from pipeline_assets.ingestion.streaming.streams import followed, record_streams
 from pipeline_assets.spec.models import Model
 from pipeline_assets.spec.use_case import UseCase
 
 # What a run over days makes, from the sources to the vectors.
 DAILY_ROOMS = (names.BATCH_INGESTION, names.STREAMING_INGESTION, names.LAKE, names.CLEANING, names.FEATURES, names.FEATURE_STORE)
+# What the two jobs of a model make.
+TRAINING = (names.training_set, names.candidate, names.champion, names.package)
+SERVING = (names.predictions, names.drift, names.performance)
 
 
 def defs(project: Project) -> dg.Definitions:
@@ -20,18 +26,18 @@ def defs(project: Project) -> dg.Definitions:
     selections = {
         **_of_streams(project, apart),
         **{names.build_features(use_case.name): _features(use_case) - apart for use_case in project.use_cases},
-        **{names.train(model.name): _training(model) for model in project.models},
-        **{names.score_and_monitor(model.name): _serving(model) for model in project.models},
+        **{names.train(model.name): _made(model, TRAINING) for model in project.models},
+        **{names.score_and_monitor(model.name): _made(model, SERVING) for model in project.models},
     }
     return dg.Definitions(jobs=[dg.define_asset_job(name, selection=selection) for name, selection in selections.items()])
 
 
 def _of_streams(project: Project, apart: dg.AssetSelection) -> dict[str, dg.AssetSelection]:
     """The jobs that the sensors of the streams request; none where there is no stream."""
-    followed = [key(names.staged(source.contract.name)) for source in project.sources if source.load == "changes"]
-    if not (project.streams or followed):
+    if not record_streams(project):
         return {}
-    rows = dg.AssetSelection.assets(*followed)
+    tables = [key(names.staged(source.contract.name)) for source in followed(project)]
+    rows = dg.AssetSelection.assets(*tables)
     # From the staged rows on to the registers of dbt; what comes after them goes by the day.
     registers = rows.downstream() & dg.AssetSelection.groups(names.STREAMING_INGESTION, names.LAKE, names.CLEANING)
     whole = registers - dg.AssetSelection.tag(names.BY_DAY_TAG, "")
@@ -41,7 +47,7 @@ def _of_streams(project: Project, apart: dg.AssetSelection) -> dict[str, dg.Asse
         names.TYPE_RECORDS: dg.AssetSelection.key_prefixes([names.TYPED]) - apart,
         names.AUDIT_SOURCES: dg.AssetSelection.checks(*audit_checks(project)),
     }
-    return {**jobs, names.UPDATE_FOLLOWED_TABLES: whole - apart} if followed else jobs
+    return {**jobs, names.UPDATE_FOLLOWED_TABLES: whole - apart} if tables else jobs
 
 
 def _features(use_case: UseCase) -> dg.AssetSelection:
@@ -53,11 +59,6 @@ def _features(use_case: UseCase) -> dg.AssetSelection:
     return (needed & dg.AssetSelection.groups(*DAILY_ROOMS)) - dg.AssetSelection.key_prefixes([names.CONNECTORS], [names.MAINTENANCE])
 
 
-def _training(model: Model) -> dg.AssetSelection:
-    chain = (names.training_set, names.candidate, names.champion, names.package)
-    return dg.AssetSelection.assets(*(key(name(model.name)) for name in chain))
-
-
-def _serving(model: Model) -> dg.AssetSelection:
-    chain = (names.predictions, names.drift, names.performance)
-    return dg.AssetSelection.assets(*(key(name(model.name)) for name in chain))
+def _made(model: Model, assets: Sequence[Callable[[str], names.AssetName]]) -> dg.AssetSelection:
+    """Some assets of a model."""
+    return dg.AssetSelection.assets(*(key(name(model.name)) for name in assets))

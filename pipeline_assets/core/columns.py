@@ -1,11 +1,12 @@
 """The columns of cleaned tables, as the YAML files beside the dbt models declare them: they are written there and nowhere else."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 ColumnKind = Literal["string", "integer", "number", "boolean", "timestamp", "date", "other"]
+Columns = Mapping[str, ColumnKind]
+Tables = Mapping[str, Columns]
 
 # The types of Postgres that features, keys and labels can be read from; all others are `other`, timestamps without a zone among them.
 KINDS: Mapping[str, ColumnKind] = {
@@ -17,23 +18,12 @@ KINDS: Mapping[str, ColumnKind] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
-class CleanedModel:
-    """A cleaned dbt model: its YAML file, the folder of the use case that it belongs to, and the kind of each column."""
-
-    name: str
-    file: Path
-    use_case: str
-    columns: Mapping[str, ColumnKind]
-
-
-def cleaned_models(dbt_project: Path) -> dict[str, CleanedModel]:
-    """All cleaned models of a dbt project (`models/<use_case>/cleaned/*.yml`), by name; a file that is no YAML has none."""
-    models = {}
+def cleaned_models(dbt_project: Path) -> dict[str, Columns]:
+    """The columns of all cleaned models of a dbt project (`models/<use_case>/cleaned/*.yml`), by name; a file that is no YAML has none."""
+    models: dict[str, Columns] = {}
     for file in sorted((dbt_project / "models").glob("*/cleaned/*.yml")):
         for model in _listed(file):
-            columns = {column["name"]: kind_of(str(column.get("data_type", ""))) for column in model.get("columns", ())}
-            models[model["name"]] = CleanedModel(name=model["name"], file=file, use_case=file.parents[1].name, columns=columns)
+            models[model["name"]] = {column["name"]: kind_of(str(column.get("data_type", ""))) for column in model.get("columns", ())}
     return models
 
 

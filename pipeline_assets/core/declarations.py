@@ -7,18 +7,18 @@ import ast
 import importlib
 import pkgutil
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import cache
 from itertools import chain
 from pathlib import Path
 from traceback import extract_tb
 from types import ModuleType
 
-from pipeline_assets.core.columns import CleanedModel, cleaned_models
+from pipeline_assets.core.columns import Tables, cleaned_models
 from pipeline_assets.core.errors import DeclarationProblem, SpecError, UnknownName
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.rules import features, models, sources
-from pipeline_assets.core.rules.problems import NAME, NAME_RULE, Problem
+from pipeline_assets.core.rules.problems import Place, Problem
 from pipeline_assets.core.rules.sharing import Clash, clashes
 from pipeline_assets.core.settings import CodeSettings, read_code_settings
 from pipeline_assets.spec.sources import EventStream
@@ -61,7 +61,7 @@ def check(use_cases: Sequence[UseCase], dbt_project: Path, broken: Sequence[Decl
     return Project(use_cases=tuple(use_cases), tables=tables)
 
 
-def _problems(use_case: UseCase, tables: Mapping[str, CleanedModel], streams: Collection[EventStream]) -> Iterator[DeclarationProblem]:
+def _problems(use_case: UseCase, tables: Tables, streams: Collection[EventStream]) -> Iterator[DeclarationProblem]:
     of_rooms = (sources.problems(use_case, streams), features.problems(use_case, tables), models.problems(use_case, tables))
     for problem in chain(_own(use_case), *of_rooms):
         yield DeclarationProblem(
@@ -76,14 +76,12 @@ def _problems(use_case: UseCase, tables: Mapping[str, CleanedModel], streams: Co
 
 def _own(use_case: UseCase) -> Iterator[Problem]:
     """The rules of the use case itself."""
-    subject = f"Use case '{use_case.name}'"
-    if not NAME.fullmatch(use_case.name):
-        yield Problem(declared=use_case, subject=subject, field="name", problem=f"is {use_case.name!r}", expected=NAME_RULE)
+    place = Place(declared=use_case, subject=f"Use case '{use_case.name}'")
+    yield from place.names("Use case", [use_case.name])
     if use_case.last_day is not None and use_case.last_day < use_case.first_day:
-        expected = f"a day not before first_day, {use_case.first_day}"
-        yield Problem(declared=use_case, subject=subject, field="last_day", problem=f"is {use_case.last_day}", expected=expected)
+        yield place.problem("last_day", f"is {use_case.last_day}", f"a day not before first_day, {use_case.first_day}")
     if not use_case.models:
-        yield Problem(declared=use_case, subject=subject, field="models", problem="is empty", expected="at least one model")
+        yield place.problem("models", "is empty", "at least one model")
 
 
 def _clash(clash: Clash) -> DeclarationProblem:

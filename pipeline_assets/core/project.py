@@ -1,12 +1,12 @@
 """All use cases of a code location as one: each declared object once, who uses it, and which days it has."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import date
 from functools import cached_property
 from typing import TypeVar
 
-from pipeline_assets.core.columns import CleanedModel, ColumnKind
+from pipeline_assets.core.columns import ColumnKind, Tables
 from pipeline_assets.core.errors import UnknownName
 from pipeline_assets.spec.contracts import Contract
 from pipeline_assets.spec.features import CleanedTable, FeatureView
@@ -30,11 +30,11 @@ class Project:
     """The checked use cases of a code location, in the order of their names.
 
     An object that several use cases share (a source, a stream, a view) appears once; the first use case that declares it is its home.
-    `tables` are the cleaned dbt models by name, which have the kinds of columns.
+    `tables` has the kinds of columns of each cleaned dbt model, by name.
     """
 
     use_cases: tuple[UseCase, ...]
-    tables: Mapping[str, CleanedModel] = field(default_factory=dict, compare=False)
+    tables: Tables = field(default_factory=dict, compare=False)
 
     @cached_property
     def sources(self) -> tuple[Source, ...]:
@@ -86,11 +86,15 @@ class Project:
 
     def kind_of(self, table: str, column: str) -> ColumnKind:
         """The kind of a column of a cleaned table; `other` for a table or column that no dbt project declares, as in a test."""
-        return self.tables[table].columns.get(column, "other") if table in self.tables else "other"
+        return self.tables.get(table, {}).get(column, "other")
 
     def homes_of(self, contract: Contract) -> tuple[UseCase, ...]:
         """The use cases that declare a contract, the home first."""
         return tuple(one for one in self.use_cases if contract.name in _contract_names(one))
+
+    def home_of(self, contract: Contract) -> UseCase:
+        """The first use case that declares a contract."""
+        return self.homes_of(contract)[0]
 
     def home_of_model(self, model: Model) -> UseCase:
         """The use case that declares a model."""

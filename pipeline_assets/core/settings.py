@@ -94,10 +94,6 @@ class LakeSettings(ObjectStoreSettings):
     catalog_dsn: Dsn
 
 
-class StoreSettings(WarehouseSettings, LakeSettings):
-    """All that keeps rows: warehouse and lake."""
-
-
 class SourceSettings(Part):
     """The outside systems that batches are read from, by name; each database for the role that reads batches."""
 
@@ -133,7 +129,7 @@ class DagsterSettings(Part):
     dagster_url: HttpUrl
 
 
-class Settings(StoreSettings, SourceSettings, StreamSettings, TrackingSettings, DagsterSettings):
+class Settings(WarehouseSettings, LakeSettings, SourceSettings, StreamSettings, TrackingSettings, DagsterSettings):
     """All parts: what the code location and the command line need."""
 
 

@@ -44,7 +44,7 @@ def chosen_ports(home: Path, services: Iterable[Description], chosen: Mapping[st
     owners = {port: service.name for service in services for port in service.ports}
     wanted = default_ports(services) | {name.replace("_", "-") if name not in owners else name: port for name, port in chosen.items()}
     for name in wanted.keys() - owners.keys():
-        raise UnknownName("port", _port_setting(name), [_port_setting(known) for known in owners])
+        raise UnknownName("port", port_setting(name), [port_setting(known) for known in owners])
     path = home / "ports.json"
     last: dict[str, int] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     ports = {name: port if port != 0 else _again(home, owners[name], last.get(name)) for name, port in wanted.items()}
@@ -52,7 +52,8 @@ def chosen_ports(home: Path, services: Iterable[Description], chosen: Mapping[st
     return ports
 
 
-def _port_setting(port: str) -> str:
+def port_setting(port: str) -> str:
+    """The variable of a port, by which it is chosen."""
     return setting(f"ports__{port.replace('-', '_')}")
 
 

@@ -1,19 +1,18 @@
 """The rules of feature views and of request features, their columns' types included."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import timedelta
+from functools import cache
 from zoneinfo import available_timezones
 
 from pipeline_assets.core.aggregates import AGGREGATES
-from pipeline_assets.core.columns import CleanedModel, ColumnKind
+from pipeline_assets.core.columns import ColumnKind, Columns, Tables
 from pipeline_assets.core.project import views_of
 from pipeline_assets.core.rules.problems import Place, Problem, listed
 from pipeline_assets.spec.features import TRANSFORMS, FeatureView, Latest, Learned, RequestFeature, Windowed
 from pipeline_assets.spec.models import Model
 from pipeline_assets.spec.use_case import UseCase
 
-Tables = Mapping[str, CleanedModel]
-Columns = Mapping[str, ColumnKind]
 KEYS: tuple[ColumnKind, ...] = ("string", "integer")
 VALUES: tuple[ColumnKind, ...] = ("integer", "number", "boolean", "string", "timestamp", "date")
 MOST_CATEGORIES = 10_000
@@ -53,7 +52,7 @@ def _view(view: FeatureView, tables: Tables) -> Iterator[Problem]:
     if view.source.name not in tables:
         yield from place.one_of("source", view.source.name, tables)
         return
-    columns = tables[view.source.name].columns
+    columns = tables[view.source.name]
     yield from _source(place, view, columns)
     for feature in view.features:
         part = place.part(f"feature '{feature.name}'")
@@ -96,7 +95,7 @@ def _latest(place: Place, feature: Latest, columns: Columns) -> Iterator[Problem
 
 def _request_feature(place: Place, feature: RequestFeature, columns: Columns) -> Iterator[Problem]:
     yield from place.one_of("transform", feature.transform, TRANSFORMS)
-    if feature.time_zone not in available_timezones():
+    if feature.time_zone not in _time_zones():
         yield place.problem("time_zone", f"is {feature.time_zone!r}", "an IANA time zone such as America/New_York")
     if feature.transform != "value":
         yield from of_kind(place, "column", feature.column, columns, ("timestamp",))
@@ -105,6 +104,12 @@ def _request_feature(place: Place, feature: RequestFeature, columns: Columns) ->
         return
     yield from of_kind(place, "column", feature.column, columns, VALUES)
     yield from _categories(place, feature.column, feature.values, columns)
+
+
+@cache
+def _time_zones() -> frozenset[str]:
+    """The names of all time zones; to list them opens some hundred files."""
+    return frozenset(available_timezones())
 
 
 def _categories(place: Place, column: str, values: tuple[str, ...] | Learned, columns: Columns) -> Iterator[Problem]:

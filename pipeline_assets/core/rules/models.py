@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from pipeline_assets.core.columns import CleanedModel, ColumnKind
+from pipeline_assets.core.columns import ColumnKind, Tables
 from pipeline_assets.core.names import PREDICTION_COLUMNS, score_of
 from pipeline_assets.core.rules.features import KEYS, of_kind, request_problems
 from pipeline_assets.core.rules.problems import Place, Problem
@@ -26,7 +26,7 @@ OBJECTIVES: Mapping[type[Task], tuple[str, ...]] = {
 FEWEST_CLASSES = 2
 
 
-def problems(use_case: UseCase, tables: Mapping[str, CleanedModel]) -> Iterator[Problem]:
+def problems(use_case: UseCase, tables: Tables) -> Iterator[Problem]:
     """What is wrong with the models of a use case."""
     for model in use_case.models:
         place = Place(declared=model, subject=f"Model '{model.name}'")
@@ -54,7 +54,7 @@ def _task(place: Place, model: Model) -> Iterator[Problem]:
             yield place.problem("task.classes", found, "classes that differ in their lower-case letters and digits")
 
 
-def _observations(place: Place, model: Model, tables: Mapping[str, CleanedModel]) -> Iterator[Problem]:
+def _observations(place: Place, model: Model, tables: Tables) -> Iterator[Problem]:
     asked = model.observations
     yield from place.not_negative("observations.ahead", asked.ahead)
     yield from place.not_negative("observations.behind", asked.behind)
@@ -65,7 +65,7 @@ def _observations(place: Place, model: Model, tables: Mapping[str, CleanedModel]
     if asked.table not in tables:
         yield from place.one_of("observations", asked.table, tables)
         return
-    columns = tables[asked.table].columns
+    columns = tables[asked.table]
     for key in asked.keys:
         yield from of_kind(place, f"observations '{asked.table}'", key, columns, KEYS)
     for key, kinds in _entity_keys(model, tables).items():
@@ -77,16 +77,16 @@ def _observations(place: Place, model: Model, tables: Mapping[str, CleanedModel]
     yield from request_problems(model, columns)
 
 
-def _entity_keys(model: Model, tables: Mapping[str, CleanedModel]) -> dict[str, tuple[ColumnKind, ...]]:
+def _entity_keys(model: Model, tables: Tables) -> dict[str, tuple[ColumnKind, ...]]:
     """The key columns of the model's views, and the kinds that each may have: that of the events whose keys it is compared with."""
     found: dict[str, tuple[ColumnKind, ...]] = {}
     for view in model.views:
-        columns = tables[view.source.name].columns if view.source.name in tables else {}
+        columns = tables.get(view.source.name, {})
         found |= {key: (columns[key],) if columns.get(key) in KEYS else KEYS for key in view.entity.keys}
     return found
 
 
-def _label(place: Place, model: Model, tables: Mapping[str, CleanedModel]) -> Iterator[Problem]:
+def _label(place: Place, model: Model, tables: Tables) -> Iterator[Problem]:
     label = model.label
     yield from place.not_negative("label.horizon", label.horizon)
     if len(label.keys) != len(model.observations.keys):
@@ -94,8 +94,8 @@ def _label(place: Place, model: Model, tables: Mapping[str, CleanedModel]) -> It
     if label.table not in tables:
         yield from place.one_of("label", label.table, tables)
         return
-    columns = tables[label.table].columns
-    asked = tables[model.observations.table].columns if model.observations.table in tables else {}
+    columns = tables[label.table]
+    asked = tables.get(model.observations.table, {})
     for ours, theirs in zip(model.observations.keys, label.keys, strict=False):
         yield from of_kind(place, "label.keys", theirs, columns, (asked[ours],) if ours in asked else KEYS)
     yield from of_kind(place, "label.column", label.column, columns, LABELS.get(type(model.task), ()))

@@ -3,10 +3,9 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline_assets.core import names
 from pipeline_assets.core.project import sources_of, views_of
 from pipeline_assets.spec.features import CleanedTable
-from pipeline_assets.spec.sources import PostgresTable, RestEndpoint, Source
+from pipeline_assets.spec.sources import PostgresTable, Source
 from pipeline_assets.spec.use_case import UseCase
 
 
@@ -23,7 +22,7 @@ class Clash:
 def clashes(use_cases: Sequence[UseCase]) -> Iterator[Clash]:
     """Every name that two different declarations have; equal ones are one and the same."""
     yield from _clashes("contract", use_cases, _contracts)
-    yield from _clashes("origin", use_cases, lambda one: {"/".join(_origin(x)): x for x in sources_of(one)})
+    yield from _clashes("origin", use_cases, lambda one: {_origin(x): x for x in sources_of(one)})
     yield from _clashes("view", use_cases, lambda one: {view.name: view for view in views_of(one)})
     yield from _clashes("entity", use_cases, lambda one: {view.entity.name: view.entity for view in views_of(one)})
     yield from _clashes("cleaned table", use_cases, _tables)
@@ -44,11 +43,11 @@ def _contracts(use_case: UseCase) -> dict[str, object]:
     return sources | {stream.contract.name: stream for stream in use_case.streams}
 
 
-def _origin(source: Source) -> names.AssetName:
-    origin: PostgresTable | RestEndpoint = source.origin
+def _origin(source: Source) -> str:
+    origin = source.origin
     if isinstance(origin, PostgresTable):
-        return (origin.database, f"{origin.schema}.{origin.table}")
-    return (origin.service, origin.path)
+        return f"{origin.database}/{origin.schema}.{origin.table}"
+    return f"{origin.service}/{origin.path}"
 
 
 def _tables(use_case: UseCase) -> dict[str, CleanedTable]:

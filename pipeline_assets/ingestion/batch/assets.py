@@ -38,7 +38,7 @@ def defs(project: Project) -> dg.Definitions:
 
 
 def _staged(project: Project, source: Source) -> dg.AssetsDefinition:
-    contract, by_day, home = source.contract, source.load == "daily", project.homes_of(source.contract)[0]
+    contract, by_day, home = source.contract, source.load == "daily", project.home_of(source.contract)
     # A history has no rows of the days since its stream began; the stream checks whether a day has none at all.
     is_history = contract.name in project.histories
     asset_key = key(names.staged(contract.name))

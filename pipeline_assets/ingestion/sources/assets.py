@@ -21,7 +21,7 @@ def _source(project: Project, source: Source) -> dg.AssetSpec:
         group_name=names.SOURCES,
         kinds={kind_of(source.origin)},
         owners=[contract.owner],
-        tags=use_case_tags(project.homes_of(contract)[0]),
+        tags=use_case_tags(project.home_of(contract)),
         description=contract.description,
         metadata={
             "dagster/column_schema": column_schema(contract),

@@ -29,7 +29,7 @@ def followed(project: Project) -> tuple[Source, ...]:
 
 def home_of(project: Project, stream: RecordStream) -> UseCase:
     """The use case that a stream belongs to; a change log belongs to that of its source."""
-    return project.homes_of(stream.source.contract if isinstance(stream, ChangeLog) else stream.contract)[0]
+    return project.home_of(stream.source.contract if isinstance(stream, ChangeLog) else stream.contract)
 
 
 def streams_behind(project: Project, use_case: UseCase) -> tuple[EventStream, ...]:

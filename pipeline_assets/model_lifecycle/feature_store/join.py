@@ -9,6 +9,7 @@ from pipeline_assets.core import names
 from pipeline_assets.core.errors import FeaturesMissing, TableMismatch
 from pipeline_assets.processing.features.catalogue import view_columns
 from pipeline_assets.processing.features.columns import DECISION_AT, text_or_whole
+from pipeline_assets.processing.features.materialize import identity
 from pipeline_assets.processing.features.view import feature_names
 from pipeline_assets.spec.features import FeatureView
 
@@ -25,7 +26,7 @@ def join_view(view: FeatureView, requests: pa.Table, features: pa.Table) -> pa.T
     the feature table; it gets the empty value of each feature, as from the kernel where nothing matches: 0 for counts, null for all others.
     Raises FeaturesMissing if a request without null keys has no row, TableMismatch if the feature table has two.
     """
-    on, columns = [*view.entity.keys, DECISION_AT], feature_names(view)
+    on, columns = list(identity(view)), feature_names(view)
     asked, rows = _frame("requests", requests, view), _frame(_name(view), features, view, columns)
     if rows.select(on).is_duplicated().any():
         raise TableMismatch(_name(view), f"holds a row of ({', '.join(on)}) more than once", features.column_names)
@@ -44,7 +45,7 @@ def _check_found(view: FeatureView, joined: pl.DataFrame) -> None:
 
 
 def _frame(name: str, table: pa.Table, view: FeatureView, columns: Sequence[str] = ()) -> pl.DataFrame:
-    missing = [column for column in (*view.entity.keys, DECISION_AT, *columns) if column not in table.column_names]
+    missing = [column for column in (*identity(view), *columns) if column not in table.column_names]
     if missing:
         raise TableMismatch(name, f"lacks {', '.join(missing)}", table.column_names)
     keys = {key: text_or_whole(table, name, key) for key in view.entity.keys}

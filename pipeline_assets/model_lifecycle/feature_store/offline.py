@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date
 
 import polars as pl
 import pyarrow as pa
@@ -22,7 +22,6 @@ from pipeline_assets.model_lifecycle.feature_store.spine import check_keys, chec
 from pipeline_assets.processing.features import materialize
 from pipeline_assets.processing.features.catalogue import feature_columns
 from pipeline_assets.processing.features.columns import DECISION_AT
-from pipeline_assets.processing.features.inputs import first_event_day
 from pipeline_assets.processing.features.request import request_features
 from pipeline_assets.processing.features.view import view_features
 from pipeline_assets.processing.lake import tables
@@ -79,7 +78,7 @@ def build_vectors(model: Model, observations: pa.Table, tables_of_views: Mapping
     Raises FeaturesMissing if a view has no row for an observation, TableMismatch if it has two or a column is missing.
     """
     asked = model.observations
-    ordered = observations.take(pc.sort_indices(observations, _order(asked)))
+    ordered = observations.take(pc.sort_indices(observations, materialize.decision_order(asked)))
     requests = with_decision_at(asked, ordered)
     found = [join_view(view, requests, tables_of_views[view.name]) for view in model.views]
     features = _side_by_side([*found, request_features(model.request_features, requests)])
@@ -112,7 +111,7 @@ def vectors(settings: Settings, model: Model, first: date, last: date, snapshot_
     Raises UnknownName if there are none yet, or no such snapshot.
     """
     found = tables.read_days(settings, names.vectors(model.name), first, last, snapshot_id=snapshot_id).read_all()
-    return found.take(pc.sort_indices(found, _order(model.observations)))
+    return found.take(pc.sort_indices(found, materialize.decision_order(model.observations)))
 
 
 def historical_features(
@@ -142,7 +141,7 @@ def historical_features(
     found: list[pa.Table] = []
     for source, views in _by_source(model).items():
         on_step(f"Reading {source.name}")
-        events = _read_events(settings, source, views, first, last)
+        events = materialize.read_events_of(settings, source, views, first, last)
         _notice_if_stale(source, views, requests, events, on_notice)
         requests = check_keys(name, requests, events, [key for view in views for key in view.entity.keys])
         for view in views:
@@ -163,10 +162,6 @@ def steps(model: Model) -> int:
 def feature_names(model: Model) -> list[str]:
     """The columns of the model's features in its order."""
     return [column.name for column in feature_columns(model)]
-
-
-def _order(asked: Observations) -> list[tuple[str, str]]:
-    return [(name, "ascending") for name in (asked.decision_at, *asked.keys)]
 
 
 def _kinds(project: Project, model: Model) -> dict[str, ColumnKind]:
@@ -197,16 +192,6 @@ def _check_cleaned(settings: Settings, model: Model) -> None:
             raise UnknownName("table", needed, made)
 
 
-def _read_events(settings: Settings, source: CleanedTable, views: Sequence[FeatureView], first: date, last: date) -> pa.Table:
-    """All events that a decision of the days `first` to `last` (UTC, inclusive) could count in one of the views."""
-    own = [feature.column for view in views for feature in view.features if feature.column is not None]
-    reach = [first_event_day(view, first) for view in views]
-    limited = [day for day in reach if day is not None]
-    first_at = _midnight(min(limited)) if len(limited) == len(reach) else None
-    keys = [key for view in views for key in view.entity.keys]
-    return materialize.read_events(settings, source, [*keys, *own], first_at, _midnight(last + timedelta(days=1)))
-
-
 def _notice_if_stale(source: CleanedTable, views: Sequence[FeatureView], requests: pa.Table, events: pa.Table, on_notice: Listener) -> None:
     """A notice if the newest row of a source is older, at the last decision, than the freshness of a view promises."""
     asked = pc.max(requests[DECISION_AT]).as_py()
@@ -225,10 +210,6 @@ def _days_of(span: Span, requests: pa.Table) -> tuple[date, date]:
         if day < span.first or (span.last is not None and day > span.last):
             raise UnknownDay(str(day), span.first, span.last)
     return first, last
-
-
-def _midnight(day: date) -> datetime:
-    return datetime.combine(day, time(), UTC)
 
 
 def _side_by_side(parts: Sequence[pa.Table]) -> pa.Table:

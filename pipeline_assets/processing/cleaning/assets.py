@@ -47,11 +47,8 @@ class Translator(DagsterDbtTranslator):
         """The asset of a model, which also depends on the registers that its tests compare it with."""
         spec = super().get_asset_spec(manifest, unique_id, project)
         freshness = self._models.freshness(unique_id)
-        compared = {
-            self.get_asset_key(manifest["nodes"][register])
-            for register in self._models.compared_with(unique_id) - self._models.by_day
-            if unique_id in self._models.by_day
-        }
+        registers = self._models.compared_with(unique_id) - self._models.by_day if unique_id in self._models.by_day else ()
+        compared = {self.get_asset_key(manifest["nodes"][register]) for register in registers}
         return spec.replace_attributes(
             deps=[*spec.deps, *(dg.AssetDep(other) for other in sorted(compared - {dep.asset_key for dep in spec.deps}))],
             freshness_policy=dg.FreshnessPolicy.time_window(fail_window=freshness) if freshness is not None else None,
@@ -107,7 +104,7 @@ def defs(project: Project) -> dg.Definitions:
 
 
 def _raw(project: Project, contract: Contract, *, by_day: bool) -> dg.AssetsDefinition:
-    home = project.homes_of(contract)[0]
+    home = project.home_of(contract)
 
     @dg.asset(
         key=key(names.raw(contract.name)),

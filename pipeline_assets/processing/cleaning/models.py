@@ -38,7 +38,7 @@ class ProjectModels:
     @cached_property
     def by_day(self) -> frozenset[str]:
         """The models that are built by the day: all that read a raw table that is loaded by the day, directly or through others."""
-        return self._below(self._daily_tables) - self._daily_tables
+        return _reached(self._daily_tables, self.manifest["child_map"]) & self._models
 
     def selections(self, use_case: UseCase) -> tuple[Selection, Selection]:
         """The models of a use case that are built by the day, and its registers; either may have none."""
@@ -117,7 +117,8 @@ class ProjectModels:
         taken: set[str] = set()
         found = {}
         for use_case in self.project.use_cases:
-            read = {model for model in self._models if self._schema_and_name(model) in map(names.cleaned, tables_of(use_case))}
+            tables = {names.cleaned(table) for table in tables_of(use_case)}
+            read = {model for model in self._models if self._schema_and_name(model) in tables}
             needed = self._above(self._own(use_case) | read)
             found[use_case.name] = frozenset(model for model in needed if self._folder(model) not in self._chosen) - taken
             taken |= found[use_case.name]
@@ -134,10 +135,6 @@ class ProjectModels:
 
     def _own(self, use_case: UseCase) -> frozenset[str]:
         return frozenset(model for model in self._models if self._folder(model) == use_case.name)
-
-    def _below(self, nodes: Collection[str]) -> frozenset[str]:
-        """The nodes with all models that read them, directly or through others."""
-        return _reached(nodes, self.manifest["child_map"]) & (self._models | frozenset(nodes))
 
     def _above(self, models: Collection[str]) -> frozenset[str]:
         """The models with all models that they read, directly or through others."""

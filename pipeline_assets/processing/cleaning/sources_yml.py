@@ -39,7 +39,7 @@ def write_sources(project: Project, dbt_project: Path, use_case: UseCase) -> Pat
 
 def render_sources(project: Project, use_case: UseCase) -> str:
     """The text of `sources.yml`: a table of source `raw` per contract that reaches the lake and of which the use case is the home."""
-    own = [(contract, by_day) for contract, by_day in project.lake_contracts if project.homes_of(contract)[0] is use_case]
+    own = [(contract, by_day) for contract, by_day in project.lake_contracts if project.home_of(contract) is use_case]
     source = {
         "name": names.RAW,
         "schema": names.RAW,

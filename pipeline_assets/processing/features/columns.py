@@ -62,7 +62,7 @@ def numbers(table: pa.Table, name: str, column: str) -> Numbers:
         cast = values.cast(pa.float64() if pa.types.is_floating(kind) else pa.int64())
     except pa.ArrowInvalid as error:
         raise TableMismatch(name, f"has integers beyond 64 bits in column '{column}'", table.column_names) from error
-    valid = _numpy(values.is_valid()) if values.null_count else np.ones(len(values), dtype=np.bool_)
+    valid = present_in(values) if values.null_count else np.ones(len(values), dtype=np.bool_)
     plain = _numpy(cast.fill_null(0) if cast.null_count else cast)
     if pa.types.is_floating(kind):
         plain = plain + 0.0  # turns -0.0 into 0.0, so that equal values have equal bits
@@ -78,14 +78,8 @@ def truths(table: pa.Table, name: str, column: str) -> Numbers:
     return numbers(table, name, column)
 
 
-def arrow_floats(values: Floats, present: Bools) -> pa.Array:
-    """float64 with nulls where not present; the bytes under a null are zero, so that equal answers are equal to the byte."""
-    values = np.where(present, values, 0.0)
-    return pa.array(values) if present.all() else pa.array(values, mask=~present)
-
-
-def arrow_whole(values: Ints, present: Bools) -> pa.Array:
-    """int64 with nulls where not present; the bytes under a null are zero."""
+def arrow_numbers(values: Ints | Floats, present: Bools) -> pa.Array:
+    """int64 or float64 with nulls where not present; the bytes under a null are zero, so that equal answers are equal to the byte."""
     values = np.where(present, values, 0)
     return pa.array(values) if present.all() else pa.array(values, mask=~present)
 

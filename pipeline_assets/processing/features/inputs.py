@@ -2,19 +2,15 @@
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from hashlib import sha256
 from operator import itemgetter
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
 
 from pipeline_assets.processing.features.catalogue import lookback, view_hash
 from pipeline_assets.spec.features import FeatureView
-
-MICROSECONDS_A_DAY = 86_400_000_000
-EPOCH = date(1970, 1, 1)
 
 
 def first_event_day(view: FeatureView, first: date) -> date | None:
@@ -36,13 +32,9 @@ def digests(view: FeatureView, events: pa.Table, days: Sequence[date]) -> dict[d
 
 def _by_event_day(view: FeatureView, events: pa.Table) -> list[tuple[date, bytes]]:
     """The days that have events, in order, each with a digest of its events."""
-    ordered = pl.DataFrame(events.select(sorted(events.column_names)))
-    rows = ordered.hash_rows(seed=0).to_numpy()
-    day = events[view.source.event_at].combine_chunks().cast(pa.int64()).to_numpy() // MICROSECONDS_A_DAY
-    order = np.lexsort((rows, day))
-    found, starts = np.unique(day[order], return_index=True)
-    parts = np.split(rows[order], starts[1:])[: len(found)]
-    return [(EPOCH + timedelta(days=int(one)), sha256(part.tobytes()).digest()) for one, part in zip(found, parts, strict=True)]
+    frame = pl.DataFrame(events.select(sorted(events.column_names)))
+    rows = pl.DataFrame({"day": frame[view.source.event_at].dt.date(), "row": frame.hash_rows(seed=0)}).sort("day", "row")
+    return [(day, sha256(part["row"].to_numpy().tobytes()).digest()) for (day,), part in rows.group_by("day", maintain_order=True)]
 
 
 def _digest(view: FeatureView, parts: Sequence[tuple[date, bytes]], day: date) -> str:

@@ -71,7 +71,7 @@ def _distinct(models: Sequence[Model]) -> list[Observations]:
 
 
 def _read_asked(settings: Settings, asked: Observations, view: FeatureView, first: date, last: date) -> pa.Table:
-    return read_observations(settings, asked, first, last, [*view.entity.keys, asked.decision_at])
+    return _select_observations(settings, asked, first, last, [*view.entity.keys, asked.decision_at])
 
 
 def _kept(settings: Settings, view: FeatureView, requests: pa.Table, digests: Mapping[date, str]) -> pa.Table:
@@ -140,10 +140,17 @@ def compute(view: FeatureView, requests: pa.Table, events: pa.Table) -> pa.Table
 
 def read_view_events(settings: Settings, view: FeatureView, first: date, last: date) -> pa.Table:
     """Every event that a decision of the days `first` to `last` (UTC, inclusive) could count, from the beginning of a day on."""
-    own = [feature.column for feature in view.features if feature.column is not None]
-    since = inputs.first_event_day(view, first)
-    first_at = None if since is None else _midnight(since)
-    return read_events(settings, view.source, [*view.entity.keys, *own], first_at, _midnight(last + timedelta(days=1)))
+    return read_events_of(settings, view.source, [view], first, last)
+
+
+def read_events_of(settings: Settings, source: CleanedTable, views: Sequence[FeatureView], first: date, last: date) -> pa.Table:
+    """All events that a decision of the days `first` to `last` (UTC, inclusive) could count in one of the views of a source."""
+    own = [feature.column for view in views for feature in view.features if feature.column is not None]
+    reach = [inputs.first_event_day(view, first) for view in views]
+    limited = [day for day in reach if day is not None]
+    first_at = _midnight(min(limited)) if len(limited) == len(reach) else None
+    keys = [key for view in views for key in view.entity.keys]
+    return read_events(settings, source, [*keys, *own], first_at, _midnight(last + timedelta(days=1)))
 
 
 def read_events(settings: Settings, table: CleanedTable, columns: Sequence[str], first_at: datetime | None, last_at: datetime) -> pa.Table:
@@ -162,13 +169,24 @@ def read_events(settings: Settings, table: CleanedTable, columns: Sequence[str],
     return _read(settings, SQL("select {} from {} where {}").format(selected, Identifier(*names.cleaned(table.name)), condition))
 
 
-def read_observations(
-    settings: Settings, asked: Observations, first_day: date, last_day: date, columns: Sequence[str] | None = None
-) -> pa.Table:
+def read_observations(settings: Settings, asked: Observations, first_day: date, last_day: date) -> pa.Table:
     """The observations with decision_at in the days `first_day` to `last_day` (UTC, inclusive), by (decision_at, keys), text by its bytes.
 
-    All columns, or those named. Times are microseconds in UTC.
+    Times are microseconds in UTC.
     """
+    rows = _select_observations(settings, asked, first_day, last_day)
+    return rows.take(pc.sort_indices(rows, decision_order(asked)))
+
+
+def decision_order(asked: Observations) -> list[tuple[str, str]]:
+    """By (decision_at, keys), as Arrow sorts."""
+    return [(name, "ascending") for name in (asked.decision_at, *asked.keys)]
+
+
+def _select_observations(
+    settings: Settings, asked: Observations, first_day: date, last_day: date, columns: Sequence[str] | None = None
+) -> pa.Table:
+    """The observations of the days in no order; all columns, or those named."""
     from psycopg.sql import SQL, Identifier, Literal
 
     query = SQL("select {columns} from {table} where {at} >= {first} and {at} < {end}").format(
@@ -178,9 +196,7 @@ def read_observations(
         first=Literal(_midnight(first_day)),
         end=Literal(_midnight(last_day + timedelta(days=1))),
     )
-    rows = _read(settings, query)
-    order = [(name, "ascending") for name in (asked.decision_at, *asked.keys) if name in rows.column_names]
-    return rows.take(pc.sort_indices(rows, order))
+    return _read(settings, query)
 
 
 def _read(settings: Settings, query: "Composable") -> pa.Table:

@@ -13,12 +13,12 @@ from pipeline_assets.processing.features.columns import (
     Bools,
     Ints,
     Numbers,
-    arrow_floats,
-    arrow_whole,
+    arrow_numbers,
     is_text,
     moments,
     numbers,
     plain_column,
+    present_in,
 )
 from pipeline_assets.spec.features import Learned
 
@@ -60,9 +60,11 @@ def feature_of(values: Values, rows: Ints, present: Bools, decided_at: Ints) -> 
     if values.texts is not None:
         return values.texts.take(pa.array(rows, mask=~present))
     found, present = taken(values.data.values, rows), present & taken(values.data.valid, rows)
-    if values.kind == "code":
-        return arrow_whole(found, present)
-    return arrow_floats((decided_at - found) / 1e6 if values.kind == "moment" else found.astype(np.float64), present)
+    if values.kind == "moment":
+        found = (decided_at - found) / 1e6
+    elif values.kind == "number":
+        found = found.astype(np.float64)
+    return arrow_numbers(found, present)
 
 
 def taken(values: npt.NDArray[Any], rows: Ints) -> npt.NDArray[Any]:
@@ -78,4 +80,4 @@ def _categorical(found: pa.Array, table: pa.Table, name: str, column: str, categ
         return Values(kind="text", texts=texts)
     codes = pc.index_in(texts, value_set=pa.array(categories, pa.string()))
     whole: Ints = codes.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
-    return Values(kind="code", data=Numbers(values=whole, valid=codes.is_valid().to_numpy(zero_copy_only=False)))
+    return Values(kind="code", data=Numbers(values=whole, valid=present_in(codes)))

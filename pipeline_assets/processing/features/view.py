@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 
-from pipeline_assets.core import names
 from pipeline_assets.processing.features.as_of import latest_features, latest_values
-from pipeline_assets.processing.features.columns import DECISION_AT, Floats, Ints, arrow_floats, arrow_whole, instants, present_in
+from pipeline_assets.processing.features.catalogue import view_columns
+from pipeline_assets.processing.features.columns import DECISION_AT, Ints, arrow_numbers, instants, present_in
 from pipeline_assets.processing.features.keys import bucket_of, key_columns
 from pipeline_assets.processing.features.timeline import Columns, build_timeline
 from pipeline_assets.processing.features.windows import window_features, window_values
@@ -19,11 +19,7 @@ REQUESTS_AT_ONCE = 2_000_000
 
 def feature_names(view: FeatureView) -> tuple[str, ...]:
     """The columns of the view's features, in the order of their declaration."""
-    return tuple(
-        names.feature(view.name, feature.name, window)
-        for feature in view.features
-        for window in ((None,) if isinstance(feature, Latest) else feature.windows)
-    )
+    return tuple(column.name for column in view_columns(view))
 
 
 def view_features(
@@ -101,9 +97,4 @@ def _rearranged(column: pa.Array, order: Ints) -> pa.Array:
     """column[order], with zeros under the nulls of numbers."""
     if pa.types.is_string(column.type):
         return column.take(pa.array(order))
-    present = present_in(column)[order]
-    if pa.types.is_floating(column.type):
-        floats: Floats = column.fill_null(0).to_numpy(zero_copy_only=False)[order]
-        return arrow_floats(floats, present)
-    whole: Ints = column.fill_null(0).to_numpy(zero_copy_only=False)[order]
-    return arrow_whole(whole, present)
+    return arrow_numbers(column.fill_null(0).to_numpy(zero_copy_only=False)[order], present_in(column)[order])

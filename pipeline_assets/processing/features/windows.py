@@ -21,7 +21,7 @@ from pipeline_assets.processing.features.columns import (
     Floats,
     Ints,
     Numbers,
-    arrow_floats,
+    arrow_numbers,
     numbers,
     plain_column,
     present_in,
@@ -205,7 +205,7 @@ def _column_of(feature: Windowed, bucket: Bucket, frame: Frame, totals: dict[Mea
         values, present = _newest(feature, bucket, frame)
     else:
         values, present = _from_totals(feature, totals), totals[feature.column, COUNT].columns[0] >= kind.fewest
-    return arrow_floats(questions.per_request(values), questions.per_request(present))
+    return arrow_numbers(questions.per_request(values), questions.per_request(present))
 
 
 def _from_totals(feature: Windowed, totals: dict[Measure, Digits]) -> Floats:

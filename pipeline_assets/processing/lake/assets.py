@@ -45,7 +45,7 @@ def defs(project: Project) -> dg.Definitions:
 
 
 def _table(project: Project, contract: Contract, *, by_day: bool) -> dg.AssetsDefinition:
-    asset_key, home = key(names.lake(contract.name)), project.homes_of(contract)[0]
+    asset_key, home = key(names.lake(contract.name)), project.home_of(contract)
 
     @dg.asset(
         key=asset_key,

@@ -96,7 +96,7 @@ def _rewrite(client: "S3Client", table: "Table", day: date | None, tasks: "Seque
 
 def _commit(table: "Table", rewritten: Sequence[Rewritten]) -> Change:
     first, last = rewritten[0].day, rewritten[-1].day
-    rows = files.rows_of(table, None) if first is None or last is None else files.rows_of_days(table, first, last)
+    rows = files.rows_between(table, first, last)
 
     def plan(table: "Table") -> Change:
         live = files.by_day(files.live_files(table, rows))

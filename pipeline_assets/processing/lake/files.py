@@ -55,11 +55,11 @@ def rows_of_days(table: "Table", first: date, last: date) -> "BooleanExpression"
     return And(GreaterThanOrEqual(term=time_at, value=literal(start)), LessThan(term=time_at, value=literal(end)))
 
 
-def rows_of(table: "Table", day: date | None) -> "BooleanExpression":
-    """The rows of one day; all rows of a table without partitions."""
+def rows_between(table: "Table", first: date | None, last: date | None) -> "BooleanExpression":
+    """The rows of the days `first` to `last` (UTC, inclusive); all rows where there are no days, as in a table without partitions."""
     from pyiceberg.expressions import AlwaysTrue
 
-    return AlwaysTrue() if day is None else rows_of_days(table, day, day)
+    return AlwaysTrue() if first is None or last is None else rows_of_days(table, first, last)
 
 
 def plan(table: "Table", rows: "BooleanExpression | None" = None, snapshot_id: int | None = None) -> "list[FileScanTask]":

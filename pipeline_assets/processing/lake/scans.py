@@ -72,8 +72,6 @@ def _by_name(table: "Table", task: "FileScanTask", schema: pa.Schema) -> list[pa
         parquet = pq.ParquetFile(pa.BufferReader(opened.read()) if is_small else opened, pre_buffer=True)
         present = [name for name in schema.names if name in parquet.schema_arrow.names]
         rows = parquet.read(present, use_threads=False)
-    if not present:
-        rows = pa.table({schema.names[0]: pa.nulls(task.file.record_count, schema.types[0])})
     batches: list[pa.RecordBatch] = pa.Table.from_arrays(columns_in(rows, schema), names=schema.names).cast(schema).to_batches()
     return batches
 

@@ -165,7 +165,7 @@ def _publish(settings: Settings, contract: Contract, days: Sequence[date | None]
     with connections.catalog(settings) as catalog:
         table = table_for_contract(catalog, contract, by_day=days[0] is not None)
         first, last = days[0], days[-1]
-        rows = files.rows_of(table, None) if first is None or last is None else files.rows_of_days(table, first, last)
+        rows = files.rows_between(table, first, last)
         known: dict[str, DataFile] = {}
 
         def plan(table: "Table") -> Change:

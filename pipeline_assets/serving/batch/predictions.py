@@ -21,9 +21,7 @@ if TYPE_CHECKING:
     from psycopg import Cursor
     from psycopg.sql import Composable, Composed, Identifier
 
-PREDICTION_ID, DECISION_AT = "prediction_id", "decision_at"
-MODEL_VERSION, FEATURE_HASH = "model_version", "feature_hash"
-RUN_ID, SCORED_AT = "run_id", "scored_at"
+PREDICTION_ID, DECISION_AT, MODEL_VERSION, FEATURE_HASH, RUN_ID, SCORED_AT = names.PREDICTION_COLUMNS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -247,8 +247,7 @@ def test_malformed_observations_are_refused(declared: UseCase, changed: dict[str
 def test_a_key_of_another_kind_than_in_the_events_is_refused(declared: UseCase) -> None:
     """A number here and text there would match nothing: the error names the table, the column and the kind that is needed."""
     tables = cleaned_models(read_code_settings().dbt_project)
-    flights = replace(tables["flights"], columns={**tables["flights"].columns, "dest": "integer"})
-    (found, *_) = models.problems(declared, {**tables, "flights": flights})
+    (found, *_) = models.problems(declared, {**tables, "flights": {**tables["flights"], "dest": "integer"}})
 
     assert (found.field, found.problem) == ("observations 'flights'", "is 'dest' of type integer")
     assert found.expected.startswith("string, such as")

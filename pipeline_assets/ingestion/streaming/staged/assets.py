@@ -37,7 +37,7 @@ Results = Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]
 
 def events(project: Project, stream: EventStream) -> dg.AssetsDefinition:
     """The events of a stream by day, with those from before the topic began where there is a history."""
-    contract, home = stream.contract, project.homes_of(stream.contract)[0]
+    contract, home = stream.contract, project.home_of(stream.contract)
     asset_key, origin = key(names.staged(contract.name)), "topic" if stream.history is None else "history and topic"
 
     @dg.asset(
@@ -109,7 +109,7 @@ def table(project: Project, source: Source) -> dg.AssetsDefinition:
         group_name=names.STREAMING_INGESTION,
         kinds={"parquet", "s3"},
         owners=[contract.owner],
-        tags=use_case_tags(project.homes_of(contract)[0]),
+        tags=use_case_tags(project.home_of(contract)),
         code_version=contract.version,
         description=f"{contract.description} Staged files of the rows that its changes left, as far as they kept the contract.",
         metadata={"dagster/column_schema": column_schema(contract)},
