@@ -80,12 +80,12 @@ def logs(
             sys.stdout.flush()
 
 
-def known_names(asked: list[str] | None) -> tuple[str, ...]:
-    """The names of the services asked for, all where none are; raises UnknownName for one that the stack does not have."""
+def known_names(asked: list[str] | None) -> list[str] | None:
+    """The names of the services asked for, None where none are; raises UnknownName for one that the stack does not have."""
     from pipeline_assets.local_stack import stack
 
     known = stack.names()
     for name in asked or []:
         if name not in known:
             raise UnknownName("service", name, known)
-    return tuple(asked or known)
+    return asked or None

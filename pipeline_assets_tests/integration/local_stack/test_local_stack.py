@@ -18,7 +18,8 @@ from pipeline_assets.core.connections import object_store, tracking, warehouse
 from pipeline_assets.core.errors import PortTaken, ServiceFailed
 from pipeline_assets.core.settings import Settings, StackSettings, read_settings
 from pipeline_assets.local_stack import processes, stack
-from pipeline_assets.local_stack.plan import CODE, DAEMON, MLFLOW, POSTGRES, S3, WEBSERVER, load_secrets
+from pipeline_assets.local_stack.plan import CODE, DAEMON, MLFLOW, POSTGRES, S3, WEBSERVER, Service, load_secrets
+from pipeline_assets.local_stack.settings import port_setting
 from pipeline_assets_tests.stack_services import FREE, WEATHER
 
 NAMES = stack.names()
@@ -63,7 +64,7 @@ def roots(home: Path) -> list[int]:
 
 def environment(home: Path) -> dict[str, str]:
     """The environment for a command on the stack in a folder, on free ports."""
-    ports = {f"PIPELINE_PORTS__{name.replace('-', '_').upper()}": "0" for name in FREE}
+    ports = {port_setting(name): "0" for name in FREE}
     return {**os.environ, **ports, "PIPELINE_HOME": str(home)}
 
 
@@ -261,6 +262,18 @@ def test_down_leaves_no_process_and_purge_no_data(own_home: Path) -> None:
     assert {state.state for state in stack.status(own_home)} == {"stopped"}
     assert stack.down(own_home, purge=True) == []
     assert [path.name for path in own_home.iterdir()] == ["stack.lock"]
+
+
+def test_the_command_stops_the_service_of_a_world_that_was_deleted_meanwhile(own_home: Path) -> None:
+    """A process that no folder of the project describes any more ends with the others."""
+    start(own_home, POSTGRES)
+    program = (sys.executable, "-c", "import signal; signal.pause()")
+    processes.start(own_home, Service(name="bygone_api", command=program, folder=own_home, is_ready=lambda _: True))
+    assert processes.running(own_home, "bygone_api") is not None
+    subprocess.run([*COMMAND, "down"], env=environment(own_home), check=True, capture_output=True)
+
+    assert processes.running(own_home, "bygone_api") is None
+    assert pids(own_home) == {}
 
 
 def test_down_of_a_folder_that_never_was_does_nothing(tmp_path: Path) -> None:
