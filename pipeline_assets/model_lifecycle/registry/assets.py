@@ -86,7 +86,7 @@ def _rules(rules: Sequence[Rule]) -> dg.TableMetadataValue:
                 {
                     "rule": rule.name,
                     "value": _shown(rule.value),
-                    "must be": f"{'at least' if rule.is_minimum else 'at most'} {rule.limit:g}",
+                    "must be": rule.bound,
                     "by": _shown(rule.margin),
                     "kept": rule.passed,
                 }

@@ -119,7 +119,7 @@ def _model(name: str | None) -> "Model":
 def _instant(text: str | None) -> datetime | None:
     from pipeline_assets.model_lifecycle.training.inputs import parse_instant
 
-    return None if text is None else parse_instant("--live-from", text)
+    return parse_instant("--live-from", text)
 
 
 def _versions(settings: Any, model: "Model") -> list[dict[str, Any]]:

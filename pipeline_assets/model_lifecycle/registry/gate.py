@@ -32,6 +32,11 @@ class Rule:
         return self.value - self.limit if self.is_minimum else self.limit - self.value
 
     @property
+    def bound(self) -> str:
+        """What the value must be, such as "at most 0.08"."""
+        return f"{'at least' if self.is_minimum else 'at most'} {self.limit:g}"
+
+    @property
     def passed(self) -> bool:
         """Whether the rule is kept; to be exactly at the limit is enough."""
         return self.margin is not None and self.margin >= 0
@@ -46,11 +51,10 @@ class Rule:
         return cls(name=stored["name"], value=stored["value"], limit=stored["limit"], is_minimum=stored["is_minimum"])
 
     def __str__(self) -> str:
-        bound = "at least" if self.is_minimum else "at most"
         if self.value is None or self.margin is None:
-            return f"{self.name} does not exist, must be {bound} {self.limit:g}"
+            return f"{self.name} does not exist, must be {self.bound}"
         verdict = f"kept by {self.margin:.4g}" if self.passed else f"broken by {-self.margin:.4g}"
-        return f"{self.name} is {self.value:.4g}, must be {bound} {self.limit:g}: {verdict}"
+        return f"{self.name} is {self.value:.4g}, must be {self.bound}: {verdict}"
 
 
 @dataclass(frozen=True, kw_only=True)

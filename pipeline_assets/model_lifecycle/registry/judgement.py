@@ -103,7 +103,7 @@ def _measure(settings: Settings, model: Model, candidate: LoadedModel, case: Cas
     live = ledger.live(case.entries)
     champion = versions.load(settings, model, live) if live is not None else None
     lost = 0 if champion is None else sum(feature.name not in held.column_names for feature in champion.contract.features)
-    other = champion is not None and _answer(champion.contract) != _answer(contract)
+    other = champion is not None and champion.contract.answer != contract.answer
     return Measured(
         candidate=evaluated(model, held, candidate.scorer.score(held)),
         champion=None if champion is None or lost or other else evaluated(model, held, champion.scorer.score(held)),
@@ -115,11 +115,6 @@ def _measure(settings: Settings, model: Model, candidate: LoadedModel, case: Cas
         answers_otherwise=other,
         rolled_back=sum(entry.action == "rollback" and entry.previous_version == case.version for entry in case.entries),
     )
-
-
-def _answer(contract: ModelContract) -> tuple[str, tuple[str, ...], str | None]:
-    """What kind of answer a model gives; only models that give the same kind can be compared."""
-    return contract.task, contract.classes, contract.unit
 
 
 def _latency_ms(scorer: Scorer, held: pa.Table) -> float:

@@ -118,7 +118,7 @@ def live_version(settings: Settings, model: Model) -> int | None:
 
 def live_version_at(settings: Settings, model: Model, at: datetime) -> int | None:
     """The version that is live at the event time `at`: that of the last decision which holds from `at` or earlier; None before any."""
-    return live([entry for entry in history(settings, model) if entry.live_from <= at])
+    return live_at(history(settings, model), at)
 
 
 def ancestry(entries: Sequence[Entry]) -> tuple[int, ...]:
@@ -139,6 +139,11 @@ def ancestry(entries: Sequence[Entry]) -> tuple[int, ...]:
 def live(entries: Sequence[Entry]) -> int | None:
     """The version that is live after these entries, oldest first; None where none is."""
     return next((entry.version for entry in reversed(entries) if entry.action != "reject"), None)
+
+
+def live_at(entries: Sequence[Entry], at: datetime) -> int | None:
+    """The version that is live after those of these entries which hold from the event time `at` or earlier; None where none is."""
+    return live([entry for entry in entries if entry.live_from <= at])
 
 
 def _locked(connection: "Connection", model: Model) -> tuple[Entry, ...]:

@@ -40,10 +40,11 @@ NO_SUCH_RUN = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedModel:
-    """A model in memory, ready to score; `version` 0: not registered yet."""
+    """A model in memory, ready to score, and the bytes of its file; `version` 0: not registered yet."""
 
     version: int
     scorer: Scorer
+    artifact: bytes
 
     @property
     def contract(self) -> ModelContract:
@@ -79,12 +80,8 @@ def load_run(settings: Settings, run_id: str, *, version: int = 0) -> LoadedMode
     """The model of a finished candidate run, loaded; raises ArtifactCorrupt if its file is not what its contract says."""
     client = tracking(settings)
     contract = ModelContract.from_json(_download(client, run_id, CONTRACT_FILE))
-    return LoadedModel(version=version, scorer=Scorer.load(_download(client, run_id, MODEL_FILE), contract))
-
-
-def artifact(settings: Settings, model: Model, version: int) -> bytes:
-    """The bytes of a version's model file, unchecked; raises UnknownName if there is no such version."""
-    return _download(tracking(settings), str(_version(settings, model, version).run_id), MODEL_FILE)
+    artifact = _download(client, run_id, MODEL_FILE)
+    return LoadedModel(version=version, scorer=Scorer.load(artifact, contract), artifact=artifact)
 
 
 def candidate(settings: Settings, model: Model, run_id: str) -> LoadedModel:

@@ -48,7 +48,7 @@ class AsOf(dg.Config):
     @property
     def instant(self) -> datetime | None:
         """The time that was given, in UTC; raises UserInputError if it is none or naive."""
-        return None if self.as_of is None else parse_instant("as_of", self.as_of)
+        return parse_instant("as_of", self.as_of)
 
 
 class ChosenSet(dg.Config):
@@ -65,7 +65,7 @@ class ChosenSet(dg.Config):
     @property
     def instant(self) -> datetime | None:
         """The time that was given, in UTC; raises UserInputError if it is none or naive."""
-        return None if self.as_of is None else parse_instant("as_of", self.as_of)
+        return parse_instant("as_of", self.as_of)
 
 
 def defs(project: Project) -> dg.Definitions:
@@ -152,7 +152,8 @@ def _quality_specs(asset_key: dg.AssetKey, model: Model) -> list[dg.AssetCheckSp
     gain = f"On the hold-out {gate.metric} is better than the baseline's by at least {gate.min_gain_over_baseline:g}."
     specs = [dg.AssetCheckSpec(BETTER_THAN_BASELINE, asset=asset_key, description=gain)]
     if gate.limits:
-        specs.append(dg.AssetCheckSpec(WITHIN_LIMITS, asset=asset_key, description=f"On the hold-out {_limits_in_words(model)}."))
+        limits = task_kind(model.task).in_words(gate.limits)
+        specs.append(dg.AssetCheckSpec(WITHIN_LIMITS, asset=asset_key, description=f"On the hold-out {limits}."))
     return specs
 
 
@@ -216,13 +217,6 @@ def _quality_checks(model: Model, trained: Candidate) -> list[dg.AssetCheckResul
         kept = all(kind.keeps(rule, figures[rule.metric]) for rule in model.gate.limits)
         checks.append(_warning(WITHIN_LIMITS, kept, {rule.metric: figures[rule.metric] for rule in model.gate.limits}))
     return checks
-
-
-def _limits_in_words(model: Model) -> str:
-    """The limits of the gate, such as "calibration_error is at most 0.08"."""
-    kind = task_kind(model.task)
-    bounds = [(rule, "at least" if kind.is_minimum(rule.metric) else "at most") for rule in model.gate.limits]
-    return ", ".join(f"{rule.metric} is {bound} {rule.limit:g}" for rule, bound in bounds)
 
 
 def _labels_in_words(labels: Mapping[str, float]) -> str:

@@ -10,7 +10,14 @@ import pyarrow as pa
 from pipeline_assets.model_lifecycle.training.archive import TrainingSet
 from pipeline_assets.model_lifecycle.training.blocks import HOLDOUT, TRAIN
 from pipeline_assets.model_lifecycle.training.code_state import code_version, library_versions, local_edits
-from pipeline_assets.model_lifecycle.training.contract import ModelContract, ModelFeature, TaskName, baseline_features, model_features
+from pipeline_assets.model_lifecycle.training.contract import (
+    Answer,
+    ModelContract,
+    ModelFeature,
+    TaskName,
+    baseline_features,
+    model_features,
+)
 from pipeline_assets.model_lifecycle.training.dataset import labels_of, only
 from pipeline_assets.model_lifecycle.training.evaluate import Evaluation, evaluate
 from pipeline_assets.model_lifecycle.training.fit import Fitted, OnProgress, fit
@@ -53,7 +60,7 @@ def train_candidate(model: Model, record: TrainingSet, training_set: pa.Table, o
     fitted = fit(model, features, training_set, on_progress)
     held = only(training_set, HOLDOUT)
     scorer = Scorer.load(fitted.artifact, _contract(model, record, fitted))
-    scores, rival_scores = scorer.score(held), baseline_scores(model, record, training_set, features, on_progress)
+    scores, rival_scores = scorer.score(held), baseline_scores(model, scorer.contract, training_set, features, on_progress)
     evaluation, baseline = evaluated(model, held, scores), evaluated(model, held, rival_scores)
     judged = Judged(labels=labels_of(model, held), scores=scores, baseline_scores=rival_scores)
     return Candidate(
@@ -66,21 +73,27 @@ def train_candidate(model: Model, record: TrainingSet, training_set: pa.Table, o
 
 
 def baseline_scores(
-    model: Model, record: TrainingSet, training_set: pa.Table, features: tuple[ModelFeature, ...], on_progress: OnProgress
+    model: Model, contract: ModelContract, training_set: pa.Table, features: tuple[ModelFeature, ...], on_progress: OnProgress
 ) -> Scores:
-    """The scores of the hold-out by what the model has to beat."""
+    """The scores of the hold-out by what the model of the contract has to beat."""
     held, of_request = only(training_set, HOLDOUT), baseline_features(model, features)
     if not of_request:
         train = labels_of(model, only(training_set, TRAIN))
         return task_kind(model.task).constant(train, held.num_rows, model.gate.metric)
     rival = fit(model, of_request, training_set, lambda line: on_progress(f"baseline {line}"))
-    return Scorer.load(rival.artifact, _contract(model, record, rival)).score(held)
+    return Scorer.load(rival.artifact, replace(contract, features=rival.features, sha256=sha256(rival.artifact).hexdigest())).score(held)
 
 
 def evaluated(model: Model, held: pa.Table, scores: Scores) -> Evaluation:
     """The quality of the scores of a hold-out."""
     kind, labels = task_kind(model.task), labels_of(model, held)
     return evaluate(kind, held, labels, scores, slices=model.slices, decision_at=model.observations.decision_at)
+
+
+def answer_of(task: Task) -> Answer:
+    """What kind of answer a model of the task gives."""
+    classes = task.classes if isinstance(task, Multiclass) else ()
+    return TASK_NAMES[type(task)], classes, task.unit if isinstance(task, Regression) else None
 
 
 def _figures(model: Model, evaluation: Evaluation, baseline: Evaluation) -> dict[str, float]:
@@ -93,11 +106,12 @@ def _figures(model: Model, evaluation: Evaluation, baseline: Evaluation) -> dict
 
 def _contract(model: Model, record: TrainingSet, fitted: Fitted) -> ModelContract:
     """The contract of a learned model before it is judged: without metrics."""
+    task, classes, unit = answer_of(model.task)
     return ModelContract(
         model=model.name,
-        task=TASK_NAMES[type(model.task)],
-        classes=model.task.classes if isinstance(model.task, Multiclass) else (),
-        unit=model.task.unit if isinstance(model.task, Regression) else None,
+        task=task,
+        classes=classes,
+        unit=unit,
         features=fitted.features,
         definition=definition_hash(model),
         as_of=record.as_of,

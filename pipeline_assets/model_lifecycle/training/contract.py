@@ -20,6 +20,8 @@ from pipeline_assets.spec.models import Model
 
 FeatureType = Literal["number", "integer", "category", "text"]
 TaskName = Literal["binary", "multiclass", "regression"]
+# What kind of answer a model gives: its task, the classes of a multiclass model, the unit of a regression.
+Answer = tuple[TaskName, tuple[str, ...], str | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +75,11 @@ class ModelContract:
     libraries: Mapping[str, str]
     sha256: str
     size_bytes: int
+
+    @property
+    def answer(self) -> Answer:
+        """What kind of answer the model gives."""
+        return self.task, self.classes, self.unit
 
     @property
     def rows(self) -> int:

@@ -159,7 +159,7 @@ def _frame(name: str, table: pa.Table, times: tuple[str, ...], columns: tuple[st
 
 
 def _counted(model: Model, training_set: pa.Table, name: BlockName, start: datetime, end: datetime) -> Block:
-    rows = only(training_set, name)
+    rows = only(training_set.select([LABEL, BLOCK]), name)
     summary = task_kind(model.task).summary(labels_of(model, rows))
     return Block(name=name, start=start, end=end, rows=rows.num_rows, labels=summary)
 
@@ -169,7 +169,7 @@ def _check_blocks(model: Model, asked: pl.DataFrame, training_set: pa.Table, as_
     kind, delay = task_kind(model.task), _median_delay(model, training_set)
     decisions = dict(asked.group_by(BLOCK).len().iter_rows())
     for block in blocks(model, training_set, as_of):
-        labels = labels_of(model, only(training_set, block.name))
+        labels = labels_of(model, only(training_set.select([LABEL, BLOCK]), block.name))
         lacking = kind.shortage(labels, is_train=block.name == TRAIN) if block.rows else None
         error = too_little(model, as_of, block, decisions=decisions.get(block.name, 0), lacking=lacking, delay=delay)
         if error is not None:

@@ -52,8 +52,13 @@ def read_inputs(settings: Settings, model: Model, as_of: datetime | None = None)
     )
 
 
-def parse_instant(name: str, text: str) -> datetime:
-    """The instant that `text` names in ISO 8601, in UTC; raises UserInputError, saying what `name` should be, if it is none or naive."""
+def parse_instant(name: str, text: str | None) -> datetime | None:
+    """The instant that `text` names in ISO 8601, in UTC (None: none was given); raises UserInputError if it is none or naive.
+
+    name: what to call the text in the error.
+    """
+    if text is None:
+        return None
     try:
         return aware(datetime.fromisoformat(text), name)
     except ValueError as error:

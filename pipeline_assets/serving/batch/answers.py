@@ -8,7 +8,8 @@ import pyarrow as pa
 
 from pipeline_assets.core import names
 from pipeline_assets.core.errors import NotTrained
-from pipeline_assets.model_lifecycle.training.candidate import TASK_NAMES
+from pipeline_assets.model_lifecycle.training.candidate import answer_of
+from pipeline_assets.model_lifecycle.training.contract import Answer
 from pipeline_assets.model_lifecycle.training.judged import Scores
 from pipeline_assets.model_lifecycle.training.tasks import task_kind
 from pipeline_assets.spec.models import Model
@@ -18,10 +19,7 @@ if TYPE_CHECKING:
     from psycopg.sql import Composable
 
     from pipeline_assets.model_lifecycle.registry.versions import LoadedModel
-    from pipeline_assets.model_lifecycle.training.contract import ModelContract
 
-# What kind of answer it is, the classes of a multiclass model, the unit of a regression.
-Answer = tuple[str, tuple[str, ...], str | None]
 PREDICTED = "predicted"
 NUMBER: LiteralString = "double precision"
 # Probabilities are 32-bit floats; so many of them add up to 1 as exactly as this.
@@ -83,19 +81,11 @@ def with_scores(task: Task, table: pa.Table, scores: Scores) -> pa.Table:
 
 def fitting(model: Model, loaded: "LoadedModel") -> "LoadedModel":
     """The version, if it gives the answers that the model declares now; raises NotTrained if its task, classes or unit were others."""
-    if _answer(loaded.contract) == _declared(model.task):
+    declared = answer_of(model.task)
+    if loaded.contract.answer == declared:
         return loaded
-    lacks = f"live version that answers as {_in_words(_declared(model.task))}: version {loaded.version} answers as "
-    raise NotTrained(model.name, lacks + _in_words(_answer(loaded.contract)), "/".join(names.champion(model.name)))
-
-
-def _declared(task: Task) -> Answer:
-    classes = task.classes if isinstance(task, Multiclass) else ()
-    return TASK_NAMES[type(task)], classes, task.unit if isinstance(task, Regression) else None
-
-
-def _answer(contract: "ModelContract") -> Answer:
-    return contract.task, contract.classes, contract.unit
+    lacks = f"live version that answers as {_in_words(declared)}: version {loaded.version} answers as "
+    raise NotTrained(model.name, lacks + _in_words(loaded.contract.answer), "/".join(names.champion(model.name)))
 
 
 def _in_words(answer: Answer) -> str:

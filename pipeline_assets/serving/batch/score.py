@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from itertools import groupby
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 from uuid import UUID, uuid5
 
 import numpy as np
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from pipeline_assets.model_lifecycle.registry.versions import LoadedModel
 
 Version = Literal["champion", "as_of"]
-VERSIONS: tuple[Version, ...] = get_args(Version)
 # The space of the identifiers of predictions; never change it, or every prediction gets another one.
 PREDICTION_SPACE = UUID("5b0d4f0e-6f3c-5f0b-9b39-0c6c1a2f7a51")
 # Vectors of so many days are in memory at a time: about 30,000 rows of 65 features, 16 MB, in the reference use case.
@@ -133,13 +132,15 @@ def _live_by_day(settings: Settings, model: Model, first: date, last: date) -> l
     """Each day with the version that was live as it began."""
     entries = ledger.history(settings, model)
     starts = [datetime.combine(first, time(), UTC) + timedelta(days=offset) for offset in range((last - first).days + 1)]
-    return [(start.date(), ledger.live([entry for entry in entries if entry.live_from <= start])) for start in starts]
+    return [(start.date(), ledger.live_at(entries, start)) for start in starts]
 
 
 def _check_live(settings: Settings, model: Model, stretches: Sequence[_Stretch], snapshot_id: int | None) -> None:
     """Raises NoLiveVersion if there is something to score on a day without a version."""
-    dead = [day for stretch in stretches if stretch.live is None for day, _ in _spans(stretch, days_at_once=1)]
-    asked = [day for day in dead if tables.row_count(settings, names.vectors(model.name), day, day, snapshot_id)]
+    table = names.vectors(model.name)
+    dead = [one for one in stretches if one.live is None and tables.row_count(settings, table, one.first, one.last, snapshot_id)]
+    days = [day for stretch in dead for day, _ in _spans(stretch, days_at_once=1)]
+    asked = [day for day in days if tables.row_count(settings, table, day, day, snapshot_id)]
     if asked:
         raise NoLiveVersion(model.name, asked)
 

@@ -49,7 +49,7 @@ class Clock(dg.Config):
     @property
     def instant(self) -> datetime | None:
         """The time that was given, in UTC; raises UserInputError if it is none or naive."""
-        return None if self.as_of is None else parse_instant("as_of", self.as_of)
+        return parse_instant("as_of", self.as_of)
 
 
 def defs(project: Project) -> dg.Definitions:
@@ -111,11 +111,7 @@ def _performance(project: Project, model: Model) -> dg.AssetsDefinition:
 
 def _rules_in_words(model: Model) -> str:
     """What must hold on every day, such as "On every day whose labels are known: roc_auc is at least 0.62."."""
-    kind = task_kind(model.task)
-    limits = [
-        f"{rule.metric} is {'at least' if kind.is_minimum(rule.metric) else 'at most'} {rule.limit:g}" for rule in model.monitor.rules
-    ]
-    return f"On every day whose labels are known: {', '.join(limits) or 'no rule is declared'}."
+    return f"On every day whose labels are known: {task_kind(model.task).in_words(model.monitor.rules) or 'no rule is declared'}."
 
 
 def _drift_metadata(watched: Watched) -> Metadata:

@@ -82,9 +82,10 @@ def performance(model: Model, scores: pa.Table, labels: pa.Table, clock: datetim
 def _day(model: Model, day: date, rows: pl.DataFrame, clock: datetime) -> DayPerformance:
     with_label = rows.drop_nulls(LABEL)
     status = _status(model, day, with_label.height, clock)
-    found = dict.fromkeys(figure_names(model)) | _means(model.task, rows, _truth(model, with_label))
+    truth = _truth(model, with_label)
+    found = dict.fromkeys(figure_names(model)) | _means(model.task, rows, truth)
     if status == KNOWN:
-        metrics = task_kind(model.task).metrics(_truth(model, with_label), scores_of(model.task, with_label.to_arrow()))
+        metrics = task_kind(model.task).metrics(truth, scores_of(model.task, with_label.to_arrow()))
         found |= {name: value for name, value in metrics.items() if name in found}
     return DayPerformance(day=day, scores=rows.height, labels=with_label.height, figures=found, status=status)
 

@@ -91,16 +91,7 @@ def load_package(settings: Settings, model_name: str, version: int) -> tuple[Mod
 
     Raises UnknownName if there is no complete package of the version, and PackageCorrupt with everything that is wrong with its files.
     """
-    package = _existing(settings, model_name, version)
-    files = {name: _read(settings, model_name, version, name) for name in package.files}
-    broken = broken_files(package, files)
-    if broken:
-        raise PackageCorrupt(model_name, version, broken)
-    contract, known = ModelContract.from_json(files[CONTRACT_FILE]), golden_from(json.loads(files[SELFTEST_FILE]))
-    problems = _contradictions(package, contract, known)
-    if problems:
-        raise PackageCorrupt(model_name, version, problems)
-    return contract, Scorer.load(files[MODEL_FILE], contract), known
+    return _loaded(settings, _existing(settings, model_name, version))
 
 
 def verify_package(settings: Settings, model_name: str, version: int, *, latency_rows: int = LATENCY_ROWS) -> Verdict:
@@ -110,11 +101,23 @@ def verify_package(settings: Settings, model_name: str, version: int, *, latency
     """
     package = _existing(settings, model_name, version)
     try:
-        _, scorer, known = load_package(settings, model_name, version)
+        _, scorer, known = _loaded(settings, package)
     except PackageCorrupt as error:
         return Verdict(package=package, golden_rows=0, problems=error.problems, latency=None)
     problems, latency = wrong_scores(scorer, known), measure(scorer, known, latency_rows)
     return Verdict(package=package, golden_rows=len(known.rows), problems=problems, latency=latency)
+
+
+def _loaded(settings: Settings, package: Package) -> tuple[ModelContract, Scorer, Golden]:
+    files = {name: _read(settings, package.model, package.version, name) for name in package.files}
+    broken = broken_files(package, files)
+    if broken:
+        raise PackageCorrupt(package.model, package.version, broken)
+    contract, known = ModelContract.from_json(files[CONTRACT_FILE]), golden_from(json.loads(files[SELFTEST_FILE]))
+    problems = _contradictions(package, contract, known)
+    if problems:
+        raise PackageCorrupt(package.model, package.version, problems)
+    return contract, Scorer.load(files[MODEL_FILE], contract), known
 
 
 def broken_files(package: Package, files: Mapping[str, bytes]) -> tuple[str, ...]:
@@ -152,7 +155,7 @@ def _files(settings: Settings, model: Model, version: int) -> dict[str, bytes]:
     rows = golden_rows(model, held, [feature.name for feature in loaded.contract.features])
     known = golden(rows, loaded.scorer.score(rows))
     return {
-        MODEL_FILE: versions.artifact(settings, model, version),
+        MODEL_FILE: loaded.artifact,
         CONTRACT_FILE: loaded.contract.to_json().encode(),
         SELFTEST_FILE: _json(asdict(known)),
     }

@@ -285,7 +285,7 @@ def test_a_changed_model_file_is_never_loaded(house: House) -> None:
     house.judge(run_id)
     objects = object_store(stack_bucket(settings)).list_objects_v2(Bucket=stack_bucket(settings).s3_bucket, Prefix="mlflow/")["Contents"]
     (path,) = [each["Key"] for each in objects if run_id in each["Key"] and each["Key"].endswith(MODEL_FILE)]
-    content = bytearray(versions.artifact(settings, house.model, 1))
+    content = bytearray(versions.load(settings, house.model, 1).artifact)
     content[-10] ^= 1
     object_store(settings).put_object(Bucket=stack_bucket(settings).s3_bucket, Key=path, Body=bytes(content))
 

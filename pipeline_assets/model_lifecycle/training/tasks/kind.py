@@ -1,7 +1,7 @@
 """What every kind of task answers for: its labels, what it learns with, its metrics, its baseline, its plots and its columns of scores."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -92,6 +92,11 @@ class TaskKind(ABC):
         if value is None:
             return False
         return value >= rule.limit if self.is_minimum(rule.metric) else value <= rule.limit
+
+    def in_words(self, rules: Sequence[MetricRule]) -> str:
+        """Rules as a sentence has them, such as "calibration_error is at most 0.08"."""
+        bounds = [(rule, "at least" if self.is_minimum(rule.metric) else "at most") for rule in rules]
+        return ", ".join(f"{rule.metric} is {bound} {rule.limit:g}" for rule, bound in bounds)
 
 
 def unfit(table: str, column: str, kind: object, expected: str) -> TableMismatch:

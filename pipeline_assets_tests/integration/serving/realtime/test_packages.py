@@ -77,7 +77,7 @@ def test_a_package_holds_the_live_version_and_passes(settings: Settings, model: 
     selftest = json.loads(read(settings, package, SELFTEST_FILE))
 
     assert (package.version, set(package.files)) == (live, set(FILES))
-    assert read(settings, package, MODEL_FILE) == versions.artifact(settings, model, live)
+    assert read(settings, package, MODEL_FILE) == versions.load(settings, model, live).artifact
     assert ModelContract.from_json(read(settings, package, CONTRACT_FILE)) == versions.load(settings, model, live).contract
     assert read_package(settings, model.name, live) == verdict.package == package
     assert (verdict.problems, verdict.golden_rows) == ((), len(selftest["rows"]))

@@ -115,7 +115,8 @@ def test_a_decision_twice_is_an_error() -> None:
 def test_a_version_that_answers_otherwise_than_declared_is_refused(task: Task, words: str) -> None:
     """A model whose task was changed has no version for it before it is trained again."""
     _, candidate = learned(1)
-    loaded = LoadedModel(version=4, scorer=Scorer.load(candidate.fitted.artifact, candidate.contract))
+    artifact = candidate.fitted.artifact
+    loaded = LoadedModel(version=4, scorer=Scorer.load(artifact, candidate.contract), artifact=artifact)
 
     assert fitting(flight_delay, loaded) is loaded
     with pytest.raises(NotTrained, match=f"answers as {words}: version 4 answers as binary"):
