@@ -27,9 +27,9 @@ from pipeline_assets.core import names
 from pipeline_assets.core.project import views_of
 from pipeline_assets.processing.features.as_of import as_of_join
 from pipeline_assets.processing.features.columns import DECISION_AT
+from pipeline_assets.processing.features.hops import hop_of
 from pipeline_assets.processing.features.timeline import Columns
 from pipeline_assets.processing.features.view import view_features
-from pipeline_assets.processing.features.windows import hop_of
 from pipeline_assets.spec.features import FeatureView, Windowed
 from pipeline_assets.use_cases.nyc_flights import use_case
 from simulator.nyc_flights import data

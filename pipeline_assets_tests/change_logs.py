@@ -10,7 +10,8 @@ import pyarrow as pa
 from pipeline_assets.core import connections, names
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.sources.contracts import ARROW_TYPES
-from pipeline_assets.ingestion.streaming.staged.changes import UNAVAILABLE, log_contract
+from pipeline_assets.ingestion.streaming.staged.change_log import log_contract
+from pipeline_assets.ingestion.streaming.staged.changes import UNAVAILABLE
 from pipeline_assets.spec.contracts import Contract
 from simulator.nyc_flights import changes, database
 from simulator.nyc_flights.changes import LARGE_COLUMN, REGISTERS, Change, Plan, Tables

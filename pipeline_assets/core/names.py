@@ -240,8 +240,10 @@ def experiment(use_case: str, model: str) -> str:
     return f"{use_case}/{model}"
 
 
+# When a decision was made, in every table of requests, features, vectors and predictions; the hash of its features, in the last two.
+DECISION_AT, FEATURE_HASH = "decision_at", "feature_hash"
 # The columns that every table of predictions has, beside the keys of its decisions and the answers of its model.
-PREDICTION_COLUMNS = ("prediction_id", "decision_at", "model_version", "feature_hash", "run_id", "scored_at")
+PREDICTION_COLUMNS = ("prediction_id", DECISION_AT, "model_version", FEATURE_HASH, "run_id", "scored_at")
 
 
 def predictions(model: str) -> AssetName:

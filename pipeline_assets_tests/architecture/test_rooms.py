@@ -150,6 +150,22 @@ def test_what_serves_and_streams_starts_without_dagster(module: str) -> None:
     assert loaded.stdout.strip() == "[]"
 
 
+# What only runs connect and compute with: no process that loads the code location, as each one of Dagster's does, waits for it.
+AT_RUNS = (
+    "adbc_driver_postgresql", "boto3", "confluent_kafka", "evidently", "fastavro", "httpx", "matplotlib", "mlflow", "numpy", "pandas",
+    "polars", "psycopg", "pyarrow", "pyiceberg", "sklearn", "stamina", "xgboost",
+)  # fmt: skip
+
+
+def test_the_code_location_loads_without_what_only_runs_use() -> None:
+    """The modules that read, compute and write are imported where an asset, a check or a sensor runs."""
+    probe = f"import sys, pipeline_assets.definitions; print([name for name in {AT_RUNS!r} if name in sys.modules])"
+
+    loaded = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+
+    assert loaded.stdout.strip() == "[]"
+
+
 @pytest.mark.parametrize("file", [file for file in MODULES if "use_cases" not in file.parts], ids=_relative)
 def test_no_room_knows_a_use_case(file: Path) -> None:
     """Outside of `use_cases/` no module names the flights, their models, databases or services."""

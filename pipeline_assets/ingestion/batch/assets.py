@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -23,11 +23,12 @@ from pipeline_assets.core.resources import (
     source_changed,
     use_case_tags,
 )
-from pipeline_assets.ingestion.batch.load import stage_days, stage_snapshot
 from pipeline_assets.ingestion.sources.origins import kind_of, source_name, system_of
 from pipeline_assets.ingestion.staging import summary
-from pipeline_assets.ingestion.staging.stage import Staged
 from pipeline_assets.spec.sources import Source
+
+if TYPE_CHECKING:
+    from pipeline_assets.ingestion.staging.stage import Staged
 
 LOGGED_EVERY_PARTITIONS = 25
 
@@ -84,7 +85,9 @@ def _staged(project: Project, source: Source) -> dg.AssetsDefinition:
     return staged
 
 
-def _stage(context: dg.AssetExecutionContext, platform: Platform, source: Source, *, by_day: bool) -> list[Staged]:
+def _stage(context: dg.AssetExecutionContext, platform: Platform, source: Source, *, by_day: bool) -> "list[Staged]":
+    from pipeline_assets.ingestion.batch.load import stage_days, stage_snapshot
+
     if not by_day:
         return [stage_snapshot(platform.settings, source, run_id=context.run.run_id)]
     first, last = asked_days(context)
@@ -93,10 +96,10 @@ def _stage(context: dg.AssetExecutionContext, platform: Platform, source: Source
     )
 
 
-def _progress(context: dg.AssetExecutionContext, partitions: int) -> Callable[[Staged], None]:
+def _progress(context: dg.AssetExecutionContext, partitions: int) -> "Callable[[Staged], None]":
     staged: list[Staged] = []
 
-    def log(one: Staged) -> None:
+    def log(one: "Staged") -> None:
         staged.append(one)
         if len(staged) % LOGGED_EVERY_PARTITIONS == 0 or len(staged) == partitions:
             context.log.info("%s of %s days staged, %s rows", len(staged), partitions, sum(each.manifest.rows for each in staged))
@@ -104,7 +107,7 @@ def _progress(context: dg.AssetExecutionContext, partitions: int) -> Callable[[S
     return log
 
 
-def _metadata(source: Source, staged: Sequence[Staged], seconds: float) -> dict[str, Any]:
+def _metadata(source: Source, staged: "Sequence[Staged]", seconds: float) -> dict[str, Any]:
     contract, upstream = source.contract, key(source_name(source.origin))
     lineage = {field.name: [dg.TableColumnDep(upstream, field.name)] for field in contract.fields}
     return {
@@ -115,7 +118,7 @@ def _metadata(source: Source, staged: Sequence[Staged], seconds: float) -> dict[
     }
 
 
-def _checks(staged: Sequence[Staged], *, is_whole: bool) -> list[dg.AssetCheckResult]:
+def _checks(staged: "Sequence[Staged]", *, is_whole: bool) -> list[dg.AssetCheckResult]:
     broken, warn = summary.reasons(staged), dg.AssetCheckSeverity.WARN
     kept = dg.AssetCheckResult(check_name=CONTRACT, passed=not broken, severity=warn, metadata={"broken_by_reason": broken})
     return [kept, complete(summary.empty_partitions(staged))] if is_whole else [kept]

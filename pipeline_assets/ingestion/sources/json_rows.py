@@ -4,7 +4,6 @@ Nothing is guessed: "21.5" is not a number, 1 is not true, and a time without a 
 fraction is an integer. A field that is absent and one that is null are the same.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from typing import Any
@@ -13,23 +12,11 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline_assets.ingestion.sources.contracts import ARROW_TYPES, BrokenRow, Checked, Reason, check_batch
+from pipeline_assets.ingestion.sources.json_objects import Fault, json_object
 from pipeline_assets.spec.contracts import Contract, Field, FieldType
 
 INT64 = 2**63
 Reader = Callable[[Any], Any]
-
-
-class Fault(ValueError):
-    """What is wrong with a row that gives no values: the field at fault, if it is a single one, and the reason."""
-
-    def __init__(self, reason: Reason, field: str = "") -> None:
-        self.reason: Reason = reason
-        self.field = field
-        super().__init__(f"{field} {reason}".strip())
-
-    def as_value(self) -> "Fault":
-        """The same to be kept. One that was raised holds the frames it came through, which hold all records that were read with its own."""
-        return Fault(self.reason, self.field)
 
 
 class _WithoutZoneError(ValueError):
@@ -88,33 +75,11 @@ def check_objects(
     )
 
 
-def json_object(row: bytes) -> dict[str, Any]:
-    """The fields of a JSON object; raises Fault for bytes that are none, or that name a field twice at any depth."""
-    try:
-        found = json.loads(row, object_pairs_hook=_distinct)
-    except Fault:
-        raise
-    # RecursionError: brackets nested deeper than the parser goes.
-    except (ValueError, RecursionError) as error:
-        raise Fault("not a JSON object") from error
-    if not isinstance(found, dict):
-        raise Fault("not a JSON object")
-    return found
-
-
 def _object_or_fault(row: bytes) -> dict[str, Any] | Fault:
     try:
         return json_object(row)
     except Fault as fault:
         return fault.as_value()
-
-
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise Fault("repeated field", next(name for name in names if names.count(name) > 1))
-    return found
 
 
 def _columns(contract: Contract, objects: Sequence[Mapping[str, Any]]) -> tuple[list[pa.Array], dict[int, tuple[str, Reason]]]:

@@ -2,11 +2,13 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from pipeline_assets.ingestion.staging.stage import Staged
+if TYPE_CHECKING:
+    from pipeline_assets.ingestion.staging.stage import Staged
 
 
-def facts(staged: Sequence[Staged], seconds: float) -> dict[str, int | float | str]:
+def facts(staged: "Sequence[Staged]", seconds: float) -> dict[str, int | float | str]:
     """What a run staged in so many seconds; also the fields that the contract does not know, or that stood in no row of a partition."""
     rows = sum(one.manifest.rows for one in staged)
     return {
@@ -27,7 +29,7 @@ def _named(fields: Iterable[tuple[str, ...]]) -> str:
     return ", ".join(sorted({name for names in fields for name in names}))
 
 
-def partition_facts(staged: Staged) -> dict[str, int | float]:
+def partition_facts(staged: "Staged") -> dict[str, int | float]:
     """Rows, files and bytes of one partition."""
     manifest = staged.manifest
     return {
@@ -39,7 +41,7 @@ def partition_facts(staged: Staged) -> dict[str, int | float]:
     }
 
 
-def reasons(staged: Sequence[Staged]) -> dict[str, int]:
+def reasons(staged: "Sequence[Staged]") -> dict[str, int]:
     """How many rows are broken, by what is wrong with them, the most frequent first."""
     counts: Counter[str] = Counter()
     for one in staged:
@@ -47,6 +49,6 @@ def reasons(staged: Sequence[Staged]) -> dict[str, int]:
     return dict(counts.most_common())
 
 
-def empty_partitions(staged: Sequence[Staged]) -> list[str]:
+def empty_partitions(staged: "Sequence[Staged]") -> list[str]:
     """The partitions without any row, in order."""
     return [one.manifest.partition for one in staged if not one.manifest.rows]

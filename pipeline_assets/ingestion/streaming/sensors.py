@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from hashlib import sha256
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -20,13 +20,14 @@ from pipeline_assets.core.resources import UNFINISHED, Platform, dagster_errors,
 from pipeline_assets.ingestion.streaming.capture.connect import open_connect
 from pipeline_assets.ingestion.streaming.capture.connectors import connectors_of, is_applied, topics_of
 from pipeline_assets.ingestion.streaming.health import flow as health
-from pipeline_assets.ingestion.streaming.health.arrivals import Arrived, Touched, arrived, landed_snapshots, touched, untyped
-from pipeline_assets.ingestion.streaming.health.days import Pending, pending_days, reach_of, stale_days
-from pipeline_assets.ingestion.streaming.health.watch import Seen, Watch, look
-from pipeline_assets.ingestion.streaming.staged.state import LOG_SNAPSHOT
 from pipeline_assets.ingestion.streaming.streams import change_log, followed, record_streams, streams_behind
 from pipeline_assets.spec.sources import Source
 from pipeline_assets.spec.use_case import UseCase
+
+if TYPE_CHECKING:
+    from pipeline_assets.ingestion.streaming.health.arrivals import Arrived, Touched
+    from pipeline_assets.ingestion.streaming.health.days import Pending
+    from pipeline_assets.ingestion.streaming.health.watch import Seen
 
 # The daemon evaluates its sensors every five seconds, and an interval of five is missed by a hair at every other tick. So these are each
 # tick, as what landed is waited for, and every other: each takes processor time from the runs.
@@ -72,6 +73,8 @@ def _records_landed(project: Project, checks: Sequence[dg.AssetCheckKey]) -> dg.
         description="Has records typed of which Kafka Connect has landed more. The cursor holds the landing snapshots that were seen.",
     )
     def landed(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult | dg.SkipReason:
+        from pipeline_assets.ingestion.streaming.health.arrivals import landed_snapshots, untyped
+
         if _is_running(context, names.TYPE_RECORDS):
             return dg.SkipReason("Records are being typed; what lands meanwhile is for the next run.")
         with dagster_errors():
@@ -100,6 +103,8 @@ def _days_changed(project: Project, use_case: UseCase) -> dg.SensorDefinition:
         "have ended. The cursor holds the snapshots seen, and the days that have not ended.",
     )
     def changed(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult | dg.SkipReason:
+        from pipeline_assets.ingestion.streaming.health.arrivals import touched, untyped
+
         if _is_running(context, job):
             return dg.SkipReason("Days are being materialized; what is typed meanwhile is for the next run.")
         before = _cursor(context)
@@ -114,8 +119,10 @@ def _days_changed(project: Project, use_case: UseCase) -> dg.SensorDefinition:
     return changed
 
 
-def _days_result(use_case: UseCase, span: Span, found: Touched, before: Pending) -> dg.SensorResult:
+def _days_result(use_case: UseCase, span: Span, found: "Touched", before: "Pending") -> dg.SensorResult:
     """The run over the stale days that have ended, if there are any, and in the cursor what is left for later."""
+    from pipeline_assets.ingestion.streaming.health.days import pending_days, reach_of, stale_days
+
     reach, ended = reach_of(use_case), _last_day(span)
     if before.open_day is not None:
         found = replace(found, days=sorted({*found.days, before.open_day}))
@@ -134,7 +141,9 @@ def _days_result(use_case: UseCase, span: Span, found: Touched, before: Pending)
     return dg.SensorResult(run_requests=[dg.RunRequest(run_key=_key(found.snapshots, *stale), tags=tags)], cursor=cursor)
 
 
-def _pending(cursor: Mapping[str, Any]) -> Pending:
+def _pending(cursor: Mapping[str, Any]) -> "Pending":
+    from pipeline_assets.ingestion.streaming.health.days import Pending
+
     open_day = date.fromisoformat(cursor["open_day"]) if cursor.get("open_day") else None
     return Pending(open_day=open_day, due=[date.fromisoformat(day) for day in cursor.get("due_days", ())])
 
@@ -157,6 +166,8 @@ def _tables_changed(project: Project) -> dg.SensorDefinition:
         description="Takes followed tables to dbt once they changed. The cursor holds the snapshots of their change logs that were seen.",
     )
     def changed(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult | dg.SkipReason:
+        from pipeline_assets.ingestion.streaming.health.arrivals import touched
+
         if _is_running(context, names.UPDATE_FOLLOWED_TABLES):
             return dg.SkipReason("Tables are being updated; what changes meanwhile is for the next run.")
         with dagster_errors():
@@ -178,6 +189,8 @@ def _taken(instance: dg.DagsterInstance, project: Project, source: Source) -> st
 
     A run over the days of one use case takes it to the models of that use case alone: for a table that several share it does not count.
     """
+    from pipeline_assets.ingestion.streaming.staged.state import LOG_SNAPSHOT
+
     event = instance.get_latest_materialization_event(key(names.staged(source.contract.name)))
     run = instance.get_run_by_id(event.run_id) if event is not None else None
     if event is None or event.asset_materialization is None or run is None or not run.is_success or run.asset_selection:
@@ -197,6 +210,9 @@ def _stream_health(project: Project) -> dg.SensorDefinition:
         description="Has connectors run as they are declared, restarts failed ones, and records consumer lag and what has stalled.",
     )
     def watched(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult:
+        from pipeline_assets.ingestion.streaming.health.arrivals import arrived
+        from pipeline_assets.ingestion.streaming.health.watch import Watch, look
+
         before = _cursor(context)
         memories, restarts = health.load(before.get("remembered", {}))
         watch = Watch(now=datetime.now(UTC), memories=memories, restarts=restarts)
@@ -220,7 +236,7 @@ def _stream_health(project: Project) -> dg.SensorDefinition:
     return watched
 
 
-def _events(asset: names.AssetName, seen: Seen) -> list[dg.AssetObservation | dg.AssetCheckEvaluation]:
+def _events(asset: names.AssetName, seen: "Seen") -> list[dg.AssetObservation | dg.AssetCheckEvaluation]:
     """What was seen of an asset, as the UI shows it."""
     check = dg.AssetCheckEvaluation(
         asset_key=key(asset),
@@ -232,7 +248,7 @@ def _events(asset: names.AssetName, seen: Seen) -> list[dg.AssetObservation | dg
     return [dg.AssetObservation(key(asset), metadata=dict(seen.numbers)), check]
 
 
-def _arrival(asset: names.AssetName, arrived: Arrived) -> dg.AssetMaterialization:
+def _arrival(asset: names.AssetName, arrived: "Arrived") -> dg.AssetMaterialization:
     """That more has come to what others write to: so Dagster knows how fresh it is."""
     return dg.AssetMaterialization(key(asset), metadata=dict(arrived.numbers))
 

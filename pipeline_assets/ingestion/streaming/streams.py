@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pipeline_assets.core import names
 from pipeline_assets.core.errors import UnknownName
 from pipeline_assets.core.project import Project, tables_of
-from pipeline_assets.ingestion.streaming.staged.changes import ABSENT, COMMITTED_AT, LSN, OPERATION, SNAPSHOT, TRANSACTION, log_contract
+from pipeline_assets.ingestion.streaming.staged.change_log import ABSENT, COMMITTED_AT, LSN, OPERATION, SNAPSHOT, TRANSACTION, log_contract
 from pipeline_assets.spec.sources import DebeziumChange, EventStream, PostgresTable, RecordStream, Source
 from pipeline_assets.spec.use_case import UseCase
 

@@ -1,19 +1,21 @@
 """The assets of the feature store: the vectors of each model."""
 
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from pipeline_assets.core import names
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import Platform, asked_days, dagster_errors, days, days_around, key, use_case_tags
-from pipeline_assets.model_lifecycle.feature_store.fingerprint import FEATURE_HASH
-from pipeline_assets.model_lifecycle.feature_store.offline import Vectors, materialize_vectors
-from pipeline_assets.model_lifecycle.feature_store.parity import Parity, check_parity
 from pipeline_assets.processing.features.catalogue import definition_hash, feature_columns
 from pipeline_assets.processing.features.request import REQUEST
-from pipeline_assets.processing.lake.tables import Published
 from pipeline_assets.spec.models import Model, Observations
+
+if TYPE_CHECKING:
+    from pipeline_assets.model_lifecycle.feature_store.offline import Vectors
+    from pipeline_assets.model_lifecycle.feature_store.parity import Parity
+    from pipeline_assets.processing.lake.tables import Published
 
 ROWS_MATCH, IN_RANGE, PARITY = "rows_match_observations", "decisions_in_declared_range", "equal_to_historical_features"
 FRESHNESS = timedelta(days=2)
@@ -46,6 +48,9 @@ def _vectors(project: Project, model: Model) -> dg.AssetsDefinition:
         check_specs=_check_specs(asset_key, model.observations),
     )
     def vectors(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
+        from pipeline_assets.model_lifecycle.feature_store.offline import materialize_vectors
+        from pipeline_assets.model_lifecycle.feature_store.parity import check_parity
+
         first, last = asked_days(context)
         with dagster_errors():
             done = materialize_vectors(platform.settings, model, first, last)
@@ -76,7 +81,7 @@ def _check_specs(asset_key: dg.AssetKey, asked: Observations) -> list[dg.AssetCh
     ]
 
 
-def _range_check(done: Vectors) -> dg.AssetCheckResult:
+def _range_check(done: "Vectors") -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         check_name=IN_RANGE,
         passed=done.outside == 0,
@@ -85,19 +90,19 @@ def _range_check(done: Vectors) -> dg.AssetCheckResult:
     )
 
 
-def _rows_check(done: Vectors) -> dg.AssetCheckResult:
+def _rows_check(done: "Vectors") -> dg.AssetCheckResult:
     counts = {"observations": done.observations, "vectors": done.published.rows}
     return dg.AssetCheckResult(check_name=ROWS_MATCH, passed=done.observations == done.published.rows, metadata=counts)
 
 
-def _parity_check(proven: list[Parity]) -> dg.AssetCheckResult:
+def _parity_check(proven: "list[Parity]") -> dg.AssetCheckResult:
     differing = {str(parity.day): dict(parity.differing) for parity in proven if parity.differing}
     rows = {str(parity.day): parity.rows for parity in proven}
     metadata = {"rows_compared": dg.MetadataValue.json(rows), "differing": dg.MetadataValue.json(differing)}
     return dg.AssetCheckResult(check_name=PARITY, passed=not differing, metadata=metadata)
 
 
-def _metadata(model: Model, done: Vectors) -> Metadata:
+def _metadata(model: Model, done: "Vectors") -> Metadata:
     published: Published = done.published
     return {
         "dagster/row_count": published.table_rows,
@@ -123,7 +128,7 @@ def _column_schema(project: Project, model: Model) -> dg.TableSchema:
         dg.TableColumn(asked.decision_at, "timestamp", "When the decision was made, in UTC.", required),
         *(dg.TableColumn(name, project.kind_of(asked.table, name), "By which quality is also reported.") for name in model.slices),
         *(dg.TableColumn(feature.name, feature.dtype, feature.description) for feature in feature_columns(model)),
-        dg.TableColumn(FEATURE_HASH, "string", "SHA-256 of the features' values in the model's order.", required),
+        dg.TableColumn(names.FEATURE_HASH, "string", "SHA-256 of the features' values in the model's order.", required),
     ]
     return dg.TableSchema(columns=columns)
 

@@ -7,10 +7,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline_assets.core import names
 from pipeline_assets.core.errors import TableMismatch
 from pipeline_assets.processing.features.columns import Bools, Floats, is_text, plain_column, present_in
 
-FEATURE_HASH = "feature_hash"
+FEATURE_HASH = names.FEATURE_HASH
 # Bytes of one value.
 WIDTH = 8
 

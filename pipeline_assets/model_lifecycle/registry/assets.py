@@ -1,6 +1,7 @@
 """The asset of the registry: the champion of each model, which a candidate becomes if it passes the gate."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import dagster as dg
 from pydantic import Field
@@ -9,13 +10,12 @@ from pipeline_assets.core import names
 from pipeline_assets.core.handover import needed
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import Platform, dagster_errors, key, use_case_tags
-from pipeline_assets.model_lifecycle.registry import gate
-from pipeline_assets.model_lifecycle.registry.gate import Rule
-from pipeline_assets.model_lifecycle.registry.judgement import Judgement, judge_candidate
-from pipeline_assets.model_lifecycle.registry.versions import version_url
-from pipeline_assets.model_lifecycle.training.candidate import BASELINE
 from pipeline_assets.spec.models import Model
 from pipeline_assets.spec.use_case import UseCase
+
+if TYPE_CHECKING:
+    from pipeline_assets.model_lifecycle.registry.gate import Rule
+    from pipeline_assets.model_lifecycle.registry.judgement import Judgement
 
 GATE = "gate"
 # By this the candidate is handed to the gate.
@@ -51,6 +51,9 @@ def _champion(use_case: UseCase, model: Model) -> dg.AssetsDefinition:
         check_specs=[dg.AssetCheckSpec(GATE, asset=asset_key, description="The candidate keeps every rule of the gate.")],
     )
     def champion(context: dg.AssetExecutionContext, platform: Platform, config: ChosenCandidate) -> dg.MaterializeResult:
+        from pipeline_assets.model_lifecycle.registry.judgement import judge_candidate
+        from pipeline_assets.model_lifecycle.registry.versions import version_url
+
         with dagster_errors():
             settings = platform.settings
             run_id = needed(context, upstream, CANDIDATE_RUN_ID, given=config.candidate_run_id, option="candidate_run_id")
@@ -62,8 +65,10 @@ def _champion(use_case: UseCase, model: Model) -> dg.AssetsDefinition:
     return champion
 
 
-def _metadata(model: Model, judged: Judgement) -> dict[str, dg.MetadataValue | float | int | str]:
+def _metadata(model: Model, judged: "Judgement") -> dict[str, dg.MetadataValue | float | int | str]:
     """What is live now, and what became of the candidate."""
+    from pipeline_assets.model_lifecycle.training.candidate import BASELINE
+
     metadata: dict[str, dg.MetadataValue | float | int | str] = {
         "verdict": judged.verdict,
         "candidate_run_id": judged.run_id,
@@ -79,7 +84,7 @@ def _metadata(model: Model, judged: Judgement) -> dict[str, dg.MetadataValue | f
     return metadata
 
 
-def _rules(rules: Sequence[Rule]) -> dg.TableMetadataValue:
+def _rules(rules: "Sequence[Rule]") -> dg.TableMetadataValue:
     return dg.MetadataValue.table(
         [
             dg.TableRecord(
@@ -103,8 +108,10 @@ def _shown(number: float | None) -> str:
     return "–" if number is None else f"{number:.6g}"
 
 
-def _check(judged: Judgement) -> dg.AssetCheckResult:
+def _check(judged: "Judgement") -> dg.AssetCheckResult:
     """Which rules were broken, and by how much."""
+    from pipeline_assets.model_lifecycle.registry import gate
+
     broken = gate.broken(judged.rules)
     return dg.AssetCheckResult(
         check_name=GATE,

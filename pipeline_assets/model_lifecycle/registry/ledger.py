@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 Change = Literal["promote", "rollback"]
 Action = Literal["promote", "rollback", "reject"]
+# Which version is meant: the one that is live now, or for each day the one that was live as it began.
+AskedVersion = Literal["champion", "as_of"]
 TABLE = "promotions"
 CREATE = """
 create schema if not exists {schema};

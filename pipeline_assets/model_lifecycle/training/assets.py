@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import dagster as dg
-import pyarrow as pa
 from pydantic import Field
 
 from pipeline_assets.core import names
@@ -13,16 +13,18 @@ from pipeline_assets.core.handover import needed
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import Platform, dagster_errors, key, pictures, use_case_tags
 from pipeline_assets.core.settings import Settings
-from pipeline_assets.model_lifecycle.training import archive
-from pipeline_assets.model_lifecycle.training.archive import TrainingSet
-from pipeline_assets.model_lifecycle.training.candidate import Candidate, train_candidate
-from pipeline_assets.model_lifecycle.training.dataset import Leaks, build_training_set, leaks
-from pipeline_assets.model_lifecycle.training.evaluate import Evaluation, Quality
-from pipeline_assets.model_lifecycle.training.inputs import Inputs, parse_instant, read_inputs
 from pipeline_assets.model_lifecycle.training.tasks import task_kind
-from pipeline_assets.model_lifecycle.training.track import experiment_id, log_candidate, run_url
 from pipeline_assets.spec.models import Model
 from pipeline_assets.spec.use_case import UseCase
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from pipeline_assets.model_lifecycle.training.archive import TrainingSet
+    from pipeline_assets.model_lifecycle.training.candidate import Candidate
+    from pipeline_assets.model_lifecycle.training.dataset import Leaks
+    from pipeline_assets.model_lifecycle.training.evaluate import Evaluation, Quality
+    from pipeline_assets.model_lifecycle.training.inputs import Inputs
 
 LEAK_CHECKS = {
     "labels_known": "Every label was known at `as_of`.",
@@ -48,6 +50,8 @@ class AsOf(dg.Config):
     @property
     def instant(self) -> datetime | None:
         """The time that was given, in UTC; raises UserInputError if it is none or naive."""
+        from pipeline_assets.model_lifecycle.training.inputs import parse_instant
+
         return parse_instant("as_of", self.as_of)
 
 
@@ -65,6 +69,8 @@ class ChosenSet(dg.Config):
     @property
     def instant(self) -> datetime | None:
         """The time that was given, in UTC; raises UserInputError if it is none or naive."""
+        from pipeline_assets.model_lifecycle.training.inputs import parse_instant
+
         return parse_instant("as_of", self.as_of)
 
 
@@ -91,6 +97,8 @@ def _training_set(use_case: UseCase, model: Model) -> dg.AssetsDefinition:
         ],
     )
     def training_set(context: dg.AssetExecutionContext, platform: Platform, config: AsOf) -> dg.MaterializeResult:
+        from pipeline_assets.model_lifecycle.training.inputs import read_inputs
+
         with dagster_errors():
             inputs = read_inputs(platform.settings, model, config.instant)
             context.log.info("%d vectors and %d labels as of %s", inputs.vectors.num_rows, inputs.labels.num_rows, inputs.as_of)
@@ -99,8 +107,11 @@ def _training_set(use_case: UseCase, model: Model) -> dg.AssetsDefinition:
     return training_set
 
 
-def _build(settings: Settings, model: Model, inputs: Inputs) -> dg.MaterializeResult:
+def _build(settings: Settings, model: Model, inputs: "Inputs") -> dg.MaterializeResult:
     """Stores the training set, and publishes it only if nothing leaks."""
+    from pipeline_assets.model_lifecycle.training import archive
+    from pipeline_assets.model_lifecycle.training.dataset import build_training_set, leaks
+
     rows = build_training_set(model, inputs.vectors, inputs.labels, inputs.as_of)
     found = leaks(model, rows, inputs.as_of)
     record = archive.store(settings, model, rows, inputs.as_of, inputs.snapshots)
@@ -126,6 +137,10 @@ def _candidate(use_case: UseCase, model: Model) -> dg.AssetsDefinition:
         check_specs=_quality_specs(asset_key, model),
     )
     def candidate(context: dg.AssetExecutionContext, platform: Platform, config: ChosenSet) -> dg.MaterializeResult:
+        from pipeline_assets.model_lifecycle.training import archive
+        from pipeline_assets.model_lifecycle.training.candidate import train_candidate
+        from pipeline_assets.model_lifecycle.training.track import experiment_id, log_candidate, run_url
+
         with dagster_errors():
             settings = platform.settings
             record = _record(context, settings, model, config)
@@ -139,8 +154,10 @@ def _candidate(use_case: UseCase, model: Model) -> dg.AssetsDefinition:
     return candidate
 
 
-def _record(context: dg.AssetExecutionContext, settings: Settings, model: Model, config: ChosenSet) -> TrainingSet:
+def _record(context: dg.AssetExecutionContext, settings: Settings, model: Model, config: ChosenSet) -> "TrainingSet":
     """The training set that the config names, or that of this run."""
+    from pipeline_assets.model_lifecycle.training import archive
+
     if config.is_given:
         return archive.find(settings, model, as_of=config.instant, digest=config.training_set)
     upstream = key(names.training_set(model.name))
@@ -157,7 +174,7 @@ def _quality_specs(asset_key: dg.AssetKey, model: Model) -> list[dg.AssetCheckSp
     return specs
 
 
-def _set_metadata(record: TrainingSet, schema: pa.Schema) -> Metadata:
+def _set_metadata(record: "TrainingSet", schema: "pa.Schema") -> Metadata:
     """A training set: its name, where it is, its blocks and what it was read from."""
     shown = [
         dg.TableRecord(
@@ -178,7 +195,7 @@ def _set_metadata(record: TrainingSet, schema: pa.Schema) -> Metadata:
     }
 
 
-def _leak_checks(found: Leaks) -> list[dg.AssetCheckResult]:
+def _leak_checks(found: "Leaks") -> list[dg.AssetCheckResult]:
     """One result per kind of leak."""
     counts = (found.labels_from_the_future, found.decisions_from_the_future, found.labels_before_their_decision)
     return [
@@ -187,7 +204,7 @@ def _leak_checks(found: Leaks) -> list[dg.AssetCheckResult]:
     ]
 
 
-def _candidate_metadata(model: Model, trained: Candidate) -> Metadata:
+def _candidate_metadata(model: Model, trained: "Candidate") -> Metadata:
     """A candidate: its figures on the hold-out, its size, its training set, its plots."""
     contract = trained.contract
     held = trained.evaluation.overall
@@ -208,7 +225,7 @@ def _candidate_metadata(model: Model, trained: Candidate) -> Metadata:
     }
 
 
-def _quality_checks(model: Model, trained: Candidate) -> list[dg.AssetCheckResult]:
+def _quality_checks(model: Model, trained: "Candidate") -> list[dg.AssetCheckResult]:
     """Whether the candidate beats its baseline and keeps the limits of its gate; only the gate decides what goes live."""
     least = model.gate.min_gain_over_baseline
     checks = [_warning(BETTER_THAN_BASELINE, trained.gain is not None and trained.gain >= least, {"gain": trained.gain, "at_least": least})]
@@ -229,7 +246,7 @@ def _warning(name: str, passed: bool, figures: Mapping[str, float | None]) -> dg
     return dg.AssetCheckResult(check_name=name, passed=passed, severity=dg.AssetCheckSeverity.WARN, metadata=shown)
 
 
-def _slices(model: Model, ours: Evaluation, theirs: Evaluation) -> dg.TableMetadataValue:
+def _slices(model: Model, ours: "Evaluation", theirs: "Evaluation") -> dg.TableMetadataValue:
     """Quality by slice and by month beside the baseline's."""
     groups = {**ours.slices, "month": ours.months}
     rivals = {**theirs.slices, "month": theirs.months}
@@ -241,7 +258,7 @@ def _slices(model: Model, ours: Evaluation, theirs: Evaluation) -> dg.TableMetad
     return dg.MetadataValue.table(records)
 
 
-def _slice(metric: str, name: str, ours: Quality, theirs: Quality) -> dg.TableRecord:
+def _slice(metric: str, name: str, ours: "Quality", theirs: "Quality") -> dg.TableRecord:
     figures = {
         metric: ours.figures[metric],
         f"baseline_{metric}": theirs.figures[metric],

@@ -2,8 +2,6 @@
 
 import math
 
-import numpy as np
-
 from pipeline_assets.model_lifecycle.training.judged import Labels, Scores
 
 BINS = 10
@@ -17,6 +15,8 @@ def calibration_error(labels: Labels, scores: Scores) -> float:
 
 def calibration(labels: Labels, scores: Scores) -> list[tuple[float, float, int]]:
     """Mean score, mean outcome and rows of each bin of the score, lowest first; equal scores keep the order of their rows."""
+    import numpy as np
+
     order = np.argsort(scores, kind="stable")
     bins = [part for part in np.array_split(order, BINS) if len(part)]
     return [(float(scores[part].mean()), float(labels[part].mean()), len(part)) for part in bins]

@@ -1,13 +1,14 @@
 """Labels and scores of a hold-out as arrays, in the order of its rows."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
-Labels = npt.NDArray[Any]
-Scores = npt.NDArray[np.float64]
+Labels: TypeAlias = "npt.NDArray[Any]"
+Scores: TypeAlias = "npt.NDArray[np.float64]"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 THREADS = 1
 
 
-def feature_matrix(table: pa.Table, features: Sequence[ModelFeature], label: Labels | None = None) -> "xgboost.DMatrix":
+def feature_matrix(table: pa.Table, features: Sequence[ModelFeature], label: "Labels | None" = None) -> "xgboost.DMatrix":
     """The rows of `table` as XGBoost's matrix, with the label where one is given; raises as `feature_values`."""
     import xgboost
 

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
-import stamina
 from dagster_dbt import DagsterDbtTranslator, DbtCliInvocation, DbtCliResource, DbtProject, dbt_assets
 from dagster_dbt.core.dbt_event_iterator import DbtDagsterEventType, DbtEventIterator
 
@@ -184,6 +183,8 @@ def _built(
 
 def _events(invocation: DbtCliInvocation) -> Iterator[DbtDagsterEventType]:
     """The events of a run. The manifest of the graph was parsed without a warehouse; that of the run itself knows the database."""
+    import stamina
+
     events = invocation.stream()
     for event in events:
         # dbt writes its manifest in place, and again at the end of the run: a quick run may be read in the middle of that.

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from pipeline_assets.core import connections, names
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.processing.cleaning.raw_schema import follow_contract, qualified
-from pipeline_assets.processing.lake import tables
 from pipeline_assets.spec.contracts import Contract
 
 if TYPE_CHECKING:
@@ -65,6 +64,8 @@ def replace_rows(settings: Settings, contract: Contract, days: Days | None, read
 
 
 def _load(settings: Settings, contract: Contract, days: Days | None) -> Loaded:
+    from pipeline_assets.processing.lake import tables
+
     follow_contract(settings, contract)
     identifier, columns = names.lake(contract.name), [field.name for field in contract.fields]
     snapshots: list[int | None] = []

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
@@ -9,12 +10,13 @@ from pipeline_assets.core import names
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import Platform, asked_days, dagster_errors, days, days_around, key, use_case_tags
 from pipeline_assets.processing.features.catalogue import FeatureColumn, lookback, view_columns, view_hash
-from pipeline_assets.processing.features.columns import DECISION_AT
 from pipeline_assets.processing.features.lineage import column_lineage
-from pipeline_assets.processing.features.materialize import MaterializedView, materialize_view
 from pipeline_assets.processing.features.quality import MAX_NULL_SHARE, Quality
 from pipeline_assets.spec.features import FeatureView
 from pipeline_assets.spec.models import Model
+
+if TYPE_CHECKING:
+    from pipeline_assets.processing.features.materialize import MaterializedView
 
 ROWS_MATCH, FINITE, KNOWN = "rows_match_requests", "finite_values", "null_shares"
 Metadata = dict[str, dg.MetadataValue | dg.TableSchema | dg.TableColumnLineage | int | str]
@@ -50,6 +52,8 @@ def _view(project: Project, view: FeatureView) -> dg.AssetsDefinition:
         check_specs=_check_specs(asset_key),
     )
     def features(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
+        from pipeline_assets.processing.features.materialize import materialize_view
+
         with dagster_errors():
             done = materialize_view(platform.settings, view, models, *asked_days(context))
         context.log.info("%d rows computed from %d events, %d kept", done.computed, done.events, done.kept)
@@ -101,7 +105,7 @@ def _checks(quality: Quality) -> list[dg.AssetCheckResult]:
     ]
 
 
-def _metadata(view: FeatureView, models: Sequence[Model], done: MaterializedView) -> Metadata:
+def _metadata(view: FeatureView, models: Sequence[Model], done: "MaterializedView") -> Metadata:
     shares = [dg.TableRecord({"feature": name, "null_share": round(share, 4)}) for name, share in done.quality.null_shares.items()]
     lineage = {
         column: [dg.TableColumnDep(key(table), name) for table, name in sources]
@@ -119,7 +123,7 @@ def _metadata(view: FeatureView, models: Sequence[Model], done: MaterializedView
     }
 
 
-def _written(done: MaterializedView) -> Metadata:
+def _written(done: "MaterializedView") -> Metadata:
     published = done.published
     if published is None:
         return {}
@@ -140,7 +144,7 @@ def _column_schema(project: Project, view: FeatureView) -> dg.TableSchema:
     required = dg.TableColumnConstraints(nullable=False)
     kinds = {name: project.kind_of(view.source.name, name) for name in view.entity.keys}
     keys = [dg.TableColumn(name, kind, f"Key of the {view.entity.name}.", required) for name, kind in kinds.items()]
-    asked = dg.TableColumn(DECISION_AT, "timestamp", "When the decision is asked for, in UTC.", required)
+    asked = dg.TableColumn(names.DECISION_AT, "timestamp", "When the decision is asked for, in UTC.", required)
     return dg.TableSchema(columns=[*keys, asked, *(_column(feature) for feature in view_columns(view))])
 
 

@@ -4,15 +4,17 @@ import hashlib
 import json
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline_assets.core import names
 from pipeline_assets.core.aggregates import AGGREGATES
+from pipeline_assets.processing.features.hops import hop_of
 from pipeline_assets.processing.features.request import REQUEST, request_feature_name
-from pipeline_assets.processing.features.values import Categories
-from pipeline_assets.processing.features.windows import hop_of
 from pipeline_assets.spec.features import FeatureView, Latest, Learned, RequestFeature, Windowed
 from pipeline_assets.spec.models import Model
+
+if TYPE_CHECKING:
+    from pipeline_assets.processing.features.values import Categories
 
 # Counts up whenever the kernel gives other values for the same declaration, so that a model trained before differs.
 SEMANTICS = 1
@@ -38,7 +40,7 @@ class FeatureColumn:
     aggregate: str
     window: timedelta | None
     description: str
-    categories: Categories = ()
+    categories: "Categories" = ()
     empty: int | None = None
 
 
@@ -98,7 +100,7 @@ def _canonical(feature: Windowed | Latest) -> dict[str, Any]:
     return {"windowed": feature.name, "aggregate": feature.aggregate, "column": feature.column, "windows_and_hops": tiles}
 
 
-def _categories(values: Categories) -> list[str] | str:
+def _categories(values: "Categories") -> list[str] | str:
     """What values depend on: of learned categories the feature is the text itself, however many training takes."""
     return "learned" if isinstance(values, Learned) else list(values)
 
@@ -156,6 +158,6 @@ def _request_column(model: Model, feature: RequestFeature) -> FeatureColumn:
     )
 
 
-def _dtype(values: Categories) -> DType:
+def _dtype(values: "Categories") -> DType:
     """The type of a plain value: text is learned, the code of a listed category is whole."""
     return "string" if isinstance(values, Learned) else "int64" if values else "float64"

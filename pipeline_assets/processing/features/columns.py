@@ -8,13 +8,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline_assets.core import names
 from pipeline_assets.core.errors import TableMismatch
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
-# When a decision was made, in every table of requests, features and vectors.
-DECISION_AT = "decision_at"
+DECISION_AT = names.DECISION_AT
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from pipeline_assets.core import names
 from pipeline_assets.core.names import AssetName
-from pipeline_assets.processing.features.columns import DECISION_AT
 from pipeline_assets.spec.features import FeatureView, Latest, Windowed
 from pipeline_assets.spec.models import Observations
 
@@ -20,7 +19,7 @@ def column_lineage(view: FeatureView, asked: Sequence[Observations]) -> dict[str
     decided = tuple(dict.fromkeys((names.cleaned(one.table), one.decision_at) for one in asked))
     keys = {key: tuple(dict.fromkeys((table, key) for table, _ in decided)) for key in view.entity.keys}
     request = (*(pair for pairs in keys.values() for pair in pairs), *decided)
-    lineage: dict[str, tuple[SourceColumn, ...]] = {**keys, DECISION_AT: decided}
+    lineage: dict[str, tuple[SourceColumn, ...]] = {**keys, names.DECISION_AT: decided}
     for feature in view.features:
         sources = _sources(view, feature)
         for window in (None,) if isinstance(feature, Latest) else feature.windows:

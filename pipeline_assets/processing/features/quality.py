@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-import polars as pl
-import pyarrow as pa
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # A feature that is null for more than this share of the rows is worth a look.
 MAX_NULL_SHARE = 0.95
@@ -41,7 +41,7 @@ class Quality:
         return {name: share for name, share in self.null_shares.items() if share > MAX_NULL_SHARE}
 
 
-def judge(requests: pa.Table, table: pa.Table, identity: Sequence[str]) -> Quality:
+def judge(requests: "pa.Table", table: "pa.Table", identity: Sequence[str]) -> Quality:
     """The quality of a feature table. `identity` are its key columns and time, all others are features; requests may hold repeats."""
     features = [name for name in table.column_names if name not in identity]
     shares = {name: table.column(name).null_count / max(table.num_rows, 1) for name in features}
@@ -55,11 +55,16 @@ def judge(requests: pa.Table, table: pa.Table, identity: Sequence[str]) -> Quali
     )
 
 
-def _distinct(table: pa.Table, columns: Sequence[str]) -> int:
+def _distinct(table: "pa.Table", columns: Sequence[str]) -> int:
+    import polars as pl
+
     return pl.DataFrame(table.select(columns)).n_unique()
 
 
-def _not_finite(column: pa.ChunkedArray) -> int:
+def _not_finite(column: "pa.ChunkedArray") -> int:
+    import numpy as np
+    import pyarrow as pa
+
     if not pa.types.is_floating(column.type):
         return 0
     return int((~np.isfinite(column.fill_null(0.0).to_numpy())).sum())

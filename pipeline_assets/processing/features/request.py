@@ -1,23 +1,24 @@
 """Features that the request itself has: its values as they are, its categories as codes, its times as clock and calendar see them."""
 
 from collections.abc import Callable, Sequence
-
-import numpy as np
-import polars as pl
-import pyarrow as pa
+from typing import TYPE_CHECKING
 
 from pipeline_assets.core import names
 from pipeline_assets.core.errors import TableMismatch
-from pipeline_assets.processing.features.columns import DECISION_AT, Ints, instants, plain_column
-from pipeline_assets.processing.features.values import feature_of, values_of
 from pipeline_assets.spec.features import RequestFeature, Transform
+
+if TYPE_CHECKING:
+    import polars as pl
+    import pyarrow as pa
+
+    from pipeline_assets.processing.features.columns import Ints
 
 REQUEST = "request"
 OBSERVATIONS = "observations"
-CLOCK: dict[Transform, Callable[[pl.Series], pl.Series]] = {
+CLOCK: "dict[Transform, Callable[[pl.Series], pl.Series]]" = {
     "hour": lambda local: local.dt.hour(),
     "weekday": lambda local: local.dt.weekday(),
-    "minute_of_day": lambda local: local.dt.hour().cast(pl.Int64) * 60 + local.dt.minute().cast(pl.Int64),
+    "minute_of_day": lambda local: local.dt.hour().cast(int) * 60 + local.dt.minute().cast(int),
     "day_of_year": lambda local: local.dt.ordinal_day(),
 }
 
@@ -27,7 +28,7 @@ def request_feature_name(feature: RequestFeature) -> str:
     return names.feature(REQUEST, feature.name)
 
 
-def request_features(features: Sequence[RequestFeature], observations: pa.Table) -> pa.Table:
+def request_features(features: Sequence[RequestFeature], observations: "pa.Table") -> "pa.Table":
     """One column per feature, in their order; len(observations) rows in their order.
 
     observations: `decision_at` and the features' columns. `hour` 0 to 23, `weekday` 1 (Monday) to 7, `minute_of_day` 0 to 1439 and
@@ -36,18 +37,31 @@ def request_features(features: Sequence[RequestFeature], observations: pa.Table)
     from it to the decision and a plain value itself, both float64 (booleans 0 and 1). Null gives null.
     Raises TableMismatch where a column is missing, duplicated or of the wrong type, a time naive, a value NaN or infinite.
     """
-    decided_at = instants(observations, OBSERVATIONS, DECISION_AT)
+    import pyarrow as pa
+
+    from pipeline_assets.processing.features.columns import instants
+
+    decided_at = instants(observations, OBSERVATIONS, names.DECISION_AT)
     return pa.table({request_feature_name(feature): _column(feature, observations, decided_at) for feature in features})
 
 
-def _column(feature: RequestFeature, observations: pa.Table, decided_at: Ints) -> pa.Array:
+def _column(feature: RequestFeature, observations: "pa.Table", decided_at: "Ints") -> "pa.Array":
+    import numpy as np
+
+    from pipeline_assets.processing.features.values import feature_of, values_of
+
     if feature.transform != "value":
         return _clock(feature, observations)
     values = values_of(observations, OBSERVATIONS, feature.column, feature.values)
     return feature_of(values, np.arange(len(decided_at)), np.ones(len(decided_at), np.bool_), decided_at)
 
 
-def _clock(feature: RequestFeature, observations: pa.Table) -> pa.Array:
+def _clock(feature: RequestFeature, observations: "pa.Table") -> "pa.Array":
+    import polars as pl
+    import pyarrow as pa
+
+    from pipeline_assets.processing.features.columns import plain_column
+
     column = plain_column(observations, OBSERVATIONS, feature.column)
     if not pa.types.is_timestamp(column.type) or column.type.tz is None:
         problem = f"has {column.type} in column '{feature.column}', expected timestamp[us, tz=UTC]"

@@ -30,16 +30,11 @@ from pipeline_assets.processing.features.columns import (
 from pipeline_assets.processing.features.dominance import Queries, early_sums
 from pipeline_assets.processing.features.exact import Digits, digits, rounded, sample_variance, squares, whole
 from pipeline_assets.processing.features.extremes import Split, greatest, split_by_lateness
+from pipeline_assets.processing.features.hops import hop_of
 from pipeline_assets.processing.features.timeline import Timeline
 from pipeline_assets.spec.features import FeatureView, Windowed
 
 MICROSECOND = timedelta(microseconds=1)
-HOPS = (
-    (timedelta(hours=12), timedelta(minutes=5)),
-    (timedelta(days=10), timedelta(hours=1)),
-)
-LONGEST_HOP = timedelta(days=1)
-
 COUNT: Part = "count"
 SUM: Part = "sum"
 SQUARES: Part = "squares"
@@ -58,13 +53,6 @@ def window_values(events: pa.Table, name: str, feature: Windowed) -> Numbers:
         valid = present_in(found)
         return Numbers(values=valid.astype(np.int64), valid=valid)
     return (truths if feature.aggregate == "rate" else numbers)(events, name, str(feature.column))
-
-
-def hop_of(window: timedelta, declared: timedelta | None = None) -> timedelta:
-    """The size of the tiles at a window's tail: as declared, else 5 min up to 12 h, 1 h up to 10 d, 1 d beyond."""
-    if declared is not None:
-        return declared
-    return next((hop for longest, hop in HOPS if window <= longest), LONGEST_HOP)
 
 
 def window_start(asked_at: Ints, window: timedelta, hop: timedelta) -> Ints:

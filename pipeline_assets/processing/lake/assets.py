@@ -2,19 +2,23 @@
 
 from dataclasses import asdict
 from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING
 
 import dagster as dg
-import pyarrow as pa
 
 from pipeline_assets.core import names
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import Platform, asked_days, column_schema, dagster_errors, days, key, use_case_tags
 from pipeline_assets.core.settings import Settings
-from pipeline_assets.processing.lake import tables
-from pipeline_assets.processing.lake.keys import DoubledKeys, doubled_keys
-from pipeline_assets.processing.lake.maintenance import POLICY, STREAM_POLICY, Maintained, Policy, maintain
-from pipeline_assets.processing.lake.tables import Published
+from pipeline_assets.processing.lake.policy import POLICY, STREAM_POLICY, Policy
 from pipeline_assets.spec.contracts import Contract
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from pipeline_assets.processing.lake.keys import DoubledKeys
+    from pipeline_assets.processing.lake.maintenance import Maintained
+    from pipeline_assets.processing.lake.tables import Published
 
 ROWS_MATCH, UNIQUE_KEY = "rows_match_staging", "unique_key"
 POLICIES = {
@@ -69,6 +73,8 @@ def _table(project: Project, contract: Contract, *, by_day: bool) -> dg.AssetsDe
         ],
     )
     def table(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
+        from pipeline_assets.processing.lake import tables
+
         with dagster_errors():
             settings = platform.settings
             if by_day:
@@ -82,10 +88,13 @@ def _table(project: Project, contract: Contract, *, by_day: bool) -> dg.AssetsDe
     return table
 
 
-def _doubled(settings: Settings, contract: Contract, published: Published, asked: tuple[date, date] | None) -> DoubledKeys:
+def _doubled(settings: Settings, contract: Contract, published: "Published", asked: tuple[date, date] | None) -> "DoubledKeys":
+    from pipeline_assets.processing.lake import tables
+    from pipeline_assets.processing.lake.keys import doubled_keys
+
     columns, snapshot = contract.primary_key, published.snapshot_after
 
-    def read() -> pa.RecordBatchReader:
+    def read() -> "pa.RecordBatchReader":
         if asked is None:
             return tables.read_all(settings, published.identifier, columns, snapshot)
         return tables.read_days(settings, published.identifier, *asked, columns, snapshot)
@@ -93,7 +102,7 @@ def _doubled(settings: Settings, contract: Contract, published: Published, asked
     return doubled_keys(read, columns)
 
 
-def _checks(published: Published, doubled: DoubledKeys) -> list[dg.AssetCheckResult]:
+def _checks(published: "Published", doubled: "DoubledKeys") -> list[dg.AssetCheckResult]:
     counts: dict[str, int] = {"rows_in_lake": published.rows, "rows_staged": published.given}
     examples = dg.MetadataValue.json([{name: str(value) for name, value in example.items()} for example in doubled.examples])
     return [
@@ -104,7 +113,7 @@ def _checks(published: Published, doubled: DoubledKeys) -> list[dg.AssetCheckRes
     ]
 
 
-def _metadata(contract: Contract, published: Published) -> Metadata:
+def _metadata(contract: Contract, published: "Published") -> Metadata:
     source = key(names.staged(contract.name))
     lineage = {field.name: [dg.TableColumnDep(source, field.name)] for field in contract.fields}
     return {
@@ -134,6 +143,8 @@ def _maintenance(project: Project, namespace: str, policy: Policy) -> dg.AssetsD
         metadata={"policy": dg.MetadataValue.json({name: str(value) for name, value in asdict(policy).items()})},
     )
     def maintenance(platform: Platform) -> dg.MaterializeResult:
+        from pipeline_assets.processing.lake.maintenance import maintain
+
         with dagster_errors():
             maintained = maintain(platform.settings, namespace, policy, datetime.now(UTC))
         return dg.MaterializeResult(metadata=_maintenance_metadata(maintained))
@@ -141,7 +152,7 @@ def _maintenance(project: Project, namespace: str, policy: Policy) -> dg.AssetsD
     return maintenance
 
 
-def _maintenance_metadata(maintained: Maintained) -> Metadata:
+def _maintenance_metadata(maintained: "Maintained") -> Metadata:
     shown = [dg.TableRecord(asdict(table)) for table in maintained.tables]
     return {
         "files_before": sum(table.files_before for table in maintained.tables),

@@ -4,8 +4,8 @@ Every step is a commit or a deletion of its own and continues where the last one
 file that a kept snapshot or a current staging manifest refers to.
 """
 
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import stamina
@@ -16,40 +16,12 @@ from pipeline_assets.core.iceberg import tables_of
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.processing.lake import files
 from pipeline_assets.processing.lake.compaction import compact, merge_manifests
+from pipeline_assets.processing.lake.policy import Policy
 from pipeline_assets.processing.lake.sweep import Swept, sweep
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from pyiceberg.table import Table
-
-
-@dataclass(frozen=True, kw_only=True)
-class Policy:
-    """When which maintenance of a lake table is due.
-
-    A day with at least `min_files` files is rewritten to files of about `target_file_bytes`, if that halves their number. From
-    `min_manifests` manifests on, they are merged. The newest `kept_snapshots` snapshots stay, and all younger than `snapshot_age`. A file
-    that nothing has referred to for `orphan_age` is deleted; it must outlast every run and every reader.
-    """
-
-    min_files: int
-    target_file_bytes: int
-    min_manifests: int
-    kept_snapshots: int
-    snapshot_age: timedelta
-    orphan_age: timedelta
-
-
-POLICY = Policy(
-    min_files=8,
-    target_file_bytes=128 << 20,
-    min_manifests=50,
-    kept_snapshots=20,
-    snapshot_age=timedelta(days=7),
-    orphan_age=timedelta(days=1),
-)
-# A stream commits every few seconds; nobody reads what its tables were a week ago.
-STREAM_POLICY = replace(POLICY, snapshot_age=timedelta(days=1))
 
 
 @dataclass(frozen=True, kw_only=True)

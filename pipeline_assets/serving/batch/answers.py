@@ -3,22 +3,19 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, LiteralString
 
-import numpy as np
-import pyarrow as pa
-
 from pipeline_assets.core import names
 from pipeline_assets.core.errors import NotTrained
-from pipeline_assets.model_lifecycle.training.candidate import answer_of
-from pipeline_assets.model_lifecycle.training.contract import Answer
 from pipeline_assets.model_lifecycle.training.judged import Scores
 from pipeline_assets.model_lifecycle.training.tasks import task_kind
 from pipeline_assets.spec.models import Model
 from pipeline_assets.spec.tasks import Binary, Multiclass, Regression, Task
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from psycopg.sql import Composable
 
     from pipeline_assets.model_lifecycle.registry.versions import LoadedModel
+    from pipeline_assets.model_lifecycle.training.contract import Answer
 
 PREDICTED = "predicted"
 NUMBER: LiteralString = "double precision"
@@ -64,14 +61,16 @@ def unfit_answer(task: Task) -> "Composable":
     return SQL(" or ").join([*outside, total])
 
 
-def scores_of(task: Task, table: pa.Table) -> Scores:
+def scores_of(task: Task, table: "pa.Table") -> Scores:
     """The scores in the columns of a table, in the form in which a scorer returns them: (rows,) or (rows, classes)."""
+    import numpy as np
+
     parts = [table[column].to_numpy() for column in task_kind(task).score_columns()]
     scores: Scores = np.column_stack(parts) if isinstance(task, Multiclass) else parts[0]
     return scores
 
 
-def with_scores(task: Task, table: pa.Table, scores: Scores) -> pa.Table:
+def with_scores(task: Task, table: "pa.Table", scores: Scores) -> "pa.Table":
     """The table with the scores of its rows as further columns."""
     found = dict(task_kind(task).answers(scores))
     for column in task_kind(task).score_columns():
@@ -81,6 +80,8 @@ def with_scores(task: Task, table: pa.Table, scores: Scores) -> pa.Table:
 
 def fitting(model: Model, loaded: "LoadedModel") -> "LoadedModel":
     """The version, if it gives the answers that the model declares now; raises NotTrained if its task, classes or unit were others."""
+    from pipeline_assets.model_lifecycle.training.candidate import answer_of
+
     declared = answer_of(model.task)
     if loaded.contract.answer == declared:
         return loaded
@@ -88,7 +89,7 @@ def fitting(model: Model, loaded: "LoadedModel") -> "LoadedModel":
     raise NotTrained(model.name, lacks + _in_words(loaded.contract.answer), "/".join(names.champion(model.name)))
 
 
-def _in_words(answer: Answer) -> str:
+def _in_words(answer: "Answer") -> str:
     task, classes, unit = answer
     if classes:
         return f"{task} ({', '.join(classes)})"

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import dagster as dg
 from pydantic import Field
@@ -9,22 +10,15 @@ from pydantic import Field
 from pipeline_assets.core import names
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import Platform, asked_days, dagster_errors, days, key, pictures, use_case_tags
-from pipeline_assets.model_lifecycle.registry.versions import version_url
+from pipeline_assets.model_lifecycle.registry.ledger import AskedVersion
 from pipeline_assets.serving.batch.answers import answer_columns, meanings, range_rule
-from pipeline_assets.serving.batch.predictions import (
-    DECISION_AT,
-    FEATURE_HASH,
-    MODEL_VERSION,
-    PREDICTION_ID,
-    RUN_ID,
-    SCORED_AT,
-    Kept,
-    read_kept,
-)
-from pipeline_assets.serving.batch.score import Scored, Version, score_days
-from pipeline_assets.serving.batch.spread import Spread, draw_spread, read_spread
 from pipeline_assets.spec.models import Model
 from pipeline_assets.spec.tasks import Task
+
+if TYPE_CHECKING:
+    from pipeline_assets.serving.batch.predictions import Kept
+    from pipeline_assets.serving.batch.score import Scored
+    from pipeline_assets.serving.batch.spread import Spread
 
 ROWS_MATCH, IN_RANGE, AS_DECLARED = "rows_match_vectors", "scores_in_range", "versions_as_asked"
 FRESHNESS = timedelta(days=2)
@@ -35,7 +29,7 @@ Metadata = dict[str, dg.MetadataValue | dg.TableSchema | int | str]
 class Scoring(dg.Config):
     """Which version scores."""
 
-    version: Version = Field(
+    version: AskedVersion = Field(
         default="champion", description="champion: the version that is live now; as_of: for each day, the one that was live as it began."
     )
 
@@ -66,6 +60,11 @@ def _predictions(project: Project, model: Model) -> dg.AssetsDefinition:
         check_specs=_check_specs(asset_key, model.task),
     )
     def predictions(context: dg.AssetExecutionContext, platform: Platform, config: Scoring) -> dg.MaterializeResult:
+        from pipeline_assets.model_lifecycle.registry.versions import version_url
+        from pipeline_assets.serving.batch.predictions import read_kept
+        from pipeline_assets.serving.batch.score import score_days
+        from pipeline_assets.serving.batch.spread import read_spread
+
         first, last = asked_days(context)
         with dagster_errors():
             done = score_days(platform.settings, model, first, last, version=config.version, run_id=context.run.run_id)
@@ -88,7 +87,7 @@ def _check_specs(asset_key: dg.AssetKey, task: Task) -> list[dg.AssetCheckSpec]:
     return [dg.AssetCheckSpec(name, asset=asset_key, blocking=True, description=description) for name, description in rules.items()]
 
 
-def judge(version: Version, done: Scored, kept: Kept) -> list[dg.AssetCheckResult]:
+def judge(version: AskedVersion, done: "Scored", kept: "Kept") -> list[dg.AssetCheckResult]:
     """The checks of a run: what it scored against what the table holds now."""
     as_asked = dict(kept.versions) == dict(done.versions) and (version == "as_of" or len(kept.versions) <= 1)
     rows: dict[str, int] = {"vectors": done.vectors, "predictions": kept.rows}
@@ -99,7 +98,7 @@ def judge(version: Version, done: Scored, kept: Kept) -> list[dg.AssetCheckResul
     ]
 
 
-def _metadata(version: Version, done: Scored, kept: Kept) -> Metadata:
+def _metadata(version: AskedVersion, done: "Scored", kept: "Kept") -> Metadata:
     return {
         "dagster/partition_row_count": kept.rows,
         "rows": kept.rows,
@@ -113,7 +112,9 @@ def _metadata(version: Version, done: Scored, kept: Kept) -> Metadata:
     }
 
 
-def _pictured(spread: Spread) -> Metadata:
+def _pictured(spread: "Spread") -> Metadata:
+    from pipeline_assets.serving.batch.spread import draw_spread
+
     return {"scores": pictures({"Distribution of scores": draw_spread(spread)})}
 
 
@@ -121,7 +122,7 @@ def _links(urls: Mapping[int, str]) -> dg.MetadataValue:
     return dg.MetadataValue.md(", ".join(f"[version {version}]({url})" for version, url in urls.items()) or "none")
 
 
-def _by_version(kept: Kept) -> dg.MetadataValue:
+def _by_version(kept: "Kept") -> dg.MetadataValue:
     return dg.MetadataValue.json({str(version): rows for version, rows in kept.versions.items()})
 
 
@@ -129,15 +130,16 @@ def _column_schema(project: Project, model: Model) -> dg.TableSchema:
     """The columns of the table with their types of Postgres."""
     described, asked = meanings(model.task), model.observations
     keys = {key: "bigint" if project.kind_of(asked.table, key) == "integer" else "text" for key in asked.keys}
+    prediction_id, decision_at, model_version, feature_hash, run_id, scored_at = names.PREDICTION_COLUMNS
     columns = {
-        PREDICTION_ID: ("uuid", "The same for the same model, version, keys and decision_at."),
+        prediction_id: ("uuid", "The same for the same model, version, keys and decision_at."),
         **{name: (kind, "Which decision it is.") for name, kind in keys.items()},
-        DECISION_AT: ("timestamptz", "When the decision is asked for, in UTC."),
+        decision_at: ("timestamptz", "When the decision is asked for, in UTC."),
         **{name: (kind, described[name]) for name, kind in answer_columns(model.task).items()},
-        MODEL_VERSION: ("bigint", "The version that scored."),
-        FEATURE_HASH: ("text", "SHA-256 of the features' values that were scored."),
-        RUN_ID: ("text", "The run that wrote the row."),
-        SCORED_AT: ("timestamptz", "When it was written, by the wall clock."),
+        model_version: ("bigint", "The version that scored."),
+        feature_hash: ("text", "SHA-256 of the features' values that were scored."),
+        run_id: ("text", "The run that wrote the row."),
+        scored_at: ("timestamptz", "When it was written, by the wall clock."),
     }
     required = dg.TableColumnConstraints(nullable=False)
     return dg.TableSchema(columns=[dg.TableColumn(name, kind, meaning, required) for name, (kind, meaning) in columns.items()])

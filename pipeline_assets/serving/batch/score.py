@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from itertools import groupby
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 from uuid import UUID, uuid5
 
 import numpy as np
@@ -18,6 +18,7 @@ from pipeline_assets.core.settings import Settings
 from pipeline_assets.model_lifecycle.feature_store import offline
 from pipeline_assets.model_lifecycle.feature_store.fingerprint import FEATURE_HASH
 from pipeline_assets.model_lifecycle.registry import ledger, versions
+from pipeline_assets.model_lifecycle.registry.ledger import AskedVersion
 from pipeline_assets.model_lifecycle.training.judged import Scores
 from pipeline_assets.model_lifecycle.training.tasks import task_kind
 from pipeline_assets.processing.lake import tables
@@ -28,7 +29,6 @@ from pipeline_assets.spec.models import Model
 if TYPE_CHECKING:
     from pipeline_assets.model_lifecycle.registry.versions import LoadedModel
 
-Version = Literal["champion", "as_of"]
 # The space of the identifiers of predictions; never change it, or every prediction gets another one.
 PREDICTION_SPACE = UUID("5b0d4f0e-6f3c-5f0b-9b39-0c6c1a2f7a51")
 # Vectors of so many days are in memory at a time: about 30,000 rows of 65 features, 16 MB, in the reference use case.
@@ -54,7 +54,7 @@ class Scored:
     snapshot_id: int | None
 
 
-def score_days(settings: Settings, model: Model, first: date, last: date, *, version: Version, run_id: str) -> Scored:
+def score_days(settings: Settings, model: Model, first: date, last: date, *, version: AskedVersion, run_id: str) -> Scored:
     """Scores the vectors of the days `first` to `last` (UTC, inclusive, of decision_at) and puts them into `predictions.<model>`.
 
     `champion` scores with the version that is live now, `as_of` each day with the one that was live as the day began. All days change in
@@ -118,7 +118,7 @@ class _Stretch:
     live: "LoadedModel | None"
 
 
-def _stretches(settings: Settings, model: Model, first: date, last: date, version: Version) -> list[_Stretch]:
+def _stretches(settings: Settings, model: Model, first: date, last: date, version: AskedVersion) -> list[_Stretch]:
     if version == "champion":
         return [_Stretch(first=first, last=last, live=fitting(model, versions.champion(settings, model)))]
     live = _live_by_day(settings, model, first, last)

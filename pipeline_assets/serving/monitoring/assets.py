@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import dagster as dg
 from pydantic import Field
@@ -10,29 +11,14 @@ from pydantic import Field
 from pipeline_assets.core import names
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import Platform, asked_days, dagster_errors, days, days_around, key, pictures, use_case_tags
-from pipeline_assets.model_lifecycle.training.inputs import parse_instant
 from pipeline_assets.model_lifecycle.training.tasks import task_kind
 from pipeline_assets.serving.monitoring import sensors
-from pipeline_assets.serving.monitoring.performance import (
-    KNOWN,
-    NOT_YET_KNOWN,
-    TOO_FEW,
-    DayPerformance,
-    Status,
-    broken_rules,
-    figure_names,
-)
-from pipeline_assets.serving.monitoring.picture import draw_drift
-from pipeline_assets.serving.monitoring.tables import DriftedDay
-from pipeline_assets.serving.monitoring.watch import (
-    Watched,
-    WatchedPerformance,
-    by_day,
-    has_drifted,
-    watch_drift,
-    watch_performance,
-)
 from pipeline_assets.spec.models import Model
+
+if TYPE_CHECKING:
+    from pipeline_assets.serving.monitoring.performance import DayPerformance, Status
+    from pipeline_assets.serving.monitoring.tables import DriftedDay
+    from pipeline_assets.serving.monitoring.watch import Watched, WatchedPerformance
 
 Metadata = dict[str, dg.MetadataValue | int]
 NO_DRIFT, GOOD_SCORES = "no_drift", "good_scores"
@@ -49,6 +35,8 @@ class Clock(dg.Config):
     @property
     def instant(self) -> datetime | None:
         """The time that was given, in UTC; raises UserInputError if it is none or naive."""
+        from pipeline_assets.model_lifecycle.training.inputs import parse_instant
+
         return parse_instant("as_of", self.as_of)
 
 
@@ -76,6 +64,8 @@ def _drift(project: Project, model: Model) -> dg.AssetsDefinition:
         check_specs=[dg.AssetCheckSpec(NO_DRIFT, asset=asset_key, description="Few features have drifted on any day, and no score has.")],
     )
     def drift(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
+        from pipeline_assets.serving.monitoring.watch import by_day, watch_drift
+
         with dagster_errors():
             watched = watch_drift(platform.settings, model, *asked_days(context))
         return dg.MaterializeResult(metadata=_drift_metadata(watched), check_results=[_drift_check(model, by_day(watched.found))])
@@ -100,6 +90,8 @@ def _performance(project: Project, model: Model) -> dg.AssetsDefinition:
         check_specs=[dg.AssetCheckSpec(GOOD_SCORES, asset=asset_key, description=_rules_in_words(model))],
     )
     def performance(context: dg.AssetExecutionContext, platform: Platform, config: Clock) -> dg.MaterializeResult:
+        from pipeline_assets.serving.monitoring.watch import watch_performance
+
         with dagster_errors():
             watched = watch_performance(platform.settings, model, *asked_days(context), config.instant)
         return dg.MaterializeResult(
@@ -114,7 +106,10 @@ def _rules_in_words(model: Model) -> str:
     return f"On every day whose labels are known: {task_kind(model.task).in_words(model.monitor.rules) or 'no rule is declared'}."
 
 
-def _drift_metadata(watched: Watched) -> Metadata:
+def _drift_metadata(watched: "Watched") -> Metadata:
+    from pipeline_assets.serving.monitoring.picture import draw_drift
+    from pipeline_assets.serving.monitoring.watch import by_day
+
     found = by_day(watched.found)
     return {
         "dagster/row_count": len(watched.found),
@@ -130,13 +125,15 @@ def _drift_metadata(watched: Watched) -> Metadata:
     }
 
 
-def _drift_text(found: list[DriftedDay]) -> str:
+def _drift_text(found: "list[DriftedDay]") -> str:
     """A table of the days that had any drift."""
     rows = [f"| {day.day} | {len(day.drifted)} of {day.columns} | {', '.join(day.drifted)} |" for day in found if day.drifted]
     return "\n".join(["| day | drifted | which |", "|---|---|---|", *rows]) if rows else "Nothing has drifted."
 
 
-def _drift_check(model: Model, found: list[DriftedDay]) -> dg.AssetCheckResult:
+def _drift_check(model: Model, found: "list[DriftedDay]") -> dg.AssetCheckResult:
+    from pipeline_assets.serving.monitoring.watch import has_drifted
+
     failed = [str(day.day) for day in found if has_drifted(model, day)]
     return dg.AssetCheckResult(
         check_name=NO_DRIFT,
@@ -147,7 +144,9 @@ def _drift_check(model: Model, found: list[DriftedDay]) -> dg.AssetCheckResult:
     )
 
 
-def _performance_metadata(model: Model, watched: WatchedPerformance) -> Metadata:
+def _performance_metadata(model: Model, watched: "WatchedPerformance") -> Metadata:
+    from pipeline_assets.serving.monitoring.performance import KNOWN, NOT_YET_KNOWN, TOO_FEW
+
     return {
         "dagster/row_count": len(watched.found),
         "as_of": dg.MetadataValue.timestamp(watched.clock),
@@ -158,8 +157,10 @@ def _performance_metadata(model: Model, watched: WatchedPerformance) -> Metadata
     }
 
 
-def _performance_check(model: Model, found: Sequence[DayPerformance]) -> dg.AssetCheckResult:
+def _performance_check(model: Model, found: "Sequence[DayPerformance]") -> dg.AssetCheckResult:
     """Which rules are broken, and on which days."""
+    from pipeline_assets.serving.monitoring.performance import NOT_YET_KNOWN, TOO_FEW, broken_rules
+
     broken = {str(one.day): list(rules) for one in found if (rules := broken_rules(model, one.figures))}
     counted = Counter(rule for rules in broken.values() for rule in rules)
     unknown, too_few = _of_status(found, NOT_YET_KNOWN), _of_status(found, TOO_FEW)
@@ -178,11 +179,13 @@ def _performance_check(model: Model, found: Sequence[DayPerformance]) -> dg.Asse
     )
 
 
-def _of_status(found: Sequence[DayPerformance], status: Status) -> list[str]:
+def _of_status(found: "Sequence[DayPerformance]", status: "Status") -> list[str]:
     return [str(one.day) for one in found if one.status == status]
 
 
-def _performance_table(model: Model, found: Sequence[DayPerformance]) -> dg.TableMetadataValue:
+def _performance_table(model: Model, found: "Sequence[DayPerformance]") -> dg.TableMetadataValue:
+    from pipeline_assets.serving.monitoring.performance import figure_names
+
     rows = [
         {"day": one.day, "scores": one.scores, "labels": one.labels, **{name: one.figures[name] for name in figure_names(model)}}
         | {"status": one.status}

@@ -1,13 +1,16 @@
 """The sensor that turns a failed check into a request for retraining; the gate decides what becomes of it."""
 
 from datetime import date
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from pipeline_assets.core import names
 from pipeline_assets.core.resources import UNFINISHED, Platform, dagster_errors
-from pipeline_assets.serving.monitoring.feedback import Retraining, asked_for
 from pipeline_assets.spec.models import Model
+
+if TYPE_CHECKING:
+    from pipeline_assets.serving.monitoring.feedback import Retraining
 
 SECONDS = 60
 
@@ -26,6 +29,8 @@ def retraining(model: Model) -> dg.SensorDefinition:
         description=f"Requests a retraining of {model.name} when a day drifted or was predicted badly; the gate decides on the result.",
     )
     def retrain(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult | dg.SkipReason:
+        from pipeline_assets.serving.monitoring.feedback import asked_for
+
         if _is_training(context, model):
             return dg.SkipReason(f"A run of {names.train(model.name)} is under way.")
         with dagster_errors():
@@ -42,7 +47,7 @@ def retraining(model: Model) -> dg.SensorDefinition:
     return retrain
 
 
-def _request(model: Model, asked: Retraining) -> dg.RunRequest:
+def _request(model: Model, asked: "Retraining") -> dg.RunRequest:
     op = "__".join(names.training_set(model.name))
     return dg.RunRequest(
         run_key=f"{model.name}-{asked.day}",

@@ -1,6 +1,7 @@
 """The assets of real-time inference: the package of each live version, proven by loading it back."""
 
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import dagster as dg
 from pydantic import Field
@@ -9,9 +10,11 @@ from pipeline_assets.core import names
 from pipeline_assets.core.handover import handed_over
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import Platform, dagster_errors, key, use_case_tags
-from pipeline_assets.serving.realtime.package import Verdict, build_package, verify_package
 from pipeline_assets.spec.models import Gate, Model
 from pipeline_assets.spec.use_case import UseCase
+
+if TYPE_CHECKING:
+    from pipeline_assets.serving.realtime.package import Verdict
 
 SELFTEST, LATENCY = "selftest", "latency"
 FRESHNESS = timedelta(days=30)
@@ -51,6 +54,8 @@ def _package(use_case: UseCase, model: Model) -> dg.AssetsDefinition:
         check_specs=_check_specs(asset_key, model.gate),
     )
     def package(context: dg.AssetExecutionContext, platform: Platform, config: ChosenVersion) -> dg.MaterializeResult:
+        from pipeline_assets.serving.realtime.package import build_package, verify_package
+
         with dagster_errors():
             built = build_package(platform.settings, model, _version(context, model, config))
             context.log.info("version %d in %s", built.version, built.uri)
@@ -77,12 +82,12 @@ def _check_specs(asset_key: dg.AssetKey, gate: Gate) -> list[dg.AssetCheckSpec]:
     ]
 
 
-def _selftest(verdict: Verdict) -> dg.AssetCheckResult:
+def _selftest(verdict: "Verdict") -> dg.AssetCheckResult:
     metadata: Metadata = {"golden_rows": verdict.golden_rows, "problems": dg.MetadataValue.json(list(verdict.problems))}
     return dg.AssetCheckResult(check_name=SELFTEST, passed=not verdict.problems, metadata=metadata)
 
 
-def _latency(gate: Gate, verdict: Verdict) -> dg.AssetCheckResult:
+def _latency(gate: Gate, verdict: "Verdict") -> dg.AssetCheckResult:
     latency = verdict.latency
     return dg.AssetCheckResult(
         check_name=LATENCY,
@@ -92,7 +97,7 @@ def _latency(gate: Gate, verdict: Verdict) -> dg.AssetCheckResult:
     )
 
 
-def _metadata(verdict: Verdict) -> Metadata:
+def _metadata(verdict: "Verdict") -> Metadata:
     package = verdict.package
     files = [dg.TableRecord({"file": name, "bytes": file.bytes, "sha256": file.sha256}) for name, file in package.files.items()]
     return {
@@ -105,6 +110,6 @@ def _metadata(verdict: Verdict) -> Metadata:
     }
 
 
-def _percentiles(verdict: Verdict) -> dict[str, float]:
+def _percentiles(verdict: "Verdict") -> dict[str, float]:
     latency = verdict.latency
     return {} if latency is None else {"p50_ms": latency.p50_ms, "p95_ms": latency.p95_ms, "p99_ms": latency.p99_ms}

@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime, timedelta
 import polars as pl
 import pytest
 
-from pipeline_assets.ingestion.sources.json_rows import Fault
+from pipeline_assets.ingestion.sources.json_objects import Fault
 from pipeline_assets.ingestion.streaming.decoding.formats import decoder
 from pipeline_assets.spec.sources import EventStream
 from pipeline_assets.use_cases.bundesliga import models, sources

@@ -1,15 +1,18 @@
 """The audit as a check of each topic, and of the change log of each followed table."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from pipeline_assets.core import names
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import Platform, dagster_errors, key
-from pipeline_assets.ingestion.streaming.audit.audit import Verdict, verify
 from pipeline_assets.ingestion.streaming.capture.connectors import topics_of
 from pipeline_assets.ingestion.streaming.streams import change_log, followed
+
+if TYPE_CHECKING:
+    from pipeline_assets.ingestion.streaming.audit.audit import Verdict
 
 OF_RECORDS = "Each record is in a typed table or in quarantine, exactly once."
 OF_ROWS = "The rows that its changes leave equal the rows of the table."
@@ -27,6 +30,8 @@ def reconciled(project: Project) -> dg.AssetChecksDefinition:
 
     @dg.multi_asset_check(name=names.RECONCILED, specs=specs(project), can_subset=True)
     def checked(context: dg.AssetCheckExecutionContext, platform: Platform) -> Iterator[dg.AssetCheckResult]:
+        from pipeline_assets.ingestion.streaming.audit.audit import verify
+
         asked = {(check.asset_key.path[0], check.asset_key.path[1]) for check in context.selected_asset_check_keys}
         with dagster_errors():
             for verdict in verify(platform.settings, project, asked):
@@ -35,7 +40,7 @@ def reconciled(project: Project) -> dg.AssetChecksDefinition:
     return checked
 
 
-def _result(verdict: Verdict) -> dg.AssetCheckResult:
+def _result(verdict: "Verdict") -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         asset_key=key(verdict.asset),
         check_name=names.RECONCILED,

@@ -19,7 +19,8 @@ from pipeline_assets.core.errors import SnapshotIncomplete
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.batch.postgres import TableSnapshot, open_table
 from pipeline_assets.ingestion.sources.contracts import Checked, arrow_schema
-from pipeline_assets.ingestion.streaming.staged.changes import LSN, TRANSACTION, merge
+from pipeline_assets.ingestion.streaming.staged.change_log import LSN, TRANSACTION
+from pipeline_assets.ingestion.streaming.staged.changes import merge
 from pipeline_assets.spec.contracts import Contract
 from pipeline_assets.spec.sources import PostgresTable
 

@@ -20,7 +20,6 @@ from pipeline_assets.ingestion.streaming.capture.connect import Connect, open_co
 from pipeline_assets.ingestion.streaming.capture.replication import count_rows, drop_slot, is_published, publish, slot_of
 from pipeline_assets.ingestion.streaming.capture.topics import Topic, end_offsets, ensure_topics
 from pipeline_assets.ingestion.streaming.decoding.formats import headers_of
-from pipeline_assets.ingestion.streaming.landing.tables import ensure_landing_table
 from pipeline_assets.ingestion.streaming.streams import followed, followed_table, record_streams
 from pipeline_assets.spec.sources import PostgresTable, RecordStream, Source
 
@@ -58,6 +57,8 @@ class Connector:
         if self.database is not None:
             publish(settings, self.database, self.tables)
         if self.topic is not None:
+            from pipeline_assets.ingestion.streaming.landing.tables import ensure_landing_table
+
             with catalog(settings) as lake:
                 ensure_landing_table(lake, self.topic, self.headers)
 

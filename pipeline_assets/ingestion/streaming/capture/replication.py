@@ -2,18 +2,19 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-import psycopg
-from psycopg.sql import SQL, Identifier, Literal
 from pydantic import SecretStr
 
 from pipeline_assets.core import names
 from pipeline_assets.core.errors import SettingsMissing
 from pipeline_assets.core.settings import PREFIX, Settings
-from pipeline_assets.ingestion.batch.postgres import source_errors
 from pipeline_assets.ingestion.streaming.health.flow import Slot
 from pipeline_assets.spec.sources import PostgresTable
+
+if TYPE_CHECKING:
+    import psycopg
 
 
 def publish(settings: Settings, database: str, tables: Sequence[PostgresTable]) -> None:
@@ -22,6 +23,8 @@ def publish(settings: Settings, database: str, tables: Sequence[PostgresTable]) 
     Works as the owner of the tables, whom `settings.databases` names. Where somebody else has published the tables already, nothing is
     changed. Raises SettingsMissing without a DSN of either role, SourceRefused for a table that is not there.
     """
+    from psycopg.sql import SQL, Identifier, Literal
+
     _check_settings(settings, database)
     reader = unquote(str(urlsplit(settings.replication[database].get_secret_value()).username))
     listed = SQL(", ").join(Identifier(each.schema, each.table) for each in tables)
@@ -49,7 +52,7 @@ def _check_settings(settings: Settings, database: str) -> None:
             raise SettingsMissing([f"{PREFIX}{setting}__{database.upper()}"])
 
 
-def _published(connection: psycopg.Connection, publication: str) -> set[tuple[str, str]] | None:
+def _published(connection: "psycopg.Connection", publication: str) -> set[tuple[str, str]] | None:
     """The tables of a publication; None where there is none."""
     if connection.execute("select 1 from pg_publication where pubname = %s", (publication,)).fetchone() is None:
         return None
@@ -84,6 +87,8 @@ def drop_slot(settings: Settings, database: str) -> None:
 
 def count_rows(settings: Settings, table: PostgresTable) -> int:
     """How many rows a table has now, as the role that reads its changes sees it."""
+    from psycopg.sql import SQL, Identifier
+
     query = SQL("select count(*) from {}").format(Identifier(table.schema, table.table))
     with _opened(settings.replication[table.database], table.database) as connection:
         (rows,) = connection.execute(query).fetchone() or (0,)
@@ -91,8 +96,12 @@ def count_rows(settings: Settings, table: PostgresTable) -> int:
 
 
 @contextmanager
-def _opened(dsn: SecretStr, database: str, *, autocommit: bool = False) -> Iterator[psycopg.Connection]:
+def _opened(dsn: SecretStr, database: str, *, autocommit: bool = False) -> "Iterator[psycopg.Connection]":
     """A connection, and a transaction unless `autocommit`; what the database refuses is an error of the source."""
+    import psycopg
+
+    from pipeline_assets.ingestion.batch.postgres import source_errors
+
     with source_errors(database, connecting=True):
         connection = psycopg.connect(dsn.get_secret_value(), autocommit=autocommit)
     with source_errors(database), connection:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
@@ -10,8 +11,10 @@ from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import Platform, dagster_errors, key
 from pipeline_assets.ingestion.streaming.capture.connect import open_connect
 from pipeline_assets.ingestion.streaming.capture.connectors import connectors_of
-from pipeline_assets.ingestion.streaming.health.watch import Seen, Watch, look
 from pipeline_assets.ingestion.streaming.streams import record_streams
+
+if TYPE_CHECKING:
+    from pipeline_assets.ingestion.streaming.health.watch import Seen
 
 DESCRIPTION = "It is running, and has made progress while there was something to do."
 
@@ -28,6 +31,8 @@ def is_progressing(project: Project) -> dg.AssetChecksDefinition:
 
     @dg.multi_asset_check(name=names.IS_PROGRESSING, specs=specs(project), can_subset=True)
     def checked(context: dg.AssetCheckExecutionContext, platform: Platform) -> Iterator[dg.AssetCheckResult]:
+        from pipeline_assets.ingestion.streaming.health.watch import Watch, look
+
         watch = Watch(now=datetime.now(UTC))
         with dagster_errors(), open_connect(platform.settings) as connect:
             look(platform.settings, connect, project, watch)
@@ -37,7 +42,7 @@ def is_progressing(project: Project) -> dg.AssetChecksDefinition:
     return checked
 
 
-def _result(check: dg.AssetCheckKey, seen: Seen | None) -> dg.AssetCheckResult:
+def _result(check: dg.AssetCheckKey, seen: "Seen | None") -> dg.AssetCheckResult:
     problem = "it does not exist yet: materialize it" if seen is None else seen.trouble
     return dg.AssetCheckResult(
         asset_key=check.asset_key,

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -25,12 +25,13 @@ from pipeline_assets.core.resources import (
     use_case_tags,
 )
 from pipeline_assets.ingestion.staging import summary
-from pipeline_assets.ingestion.streaming.staged.changes import log_contract
-from pipeline_assets.ingestion.streaming.staged.events import StagedEvents, stage_events
-from pipeline_assets.ingestion.streaming.staged.state import LOG_SNAPSHOT, StagedState, stage_state
-from pipeline_assets.ingestion.streaming.typed.schema_changes import hold_against_table
+from pipeline_assets.ingestion.streaming.staged.change_log import log_contract
 from pipeline_assets.spec.contracts import Contract
 from pipeline_assets.spec.sources import EventStream, Source
+
+if TYPE_CHECKING:
+    from pipeline_assets.ingestion.streaming.staged.events import StagedEvents
+    from pipeline_assets.ingestion.streaming.staged.state import StagedState
 
 Results = Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]
 
@@ -59,6 +60,8 @@ def events(project: Project, stream: EventStream) -> dg.AssetsDefinition:
         ],
     )
     def staged(context: dg.AssetExecutionContext, platform: Platform) -> Results:
+        from pipeline_assets.ingestion.streaming.staged.events import stage_events
+
         begun = monotonic()
         with dagster_errors():
             try:
@@ -87,7 +90,7 @@ def _keeps_contract(asset_key: dg.AssetKey, what: str) -> dg.AssetCheckSpec:
     return dg.AssetCheckSpec(CONTRACT, asset=asset_key, blocking=True, description=f"{what} keep their contract; others are in quarantine.")
 
 
-def _events_metadata(stream: EventStream, staged: StagedEvents, seconds: float) -> dict[str, Any]:
+def _events_metadata(stream: EventStream, staged: "StagedEvents", seconds: float) -> dict[str, Any]:
     lineage = {field.name: [dg.TableColumnDep(one, field.name) for one in _upstream(stream)] for field in stream.contract.fields}
     return {
         **summary.facts(staged.days, seconds),
@@ -117,6 +120,9 @@ def table(project: Project, source: Source) -> dg.AssetsDefinition:
         check_specs=[_keeps_contract(asset_key, "Rows")],
     )
     def state(context: dg.AssetExecutionContext, platform: Platform) -> Results:
+        from pipeline_assets.ingestion.streaming.staged.state import stage_state
+        from pipeline_assets.ingestion.streaming.typed.schema_changes import hold_against_table
+
         begun = monotonic()
         with dagster_errors():
             try:
@@ -135,7 +141,9 @@ def table(project: Project, source: Source) -> dg.AssetsDefinition:
     return state
 
 
-def _state_metadata(contract: Contract, log: dg.AssetKey, done: StagedState, seconds: float) -> dict[str, Any]:
+def _state_metadata(contract: Contract, log: dg.AssetKey, done: "StagedState", seconds: float) -> dict[str, Any]:
+    from pipeline_assets.ingestion.streaming.staged.state import LOG_SNAPSHOT
+
     lineage = {field.name: [dg.TableColumnDep(log, field.name)] for field in contract.fields}
     return {
         **summary.facts([done.staged], seconds),

@@ -1,7 +1,7 @@
 """Change data capture: from the log of a table's changes to the rows that stand in it.
 
 A change log is a table of changes as they came, in any order, each as often as it was delivered: the contract's fields as they were after
-the change (of a deleted row its key) beside the columns below. Its topic has one partition, so that offsets say what came first.
+the change (of a deleted row its key) beside the columns of `change_log`. Its topic has one partition, so that offsets say what came first.
 
 The order of changes. Two changes of one row have the order of their LSNs, since a row is locked until the commit. Rows of a snapshot all
 carry the LSN at which it was taken, and a transaction that was open then has changes with a smaller one that come after it. So the log is
@@ -17,18 +17,16 @@ What a change does not have. Of a large value that a change did not touch, and o
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import polars as pl
 import pyarrow as pa
 
 from pipeline_assets.core.errors import TableMismatch
 from pipeline_assets.ingestion.sources.contracts import ARROW_TYPES
-from pipeline_assets.spec.contracts import Contract, Field
+from pipeline_assets.ingestion.streaming.staged.change_log import ABSENT, LSN, OPERATION, SNAPSHOT, TRANSACTION
+from pipeline_assets.spec.contracts import Contract
 
-OPERATION, LSN, COMMITTED_AT = "_op", "_lsn", "_committed_at"
-# The transaction's id, the place of a row in a snapshot, and the fields that a change lacked, where the log has them.
-TRANSACTION, SNAPSHOT, ABSENT = "_txid", "_snapshot", "_absent"
 TOPIC, PARTITION, OFFSET = "_topic", "_partition", "_offset"
 READ, DELETED, TRUNCATED = "r", "d", "t"
 LAST_OF_SNAPSHOT = ("last", "last_in_data_collection")
@@ -52,40 +50,6 @@ class Merged:
     unresolved: Sequence[tuple[int, str]] = ()
 
 
-def log_contract(contract: Contract) -> Contract:
-    """The contract of a table's change log: the same fields and types without rules, since those are held against the merged rows.
-
-    So a change that breaks a rule is in the log, and quarantined when the table is staged, as if it had been read in a batch; and a
-    deleted row, of which only the key is known, is in order, as is a truncation, which has none.
-    """
-    loose = [Field(name=field.name, type=field.type, description=field.description) for field in contract.fields]
-    return replace(
-        contract,
-        name=f"{contract.name}_changes",
-        description=f"Changes of {contract.name}, one row per change as it was emitted.",
-        fields=(*loose, *META_FIELDS),
-        primary_key=(LSN, OPERATION),
-        event_at=COMMITTED_AT,
-        known_at=COMMITTED_AT,
-    )
-
-
-META_FIELDS = (
-    Field(
-        name=OPERATION,
-        type="string",
-        required=True,
-        allowed=("c", "u", "d", "r", "t"),
-        description="Created, updated, deleted, truncated; r: from a snapshot.",
-    ),
-    Field(name=LSN, type="integer", required=True, description="Where the change stands in the write-ahead log."),
-    Field(name=COMMITTED_AT, type="timestamp", required=True, description="When it was committed, or the snapshot was taken."),
-    Field(name=TRANSACTION, type="integer", description="The transaction that made it."),
-    Field(name=SNAPSHOT, type="string", description="Its place in a snapshot; of a change, false or null."),
-    Field(name=ABSENT, type="string", description="The declared fields that the row did not have; null where it had all."),
-)
-
-
 def absent_fields(changes: pa.RecordBatch) -> set[str]:
     """The declared fields that any of some changes lacked; none in rows that are no changes."""
     if ABSENT not in changes.schema.names or changes.column(ABSENT).null_count == changes.num_rows:
@@ -96,8 +60,8 @@ def absent_fields(changes: pa.RecordBatch) -> set[str]:
 def merge(log: pa.Table, contract: Contract, *, at: int | None = None) -> Merged:
     """The rows of a table as of an LSN (None: the newest), by key.
 
-    log: the contract's fields and the columns above, one row a record, in any order and with any repeats. Raises TableMismatch for a log
-    with a missing column or with more than one partition.
+    log: the contract's fields and the columns of `change_log`, one row a record, in any order and with any repeats. Raises TableMismatch
+    for a log with a missing column or with more than one partition.
     """
     _check(log, contract)
     changes = _in_order(_epochs(_frame(log, contract)), contract.primary_key, at)

@@ -15,7 +15,8 @@ from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.sources.contracts import BrokenRow, Checked, check_batch
 from pipeline_assets.ingestion.sources.originals import row_bytes
 from pipeline_assets.ingestion.staging.stage import Staged, stage_each, target_of
-from pipeline_assets.ingestion.streaming.staged.changes import Merged, log_contract, merge
+from pipeline_assets.ingestion.streaming.staged.change_log import log_contract
+from pipeline_assets.ingestion.streaming.staged.changes import Merged, merge
 from pipeline_assets.spec.contracts import Contract
 from pipeline_assets.spec.sources import Source
 

@@ -1,7 +1,7 @@
 """The typed table of each stream as an asset."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -19,10 +19,11 @@ from pipeline_assets.core.resources import (
     source_changed,
     use_case_tags,
 )
-from pipeline_assets.ingestion.streaming.landing.refetch import refetch_from
 from pipeline_assets.ingestion.streaming.streams import home_of, record_streams
-from pipeline_assets.ingestion.streaming.typed.rows import Typed, type_landed
 from pipeline_assets.spec.sources import RecordStream
+
+if TYPE_CHECKING:
+    from pipeline_assets.ingestion.streaming.typed.rows import Typed
 
 OFFSETS = "offsets_complete"
 
@@ -52,6 +53,9 @@ def typed(project: Project, stream: RecordStream) -> dg.AssetsDefinition:
         check_specs=_check_specs(asset_key),
     )
     def table(context: dg.AssetExecutionContext, platform: Platform) -> Results:
+        from pipeline_assets.ingestion.streaming.landing.refetch import refetch_from
+        from pipeline_assets.ingestion.streaming.typed.rows import type_landed
+
         settings, error_level = platform.settings, dg.AssetCheckSeverity.ERROR
         with dagster_errors():
             try:
@@ -86,7 +90,7 @@ def _missing(asset_key: dg.AssetKey, error: OffsetsMissing) -> dg.AssetCheckResu
     return dg.AssetCheckResult(asset_key=asset_key, check_name=OFFSETS, passed=False, severity=dg.AssetCheckSeverity.ERROR, metadata=span)
 
 
-def _metadata(stream: RecordStream, typed: Typed) -> dict[str, Any]:
+def _metadata(stream: RecordStream, typed: "Typed") -> dict[str, Any]:
     upstream, contract = key(names.landed(stream.topic)), stream.contract
     return {
         "dagster/row_count": typed.table_rows,
@@ -101,7 +105,7 @@ def _metadata(stream: RecordStream, typed: Typed) -> dict[str, Any]:
     }
 
 
-def _counts(typed: Typed) -> dict[str, Any]:
+def _counts(typed: "Typed") -> dict[str, Any]:
     return {
         "rows": typed.rows,
         "rows_broken": sum(typed.broken.values()),
@@ -114,7 +118,7 @@ def _counts(typed: Typed) -> dict[str, Any]:
     }
 
 
-def _positions(typed: Typed) -> dict[str, Any]:
+def _positions(typed: "Typed") -> dict[str, Any]:
     """Offsets and snapshots before and after; snapshots as text, as the page would show numbers of 19 digits rounded."""
     offsets = [dg.TableRecord({"partition": number, "before": start, "next": end}) for number, (start, end) in typed.offsets.items()]
     return {

@@ -2,15 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-
-import numpy as np
-import pyarrow as pa
+from typing import TYPE_CHECKING
 
 from pipeline_assets.model_lifecycle.training.calibration import calibration_error
 from pipeline_assets.model_lifecycle.training.judged import Judged, Labels, Scores
-from pipeline_assets.model_lifecycle.training.plots import binary as plots
 from pipeline_assets.model_lifecycle.training.tasks.kind import Answers, TaskKind, unfit, without_nulls
 from pipeline_assets.spec.tasks import Binary
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 SCORE = "score"
 
@@ -26,8 +26,10 @@ class BinaryKind(TaskKind):
         """Logistic regression, stopped by the logarithmic loss."""
         return {"objective": "binary:logistic", "eval_metric": "logloss"}
 
-    def encode(self, labels: pa.ChunkedArray, table: str, column: str) -> Labels:
+    def encode(self, labels: "pa.ChunkedArray", table: str, column: str) -> Labels:
         """The labels as booleans; raises TableMismatch for any other type, or a null."""
+        import pyarrow as pa
+
         if not pa.types.is_boolean(labels.type):
             raise unfit(table, column, labels.type, "a boolean (task Binary)")
         truths: Labels = without_nulls(labels, table, column).to_numpy()
@@ -48,6 +50,8 @@ class BinaryKind(TaskKind):
 
     def constant(self, labels: Labels, rows: int, metric: str) -> Scores:
         """The share of true labels, whatever the metric."""
+        import numpy as np
+
         del metric
         return np.full(rows, labels.mean(), dtype=np.float64)
 
@@ -64,6 +68,8 @@ class BinaryKind(TaskKind):
 
     def plots(self, judged: Judged) -> dict[str, bytes]:
         """Calibration, ROC, and precision against recall."""
+        from pipeline_assets.model_lifecycle.training.plots import binary as plots
+
         return plots.draw(judged)
 
     def score_columns(self) -> tuple[str, ...]:
@@ -72,4 +78,6 @@ class BinaryKind(TaskKind):
 
     def answers(self, scores: Scores) -> Answers:
         """The probability of a true label."""
+        import pyarrow as pa
+
         return [(SCORE, pa.array(scores, pa.float64()))]

@@ -3,14 +3,16 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, TypeAlias
 
 from pipeline_assets.core.errors import TableMismatch
 from pipeline_assets.model_lifecycle.training.judged import Judged, Labels, Scores
 from pipeline_assets.spec.tasks import METRICS, Better, MetricRule, Task
 
-Answers = list[tuple[str, pa.Array]]
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Answers: TypeAlias = "list[tuple[str, pa.Array]]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +38,7 @@ class TaskKind(ABC):
         """XGBoost's objective and evaluation metric of this kind."""
 
     @abstractmethod
-    def encode(self, labels: pa.ChunkedArray, table: str, column: str) -> Labels:
+    def encode(self, labels: "pa.ChunkedArray", table: str, column: str) -> Labels:
         """The labels as numbers, one per row; raises TableMismatch with the column and its type, or the value, that does not fit."""
 
     @abstractmethod
@@ -104,7 +106,7 @@ def unfit(table: str, column: str, kind: object, expected: str) -> TableMismatch
     return TableMismatch(table, f"has the label {column} as {kind}, where {expected} was expected", [column])
 
 
-def without_nulls(labels: pa.ChunkedArray, table: str, column: str) -> pa.ChunkedArray:
+def without_nulls(labels: "pa.ChunkedArray", table: str, column: str) -> "pa.ChunkedArray":
     """The labels; raises TableMismatch if one is null."""
     if labels.null_count:
         raise TableMismatch(

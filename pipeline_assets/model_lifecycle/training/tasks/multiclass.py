@@ -1,25 +1,25 @@
 """Which of the declared classes is it? Labels are codes of the classes in their order, scores one probability per class."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
+from typing import TYPE_CHECKING
 
 from pipeline_assets.core import names
 from pipeline_assets.core.errors import TableMismatch
 from pipeline_assets.model_lifecycle.training.calibration import calibration_error
 from pipeline_assets.model_lifecycle.training.judged import Judged, Labels, Scores
-from pipeline_assets.model_lifecycle.training.plots import multiclass as plots
 from pipeline_assets.model_lifecycle.training.tasks.kind import Answers, TaskKind, unfit, without_nulls
 from pipeline_assets.spec.tasks import Multiclass
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 PREDICTED = "predicted"
 FOREIGN_SHOWN = 5
 FEWEST_CLASSES = 2
 # A class of probability 0 that came all the same: the loss is large and finite.
-SMALLEST = float(np.finfo(np.float64).eps)
+SMALLEST = sys.float_info.epsilon
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +34,12 @@ class MulticlassKind(TaskKind):
         """One probability per class, stopped by the logarithmic loss."""
         return {"objective": "multi:softprob", "eval_metric": "mlogloss", "num_class": len(self.task.classes)}
 
-    def encode(self, labels: pa.ChunkedArray, table: str, column: str) -> Labels:
+    def encode(self, labels: "pa.ChunkedArray", table: str, column: str) -> Labels:
         """The place of each label among the classes, from 0; raises TableMismatch for another type, a null, or a class not declared."""
+        import numpy as np
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
         if pa.types.is_dictionary(labels.type):
             labels = labels.cast(labels.type.value_type)
         if not (pa.types.is_string(labels.type) or pa.types.is_large_string(labels.type) or pa.types.is_string_view(labels.type)):
@@ -56,6 +60,7 @@ class MulticlassKind(TaskKind):
         occur of one against the rest, None where only one occurs. `brier` is the squared distance to the class that came, summed over the
         classes (0 to 2). `calibration_error` is the mean over all classes of one against the rest.
         """
+        import numpy as np
         from sklearn.metrics import f1_score
 
         predicted, came = scores.argmax(axis=1), self._came(labels)
@@ -71,6 +76,8 @@ class MulticlassKind(TaskKind):
 
     def constant(self, labels: Labels, rows: int, metric: str) -> Scores:
         """The share of each class, whatever the metric."""
+        import numpy as np
+
         del metric
         return np.tile(self._counts(labels) / len(labels), (rows, 1))
 
@@ -90,6 +97,8 @@ class MulticlassKind(TaskKind):
 
     def plots(self, judged: Judged) -> dict[str, bytes]:
         """The confusion matrix, and ROC and calibration of each class against the rest."""
+        from pipeline_assets.model_lifecycle.training.plots import multiclass as plots
+
         return plots.draw(judged, self.task.classes)
 
     def score_columns(self) -> tuple[str, ...]:
@@ -98,6 +107,8 @@ class MulticlassKind(TaskKind):
 
     def answers(self, scores: Scores) -> Answers:
         """The likeliest class (the first of equals), then the probability of each."""
+        import pyarrow as pa
+
         likeliest = pa.array(self.task.classes, pa.string()).take(pa.array(scores.argmax(axis=1)))
         return [
             (PREDICTED, likeliest),
@@ -106,13 +117,18 @@ class MulticlassKind(TaskKind):
 
     def _came(self, labels: Labels) -> Labels:
         """Whether each class came: rows × classes, booleans."""
+        import numpy as np
+
         came: Labels = labels[:, None] == np.arange(len(self.task.classes))
         return came
 
     def _counts(self, labels: Labels) -> Labels:
+        import numpy as np
+
         return np.bincount(labels, minlength=len(self.task.classes))
 
     def _roc_auc(self, came: Labels, scores: Scores) -> float | None:
+        import numpy as np
         from sklearn.metrics import roc_auc_score
 
         occurring = np.flatnonzero(came.any(axis=0))

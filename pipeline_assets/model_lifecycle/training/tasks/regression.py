@@ -2,16 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-
-import numpy as np
-import pyarrow as pa
+from typing import TYPE_CHECKING
 
 from pipeline_assets.core.errors import TableMismatch
 from pipeline_assets.model_lifecycle.training.calibration import calibration_error
 from pipeline_assets.model_lifecycle.training.judged import Judged, Labels, Scores
-from pipeline_assets.model_lifecycle.training.plots import regression as plots
 from pipeline_assets.model_lifecycle.training.tasks.kind import Answers, TaskKind, unfit, without_nulls
 from pipeline_assets.spec.tasks import Regression
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 VALUE = "value"
 
@@ -28,8 +28,11 @@ class RegressionKind(TaskKind):
         """Least squares, stopped by the root of the mean square."""
         return {"objective": "reg:squarederror", "eval_metric": "rmse"}
 
-    def encode(self, labels: pa.ChunkedArray, table: str, column: str) -> Labels:
+    def encode(self, labels: "pa.ChunkedArray", table: str, column: str) -> Labels:
         """The labels as 64-bit floats; raises TableMismatch for a type that is no number, a null, NaN or an infinite value."""
+        import numpy as np
+        import pyarrow as pa
+
         kind = labels.type
         if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
             raise unfit(table, column, kind, "an integer or a number (task Regression)")
@@ -40,6 +43,8 @@ class RegressionKind(TaskKind):
 
     def metrics(self, labels: Labels, scores: Scores) -> dict[str, float | None]:
         """Errors in the unit of the label, and `r2` (None where all labels are the same); `bias` is the size of the mean error."""
+        import numpy as np
+
         errors = scores - labels
         spread = float(((labels - labels.mean()) ** 2).sum())
         return {
@@ -52,6 +57,8 @@ class RegressionKind(TaskKind):
 
     def constant(self, labels: Labels, rows: int, metric: str) -> Scores:
         """The median where the absolute error counts, else the mean."""
+        import numpy as np
+
         return np.full(rows, np.median(labels) if metric == "mae" else labels.mean(), dtype=np.float64)
 
     def summary(self, labels: Labels) -> dict[str, float]:
@@ -62,12 +69,16 @@ class RegressionKind(TaskKind):
 
     def shortage(self, labels: Labels, *, is_train: bool) -> str | None:
         """Training needs at least two different values."""
+        import numpy as np
+
         if is_train and len(np.unique(labels)) == 1:
             return f"{len(labels)} rows, all with the label {labels[0]:g}, where at least two different values are needed"
         return None
 
     def plots(self, judged: Judged) -> dict[str, bytes]:
         """Predicted against actual, the residuals, and the error by decile of the prediction."""
+        from pipeline_assets.model_lifecycle.training.plots import regression as plots
+
         return plots.draw(judged, self.task.unit)
 
     def score_columns(self) -> tuple[str, ...]:
@@ -76,4 +87,6 @@ class RegressionKind(TaskKind):
 
     def answers(self, scores: Scores) -> Answers:
         """The predicted value."""
+        import pyarrow as pa
+
         return [(VALUE, pa.array(scores, pa.float64()))]

@@ -20,7 +20,8 @@ from pipeline_assets.ingestion.streaming.staged.events import stage_events
 from pipeline_assets.ingestion.streaming.typed.replay import replay_records
 from pipeline_assets.ingestion.streaming.typed.rows import Typed, type_landed
 from pipeline_assets.processing.lake import tables
-from pipeline_assets.processing.lake.maintenance import POLICY, maintain
+from pipeline_assets.processing.lake.maintenance import maintain
+from pipeline_assets.processing.lake.policy import POLICY
 from pipeline_assets.spec.contracts import Contract
 from pipeline_assets.spec.sources import EventStream, History
 from pipeline_assets_tests.lake_rows import commits_held_back

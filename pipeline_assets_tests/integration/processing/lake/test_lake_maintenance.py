@@ -17,7 +17,8 @@ from pipeline_assets.core.errors import UnknownName
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.staging import partitions as staging
 from pipeline_assets.processing.lake import files, tables
-from pipeline_assets.processing.lake.maintenance import POLICY, Maintained, maintain
+from pipeline_assets.processing.lake.maintenance import Maintained, maintain
+from pipeline_assets.processing.lake.policy import POLICY
 from pipeline_assets_tests.lake_rows import TRIPS, commits_held_back, day, in_lake, stage, stage_in_files, trip_rows, trips
 
 TABLE = names.lake(TRIPS.name)

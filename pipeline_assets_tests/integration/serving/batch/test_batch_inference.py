@@ -19,10 +19,11 @@ from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import Platform
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.model_lifecycle.registry import versions
+from pipeline_assets.model_lifecycle.registry.ledger import AskedVersion
 from pipeline_assets.processing.lake import tables
 from pipeline_assets.serving.batch import assets, predictions
 from pipeline_assets.serving.batch.answers import scores_of
-from pipeline_assets.serving.batch.score import Scored, Version, prediction_ids, score_days
+from pipeline_assets.serving.batch.score import Scored, prediction_ids, score_days
 from pipeline_assets.serving.batch.spread import ClassRows, Histogram, read_spread
 from pipeline_assets.spec.models import Model
 from pipeline_assets.spec.tasks import Task
@@ -51,7 +52,7 @@ def model(settings: Settings) -> Model:
 
 
 def score(
-    settings: Settings, model: Model, run_id: str, *, days: tuple[date, date] = (FIRST, LAST), version: Version = "champion"
+    settings: Settings, model: Model, run_id: str, *, days: tuple[date, date] = (FIRST, LAST), version: AskedVersion = "champion"
 ) -> Scored:
     """Scores the first week, or other days."""
     return score_days(settings, model, *days, version=version, run_id=run_id)

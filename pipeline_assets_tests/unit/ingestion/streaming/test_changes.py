@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from pipeline_assets.core.errors import TableMismatch
 from pipeline_assets.ingestion.sources.contracts import ARROW_TYPES, check_batch
-from pipeline_assets.ingestion.streaming.staged.changes import UNAVAILABLE, Merged, log_contract, merge
+from pipeline_assets.ingestion.streaming.staged.change_log import log_contract
+from pipeline_assets.ingestion.streaming.staged.changes import UNAVAILABLE, Merged, merge
 from pipeline_assets.spec.contracts import Contract, Field
 from pipeline_assets.use_cases.nyc_flights.sources import planes
 

@@ -20,7 +20,7 @@ from pipeline_assets.ingestion.sources.json_rows import check_json_rows
 from pipeline_assets.ingestion.streaming.decoding.formats import decoder, headers_of
 from pipeline_assets.ingestion.streaming.decoding.plain_json import plain_json
 from pipeline_assets.ingestion.streaming.decoding.records import CheckedRecords, RecordReader, Share, share_of
-from pipeline_assets.ingestion.streaming.staged.changes import log_contract
+from pipeline_assets.ingestion.streaming.staged.change_log import log_contract
 from pipeline_assets.spec.sources import Avro, CloudEvent, CsvLine, DebeziumChange, EventStream, Route
 from pipeline_assets_tests.landings import Landed, event, plain, stream_of, table_of
 from pipeline_assets_tests.readings import READINGS, reading

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 
 from pipeline_assets.core.errors import TableMismatch
+from pipeline_assets.processing.features.hops import hop_of
 from pipeline_assets.processing.features.view import bucket_features, feature_names, view_features
-from pipeline_assets.processing.features.windows import hop_of
 from pipeline_assets.spec.features import FeatureView, Windowed
 from pipeline_assets_tests.feature_tables import (
     DAY,

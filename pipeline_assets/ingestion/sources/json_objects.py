@@ -1,0 +1,42 @@
+"""The JSON object of a row, read strictly, or what is wrong with the row."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline_assets.ingestion.sources.contracts import Reason
+
+
+class Fault(ValueError):
+    """What is wrong with a row that gives no values: the field at fault, if it is a single one, and the reason."""
+
+    def __init__(self, reason: "Reason", field: str = "") -> None:
+        self.reason: Reason = reason
+        self.field = field
+        super().__init__(f"{field} {reason}".strip())
+
+    def as_value(self) -> "Fault":
+        """The same to be kept. One that was raised holds the frames it came through, which hold all records that were read with its own."""
+        return Fault(self.reason, self.field)
+
+
+def json_object(row: bytes) -> dict[str, Any]:
+    """The fields of a JSON object; raises Fault for bytes that are none, or that name a field twice at any depth."""
+    try:
+        found = json.loads(row, object_pairs_hook=_distinct)
+    except Fault:
+        raise
+    # RecursionError: brackets nested deeper than the parser goes.
+    except (ValueError, RecursionError) as error:
+        raise Fault("not a JSON object") from error
+    if not isinstance(found, dict):
+        raise Fault("not a JSON object")
+    return found
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise Fault("repeated field", next(name for name in names if names.count(name) > 1))
+    return found
