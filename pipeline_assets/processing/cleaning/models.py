@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from pipeline_assets.core import names
+from pipeline_assets.core.columns import Columns
 from pipeline_assets.core.errors import DeclarationProblem
 from pipeline_assets.core.project import Project, tables_of
 from pipeline_assets.spec.use_case import UseCase
@@ -22,6 +23,21 @@ class Selection:
     models: frozenset[str]
     select: str
     exclude: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """A cleaned table as dbt builds it, with its declared columns.
+
+    A table that is built by the day has an `event_at`, by whose UTC day the lake keeps it, and `keys`, which identify a row. Of a view
+    (`is_view`) dbt notes no changes: it is published as a whole each time.
+    """
+
+    name: str
+    columns: Columns
+    event_at: str | None
+    keys: tuple[str, ...]
+    is_view: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +72,17 @@ class ProjectModels:
     def compared_with(self, model: str) -> frozenset[str]:
         """The other models that tests of a model read; a test that finds none of its tables is an error to dbt, not a failed test."""
         return self._compared.get(model, frozenset()) - {model}
+
+    def built(self, model: str) -> Built | None:
+        """How a model builds a table that features read; None for one that they do not."""
+        node = self.manifest["nodes"][model]
+        if node["schema"] != names.CLEANED or node["name"] not in self.project.feature_tables:
+            return None
+        config, columns = node["config"], self.project.tables[node["name"]]
+        key, event_at = config["unique_key"] or (), config["event_time"]
+        keys = (key,) if isinstance(key, str) else tuple(key)
+        is_view = config["materialized"] == "view"
+        return Built(name=node["name"], columns=columns, event_at=event_at, keys=keys if event_at else (), is_view=is_view)
 
     def freshness(self, node: str) -> timedelta | None:
         """How old the newest row of a model or source may be: as the freshest source below it; None where none says."""

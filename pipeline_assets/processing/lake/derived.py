@@ -1,7 +1,7 @@
 """Derived rows on their way into the lake: in the table's terms, in order, one set of files a day, written only where they are new."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING
@@ -76,6 +76,36 @@ def write_changed(
     with ThreadPoolExecutor(DAYS_AT_ONCE) as pool:
         written = dict(zip(days, pool.map(write, days.items()), strict=True))
     return {day: files.describe(table, footers) for day, footers in written.items() if footers is not None}
+
+
+def write_whole(
+    client: "S3Client", table: "Table", rows: pa.RecordBatchReader, old: "Sequence[DataFile]"
+) -> "tuple[list[DataFile], list[DataFile]]":
+    """The old files that hold some of the rows as they are, and new files of the others; about a file is held in memory at a time."""
+    known = {files.digests([file])[0]: file for file in old}
+    kept: list[DataFile] = []
+    footers: list[Footer] = []
+    for content in (content for part in _parts(rows) for content in encode(_fitted(table, part))):
+        digest = files.digest_of_bytes(memoryview(content))
+        if digest in known:
+            kept.append(known.pop(digest))
+        else:
+            footers.append(files.put(client, files.new_path(table, None, digest, len(footers)), None, content))
+    return kept, files.describe(table, footers)
+
+
+def _parts(rows: pa.RecordBatchReader) -> Iterator[pa.Table]:
+    """The rows in tables that each make about one file."""
+    waiting: list[pa.RecordBatch] = []
+    size = 0
+    for batch in rows:
+        waiting.append(batch)
+        size += batch.nbytes
+        if size >= FILE_BYTES:
+            yield pa.Table.from_batches(waiting, rows.schema)
+            waiting, size = [], 0
+    if waiting:
+        yield pa.Table.from_batches(waiting, rows.schema)
 
 
 def _check_columns(identifier: Identifier, data: pa.Table, time_column: str) -> None:
