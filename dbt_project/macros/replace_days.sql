@@ -1,7 +1,8 @@
 {#-
     The incremental strategy `replace_days`: the rows of the asked days, and older rows of the same keys, give way to the new ones.
 
-    The days of both are noted for the lake (`changed_days`). Delete and insert are one transaction of dbt's incremental materialization. Without asked days all rows are replaced.
+    The days of both are noted for the lake (`changed_days`). All of it is one transaction of dbt's incremental materialization. Without
+    asked days all rows are replaced.
 -#}
 {% macro get_incremental_replace_days_sql(arg_dict) %}
     {%- set target, new = arg_dict['target_relation'], arg_dict['temp_relation'] -%}

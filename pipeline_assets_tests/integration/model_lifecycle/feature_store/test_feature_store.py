@@ -16,7 +16,7 @@ import pytest
 
 from pipeline_assets.core import names
 from pipeline_assets.core.declarations import load_project
-from pipeline_assets.core.errors import FeaturesMissing, NotMaterialized, TableMismatch, UnknownName
+from pipeline_assets.core.errors import FeaturesMissing, NotMaterialized, TableMismatch
 from pipeline_assets.core.resources import Platform
 from pipeline_assets.core.settings import PREFIX, Settings
 from pipeline_assets.model_lifecycle.feature_store import assets, offline
@@ -183,7 +183,7 @@ def test_a_source_that_ends_too_early_is_reported(warehouse: Settings, caplog: p
 
 def test_a_spine_before_anything_was_cleaned_names_the_missing_table(isolated: Settings) -> None:
     """Where the events were never brought in, the missing table is named."""
-    with pytest.raises(UnknownName, match=r"Unknown table 'cleaned\.departures'\. Known: none"):
+    with pytest.raises(NotMaterialized, match=r"'cleaned/departures' yet\. Materialize it first"):
         historical(isolated, observations().to_arrow())
 
 
