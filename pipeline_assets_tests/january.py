@@ -81,7 +81,7 @@ def put_in_lake(settings: Settings, name: str, days: Days | None = None) -> list
     with connections.warehouse(settings) as connection:
         columns = {column: kind_of(kind) for column, kind in connection.execute(query, names.cleaned(name)).fetchall()}
     event_at, keys = days or DAYS.get(name, (None, ()))
-    return publish(settings, Built(name=name, columns=columns, event_at=event_at, keys=keys, is_view=True))
+    return publish(settings, Built(name=name, columns=columns, event_at=event_at, keys=keys, is_noted=False))
 
 
 def store_features(settings: Settings, first: date = FIRST, last: date = LAST) -> None:

@@ -14,6 +14,8 @@ from pipeline_assets.spec.use_case import UseCase
 
 # Where in a model's path through dbt's project (project, use case, staging or cleaned, name) its use case stands.
 FOLDER = 1
+# The incremental strategy that notes which days it changes.
+NOTING_STRATEGY = "replace_days"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,15 +31,15 @@ class Selection:
 class Built:
     """A cleaned table as dbt builds it, with its declared columns.
 
-    A table that is built by the day has an `event_at`, by whose UTC day the lake keeps it, and `keys`, which identify a row. Of a view
-    (`is_view`) dbt notes no changes: it is published as a whole each time.
+    A table that is built by the day has an `event_at`, by whose UTC day the lake keeps it, and `keys`, which identify a row. `is_noted`
+    says whether dbt notes which days of it change; of a view it does not, nor where a model has a strategy of its own.
     """
 
     name: str
     columns: Columns
     event_at: str | None
     keys: tuple[str, ...]
-    is_view: bool
+    is_noted: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +83,9 @@ class ProjectModels:
         config, columns = node["config"], self.project.tables[node["name"]]
         key, event_at = config["unique_key"] or (), config["event_time"]
         keys = (key,) if isinstance(key, str) else tuple(key)
-        is_view = config["materialized"] == "view"
-        return Built(name=node["name"], columns=columns, event_at=event_at, keys=keys if event_at else (), is_view=is_view)
+        noting = {"table": True, "incremental": config["incremental_strategy"] == NOTING_STRATEGY}
+        is_noted = noting.get(config["materialized"], False)
+        return Built(name=node["name"], columns=columns, event_at=event_at, keys=keys if event_at else (), is_noted=is_noted)
 
     def freshness(self, node: str) -> timedelta | None:
         """How old the newest row of a model or source may be: as the freshest source below it; None where none says."""

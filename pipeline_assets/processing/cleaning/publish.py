@@ -45,7 +45,7 @@ def publish(settings: Settings, built: Built) -> "list[Published]":
     with connections.warehouse(settings) as warehouse:
         warehouse.execute("select pg_advisory_xact_lock(hashtext(%s))", [".".join(names.cleaned(built.name))])
         changed = _taken(warehouse, built)
-        is_whole = built.is_view or EVERY_DAY in changed or tables.snapshot_id(settings, names.cleaned(built.name)) is None
+        is_whole = not built.is_noted or EVERY_DAY in changed or tables.snapshot_id(settings, names.cleaned(built.name)) is None
         if built.event_at is None:
             return [_publish_whole(settings, built)] if is_whole or changed else []
         days = _every_day(settings, warehouse, built, built.event_at) if is_whole else changed
@@ -54,9 +54,9 @@ def publish(settings: Settings, built: Built) -> "list[Published]":
 
 
 def _taken(warehouse: "psycopg.Connection", built: Built) -> set[date]:
-    """The noted days of the table, taken out of the outbox by the transaction."""
+    """The noted days of the table, taken out of the outbox by the transaction; every day where there is no outbox."""
     if warehouse.execute("select to_regclass(%s)", [".".join(names.CHANGED_DAYS)]).fetchone() == (None,):
-        return set()
+        return {EVERY_DAY}
     from psycopg.sql import SQL, Identifier
 
     taken = SQL("delete from {} where table_name = %s returning day").format(Identifier(*names.CHANGED_DAYS))

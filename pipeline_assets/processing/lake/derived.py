@@ -85,7 +85,8 @@ def write_whole(
     known = {files.digests([file])[0]: file for file in old}
     kept: list[DataFile] = []
     footers: list[Footer] = []
-    for content in (content for part in _parts(rows) for content in encode(_fitted(table, part))):
+    for part in _parts(rows):
+        content = _file(_fitted(table, part))
         digest = files.digest_of_bytes(memoryview(content))
         if digest in known:
             kept.append(known.pop(digest))
@@ -98,7 +99,7 @@ def _parts(rows: pa.RecordBatchReader) -> Iterator[pa.Table]:
     """The rows in tables that each make about one file."""
     waiting: list[pa.RecordBatch] = []
     size = 0
-    for batch in rows:
+    for batch in (batch for batch in rows if batch.num_rows):
         waiting.append(batch)
         size += batch.nbytes
         if size >= FILE_BYTES:
@@ -129,11 +130,11 @@ def encode(rows: pa.Table) -> list[pa.Buffer]:
     if not len(rows):
         return []
     step = max(1, int(len(rows) * FILE_BYTES / max(rows.nbytes, 1)))
-    buffers = []
-    for start in range(0, len(rows), step):
-        sink = pa.BufferOutputStream()
-        part = rows.slice(start, step)
-        with staging.parquet_writer(sink, part.combine_chunks().to_batches()[0]) as writer:
-            writer.write_table(part)
-        buffers.append(sink.getvalue())
-    return buffers
+    return [_file(rows.slice(start, step)) for start in range(0, len(rows), step)]
+
+
+def _file(rows: pa.Table) -> pa.Buffer:
+    sink = pa.BufferOutputStream()
+    with staging.parquet_writer(sink, rows.combine_chunks().to_batches()[0]) as writer:
+        writer.write_table(rows)
+    return sink.getvalue()

@@ -188,7 +188,11 @@ def test_a_row_without_a_time_stops_the_table_by_name(isolated: Settings, platfo
     put(isolated, {0: departures(0, 5, seed=1)}, 0, 0)
     build(platform, (0, 0))
     built = Built(
-        name="departures", columns={"flight_id": "string", "event_at": "timestamp"}, event_at="event_at", keys=("flight_id",), is_view=True
+        name="departures",
+        columns={"flight_id": "string", "event_at": "timestamp"},
+        event_at="event_at",
+        keys=("flight_id",),
+        is_noted=False,
     )
     with connections.warehouse(isolated) as connection:
         connection.execute("alter table cleaned.departures alter column event_at drop not null")
