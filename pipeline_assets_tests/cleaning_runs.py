@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 
 from pipeline_assets.core import names
+from pipeline_assets.core.declarations import load_project
 from pipeline_assets.core.names import AssetName
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import Platform, key
@@ -13,7 +14,7 @@ from pipeline_assets.processing.cleaning import assets
 from pipeline_assets.use_cases.nyc_flights import use_case
 from pipeline_assets_tests.flight_rows import day
 
-FLIGHTS = Project(use_cases=(use_case,))
+FLIGHTS = Project(use_cases=(use_case,), tables=load_project().tables)
 
 
 @cache

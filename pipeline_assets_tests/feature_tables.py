@@ -8,6 +8,8 @@ import pyarrow as pa
 from hypothesis import strategies as st
 
 from pipeline_assets.core.aggregates import AGGREGATES
+from pipeline_assets.processing.features.materialize import identity
+from pipeline_assets.processing.features.view import view_features
 from pipeline_assets.spec.features import Aggregate, CleanedTable, Entity, FeatureView, Latest, Learned, Windowed
 
 NOON = datetime(2013, 5, 1, 12, tzinfo=UTC)
@@ -144,3 +146,9 @@ def views(draw: st.DrawFn) -> FeatureView:
     hop = draw(st.sampled_from([None, None, MINUTE, 30 * MINUTE]))
     keys = draw(st.sampled_from([("place",), ("gate",), ("place", "gate")]))
     return view_of(*every_aggregate(spans, hop), keys=keys, known_at=draw(st.sampled_from(["known_at", "known_at", "event_at"])))
+
+
+def view_table(view: FeatureView, requests: pa.Table, events: pa.Table) -> pa.Table:
+    """The rows of a view's table: the keys and time of each request, and its features."""
+    table, features = requests.select(identity(view)), view_features(view, requests, events)
+    return pa.Table.from_arrays([*table.columns, *features.columns], names=[*table.column_names, *features.column_names])

@@ -8,10 +8,14 @@ from functools import cache
 import polars as pl
 
 from pipeline_assets.core import connections, names
+from pipeline_assets.core.columns import kind_of
 from pipeline_assets.core.declarations import load_project
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.settings import Settings
+from pipeline_assets.processing.cleaning.models import Built
+from pipeline_assets.processing.cleaning.publish import publish
 from pipeline_assets.processing.features.materialize import materialize_view
+from pipeline_assets.processing.lake.tables import Published
 from pipeline_assets.use_cases import nyc_flights
 from pipeline_assets.use_cases.nyc_flights.models import flight_delay
 from simulator.nyc_flights import data
@@ -22,6 +26,16 @@ VIEWS = tuple(view for view in flight_delay.views if view.name in NAMES)
 MODEL = replace(flight_delay, views=VIEWS)
 USE_CASE = replace(nyc_flights.use_case, models=(MODEL,))
 PROJECT = Project(use_cases=(USE_CASE,), tables=load_project().tables)
+
+Days = tuple[str | None, tuple[str, ...]]
+# The time and key of the tables that are kept by the day.
+DAYS: Mapping[str, Days] = {
+    "flights": ("scheduled_departure_at", ("flight_id",)),
+    "departures": ("event_at", ("flight_id",)),
+    "arrivals": ("event_at", ("flight_id",)),
+    "weather_observations": ("observed_at", ("origin",)),
+    "hours": ("asked_at", ("number",)),
+}
 
 
 @cache
@@ -50,13 +64,29 @@ def observations() -> pl.DataFrame:
 
 
 def store(settings: Settings, tables: Mapping[str, pl.DataFrame]) -> None:
-    """Makes the tables in the schema of the cleaned models."""
+    """Makes the tables in the schema of the cleaned models, and puts them into the lake."""
+    store_in_warehouse(settings, tables)
+    for name in tables:
+        put_in_lake(settings, name)
+
+
+def store_in_warehouse(settings: Settings, tables: Mapping[str, pl.DataFrame]) -> None:
+    """Makes the tables in the schema of the cleaned models alone, where labels are read."""
     with connections.warehouse(settings) as connection:
         connection.execute(f"create schema if not exists {names.CLEANED}")
     with connections.arrow_warehouse(settings) as connection, connection.cursor() as cursor:
         for name, table in tables.items():
             cursor.adbc_ingest(name, table.to_arrow(), mode="replace", db_schema_name=names.CLEANED)
         connection.commit()
+
+
+def put_in_lake(settings: Settings, name: str, days: Days | None = None) -> list[Published]:
+    """Publishes a cleaned table as it stands in the warehouse; `days`: its time and key, where it is none of the flights."""
+    query = "select column_name, data_type from information_schema.columns where (table_schema, table_name) = (%s, %s) order by column_name"
+    with connections.warehouse(settings) as connection:
+        columns = {column: kind_of(kind) for column, kind in connection.execute(query, names.cleaned(name)).fetchall()}
+    event_at, keys = days or DAYS.get(name, (None, ()))
+    return publish(settings, Built(name=name, columns=columns, event_at=event_at, keys=keys, is_noted=False))
 
 
 def store_features(settings: Settings, first: date = FIRST, last: date = LAST) -> None:

@@ -282,6 +282,14 @@ class NotTrained(UserInputError):
         super().__init__(f"Model '{model}' has no {lacks}. Materialize {remedy} first.")
 
 
+class NotMaterialized(UserInputError):
+    """A lake table is asked for that nothing was ever written to."""
+
+    def __init__(self, asset: str) -> None:
+        self.asset = asset
+        super().__init__(f"The lake has no table of '{asset}' yet. Materialize it first.")
+
+
 class PromotionRefused(UserInputError):
     """A promotion or a roll back that would change nothing, or that has nothing to go back to."""
 

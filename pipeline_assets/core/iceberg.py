@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from pyiceberg.types import PrimitiveType
 
 Identifier = tuple[str, str]
-# What contracts know, and the two types more of what Kafka Connect lands.
-ColumnType = FieldType | Literal["binary", "int"]
+# What contracts know, the two types more of what Kafka Connect lands, and the one of cleaned tables.
+ColumnType = FieldType | Literal["binary", "int", "date"]
 
 # Short waits: a commit takes about 50 ms, so a writer that lost the race should not sleep for long. Old metadata files are dropped by the
 # commit that displaces them. Manifests are merged by maintenance, which asks for it by these two properties.
@@ -139,6 +139,7 @@ def _types() -> "dict[ColumnType, PrimitiveType]":
         "timestamp": types.TimestamptzType(),
         "binary": types.BinaryType(),
         "int": types.IntegerType(),
+        "date": types.DateType(),
     }
 
 

@@ -61,6 +61,9 @@ TYPED = "typed"
 CONNECTORS = "connectors"
 CATALOG = "lake"
 
+# The outbox of dbt: days of cleaned tables that changed since the lake has them.
+CHANGED_DAYS = ("publishing", "changed_days")
+
 # Partitions that are no day: a table that is loaded whole, and the quarantines of rows without any time and of events as they came.
 SNAPSHOT = "snapshot"
 UNDATED = "undated"

@@ -72,6 +72,11 @@ class Project:
         """Every feature view that a model uses, once."""
         return _unique((view for use_case in self.use_cases for view in views_of(use_case)), lambda one: one.name)
 
+    @cached_property
+    def feature_tables(self) -> frozenset[str]:
+        """The cleaned tables that features are computed from or for: the sources of all views, and the observations of all models."""
+        return frozenset((*(view.source.name for view in self.views), *(model.observations.table for model in self.models)))
+
     def use_case(self, name: str) -> UseCase:
         """The use case of that name; raises UnknownName with those there are."""
         return _named("use case", name, {use_case.name: use_case for use_case in self.use_cases})

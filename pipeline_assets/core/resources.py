@@ -11,10 +11,11 @@ from datetime import date, timedelta
 from pathlib import Path
 
 import dagster as dg
+import pydantic
 from dagster_shared.check import CheckError
 
 from pipeline_assets.core import names
-from pipeline_assets.core.errors import PipelineError, SourceChanged, TransientError
+from pipeline_assets.core.errors import PipelineError, SourceChanged, TransientError, UserInputError
 from pipeline_assets.core.project import Span
 from pipeline_assets.core.settings import Settings, home_folder, read_settings
 from pipeline_assets.spec.contracts import Contract, Field
@@ -43,6 +44,29 @@ class Platform(dg.ConfigurableResource["Platform"]):
     def settings(self) -> Settings:
         """The settings as they stand now; raises SettingsMissing with all missing names."""
         return read_settings(Path(self.home) if self.home else home_folder())
+
+
+class ReadAt(dg.Config):
+    """At which snapshots lake tables are read, by `<namespace>.<table>`; those that are not named at their newest.
+
+    What a run read stands in its metadata as `snapshots_read`: given here, the same days come out as they did then. Snapshots are text, as
+    pages round numbers of 19 digits.
+    """
+
+    snapshots: dict[str, str] = pydantic.Field(default={})
+
+    @property
+    def chosen(self) -> dict[str, int]:
+        """The snapshots as numbers; raises UserInputError for one that is none."""
+        for table, snapshot in self.snapshots.items():
+            if not snapshot.isdecimal():
+                raise UserInputError(f"snapshots: '{snapshot}' of table '{table}' is no snapshot id. Give its digits as text.")
+        return {table: int(snapshot) for table, snapshot in self.snapshots.items()}
+
+
+def snapshots_read(snapshots: Mapping[str, int]) -> dg.JsonMetadataValue:
+    """What a run read, in the form that `ReadAt` takes."""
+    return dg.MetadataValue.json({table: str(snapshot) for table, snapshot in snapshots.items()})
 
 
 def days(span: Span) -> dg.DailyPartitionsDefinition:

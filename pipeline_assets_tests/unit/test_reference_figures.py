@@ -14,9 +14,10 @@ import pytest
 
 from pipeline_assets.model_lifecycle.feature_store.offline import build_vectors
 from pipeline_assets.processing.features.catalogue import definition_hash, view_hash
-from pipeline_assets.processing.features.materialize import compute, requests_of
+from pipeline_assets.processing.features.materialize import requests_of
 from pipeline_assets.serving.batch.score import prediction_ids
 from pipeline_assets.use_cases.nyc_flights.models import flight_delay
+from pipeline_assets_tests.feature_tables import view_table
 from pipeline_assets_tests.january import cleaned_tables, observations
 from pipeline_assets_tests.live_models import learned
 
@@ -57,7 +58,7 @@ def _asked() -> pa.Table:
 def _features() -> Mapping[str, pa.Table]:
     events = {name: _plain(frame.to_arrow()) for name, frame in cleaned_tables().items()}
     asked = {view.name: requests_of(view, [(flight_delay.observations, _asked())]) for view in flight_delay.views}
-    return {view.name: compute(view, asked[view.name], events[view.source.name]) for view in flight_delay.views}
+    return {view.name: view_table(view, asked[view.name], events[view.source.name]) for view in flight_delay.views}
 
 
 @pytest.mark.parametrize("view", flight_delay.views, ids=lambda view: view.name)

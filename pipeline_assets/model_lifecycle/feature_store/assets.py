@@ -7,7 +7,17 @@ import dagster as dg
 
 from pipeline_assets.core import names
 from pipeline_assets.core.project import Project
-from pipeline_assets.core.resources import Platform, asked_days, dagster_errors, days, days_around, key, use_case_tags
+from pipeline_assets.core.resources import (
+    Platform,
+    ReadAt,
+    asked_days,
+    dagster_errors,
+    days,
+    days_around,
+    key,
+    snapshots_read,
+    use_case_tags,
+)
 from pipeline_assets.processing.features.catalogue import definition_hash, feature_columns
 from pipeline_assets.processing.features.request import REQUEST
 from pipeline_assets.spec.models import Model, Observations
@@ -47,15 +57,15 @@ def _vectors(project: Project, model: Model) -> dg.AssetsDefinition:
         freshness_policy=dg.FreshnessPolicy.time_window(fail_window=FRESHNESS),
         check_specs=_check_specs(asset_key, model.observations),
     )
-    def vectors(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
+    def vectors(context: dg.AssetExecutionContext, config: ReadAt, platform: Platform) -> dg.MaterializeResult:
         from pipeline_assets.model_lifecycle.feature_store.offline import materialize_vectors
         from pipeline_assets.model_lifecycle.feature_store.parity import check_parity
 
         first, last = asked_days(context)
         with dagster_errors():
-            done = materialize_vectors(platform.settings, model, first, last)
+            done = materialize_vectors(platform.settings, model, first, last, config.chosen)
             context.log.info("%d vectors of %d observations", done.published.rows, done.observations)
-            proven = [check_parity(platform.settings, project, model, day) for day in sorted({first, last})]
+            proven = [check_parity(platform.settings, project, model, day, done.snapshots) for day in sorted({first, last})]
         checks = [_rows_check(done), _range_check(done), _parity_check(proven)]
         return dg.MaterializeResult(metadata=_metadata(model, done) | {"dagster/column_schema": schema}, check_results=checks)
 
@@ -68,7 +78,7 @@ def _observations(asked: Observations) -> dg.AssetDep:
 
 
 def _check_specs(asset_key: dg.AssetKey, asked: Observations) -> list[dg.AssetCheckSpec]:
-    rows = "As many vectors as the warehouse has observations of these days."
+    rows = "As many vectors as there are observations of these days."
     near = (
         f"No decision was made more than {asked.ahead} before its {asked.event_at} or more than {asked.behind} after it, as is declared by "
         "`ahead` and `behind`: vectors of other decisions are not materialized again together with the day of their event."
@@ -117,7 +127,7 @@ def _metadata(model: Model, done: "Vectors") -> Metadata:
         # As text: the page would show numbers of 19 digits rounded.
         "snapshot_before": str(published.snapshot_before),
         "snapshot_id": str(published.snapshot_after),
-        "snapshots_read": dg.MetadataValue.json({view: str(snapshot) for view, snapshot in done.snapshots.items()}),
+        "snapshots_read": snapshots_read(done.snapshots),
     }
 
 

@@ -12,16 +12,17 @@ import pyarrow.compute as pc
 
 from pipeline_assets.core import names
 from pipeline_assets.core.columns import ColumnKind
-from pipeline_assets.core.connections import warehouse
-from pipeline_assets.core.errors import UnknownDay, UnknownName
+from pipeline_assets.core.errors import UnknownDay
+from pipeline_assets.core.names import AssetName
 from pipeline_assets.core.project import Project, Span
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.model_lifecycle.feature_store.fingerprint import FEATURE_HASH, feature_hashes
 from pipeline_assets.model_lifecycle.feature_store.join import join_view
 from pipeline_assets.model_lifecycle.feature_store.spine import check_keys, check_requests, entity_keys, left_out
-from pipeline_assets.processing.features import materialize
 from pipeline_assets.processing.features.catalogue import feature_columns
+from pipeline_assets.processing.features.cleaned import NEWEST, Snapshots, decision_order, read_observations, snapshots_of
 from pipeline_assets.processing.features.columns import DECISION_AT
+from pipeline_assets.processing.features.materialize import read_events_of
 from pipeline_assets.processing.features.request import request_features
 from pipeline_assets.processing.features.view import view_features
 from pipeline_assets.processing.lake import tables
@@ -43,7 +44,7 @@ class Vectors:
     """What a materialization of vectors read and wrote.
 
     `outside` counts the observations that were decided longer before or after their event than declared; `snapshots` are those of the
-    feature tables that were read, by view.
+    lake tables that were read, by `<namespace>.<table>`, and those of the sources of views, which the parity check reads.
     """
 
     observations: int
@@ -52,22 +53,27 @@ class Vectors:
     snapshots: Mapping[str, int]
 
 
-def materialize_vectors(settings: Settings, model: Model, first: date, last: date) -> Vectors:
+def materialize_vectors(settings: Settings, model: Model, first: date, last: date, at: Snapshots = NEWEST) -> Vectors:
     """Puts one row per observation of the days `first` to `last` (UTC, inclusive, of decision_at) into `feature_store.<model>`.
 
-    All days change in one snapshot; those that come out as they were are left alone. Nothing is written where `build_vectors` raises, or
-    UnknownName because a feature table is not there yet.
+    All days change in one snapshot; those that come out as they were are left alone. Tables are read at the snapshots `at`, or at their
+    newest. Nothing is written where `build_vectors` raises, or NotMaterialized because a table is not there yet.
     """
-    observations = materialize.read_observations(settings, model.observations, first, last)
-    snapshots = {view.name: tables.snapshot_id(settings, names.features(view.name)) for view in model.views}
+    snapshots = snapshots_of(settings, tables_read(model), at)
+    observations = read_observations(settings, model.observations, first, last, snapshots)
     with ThreadPoolExecutor(TABLES_AT_ONCE) as readers:
-        read = readers.map(lambda view: _read_view(settings, view, first, last, snapshots[view.name]), model.views)
+        read = readers.map(lambda view: _read_view(settings, view, first, last, snapshots), model.views)
         of_views = {view.name: rows for view, rows in zip(model.views, read, strict=True)}
     built = build_vectors(model, observations, of_views)
     published = tables.replace_days(settings, names.vectors(model.name), built, model.observations.decision_at, first, last)
-    known = {view: snapshot for view, snapshot in snapshots.items() if snapshot is not None}
     outside = outside_range(model.observations, observations)
-    return Vectors(observations=observations.num_rows, outside=outside, published=published, snapshots=known)
+    return Vectors(observations=observations.num_rows, outside=outside, published=published, snapshots=snapshots)
+
+
+def tables_read(model: Model) -> list[AssetName]:
+    """The lake tables that a model's vectors come from: its observations, the tables of its views, and their sources."""
+    sources = [names.cleaned(name) for name in (model.observations.table, *(view.source.name for view in model.views))]
+    return [*dict.fromkeys(sources), *(names.features(view.name) for view in model.views)]
 
 
 def build_vectors(model: Model, observations: pa.Table, tables_of_views: Mapping[str, pa.Table]) -> pa.Table:
@@ -78,7 +84,7 @@ def build_vectors(model: Model, observations: pa.Table, tables_of_views: Mapping
     Raises FeaturesMissing if a view has no row for an observation, TableMismatch if it has two or a column is missing.
     """
     asked = model.observations
-    ordered = observations.take(pc.sort_indices(observations, materialize.decision_order(asked)))
+    ordered = observations.take(pc.sort_indices(observations, decision_order(asked)))
     requests = with_decision_at(asked, ordered)
     found = [join_view(view, requests, tables_of_views[view.name]) for view in model.views]
     features = _side_by_side([*found, request_features(model.request_features, requests)])
@@ -111,7 +117,7 @@ def vectors(settings: Settings, model: Model, first: date, last: date, snapshot_
     Raises UnknownName if there are none yet, or no such snapshot.
     """
     found = tables.read_days(settings, names.vectors(model.name), first, last, snapshot_id=snapshot_id).read_all()
-    return found.take(pc.sort_indices(found, materialize.decision_order(model.observations)))
+    return found.take(pc.sort_indices(found, decision_order(model.observations)))
 
 
 def historical_features(
@@ -121,6 +127,7 @@ def historical_features(
     spine: pa.Table,
     *,
     name: str = "the spine",
+    at: Snapshots = NEWEST,
     on_step: Listener = _silent,
     on_notice: Listener = LOG.warning,
 ) -> pa.Table:
@@ -129,19 +136,19 @@ def historical_features(
     spine: the entity keys of the model's views and `decision_at` (aware), one row per question, any order, repeats allowed. Request
     features need their column as well; those whose column the spine lacks are left out.
     Returns len(spine) rows in their order: the spine's columns as they are, then the features in the model's order, computed from the
-    cleaned events by the kernel that fills the feature tables. `on_step` is called with what is done next, `on_notice` with what a person
-    should know (what was left out; a source that ends too long before the last decision); `name` stands for the spine in errors.
-    Raises UnknownName for a model there is not, or a cleaned table not yet; UnknownDay for a time outside the use case's days;
-    TableRejected for a spine unfit for use.
+    cleaned events, at the snapshots `at` or the newest, by the kernel that fills the feature tables. `on_step` is called with what is
+    done next, `on_notice` with what a person should know (what was left out; a source that ends too long before the last decision);
+    `name` stands for the spine in errors. Raises UnknownName for a model there is not, NotMaterialized for a cleaned table that is not
+    there yet, UnknownDay for a time outside the use case's days, TableRejected for a spine unfit for use.
     """
     model = project.model(model_name)
     requests = check_requests(name, model, spine, _kinds(project, model))
     first, last = _days_of(project.span_of(project.home_of_model(model)), requests)
-    _check_cleaned(settings, model)
+    snapshots = snapshots_of(settings, [names.cleaned(source.name) for source in _by_source(model)], _of_cleaned(model, at))
     found: list[pa.Table] = []
     for source, views in _by_source(model).items():
         on_step(f"Reading {source.name}")
-        events = materialize.read_events_of(settings, source, views, first, last)
+        events = read_events_of(settings, source, views, first, last, snapshots).read_all()
         _notice_if_stale(source, views, requests, events, on_notice)
         requests = check_keys(name, requests, events, [key for view in views for key in view.entity.keys])
         for view in views:
@@ -170,8 +177,15 @@ def _kinds(project: Project, model: Model) -> dict[str, ColumnKind]:
     return {column: project.kind_of(model.observations.table, column) for column in columns}
 
 
-def _read_view(settings: Settings, view: FeatureView, first: date, last: date, snapshot_id: int | None) -> pa.Table:
-    return tables.read_days(settings, names.features(view.name), first, last, snapshot_id=snapshot_id).read_all()
+def _read_view(settings: Settings, view: FeatureView, first: date, last: date, snapshots: Snapshots) -> pa.Table:
+    table = names.features(view.name)
+    return tables.read_days(settings, table, first, last, snapshot_id=snapshots[".".join(table)]).read_all()
+
+
+def _of_cleaned(model: Model, at: Snapshots) -> Snapshots:
+    """The snapshots of the sources of the model's views among those of all that vectors come from."""
+    sources = {".".join(names.cleaned(source.name)) for source in _by_source(model)}
+    return {name: snapshot for name, snapshot in at.items() if name in sources}
 
 
 def _by_source(model: Model) -> dict[CleanedTable, list[FeatureView]]:
@@ -180,16 +194,6 @@ def _by_source(model: Model) -> dict[CleanedTable, list[FeatureView]]:
     for view in model.views:
         grouped.setdefault(view.source, []).append(view)
     return grouped
-
-
-def _check_cleaned(settings: Settings, model: Model) -> None:
-    """Raises UnknownName for the first cleaned table that the model's features need and that nothing has made yet."""
-    with warehouse(settings) as connection:
-        listed = connection.execute("select table_name from information_schema.tables where table_schema = %s", (names.CLEANED,)).fetchall()
-    made = [".".join(names.cleaned(table)) for (table,) in listed]
-    for source in _by_source(model):
-        if (needed := ".".join(names.cleaned(source.name))) not in made:
-            raise UnknownName("table", needed, made)
 
 
 def _notice_if_stale(source: CleanedTable, views: Sequence[FeatureView], requests: pa.Table, events: pa.Table, on_notice: Listener) -> None:

@@ -16,7 +16,7 @@ from pipeline_assets.core.project import Project
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.model_lifecycle.feature_store import offline
 from pipeline_assets.model_lifecycle.feature_store.fingerprint import FEATURE_HASH, feature_hashes
-from pipeline_assets.processing.features import materialize
+from pipeline_assets.processing.features.cleaned import NEWEST, Snapshots, read_observations, snapshots_of
 from pipeline_assets.spec.models import Model
 
 LOG = logging.getLogger(__name__)
@@ -32,20 +32,21 @@ class Parity:
     differing: Mapping[str, int]
 
 
-def check_parity(settings: Settings, project: Project, model: Model, day: date) -> Parity:
+def check_parity(settings: Settings, project: Project, model: Model, day: date, at: Snapshots = NEWEST) -> Parity:
     """Computes up to SAMPLE_ROWS vectors of a day (UTC) anew, as `historical_features`, and counts what differs from the lake's.
 
-    The sample is spread evenly over the day, so the same day gives the same one. Raises TableMismatch if the day's observations and
-    vectors are not the same decisions.
+    Cleaned tables are read at the snapshots `at`, or at their newest. The sample is spread evenly over the day, so the same day gives the
+    same one. Raises TableMismatch if the day's observations and vectors are not the same decisions.
     """
-    observations = materialize.read_observations(settings, model.observations, day, day)
+    snapshots = snapshots_of(settings, offline.tables_read(model), at)
+    observations = read_observations(settings, model.observations, day, day, snapshots)
     vectors = offline.vectors(settings, model, day, day)
     _check_same(model, observations, vectors)
     rows = _spread(vectors.num_rows)
     if len(rows) == 0:
         return Parity(day=day, rows=0, differing={})
     spine = offline.with_decision_at(model.observations, observations.take(rows))
-    found = offline.historical_features(settings, project, model.name, spine, on_notice=LOG.info)
+    found = offline.historical_features(settings, project, model.name, spine, at=snapshots, on_notice=LOG.info)
     found = found.append_column(FEATURE_HASH, feature_hashes(found, offline.feature_names(model)))
     kept = vectors.take(rows)
     counts = {name: count_different(found[name], kept[name]) for name in (*offline.feature_names(model), FEATURE_HASH)}

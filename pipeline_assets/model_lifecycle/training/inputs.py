@@ -7,15 +7,13 @@ from datetime import UTC, datetime, time, timedelta
 import pyarrow as pa
 
 from pipeline_assets.core import names
-from pipeline_assets.core.connections import arrow_warehouse, catalog
+from pipeline_assets.core.connections import arrow_warehouse
 from pipeline_assets.core.errors import NotTrained, UserInputError
-from pipeline_assets.core.iceberg import open_table
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.model_lifecycle.feature_store import offline
 from pipeline_assets.model_lifecycle.training.blocks import TRAIN
 from pipeline_assets.model_lifecycle.training.dataset import aware, block_starts, matured_until
-from pipeline_assets.processing.lake.files import day_of, live_files
-from pipeline_assets.processing.lake.tables import snapshot_id
+from pipeline_assets.processing.lake.tables import days, snapshot_id
 from pipeline_assets.spec.models import Label, Model
 
 # Where the driver says which type of Postgres a column has.
@@ -67,10 +65,8 @@ def parse_instant(name: str, text: str | None) -> datetime | None:
 
 def end_of_vectors(settings: Settings, model: Model) -> datetime | None:
     """The end of the newest day (UTC) that has vectors, by which maturity is judged; None where there are none."""
-    with catalog(settings) as lake:
-        table = open_table(lake, names.vectors(model.name))
-        days = [day for day in map(day_of, live_files(table) if table is not None else ()) if day is not None]
-    return datetime.combine(max(days) + timedelta(days=1), time(), UTC) if days else None
+    known = days(settings, names.vectors(model.name))
+    return datetime.combine(known[-1] + timedelta(days=1), time(), UTC) if known else None
 
 
 def read_labels(settings: Settings, label: Label, since: datetime, until: datetime) -> pa.Table:

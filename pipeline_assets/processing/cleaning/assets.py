@@ -136,20 +136,20 @@ def _of_use_case(models: ProjectModels, use_case: UseCase) -> Iterator[dg.Assets
     by_day, registers = models.selections(use_case)
     translator, span = Translator(models, use_case), days(models.project.span_of(use_case))
     if by_day.models:
-        yield _models(names.cleaned_by_day(use_case.name), models.manifest, translator, by_day, span)
+        yield _models(names.cleaned_by_day(use_case.name), models, translator, by_day, span)
     if registers.models:
-        yield _models(names.registers(use_case.name), models.manifest, translator, registers, None)
+        yield _models(names.registers(use_case.name), models, translator, registers, None)
 
 
 def _models(
     name: str,
-    manifest: Mapping[str, Any],
+    models: ProjectModels,
     translator: Translator,
     selection: Selection,
     by_day: dg.PartitionsDefinition[str] | None,
 ) -> dg.AssetsDefinition:
     @dbt_assets(
-        manifest=manifest,
+        manifest=models.manifest,
         name=name,
         select=selection.select,
         exclude=selection.exclude,
@@ -161,7 +161,8 @@ def _models(
     def build(context: dg.AssetExecutionContext, config: Rebuild, platform: Platform, dbt: DbtCliResource) -> Iterator[DbtDagsterEventType]:
         asked = asked_days(context) if by_day is not None else None
         with dagster_errors():
-            yield from _built(context, platform.settings, dbt, asked, full_refresh=config.full_refresh)
+            for event in _built(context, platform.settings, dbt, asked, full_refresh=config.full_refresh):
+                yield _in_lake(platform.settings, models, event)
 
     return build
 
@@ -206,6 +207,19 @@ def _with_day_rows(settings: Settings, invocation: DbtCliInvocation, event: DbtD
         return event
     rows = inspection.count_rows(settings, (model["schema"], model["name"]), event_at, asked)
     return event.with_metadata({**event.metadata, "dagster/partition_row_count": rows})
+
+
+def _in_lake(settings: Settings, models: ProjectModels, event: DbtDagsterEventType) -> DbtDagsterEventType:
+    """The event, once what changed of its table is in the lake, where features read the table."""
+    built = models.built(str(event.metadata["unique_id"].value)) if isinstance(event, dg.Output) else None
+    if not isinstance(event, dg.Output) or built is None:
+        return event
+    from pipeline_assets.processing.cleaning.publish import publish
+
+    done = publish(settings, built)
+    facts = {"lake_days_changed": sum(one.changed for one in done), "lake_commits": len(done)}
+    last = {"lake_snapshot_id": str(done[-1].snapshot_after)} if done else {}
+    return event.with_metadata({**event.metadata, **facts, **last})
 
 
 def _loaded_in_time(contracts: Sequence[Contract]) -> dg.AssetChecksDefinition:

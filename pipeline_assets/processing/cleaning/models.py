@@ -7,12 +7,15 @@ from functools import cached_property
 from typing import Any
 
 from pipeline_assets.core import names
+from pipeline_assets.core.columns import Columns
 from pipeline_assets.core.errors import DeclarationProblem
 from pipeline_assets.core.project import Project, tables_of
 from pipeline_assets.spec.use_case import UseCase
 
 # Where in a model's path through dbt's project (project, use case, staging or cleaned, name) its use case stands.
 FOLDER = 1
+# The incremental strategy that notes which days it changes.
+NOTING_STRATEGY = "replace_days"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +25,21 @@ class Selection:
     models: frozenset[str]
     select: str
     exclude: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """A cleaned table as dbt builds it, with its declared columns.
+
+    A table that is built by the day has an `event_at`, by whose UTC day the lake keeps it, and `keys`, which identify a row. `is_noted`
+    says whether dbt notes which days of it change; of a view it does not, nor where a model has a strategy of its own.
+    """
+
+    name: str
+    columns: Columns
+    event_at: str | None
+    keys: tuple[str, ...]
+    is_noted: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +74,18 @@ class ProjectModels:
     def compared_with(self, model: str) -> frozenset[str]:
         """The other models that tests of a model read; a test that finds none of its tables is an error to dbt, not a failed test."""
         return self._compared.get(model, frozenset()) - {model}
+
+    def built(self, model: str) -> Built | None:
+        """How a model builds a table that features read; None for one that they do not."""
+        node = self.manifest["nodes"][model]
+        if node["schema"] != names.CLEANED or node["name"] not in self.project.feature_tables:
+            return None
+        config, columns = node["config"], self.project.tables[node["name"]]
+        key, event_at = config["unique_key"] or (), config["event_time"]
+        keys = (key,) if isinstance(key, str) else tuple(key)
+        noting = {"table": True, "incremental": config["incremental_strategy"] == NOTING_STRATEGY}
+        is_noted = noting.get(config["materialized"], False)
+        return Built(name=node["name"], columns=columns, event_at=event_at, keys=keys if event_at else (), is_noted=is_noted)
 
     def freshness(self, node: str) -> timedelta | None:
         """How old the newest row of a model or source may be: as the freshest source below it; None where none says."""

@@ -8,7 +8,17 @@ import dagster as dg
 
 from pipeline_assets.core import names
 from pipeline_assets.core.project import Project
-from pipeline_assets.core.resources import Platform, asked_days, dagster_errors, days, days_around, key, use_case_tags
+from pipeline_assets.core.resources import (
+    Platform,
+    ReadAt,
+    asked_days,
+    dagster_errors,
+    days,
+    days_around,
+    key,
+    snapshots_read,
+    use_case_tags,
+)
 from pipeline_assets.processing.features.catalogue import FeatureColumn, lookback, view_columns, view_hash
 from pipeline_assets.processing.features.lineage import column_lineage
 from pipeline_assets.processing.features.quality import MAX_NULL_SHARE, Quality
@@ -51,11 +61,11 @@ def _view(project: Project, view: FeatureView) -> dg.AssetsDefinition:
         freshness_policy=dg.FreshnessPolicy.time_window(fail_window=view.freshness),
         check_specs=_check_specs(asset_key),
     )
-    def features(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
+    def features(context: dg.AssetExecutionContext, config: ReadAt, platform: Platform) -> dg.MaterializeResult:
         from pipeline_assets.processing.features.materialize import materialize_view
 
         with dagster_errors():
-            done = materialize_view(platform.settings, view, models, *asked_days(context))
+            done = materialize_view(platform.settings, view, models, *asked_days(context), config.chosen)
         context.log.info("%d rows computed from %d events, %d kept", done.computed, done.events, done.kept)
         return dg.MaterializeResult(
             metadata=_metadata(view, models, done) | {"dagster/column_schema": schema}, check_results=_checks(done.quality)
@@ -117,6 +127,7 @@ def _metadata(view: FeatureView, models: Sequence[Model], done: "MaterializedVie
         "rows_computed": done.computed,
         "rows_kept": done.kept,
         "events_read": done.events,
+        "snapshots_read": snapshots_read(done.snapshots),
         "models": ", ".join(model.name for model in models),
         "null_shares": dg.MetadataValue.table(shares),
         **_written(done),

@@ -1,47 +1,39 @@
 """What the rows of a feature table were made from, day by day, so that rows are computed again only where that has changed."""
 
-from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from datetime import date, datetime
+from datetime import date, timedelta
 from hashlib import sha256
-from operator import itemgetter
-
-import polars as pl
-import pyarrow as pa
 
 from pipeline_assets.processing.features.catalogue import lookback, view_hash
+from pipeline_assets.processing.features.cleaned import midnight
+from pipeline_assets.processing.lake.files import Content
 from pipeline_assets.spec.features import FeatureView
+
+ONE_DAY = timedelta(days=1)
 
 
 def first_event_day(view: FeatureView, first: date) -> date | None:
     """The day of the first event that a decision of the day `first` could count; None if there is no limit."""
     span = lookback(view)
-    return None if span is None else (datetime.combine(first, datetime.min.time()) - span).date()
+    return None if span is None else (midnight(first) - span).date()
 
 
-def digests(view: FeatureView, events: pa.Table, days: Sequence[date]) -> dict[date, str]:
-    """Of each day a digest of everything that its features depend on: the view's declaration, and the events that it can look back to.
+def digests(view: FeatureView, contents: Sequence[Content], days: Sequence[date]) -> dict[date, str]:
+    """Of each day a digest of everything that its features depend on: the view's declaration, and the files that it can look back to.
 
-    events: all that happened from the first event day of the first of `days` to the end of the last, whenever they became known. Equal
-    events in the columns that the view reads give equal digests, whatever their order and whichever days are asked for beside; a change
-    in any of them gives another digest, also where no feature comes out differently.
+    contents: the files of the view's source, with the bounds of its `event_at`; none of them is read. The same files give the same digest,
+    whichever days are asked for beside; another file that holds an event which the day can see gives another one, also where no feature
+    comes out differently.
     """
-    parts = _by_event_day(view, events)
-    return {day: _digest(view, parts, day) for day in days}
+    return {day: _digest(view, sorted(each.digest for each in contents if is_seen(view, each, day, day))) for day in days}
 
 
-def _by_event_day(view: FeatureView, events: pa.Table) -> list[tuple[date, bytes]]:
-    """The days that have events, in order, each with a digest of its events."""
-    frame = pl.DataFrame(events.select(sorted(events.column_names)))
-    rows = pl.DataFrame({"day": frame[view.source.event_at].dt.date(), "row": frame.hash_rows(seed=0)}).sort("day", "row")
-    return [(day, sha256(part["row"].to_numpy().tobytes()).digest()) for (day,), part in rows.group_by("day", maintain_order=True)]
+def is_seen(view: FeatureView, content: Content, first: date, last: date) -> bool:
+    """Whether a file may hold an event that a decision of the days could count (UTC, inclusive); one without bounds may."""
+    since = first_event_day(view, first)
+    is_too_old = content.last_at is not None and since is not None and content.last_at < midnight(since)
+    return not is_too_old and (content.first_at is None or content.first_at < midnight(last + ONE_DAY))
 
 
-def _digest(view: FeatureView, parts: Sequence[tuple[date, bytes]], day: date) -> str:
-    since = first_event_day(view, day)
-    first = 0 if since is None else bisect_left(parts, since, key=itemgetter(0))
-    # The hashes of rows are the same within one version of Polars only; after an update of it rows are computed again.
-    found = sha256(f"{view_hash(view)} {pl.__version__}".encode())
-    for event_day, part in parts[first : bisect_right(parts, day, key=itemgetter(0))]:
-        found.update(event_day.isoformat().encode() + part)
-    return found.hexdigest()[:32]
+def _digest(view: FeatureView, seen: Sequence[str]) -> str:
+    return sha256(" ".join([view_hash(view), *seen]).encode()).hexdigest()[:32]

@@ -1,31 +1,30 @@
-"""Cleaned tables in, feature tables out: the reads from the warehouse and the write to the lake around the kernel."""
+"""Cleaned tables in, feature tables out: reads from the lake at one snapshot each, and the write to the lake around the kernel."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
-from typing import TYPE_CHECKING
+from datetime import date, timedelta
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline_assets.core import connections, names
+from pipeline_assets.core import names
 from pipeline_assets.core.errors import TableMismatch
+from pipeline_assets.core.names import DECISION_AT
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.processing.features import inputs
 from pipeline_assets.processing.features.catalogue import view_columns
-from pipeline_assets.processing.features.columns import DECISION_AT, text_or_whole
+from pipeline_assets.processing.features.cleaned import NEWEST, Snapshots, midnight, read_events, read_observations, snapshots_of
+from pipeline_assets.processing.features.columns import text_or_whole
+from pipeline_assets.processing.features.keys import bucket_of
 from pipeline_assets.processing.features.quality import Quality, judge
-from pipeline_assets.processing.features.view import view_features
+from pipeline_assets.processing.features.view import features_by_bucket
 from pipeline_assets.processing.lake import tables
+from pipeline_assets.processing.lake.files import Content
 from pipeline_assets.processing.lake.tables import Published
 from pipeline_assets.spec.features import CleanedTable, FeatureView
 from pipeline_assets.spec.models import Model, Observations
 
-if TYPE_CHECKING:
-    from psycopg.sql import Composable
-
-INSTANT = pa.timestamp("us", tz="UTC")
 TYPES = {"int64": pa.int64(), "float64": pa.float64(), "string": pa.string()}
 # What a laptop holds in memory; more events than this go through the kernel in buckets of their keys, one after the other.
 EVENTS_AT_ONCE = 20_000_000
@@ -35,9 +34,11 @@ EVENTS_AT_ONCE = 20_000_000
 class MaterializedView:
     """What became of a view's days: events read, rows kept and computed, the judgement of the table, and what the lake holds now.
 
-    `published` is None where the judgement forbade it: then nothing was written.
+    `snapshots` are those of the cleaned tables that were read, by `<namespace>.<table>`. `published` is None where the judgement forbade
+    it: then nothing was written.
     """
 
+    snapshots: Snapshots
     events: int
     kept: int
     computed: int
@@ -45,33 +46,37 @@ class MaterializedView:
     published: Published | None
 
 
-def materialize_view(settings: Settings, view: FeatureView, models: Sequence[Model], first: date, last: date) -> MaterializedView:
+def materialize_view(
+    settings: Settings, view: FeatureView, models: Sequence[Model], first: date, last: date, at: Snapshots = NEWEST
+) -> MaterializedView:
     """Put the features of the days `first` to `last` (UTC, inclusive, by decision_at) in the place of what the lake holds of them.
 
     One row per distinct (entity keys, decision_at) that any of the `models` asks for, keys without null. Rows of a day are kept as they are
-    where neither the view nor the events that it can see have changed since they were written, so that a model that is added computes
-    its own rows alone. Nothing is written if a row is missing or doubled, or a value is NaN or infinite. The same days again give the
-    same rows. Raises TableMismatch where a cleaned table is not what the view declares.
+    where neither the view nor the files of events that it can see have changed since they were written, so that a model that is added
+    computes its own rows alone, and events are read for the other days alone. Cleaned tables are read at the snapshots `at`, or at their
+    newest: the same snapshots give the same rows. Nothing is written if a row is missing or doubled, or a value is NaN or infinite. Raises
+    TableMismatch where a cleaned table is not what the view declares, NotMaterialized where there is none.
     """
-    requests = requests_of(view, [(asked, _read_asked(settings, asked, view, first, last)) for asked in _distinct(models)])
-    events = read_view_events(settings, view, first, last)
-    digests = inputs.digests(view, events, [first + timedelta(days=offset) for offset in range((last - first).days + 1)])
+    asked, source = _distinct(models), names.cleaned(view.source.name)
+    snapshots = snapshots_of(settings, [source, *(names.cleaned(one.table) for one in asked)], at)
+    requests = requests_of(view, [(one, read_observations(settings, one, first, last, snapshots, view.entity.keys)) for one in asked])
+    contents = tables.contents(settings, source, view.source.event_at, snapshots[".".join(source)])
+    digests = inputs.digests(view, contents, [first + timedelta(days=offset) for offset in range((last - first).days + 1)])
     kept = _kept(settings, view, requests, digests)
     missing = _without(requests, kept, view)
-    table = pa.concat_tables([kept, compute(view, missing, events)])
+    read, computed = _compute(settings, view, missing, contents, snapshots)
+    table = pa.concat_tables([kept, computed])
     quality, published = judge(requests, table, identity(view)), None
     if quality.has_all_rows and quality.is_finite:
         published = tables.replace_days(settings, names.features(view.name), table, DECISION_AT, first, last, inputs=digests)
-    return MaterializedView(events=events.num_rows, kept=kept.num_rows, computed=missing.num_rows, quality=quality, published=published)
+    return MaterializedView(
+        snapshots=snapshots, events=read, kept=kept.num_rows, computed=missing.num_rows, quality=quality, published=published
+    )
 
 
 def _distinct(models: Sequence[Model]) -> list[Observations]:
     """The observations of the models, each table and time once."""
     return list({(model.observations.table, model.observations.decision_at): model.observations for model in models}.values())
-
-
-def _read_asked(settings: Settings, asked: Observations, view: FeatureView, first: date, last: date) -> pa.Table:
-    return _select_observations(settings, asked, first, last, [*view.entity.keys, asked.decision_at])
 
 
 def _kept(settings: Settings, view: FeatureView, requests: pa.Table, digests: Mapping[date, str]) -> pa.Table:
@@ -129,98 +134,46 @@ def _refuse_unlike(view: FeatureView, asked: Observations, ours: pa.Table, first
             raise TableMismatch(asked.table, problem, ours.column_names)
 
 
-def compute(view: FeatureView, requests: pa.Table, events: pa.Table) -> pa.Table:
-    """The rows of the view's table: the keys and time of each request, then its features."""
-    features = view_features(view, requests, events, buckets=1 + events.num_rows // EVENTS_AT_ONCE)
-    table = requests.select(identity(view))
-    for name in features.column_names:
-        table = table.append_column(name, features.column(name))
-    return table
+def _compute(
+    settings: Settings, view: FeatureView, requests: pa.Table, contents: Sequence[Content], snapshots: Snapshots
+) -> tuple[int, pa.Table]:
+    """How many events were read, and the rows of the view's table: the keys and time of each request, then its features."""
+    if requests.num_rows == 0:
+        return 0, _schema(view, requests).empty_table()
+    first, last = (pc.min_max(requests[DECISION_AT])[end].as_py().date() for end in ("min", "max"))
+    seen = sum(each.rows for each in contents if inputs.is_seen(view, each, first, last))
+    buckets, read = 1 + seen // EVENTS_AT_ONCE, [0]
+
+    def events_of(bucket: int) -> pa.Table:
+        rows = read_events_of(settings, view.source, [view], first, last, snapshots)
+        mine = rows.read_all() if buckets == 1 else _of_bucket(view, rows, bucket, buckets)
+        read[0] += mine.num_rows
+        return mine
+
+    features = features_by_bucket(view, requests, events_of, buckets=buckets)
+    keys = requests.select(identity(view))
+    return read[0], pa.Table.from_arrays([*keys.columns, *features.columns], names=[*keys.column_names, *features.column_names])
 
 
-def read_view_events(settings: Settings, view: FeatureView, first: date, last: date) -> pa.Table:
-    """Every event that a decision of the days `first` to `last` (UTC, inclusive) could count, from the beginning of a day on."""
-    return read_events_of(settings, view.source, [view], first, last)
+def _of_bucket(view: FeatureView, rows: pa.RecordBatchReader, bucket: int, buckets: int) -> pa.Table:
+    """The events of one bucket of keys; the others pass by."""
+    kept: list[pa.Table] = []
+    for batch in rows:
+        events = pa.Table.from_batches([batch])
+        kept.append(events.filter(pa.array(bucket_of(events, view.source.name, view.entity.keys, buckets) == bucket)))
+    return pa.concat_tables([rows.schema.empty_table(), *kept])
 
 
-def read_events_of(settings: Settings, source: CleanedTable, views: Sequence[FeatureView], first: date, last: date) -> pa.Table:
-    """All events that a decision of the days `first` to `last` (UTC, inclusive) could count in one of the views of a source."""
+def read_events_of(
+    settings: Settings, source: CleanedTable, views: Sequence[FeatureView], first: date, last: date, snapshots: Snapshots
+) -> pa.RecordBatchReader:
+    """All events that a decision of the days `first` to `last` (UTC, inclusive) could count in one of the views of a source.
+
+    From the beginning of a day on, or from the first event on where a view has no limit.
+    """
     own = [feature.column for view in views for feature in view.features if feature.column is not None]
     reach = [inputs.first_event_day(view, first) for view in views]
     limited = [day for day in reach if day is not None]
-    first_at = _midnight(min(limited)) if len(limited) == len(reach) else None
+    first_at = midnight(min(limited)) if len(limited) == len(reach) else None
     keys = [key for view in views for key in view.entity.keys]
-    return read_events(settings, source, [*keys, *own], first_at, _midnight(last + timedelta(days=1)))
-
-
-def read_events(settings: Settings, table: CleanedTable, columns: Sequence[str], first_at: datetime | None, last_at: datetime) -> pa.Table:
-    """The rows of a cleaned table that happened from `first_at` on (None: from the first) and before `last_at`, whenever they were known.
-
-    Columns: those asked for, the two times and the columns that break ties, each once. Times are microseconds in UTC. In no order.
-    """
-    from psycopg.sql import SQL, Identifier, Literal
-
-    wanted = list(dict.fromkeys((*columns, table.event_at, table.known_at, *table.order_by)))
-    event_at = Identifier(table.event_at)
-    condition = SQL("{} < {}").format(event_at, Literal(last_at))
-    if first_at is not None:
-        condition = SQL("{} and {} >= {}").format(condition, event_at, Literal(first_at))
-    selected = SQL(", ").join(Identifier(column) for column in wanted)
-    return _read(settings, SQL("select {} from {} where {}").format(selected, Identifier(*names.cleaned(table.name)), condition))
-
-
-def read_observations(settings: Settings, asked: Observations, first_day: date, last_day: date) -> pa.Table:
-    """The observations with decision_at in the days `first_day` to `last_day` (UTC, inclusive), by (decision_at, keys), text by its bytes.
-
-    Times are microseconds in UTC.
-    """
-    rows = _select_observations(settings, asked, first_day, last_day)
-    return rows.take(pc.sort_indices(rows, decision_order(asked)))
-
-
-def decision_order(asked: Observations) -> list[tuple[str, str]]:
-    """By (decision_at, keys), as Arrow sorts."""
-    return [(name, "ascending") for name in (asked.decision_at, *asked.keys)]
-
-
-def _select_observations(
-    settings: Settings, asked: Observations, first_day: date, last_day: date, columns: Sequence[str] | None = None
-) -> pa.Table:
-    """The observations of the days in no order; all columns, or those named."""
-    from psycopg.sql import SQL, Identifier, Literal
-
-    query = SQL("select {columns} from {table} where {at} >= {first} and {at} < {end}").format(
-        columns=SQL("*") if columns is None else SQL(", ").join(map(Identifier, dict.fromkeys(columns))),
-        table=Identifier(*names.cleaned(asked.table)),
-        at=Identifier(asked.decision_at),
-        first=Literal(_midnight(first_day)),
-        end=Literal(_midnight(last_day + timedelta(days=1))),
-    )
-    return _read(settings, query)
-
-
-def _read(settings: Settings, query: "Composable") -> pa.Table:
-    """The rows that a query selects. Values stand in the text of the query: with bound ones the driver could not copy binary rows."""
-    with connections.arrow_warehouse(settings) as connection, connection.cursor() as cursor:
-        cursor.execute(query.as_string())
-        table: pa.Table = cursor.fetch_arrow_table()
-    return table.cast(pa.schema([pa.field(field.name, _plain(field)) for field in table.schema]))
-
-
-def _plain(field: pa.Field) -> pa.DataType:
-    """Times with a zone in UTC, whole numbers in 64 bits, decimals as floats; a naive time stays naive, so that it is refused by name."""
-    if pa.types.is_timestamp(field.type) and field.type.tz is not None:
-        return INSTANT
-    if pa.types.is_integer(field.type):
-        return pa.int64()
-    return pa.float64() if _is_decimal(field) else field.type
-
-
-def _is_decimal(field: pa.Field) -> bool:
-    """Whether the driver gives a `numeric` of Postgres, which it does as text."""
-    kind = field.type
-    return isinstance(kind, pa.OpaqueType) and kind.type_name == "numeric"
-
-
-def _midnight(day: date) -> datetime:
-    return datetime.combine(day, time(), UTC)
+    return read_events(settings, source, [*keys, *own], (first_at, midnight(last + timedelta(days=1))), snapshots)

@@ -1,6 +1,6 @@
 """The kernel: all features of one view for a table of requests, bucket by bucket of keys, Arrow in and Arrow out."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -37,10 +37,31 @@ def view_features(
     if buckets == 1 and requests.num_rows <= requests_at_once:
         return bucket_features(view, requests, events)
     _refuse_broken(view, requests, events)
-    parts = list(_parts(view, requests, events, buckets, requests_at_once))
-    order = np.argsort(np.concatenate([rows for rows, _ in parts]))
-    answers = pa.concat_tables([bucket_features(view, requests.take(pa.array(rows)), mine) for rows, mine in parts])
-    return pa.table({name: _rearranged(answers.column(name).combine_chunks(), order) for name in answers.column_names})
+    theirs = _by_bucket(bucket_of(events, view.source.name, view.entity.keys, buckets), buckets)
+    return features_by_bucket(
+        view, requests, lambda bucket: events.take(pa.array(theirs[bucket])), buckets=buckets, requests_at_once=requests_at_once
+    )
+
+
+def features_by_bucket(
+    view: FeatureView,
+    requests: pa.Table,
+    events_of: Callable[[int], pa.Table],
+    *,
+    buckets: int,
+    requests_at_once: int = REQUESTS_AT_ONCE,
+) -> pa.Table:
+    """As `view_features`, where `events_of` gives the events of a bucket when its turn comes: those of one are in memory at a time.
+
+    Events of a bucket that nobody asks about are not asked for, and so not checked.
+    """
+    asked: list[Ints] = []
+    answers: list[pa.Table] = []
+    for rows, mine in _parts(view, requests, events_of, buckets, requests_at_once):
+        asked.append(rows)
+        answers.append(bucket_features(view, requests.take(pa.array(rows)), mine))
+    found, order = pa.concat_tables(answers), np.argsort(np.concatenate(asked))
+    return pa.table({name: _rearranged(found.column(name).combine_chunks(), order) for name in found.column_names})
 
 
 def bucket_features(view: FeatureView, requests: pa.Table, events: pa.Table) -> pa.Table:
@@ -61,16 +82,17 @@ def _asks_for_newest(view: FeatureView) -> bool:
     return any(isinstance(feature, Latest) or feature.aggregate == "last" for feature in view.features)
 
 
-def _parts(view: FeatureView, requests: pa.Table, events: pa.Table, buckets: int, at_once: int) -> Iterator[tuple[Ints, pa.Table]]:
+def _parts(
+    view: FeatureView, requests: pa.Table, events_of: Callable[[int], pa.Table], buckets: int, at_once: int
+) -> Iterator[tuple[Ints, pa.Table]]:
     """Rows of requests, at most `at_once`, and the events of their bucket; at least one part, if an empty one."""
     asked = _by_bucket(bucket_of(requests, "requests", view.entity.keys, buckets), buckets)
-    theirs = _by_bucket(bucket_of(events, view.source.name, view.entity.keys, buckets), buckets)
     for bucket, rows in enumerate(asked):
-        mine = events.take(pa.array(theirs[bucket])) if len(rows) else events.slice(0, 0)
+        mine = events_of(bucket) if len(rows) else None
         for start in range(0, len(rows), at_once):
             yield rows[start : start + at_once], mine
     if requests.num_rows == 0:
-        yield asked[0], events.slice(0, 0)
+        yield asked[0], events_of(0).slice(0, 0)
 
 
 def _by_bucket(bucket: Ints, buckets: int) -> list[Ints]:

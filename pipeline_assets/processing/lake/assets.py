@@ -25,6 +25,7 @@ POLICIES = {
     names.LANDED: STREAM_POLICY,
     names.TYPED: STREAM_POLICY,
     names.LAKE: POLICY,
+    names.CLEANED: POLICY,
     names.FEATURES: POLICY,
     names.FEATURE_STORE: POLICY,
 }

@@ -7,8 +7,8 @@ import pyarrow as pa
 
 from pipeline_assets.core import names
 from pipeline_assets.core.errors import TableMismatch
-from pipeline_assets.core.iceberg import Column, Identifier, follow, open_or_create
-from pipeline_assets.spec.contracts import Contract, FieldType
+from pipeline_assets.core.iceberg import Column, ColumnType, Identifier, follow, open_or_create
+from pipeline_assets.spec.contracts import Contract
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
@@ -26,15 +26,16 @@ def table_for_contract(catalog: "Catalog", contract: Contract, *, by_day: bool) 
     return follow(table, columns, dropped=[name for name in table.schema().column_names if name not in {c.name for c in columns}])
 
 
-def table_for_arrow(catalog: "Catalog", identifier: Identifier, schema: pa.Schema, time_column: str) -> "Table":
-    """The table of derived rows, created or extended where needed; partitioned by the day of `time_column`.
+def table_for_arrow(catalog: "Catalog", identifier: Identifier, schema: pa.Schema, time_column: str | None) -> "Table":
+    """The table of derived rows, created or extended where needed; partitioned by the day of `time_column` (None: not).
 
     A new column is added as optional (null in older rows); an optional column that `schema` lacks stays and is null in new rows. Raises
     SchemaConflict naming every retyped column and every required one that is gone, TableMismatch for a type the lake does not keep.
     """
     columns = [_column(identifier, field, is_time=field.name == time_column) for field in schema]
-    # Only the time is filtered by: bounds of some sixty features a file would be most of what planning a scan has to read.
-    metrics = {"write.metadata.metrics.default": "counts", f"write.metadata.metrics.column.{time_column}": "full"}
+    # Only times are filtered by: bounds of some sixty features a file would be most of what planning a scan has to read.
+    times = [column.name for column in columns if column.type == "timestamp"]
+    metrics = {"write.metadata.metrics.default": "counts", **{f"write.metadata.metrics.column.{name}": "full" for name in times}}
     table = open_or_create(catalog, identifier, columns, time_column, properties=metrics)
     required = {field.name for field in table.schema().fields if field.required}
     wanted = [replace(column, required=column.required and column.name in required) for column in columns]
@@ -42,15 +43,16 @@ def table_for_arrow(catalog: "Catalog", identifier: Identifier, schema: pa.Schem
 
 
 def _column(identifier: Identifier, field: pa.Field, *, is_time: bool) -> Column:
-    kinds: tuple[tuple[FieldType, bool], ...] = (
+    kinds: tuple[tuple[ColumnType, bool], ...] = (
         ("string", pa.types.is_string(field.type) or pa.types.is_large_string(field.type) or pa.types.is_string_view(field.type)),
         ("integer", pa.types.is_integer(field.type)),
         ("number", pa.types.is_floating(field.type)),
         ("boolean", pa.types.is_boolean(field.type)),
         ("timestamp", pa.types.is_timestamp(field.type) and field.type.tz == "UTC"),
+        ("date", pa.types.is_date32(field.type)),
     )
     for kind, fits in kinds:
         if fits:
             return Column(name=field.name, type=kind, required=is_time or not field.nullable, doc="")
-    expected = "a string, an integer, a float, a boolean or a timestamp in UTC"
+    expected = "a string, an integer, a float, a boolean, a date or a timestamp in UTC"
     raise TableMismatch(".".join(identifier), f"has column '{field.name}' of type {field.type}, expected {expected}", [field.name])

@@ -1,7 +1,7 @@
 """Derived rows on their way into the lake: in the table's terms, in order, one set of files a day, written only where they are new."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING
@@ -78,6 +78,37 @@ def write_changed(
     return {day: files.describe(table, footers) for day, footers in written.items() if footers is not None}
 
 
+def write_whole(
+    client: "S3Client", table: "Table", rows: pa.RecordBatchReader, old: "Sequence[DataFile]"
+) -> "tuple[list[DataFile], list[DataFile]]":
+    """The old files that hold some of the rows as they are, and new files of the others; about a file is held in memory at a time."""
+    known = {files.digests([file])[0]: file for file in old}
+    kept: list[DataFile] = []
+    footers: list[Footer] = []
+    for part in _parts(rows):
+        content = _file(_fitted(table, part))
+        digest = files.digest_of_bytes(memoryview(content))
+        if digest in known:
+            kept.append(known.pop(digest))
+        else:
+            footers.append(files.put(client, files.new_path(table, None, digest, len(footers)), None, content))
+    return kept, files.describe(table, footers)
+
+
+def _parts(rows: pa.RecordBatchReader) -> Iterator[pa.Table]:
+    """The rows in tables that each make about one file."""
+    waiting: list[pa.RecordBatch] = []
+    size = 0
+    for batch in (batch for batch in rows if batch.num_rows):
+        waiting.append(batch)
+        size += batch.nbytes
+        if size >= FILE_BYTES:
+            yield pa.Table.from_batches(waiting, rows.schema)
+            waiting, size = [], 0
+    if waiting:
+        yield pa.Table.from_batches(waiting, rows.schema)
+
+
 def _check_columns(identifier: Identifier, data: pa.Table, time_column: str) -> None:
     doubled = sorted(name for name, times in Counter(data.column_names).items() if times > 1)
     if doubled:
@@ -99,11 +130,11 @@ def encode(rows: pa.Table) -> list[pa.Buffer]:
     if not len(rows):
         return []
     step = max(1, int(len(rows) * FILE_BYTES / max(rows.nbytes, 1)))
-    buffers = []
-    for start in range(0, len(rows), step):
-        sink = pa.BufferOutputStream()
-        part = rows.slice(start, step)
-        with staging.parquet_writer(sink, part.combine_chunks().to_batches()[0]) as writer:
-            writer.write_table(part)
-        buffers.append(sink.getvalue())
-    return buffers
+    return [_file(rows.slice(start, step)) for start in range(0, len(rows), step)]
+
+
+def _file(rows: pa.Table) -> pa.Buffer:
+    sink = pa.BufferOutputStream()
+    with staging.parquet_writer(sink, rows.combine_chunks().to_batches()[0]) as writer:
+        writer.write_table(rows)
+    return sink.getvalue()

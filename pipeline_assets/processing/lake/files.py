@@ -42,17 +42,32 @@ class Footer:
     bytes: int
 
 
-def rows_of_days(table: "Table", first: date, last: date) -> "BooleanExpression":
-    """The rows of the days `first` to `last` (UTC, inclusive); whole partitions, so it never cuts a file."""
+@dataclass(frozen=True, kw_only=True)
+class Content:
+    """What a file holds: a digest of it, its rows, and the earliest and latest time in a column (UTC; None: no row has one)."""
+
+    digest: str
+    rows: int
+    first_at: datetime | None
+    last_at: datetime | None
+
+
+def rows_within(column: str, bounds: tuple[datetime | None, datetime]) -> "BooleanExpression":
+    """The rows whose time in `column` is at or after the first of `bounds` (None: no limit) and before the second."""
     from pyiceberg.expressions import And, GreaterThanOrEqual, LessThan, Reference
     from pyiceberg.expressions.literals import literal
 
+    time_at, (start, end) = Reference(column), bounds
+    before = LessThan(term=time_at, value=literal(end.isoformat()))
+    return before if start is None else And(GreaterThanOrEqual(term=time_at, value=literal(start.isoformat())), before)
+
+
+def rows_of_days(table: "Table", first: date, last: date) -> "BooleanExpression":
+    """The rows of the days `first` to `last` (UTC, inclusive); whole partitions, so it never cuts a file."""
     column = time_column(table)
     if column is None:
         raise TableMismatch(".".join(table.name()), "has no day partitions", table.schema().column_names)
-    start, end = (datetime.combine(day, time(), UTC).isoformat() for day in (first, last + timedelta(days=1)))
-    time_at = Reference(column)
-    return And(GreaterThanOrEqual(term=time_at, value=literal(start)), LessThan(term=time_at, value=literal(end)))
+    return rows_within(column, (datetime.combine(first, time(), UTC), datetime.combine(last + timedelta(days=1), time(), UTC)))
 
 
 def rows_between(table: "Table", first: date | None, last: date | None) -> "BooleanExpression":
@@ -86,6 +101,20 @@ def by_day(files: "Iterable[DataFile]") -> "dict[date | None, list[DataFile]]":
     for file in files:
         days.setdefault(day_of(file), []).append(file)
     return days
+
+
+def content(table: "Table", column: str, file: "DataFile") -> Content:
+    """What a live file of a table holds, from its statistics; unbounded where it has none of the column."""
+    number = table.schema().find_field(column).field_id
+    lower, upper = ((bounds or {}).get(number) for bounds in (file.lower_bounds, file.upper_bounds))
+    return Content(digest=digests([file])[0], rows=file.record_count, first_at=_instant(lower), last_at=_instant(upper))
+
+
+def _instant(bound: bytes | None) -> datetime | None:
+    """A bound of a column of times: microseconds since 1970, little-endian."""
+    if bound is None:
+        return None
+    return datetime.combine(EPOCH, time(), UTC) + timedelta(microseconds=int.from_bytes(bound, "little", signed=True))
 
 
 def data_files(table: "Table", paths: Mapping[str, date | None]) -> "list[DataFile]":

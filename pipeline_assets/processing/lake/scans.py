@@ -3,9 +3,11 @@
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline_assets.core.arrow import columns_in
@@ -30,6 +32,18 @@ def reader(
     _check(table, columns, snapshot_id)
     schema = files.plain_schema(table, columns)
     return pa.RecordBatchReader.from_batches(schema, batches(table, files.plan(table, rows, snapshot_id), schema))
+
+
+def within(rows: pa.RecordBatchReader, column: str, bounds: tuple[datetime | None, datetime]) -> pa.RecordBatchReader:
+    """The rows of a stream whose time in `column` is at or after the first of `bounds` (None: no limit) and before the second."""
+    start, end = (pa.scalar(bound, rows.schema.field(column).type) for bound in bounds)
+
+    def inside(batch: pa.RecordBatch) -> pa.RecordBatch:
+        times = batch.column(column)
+        is_before = pc.less(times, end)
+        return batch.filter(is_before if bounds[0] is None else pc.and_(is_before, pc.greater_equal(times, start)))
+
+    return pa.RecordBatchReader.from_batches(rows.schema, map(inside, rows))
 
 
 def _check(table: "Table", columns: Sequence[str] | None, snapshot_id: int | None) -> None:

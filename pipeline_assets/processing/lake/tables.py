@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from itertools import chain
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from pipeline_assets.core import connections
-from pipeline_assets.core.errors import UnknownName
+from pipeline_assets.core.errors import LakeBusy, UnknownName
 from pipeline_assets.core.iceberg import Identifier, open_table, tables_of
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.staging import partitions as staging
 from pipeline_assets.processing.lake import derived, files, scans
 from pipeline_assets.processing.lake.catalog import table_for_arrow, table_for_contract
 from pipeline_assets.processing.lake.commits import Change, replace_files
+from pipeline_assets.processing.lake.files import Content
 from pipeline_assets.spec.contracts import Contract
 
 if TYPE_CHECKING:
@@ -101,6 +102,28 @@ def replace_days(
         return _published(table, before, list(wanted), change, given=data.num_rows)
 
 
+def replace_all(settings: Settings, identifier: Identifier, rows: pa.RecordBatchReader) -> Published:
+    """Put `rows` in the place of all that a table without partitions holds, in one snapshot; rows keep their order.
+
+    Streams: the rows of about a file are held in memory at a time. Nothing changes where the same rows in the same order are there
+    already. Raises SchemaConflict if the table cannot follow the columns, LakeBusy if other writers always came first.
+    """
+    with connections.catalog(settings) as catalog:
+        table = table_for_arrow(catalog, identifier, rows.schema, None)
+        before = _snapshot(table)
+        kept, new = derived.write_whole(connections.object_store(settings), table, rows, files.live_files(table))
+        paths = {file.file_path for file in kept}
+
+        def plan(table: "Table") -> Change:
+            leaving = [file for file in files.live_files(table) if file.file_path not in paths]
+            if len(leaving) + len(kept) != len(files.live_files(table)):
+                raise LakeBusy(".".join(identifier), "its files were compacted meanwhile")
+            return Change(remove=leaving, add=new)
+
+        change = replace_files(table, files.rows_between(table, None, None), plan)
+        return _published(table, before, [None], change, given=sum(file.record_count for file in (*kept, *new)))
+
+
 def read_days(
     settings: Settings,
     identifier: Identifier,
@@ -127,11 +150,43 @@ def read_all(
         return scans.reader(_existing(catalog, identifier), None, columns, snapshot_id)
 
 
+def read_between(
+    settings: Settings,
+    identifier: Identifier,
+    column: str,
+    bounds: tuple[datetime | None, datetime],
+    columns: Sequence[str] | None = None,
+    snapshot_id: int | None = None,
+) -> pa.RecordBatchReader:
+    """The rows whose time in `column` is at or after the first of `bounds` (None: no limit) and before the second; streams as `read_days`.
+
+    Only files are read that may hold such rows, by their partition or their statistics. Rows without that time are left out.
+    """
+    with connections.catalog(settings) as catalog:
+        table = _existing(catalog, identifier)
+        return scans.within(scans.reader(table, files.rows_within(column, bounds), columns, snapshot_id), column, bounds)
+
+
+def contents(settings: Settings, identifier: Identifier, column: str, snapshot_id: int) -> list[Content]:
+    """What the files of a table hold at a snapshot, read from its metadata: a digest, rows, and the bounds of the times in `column`."""
+    with connections.catalog(settings) as catalog:
+        table = _existing(catalog, identifier)
+        return [files.content(table, column, file) for file in files.live_files(table, None, snapshot_id)]
+
+
 def snapshot_id(settings: Settings, identifier: Identifier) -> int | None:
     """The newest snapshot of a table; None where nothing was ever written."""
     with connections.catalog(settings) as catalog:
         table = open_table(catalog, identifier)
         return None if table is None else _snapshot(table)
+
+
+def days(settings: Settings, identifier: Identifier) -> list[date]:
+    """The days that a table by day has rows of, in order; none where nothing was ever written."""
+    with connections.catalog(settings) as catalog:
+        table = open_table(catalog, identifier)
+        found = files.by_day(files.live_files(table)) if table is not None else {}
+        return [day for day in found if day is not None]
 
 
 def made_from(settings: Settings, identifier: Identifier) -> tuple[int | None, Mapping[date, str]]:

@@ -16,7 +16,7 @@ import pytest
 
 from pipeline_assets.core import names
 from pipeline_assets.core.declarations import load_project
-from pipeline_assets.core.errors import FeaturesMissing, TableMismatch, UnknownName
+from pipeline_assets.core.errors import FeaturesMissing, NotMaterialized, TableMismatch
 from pipeline_assets.core.resources import Platform
 from pipeline_assets.core.settings import PREFIX, Settings
 from pipeline_assets.model_lifecycle.feature_store import assets, offline
@@ -73,7 +73,7 @@ def test_vectors_are_the_observations_with_their_features(warehouse: Settings) -
     assert vectors[FEATURE_HASH].to_pylist() == feature_hashes(alone, offline.feature_names(MODEL)).to_pylist()
     assert (parity.rows, dict(parity.differing)) == (200, {})
     assert asked["tailnum"].null_count() > 0
-    assert done.snapshots == {view.name: tables.snapshot_id(warehouse, names.features(view.name)) for view in VIEWS}
+    assert done.snapshots == {".".join(table): tables.snapshot_id(warehouse, table) for table in offline.tables_read(MODEL)}
 
 
 def test_vectors_again_and_day_by_day_are_the_same(warehouse: Settings) -> None:
@@ -93,7 +93,7 @@ def test_vectors_again_and_day_by_day_are_the_same(warehouse: Settings) -> None:
 
 def test_a_day_without_features_is_an_error_and_changes_nothing(warehouse: Settings) -> None:
     """A view that was not materialized is named, whether its table lacks the day or is not there at all."""
-    with pytest.raises(UnknownName, match="features"):
+    with pytest.raises(NotMaterialized, match="features/origin_departures"):
         offline.materialize_vectors(warehouse, MODEL, FIRST, LAST)
     store_features(warehouse, FIRST, FIRST)
     with pytest.raises(FeaturesMissing, match=r"features\.origin_departures' has no row for"):
@@ -183,7 +183,7 @@ def test_a_source_that_ends_too_early_is_reported(warehouse: Settings, caplog: p
 
 def test_a_spine_before_anything_was_cleaned_names_the_missing_table(isolated: Settings) -> None:
     """Where the events were never brought in, the missing table is named."""
-    with pytest.raises(UnknownName, match=r"Unknown table 'cleaned\.departures'\. Known: none"):
+    with pytest.raises(NotMaterialized, match=r"'cleaned/departures' yet\. Materialize it first"):
         historical(isolated, observations().to_arrow())
 
 

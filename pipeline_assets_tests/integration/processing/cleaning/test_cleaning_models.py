@@ -6,6 +6,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
 
 import psutil
@@ -14,9 +15,13 @@ import pytest
 import stamina
 
 from pipeline_assets.core import connections, names
+from pipeline_assets.core.errors import TableMismatch
 from pipeline_assets.core.resources import Platform
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.processing.cleaning.dbt import PROGRAM, project_folder, variables
+from pipeline_assets.processing.cleaning.models import Built
+from pipeline_assets.processing.cleaning.publish import publish
+from pipeline_assets.processing.lake import tables
 from pipeline_assets_tests.cleaning_runs import failure, run
 from pipeline_assets_tests.flight_rows import DEPARTURES, Row, at, cleaned_rows, day, departure, departures, expected_departures, put_raw
 from pipeline_assets_tests.stack_env import write_stack_env
@@ -65,23 +70,41 @@ def expected(rows: dict[int, list[Row]]) -> list[Row]:
     return expected_departures(row for on in sorted(rows) for row in rows[on])
 
 
+def in_lake(settings: Settings) -> list[Row]:
+    """The cleaned departures of the lake, in the order of the warehouse's."""
+    found = tables.read_all(settings, CLEANED, [*cleaned_rows(settings, "departures")[0]]).read_all()
+    return list(found.sort_by("flight_id").to_pylist())
+
+
+def noted(settings: Settings) -> list[date]:
+    """The days of departures that dbt has changed and the lake does not have yet."""
+    query = "select day from publishing.changed_days where table_name = 'departures' order by day"
+    with connections.warehouse(settings) as connection:
+        return [day for (day,) in connection.execute(query).fetchall()]
+
+
 def test_any_order_of_days_gives_what_a_full_refresh_gives(isolated: Settings, platform: Platform) -> None:
-    """Ranges in odd order, days again, corrections that move a flight to another day and are taken back: always the same rows."""
+    """Ranges in odd order, days again, corrections that move a flight to another day and are taken back: always the same rows.
+
+    The lake has the same, also of days that were not asked for and changed.
+    """
     rows = raw_departures()
     put(isolated, rows, 0, DAYS - 1)
     for days in ((4, 5), (0, 1), (2, 3)):
         build(platform, days)
-    assert cleaned_rows(isolated, "departures") == expected(rows)
+    assert cleaned_rows(isolated, "departures") == in_lake(isolated) == expected(rows)
 
     rows[4] = departures(4, 15, seed=7)  # of two moved flights the newer and the only version are gone with the old rows of the day
     rows[5] = []
     put(isolated, rows, 4, 5)
     build(platform, (4, 5))
-    by_days = cleaned_rows(isolated, "departures")
+    by_days, published = cleaned_rows(isolated, "departures"), in_lake(isolated)
+    snapshot = tables.snapshot_id(isolated, CLEANED)
     build(platform, (0, 0), full_refresh=True)
 
-    assert by_days == expected(rows)
-    assert cleaned_rows(isolated, "departures") == by_days
+    assert by_days == published == expected(rows)
+    assert cleaned_rows(isolated, "departures") == in_lake(isolated) == by_days
+    assert (noted(isolated), tables.snapshot_id(isolated, CLEANED)) == ([], snapshot)
 
 
 def test_a_first_build_holds_the_asked_days_alone(isolated: Settings, platform: Platform) -> None:
@@ -134,6 +157,52 @@ def test_a_build_killed_in_the_middle_leaves_the_table_as_it_was(isolated: Setti
     assert cleaned_rows(isolated, "departures") == before
     build(platform, (2, 2))
     assert cleaned_rows(isolated, "departures") == expected(rows)
+
+
+def test_a_build_killed_before_the_lake_has_it_is_made_up_for_by_the_next(isolated: Settings, platform: Platform) -> None:
+    """The warehouse has the new rows, the lake the old ones; a build of any other day brings the days that are still noted."""
+    rows = raw_departures()
+    put(isolated, rows, 0, DAYS - 1)
+    build(platform, (0, DAYS - 1))
+    before = in_lake(isolated)
+    rows[2] = departures(2, 30, seed=3)
+    put(isolated, rows, 2, 2)
+
+    with connections.warehouse(isolated) as holder:
+        holder.execute("select pg_advisory_xact_lock(hashtext('cleaned.departures'))")
+        builder = multiprocessing.get_context("spawn").Process(target=build_in, args=(platform.home, (2, 2)))
+        builder.start()
+        wait_for_writer(isolated)
+        builder.kill()
+        builder.join()
+
+    assert cleaned_rows(isolated, "departures") == expected(rows)
+    assert in_lake(isolated) == before != expected(rows)
+    assert day(2) in noted(isolated)
+    build(platform, (0, 0))
+    assert (in_lake(isolated), noted(isolated)) == (expected(rows), [])
+
+
+def test_a_row_without_a_time_stops_the_table_by_name(isolated: Settings, platform: Platform) -> None:
+    """A table that is built by the day has a day for each row; the lake keeps what it had."""
+    put(isolated, {0: departures(0, 5, seed=1)}, 0, 0)
+    build(platform, (0, 0))
+    built = Built(
+        name="departures",
+        columns={"flight_id": "string", "event_at": "timestamp"},
+        event_at="event_at",
+        keys=("flight_id",),
+        is_noted=False,
+    )
+    with connections.warehouse(isolated) as connection:
+        connection.execute("alter table cleaned.departures alter column event_at drop not null")
+        connection.execute(
+            "update cleaned.departures set event_at = null where flight_id = (select min(flight_id) from cleaned.departures)"
+        )
+
+    with pytest.raises(TableMismatch, match=r"'cleaned\.departures' has 1 rows without 'event_at'"):
+        publish(isolated, built)
+    assert tables.row_count(isolated, CLEANED) == 5
 
 
 def test_a_model_that_cannot_be_built_fails_the_run_with_its_cause(platform: Platform) -> None:

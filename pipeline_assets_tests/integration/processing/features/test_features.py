@@ -10,18 +10,18 @@ import pyarrow as pa
 import pytest
 
 from pipeline_assets.core import connections, names
-from pipeline_assets.core.errors import TableMismatch
+from pipeline_assets.core.errors import TableMismatch, UnknownName
 from pipeline_assets.core.resources import Platform, key
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.processing.features import assets
+from pipeline_assets.processing.features import materialize as materialize_module
+from pipeline_assets.processing.features.cleaned import read_events, read_observations, snapshots_of
 from pipeline_assets.processing.features.columns import DECISION_AT
 from pipeline_assets.processing.features.materialize import (
     MaterializedView,
     identity,
     materialize_view,
-    read_events,
-    read_observations,
-    read_view_events,
+    read_events_of,
     requests_of,
 )
 from pipeline_assets.processing.features.view import feature_names, view_features
@@ -29,7 +29,7 @@ from pipeline_assets.processing.lake import tables
 from pipeline_assets.spec.features import CleanedTable, Entity, FeatureView, Latest, Learned, Windowed
 from pipeline_assets.spec.models import Model, Observations
 from pipeline_assets.use_cases.nyc_flights.models import flight_delay
-from pipeline_assets_tests.january import MODEL, PROJECT, cleaned_tables, store
+from pipeline_assets_tests.january import MODEL, PROJECT, cleaned_tables, put_in_lake, store
 from pipeline_assets_tests.stack_env import write_stack_env
 
 FIRST, LAST = date(2013, 1, 8), date(2013, 1, 10)
@@ -134,6 +134,7 @@ def test_days_whose_events_have_changed_are_computed_again(warehouse: Settings) 
     noon = datetime.combine(FIRST + timedelta(days=1), time(12), UTC)
     with connections.warehouse(warehouse) as connection:
         connection.execute("update cleaned.departures set delay_minutes = delay_minutes + 7 where event_at >= %s", (noon,))
+    put_in_lake(warehouse, ORIGIN.source.name)
     done = materialize(warehouse, ORIGIN, FIRST, LAST)
     after = in_lake(warehouse, ORIGIN)
     of_first_day = sum(row[DECISION_AT].date() == FIRST for row in before.to_pylist())
@@ -143,14 +144,56 @@ def test_days_whose_events_have_changed_are_computed_again(warehouse: Settings) 
     assert not after.equals(before)
 
 
+def test_a_range_is_computed_again_as_it_was(warehouse: Settings) -> None:
+    """At the snapshots that a run recorded the same rows come out, whatever was corrected or deleted since, of events and of decisions."""
+    as_it_was = materialize(warehouse, ORIGIN, FIRST, LAST)
+    before = in_lake(warehouse, ORIGIN)
+    with connections.warehouse(warehouse) as connection:
+        connection.execute("update cleaned.departures set delay_minutes = delay_minutes + 7")
+        connection.execute("delete from cleaned.flights where origin = 'JFK'")
+    for table in as_it_was.snapshots:
+        put_in_lake(warehouse, table.removeprefix("cleaned."))
+    corrected = materialize(warehouse, ORIGIN, FIRST, LAST)
+    after = in_lake(warehouse, ORIGIN)
+    again = materialize_view(warehouse, ORIGIN, [flight_delay], FIRST, LAST, as_it_was.snapshots)
+
+    assert set(as_it_was.snapshots) == {"cleaned.departures", "cleaned.flights"}
+    assert corrected.snapshots != as_it_was.snapshots == again.snapshots
+    assert after.num_rows < before.num_rows
+    assert in_lake(warehouse, ORIGIN).equals(before)
+
+
+def test_a_snapshot_of_a_table_that_is_not_read_is_an_error(warehouse: Settings) -> None:
+    """It names the tables that are; a snapshot that there is not is named with those that are kept."""
+    with pytest.raises(UnknownName, match=r"read here 'cleaned\.planes'\. Known: cleaned\.departures, cleaned\.flights"):
+        materialize_view(warehouse, ORIGIN, [flight_delay], FIRST, LAST, {"cleaned.planes": 1})
+    with pytest.raises(UnknownName, match=r"Unknown snapshot of cleaned\.departures '1'"):
+        materialize_view(warehouse, ORIGIN, [flight_delay], FIRST, LAST, {"cleaned.departures": 1})
+
+
+def test_events_go_through_the_kernel_bucket_by_bucket(warehouse: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there are more events than memory is meant for, the rows are the same, and no more is read of a key than it has."""
+    whole = materialize(warehouse, AIRCRAFT, FIRST, LAST)
+    expected = in_lake(warehouse, AIRCRAFT)
+    tables.replace_days(warehouse, names.features(AIRCRAFT.name), expected.slice(0, 0), DECISION_AT, FIRST, LAST)
+    monkeypatch.setattr(materialize_module, "EVENTS_AT_ONCE", whole.events // 3)
+    parts = materialize(warehouse, AIRCRAFT, FIRST, LAST)
+
+    assert parts.computed == expected.num_rows
+    assert parts.events == whole.events
+    assert in_lake(warehouse, AIRCRAFT).equals(expected)
+
+
 def test_events_that_change_no_feature_are_taken_note_of(warehouse: Settings) -> None:
     """An event of an airport without decisions: the days are computed again and no file changes, and from then on the rows are kept."""
     before, next_day = datetime(2013, 1, 1, 12, tzinfo=UTC), FIRST + timedelta(days=1)
     with connections.warehouse(warehouse) as connection:
         connection.execute("update cleaned.departures set origin = 'XYZ' where event_at < %s", (before,))
+    put_in_lake(warehouse, ORIGIN.source.name)
     materialize(warehouse, ORIGIN, FIRST, next_day)
     with connections.warehouse(warehouse) as connection:
         connection.execute("update cleaned.departures set delay_minutes = 1 where origin = 'XYZ'")
+    put_in_lake(warehouse, ORIGIN.source.name)
     computed = materialize(warehouse, ORIGIN, FIRST, next_day)
     kept = materialize(warehouse, ORIGIN, FIRST, next_day)
 
@@ -216,6 +259,7 @@ def test_keys_and_values_of_any_type_of_postgres_become_features(isolated: Setti
     """Two integer keys, decimals, texts of all kinds and dates; the decisions are the events themselves, in one table with them."""
     with connections.warehouse(isolated) as connection:
         connection.execute(TABLE)
+    put_in_lake(isolated, "deliveries", ("at", ("hall", "number")))
     done = materialize(isolated, DELIVERIES, FIRST, FIRST, replace(MODEL, observations=DECISIONS, views=(DELIVERIES,)))
     again = materialize(isolated, DELIVERIES, FIRST, FIRST, replace(MODEL, observations=DECISIONS, views=(DELIVERIES,)))
     rows = [list(row.values()) for row in in_lake(isolated, DELIVERIES).to_pylist()]
@@ -240,7 +284,8 @@ def test_a_day_without_decisions_is_empty(warehouse: Settings) -> None:
 
 def test_events_are_read_no_further_than_the_view_looks(warehouse: Settings) -> None:
     """The weather of a day needs what a day and an hour before it begins, from the beginning of that day on, and nothing after it."""
-    events = read_view_events(warehouse, WEATHER, LAST, LAST)
+    snapshots = snapshots_of(warehouse, [names.cleaned(WEATHER.source.name)])
+    events = read_events_of(warehouse, WEATHER.source, [WEATHER], LAST, LAST, snapshots).read_all()
     observed = pl.Series(events.column("observed_at"))
     midnight = datetime.combine(LAST, time(), UTC)
 
@@ -252,14 +297,16 @@ def test_events_are_read_no_further_than_the_view_looks(warehouse: Settings) -> 
 def test_events_have_each_column_once(warehouse: Settings) -> None:
     """Columns that are asked for twice, or are also a time or a tie-breaker, come once."""
     asked = ["origin", "flight_id", "delay_minutes", "delay_minutes", "known_at"]
-    events = read_events(warehouse, ROUTE.source, asked, None, datetime(2013, 1, 2, tzinfo=UTC))
+    snapshots = snapshots_of(warehouse, [names.cleaned(ROUTE.source.name)])
+    events = read_events(warehouse, ROUTE.source, asked, (None, datetime(2013, 1, 2, tzinfo=UTC)), snapshots)
 
-    assert events.column_names == ["origin", "flight_id", "delay_minutes", "known_at", "event_at"]
+    assert events.schema.names == ["origin", "flight_id", "delay_minutes", "known_at", "event_at"]
 
 
 def test_observations_are_those_of_the_days_in_order(warehouse: Settings) -> None:
     """All columns of the flights whose decision falls in the days, by time and identifier."""
-    found = pl.DataFrame(read_observations(warehouse, flight_delay.observations, FIRST, LAST))
+    snapshots = snapshots_of(warehouse, [names.cleaned(flight_delay.observations.table)])
+    found = pl.DataFrame(read_observations(warehouse, flight_delay.observations, FIRST, LAST, snapshots))
     flights = cleaned_tables()["flights"]
     expected = flights.filter(pl.col("decision_at").dt.date().is_between(FIRST, LAST)).sort("decision_at", "flight_id")
 
@@ -301,6 +348,9 @@ def test_a_run_materializes_a_range_and_reports_what_it_made(warehouse: Settings
     assert result.success
     assert metadata["dagster/row_count"].value == in_lake(warehouse, WEATHER).num_rows
     assert metadata["rows_computed"].value == in_lake(warehouse, WEATHER).num_rows
+    assert metadata["snapshots_read"].value == {
+        f"cleaned.{table}": str(tables.snapshot_id(warehouse, names.cleaned(table))) for table in ("weather_observations", "flights")
+    }
     assert metadata["snapshot_id"].value == str(tables.snapshot_id(warehouse, names.features(WEATHER.name)))
     assert (
         dg.TableColumnDep(key(names.cleaned("weather_observations")), "pressure_mb")

@@ -2,6 +2,7 @@
 
 import multiprocessing
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, time
 from secrets import token_hex
 
 import pyarrow as pa
@@ -17,6 +18,7 @@ from pipeline_assets.core.errors import NotStaged, SchemaConflict, TableMismatch
 from pipeline_assets.core.iceberg import Identifier
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.staging import partitions as staging
+from pipeline_assets.processing.lake import derived as lake_derived
 from pipeline_assets.processing.lake import files, tables
 from pipeline_assets.spec.contracts import Contract, Field
 from pipeline_assets_tests.lake_rows import commits_held_back, day, in_lake, stage, stage_in_files, trip_rows, trips
@@ -252,6 +254,72 @@ def test_the_same_derived_rows_make_no_snapshot(stores: Settings, derived: Ident
 
     assert again.snapshot_after == first.snapshot_after
     assert objects(stores, derived) == stored
+
+
+def whole(rows: pa.Table) -> pa.RecordBatchReader:
+    """The rows as a stream, a day's worth in each batch."""
+    return pa.RecordBatchReader.from_batches(rows.schema, rows.combine_chunks().to_batches(max_chunksize=5))
+
+
+def test_a_table_without_days_is_replaced_as_a_whole(stores: Settings, derived: Identifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files whose rows are there already stay, others take the place of what is gone; the same rows again make no snapshot."""
+    days = pa.concat_tables([trip_rows(day(offset)) for offset in range(3)])
+    monkeypatch.setattr(lake_derived, "FILE_BYTES", days.slice(0, 5).nbytes)
+    first = tables.replace_all(stores, derived, whole(days))
+    again = tables.replace_all(stores, derived, whole(days))
+    paths = live_paths(stores, derived)
+    changed = pa.concat_tables([trip_rows(day(0)), trip_rows(day(2)), trip_rows(day(3))])
+    second = tables.replace_all(stores, derived, whole(changed))
+    emptied = tables.replace_all(stores, derived, whole(changed.slice(0, 0)))
+
+    assert (first.files, first.rows, first.given) == (3, 15, 15)
+    assert (again.snapshot_after, again.given) == (first.snapshot_after, 15)
+    assert (second.files, second.table_rows) == (3, 15)
+    assert tables.read_all(stores, derived, snapshot_id=second.snapshot_after).read_all().sort_by("began_at").equals(changed)
+    assert len([key for key in objects(stores, derived) if key.endswith(".parquet")]) == len(paths) + 1
+    assert (emptied.rows, tables.row_count(stores, derived)) == (0, 0)
+
+
+def at(offset: int, hours: int = 0) -> datetime:
+    """An instant so many hours into a day."""
+    return datetime.combine(day(offset), time(hours), UTC)
+
+
+BOUNDS = [(at(1), at(2)), (at(0, 6), at(1, 12)), (None, at(1, 1)), (at(2, 12), at(9)), (at(5), at(6)), (at(1), at(1))]
+
+
+@pytest.mark.parametrize("column", ["began_at", "recorded_at"])
+@pytest.mark.parametrize("bounds", BOUNDS)
+def test_rows_between_two_times_are_those_of_brute_force(
+    stores: Settings, derived: Identifier, column: str, bounds: tuple[datetime | None, datetime]
+) -> None:
+    """By the time of the days and by another: the first bound counts, the second does not, a row without the time never."""
+    rows = pa.concat_tables([trip_rows(day(offset)) for offset in range(3)])
+    times = pa.chunked_array([[None, *rows["recorded_at"].to_pylist()[1:]]], rows.schema.field("recorded_at").type)
+    rows = rows.set_column(2, pa.field("recorded_at", times.type), times).select(["trip_id", "began_at", "recorded_at", "fare"])
+    tables.replace_days(stores, derived, rows, "began_at", day(0), day(2))
+    start, end = bounds
+    timed = [row for row in rows.to_pylist() if row[column] is not None]
+    expected = [row for row in timed if (start is None or row[column] >= start) and row[column] < end]
+
+    assert tables.read_between(stores, derived, column, bounds).read_all().to_pylist() == expected
+
+
+def test_what_files_hold_stands_in_the_metadata(stores: Settings, derived: Identifier) -> None:
+    """Rows, digest, and the first and last time of a column, at a snapshot; a file that is written again as it was has the same digest."""
+    first = tables.replace_days(stores, derived, trip_rows(day(0)), "began_at", day(0), day(0)).snapshot_after
+    second = tables.replace_days(stores, derived, trip_rows(day(1), seats=2), "began_at", day(0), day(1)).snapshot_after
+    third = tables.replace_days(stores, derived, trip_rows(day(0)), "began_at", day(0), day(0)).snapshot_after
+    assert first is not None
+    assert second is not None
+    assert third is not None
+    (zero,), (one,) = (tables.contents(stores, derived, "recorded_at", snapshot) for snapshot in (first, second))
+    times = trip_rows(day(0))["recorded_at"].to_pylist()
+
+    assert (zero.rows, zero.first_at, zero.last_at) == (5, times[0], times[-1])
+    assert zero.digest != one.digest
+    assert tables.contents(stores, derived, "began_at", third)[0].digest == zero.digest
+    assert tables.days(stores, derived) == [day(0), day(1)]
 
 
 def test_derived_columns_may_be_added_and_left_out(stores: Settings, derived: Identifier) -> None:

@@ -12,12 +12,12 @@ from pipeline_assets.core.errors import FeaturesMissing, TableMismatch
 from pipeline_assets.model_lifecycle.feature_store.fingerprint import FEATURE_HASH, feature_hashes
 from pipeline_assets.model_lifecycle.feature_store.join import join_view
 from pipeline_assets.model_lifecycle.feature_store.offline import build_vectors, feature_names, outside_range
-from pipeline_assets.processing.features.materialize import compute, requests_of
+from pipeline_assets.processing.features.materialize import requests_of
 from pipeline_assets.processing.features.view import view_features
 from pipeline_assets.spec.features import Latest, Learned, RequestFeature
 from pipeline_assets.spec.models import Observations
 from pipeline_assets.use_cases.nyc_flights.models import flight_delay
-from pipeline_assets_tests.feature_tables import COLORS, HOUR, INSTANT, MINUTE, NOON, REQUESTS, events, view_of, windowed
+from pipeline_assets_tests.feature_tables import COLORS, HOUR, INSTANT, MINUTE, NOON, REQUESTS, events, view_of, view_table, windowed
 
 ASKED = Observations(table="decisions", keys=("decision_id", "part"), decision_at="decision_at", event_at="decision_at")
 VIEW = view_of(
@@ -58,7 +58,7 @@ def decisions(rows: list[dict[str, object]]) -> pa.Table:
 
 def feature_table(observations: pa.Table) -> pa.Table:
     """The view's table in the lake for these observations."""
-    return compute(VIEW, requests_of(VIEW, [(ASKED, observations)]), EVENTS)
+    return view_table(VIEW, requests_of(VIEW, [(ASKED, observations)]), EVENTS)
 
 
 @given(DECISIONS)
@@ -91,7 +91,7 @@ def test_the_time_of_a_decision_may_have_any_name(rows: list[dict[str, object]])
     observations = replace(ASKED, decision_at="decided", event_at="decided")
     fact = (RequestFeature(name="waited", column="decided", description=""),)
     model = replace(MODEL, observations=observations, request_features=fact)
-    features = compute(VIEW, requests_of(VIEW, [(observations, renamed)]), EVENTS)
+    features = view_table(VIEW, requests_of(VIEW, [(observations, renamed)]), EVENTS)
     built = build_vectors(model, renamed, {VIEW.name: features})
     plain = build_vectors(MODEL, asked, {VIEW.name: feature_table(asked)})
 

@@ -9,12 +9,14 @@ import dagster as dg
 import pytest
 
 from pipeline_assets.core import names
+from pipeline_assets.core.declarations import load_project
 from pipeline_assets.core.errors import DbtProjectMalformed, SpecError
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import Platform, key
 from pipeline_assets.core.settings import PREFIX
 from pipeline_assets.processing.cleaning import assets
 from pipeline_assets.processing.cleaning.manifest import ensure_manifest
+from pipeline_assets.processing.cleaning.models import ProjectModels
 from pipeline_assets.processing.lake import assets as lake
 from pipeline_assets_tests.cleaning_runs import assets_of_room
 from pipeline_assets_tests.library import LOANS, dbt_project, library, loans, readers, returns
@@ -142,3 +144,23 @@ def test_a_model_outside_of_staging_and_cleaned_is_refused(tmp_path: Path, path:
 
     with pytest.raises(DbtProjectMalformed, match=f"(?s){message}"):
         ensure_manifest(dbt_project(tmp_path / "dbt", Project(use_cases=(library, readers)), **files))
+
+
+@pytest.mark.parametrize(
+    ("materialized", "strategy", "is_noted"),
+    [
+        ("incremental", "replace_days", True), ("table", "replace_days", True),
+        ("view", "replace_days", False), ("incremental", "merge", False), ("materialized_view", None, False),
+    ],
+)  # fmt: skip
+def test_changes_of_days_are_noted_by_tables_with_the_strategy_for_it(materialized: str, strategy: str | None, *, is_noted: bool) -> None:
+    """What dbt makes otherwise is compared as a whole; a table that no feature reads is not published."""
+    config = {"materialized": materialized, "incremental_strategy": strategy, "unique_key": ["a", "b"], "event_time": "event_at"}
+    read, other = ({"schema": names.CLEANED, "name": name, "config": config} for name in ("departures", "airports"))
+    models = ProjectModels(project=load_project(), manifest={"nodes": {"model.read": read, "model.other": other}})
+    built = models.built("model.read")
+    assert built is not None
+
+    assert (built.name, built.event_at, built.keys, built.is_noted) == ("departures", "event_at", ("a", "b"), is_noted)
+    assert built.columns["delay_minutes"] == "integer"
+    assert models.built("model.other") is None

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 
 from pipeline_assets.core.errors import TableMismatch
 from pipeline_assets.processing.features.columns import DECISION_AT
-from pipeline_assets.processing.features.materialize import compute, requests_of
+from pipeline_assets.processing.features.materialize import requests_of
 from pipeline_assets.processing.features.quality import judge
 from pipeline_assets.spec.features import FeatureView
 from pipeline_assets.spec.models import Observations
-from pipeline_assets_tests.feature_tables import INSTANT, NOON, event_tables, request_tables, view_of, views, windowed
+from pipeline_assets_tests.feature_tables import INSTANT, NOON, event_tables, request_tables, view_of, view_table, views, windowed
 
 ORDERS = Observations(table="orders", keys=("order_id",), decision_at="decision_at", event_at="decision_at")
 VISITS = Observations(table="visits", keys=("visitor", "visit"), decision_at="began_at", event_at="began_at")
@@ -48,8 +48,8 @@ def test_a_view_is_asked_the_union_of_its_models(view: FeatureView, orders: pa.T
 @given(view=views(), orders=request_tables(), visits=request_tables(), history=event_tables())
 def test_rows_of_a_model_do_not_depend_on_other_models(view: FeatureView, orders: pa.Table, visits: pa.Table, history: pa.Table) -> None:
     """What the union holds for the decisions of one model is what the view holds for that model alone."""
-    alone = compute(view, requests_of(view, [(ORDERS, orders)]), history).to_pylist()
-    both = compute(view, requests_of(view, asked_by_both(orders, visits)), history)
+    alone = view_table(view, requests_of(view, [(ORDERS, orders)]), history).to_pylist()
+    both = view_table(view, requests_of(view, asked_by_both(orders, visits)), history)
     table = both.to_pylist()
 
     assert [row for row in table if row in alone] == alone

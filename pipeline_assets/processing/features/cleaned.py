@@ -1,0 +1,74 @@
+"""Cleaned tables as features read them: from the lake, each at one snapshot, no more of them than the asked days can see."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime, time, timedelta
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline_assets.core import names
+from pipeline_assets.core.errors import NotMaterialized, UnknownName
+from pipeline_assets.core.names import AssetName
+from pipeline_assets.core.settings import Settings
+from pipeline_assets.processing.lake import tables
+from pipeline_assets.spec.features import CleanedTable
+from pipeline_assets.spec.models import Observations
+
+# Snapshots by "<namespace>.<table>" of the lake.
+Snapshots = Mapping[str, int]
+NEWEST: Snapshots = {}
+
+
+def snapshots_of(settings: Settings, read: Sequence[AssetName], given: Snapshots = NEWEST) -> dict[str, int]:
+    """The snapshot at which each of these lake tables is read: that given for it, else the newest.
+
+    Raises UnknownName for a given table that is none of them, NotMaterialized for a table that nothing was written to.
+    """
+    tables_read = {".".join(table): table for table in read}
+    for name in given:
+        if name not in tables_read:
+            raise UnknownName("table that is read here", name, list(tables_read))
+    return {name: given[name] if name in given else _newest(settings, table) for name, table in tables_read.items()}
+
+
+def _newest(settings: Settings, table: AssetName) -> int:
+    found = tables.snapshot_id(settings, table)
+    if found is None:
+        raise NotMaterialized("/".join(table))
+    return found
+
+
+def read_events(
+    settings: Settings, table: CleanedTable, columns: Sequence[str], bounds: tuple[datetime | None, datetime], snapshots: Snapshots
+) -> pa.RecordBatchReader:
+    """The rows of a cleaned table that happened from the first of `bounds` on (None: ever) and before the second, whenever they were known.
+
+    Columns: those asked for, the two times and the columns that break ties, each once. Times are microseconds in UTC. In no order.
+    """
+    name = names.cleaned(table.name)
+    wanted = list(dict.fromkeys((*columns, table.event_at, table.known_at, *table.order_by)))
+    return tables.read_between(settings, name, table.event_at, bounds, wanted, snapshots[".".join(name)])
+
+
+def read_observations(
+    settings: Settings, asked: Observations, first: date, last: date, snapshots: Snapshots, columns: Sequence[str] | None = None
+) -> pa.Table:
+    """The observations with decision_at in the days `first` to `last` (UTC, inclusive), by (decision_at, keys), text by its bytes.
+
+    All columns, or those named and what they are ordered by. Times are microseconds in UTC.
+    """
+    name = names.cleaned(asked.table)
+    wanted = None if columns is None else list(dict.fromkeys((*asked.keys, asked.decision_at, *columns)))
+    bounds = midnight(first), midnight(last + timedelta(days=1))
+    rows = tables.read_between(settings, name, asked.decision_at, bounds, wanted, snapshots[".".join(name)]).read_all()
+    return rows.take(pc.sort_indices(rows, decision_order(asked)))
+
+
+def decision_order(asked: Observations) -> list[tuple[str, str]]:
+    """By (decision_at, keys), as Arrow sorts."""
+    return [(name, "ascending") for name in (asked.decision_at, *asked.keys)]
+
+
+def midnight(day: date) -> datetime:
+    """The beginning of a UTC day."""
+    return datetime.combine(day, time(), UTC)
