@@ -25,15 +25,16 @@ def digests(view: FeatureView, contents: Sequence[Content], days: Sequence[date]
     whichever days are asked for beside; another file that holds an event which the day can see gives another one, also where no feature
     comes out differently.
     """
-    return {day: _digest(view, sorted(each.digest for each in contents if is_seen(view, each, day, day))) for day in days}
+    return {day: _digest(view, sorted(each.digest for each in seen(view, contents, day, day))) for day in days}
 
 
-def is_seen(view: FeatureView, content: Content, first: date, last: date) -> bool:
-    """Whether a file may hold an event that a decision of the days could count (UTC, inclusive); one without bounds may."""
+def seen(view: FeatureView, contents: Sequence[Content], first: date, last: date) -> list[Content]:
+    """The files that may hold an event which a decision of the days could count (UTC, inclusive); one without bounds may."""
     since = first_event_day(view, first)
-    is_too_old = content.last_at is not None and since is not None and content.last_at < midnight(since)
-    return not is_too_old and (content.first_at is None or content.first_at < midnight(last + ONE_DAY))
+    start, end = None if since is None else midnight(since), midnight(last + ONE_DAY)
+    recent = (each for each in contents if start is None or each.last_at is None or each.last_at >= start)
+    return [each for each in recent if each.first_at is None or each.first_at < end]
 
 
-def _digest(view: FeatureView, seen: Sequence[str]) -> str:
-    return sha256(" ".join([view_hash(view), *seen]).encode()).hexdigest()[:32]
+def _digest(view: FeatureView, files: Sequence[str]) -> str:
+    return sha256(" ".join([view_hash(view), *files]).encode()).hexdigest()[:32]

@@ -141,7 +141,7 @@ def _compute(
     if requests.num_rows == 0:
         return 0, _schema(view, requests).empty_table()
     first, last = (pc.min_max(requests[DECISION_AT])[end].as_py().date() for end in ("min", "max"))
-    seen = sum(each.rows for each in contents if inputs.is_seen(view, each, first, last))
+    seen = sum(each.rows for each in inputs.seen(view, contents, first, last))
     buckets, read = 1 + seen // EVENTS_AT_ONCE, [0]
 
     def events_of(bucket: int) -> pa.Table:
