@@ -211,8 +211,10 @@ def _with_day_rows(settings: Settings, invocation: DbtCliInvocation, event: DbtD
 
 def _in_lake(settings: Settings, models: ProjectModels, event: DbtDagsterEventType) -> DbtDagsterEventType:
     """The event, once what changed of its table is in the lake, where features read the table."""
-    built = models.built(str(event.metadata["unique_id"].value)) if isinstance(event, dg.Output) else None
-    if not isinstance(event, dg.Output) or built is None:
+    if not isinstance(event, dg.Output):
+        return event
+    built = models.built(str(event.metadata["unique_id"].value))
+    if built is None:
         return event
     from pipeline_assets.processing.cleaning.publish import publish
 

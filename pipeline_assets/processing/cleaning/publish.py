@@ -117,11 +117,10 @@ def _publish_days(settings: Settings, built: Built, event_at: str, span: tuple[d
 
 
 def _publish_whole(settings: Settings, built: Built) -> "Published":
-    from psycopg.sql import SQL
+    from psycopg.sql import SQL, Identifier
 
-    ordered = SQL("{} order by {}").format(
-        _query(built, SQL("true")), SQL(", ").join(map(SQL, map(str, range(1, len(_selected(built)) + 1))))
-    )
+    # By all columns, so that the same rows come in the same order.
+    ordered = SQL("{} order by {}").format(_query(built, SQL("true")), SQL(", ").join(map(Identifier, _selected(built))))
     with connections.arrow_warehouse(settings) as connection, connection.cursor() as cursor:
         cursor.execute(ordered.as_string())
         return tables.replace_all(settings, names.cleaned(built.name), cursor.fetch_record_batch().cast(_schema(built)))
@@ -139,10 +138,10 @@ def _schema(built: Built) -> "pa.Schema":
     import pyarrow as pa
 
     types = {
-        "text": pa.string(), "bigint": pa.int64(), "float8": pa.float64(), "boolean": pa.bool_(), "date": pa.date32(),
-        "timestamptz": pa.timestamp("us", tz="UTC"),
+        "string": pa.string(), "integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_(), "date": pa.date32(),
+        "timestamp": pa.timestamp("us", tz="UTC"),
     }  # fmt: skip
-    return pa.schema([pa.field(name, types[TYPES[kind]]) for name, kind in _selected(built).items()])
+    return pa.schema([pa.field(name, types[kind]) for name, kind in _selected(built).items()])
 
 
 def _query(built: Built, condition: "Composable") -> "Composable":
