@@ -17,7 +17,8 @@ def columns_in(rows: pa.RecordBatch | pa.Table, schema: pa.Schema) -> list[pa.Ar
 
 def batches_in(parquet: "pq.ParquetFile", schema: pa.Schema, batch_rows: int = 65_536) -> Iterator[pa.RecordBatch]:
     """The rows of a Parquet file in a schema, in batches of at most so many rows; null in the columns that the file lacks."""
-    present = [name for name in schema.names if name in parquet.schema_arrow.names]
+    written = set(parquet.schema_arrow.names)
+    present = [name for name in schema.names if name in written]
     for batch in parquet.iter_batches(batch_rows, columns=present, use_threads=False):
         if batch.num_rows:
             yield pa.RecordBatch.from_arrays(columns_in(batch, schema), schema=schema)

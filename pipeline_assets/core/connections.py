@@ -48,7 +48,7 @@ def object_store(settings: ObjectStoreSettings) -> "S3Client":
 
 
 def arrow_files(settings: ObjectStoreSettings) -> "S3FileSystem":
-    """The object store as Arrow's file system; paths are `<bucket>/<key>`."""
+    """The object store as Arrow's file system; paths are `<bucket>/<key>`. A small file is written in one request, once it is closed."""
     from pyarrow.fs import S3FileSystem
 
     scheme, _, endpoint = settings.s3_endpoint.partition("://")
@@ -58,6 +58,7 @@ def arrow_files(settings: ObjectStoreSettings) -> "S3FileSystem":
         region=settings.s3_region,
         scheme=scheme,
         endpoint_override=endpoint,
+        allow_delayed_open=True,
     )
 
 

@@ -13,7 +13,7 @@ from pipeline_assets.processing.lake import files, scans
 from pipeline_assets.processing.lake.commits import Change, replace_files
 
 if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
+    from pyarrow.fs import S3FileSystem
     from pyiceberg.manifest import DataFile
     from pyiceberg.table import FileScanTask, Table
 
@@ -39,7 +39,7 @@ class Rewritten:
     files: "Sequence[DataFile]"
 
 
-def compact(client: "S3Client", table: "Table", *, min_files: int, target_bytes: int) -> Compacted:
+def compact(store: "S3FileSystem", table: "Table", *, min_files: int, target_bytes: int) -> Compacted:
     """Rewrite each day (a table without partitions: the whole) that has at least `min_files` files where half as many of `target_bytes` do.
 
     A month of days at a time is one snapshot, with the rows it had. A day that another writer changes meanwhile is left to the next time.
@@ -47,7 +47,7 @@ def compact(client: "S3Client", table: "Table", *, min_files: int, target_bytes:
     due = [(day, tasks) for day, tasks in _groups(table).items() if _is_due(tasks, min_files, target_bytes)]
     removed = added = days = 0
     for start in range(0, len(due), DAYS_A_COMMIT):
-        rewritten = [_rewrite(client, table, day, tasks, target_bytes) for day, tasks in due[start : start + DAYS_A_COMMIT]]
+        rewritten = [_rewrite(store, table, day, tasks, target_bytes) for day, tasks in due[start : start + DAYS_A_COMMIT]]
         change = _commit(table, rewritten)
         removed, added = removed + len(change.remove), added + len(change.add)
         days += len({files.day_of(file) for file in change.add})
@@ -81,11 +81,11 @@ def _is_due(tasks: "Sequence[FileScanTask]", min_files: int, target_bytes: int) 
     return len(tasks) >= min_files and wanted * 2 <= len(tasks) and not any(task.delete_files for task in tasks)
 
 
-def _rewrite(client: "S3Client", table: "Table", day: date | None, tasks: "Sequence[FileScanTask]", target_bytes: int) -> Rewritten:
+def _rewrite(store: "S3FileSystem", table: "Table", day: date | None, tasks: "Sequence[FileScanTask]", target_bytes: int) -> Rewritten:
     sources = {task.file.file_path for task in tasks}
     digest = files.digest_of_sources(sources)
     footers = [
-        files.put(client, files.new_path(table, day, digest, position), day, content)
+        files.put(store, files.new_path(table, day, digest, position), day, content)
         for position, content in enumerate(_contents(table, tasks, target_bytes))
     ]
     rows = sum(footer.metadata.num_rows for footer in footers)

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, time, timedelta
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +19,7 @@ from pipeline_assets.processing.lake import files
 from pipeline_assets.processing.lake.files import Footer
 
 if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
+    from pyarrow.fs import S3FileSystem
     from pyiceberg.manifest import DataFile
     from pyiceberg.table import Table
 
@@ -60,7 +61,7 @@ def split(table: "Table", rows: pa.Table, time_column: str, first: date, last: d
 
 
 def write_changed(
-    client: "S3Client", table: "Table", days: "Mapping[date, tuple[pa.Table, Sequence[DataFile]]]"
+    store: "S3FileSystem", table: "Table", days: "Mapping[date, tuple[pa.Table, Sequence[DataFile]]]"
 ) -> "dict[date, list[DataFile]]":
     """New files for each day whose rows are not those of its live files: day → (rows, live files) gives day → files, some of them none."""
 
@@ -71,15 +72,17 @@ def write_changed(
         if digests == files.digests(live):
             return None
         paths = [files.new_path(table, day, digest, position) for position, digest in enumerate(digests)]
-        return [files.put(client, path, day, content) for path, content in zip(paths, contents, strict=True)]
+        return [files.put(store, path, day, content) for path, content in zip(paths, contents, strict=True)]
 
     with ThreadPoolExecutor(DAYS_AT_ONCE) as pool:
         written = dict(zip(days, pool.map(write, days.items()), strict=True))
-    return {day: files.describe(table, footers) for day, footers in written.items() if footers is not None}
+    changed = {day: footers for day, footers in written.items() if footers is not None}
+    new = files.by_day(files.describe(table, chain.from_iterable(changed.values())))
+    return {day: new.get(day, []) for day in changed}
 
 
 def write_whole(
-    client: "S3Client", table: "Table", rows: pa.RecordBatchReader, old: "Sequence[DataFile]"
+    store: "S3FileSystem", table: "Table", rows: pa.RecordBatchReader, old: "Sequence[DataFile]"
 ) -> "tuple[list[DataFile], list[DataFile]]":
     """The old files that hold some of the rows as they are, and new files of the others; about a file is held in memory at a time."""
     known = {files.digests([file])[0]: file for file in old}
@@ -91,7 +94,7 @@ def write_whole(
         if digest in known:
             kept.append(known.pop(digest))
         else:
-            footers.append(files.put(client, files.new_path(table, None, digest, len(footers)), None, content))
+            footers.append(files.put(store, files.new_path(table, None, digest, len(footers)), None, content))
     return kept, files.describe(table, footers)
 
 

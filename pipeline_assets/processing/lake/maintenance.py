@@ -20,7 +20,7 @@ from pipeline_assets.processing.lake.policy import Policy
 from pipeline_assets.processing.lake.sweep import Swept, sweep
 
 if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
+    from pyarrow.fs import S3FileSystem
     from pyiceberg.table import Table
 
 
@@ -50,9 +50,9 @@ def maintain(settings: Settings, namespace: str, policy: Policy, now: datetime) 
 
     Rows never change, and a scan opened before goes on. Raises LakeBusy if a table's snapshots could not be expired for other writers.
     """
-    client = connections.object_store(settings)
+    store = connections.arrow_files(settings)
     with connections.catalog(settings) as catalog:
-        maintained = tuple(_maintain_table(client, table, policy, now) for table in tables_of(catalog, namespace))
+        maintained = tuple(_maintain_table(store, table, policy, now) for table in tables_of(catalog, namespace))
         return Maintained(tables=maintained, swept=sweep(settings, catalog, namespace, orphan_age=policy.orphan_age, now=now))
 
 
@@ -71,9 +71,9 @@ def expire(table: "Table", policy: Policy, now: datetime) -> int:
     return len(old)
 
 
-def _maintain_table(client: "S3Client", table: "Table", policy: Policy, now: datetime) -> MaintainedTable:
+def _maintain_table(store: "S3FileSystem", table: "Table", policy: Policy, now: datetime) -> MaintainedTable:
     files_before, snapshots_before = len(files.live_files(table)), len(table.snapshots())
-    compacted = compact(client, table, min_files=policy.min_files, target_bytes=policy.target_file_bytes)
+    compacted = compact(store, table, min_files=policy.min_files, target_bytes=policy.target_file_bytes)
     merged = merge_manifests(table, min_manifests=policy.min_manifests)
     expire(table, policy, now)
     return MaintainedTable(

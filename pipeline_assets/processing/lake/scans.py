@@ -84,9 +84,10 @@ def _by_name(table: "Table", task: "FileScanTask", schema: pa.Schema) -> list[pa
     with table.io.new_input(task.file.file_path).open() as opened:
         is_small = task.file.file_size_in_bytes < SMALL_BYTES
         parquet = pq.ParquetFile(pa.BufferReader(opened.read()) if is_small else opened, pre_buffer=True)
-        present = [name for name in schema.names if name in parquet.schema_arrow.names]
+        written = set(parquet.schema_arrow.names)
+        present = [name for name in schema.names if name in written]
         rows = parquet.read(present, use_threads=False)
-    batches: list[pa.RecordBatch] = pa.Table.from_arrays(columns_in(rows, schema), names=schema.names).cast(schema).to_batches()
+    batches: list[pa.RecordBatch] = pa.Table.from_arrays(columns_in(rows, schema), schema=schema).to_batches()
     return batches
 
 

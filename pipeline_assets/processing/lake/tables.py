@@ -89,11 +89,11 @@ def replace_days(
     with connections.catalog(settings) as catalog:
         table = table_for_arrow(catalog, identifier, rows.schema, time_column)
         wanted = derived.split(table, rows, time_column, first, last)
-        client = connections.object_store(settings)
+        store = connections.arrow_files(settings)
 
         def plan(table: "Table") -> Change:
             live = files.by_day(files.live_files(table, files.rows_of_days(table, first, last)))
-            new = derived.write_changed(client, table, {day: (rows, live.get(day, [])) for day, rows in wanted.items()})
+            new = derived.write_changed(store, table, {day: (rows, live.get(day, [])) for day, rows in wanted.items()})
             return Change(remove=[file for day in new for file in live.get(day, [])], add=list(chain.from_iterable(new.values())))
 
         before = _snapshot(table)
@@ -111,7 +111,7 @@ def replace_all(settings: Settings, identifier: Identifier, rows: pa.RecordBatch
     with connections.catalog(settings) as catalog:
         table = table_for_arrow(catalog, identifier, rows.schema, None)
         before = _snapshot(table)
-        kept, new = derived.write_whole(connections.object_store(settings), table, rows, files.live_files(table))
+        kept, new = derived.write_whole(connections.arrow_files(settings), table, rows, files.live_files(table))
         paths = {file.file_path for file in kept}
 
         def plan(table: "Table") -> Change:
