@@ -45,12 +45,14 @@ def publish(settings: Settings, built: Built) -> "list[Published]":
     with connections.warehouse(settings) as warehouse:
         warehouse.execute("select pg_advisory_xact_lock(hashtext(%s))", [".".join(names.cleaned(built.name))])
         changed = _taken(warehouse, built)
-        is_whole = not built.is_noted or EVERY_DAY in changed or tables.snapshot_id(settings, names.cleaned(built.name)) is None
+        is_new = tables.snapshot_id(settings, names.cleaned(built.name)) is None
+        is_whole = not built.is_noted or EVERY_DAY in changed or is_new
         if built.event_at is None:
             return [_publish_whole(settings, built)] if is_whole or changed else []
         days = _every_day(settings, warehouse, built, built.event_at) if is_whole else changed
         spans = [span for run in _runs(days) for span in _spans(_counts(warehouse, built, built.event_at, run), run)]
-        return [_publish_days(settings, built, built.event_at, span) for span in spans]
+        # A table that never had a row is put there by a day without rows: features of it are empty, and not an error.
+        return [_publish_days(settings, built, built.event_at, span) for span in spans or [(EVERY_DAY, EVERY_DAY)] * is_new]
 
 
 def _taken(warehouse: "psycopg.Connection", built: Built) -> set[date]:

@@ -31,7 +31,9 @@ def replace_files(
     plan: "Callable[[Table], Change]",
     properties: Mapping[str, str | None] = MappingProxyType({}),
 ) -> Change:
-    """Commit what `plan` makes of the table as one snapshot, and give it back; no snapshot if the change is empty.
+    """Commit what `plan` makes of the table as one snapshot, and give it back; no snapshot if the change is empty and there is one.
+
+    So a table to which no row was written has a snapshot too: that it is empty is known, and it can be read.
 
     `properties` of the table are set (None: removed) in the same commit, so that they are true of the rows that it leaves.
 
@@ -48,7 +50,7 @@ def replace_files(
                 table.refresh()
                 change = plan(table)
                 new = {name: value for name, value in properties.items() if table.properties.get(name) != value}
-                if change.remove or change.add:
+                if change.remove or change.add or table.current_snapshot() is None:
                     _overwrite(table, rows, change, new)
                 elif new:
                     _set(table, new)

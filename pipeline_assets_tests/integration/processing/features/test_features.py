@@ -282,6 +282,19 @@ def test_a_day_without_decisions_is_empty(warehouse: Settings) -> None:
     assert (done.quality.asked, done.published.rows) == (0, 0)
 
 
+@pytest.mark.parametrize("view", [ORIGIN, flight_delay.views[-1]], ids=lambda view: view.name)
+def test_a_source_that_never_had_a_row_gives_what_no_event_gives(isolated: Settings, view: FeatureView) -> None:
+    """A table by the day and a register, both built and without a row: the decisions are answered, and nothing is computed twice."""
+    known = cleaned_tables()
+    store(isolated, {**known, view.source.name: known[view.source.name].clear()})
+    done, again = materialize(isolated, view, FIRST, LAST), materialize(isolated, view, FIRST, LAST)
+    rows = pl.DataFrame(in_lake(isolated, view)).select(feature_names(view))
+
+    assert (done.events, done.computed, again.kept) == (0, done.quality.asked, done.quality.asked)
+    assert done.quality.has_all_rows and done.quality.asked > 0
+    assert all(set(column) <= {0, None} for column in rows)
+
+
 def test_events_are_read_no_further_than_the_view_looks(warehouse: Settings) -> None:
     """The weather of a day needs what a day and an hour before it begins, from the beginning of that day on, and nothing after it."""
     snapshots = snapshots_of(warehouse, [names.cleaned(WEATHER.source.name)])
