@@ -125,7 +125,7 @@ def captured_rows(pipeline: Pipeline, table: str) -> int:
 
 
 def committed_rows(pipeline: Pipeline, table: str) -> int:
-    """How far the topic of a table's changes reaches, up to the first transaction that is open: the worker's death takes none of it back."""
+    """How far the topic of a table's changes reaches, up to the first open transaction: a killed worker takes none of it back."""
     end = {TopicPartition(names.changes_topic(pipeline.database, "public", table), 0): OffsetSpec.latest()}
     client = AdminClient({"bootstrap.servers": pipeline.settings.kafka_bootstrap})
     (found,) = client.list_offsets(end, isolation_level=IsolationLevel.READ_COMMITTED).values()

@@ -105,7 +105,8 @@ def test_an_empty_change_is_a_commit_of_a_new_table_alone(table: Table) -> None:
         replace_files(table, files.rows_of_days(table, day(0), day(1)), lambda _: Change(remove=(), add=()))
         snapshots.append(table.current_snapshot())
 
-    assert snapshots[0] is not None and snapshots[0] == snapshots[1]
+    assert snapshots[0] is not None
+    assert snapshots[0] == snapshots[1]
     assert files.live_files(table) == []
 
 
