@@ -14,15 +14,18 @@ from pipeline_assets.spec.use_case import UseCase
 
 # Where in a model's path through dbt's project (project, use case, staging or cleaned, name) its use case stands.
 FOLDER = 1
+# What dbt builds as tables or views.
+TABLES = ("model", "seed", "snapshot")
 # The incremental strategy that notes which days it changes.
 NOTING_STRATEGY = "replace_days"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """The models of one op of a use case, and the arguments by which dbt selects them with their tests."""
+    """The models and tests of one op of a use case, and the arguments by which dbt selects them."""
 
     models: frozenset[str]
+    tests: frozenset[str]
     select: str
     exclude: str = ""
 
@@ -66,9 +69,12 @@ class ProjectModels:
         folder = f"fqn:{self.manifest['metadata']['project_name']}.{use_case.name}"
         by_day = [*(f"{folder},{daily}" for daily in below), *self._named(borrowed & self.by_day)]
         registers = [folder, *self._named(borrowed - self.by_day)]
+        daily, others = (own | borrowed) & self.by_day, (own | borrowed) - self.by_day
+        # As dbt selects: each test that reads one of the models, and none that reads what is excluded.
+        excluded = _reached(tables, self.manifest["child_map"])
         return (
-            Selection(models=(own | borrowed) & self.by_day, select=" ".join(by_day)),
-            Selection(models=(own | borrowed) - self.by_day, select=" ".join(registers), exclude=" ".join(below)),
+            Selection(models=daily, tests=self._tests_of(daily), select=" ".join(by_day)),
+            Selection(models=others, tests=self._tests_of(others) - excluded, select=" ".join(registers), exclude=" ".join(below)),
         )
 
     def compared_with(self, model: str) -> frozenset[str]:
@@ -130,7 +136,7 @@ class ProjectModels:
 
     @cached_property
     def _models(self) -> frozenset[str]:
-        return frozenset(name for name, node in self.manifest["nodes"].items() if node["resource_type"] == "model")
+        return frozenset(name for name, node in self.manifest["nodes"].items() if node["resource_type"] in TABLES)
 
     @cached_property
     def _raw_tables(self) -> frozenset[str]:
@@ -153,6 +159,10 @@ class ProjectModels:
             found[use_case.name] = frozenset(model for model in needed if self._folder(model) not in self._chosen) - taken
             taken |= found[use_case.name]
         return found
+
+    def _tests_of(self, models: frozenset[str]) -> frozenset[str]:
+        nodes, below = self.manifest["nodes"], self.manifest["child_map"]
+        return frozenset(one for model in models for one in below[model] if one in nodes and nodes[one]["resource_type"] == "test")
 
     @cached_property
     def _compared(self) -> dict[str, frozenset[str]]:
