@@ -20,7 +20,7 @@ from pipeline_assets.core.settings import PREFIX, read_code_settings
 ROUNDS = 3
 USE_CASES = 10
 MOST_SECONDS = {"reference": 3.0, "ten": 5.0}
-IMPORT = "import pipeline_assets.definitions as found; print(len(found.defs.resolve_all_asset_specs()))"
+IMPORT = "import time, pipeline_assets.definitions as found; print(len(found.defs.resolve_all_asset_specs()), time.time())"
 
 DECLARED = """
 from datetime import date, timedelta
@@ -126,14 +126,17 @@ def write_model(file: Path, config: str, columns: str, relation: str) -> None:
 
 
 def seconds_to_load(environment: dict[str, str]) -> tuple[float, int]:
-    """The shortest time in which a fresh process loads the code location, after one that is not timed; and how many assets it has."""
-    best, assets = float("inf"), 0
+    """The shortest time from the start of a process to its assets, after one that is not timed; and how many assets there are.
+
+    The end of the process is not part of it: a code server goes on.
+    """
+    best, assets = float("inf"), "0"
     for attempt in range(ROUNDS + 1):
-        begun = time.perf_counter()
+        begun = time.time()
         done = subprocess.run([sys.executable, "-c", IMPORT], env={**os.environ, **environment}, capture_output=True, text=True, check=True)
-        best = min(best, time.perf_counter() - begun) if attempt else best
-        assets = int(done.stdout)
-    return best, assets
+        assets, loaded = done.stdout.split()
+        best = min(best, float(loaded) - begun) if attempt else best
+    return best, int(assets)
 
 
 def ten_use_cases(folder: Path) -> dict[str, str]:
