@@ -35,7 +35,7 @@ Days = tuple[date, date]
 RunConfig = Mapping[str, object]
 
 PROJECT = load_project()
-# The use case whose tables are compared before and after a second walk or a kill.
+# The use case whose tables are compared before and after a second walk with kills.
 FLIGHTS = Project(use_cases=(PROJECT.use_case("nyc_flights"),), tables=PROJECT.tables)
 ROOT = Path(__file__).resolve().parents[1]
 # When a row was written, and by which run, may differ between two runs that are otherwise equal.
