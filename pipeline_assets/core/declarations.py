@@ -17,7 +17,7 @@ from types import ModuleType
 from pipeline_assets.core.columns import Tables, cleaned_models
 from pipeline_assets.core.errors import DeclarationProblem, SpecError, UnknownName
 from pipeline_assets.core.project import Project
-from pipeline_assets.core.rules import features, models, sources
+from pipeline_assets.core.rules import features, models, sources, types
 from pipeline_assets.core.rules.problems import Place, Problem
 from pipeline_assets.core.rules.sharing import Clash, clashes
 from pipeline_assets.core.settings import CodeSettings, read_code_settings
@@ -53,9 +53,14 @@ def read_project(settings: CodeSettings) -> Project:
 def check(use_cases: Sequence[UseCase], dbt_project: Path, broken: Sequence[DeclarationProblem] = ()) -> Project:
     """The use cases as one project; raises SpecError with `broken` and every problem of theirs, in the order of the diagram."""
     tables = cleaned_models(dbt_project)
-    streams = [stream for use_case in use_cases for stream in use_case.streams]
-    found = [*broken, *(problem for use_case in use_cases for problem in _problems(use_case, tables, streams))]
-    found += [_clash(clash) for clash in clashes(use_cases)]
+    found, typed = list(broken), list[UseCase]()
+    for use_case in use_cases:
+        mistyped = [_of(use_case, problem) for problem in types.problems(use_case)]
+        found += mistyped
+        typed += [] if mistyped else [use_case]
+    streams = [stream for use_case in typed for stream in use_case.streams]
+    found += [problem for use_case in typed for problem in _problems(use_case, tables, streams)]
+    found += [_clash(clash) for clash in clashes(typed)]
     if found:
         raise SpecError(found)
     return Project(use_cases=tuple(use_cases), tables=tables)
@@ -63,15 +68,18 @@ def check(use_cases: Sequence[UseCase], dbt_project: Path, broken: Sequence[Decl
 
 def _problems(use_case: UseCase, tables: Tables, streams: Collection[EventStream]) -> Iterator[DeclarationProblem]:
     of_rooms = (sources.problems(use_case, streams), features.problems(use_case, tables), models.problems(use_case, tables))
-    for problem in chain(_own(use_case), *of_rooms):
-        yield DeclarationProblem(
-            use_case=use_case.name,
-            file=file_of(problem.declared),
-            subject=problem.subject,
-            field=problem.field,
-            problem=problem.problem,
-            expected=problem.expected,
-        )
+    return (_of(use_case, problem) for problem in chain(_own(use_case), *of_rooms))
+
+
+def _of(use_case: UseCase, problem: Problem) -> DeclarationProblem:
+    return DeclarationProblem(
+        use_case=use_case.name,
+        file=file_of(problem.declared),
+        subject=problem.subject,
+        field=problem.field,
+        problem=problem.problem,
+        expected=problem.expected,
+    )
 
 
 def _own(use_case: UseCase) -> Iterator[Problem]:

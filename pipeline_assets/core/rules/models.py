@@ -41,9 +41,6 @@ def problems(use_case: UseCase, tables: Tables) -> Iterator[Problem]:
 
 
 def _task(place: Place, model: Model) -> Iterator[Problem]:
-    if type(model.task) not in METRICS:
-        yield place.problem("task", f"is {model.task!r}", "Binary(), Multiclass(classes=...) or Regression(unit=...)")
-        return
     yield from place.one_of("parameters['objective']", model.parameters.get("objective"), {*OBJECTIVES[type(model.task)], None})
     if isinstance(model.task, Multiclass):
         classes = model.task.classes

@@ -1,7 +1,7 @@
 """A malformed declaration fails at load and says where, what and what would be right."""
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -68,6 +68,42 @@ def test_only_a_postgres_table_can_be_followed_by_its_changes(declared: UseCase)
     assert [(one.subject, one.expected) for one in endpoint] == [("Source 'weather'", "a Postgres table as origin")]
     assert [one.expected for one in unknown] == ["one of changes, daily, snapshot"]
     assert check(replace(declared, sources=(*others, replace(table, load="changes"))))
+
+
+@pytest.mark.parametrize(
+    ("changed", "field", "problem", "expected"),
+    [
+        ({"label": None}, "label", "is None", "Label"),
+        ({"name": 5}, "name", "is 5", "str"),
+        ({"views": "origin_departures"}, "views", "is 'origin_departures'", "a tuple of FeatureView"),
+        ({"views": ("origin_departures",)}, "views", "is ('origin_departures',)", "a tuple of FeatureView"),
+        ({"task": Binary}, "task", f"is {Binary!r}", "Binary or Multiclass or Regression"),
+        ({"parameters": {"eta": timedelta(0)}}, "parameters", "is {'eta': datetime.timedelta(0)}", "Mapping of str, float or int or str"),
+        ({"slices": ["origin"]}, "slices", "is ['origin']", "a tuple of str"),
+    ],
+)
+def test_a_field_of_another_type_is_refused_beside_other_use_cases(
+    declared: UseCase, changed: dict[str, object], field: str, problem: str, expected: str
+) -> None:
+    """It is named with its type before any rule trips over it, and hides nothing that is wrong with another use case."""
+    found = problems(with_model(declared, **changed), replace(load_project().use_case("bundesliga"), models=()))
+
+    assert [(one.field, one.problem, one.expected) for one in found[:1]] == [(field, problem, expected)]
+    assert ("bundesliga", "models") in [(one.use_case, one.field) for one in found]
+
+
+def test_a_field_of_a_part_is_named_by_its_path(declared: UseCase) -> None:
+    """A length of time that is a number, in a window and in the label; a day that is a time; each where it stands."""
+    model = declared.models[0]
+    label = replace(model.label, horizon=3)  # type: ignore[arg-type]
+    windowed = _with_feature(declared, windows=(timedelta(hours=1), 60)).models[0].views
+    found = problems(replace(declared, first_day=datetime(2013, 1, 1, tzinfo=UTC), models=(replace(model, label=label, views=windowed),)))
+
+    assert [(one.subject, one.field, one.expected) for one in found] == [
+        ("Use case 'nyc_flights'", "first_day", "date"),
+        ("Model 'flight_delay'", "label.horizon", "timedelta"),
+        ("View 'origin_departures'", "features[0].windows", "a tuple of timedelta"),
+    ]
 
 
 def test_an_unknown_column_names_use_case_file_object_field_and_columns(declared: UseCase) -> None:
@@ -211,7 +247,7 @@ def test_a_malformed_monitor_is_refused(declared: UseCase, changed: dict[str, ob
             "classes that differ in their lower-case letters and digits",
         ),
         ({"task": Multiclass(classes=("early", "late"))}, "label.column", "string, such as carrier, dest, flight_id, origin, tailnum"),
-        ({"task": "binary"}, "task", "Binary(), Multiclass(classes=...) or Regression(unit=...)"),
+        ({"task": "binary"}, "task", "Binary or Multiclass or Regression"),
         ({"views": (), "request_features": ()}, "views", "at least one view or request feature"),
         ({"parameters": {"objective": "rank:ndcg"}}, "parameters['objective']", "one of binary:logistic"),
         ({"slices": ("decision_at",)}, "slices", "string or integer or boolean, such as carrier,"),
