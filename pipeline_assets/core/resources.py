@@ -91,11 +91,12 @@ def asked_days(context: dg.AssetExecutionContext) -> tuple[date, date]:
 def days_around(before: timedelta = timedelta(0), after: timedelta = timedelta(0)) -> dg.TimeWindowPartitionMapping:
     """A day depends on the days of the upstream from `before` earlier to `after` later (each rounded up to whole days)."""
     return dg.TimeWindowPartitionMapping(
-        start_offset=-_whole_days(before), end_offset=_whole_days(after), allow_nonexistent_upstream_partitions=True
+        start_offset=-whole_days(before), end_offset=whole_days(after), allow_nonexistent_upstream_partitions=True
     )
 
 
-def _whole_days(span: timedelta) -> int:
+def whole_days(span: timedelta) -> int:
+    """A span of time in days, rounded up."""
     return -(-span // timedelta(days=1))
 
 

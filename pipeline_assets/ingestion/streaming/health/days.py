@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 
 from pipeline_assets.core.project import Span
+from pipeline_assets.core.resources import whole_days
 from pipeline_assets.ingestion.streaming.health.arrivals import Touched
 from pipeline_assets.spec.use_case import UseCase
 
@@ -34,13 +35,9 @@ def reach_of(use_case: UseCase) -> Reach:
     """The reach of all models of a use case, each span rounded up to whole days."""
     asked = [model.observations for model in use_case.models]
     return Reach(
-        before=_days(max((one.ahead for one in asked), default=timedelta(0))),
-        after=_days(max((one.behind for one in asked), default=timedelta(0))),
+        before=whole_days(max((one.ahead for one in asked), default=timedelta(0))),
+        after=whole_days(max((one.behind for one in asked), default=timedelta(0))),
     )
-
-
-def _days(span: timedelta) -> int:
-    return -(-span // DAY)
 
 
 def stale_days(found: Touched, reach: Reach, first_day: date, last_day: date, due: Collection[date] = ()) -> tuple[date, date] | None:

@@ -51,7 +51,6 @@ class LandedFile:
     """A data file of a landing table; `is_appended` unless its records were in the table before, in a file that it took the place of."""
 
     path: str
-    rows: int
     is_appended: bool
 
 
@@ -117,7 +116,7 @@ def _landed_file(table: "Table", entry: "ManifestEntry", chain: Mapping[int, boo
     is_appended = chain is not None and chain.get(entry.snapshot_id or 0)
     if is_appended is None or (not is_appended and _is_seen(table, entry.data_file, seen)):
         return None
-    return LandedFile(path=entry.data_file.file_path, rows=entry.data_file.record_count, is_appended=is_appended)
+    return LandedFile(path=entry.data_file.file_path, is_appended=is_appended)
 
 
 def _is_seen(table: "Table", file: "DataFile", seen: Seen) -> bool:

@@ -26,11 +26,11 @@ LOG_SNAPSHOT = "log_snapshot_id"
 
 @dataclass(frozen=True, kw_only=True)
 class StagedState:
-    """The staged rows of a table, the merge that they came from, and the snapshot of the log's lake table (None: not from the lake)."""
+    """The staged rows of a table, the merge that they came from, and the snapshot of the log (None: it is empty)."""
 
     staged: Staged
     merged: Merged
-    log_snapshot: int | None = None
+    log_snapshot: int | None
 
 
 def stage_state(settings: Settings, source: Source, *, run_id: str, at: int | None = None) -> StagedState:
@@ -43,8 +43,8 @@ def stage_state(settings: Settings, source: Source, *, run_id: str, at: int | No
     return StagedState(staged=stage_merged(settings, source.contract, merged, run_id=run_id), merged=merged, log_snapshot=snapshot)
 
 
-def read_log(settings: Settings, contract: Contract, snapshot_id: int | None = None) -> tuple[pa.Table, int | None]:
-    """The change log of a contract's table at a snapshot (None: the newest), and which it was; all of it, in memory."""
+def read_log(settings: Settings, contract: Contract) -> tuple[pa.Table, int | None]:
+    """The change log of a contract's table at its newest snapshot, and which that is; all of it, in memory."""
     from pyiceberg.exceptions import NoSuchTableError
 
     identifier = names.typed(log_contract(contract).name)
@@ -55,8 +55,7 @@ def read_log(settings: Settings, contract: Contract, snapshot_id: int | None = N
             known = [".".join(found) for found in lake.list_tables(names.TYPED)] if lake.namespace_exists(names.TYPED) else []
             raise UnknownName("change log", ".".join(identifier), known) from error
         newest = table.current_snapshot()
-        chosen = snapshot_id if snapshot_id is not None or newest is None else newest.snapshot_id
-        return table.scan(snapshot_id=chosen).to_arrow(), chosen
+        return table.scan().to_arrow(), None if newest is None else newest.snapshot_id
 
 
 def stage_merged(settings: Settings, contract: Contract, merged: Merged, *, run_id: str) -> Staged:

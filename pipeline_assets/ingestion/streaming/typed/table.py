@@ -159,8 +159,8 @@ def _batches(table: "Table", path: str, schema: pa.Schema) -> Iterator[pa.Record
         yield from batches_in(pq.ParquetFile(opened), pa.schema([one.with_nullable(True) for one in schema]))
 
 
-def append_events(table: "Table", rows: pa.Table, position: Position, *, run_id: str) -> int:
-    """Adds events and the position that is reached with them in one commit, and gives its snapshot.
+def append_events(table: "Table", rows: pa.Table, position: Position, *, run_id: str) -> None:
+    """Adds events and the position that is reached with them in one commit.
 
     Raises CommitFailedException if the table has a newer snapshot than the one it was loaded with; then nothing of it is there.
     """
@@ -168,10 +168,6 @@ def append_events(table: "Table", rows: pa.Table, position: Position, *, run_id:
     with table.transaction() as transaction:
         transaction.set_properties(written)
         transaction.append(rows, snapshot_properties={**written, "pipeline.run-id": run_id})
-    snapshot = table.current_snapshot()
-    if snapshot is None:
-        raise RuntimeError(f"Table {table.name()} has no snapshot after a commit.")
-    return snapshot.snapshot_id
 
 
 def _written(position: Position) -> dict[str, str]:
