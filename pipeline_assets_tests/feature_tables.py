@@ -21,6 +21,7 @@ EVENTS = pa.schema(
         "gate": pa.int64(),
         "event_at": INSTANT,
         "known_at": INSTANT,
+        "superseded_at": INSTANT,
         "amount": pa.float64(),
         "pieces": pa.int64(),
         "is_late": pa.bool_(),
@@ -55,12 +56,14 @@ def asked(*at: datetime, place: str | None = "a") -> pa.Table:
     return pa.Table.from_pylist([{"place": place, "decision_at": one} for one in at], schema=REQUESTS)
 
 
-def view_of(*features: Windowed | Latest, keys: tuple[str, ...] = ("place",), known_at: str = "known_at") -> FeatureView:
+def view_of(
+    *features: Windowed | Latest, keys: tuple[str, ...] = ("place",), known_at: str = "known_at", superseded_at: str | None = None
+) -> FeatureView:
     """A view over the events, named `v`."""
     return FeatureView(
         name="v",
         entity=Entity(name="place", keys=keys, description="A place."),
-        source=CleanedTable(name="events", event_at="event_at", known_at=known_at, order_by=("serial",)),
+        source=CleanedTable(name="events", event_at="event_at", known_at=known_at, order_by=("serial",), superseded_at=superseded_at),
         features=features,
         owner="team:test",
         description="What happened at the place.",
@@ -108,7 +111,7 @@ def _amounts() -> st.SearchStrategy[float]:
 
 @st.composite
 def event_tables(draw: st.DrawFn, *, most: int = 30) -> pa.Table:
-    """Events out of order, with ties, repeats, nulls, and rows known late or even before they happened."""
+    """Events out of order, with ties, repeats, nulls, and rows known late or before they happened; some are superseded at any time."""
     lateness = st.sampled_from([timedelta(0), timedelta(0), MINUTE, HOUR, 2 * HOUR, 3 * DAY, 40 * DAY, -MINUTE])
     times = st.builds(lambda at, late: {"event_at": at, "known_at": at + late}, _moments(), lateness)
     values: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
@@ -122,6 +125,7 @@ def event_tables(draw: st.DrawFn, *, most: int = 30) -> pa.Table:
             "built_on": st.sampled_from([None, date(1969, 7, 20), date(2013, 5, 1)]),
             "promised_at": st.one_of(st.none(), _moments()),
             "serial": st.one_of(st.none(), st.integers(0, 3)),
+            "superseded_at": st.one_of(st.none(), _moments()),
         }
     )
     row = st.builds(lambda when, what: {**when, **what}, times, values)
@@ -145,7 +149,8 @@ def views(draw: st.DrawFn) -> FeatureView:
     spans = draw(st.lists(st.sampled_from(WINDOWS), min_size=1, max_size=2, unique=True))
     hop = draw(st.sampled_from([None, None, MINUTE, 30 * MINUTE]))
     keys = draw(st.sampled_from([("place",), ("gate",), ("place", "gate")]))
-    return view_of(*every_aggregate(spans, hop), keys=keys, known_at=draw(st.sampled_from(["known_at", "known_at", "event_at"])))
+    known_at, superseded_at = draw(st.sampled_from(["known_at", "known_at", "event_at"])), draw(st.sampled_from([None, "superseded_at"]))
+    return view_of(*every_aggregate(spans, hop), keys=keys, known_at=known_at, superseded_at=superseded_at)
 
 
 def view_table(view: FeatureView, requests: pa.Table, events: pa.Table) -> pa.Table:

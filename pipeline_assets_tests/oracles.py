@@ -39,7 +39,7 @@ def oracle_newest(view: FeatureView, requests: pa.Table, rows: pa.Table, ttl: ti
 
 
 def _seen(view: FeatureView, rows: Sequence[Row], request: Row) -> list[Row]:
-    """The events of the request's key that had happened and were known, newest last."""
+    """The events of the request's key that had happened, were known and were not superseded, newest last."""
     source, asked_at = view.source, request["decision_at"]
     mine = [
         row
@@ -47,6 +47,7 @@ def _seen(view: FeatureView, rows: Sequence[Row], request: Row) -> list[Row]:
         if all(request[key] is not None and row[key] == request[key] for key in view.entity.keys)
         and row[source.event_at] <= asked_at
         and row[source.known_at] <= asked_at
+        and (source.superseded_at is None or row[source.superseded_at] is None or asked_at < row[source.superseded_at])
     ]
     return sorted(mine, key=lambda row: _newness(view, row))
 

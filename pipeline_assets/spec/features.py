@@ -23,22 +23,25 @@ class CleanedTable:
     """A cleaned dbt model that declarations read.
 
     `event_at` and `known_at` name its two times, `order_by` the columns that break ties between rows equal in both (the last wins).
+    `superseded_at`, where rows have versions, is when the next version of the row was known, or its deletion (null for the current one):
+    from then on the row counts no more, and what was asked before stays what it was.
     """
 
     name: str
     event_at: str
     known_at: str
     order_by: tuple[str, ...]
+    superseded_at: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Windowed:
     """An aggregate of `column` over each of `windows`, one feature a window.
 
-    A window w asked at t covers the events with floor_hop(t − w) <= event_at <= t and known_at <= t. `column` is None for `count` of all
-    events and for `time_since_last` (seconds since the newest event); `rate` wants a boolean column and gives the share that is true.
-    Nulls are not counted; no event gives null, and 0 for `count`. The hop follows from w (5 min up to 12 h, 1 h up to 10 d, 1 d beyond)
-    unless declared.
+    A window w asked at t covers the events with floor_hop(t − w) <= event_at <= t and known_at <= t, less those superseded by t. `column`
+    is None for `count` of all events and for `time_since_last` (seconds since the newest event); `rate` wants a boolean column and gives
+    the share that is true. Nulls are not counted; no event gives null, and 0 for `count`. The hop follows from w (5 min up to 12 h, 1 h up
+    to 10 d, 1 d beyond) unless declared.
     """
 
     name: str

@@ -64,6 +64,8 @@ def _source(place: Place, view: FeatureView, columns: Columns) -> Iterator[Probl
         yield from of_kind(place, "entity", key, columns, KEYS)
     for time in (view.source.event_at, view.source.known_at):
         yield from of_kind(place, f"source '{view.source.name}'", time, columns, ("timestamp",))
+    if view.source.superseded_at is not None:
+        yield from of_kind(place, f"source '{view.source.name}'", view.source.superseded_at, columns, ("timestamp",))
     for column in view.source.order_by:
         yield from place.one_of(f"source '{view.source.name}'", column, columns)
 

@@ -8,11 +8,10 @@ import pyarrow as pa
 
 from pipeline_assets.core import names
 from pipeline_assets.processing.features.columns import Bools, Ints, plain_column
+from pipeline_assets.processing.features.superseded import NOTHING, newest_superseded, superseded_rows
 from pipeline_assets.processing.features.timeline import Columns, Timeline, build_timeline
 from pipeline_assets.processing.features.values import Values, feature_of, values_of
 from pipeline_assets.spec.features import FeatureView, Latest
-
-NOTHING = -1
 
 
 def newest_positions(timeline: Timeline, valid: Bools | None = None) -> Ints:
@@ -21,6 +20,14 @@ def newest_positions(timeline: Timeline, valid: Bools | None = None) -> Ints:
     Newest: by (event_at, known_at, order_by, row) in an ordered timeline. The position may belong to a lower key: it counts only if it is
     not before the first position that the caller asks for. With `valid` (per position) the other events are passed over.
     """
+    if timeline.has_superseded:
+        counts = timeline.is_lasting if valid is None else timeline.is_lasting & valid
+        return np.maximum(_newest_lasting(timeline, counts), newest_superseded(superseded_rows(timeline), valid))
+    return _newest_lasting(timeline, valid)
+
+
+def _newest_lasting(timeline: Timeline, valid: Bools | None) -> Ints:
+    """As `newest_positions`, where no event is superseded."""
     if timeline.visible_order is None and valid is None:
         return timeline.seen - 1
     order = np.arange(len(timeline.order)) if timeline.visible_order is None else timeline.visible_order
@@ -38,7 +45,7 @@ def as_of_join(
     ttl: timedelta | None = None,
     name: str = "rows",
 ) -> pa.Table:
-    """For each request the values of the newest row of its key with event_at <= asked_at and known_at <= asked_at.
+    """For each request the values of the newest row of its key with event_at <= asked_at and known_at <= asked_at, not superseded by then.
 
     Newest is by (event_at, known_at, columns.order_by, position in `rows`), the last wins. Values are null where there is no such row,
     where asked_at − event_at > ttl, or where the newest row holds null: an older value never stands in. A null key matches nothing.

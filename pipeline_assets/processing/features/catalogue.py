@@ -75,9 +75,11 @@ def lookback(view: FeatureView) -> timedelta | None:
 
 def view_hash(view: FeatureView) -> str:
     """SHA-256 (hex) of everything in the declaration that values depend on; names count, owners and descriptions do not."""
+    superseded = {} if view.source.superseded_at is None else {"superseded_at": view.source.superseded_at}
     return _sha256(
         {
             "semantics": SEMANTICS,
+            **superseded,
             "view": view.name,
             "keys": view.entity.keys,
             "source": [view.source.name, view.source.event_at, view.source.known_at, view.source.order_by],

@@ -43,10 +43,11 @@ def read_events(
 ) -> pa.RecordBatchReader:
     """The rows of a cleaned table that happened from the first of `bounds` on (None: ever) and before the second, whenever they were known.
 
-    Columns: those asked for, the two times and the columns that break ties, each once. Times are microseconds in UTC. In no order.
+    Columns: those asked for, the table's times and the columns that break ties, each once. Times are microseconds in UTC. In no order.
     """
     name = names.cleaned(table.name)
-    wanted = list(dict.fromkeys((*columns, table.event_at, table.known_at, *table.order_by)))
+    superseded = () if table.superseded_at is None else (table.superseded_at,)
+    wanted = list(dict.fromkeys((*columns, table.event_at, table.known_at, *superseded, *table.order_by)))
     return tables.read_between(settings, name, table.event_at, bounds, wanted, snapshots[".".join(name)])
 
 

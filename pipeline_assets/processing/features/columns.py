@@ -37,16 +37,20 @@ def plain_column(table: pa.Table, name: str, column: str) -> pa.Array:
     return chunked.combine_chunks() if chunked.num_chunks != 1 else chunked.chunk(0)
 
 
-def instants(table: pa.Table, name: str, column: str) -> Ints:
-    """Microseconds since the epoch, one per row; raises TableMismatch where the column has nulls, no time zone or no whole microseconds."""
+def instants(table: pa.Table, name: str, column: str, *, unless: int | None = None) -> Ints:
+    """Microseconds since the epoch, one per row, `unless` for null (None: refused).
+
+    Raises TableMismatch where the column has such nulls, no time zone or no whole microseconds.
+    """
     values = plain_column(table, name, column)
     if not pa.types.is_timestamp(values.type):
         raise TableMismatch(name, f"has {values.type} in column '{column}', expected timestamp[us, tz=UTC]", table.column_names)
     if values.type.tz is None:
         raise TableMismatch(name, f"has naive times in column '{column}', expected timestamp[us, tz=UTC]", table.column_names)
-    if values.null_count:
+    if values.null_count and unless is None:
         raise TableMismatch(name, f"has {values.null_count} nulls in column '{column}', expected a time in every row", table.column_names)
-    found: Ints = _numpy(_microseconds(values, table, name, column))
+    times = _microseconds(values, table, name, column)
+    found: Ints = _numpy(times if unless is None else times.fill_null(unless))
     return found
 
 

@@ -11,7 +11,10 @@ from pipeline_assets.processing.features.timeline import Timeline
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Positions whose visibility never decreases within a key (`steady`), and the others, overtaken by later events or overtaking them."""
+    """Positions whose visibility never decreases within a key (`steady`), and the others, overtaken by later events or overtaking them.
+
+    Of events that nothing superseded; the others are neither.
+    """
 
     steady: Ints
     steady_before: Ints
@@ -29,17 +32,18 @@ def split_by_lateness(timeline: Timeline) -> Split:
     late position by visibility, within its key.
     """
     is_steady = _steady(timeline)
-    late = np.flatnonzero(~is_steady)
-    seen_late = timeline.in_visible_order(~is_steady)
+    is_late = ~is_steady & timeline.is_lasting if timeline.has_superseded else ~is_steady
+    late = np.flatnonzero(is_late)
+    seen_late = timeline.in_visible_order(is_late)
     order = np.arange(len(is_steady)) if timeline.visible_order is None else timeline.visible_order
     overall = np.empty(len(is_steady), np.int64)
     overall[order[seen_late]] = np.arange(len(late))
-    late_before = _counts(~is_steady)
+    late_before = _counts(is_late)
     first = late_before[timeline.key_bounds[timeline.code[late]]]
     return Split(
         steady=np.flatnonzero(is_steady),
         steady_before=_counts(is_steady),
-        steady_seen=_counts(~seen_late)[timeline.seen],
+        steady_seen=_counts(timeline.in_visible_order(is_steady))[timeline.seen],
         late=late,
         late_before=late_before,
         late_rank=overall[late] - first,
@@ -80,6 +84,14 @@ def _steady(timeline: Timeline) -> Bools:
     if timeline.visible_order is None:
         return np.ones(len(timeline.rows), np.bool_)
     marks = timeline.clock.mark(timeline.code, timeline.visible_at)
+    if not timeline.has_superseded:
+        return _never_decreasing(marks)
+    steady = timeline.is_lasting.copy()
+    steady[steady] = _never_decreasing(marks[steady])
+    return steady
+
+
+def _never_decreasing(marks: Ints) -> Bools:
     never_overtaken = marks <= np.minimum.accumulate(marks[::-1])[::-1]
     never_overtaking = marks >= np.maximum.accumulate(marks)
     return never_overtaken if never_overtaken.sum() >= never_overtaking.sum() else never_overtaking

@@ -31,5 +31,6 @@ def _sources(view: FeatureView, feature: Windowed | Latest) -> tuple[SourceColum
     source, table = view.source, names.cleaned(view.source.name)
     own = () if feature.column is None else (feature.column,)
     ties = source.order_by if isinstance(feature, Latest) or feature.aggregate == "last" else ()
-    columns = dict.fromkeys((*own, *view.entity.keys, source.event_at, source.known_at, *ties))
+    superseded = () if source.superseded_at is None else (source.superseded_at,)
+    columns = dict.fromkeys((*own, *view.entity.keys, source.event_at, source.known_at, *superseded, *ties))
     return tuple((table, column) for column in columns)

@@ -9,29 +9,40 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline_assets.processing.features.clock import Clock, clock_for
-from pipeline_assets.processing.features.columns import Ints, instants, plain_column
+from pipeline_assets.processing.features.columns import Bools, Ints, instants, plain_column
 from pipeline_assets.processing.features.keys import NO_KEY, key_codes
+
+NEVER, TAKES_BACK = np.iinfo(np.int64).max, np.iinfo(np.int64).min
 
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Which columns of requests and events mean what; `order_by` breaks ties of both times, the last wins."""
+    """Which columns of requests and events mean what; `order_by` breaks ties of both times, the last wins.
+
+    superseded_at: from when an event counts no more, null for one that nothing superseded; None where no event ever is.
+    """
 
     keys: Sequence[str]
     asked_at: str
     event_at: str
     known_at: str
     order_by: Sequence[str]
+    superseded_at: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class VisibleEvents:
-    """The events that some request can see: their rows in the table, and key and times of each."""
+    """The events that some request can see: their rows in the table, and key and times of each.
+
+    An event that is superseded while some request can be asked is there twice: as itself, and as what takes it back, known from then on.
+    superseded_at: NEVER, or when it is; TAKES_BACK for what takes another back. None where nothing is superseded.
+    """
 
     rows: Ints
     code: Ints
     event_at: Ints
     known_at: Ints
+    superseded_at: Ints | None = None
 
     @cached_property
     def visible_at(self) -> Ints:
@@ -97,6 +108,34 @@ class Timeline:
         return self.events.visible_at[self.order]
 
     @cached_property
+    def superseded_at(self) -> Ints:
+        """When it was superseded, at each position: NEVER, or TAKES_BACK for what takes another event back."""
+        found = self.events.superseded_at
+        return np.full(len(self.order), NEVER) if found is None else found[self.order]
+
+    @property
+    def has_superseded(self) -> bool:
+        """Whether any event was superseded while a question could be asked."""
+        return self.events.superseded_at is not None
+
+    @cached_property
+    def is_lasting(self) -> Bools:
+        """Whether the position is an event that nothing superseded."""
+        lasting: Bools = self.superseded_at == NEVER
+        return lasting
+
+    @cached_property
+    def is_superseded(self) -> Bools:
+        """Whether the position is an event that was superseded."""
+        superseded: Bools = ~self.is_lasting & (self.superseded_at != TAKES_BACK)
+        return superseded
+
+    @cached_property
+    def weight(self) -> Ints:
+        """What the position counts in a sum: 1, or -1 for what takes an event back."""
+        return np.where(self.superseded_at == TAKES_BACK, -1, 1)
+
+    @cached_property
     def key_bounds(self) -> Ints:
         """The first position of each code, and the position after the last."""
         return np.searchsorted(self.marks, np.arange(self.codes + 1) * self.clock.span)
@@ -130,7 +169,8 @@ def build_timeline(requests: pa.Table, events: pa.Table, columns: Columns, *, na
     event_at = instants(events, name, columns.event_at)
     known_at = event_at if columns.known_at == columns.event_at else instants(events, name, columns.known_at)
     asked_code, code, codes = key_codes(requests, events, columns.keys, name)
-    seen = _visible(code, event_at, known_at, int(asked_at.max(initial=0)))
+    superseded_at = None if columns.superseded_at is None else instants(events, name, columns.superseded_at, unless=NEVER)
+    seen = _visible(code, event_at, known_at, superseded_at, int(asked_at.max(initial=0)))
     clock = clock_for(codes, seen.event_at, seen.visible_at)
     marks = clock.mark(seen.code, seen.event_at)
     order = _sorted_order(marks)
@@ -153,15 +193,32 @@ def build_timeline(requests: pa.Table, events: pa.Table, columns: Columns, *, na
     )
 
 
-def _visible(code: Ints, event_at: Ints, known_at: Ints, until: int) -> VisibleEvents:
-    """The events whose key is in the requests, visible by the last time asked."""
+def _visible(code: Ints, event_at: Ints, known_at: Ints, superseded_at: Ints | None, until: int) -> VisibleEvents:
+    """The events whose key is in the requests, visible by the last time asked; one that was superseded before it was visible never was."""
     kept = (code != NO_KEY) & (event_at <= until) & (known_at <= until)
+    if superseded_at is not None:
+        kept &= superseded_at > np.maximum(event_at, known_at)
     rows = np.flatnonzero(kept)
     if len(rows) < len(code):
         is_same = known_at is event_at
         code, event_at = code[rows], event_at[rows]
         known_at = event_at if is_same else known_at[rows]
-    return VisibleEvents(rows=rows, code=code, event_at=event_at, known_at=known_at)
+    found = VisibleEvents(rows=rows, code=code, event_at=event_at, known_at=known_at)
+    return found if superseded_at is None else _taken_back(found, superseded_at[rows], until)
+
+
+def _taken_back(events: VisibleEvents, superseded_at: Ints, until: int) -> VisibleEvents:
+    """The events, with what takes back those that are superseded by the last time asked."""
+    gone = np.flatnonzero(superseded_at <= until)
+    if len(gone) == 0:
+        return events
+    return VisibleEvents(
+        rows=np.concatenate((events.rows, events.rows[gone])),
+        code=np.concatenate((events.code, events.code[gone])),
+        event_at=np.concatenate((events.event_at, events.event_at[gone])),
+        known_at=np.concatenate((events.known_at, superseded_at[gone])),
+        superseded_at=np.concatenate((np.where(superseded_at <= until, superseded_at, NEVER), np.full(len(gone), TAKES_BACK))),
+    )
 
 
 def _questions(code: Ints, at: Ints, clock: Clock) -> Questions:

@@ -9,7 +9,7 @@ from pipeline_assets.processing.features.as_of import latest_features, latest_va
 from pipeline_assets.processing.features.catalogue import view_columns
 from pipeline_assets.processing.features.columns import DECISION_AT, Ints, arrow_numbers, instants, present_in
 from pipeline_assets.processing.features.keys import bucket_of, key_columns
-from pipeline_assets.processing.features.timeline import Columns, build_timeline
+from pipeline_assets.processing.features.timeline import NEVER, Columns, build_timeline
 from pipeline_assets.processing.features.windows import window_features, window_values
 from pipeline_assets.spec.features import FeatureView, Latest
 
@@ -28,7 +28,7 @@ def view_features(
     """The features of the view for each request, as they could be known at its decision_at.
 
     requests: the entity's key columns and `decision_at` (aware, to the microsecond), any order, other columns ignored. events: the key
-    columns, the two times and the features' columns of the view's source, any order. Both may be empty.
+    columns, the times and the features' columns of the view's source, any order. Both may be empty.
     Returns len(requests) rows in their order with the columns `feature_names(view)`: `count` and the codes of listed categories as int64,
     learned categories as text, all others as float64, with nulls.
     The bytes are the same for every number of buckets (crc32 of the key) and every `requests_at_once`.
@@ -72,6 +72,7 @@ def bucket_features(view: FeatureView, requests: pa.Table, events: pa.Table) -> 
         event_at=view.source.event_at,
         known_at=view.source.known_at,
         order_by=view.source.order_by,
+        superseded_at=view.source.superseded_at,
     )
     timeline = build_timeline(requests, events, columns, name=view.source.name, is_ordered=_asks_for_newest(view))
     found = window_features(view, timeline, events) | latest_features(view, timeline, events)
@@ -106,6 +107,8 @@ def _refuse_broken(view: FeatureView, requests: pa.Table, events: pa.Table) -> N
     instants(requests, "requests", DECISION_AT)
     for column in (view.source.event_at, view.source.known_at):
         instants(events, view.source.name, column)
+    if view.source.superseded_at is not None:
+        instants(events, view.source.name, view.source.superseded_at, unless=NEVER)
     for key in view.entity.keys:
         key_columns(requests, events, key, view.source.name)
     for feature in view.features:

@@ -1,6 +1,7 @@
 """Aggregates over time windows, from sorted positions and prefix sums: what is true of a window at t is written here.
 
-A window w asked at t covers the events with floor_hop(t − w) <= event_at <= t and known_at <= t. With v = max(event_at, known_at) the
+A window w asked at t covers the events with floor_hop(t − w) <= event_at <= t, known_at <= t and t < superseded_at, where they have one.
+Sums take a superseded event back from then on, as an event of the same time whose values are negative. With v = max(event_at, known_at) the
 sum over a window is (all with v <= t) − (all with event_at < start) + (those with event_at < start and v > t). The first two are prefix
 sums of two sorted orders; the third is empty unless a row became known more than w after it happened, and is then found by a wavelet tree.
 """
@@ -31,6 +32,7 @@ from pipeline_assets.processing.features.dominance import Queries, early_sums
 from pipeline_assets.processing.features.exact import Digits, digits, rounded, sample_variance, squares, whole
 from pipeline_assets.processing.features.extremes import Split, greatest, split_by_lateness
 from pipeline_assets.processing.features.hops import hop_of
+from pipeline_assets.processing.features.superseded import Superseded, greatest_superseded, superseded_rows
 from pipeline_assets.processing.features.timeline import Timeline
 from pipeline_assets.spec.features import FeatureView, Windowed
 
@@ -88,8 +90,19 @@ class Bucket:
         if measure not in self._sums:
             data = self.column(feature)
             added = whole(data.valid.astype(np.int64)) if kind == COUNT else (digits if kind == SUM else squares)(data.values)
-            self._sums[measure] = prefix_sums(self.timeline, added)
+            self._sums[measure] = prefix_sums(self.timeline, self._weighted(added))
         return self._sums[measure]
+
+    def _weighted(self, added: Digits) -> Digits:
+        """The numbers, negative where a position takes an event back."""
+        if not self.timeline.has_superseded:
+            return added
+        return Digits(exponent=added.exponent, columns=tuple(column * self.timeline.weight for column in added.columns))
+
+    @cached_property
+    def superseded(self) -> Superseded:
+        """The events that were superseded, in a timeline that has some."""
+        return superseded_rows(self.timeline)
 
     @cached_property
     def split(self) -> Split:
@@ -210,7 +223,12 @@ def _from_totals(feature: Windowed, totals: dict[Measure, Digits]) -> Floats:
 def _extreme(feature: Windowed, bucket: Bucket, frame: Frame) -> tuple[Floats, Bools]:
     data = bucket.column(feature)
     sign = 1.0 if AGGREGATES[feature.aggregate].finish == "greatest" else -1.0
-    best = greatest(bucket.timeline, bucket.split, frame.start, data.values.astype(np.float64) * sign, data.valid)
+    values = data.values.astype(np.float64) * sign
+    if bucket.timeline.has_superseded:
+        lasting = greatest(bucket.timeline, bucket.split, frame.start, values, data.valid & bucket.timeline.is_lasting)
+        best = np.maximum(lasting, greatest_superseded(bucket.superseded, frame.start, values, data.valid))
+    else:
+        best = greatest(bucket.timeline, bucket.split, frame.start, values, data.valid)
     # Adding zero turns the -0.0 of a negated zero back into 0.0.
     return best * sign + 0.0, np.isfinite(best)
 

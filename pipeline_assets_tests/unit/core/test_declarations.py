@@ -133,6 +133,16 @@ def test_a_malformed_window_is_refused(declared: UseCase, changed: dict[str, obj
     assert [(one.field, expected in one.expected) for one in found] == [(field, True)]
 
 
+@pytest.mark.parametrize("column", ["carrier", "nowhere"])
+def test_a_source_is_superseded_at_a_time(declared: UseCase, column: str) -> None:
+    """A column that is text or missing is refused with the table."""
+    view: FeatureView = declared.models[0].views[0]
+    found = problems(with_model(declared, views=(replace(view, source=replace(view.source, superseded_at=column)),)))
+
+    assert (found[0].subject, found[0].field) == ("View 'origin_departures'", "source 'departures'")
+    assert "known_at" in found[0].expected
+
+
 @pytest.mark.parametrize(
     ("changed", "field"),
     [

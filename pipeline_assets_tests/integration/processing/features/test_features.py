@@ -274,6 +274,65 @@ def test_keys_and_values_of_any_type_of_postgres_become_features(isolated: Setti
     ]
 
 
+PRICES = FeatureView(
+    name="prices",
+    entity=Entity(name="product", keys=("product",), description="A product."),
+    source=CleanedTable(name="prices", event_at="known_at", known_at="known_at", order_by=(), superseded_at="superseded_at"),
+    features=(
+        Latest(name="price", column="price"),
+        Windowed(name="lowest", aggregate="min", column="price", windows=(timedelta(days=30),)),
+        Windowed(name="count", aggregate="count", column=None, windows=(timedelta(days=30),)),
+    ),
+    owner="team:test",
+    description="What the product costs.",
+    freshness=timedelta(days=1),
+)
+# Forty products, each with a price from 1 January on that changes every five hours until it is taken off the market; decisions around each.
+VERSIONS = """
+    create schema if not exists cleaned;
+    create table cleaned.prices as
+        with changes as (
+            select product, change, change * 100 + product as price,
+                timestamptz '2013-01-08 00:00Z' + change * interval '5 hours' + product * interval '1 minute'
+                    - (change = 0)::int * interval '7 days' as known_at
+            from generate_series(1, 40) as product, generate_series(0, 4 + product % 3) as change
+        )
+        select product, known_at, price,
+            coalesce(
+                lead(known_at) over (partition by product order by known_at),
+                case when product % 4 = 0 then known_at + interval '2 hours' end
+            ) as superseded_at
+        from changes;
+    create table cleaned.orders as
+        select row_number() over (order by product, ordered_at) as number, product, ordered_at
+        from (select distinct product, moment + nudge * interval '1 microsecond' as ordered_at
+              from cleaned.prices, lateral (values (known_at), (superseded_at)) as moments(moment), generate_series(-1, 1) as nudge
+              where moment >= '2013-01-08Z') as asked
+"""
+
+
+def test_every_decision_sees_the_version_of_its_time(isolated: Settings) -> None:
+    """A decision a microsecond before, at and after each change of a price finds the price that was known then, and none after the last."""
+    with connections.warehouse(isolated) as connection:
+        connection.execute(VERSIONS)
+        expected = connection.execute(
+            "select product, ordered_at, (select price from cleaned.prices as seen where seen.product = asked.product "
+            "and known_at <= ordered_at and ordered_at < coalesce(superseded_at, 'infinity')) from cleaned.orders as asked"
+        ).fetchall()
+    put_in_lake(isolated, "prices")
+    put_in_lake(isolated, "orders", ("ordered_at", ("number",)))
+    orders = Observations(table="orders", keys=("number",), decision_at="ordered_at", event_at="ordered_at")
+    done = materialize(isolated, PRICES, date(2013, 1, 8), date(2013, 1, 10), replace(MODEL, observations=orders, views=(PRICES,)))
+    rows = in_lake(isolated, PRICES).to_pylist()
+    found = {(row["product"], row[DECISION_AT]): row["prices__price"] for row in rows}
+
+    assert done.quality.has_all_rows
+    assert found == {(product, at): price for product, at, price in expected}
+    assert [price for _, _, price in expected].count(None) == 2 * 10
+    assert all((row["prices__count_30d"] == 0) == (row["prices__price"] is None) for row in rows)
+    assert all(row["prices__lowest_30d"] == row["prices__price"] for row in rows)
+
+
 def test_a_day_without_decisions_is_empty(warehouse: Settings) -> None:
     """No flight, no row; and the day counts as materialized."""
     done = materialize(warehouse, ROUTE, date(2013, 2, 1), date(2013, 2, 1))

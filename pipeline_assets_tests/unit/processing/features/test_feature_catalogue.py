@@ -116,6 +116,7 @@ def test_events_before_the_lookback_make_no_difference() -> None:
         replace(VIEW, features=(windowed("sum", "amount", HOUR, DAY, hop=HOUR), *VIEW.features[1:])),
         replace(VIEW, features=(*VIEW.features[:1], Latest(name="newest", column="pieces"))),
         replace(VIEW, source=replace(VIEW.source, known_at="event_at")),
+        replace(VIEW, source=replace(VIEW.source, superseded_at="superseded_at")),
     ],
 )
 def test_the_hash_follows_everything_that_values_depend_on(changed: FeatureView) -> None:

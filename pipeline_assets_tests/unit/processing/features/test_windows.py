@@ -92,6 +92,71 @@ def test_many_late_rows_equal_the_oracle() -> None:
     assert {name: answer.column(name).to_pylist() for name in expected} == expected
 
 
+def test_many_versions_equal_the_oracle() -> None:
+    """Hundreds of rows of one key with up to four versions each, some moved, some deleted, some late: every aggregate is the oracle's."""
+    random = np.random.default_rng(11)
+    versions = []
+    for serial in range(150):
+        known = np.sort(random.integers(0, 900, size=random.integers(1, 5)))
+        for version, minute in enumerate(known):
+            is_last = version == len(known) - 1
+            gone = (
+                int(known[version + 1])
+                if not is_last
+                else int(minute) + int(random.integers(1, 400))
+                if random.integers(0, 4) == 0
+                else None
+            )
+            versions.append(
+                {
+                    "event_at": NOON + int(random.integers(0, 500)) * MINUTE,
+                    "known_at": NOON + int(minute) * MINUTE,
+                    "superseded_at": None if gone is None else NOON + gone * MINUTE,
+                    "amount": float(random.normal()),
+                    "pieces": int(random.integers(-9, 9)),
+                    "is_late": bool(random.integers(0, 2)),
+                    "serial": serial,
+                }
+            )
+    view = view_of(*every_aggregate((HOUR, 7 * MINUTE, DAY), None), superseded_at="superseded_at")
+    requests = asked(*[NOON + int(random.integers(0, 1400)) * MINUTE for _ in range(60)])
+    expected = oracle_features(view, requests, events(*versions))
+    answer = view_features(view, requests, events(*versions))
+
+    assert {name: answer.column(name).to_pylist() for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("at", "total", "greatest", "newest"),
+    [
+        (NOON + 9 * MINUTE, 5.0, 3.0, 3.0),
+        (NOON + 10 * MINUTE - timedelta(microseconds=1), 5.0, 3.0, 3.0),
+        (NOON + 10 * MINUTE, 3.0, 2.0, 1.0),
+        (NOON + 30 * MINUTE, 2.0, 2.0, 2.0),
+    ],
+)
+def test_a_version_counts_until_the_next_is_known(at: datetime, total: float, greatest: float, newest: float) -> None:
+    """A value of 3 is corrected to 1 after ten minutes and deleted after thirty; what is asked before is what was known then."""
+    history = events(
+        {"event_at": NOON - MINUTE, "amount": 2.0},
+        {"event_at": NOON, "superseded_at": NOON + 10 * MINUTE, "amount": 3.0},
+        {"event_at": NOON, "known_at": NOON + 10 * MINUTE, "superseded_at": NOON + 30 * MINUTE, "amount": 1.0},
+    )
+    view = view_of(windowed("sum", "amount"), windowed("max", "amount"), windowed("last", "amount"), superseded_at="superseded_at")
+
+    assert [column.to_pylist() for column in view_features(view, asked(at), history).columns] == [[total], [greatest], [newest]]
+
+
+def test_a_version_that_was_superseded_before_it_could_count_never_does() -> None:
+    """A plan that is cancelled before its time, and a version known after the one that corrects it: neither is seen at any time."""
+    cancelled = {"event_at": NOON + HOUR, "known_at": NOON, "superseded_at": NOON + MINUTE, "amount": 1.0}
+    overtaken = {"event_at": NOON, "known_at": NOON + MINUTE, "superseded_at": NOON + MINUTE, "amount": 1.0}
+    view = view_of(windowed("count", None), superseded_at="superseded_at")
+    counts = view_features(view, asked(NOON + MINUTE, NOON + HOUR, NOON + 70 * MINUTE), events(cancelled, overtaken))
+
+    assert counts.column(0).to_pylist() == [0, 0, 0]
+
+
 @pytest.mark.parametrize(
     ("happened", "counted"),
     [
