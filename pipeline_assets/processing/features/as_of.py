@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from pipeline_assets.core import names
 from pipeline_assets.processing.features.columns import Bools, Ints, plain_column
-from pipeline_assets.processing.features.superseded import NOTHING, newest_superseded, superseded_rows
+from pipeline_assets.processing.features.superseded import NOTHING, newest_superseded
 from pipeline_assets.processing.features.timeline import Columns, Timeline, build_timeline
 from pipeline_assets.processing.features.values import Values, feature_of, values_of
 from pipeline_assets.spec.features import FeatureView, Latest
@@ -22,7 +22,7 @@ def newest_positions(timeline: Timeline, valid: Bools | None = None) -> Ints:
     """
     if timeline.has_superseded:
         counts = timeline.is_lasting if valid is None else timeline.is_lasting & valid
-        return np.maximum(_newest_lasting(timeline, counts), newest_superseded(superseded_rows(timeline), valid))
+        return np.maximum(_newest_lasting(timeline, counts), newest_superseded(timeline.superseded, valid))
     return _newest_lasting(timeline, valid)
 
 

@@ -7,44 +7,13 @@ together. Rows that nothing superseded are in none of it.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
 from pipeline_assets.processing.features.columns import Bools, Floats, Ints
-from pipeline_assets.processing.features.timeline import Timeline
+from pipeline_assets.processing.features.timeline import Superseded
 
 NOTHING = -1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Superseded:
-    """Positions of rows that were superseded, and the places [begin, end) among all such moments in which each counts.
-
-    asked: the place of each question, -1 before the first. size: how many moments there are, as a power of two.
-    """
-
-    positions: Ints
-    begin: Ints
-    end: Ints
-    asked: Ints
-    size: int
-
-
-def superseded_rows(timeline: Timeline) -> Superseded:
-    """The superseded rows of a timeline that has some."""
-    positions = np.flatnonzero(timeline.is_superseded)
-    code = timeline.code[positions]
-    begins, ends = (timeline.clock.mark(code, at[positions]) for at in (timeline.visible_at, timeline.superseded_at))
-    moments = np.unique(np.concatenate((begins, ends)))
-    questions = timeline.questions
-    return Superseded(
-        positions=positions,
-        begin=np.searchsorted(moments, begins),
-        end=np.searchsorted(moments, ends),
-        asked=np.searchsorted(moments, timeline.clock.until(questions.code, questions.at), side="right") - 1,
-        size=1 << len(moments).bit_length(),
-    )
 
 
 def newest_superseded(rows: Superseded, valid: Bools | None) -> Ints:

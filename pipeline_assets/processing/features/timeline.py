@@ -71,6 +71,20 @@ class Questions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Superseded:
+    """Positions of rows that were superseded, and the places [begin, end) among all such moments in which each counts.
+
+    asked: the place of each question, -1 before the first. size: a power of two above the number of moments.
+    """
+
+    positions: Ints
+    begin: Ints
+    end: Ints
+    asked: Ints
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Timeline:
     """Positions 0 … n-1 are events in the order of (key, event_at), which `order` brings them into.
 
@@ -125,15 +139,24 @@ class Timeline:
         return lasting
 
     @cached_property
-    def is_superseded(self) -> Bools:
-        """Whether the position is an event that was superseded."""
-        superseded: Bools = ~self.is_lasting & (self.superseded_at != TAKES_BACK)
-        return superseded
-
-    @cached_property
     def weight(self) -> Ints:
         """What the position counts in a sum: 1, or -1 for what takes an event back."""
         return np.where(self.superseded_at == TAKES_BACK, -1, 1)
+
+    @cached_property
+    def superseded(self) -> Superseded:
+        """The events that were superseded."""
+        positions = np.flatnonzero(~self.is_lasting & (self.superseded_at != TAKES_BACK))
+        code = self.code[positions]
+        begins, ends = (self.clock.mark(code, at[positions]) for at in (self.visible_at, self.superseded_at))
+        moments = np.sort(np.concatenate((begins, ends)))
+        return Superseded(
+            positions=positions,
+            begin=np.searchsorted(moments, begins),
+            end=np.searchsorted(moments, ends),
+            asked=np.searchsorted(moments, self.clock.until(self.questions.code, self.questions.at), side="right") - 1,
+            size=1 << len(moments).bit_length(),
+        )
 
     @cached_property
     def key_bounds(self) -> Ints:
@@ -177,7 +200,12 @@ def build_timeline(requests: pa.Table, events: pa.Table, columns: Columns, *, na
     sorted_marks = marks[order]
     if is_ordered:
         found = [plain_column(events, name, column) for column in columns.order_by]
-        breakers = [seen.known_at.__getitem__, *(_ranking(column, seen.rows) for column in found), seen.rows.__getitem__]
+        breakers = [
+            seen.known_at.__getitem__,
+            *_taking_back(seen),
+            *(_ranking(column, seen.rows) for column in found),
+            seen.rows.__getitem__,
+        ]
         order = _break_ties(order, sorted_marks, breakers)
     questions = _questions(asked_code, asked_at, clock)
     visible_order, seen_at = _visibility(seen, questions, clock, order, sorted_marks)
@@ -258,6 +286,12 @@ def _ranking(column: pa.Array, rows: Ints) -> Callable[[Ints], Ints]:
         return np.where(values.is_null().to_numpy(zero_copy_only=False), 0, ranks)
 
     return rank
+
+
+def _taking_back(seen: VisibleEvents) -> list[Callable[[Ints], Ints]]:
+    """What sets apart at once what takes an event back: its place among equals makes no difference."""
+    found = seen.superseded_at
+    return [] if found is None else [lambda places: (found[places] != TAKES_BACK).astype(np.int64)]
 
 
 def _break_ties(order: Ints, marks: Ints, breakers: Sequence[Callable[[Ints], Ints]]) -> Ints:

@@ -32,7 +32,7 @@ from pipeline_assets.processing.features.dominance import Queries, early_sums
 from pipeline_assets.processing.features.exact import Digits, digits, rounded, sample_variance, squares, whole
 from pipeline_assets.processing.features.extremes import Split, greatest, split_by_lateness
 from pipeline_assets.processing.features.hops import hop_of
-from pipeline_assets.processing.features.superseded import Superseded, greatest_superseded, superseded_rows
+from pipeline_assets.processing.features.superseded import greatest_superseded
 from pipeline_assets.processing.features.timeline import Timeline
 from pipeline_assets.spec.features import FeatureView, Windowed
 
@@ -100,11 +100,6 @@ class Bucket:
         return Digits(exponent=added.exponent, columns=tuple(column * self.timeline.weight for column in added.columns))
 
     @cached_property
-    def superseded(self) -> Superseded:
-        """The events that were superseded, in a timeline that has some."""
-        return superseded_rows(self.timeline)
-
-    @cached_property
     def split(self) -> Split:
         """Which positions sorting alone serves, for minimum and maximum."""
         return split_by_lateness(self.timeline)
@@ -132,10 +127,32 @@ def prefix_sums(timeline: Timeline, added: Digits) -> PrefixSums:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Unseen:
+    """Positions that no question finds in a window: whoever sees one has its event before the start of the window.
+
+    by_visibility: the same positions in that order. before: how many lie before the start of each window; seen: how many each question
+    sees.
+    """
+
+    positions: Ints
+    by_visibility: Ints
+    before: Ints
+    seen: Ints
+
+    def sums(self, values: Ints) -> Ints:
+        """The sum, for each question, over those before its window that it does not see: all before it, less all that it sees."""
+        return _upto(values[self.positions])[self.before] - _upto(values[self.by_visibility])[self.seen]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Frame:
-    """One window at each question: its first position, and the rows that may be before it and not yet known."""
+    """One window at each question: its first position, and the rows that may be before it and not yet known.
+
+    Of these the unseen are never in the window; only the others, known within a hop of leaving it, need a search.
+    """
 
     start: Ints
+    unseen: Unseen
     straddlers: Ints
     rank: Ints
     queries: Queries
@@ -144,10 +161,15 @@ class Frame:
 def frame_of(timeline: Timeline, window: timedelta, hop: timedelta) -> Frame:
     """The window's frame. Straddlers became known more than the window after they happened: usually none."""
     start = timeline.positions_from(window_start(timeline.questions.at, window, hop))
-    is_straddler = timeline.visible_at - timeline.event_at > window // MICROSECOND
+    lateness = timeline.visible_at - timeline.event_at
+    is_unseen = lateness >= (window + hop) // MICROSECOND
+    is_straddler = (lateness > window // MICROSECOND) & ~is_unseen
+    unseen = _unseen(timeline, is_unseen, start)
     straddlers = np.flatnonzero(is_straddler)
     if len(straddlers) == 0:
-        return Frame(start=start, straddlers=straddlers, rank=straddlers, queries=Queries(left=start, right=start, first=start))
+        return Frame(
+            start=start, unseen=unseen, straddlers=straddlers, rank=straddlers, queries=Queries(left=start, right=start, first=start)
+        )
     before = _upto(is_straddler.astype(np.int64))
     by_visibility = timeline.in_visible_order(np.arange(len(is_straddler)))
     by_visibility = by_visibility[is_straddler[by_visibility]]
@@ -155,8 +177,23 @@ def frame_of(timeline: Timeline, window: timedelta, hop: timedelta) -> Frame:
     rank = np.empty(len(is_straddler), np.int64)
     rank[by_visibility] = key_end - 1 - np.arange(len(straddlers))
     seen = _upto(timeline.in_visible_order(is_straddler).astype(np.int64))[timeline.seen]
-    queries = Queries(left=before[timeline.key_start], right=before[start], first=before[timeline.key_end] - seen)
-    return Frame(start=start, straddlers=straddlers, rank=rank[straddlers], queries=queries)
+    # Earlier ones are known by now: they became so within a window and a hop.
+    first = timeline.positions_from(timeline.questions.at - (window + hop) // MICROSECOND)
+    queries = Queries(left=before[first], right=before[start], first=before[timeline.key_end] - seen)
+    return Frame(start=start, unseen=unseen, straddlers=straddlers, rank=rank[straddlers], queries=queries)
+
+
+def _unseen(timeline: Timeline, is_unseen: Bools, start: Ints) -> Unseen:
+    positions = np.flatnonzero(is_unseen)
+    if len(positions) == 0:
+        return Unseen(positions=positions, by_visibility=positions, before=positions, seen=positions)
+    visible = timeline.in_visible_order(is_unseen)
+    return Unseen(
+        positions=positions,
+        by_visibility=timeline.in_visible_order(np.arange(len(is_unseen)))[visible],
+        before=_upto(is_unseen.astype(np.int64))[start],
+        seen=_upto(visible.astype(np.int64))[timeline.seen],
+    )
 
 
 def window_features(view: FeatureView, timeline: Timeline, events: pa.Table) -> dict[str, pa.Array]:
@@ -184,6 +221,9 @@ def window_totals(bucket: Bucket, frame: Frame, features: Iterable[Windowed]) ->
     """Every measure that the features need, added up over the window of each question."""
     sums = {(feature.column, part): bucket.sums(feature, part) for feature in features for part in _added(feature)}
     totals = [seen - upto[frame.start] for prefix in sums.values() for seen, upto in zip(prefix.seen, prefix.upto, strict=True)]
+    if len(frame.unseen.positions):
+        columns = [values for prefix in sums.values() for values in prefix.values]
+        totals = [total + frame.unseen.sums(values) for total, values in zip(totals, columns, strict=True)]
     if len(frame.straddlers):
         late = [values[frame.straddlers] for prefix in sums.values() for values in prefix.values]
         totals = [total + missed for total, missed in zip(totals, early_sums(frame.rank, frame.queries, late), strict=True)]
@@ -226,7 +266,7 @@ def _extreme(feature: Windowed, bucket: Bucket, frame: Frame) -> tuple[Floats, B
     values = data.values.astype(np.float64) * sign
     if bucket.timeline.has_superseded:
         lasting = greatest(bucket.timeline, bucket.split, frame.start, values, data.valid & bucket.timeline.is_lasting)
-        best = np.maximum(lasting, greatest_superseded(bucket.superseded, frame.start, values, data.valid))
+        best = np.maximum(lasting, greatest_superseded(bucket.timeline.superseded, frame.start, values, data.valid))
     else:
         best = greatest(bucket.timeline, bucket.split, frame.start, values, data.valid)
     # Adding zero turns the -0.0 of a negated zero back into 0.0.
