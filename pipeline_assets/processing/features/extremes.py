@@ -13,7 +13,7 @@ from pipeline_assets.processing.features.timeline import Timeline
 class Split:
     """Positions whose visibility never decreases within a key (`steady`), and the others, overtaken by later events or overtaking them.
 
-    Of events that nothing superseded; the others are neither.
+    Of the events that count; the others are neither.
     """
 
     steady: Ints
@@ -25,14 +25,14 @@ class Split:
     late_seen: Ints
 
 
-def split_by_lateness(timeline: Timeline) -> Split:
-    """Steady and late positions.
+def split_by_lateness(timeline: Timeline, counts: Bools | None = None) -> Split:
+    """Steady and late positions, of those that count (None: all).
 
     before: how many lie before each position. seen: how many each question sees, those of lower keys included. late_rank: the place of each
     late position by visibility, within its key.
     """
-    is_steady = _steady(timeline)
-    is_late = ~is_steady & timeline.is_lasting if timeline.has_superseded else ~is_steady
+    is_steady = _steady(timeline, counts)
+    is_late = ~is_steady if counts is None else ~is_steady & counts
     late = np.flatnonzero(is_late)
     seen_late = timeline.in_visible_order(is_late)
     order = np.arange(len(is_steady)) if timeline.visible_order is None else timeline.visible_order
@@ -79,15 +79,15 @@ def range_maxima(values: Floats, left: Ints, right: Ints) -> Floats:
     return best
 
 
-def _steady(timeline: Timeline) -> Bools:
+def _steady(timeline: Timeline, counts: Bools | None) -> Bools:
     """Of the two greedy ways to drop positions until visibility never decreases, the one that drops fewer."""
-    if timeline.visible_order is None:
+    if timeline.visible_order is None and counts is None:
         return np.ones(len(timeline.rows), np.bool_)
     marks = timeline.clock.mark(timeline.code, timeline.visible_at)
-    if not timeline.has_superseded:
+    if counts is None:
         return _never_decreasing(marks)
-    steady = timeline.is_lasting.copy()
-    steady[steady] = _never_decreasing(marks[steady])
+    steady = counts.copy()
+    steady[counts] = _never_decreasing(marks[counts])
     return steady
 
 

@@ -263,14 +263,23 @@ def _from_totals(feature: Windowed, totals: dict[Measure, Digits]) -> Floats:
 def _extreme(feature: Windowed, bucket: Bucket, frame: Frame) -> tuple[Floats, Bools]:
     data = bucket.column(feature)
     sign = 1.0 if AGGREGATES[feature.aggregate].finish == "greatest" else -1.0
-    values = data.values.astype(np.float64) * sign
-    if bucket.timeline.has_superseded:
-        lasting = greatest(bucket.timeline, bucket.split, frame.start, values, data.valid & bucket.timeline.is_lasting)
-        best = np.maximum(lasting, greatest_superseded(bucket.timeline.superseded, frame.start, values, data.valid))
-    else:
-        best = greatest(bucket.timeline, bucket.split, frame.start, values, data.valid)
+    values, timeline = data.values.astype(np.float64) * sign, bucket.timeline
+    counts = _countable(timeline, frame)
+    split = bucket.split if counts is None else split_by_lateness(timeline, counts)
+    best = greatest(timeline, split, frame.start, values, data.valid if counts is None else data.valid & counts)
+    if timeline.has_superseded:
+        best = np.maximum(best, greatest_superseded(timeline.superseded, frame.start, values, data.valid))
     # Adding zero turns the -0.0 of a negated zero back into 0.0.
     return best * sign + 0.0, np.isfinite(best)
+
+
+def _countable(timeline: Timeline, frame: Frame) -> Bools | None:
+    """The positions that a window can hold for good: not superseded, and known before they left it; None where all are so."""
+    if len(frame.unseen.positions) == 0 and not timeline.has_superseded:
+        return None
+    counts = timeline.is_lasting.copy()
+    counts[frame.unseen.positions] = False
+    return counts
 
 
 def _newest(feature: Windowed, bucket: Bucket, frame: Frame) -> tuple[Floats, Bools]:
