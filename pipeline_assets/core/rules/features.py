@@ -8,7 +8,7 @@ from zoneinfo import available_timezones
 from pipeline_assets.core.aggregates import AGGREGATES
 from pipeline_assets.core.columns import ColumnKind, Columns, Tables
 from pipeline_assets.core.project import views_of
-from pipeline_assets.core.rules.problems import Place, Problem, listed
+from pipeline_assets.core.rules.problems import LONGEST, Place, Problem, listed
 from pipeline_assets.spec.features import TRANSFORMS, FeatureView, Latest, Learned, RequestFeature, Windowed
 from pipeline_assets.spec.models import Model
 from pipeline_assets.spec.use_case import UseCase
@@ -82,8 +82,8 @@ def _windowed(place: Place, feature: Windowed, columns: Columns) -> Iterator[Pro
     if not feature.windows:
         yield place.problem("windows", "is empty", "at least one length of time")
     for window in feature.windows:
-        if window <= timedelta(0) or window % timedelta(minutes=1):
-            yield place.problem("windows", f"holds {window}", "whole minutes")
+        if not timedelta(0) < window <= LONGEST or window % timedelta(minutes=1):
+            yield place.problem("windows", f"holds {window}", "whole minutes, at most 100 years")
     if feature.hop is not None:
         yield from place.positive("hop", feature.hop)
 

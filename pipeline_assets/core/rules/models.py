@@ -114,11 +114,20 @@ def _gate(place: Place, model: Model) -> Iterator[Problem]:
     metrics = METRICS.get(type(model.task), {})
     yield from place.one_of("gate.metric", model.gate.metric, metrics)
     yield from _rules(place, "gate.limits", model.task, model.gate.limits)
+    yield from place.finite("gate.min_gain_over_baseline", model.gate.min_gain_over_baseline)
+    yield from place.finite("gate.min_gain_over_champion", model.gate.min_gain_over_champion)
+    yield from place.at_least("gate.max_slice_loss", model.gate.max_slice_loss, 0)
+    yield from place.at_least("gate.min_slice_rows", model.gate.min_slice_rows, 1)
+    yield from place.at_least("gate.max_size_bytes", model.gate.max_size_bytes, 1)
+    yield from place.at_least("gate.max_latency_ms", model.gate.max_latency_ms, 0)
 
 
 def _monitor(place: Place, task: Task, monitor: Monitor) -> Iterator[Problem]:
     yield from place.between("bins", monitor.bins, 2, 100)
     yield from place.between("max_drifted_share", monitor.max_drifted_share, 0, 1)
+    yield from place.at_least("max_psi", monitor.max_psi, 0)
+    yield from place.at_least("min_labels", monitor.min_labels, 1)
+    yield from place.at_least("report_sample_rows", monitor.report_sample_rows, 1)
     yield from _rules(place, "rules", task, monitor.rules)
     yield from place.positive("cool_down", monitor.cool_down)
 
@@ -126,3 +135,4 @@ def _monitor(place: Place, task: Task, monitor: Monitor) -> Iterator[Problem]:
 def _rules(place: Place, field: str, task: Task, rules: tuple[MetricRule, ...]) -> Iterator[Problem]:
     for rule in rules:
         yield from place.one_of(f"{field} names metric", rule.metric, METRICS.get(type(task), {}))
+        yield from place.finite(f"{field} limit", rule.limit)

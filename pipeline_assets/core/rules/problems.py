@@ -4,10 +4,13 @@ import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from math import inf, isfinite
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,47}")
 NAME_RULE = "a lower-case name of letters, digits and underscores, at most 48 long"
-POSITIVE = "a positive length of time"
+# Days of the calendar are added to and taken from such a time; nothing that is declared looks further than this.
+LONGEST = timedelta(days=36_525)
+POSITIVE = "a positive length of time, at most 100 years"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,15 +52,25 @@ class Place:
         if not low <= value <= high:
             yield self.problem(field, f"is {value}", f"a number from {low} to {high}")
 
+    def finite(self, field: str, value: float) -> Iterator[Problem]:
+        """A problem unless `value` is a number that is not infinite."""
+        if not isfinite(value):
+            yield self.problem(field, f"is {value}", "a finite number")
+
+    def at_least(self, field: str, value: float, least: float) -> Iterator[Problem]:
+        """A problem unless `value` is a finite number of at least `least`."""
+        if not least <= value < inf:
+            yield self.problem(field, f"is {value}", f"a number of at least {least}")
+
     def positive(self, field: str, value: timedelta) -> Iterator[Problem]:
-        """A problem unless `value` is longer than nothing."""
-        if value <= timedelta(0):
+        """A problem unless `value` is longer than nothing, and no longer than a century."""
+        if not timedelta(0) < value <= LONGEST:
             yield self.problem(field, f"is {value}", POSITIVE)
 
     def not_negative(self, field: str, value: timedelta) -> Iterator[Problem]:
-        """A problem if `value` is less than nothing."""
-        if value < timedelta(0):
-            yield self.problem(field, f"is {value}", "a length of time that is not negative")
+        """A problem if `value` is less than nothing, or longer than a century."""
+        if not timedelta(0) <= value <= LONGEST:
+            yield self.problem(field, f"is {value}", "a length of time that is not negative, at most 100 years")
 
     def names(self, kind: str, names: Collection[str]) -> Iterator[Problem]:
         """A problem for each name that breaks the rule of names, or stands twice."""

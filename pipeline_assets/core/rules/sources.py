@@ -53,6 +53,8 @@ def _contract(declared: Source | EventStream, contract: Contract) -> Iterator[Pr
     yield from place.one_of("known_at", contract.known_at, instants)
     yield from place.between("broken_share", contract.broken_share, 0, 1)
     yield from place.positive("freshness", contract.freshness)
+    yield from place.not_negative("lateness", contract.lateness)
+    yield from place.not_negative("earliness", contract.earliness)
 
 
 def _field(place: Place, field: Field) -> Iterator[Problem]:
@@ -60,6 +62,10 @@ def _field(place: Place, field: Field) -> Iterator[Problem]:
     has_range = field.minimum is not None or field.maximum is not None
     if has_range and field.type not in {"integer", "number"}:
         yield place.problem("minimum", "is set", "a range on an integer or a number")
+    for name, bound in (("minimum", field.minimum), ("maximum", field.maximum)):
+        yield from place.finite(name, 0 if bound is None else bound)
+    if field.max_length is not None:
+        yield from place.at_least("max_length", field.max_length, 1)
     if field.minimum is not None and field.maximum is not None and field.minimum > field.maximum:
         yield place.problem("minimum", "exceeds maximum", "minimum <= maximum")
     if (field.allowed or field.max_length is not None) and field.type != "string":

@@ -92,6 +92,80 @@ def test_a_field_of_another_type_is_refused_beside_other_use_cases(
     assert ("bundesliga", "models") in [(one.use_case, one.field) for one in found]
 
 
+def test_two_views_of_one_name_in_a_use_case_are_refused(declared: UseCase) -> None:
+    """The second model does not get the features of the first one's view by its name; the same view in both is one."""
+    first, second = declared.models
+    view = next(view for view in second.views if view in first.views)
+    other = replace(view, features=view.features[:1])
+    (found,) = problems(replace(declared, models=(first, replace(second, views=(other,)))))
+
+    assert (found.subject, found.field) == (f"View '{view.name}'", "name")
+    assert "differently" in found.problem
+
+
+def test_two_sources_of_one_name_in_a_use_case_are_refused(declared: UseCase) -> None:
+    """What a stream names as its history is the source that the use case lists under that name."""
+    stream = next(stream for stream in declared.streams if stream.history is not None)
+    assert stream.history is not None
+    listed = replace(stream.history.source, contract=replace(stream.history.source.contract, version="9.0.0"))
+    found = problems(replace(declared, sources=(*(one for one in declared.sources if one.contract.name != listed.contract.name), listed)))
+
+    assert {(one.subject, one.field) for one in found} == {
+        (f"Contract '{listed.contract.name}'", "name"),
+        ("Origin 'airline_ops/public.flight_history'", "name"),
+    }
+
+
+def test_two_models_of_one_name_in_a_use_case_are_refused(declared: UseCase) -> None:
+    """Even equal ones, as a version in the registry is of one model."""
+    found = problems(replace(declared, models=(declared.models[0], declared.models[0])))
+
+    assert [(one.subject, one.field) for one in found] == [("Model 'flight_delay'", "name")]
+
+
+@pytest.mark.parametrize(
+    ("changed", "field"),
+    [
+        ({"max_slice_loss": -0.2}, "gate.max_slice_loss"),
+        ({"min_slice_rows": 0}, "gate.min_slice_rows"),
+        ({"max_size_bytes": -1}, "gate.max_size_bytes"),
+        ({"max_latency_ms": float("inf")}, "gate.max_latency_ms"),
+        ({"min_gain_over_baseline": float("nan")}, "gate.min_gain_over_baseline"),
+        ({"limits": (MetricRule(metric="log_loss", limit=float("inf")),)}, "gate.limits limit"),
+    ],
+)
+def test_a_gate_that_could_never_decide_is_refused(declared: UseCase, changed: dict[str, object], field: str) -> None:
+    """A bound that is no finite number, or that nothing could keep."""
+    gate = replace(declared.models[0].gate, **changed)  # type: ignore[arg-type]
+    (found,) = problems(with_model(declared, gate=gate))
+
+    assert found.field == field
+
+
+@pytest.mark.parametrize(
+    ("changed", "field"),
+    [({"max_psi": float("nan")}, "max_psi"), ({"min_labels": 0}, "min_labels"), ({"report_sample_rows": -5}, "report_sample_rows")],
+)
+def test_a_monitor_that_could_never_judge_is_refused(declared: UseCase, changed: dict[str, object], field: str) -> None:
+    """A limit that nothing exceeds, no labels, and no rows for the report."""
+    monitor = replace(declared.models[0].monitor, **changed)  # type: ignore[arg-type]
+    (found,) = problems(with_model(declared, monitor=monitor))
+
+    assert found.field == field
+
+
+def test_a_length_of_time_is_at_most_a_century(declared: UseCase) -> None:
+    """More than that no calendar could take or add: windows, reaches and promises alike."""
+    model, long = declared.models[0], timedelta(days=1_000_000)
+    reach = replace(model.observations, behind=long)
+    source = replace(declared.sources[0], contract=replace(declared.sources[0].contract, earliness=timedelta.max))
+    windows = _with_feature(declared, windows=(long,))
+
+    assert [one.field for one in problems(with_model(declared, observations=reach))] == ["observations.behind"]
+    assert [one.field for one in problems(windows)] == ["windows"]
+    assert "earliness" in [one.field for one in problems(replace(declared, sources=(source, *declared.sources[1:])))]
+
+
 def test_a_field_of_a_part_is_named_by_its_path(declared: UseCase) -> None:
     """A length of time that is a number, in a window and in the label; a day that is a time; each where it stands."""
     model = declared.models[0]
