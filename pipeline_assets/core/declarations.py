@@ -86,6 +86,7 @@ def _own(use_case: UseCase) -> Iterator[Problem]:
     """The rules of the use case itself."""
     place = Place(declared=use_case, subject=f"Use case '{use_case.name}'")
     yield from place.names("Use case", [use_case.name])
+    yield from place.owner(use_case.owner)
     if use_case.last_day is not None and use_case.last_day < use_case.first_day:
         yield place.problem("last_day", f"is {use_case.last_day}", f"a day not before first_day, {use_case.first_day}")
     if not use_case.models:

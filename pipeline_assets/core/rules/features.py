@@ -47,6 +47,7 @@ def _view(view: FeatureView, tables: Tables) -> Iterator[Problem]:
     yield from place.names("Entity", [view.entity.name])
     yield from place.names(f"{place.subject}: feature", [feature.name for feature in view.features])
     yield from place.positive("freshness", view.freshness)
+    yield from place.owner(view.owner)
     if not view.features:
         yield place.problem("features", "is empty", "at least one feature")
     if view.source.name not in tables:
@@ -60,6 +61,8 @@ def _view(view: FeatureView, tables: Tables) -> Iterator[Problem]:
 
 
 def _source(place: Place, view: FeatureView, columns: Columns) -> Iterator[Problem]:
+    if not view.entity.keys or len({*view.entity.keys}) < len(view.entity.keys):
+        yield place.problem("entity", f"has the keys {view.entity.keys}", "at least one key, each once")
     for key in view.entity.keys:
         yield from of_kind(place, "entity", key, columns, KEYS)
     for time in (view.source.event_at, view.source.known_at):

@@ -31,6 +31,8 @@ def problems(use_case: UseCase, tables: Tables) -> Iterator[Problem]:
     for model in use_case.models:
         place = Place(declared=model, subject=f"Model '{model.name}'")
         yield from place.names("Model", [model.name])
+        yield from place.owner(model.owner)
+        yield from place.at_least("early_stopping_rounds", model.early_stopping_rounds, 1)
         yield from _task(place, model)
         yield from _observations(place, model, tables)
         yield from _label(place, model, tables)

@@ -8,6 +8,9 @@ from math import inf, isfinite
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,47}")
 NAME_RULE = "a lower-case name of letters, digits and underscores, at most 48 long"
+# As Dagster takes owners, and Kafka the names of topics.
+OWNER = re.compile(r"[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,7}|team:\S(.*\S)?")
+TOPIC = re.compile(r"(?!\.{1,2}$)[a-zA-Z0-9._-]{1,249}")
 # Days of the calendar are added to and taken from such a time; nothing that is declared looks further than this.
 LONGEST = timedelta(days=36_525)
 POSITIVE = "a positive length of time, at most 100 years"
@@ -51,6 +54,11 @@ class Place:
         """A problem unless `value` is in the range, bounds included; NaN is in none."""
         if not low <= value <= high:
             yield self.problem(field, f"is {value}", f"a number from {low} to {high}")
+
+    def owner(self, value: str) -> Iterator[Problem]:
+        """A problem unless `value` names somebody whom Dagster knows how to show."""
+        if not OWNER.fullmatch(value):
+            yield self.problem("owner", f"is {value!r}", "an e-mail address, or a team as 'team:name'")
 
     def finite(self, field: str, value: float) -> Iterator[Problem]:
         """A problem unless `value` is a number that is not infinite."""

@@ -7,9 +7,9 @@ from typing import get_args
 
 from pipeline_assets.core.names import landed
 from pipeline_assets.core.project import sources_of
-from pipeline_assets.core.rules.problems import Place, Problem
+from pipeline_assets.core.rules.problems import TOPIC, Place, Problem
 from pipeline_assets.spec.contracts import FIELD_TYPES, Contract, Field
-from pipeline_assets.spec.sources import Avro, CloudEvent, CsvLine, DebeziumChange, EventStream, Load, PostgresTable, Source
+from pipeline_assets.spec.sources import Avro, CloudEvent, CsvLine, DebeziumChange, EventStream, Load, PostgresTable, RestEndpoint, Source
 from pipeline_assets.spec.use_case import UseCase
 
 # What CloudEvents allows as the name of an attribute.
@@ -35,6 +35,8 @@ def _source(source: Source) -> Iterator[Problem]:
     yield from place.one_of("load", source.load, get_args(Load))
     if source.load == "changes" and not isinstance(source.origin, PostgresTable):
         yield place.problem("load", "is 'changes'", "a Postgres table as origin")
+    if isinstance(source.origin, RestEndpoint):
+        yield from place.at_least("origin.page_size", source.origin.page_size, 1)
 
 
 def _contract(declared: Source | EventStream, contract: Contract) -> Iterator[Problem]:
@@ -51,6 +53,7 @@ def _contract(declared: Source | EventStream, contract: Contract) -> Iterator[Pr
     instants = [name for name, field in fields.items() if field.type == "timestamp" and field.required]
     yield from place.one_of("event_at", contract.event_at, instants)
     yield from place.one_of("known_at", contract.known_at, instants)
+    yield from place.owner(contract.owner)
     yield from place.between("broken_share", contract.broken_share, 0, 1)
     yield from place.positive("freshness", contract.freshness)
     yield from place.not_negative("lateness", contract.lateness)
@@ -74,6 +77,8 @@ def _field(place: Place, field: Field) -> Iterator[Problem]:
 
 def _stream(stream: EventStream, others: Collection[EventStream]) -> Iterator[Problem]:
     place = Place(declared=stream, subject=f"Stream '{stream.contract.name}'")
+    if not TOPIC.fullmatch(stream.topic):
+        yield place.problem("topic", f"is {stream.topic!r}", "the name of a topic: letters, digits, '.', '_' and '-', at most 249")
     yield from _history(place, stream)
     yield from _format(place, stream)
     yield from _route(place, stream, others)

@@ -14,7 +14,7 @@ from pipeline_assets.core.rules import models
 from pipeline_assets.core.settings import read_code_settings
 from pipeline_assets.spec.features import FeatureView, Latest, Learned, RequestFeature, Windowed
 from pipeline_assets.spec.models import Model
-from pipeline_assets.spec.sources import Avro, CloudEvent, CsvLine, DebeziumChange, Route
+from pipeline_assets.spec.sources import Avro, CloudEvent, CsvLine, DebeziumChange, RestEndpoint, Route
 from pipeline_assets.spec.tasks import Binary, MetricRule, Multiclass, Regression
 from pipeline_assets.spec.use_case import UseCase
 
@@ -152,6 +152,41 @@ def test_a_monitor_that_could_never_judge_is_refused(declared: UseCase, changed:
     (found,) = problems(with_model(declared, monitor=monitor))
 
     assert found.field == field
+
+
+@pytest.mark.parametrize("owner", ["", "somebody", "team:", "ml-flights@nyc-flights.example ", "a b@nyc-flights.example"])
+def test_an_owner_is_an_address_or_a_team(declared: UseCase, owner: str) -> None:
+    """Whatever Dagster would refuse without a word of where it stands."""
+    model = declared.models[0]
+    view = replace(model.views[0], owner=owner)
+    found = problems(replace(with_model(declared, owner=owner, views=(view,)), owner=owner))
+
+    assert [one.subject for one in found if one.field == "owner"] == [
+        "Use case 'nyc_flights'",
+        "View 'origin_departures'",
+        "Model 'flight_delay'",
+    ]
+
+
+@pytest.mark.parametrize("topic", ["", "ä b", "flights\n", "..", "x" * 250])
+def test_a_topic_has_a_name_that_kafka_takes(declared: UseCase, topic: str) -> None:
+    """Letters, digits and three signs."""
+    found = problems(replace(declared, streams=(replace(declared.streams[0], topic=topic), *declared.streams[1:])))
+
+    assert "topic" in [one.field for one in found]
+
+
+def test_pages_keys_and_rounds_are_of_a_size_that_works(declared: UseCase) -> None:
+    """An endpoint without rows a page, an entity with a key twice, a training that stops at once."""
+    weather = next(source for source in declared.sources if isinstance(source.origin, RestEndpoint))
+    sources = tuple(source for source in declared.sources if source is not weather)
+    paged = replace(weather, origin=replace(weather.origin, page_size=0))  # type: ignore[arg-type]
+    view = declared.models[0].views[0]
+    doubled = replace(view, entity=replace(view.entity, keys=("origin", "origin")))
+
+    assert [one.field for one in problems(replace(declared, sources=(*sources, paged)))] == ["origin.page_size"]
+    assert "entity" in [one.field for one in problems(with_model(declared, views=(doubled,)))]
+    assert [one.field for one in problems(with_model(declared, early_stopping_rounds=0))] == ["early_stopping_rounds"]
 
 
 def test_a_length_of_time_is_at_most_a_century(declared: UseCase) -> None:
