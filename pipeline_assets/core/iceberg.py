@@ -3,7 +3,7 @@
 Shared by the rooms that write to the lake's catalog: the landed and typed tables of streams, and the tables of the lake.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
@@ -15,9 +15,10 @@ from pipeline_assets.spec.contracts import FieldType
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
+    from pyiceberg.expressions import BooleanExpression
     from pyiceberg.partitioning import PartitionSpec
     from pyiceberg.schema import Schema
-    from pyiceberg.table import Table
+    from pyiceberg.table import FileScanTask, Table
     from pyiceberg.table.snapshots import Snapshot
     from pyiceberg.types import PrimitiveType
 
@@ -58,6 +59,21 @@ def open_table(catalog: "Catalog", identifier: Identifier) -> "Table | None":
         return catalog.load_table(identifier)
     except NoSuchTableError:
         return None
+
+
+def planned(table: "Table", rows: "BooleanExpression | str | None" = None, snapshot_id: int | None = None) -> "Iterable[FileScanTask]":
+    """What must be read for `rows` (None: all) at a snapshot (None: the newest), in no order; none where nothing was written."""
+    from pyiceberg.expressions import AlwaysTrue
+    from pyiceberg.manifest import ManifestContent
+    from pyiceberg.table import FileScanTask, ManifestGroupPlanner
+
+    snapshot = table.scan(snapshot_id=snapshot_id).snapshot()
+    manifests = [] if snapshot is None else snapshot.manifests(table.io)
+    planner = ManifestGroupPlanner(table.metadata, table.io, AlwaysTrue() if rows is None else rows)
+    if any(manifest.content == ManifestContent.DELETES for manifest in manifests):
+        return planner.plan_files(manifests)
+    # Three quarters of pyiceberg's plan is what is left of the filter for each file, which nothing here asks for.
+    return (FileScanTask(entry.data_file) for entries in planner.plan_manifest_entries(manifests) for entry in entries)
 
 
 def snapshots_since(table: "Table", after: int | None) -> "list[Snapshot] | None":

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, timedelta
 from functools import cached_property
 from typing import TypeVar
 
@@ -125,6 +125,11 @@ class Project:
             groups = [group for group in groups if group not in near]
             groups.append([*(one for group in near for one in group), use_case])
         return tuple(tuple(group) for group in groups)
+
+
+def whole_days(span: timedelta) -> int:
+    """A span of time in days, rounded up."""
+    return -(-span // timedelta(days=1))
 
 
 def views_of(use_case: UseCase) -> tuple[FeatureView, ...]:

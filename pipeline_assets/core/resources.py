@@ -16,7 +16,7 @@ from dagster_shared.check import CheckError
 
 from pipeline_assets.core import names
 from pipeline_assets.core.errors import PipelineError, SourceChanged, TransientError, UserInputError
-from pipeline_assets.core.project import Span
+from pipeline_assets.core.project import Span, whole_days
 from pipeline_assets.core.settings import Settings, home_folder, read_settings
 from pipeline_assets.spec.contracts import Contract, Field
 from pipeline_assets.spec.use_case import UseCase
@@ -93,11 +93,6 @@ def days_around(before: timedelta = timedelta(0), after: timedelta = timedelta(0
     return dg.TimeWindowPartitionMapping(
         start_offset=-whole_days(before), end_offset=whole_days(after), allow_nonexistent_upstream_partitions=True
     )
-
-
-def whole_days(span: timedelta) -> int:
-    """A span of time in days, rounded up."""
-    return -(-span // timedelta(days=1))
 
 
 @contextmanager

@@ -51,8 +51,10 @@ def publish(settings: Settings, built: Built) -> "list[Published]":
             return [_publish_whole(settings, built)] if is_whole or changed else []
         days = _every_day(settings, warehouse, built, built.event_at) if is_whole else changed
         spans = [span for run in _runs(days) for span in _spans(_counts(warehouse, built, built.event_at, run), run)]
-        # A table that never had a row is put there by a day without rows: features of it are empty, and not an error.
-        return [_publish_days(settings, built, built.event_at, span) for span in spans or [(EVERY_DAY, EVERY_DAY)] * is_new]
+        if is_new and not spans:
+            # A table that never had a row is put there by a day without rows: features of it are empty, and not an error.
+            spans = [(EVERY_DAY, EVERY_DAY)]
+        return [_publish_days(settings, built, built.event_at, span) for span in spans]
 
 
 def _taken(warehouse: "psycopg.Connection", built: Built) -> set[date]:

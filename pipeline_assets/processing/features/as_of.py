@@ -30,7 +30,7 @@ def _newest_lasting(timeline: Timeline, valid: Bools | None) -> Ints:
     """As `newest_positions`, where no event is superseded."""
     if timeline.visible_order is None and valid is None:
         return timeline.seen - 1
-    order = np.arange(len(timeline.order)) if timeline.visible_order is None else timeline.visible_order
+    order = timeline.by_visibility
     candidates = order if valid is None else np.where(valid[order], order, NOTHING)
     newest = np.concatenate(([NOTHING], np.maximum.accumulate(candidates)))
     return newest[timeline.seen]

@@ -35,9 +35,8 @@ def split_by_lateness(timeline: Timeline, counts: Bools | None = None) -> Split:
     is_late = ~is_steady if counts is None else ~is_steady & counts
     late = np.flatnonzero(is_late)
     seen_late = timeline.in_visible_order(is_late)
-    order = np.arange(len(is_steady)) if timeline.visible_order is None else timeline.visible_order
     overall = np.empty(len(is_steady), np.int64)
-    overall[order[seen_late]] = np.arange(len(late))
+    overall[timeline.by_visibility[seen_late]] = np.arange(len(late))
     late_before = _counts(is_late)
     first = late_before[timeline.key_bounds[timeline.code[late]]]
     return Split(

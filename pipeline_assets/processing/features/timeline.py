@@ -177,6 +177,11 @@ class Timeline:
         """For each question, the first position of its key with event_at not before `at` (microseconds, one per question)."""
         return np.searchsorted(self.marks, self.clock.before(self.questions.code, at))
 
+    @cached_property
+    def by_visibility(self) -> Ints:
+        """The positions in the order of (key, visible_at)."""
+        return np.arange(len(self.order)) if self.visible_order is None else self.visible_order
+
     def in_visible_order(self, values: np.ndarray) -> np.ndarray:
         """Values per position, rearranged by visibility."""
         return values if self.visible_order is None else values[self.visible_order]

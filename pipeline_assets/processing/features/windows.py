@@ -151,11 +151,26 @@ class Frame:
     Of these the unseen are never in the window; only the others, known within a hop of leaving it, need a search.
     """
 
+    timeline: Timeline
     start: Ints
     unseen: Unseen
     straddlers: Ints
     rank: Ints
     queries: Queries
+
+    @cached_property
+    def counts(self) -> Bools | None:
+        """The positions that a window can hold for good: not superseded, and known before they left it; None where all are so."""
+        if len(self.unseen.positions) == 0 and not self.timeline.has_superseded:
+            return None
+        counts = self.timeline.is_lasting.copy()
+        counts[self.unseen.positions] = False
+        return counts
+
+    @cached_property
+    def split(self) -> Split:
+        """Which of the positions that count sorting alone serves, for minimum and maximum."""
+        return split_by_lateness(self.timeline, self.counts)
 
 
 def frame_of(timeline: Timeline, window: timedelta, hop: timedelta) -> Frame:
@@ -167,12 +182,10 @@ def frame_of(timeline: Timeline, window: timedelta, hop: timedelta) -> Frame:
     unseen = _unseen(timeline, is_unseen, start)
     straddlers = np.flatnonzero(is_straddler)
     if len(straddlers) == 0:
-        return Frame(
-            start=start, unseen=unseen, straddlers=straddlers, rank=straddlers, queries=Queries(left=start, right=start, first=start)
-        )
+        none = Queries(left=start, right=start, first=start)
+        return Frame(timeline=timeline, start=start, unseen=unseen, straddlers=straddlers, rank=straddlers, queries=none)
     before = _upto(is_straddler.astype(np.int64))
-    by_visibility = timeline.in_visible_order(np.arange(len(is_straddler)))
-    by_visibility = by_visibility[is_straddler[by_visibility]]
+    by_visibility = timeline.by_visibility[timeline.in_visible_order(is_straddler)]
     key_end = before[timeline.key_bounds[timeline.code[by_visibility] + 1]]
     rank = np.empty(len(is_straddler), np.int64)
     rank[by_visibility] = key_end - 1 - np.arange(len(straddlers))
@@ -180,7 +193,7 @@ def frame_of(timeline: Timeline, window: timedelta, hop: timedelta) -> Frame:
     # Earlier ones are known by now: they became so within a window and a hop.
     first = timeline.positions_from(timeline.questions.at - (window + hop) // MICROSECOND)
     queries = Queries(left=before[first], right=before[start], first=before[timeline.key_end] - seen)
-    return Frame(start=start, unseen=unseen, straddlers=straddlers, rank=rank[straddlers], queries=queries)
+    return Frame(timeline=timeline, start=start, unseen=unseen, straddlers=straddlers, rank=rank[straddlers], queries=queries)
 
 
 def _unseen(timeline: Timeline, is_unseen: Bools, start: Ints) -> Unseen:
@@ -190,7 +203,7 @@ def _unseen(timeline: Timeline, is_unseen: Bools, start: Ints) -> Unseen:
     visible = timeline.in_visible_order(is_unseen)
     return Unseen(
         positions=positions,
-        by_visibility=timeline.in_visible_order(np.arange(len(is_unseen)))[visible],
+        by_visibility=timeline.by_visibility[visible],
         before=_upto(is_unseen.astype(np.int64))[start],
         seen=_upto(visible.astype(np.int64))[timeline.seen],
     )
@@ -264,22 +277,14 @@ def _extreme(feature: Windowed, bucket: Bucket, frame: Frame) -> tuple[Floats, B
     data = bucket.column(feature)
     sign = 1.0 if AGGREGATES[feature.aggregate].finish == "greatest" else -1.0
     values, timeline = data.values.astype(np.float64) * sign, bucket.timeline
-    counts = _countable(timeline, frame)
-    split = bucket.split if counts is None else split_by_lateness(timeline, counts)
-    best = greatest(timeline, split, frame.start, values, data.valid if counts is None else data.valid & counts)
+    if frame.counts is None:
+        best = greatest(timeline, bucket.split, frame.start, values, data.valid)
+    else:
+        best = greatest(timeline, frame.split, frame.start, values, data.valid & frame.counts)
     if timeline.has_superseded:
         best = np.maximum(best, greatest_superseded(timeline.superseded, frame.start, values, data.valid))
     # Adding zero turns the -0.0 of a negated zero back into 0.0.
     return best * sign + 0.0, np.isfinite(best)
-
-
-def _countable(timeline: Timeline, frame: Frame) -> Bools | None:
-    """The positions that a window can hold for good: not superseded, and known before they left it; None where all are so."""
-    if len(frame.unseen.positions) == 0 and not timeline.has_superseded:
-        return None
-    counts = timeline.is_lasting.copy()
-    counts[frame.unseen.positions] = False
-    return counts
 
 
 def _newest(feature: Windowed, bucket: Bucket, frame: Frame) -> tuple[Floats, Bools]:

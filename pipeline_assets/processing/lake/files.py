@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline_assets.core.errors import TableMismatch
-from pipeline_assets.core.iceberg import time_column
+from pipeline_assets.core.iceberg import planned, time_column
 
 if TYPE_CHECKING:
     from pyarrow.fs import S3FileSystem
@@ -79,19 +79,7 @@ def rows_between(table: "Table", first: date | None, last: date | None) -> "Bool
 
 def plan(table: "Table", rows: "BooleanExpression | None" = None, snapshot_id: int | None = None) -> "list[FileScanTask]":
     """What must be read for `rows` (None: all) at a snapshot (None: the newest), by day and path."""
-    from pyiceberg.expressions import AlwaysTrue
-    from pyiceberg.manifest import ManifestContent
-    from pyiceberg.table import FileScanTask, ManifestGroupPlanner
-
-    snapshot = table.scan(snapshot_id=snapshot_id).snapshot()
-    manifests = [] if snapshot is None else snapshot.manifests(table.io)
-    planner = ManifestGroupPlanner(table.metadata, table.io, AlwaysTrue() if rows is None else rows)
-    if any(manifest.content == ManifestContent.DELETES for manifest in manifests):
-        tasks = planner.plan_files(manifests)
-    else:
-        # Three quarters of pyiceberg's plan is what is left of the filter for each file, which nothing here asks for.
-        tasks = (FileScanTask(entry.data_file) for entries in planner.plan_manifest_entries(manifests) for entry in entries)
-    return sorted(tasks, key=lambda task: (day_of(task.file) or EPOCH, task.file.file_path))
+    return sorted(planned(table, rows, snapshot_id), key=lambda task: (day_of(task.file) or EPOCH, task.file.file_path))
 
 
 def live_files(table: "Table", rows: "BooleanExpression | None" = None, snapshot_id: int | None = None) -> "list[DataFile]":

@@ -7,8 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 
-from pipeline_assets.core.project import Span
-from pipeline_assets.core.resources import whole_days
+from pipeline_assets.core.project import Span, whole_days
 from pipeline_assets.ingestion.streaming.health.arrivals import Touched
 from pipeline_assets.spec.use_case import UseCase
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from pipeline_assets.core import names
 from pipeline_assets.core.arrow import batches_in
 from pipeline_assets.core.errors import SchemaConflict
-from pipeline_assets.core.iceberg import Column, follow, open_or_create, open_table
+from pipeline_assets.core.iceberg import Column, follow, open_or_create, open_table, planned
 from pipeline_assets.ingestion.sources.contracts import Checked, arrow_schema
 from pipeline_assets.ingestion.streaming.landing import tables as landing
 from pipeline_assets.ingestion.streaming.landing.offsets import Seen
@@ -149,7 +149,7 @@ def typed_days(catalog: "Catalog", contract: Contract, first: date, last: date) 
     start, end = (datetime.combine(day, time(), UTC).isoformat() for day in (first, last + timedelta(days=1)))
     files: dict[date, list[DataFile]] = {}
     rows = f"{contract.event_at} >= '{start}' and {contract.event_at} < '{end}'"
-    for task in table.scan(rows, snapshot_id=snapshot.snapshot_id).plan_files():
+    for task in planned(table, rows, snapshot.snapshot_id):
         files.setdefault(EPOCH + timedelta(days=task.file.partition[0]), []).append(task.file)
     return TypedDays(table=table, snapshot_id=snapshot.snapshot_id, files=files)
 
