@@ -77,10 +77,10 @@ def flight_tables() -> tuple[pa.Table, dict[str, pa.Table]]:
     history = data.flight_history(flights).with_columns(known_at="recorded_at")
     late = (pl.col("delay_minutes") >= LATE_FROM_MINUTES).fill_null(True)
     events = {
-        "departures": history.filter(pl.col("event_type") == "departure").with_columns(is_late=late),
-        "arrivals": history.filter(pl.col("event_type") == "arrival").with_columns(is_late=late),
-        "weather_observations": data.weather().with_columns(known_at="published_at"),
-        "aircraft": data.planes().with_columns(known_at="updated_at"),
+        "departures_history": history.filter(pl.col("event_type") == "departure").with_columns(is_late=late),
+        "arrivals_history": history.filter(pl.col("event_type") == "arrival").with_columns(is_late=late),
+        "weather_observations_history": data.weather().with_columns(known_at="published_at"),
+        "aircraft_history": data.planes().with_columns(known_at="updated_at"),
     }
     asked = flights.with_columns((pl.col("scheduled_departure_at") - pl.duration(minutes=60)).alias(DECISION_AT))
     return asked.to_arrow(), {name: frame.to_arrow() for name, frame in events.items()}

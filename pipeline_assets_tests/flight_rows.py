@@ -1,6 +1,6 @@
 """Raw rows of flights by day, with corrections, for the tests of cleaning; and what cleaning must make of them, in plain Python."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from operator import itemgetter
 from random import Random
@@ -10,13 +10,14 @@ import pyarrow as pa
 
 from pipeline_assets.core import connections, names
 from pipeline_assets.core.settings import Settings
+from pipeline_assets.core.versions import versioned
 from pipeline_assets.ingestion.sources.contracts import arrow_schema
 from pipeline_assets.processing.cleaning import raw_tables
 from pipeline_assets.processing.cleaning.raw_schema import follow_contract
 from pipeline_assets.spec.contracts import Contract
 from pipeline_assets.use_cases.nyc_flights.sources import flight_departures
 
-DEPARTURES = flight_departures.contract
+DEPARTURES = versioned(flight_departures.contract)
 FIRST = date(2013, 3, 1)
 
 Row = dict[str, Any]
@@ -66,18 +67,27 @@ def put_raw(settings: Settings, contract: Contract, first: date, last: date, row
 
 
 def cleaned_rows(settings: Settings, table: str) -> list[Row]:
-    """All rows of a cleaned table, by their first column."""
+    """All rows of a cleaned table, by their first column and time known."""
     with connections.arrow_warehouse(settings) as connection, connection.cursor() as cursor:
-        cursor.execute(f"select * from {'.'.join(names.cleaned(table))} order by 1")  # noqa: S608 - a table of the test
+        cursor.execute(f"select * from {'.'.join(names.cleaned(table))} order by 1, known_at")  # noqa: S608 - a table of the test
         return list(cursor.fetch_arrow_table().to_pylist())
 
 
 def expected_departures(raw: Iterable[Row]) -> list[Row]:
-    """The cleaned departures of raw rows: of each flight the row known last, late from 15 minutes on or when cancelled."""
-    newest: dict[str, Row] = {}
-    for row in sorted(raw, key=itemgetter("recorded_at")):
-        newest[row["flight_id"]] = row
-    return [_cleaned(row) for _, row in sorted(newest.items())]
+    """The cleaned departures of raw rows, each from when it was known to the next of its flight; late from 15 minutes on or cancelled."""
+    told: dict[str, list[Row]] = {}
+    for row in sorted(raw, key=itemgetter("recorded_at", "event_at")):
+        told.setdefault(row["flight_id"], []).append(row)
+    return [version for _, rows in sorted(told.items()) for version in _versions(rows)]
+
+
+def _versions(rows: list[Row]) -> Iterator[Row]:
+    version = 0
+    for row, after in zip(rows, [*rows[1:], None], strict=True):
+        until = None if after is None else after["recorded_at"]
+        if until is None or until > row["recorded_at"]:
+            version += 1
+            yield _cleaned(row) | {"superseded_at": until, "version": version, "is_current": until is None}
 
 
 def _cleaned(row: Row) -> Row:

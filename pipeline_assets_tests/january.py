@@ -30,10 +30,10 @@ PROJECT = Project(use_cases=(USE_CASE,), tables=load_project().tables)
 Days = tuple[str | None, tuple[str, ...]]
 # The time and key of the tables that are kept by the day.
 DAYS: Mapping[str, Days] = {
-    "flights": ("scheduled_departure_at", ("flight_id",)),
-    "departures": ("event_at", ("flight_id",)),
-    "arrivals": ("event_at", ("flight_id",)),
-    "weather_observations": ("observed_at", ("origin",)),
+    "flights_history": ("scheduled_departure_at", ("flight_id",)),
+    "departures_history": ("event_at", ("flight_id",)),
+    "arrivals_history": ("event_at", ("flight_id",)),
+    "weather_observations_history": ("observed_at", ("origin",)),
     "hours": ("asked_at", ("number",)),
 }
 
@@ -46,21 +46,31 @@ def cleaned_tables() -> Mapping[str, pl.DataFrame]:
     history = data.flight_history(flights).rename({"recorded_at": "known_at"})
     planned = (pl.col("scheduled_arrival_at") - pl.col("scheduled_departure_at")).dt.total_minutes()
     is_late = (pl.col("delay_minutes") >= 15).fill_null(value=True)
-    return {
+    found = {
         "flights": flights.with_columns(
-            decision_at=pl.col("scheduled_departure_at") - timedelta(minutes=60), planned_minutes=planned.cast(pl.Float64)
+            decision_at=pl.col("scheduled_departure_at") - timedelta(minutes=60),
+            known_at=pl.col("scheduled_departure_at") - data.PLANNED_AHEAD,
+            planned_minutes=planned.cast(pl.Float64),
         ),
         "departures": history.filter(pl.col("event_type") == "departure").with_columns(is_late=is_late),
         "weather_observations": data.weather().filter(pl.col("observed_at") < end).rename({"published_at": "known_at"}),
         "aircraft": data.planes().rename({"updated_at": "known_at"}),
         "arrivals": history.filter(pl.col("event_type") == "arrival").with_columns(is_late=is_late),
     }
+    return {f"{name}_history": with_versions(rows) for name, rows in found.items()}
+
+
+def with_versions(rows: pl.DataFrame) -> pl.DataFrame:
+    """Rows that nobody has corrected, each the first version of its key."""
+    return rows.with_columns(
+        superseded_at=pl.lit(None, pl.Datetime("us", "UTC")), version=pl.lit(1, pl.Int64), is_current=pl.lit(value=True)
+    )
 
 
 def observations() -> pl.DataFrame:
     """The flights that are asked about on the days, in the order of time and key."""
     asked = pl.col("decision_at").dt.date().is_between(FIRST, LAST)
-    return cleaned_tables()["flights"].filter(asked).sort("decision_at", "flight_id")
+    return cleaned_tables()["flights_history"].filter(asked).sort("decision_at", "flight_id")
 
 
 def store(settings: Settings, tables: Mapping[str, pl.DataFrame]) -> None:

@@ -21,6 +21,7 @@ from pydantic import SecretStr
 
 from pipeline_assets.core.connections import object_store
 from pipeline_assets.core.settings import PREFIX, RestService, Settings
+from pipeline_assets.core.versions import DELETED_AT
 from pipeline_assets.ingestion.sources import quarantine
 from pipeline_assets.ingestion.sources.contracts import Checked
 from pipeline_assets.ingestion.sources.json_rows import check_json_rows
@@ -141,7 +142,15 @@ class World:
         return found
 
     def staged(self, partition: str = FIRST.isoformat()) -> list[Row]:
-        """The rows that a partition's manifest names, in the order of their files."""
+        """The rows that a partition's manifest names, in the order of their files, without those that ended at the source."""
+        return [
+            {name: value for name, value in row.items() if name != DELETED_AT}
+            for row in self.versions(partition)
+            if row[DELETED_AT] is None
+        ]
+
+    def versions(self, partition: str = FIRST.isoformat()) -> list[Row]:
+        """All rows that a partition's manifest names, in the order of their files."""
         manifest = staging.read_manifest(self.settings, self.name, partition)
         assert manifest is not None
         batches = staging.read_staged(object_store(self.settings), self.settings.s3_bucket, manifest)

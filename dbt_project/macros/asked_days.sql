@@ -6,12 +6,12 @@
 
     A model of one daily table:
 
-        {{ config(materialized='incremental', unique_key='order_id', event_time='ordered_at') }}
+        {{ config(materialized='incremental', unique_key=['order_id', 'known_at'], event_time='ordered_at') }}
         with orders as ({{ rows_of_asked_days(ref('stg_orders')) }})
 
     A model of two, where a refund on a later day changes the row of an order of an earlier day:
 
-        {{ config(materialized='incremental', unique_key='order_id', event_time='ordered_at') }}
+        {{ config(materialized='incremental', unique_key=['order_id', 'known_at'], event_time='ordered_at') }}
         {%- set refunded = related_rows(ref('stg_refunds'), key='order_id', at='refunded_at') -%}
         with orders as ({{ rows_of_asked_days(ref('stg_orders'), changed_by=[refunded]) }}),
         refunds as ({{ rows_of_keys(refunded, of='orders') }})
@@ -35,7 +35,7 @@
     and {{ column }} < '{{ invocation_args_dict.event_time_end }}+00'::timestamptz
 {%- endmacro %}
 
-{#- The columns of the key of this model. -#}
+{#- The columns of the key of this model; all versions of a key are built together, so `known_at` is none of them. -#}
 {% macro key_columns() -%}
     {%- set key = config.get('unique_key') -%}
     {%- if execute and (not key or not config.get('event_time')) -%}
@@ -43,7 +43,7 @@
             "Model '" ~ model.name ~ "' is built by the day and lacks unique_key or event_time. Set both in its config."
         ) }}
     {%- endif -%}
-    {{ return([key] if key is string else key) }}
+    {{ return(([key] if key is string else key) | reject('equalto', 'known_at') | list) }}
 {%- endmacro %}
 
 {#-
@@ -86,7 +86,7 @@
 {%- endmacro %}
 
 {#-
-    Whether the values of `columns` are a row of the query `keys`. `any(array(…))` lets Postgres push the condition below the `distinct on`
+    Whether the values of `columns` are a row of the query `keys`. `any(array(…))` lets Postgres push the condition below the windows
     of a staging view, down to the index of the raw table. Of several columns it takes one by one, and then the pairs that there are.
 -#}
 {% macro is_key_of(columns, keys) -%}

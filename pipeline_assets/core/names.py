@@ -61,6 +61,9 @@ TYPED = "typed"
 CONNECTORS = "connectors"
 CATALOG = "lake"
 
+# How the name of a cleaned table ends that has all versions of its rows.
+HISTORY = "_history"
+
 # The outbox of dbt: days of cleaned tables that changed since the lake has them.
 CHANGED_DAYS = ("publishing", "changed_days")
 

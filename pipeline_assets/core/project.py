@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from pipeline_assets.core.columns import ColumnKind, Tables
 from pipeline_assets.core.errors import UnknownName
+from pipeline_assets.core.versions import versioned
 from pipeline_assets.spec.contracts import Contract
 from pipeline_assets.spec.features import CleanedTable, FeatureView
 from pipeline_assets.spec.models import Model
@@ -53,9 +54,13 @@ class Project:
 
     @cached_property
     def lake_contracts(self) -> tuple[tuple[Contract, bool], ...]:
-        """The contracts with a lake table, each with whether it is kept by day: all sources but histories, then all streams."""
+        """What the lake has a table of, each with whether it is kept by day: all sources but histories, then all streams.
+
+        They are the contracts of all versions of the rows that are declared.
+        """
         sources = ((one.contract, one.load == "daily") for one in self.sources if one.contract.name not in self.histories)
-        return (*sources, *((stream.contract, True) for stream in self.streams))
+        streams = ((stream.contract, True) for stream in self.streams)
+        return tuple((versioned(contract), by_day) for contract, by_day in (*sources, *streams))
 
     @cached_property
     def contracts(self) -> tuple[Contract, ...]:

@@ -10,8 +10,24 @@ from pipeline_assets.spec.tasks import MetricRule, Task
 
 
 @dataclass(frozen=True, kw_only=True)
+class Versions:
+    """The columns by which versions of a row are told apart, as the macro `versions_of` of the dbt project names them.
+
+    `superseded_at` is null for the version that counts now, `version` numbers those of a key from 1.
+    """
+
+    known_at: str = "known_at"
+    superseded_at: str = "superseded_at"
+    version: str = "version"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Observations:
     """The cleaned table of decisions: one row per `keys` (text or integers), decided at `decision_at`.
+
+    With `versions` the table holds all versions of its rows, and a decision is that of the version which counted when it was made: known
+    by then and not superseded yet, or the first of its key, if that was known only later. A row that moves after its decision is decided
+    again at its new time.
 
     The table is kept by the day of `event_at`, what the decision is about; the decision may come up to `ahead` before it, up to `behind`
     after it, or at it (both zero). Vectors and scores are kept by the UTC day of `decision_at`.
@@ -23,6 +39,7 @@ class Observations:
     event_at: str
     ahead: timedelta = timedelta(0)
     behind: timedelta = timedelta(0)
+    versions: Versions | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +48,8 @@ class Label:
 
     `keys` name the columns that hold the keys of the observations, in their order. `known_at` is when the outcome was known. Before
     decision_at + `horizon` a label counts as unknown whatever it is, so that outcomes which are known early do not outweigh the others:
-    "refunded within 14 days" has a horizon of 14 days. Without one a label counts from `known_at` on.
+    "refunded within 14 days" has a horizon of 14 days. Without one a label counts from `known_at` on, and until `superseded_at`, where
+    the table holds all versions of its rows: one that was corrected since counts as it was known when training was asked for.
     """
 
     table: str
@@ -39,6 +57,7 @@ class Label:
     column: str
     known_at: str
     horizon: timedelta = timedelta(0)
+    superseded_at: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

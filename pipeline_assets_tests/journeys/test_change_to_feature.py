@@ -1,6 +1,6 @@
 """From a changed row and an event to a feature: change data capture and streams through real Kafka, Connect and Debezium, into the lake."""
 
-from datetime import date
+from datetime import date, datetime
 
 import dagster as dg
 import psycopg
@@ -14,6 +14,7 @@ from pipeline_assets.ingestion.streaming.audit.audit import verify
 from pipeline_assets.ingestion.streaming.capture.connectors import topics_of
 from pipeline_assets.ingestion.streaming.capture.topics import end_offsets
 from pipeline_assets.ingestion.streaming.streams import change_log, followed, record_streams
+from pipeline_assets.processing.features.cleaned import midnight
 from pipeline_assets.processing.lake import tables
 from pipeline_assets.spec.sources import EventStream
 from pipeline_assets.use_cases.nyc_flights.sources import planes
@@ -33,7 +34,10 @@ FLOWN_AND_GONE = """
     with flown as (select tailnum from flight_schedule where scheduled_departure_at::date = %s)
     select
         (select min(tailnum) from planes where tailnum in (select tailnum from flown) and seats > 0 and year_built > 1950),
-        (select min(tailnum) from planes where tailnum not in (select tailnum from flown where tailnum is not null) and year_built > 1950)
+        (
+            select min(tailnum) from planes
+            where tailnum not in (select tailnum from flown where tailnum is not null) and year_built > 1950 and engines > 0
+        )
 """
 
 
@@ -69,12 +73,15 @@ def test_history_and_stream_meet_without_a_gap_or_a_double(streamed: Graph, stre
 
 @pytest.mark.timeout(600)
 def test_a_changed_row_becomes_a_feature(streamed: Graph) -> None:
-    """An update, an insert and a delete in the source reach dbt's register, and the vectors of a day have the new value."""
+    """An update, an insert and a delete in the source reach dbt's register, and the vectors of a day have the new value.
+
+    What was known before stays beside it: the old number of seats until the update, the row that is gone until its deletion.
+    """
     topic = change_log(planes).topic
     ends = end_offsets(streamed.settings, [topic])
     with psycopg.connect(streamed.settings.databases["airline_ops"].get_secret_value()) as operations:
         (flown, gone) = operations.execute(FLOWN_AND_GONE, [LAST]).fetchone() or ("", "")
-        operations.execute("update planes set seats = 777 where tailnum = %s", [flown])
+        operations.execute("update planes set seats = 777, updated_at = %s where tailnum = %s", [midnight(LAST), flown])
         operations.execute("insert into planes (tailnum, seats, updated_at) values ('NEW1', 12, '2013-01-01T00:00:00Z')")
         operations.execute("delete from planes where tailnum = %s", [gone])
     before = _seats(streamed.settings)
@@ -88,6 +95,10 @@ def test_a_changed_row_becomes_a_feature(streamed: Graph) -> None:
     assert after == {tailnum: seats for tailnum, seats in before.items() if tailnum != gone} | {flown: 777, "NEW1": 12}
     vectors = tables.read_days(streamed.settings, names.vectors(FLIGHTS.models[0].name), LAST, LAST, [SEATS]).read_all()
     assert 777 in vectors[SEATS].to_pylist()
+    assert _versions(streamed.settings, flown) == [(before[flown], midnight(LAST)), (777, None)]
+    ((seats, deleted_at),) = _versions(streamed.settings, gone)
+    assert seats == before[gone]
+    assert deleted_at is not None
 
 
 @pytest.mark.timeout(600)
@@ -128,3 +139,10 @@ def _seats(settings: Settings) -> dict[str, int]:
     """What dbt's register says of each aircraft."""
     with connections.warehouse(settings) as warehouse:
         return {str(tailnum): seats for tailnum, seats in warehouse.execute("select tailnum, seats from cleaned.aircraft").fetchall()}
+
+
+def _versions(settings: Settings, tailnum: str) -> list[tuple[int, datetime | None]]:
+    """The seats of an aircraft as they were known, each with until when."""
+    query = "select seats, superseded_at from cleaned.aircraft_history where tailnum = %s order by known_at"
+    with connections.warehouse(settings) as warehouse:
+        return list(warehouse.execute(query, [tailnum]).fetchall())

@@ -27,7 +27,7 @@ STAGES = (
     (names.staged("flight_departures"), INTERRUPTED),
     (names.lake("flight_departures"), INTERRUPTED),
     (names.raw("flight_departures"), INTERRUPTED),
-    (names.cleaned("departures"), INTERRUPTED),
+    (names.cleaned("departures_history"), INTERRUPTED),
     (names.features("origin_departures"), INTERRUPTED),
     (names.vectors(MODEL.name), INTERRUPTED),
     (names.training_set(MODEL.name), None),

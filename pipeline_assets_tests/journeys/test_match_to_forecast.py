@@ -53,7 +53,7 @@ def test_every_match_is_in_the_lake_once(played: Graph, stream: str, event_at: s
 
     assert tables.row_count(played.settings, names.lake(stream), FIRST, LAST) == known.height > 300
     assert len([reason for partition, reason in rows if partition == names.STREAM]) == len(broken) > 0
-    assert {reason for partition, reason in rows if partition != names.STREAM} == {"repeated key"}
+    assert [reason for partition, reason in rows if partition != names.STREAM] == []
 
 
 @pytest.mark.timeout(900)

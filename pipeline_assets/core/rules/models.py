@@ -71,6 +71,10 @@ def _observations(place: Place, model: Model, tables: Tables) -> Iterator[Proble
         yield from of_kind(place, f"observations '{asked.table}'", key, columns, kinds)
     for time in (asked.decision_at, asked.event_at):
         yield from of_kind(place, f"observations '{asked.table}'", time, columns, ("timestamp",))
+    if asked.versions is not None:
+        for time in (asked.versions.known_at, asked.versions.superseded_at):
+            yield from of_kind(place, f"observations '{asked.table}'", time, columns, ("timestamp",))
+        yield from of_kind(place, f"observations '{asked.table}'", asked.versions.version, columns, ("integer",))
     for column in model.slices:
         yield from of_kind(place, "slices", column, columns, ("string", "integer", "boolean"))
     yield from request_problems(model, columns)
@@ -99,6 +103,8 @@ def _label(place: Place, model: Model, tables: Tables) -> Iterator[Problem]:
         yield from of_kind(place, "label.keys", theirs, columns, (asked[ours],) if ours in asked else KEYS)
     yield from of_kind(place, "label.column", label.column, columns, LABELS.get(type(model.task), ()))
     yield from of_kind(place, "label.known_at", label.known_at, columns, ("timestamp",))
+    if label.superseded_at is not None:
+        yield from of_kind(place, "label.superseded_at", label.superseded_at, columns, ("timestamp",))
 
 
 def _inputs(place: Place, model: Model) -> Iterator[Problem]:

@@ -51,7 +51,7 @@ def stage_days(
 
 def stage_snapshot(settings: Settings, source: Source, *, run_id: str, patience: Patience | None = None) -> Staged:
     """Stages all rows that a source holds now, as its one partition."""
-    target = target_of(settings, source.contract, run_id=run_id)
+    target = target_of(settings, source.contract, run_id=run_id, keeps_earlier=True)
     with _open(settings, source, patience) as open_reader:
         (staged,) = stage_each(settings, target, [None], open_reader)
     return staged
@@ -68,7 +68,7 @@ def _open(settings: Settings, source: Source, patience: Patience | None) -> Iter
 
 
 def _stage_table(settings: Settings, source: Source, origin: PostgresTable, days: Sequence[date], run_id: str) -> Iterator[Staged]:
-    target = target_of(settings, source.contract, run_id=run_id)
+    target = target_of(settings, source.contract, run_id=run_id, keeps_earlier=True)
     with open_table(settings, source.contract, origin) as table:
         yield from stage_each(settings, target, days, table.reader)
         with table.reader() as reader:
@@ -90,6 +90,6 @@ def _stage_api(
         for manifest in found.values():
             if manifest is not None:
                 yield Staged(manifest=manifest, seconds=0.0, is_taken_up=True)
-        target = target_of(settings, contract, run_id=run_id, load_id=load.load_id)
+        target = target_of(settings, contract, run_id=run_id, load_id=load.load_id, keeps_earlier=True)
         with open_endpoint(settings, contract, origin, patience) as reader:
             yield from stage_each(settings, target, [day for day in days if found[day] is None], lambda: nullcontext(reader))

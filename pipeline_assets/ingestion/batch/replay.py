@@ -1,7 +1,7 @@
 """Quarantined rows, checked again: those that keep the present contract join their staged partition, once.
 
-A replay ends as if the partition had been read again with the same rows in its source: of rows with one key the one known last stays. Rows
-that the partition holds already are marked as replayed and not added, which makes a replay that was killed, or asked for twice, harmless.
+A replay ends as if the partition had been read again with the same rows in its source: each version of a key once, as it was told last.
+Rows that the partition holds already are marked as replayed and not added, so a replay that was killed, or asked for twice, is harmless.
 Reading the partition from its source again replaces files and quarantine alike, so nothing replayed is there twice either.
 """
 
@@ -15,14 +15,13 @@ import polars as pl
 import pyarrow as pa
 
 from pipeline_assets.core import names
-from pipeline_assets.core.arrow import columns_in
 from pipeline_assets.core.connections import warehouse
-from pipeline_assets.core.errors import SourceChanged
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.sources import quarantine
-from pipeline_assets.ingestion.sources.contracts import BrokenRow, Checked, arrow_schema
+from pipeline_assets.ingestion.sources.contracts import BrokenRow, Checked
 from pipeline_assets.ingestion.sources.json_rows import check_json_rows
 from pipeline_assets.ingestion.staging import partitions as staging
+from pipeline_assets.ingestion.staging.earlier import under
 from pipeline_assets.ingestion.staging.partitions import Manifest
 from pipeline_assets.ingestion.staging.stage import Target, target_of
 from pipeline_assets.spec.contracts import Contract
@@ -80,7 +79,7 @@ def _day(partition: str) -> date | None:
 
 
 def _join(settings: Settings, target: Target, manifest: Manifest, checked: Checked) -> list[BrokenRow]:
-    """Stages the partition again with the good rows; returns those whose key a newer row has, by their index among the waiting."""
+    """Stages the partition again with the good rows; returns those whose version is there otherwise, by their index among the waiting."""
     fresh = _not_staged(target, manifest, checked)
     if not fresh.good.num_rows:
         return []
@@ -105,7 +104,7 @@ def _staged(target: Target, manifest: Manifest) -> Iterator[Checked]:
     """What the partition holds, under the present contract; positions count from 0."""
     position = 0
     for batch in staging.read_staged(target.client, target.bucket, manifest):
-        rows = _under(target.contract, batch, manifest.partition)
+        rows = under(target.contract, batch, manifest.partition)
         yield Checked(good=rows, positions=np.arange(position, position + batch.num_rows))
         position += batch.num_rows
 
@@ -114,15 +113,7 @@ def _not_staged(target: Target, manifest: Manifest, checked: Checked) -> Checked
     """The good rows that the partition does not hold yet, value by value."""
     asked, known = pl.DataFrame(pl.from_arrow(checked.good)), np.zeros(checked.good.num_rows, dtype=bool)
     for part in _staged(target, manifest):
-        together = asked.with_row_index().join(pl.DataFrame(pl.from_arrow(part.good)), on=asked.columns, how="semi", nulls_equal=True)
+        there = pl.DataFrame(pl.from_arrow(part.good)).select(asked.columns)
+        together = asked.with_row_index().join(there, on=asked.columns, how="semi", nulls_equal=True)
         known[together["index"].to_numpy()] = True
     return replace(checked, good=checked.good.filter(pa.array(~known)), positions=checked.positions[~known], originals=None)
-
-
-def _under(contract: Contract, batch: pa.RecordBatch, partition: str) -> pa.RecordBatch:
-    """Staged rows in the present contract's schema; fields that are new to it are null."""
-    schema, there = arrow_schema(contract), set(batch.schema.names)
-    missing = [field.name for field in contract.fields if field.required and field.name not in there]
-    if missing:
-        raise SourceChanged(contract.name, dict.fromkeys(missing, f"stands in no staged row of {partition}"))
-    return pa.RecordBatch.from_arrays(columns_in(batch, schema), schema=schema)

@@ -26,7 +26,7 @@ ARROW_TYPES: dict[FieldType, pa.DataType] = {
 }
 Reason = Literal[
     "missing", "wrong type", "without zone", "not finite", "out of range", "not allowed", "too long", "outside the day", "too late",
-    "from the future", "repeated key", "not a JSON object", "repeated field",
+    "from the future", "repeated version", "not a JSON object", "repeated field",
     "empty record", "not a CSV line", "not this Avro schema", "unknown schema id", "not a CloudEvent", "not a change event",
     "unknown event type",
 ]  # fmt: skip
@@ -171,6 +171,8 @@ def _value_findings(field: Field, column: pa.Array) -> Iterator[tuple[Reason, np
 
 
 def _time_findings(contract: Contract, values: Mapping[str, pa.Array], day: date | None, received_at: pa.Array | None) -> Iterator[Finding]:
+    if not {contract.event_at, contract.known_at} <= values.keys():
+        return
     event_at, known_at = (values[name].view(pa.int64()) for name in (contract.event_at, contract.known_at))
     if day is not None:
         start = _microseconds(datetime.combine(day, time(), UTC))

@@ -6,11 +6,15 @@ from datetime import UTC, datetime
 
 import pyarrow as pa
 
+from pipeline_assets.core.versions import DELETED_AT
+
 
 def row_bytes(batch: pa.RecordBatch, row: int) -> bytes:
-    """A row of a batch by its index; a time outside of the years 1 to 9999 as its microseconds since 1970."""
+    """A row of a batch by its index, as its source told it; a time outside of the years 1 to 9999 as its microseconds since 1970."""
     values: dict[str, object] = {}
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        if name == DELETED_AT:
+            continue
         try:
             values[name] = column[row].as_py()
         except (OverflowError, ValueError):

@@ -1,7 +1,7 @@
-"""A partition while it is written: rows go in as they are read, files come out, and of rows with the same key one stays.
+"""A partition while it is written: rows go in as they are read, files come out, and of rows that are the same version one stays.
 
-Memory is bounded by one file and by twelve bytes a row of the partition: the hash of its key and its position. Only where two hashes are
-equal are the keys themselves compared, in the files already written.
+Memory is bounded by one file and by twelve bytes a row of the partition: the hash of its version and its position. Only where two hashes
+are equal are the versions themselves compared, in the files already written.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +13,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline_assets.core.versions import DELETED_AT, version_key, versioned
 from pipeline_assets.ingestion.sources.contracts import BrokenRow, Checked, arrow_schema
 from pipeline_assets.ingestion.sources.originals import json_bytes
 from pipeline_assets.ingestion.staging import partitions as staging
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 FILE_BYTES = 16_000_000
 # Batches of a reader are smaller than what Parquet compresses and reads well.
 ROW_GROUP_ROWS = 65_536
-POSITION, SEGMENT, ROW = "__position", "__segment", "__row"
+POSITION, SEGMENT, ROW, IS_SAME = "__position", "__segment", "__row", "__is_same"
 
 
 @dataclass(kw_only=True)
@@ -48,8 +49,9 @@ class Draft:
 
     def __init__(self, client: "S3Client", bucket: str, contract: Contract, partition: str, *, file_bytes: int = FILE_BYTES) -> None:
         self._client, self._bucket = client, bucket
-        self._contract, self._partition = contract, partition
+        self._contract, self._partition = versioned(contract), partition
         self._file_bytes = file_bytes
+        self.repeats = 0
         self._segments: list[_Segment] = []
         self._originals: dict[int, bytes] = {}
 
@@ -59,12 +61,13 @@ class Draft:
         return sum(segment.rows for segment in self._segments)
 
     def add(self, checked: Checked) -> None:
-        """Adds the good rows of a checked part."""
+        """Adds the good rows of a checked part; without the time of a deletion none of them was deleted."""
         if not checked.good.num_rows:
             return
-        segment = self._open_segment(checked.good)
-        segment.waiting.append(checked.good)
-        segment.hashes.append(_key_hashes(self._contract, checked.good))
+        good = _as_versions(self._contract, checked.good)
+        segment = self._open_segment(good)
+        segment.waiting.append(good)
+        segment.hashes.append(version_hashes(self._contract, good))
         segment.positions.append(checked.positions.astype(np.uint32))
         segment.rows += checked.good.num_rows
         if checked.originals is not None:
@@ -75,18 +78,30 @@ class Draft:
             segment.staged, segment.content = self._put(segment), None
 
     def drop_repeats(self) -> list[BrokenRow]:
-        """Leaves one row a primary key, the one known last (of several, the one that stands last); gives back the others."""
+        """Leaves one row a version, the one that stands last; gives back those of the others that are not the same in all fields."""
         suspects = self._suspects()
         if not suspects:
             return []
         losers = _losers(self._contract, pa.concat_tables(suspects))
         for (number,), part in losers.partition_by(SEGMENT, as_dict=True).items():
             self._rewrite(self._segments[number], part[ROW].to_numpy())
-        key, where = ", ".join(self._contract.primary_key), losers[POSITION].to_list()
+        self.repeats += losers.height
+        other = losers.filter(~pl.col(IS_SAME)).drop(SEGMENT, ROW, IS_SAME)
+        version, where = ", ".join(version_key(self._contract)), other[POSITION].to_list()
         return [
-            BrokenRow(position=position, field=key, reason="repeated key", original=self._original(row, position))
-            for row, position in zip(losers.drop(SEGMENT, ROW, POSITION).to_dicts(), where, strict=True)
+            BrokenRow(position=position, field=version, reason="repeated version", original=self._original(row, position))
+            for row, position in zip(other.drop(POSITION, DELETED_AT).to_dicts(), where, strict=True)
         ]
+
+    def hashes(self) -> np.ndarray:
+        """The hashes of all versions that were added, as `version_hashes` makes them; in no order."""
+        return np.concatenate([part for segment in self._segments for part in segment.hashes] or [np.empty(0, np.uint64)])
+
+    def rows_of(self, keys: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
+        """These columns of the rows that have one of some keys, read from the draft."""
+        parts = [pl.DataFrame(pl.from_arrow(self._read(segment).select(columns))) for segment in self._segments if segment.rows]
+        schema = {name: pl.DataFrame(pl.from_arrow(arrow_schema(self._contract).empty_table())).schema[name] for name in columns}
+        return pl.concat([part.join(keys, on=keys.columns, how="semi") for part in parts]) if parts else pl.DataFrame(schema=schema)
 
     def upload(self) -> list[StagedFile]:
         """The files of the draft, all on the object store."""
@@ -104,7 +119,7 @@ class Draft:
         return staging.put_file(self._client, self._bucket, self._contract.name, self._partition, _close(segment), segment.rows)
 
     def _suspects(self) -> list[pa.Table]:
-        """All rows whose key hash stands more than once, with segment, row and position."""
+        """All rows whose hash stands more than once, with segment, row and position."""
         repeated = _repeated([part for segment in self._segments for part in segment.hashes])
         if not repeated.size:
             return []
@@ -160,8 +175,16 @@ def _close(segment: _Segment) -> pa.Buffer:
     return segment.content
 
 
-def _key_hashes(contract: Contract, rows: pa.RecordBatch) -> np.ndarray:
-    return pl.DataFrame(pl.from_arrow(rows.select(list(contract.primary_key)))).hash_rows(seed=0).to_numpy()
+def version_hashes(contract: Contract, rows: pa.RecordBatch) -> np.ndarray:
+    """A hash of the version that each row is."""
+    return pl.DataFrame(pl.from_arrow(rows.select(list(version_key(contract))))).hash_rows(seed=0).to_numpy()
+
+
+def _as_versions(contract: Contract, rows: pa.RecordBatch) -> pa.RecordBatch:
+    if DELETED_AT in rows.schema.names:
+        return rows
+    schema = arrow_schema(contract)
+    return pa.RecordBatch.from_arrays([*rows.columns, pa.nulls(rows.num_rows, schema.field(DELETED_AT).type)], schema=schema)
 
 
 def _repeated(hashes: Sequence[np.ndarray]) -> np.ndarray:
@@ -172,6 +195,9 @@ def _repeated(hashes: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _losers(contract: Contract, suspects: pa.Table) -> pl.DataFrame:
-    """All rows of each key but the one known last; of several known at once, the one with the highest position stays."""
-    newest_first = pl.DataFrame(pl.from_arrow(suspects)).sort([contract.known_at, POSITION], descending=True)
-    return newest_first.filter(pl.struct(contract.primary_key).is_first_distinct().not_()).sort(POSITION)
+    """All rows of each version but the one that stands last, and whether they are the same as that in all fields."""
+    fields, version = [field.name for field in contract.fields], version_key(contract)
+    last_first = pl.DataFrame(pl.from_arrow(suspects)).sort(POSITION, descending=True)
+    is_same = pl.all_horizontal(pl.col(name).eq_missing(pl.col(name).first().over(version)) for name in fields)
+    judged = last_first.with_columns(is_same.alias(IS_SAME))
+    return judged.filter(pl.struct(version).is_first_distinct().not_()).sort(POSITION)

@@ -14,6 +14,8 @@ from threading import Event
 from time import monotonic
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from pipeline_assets.core.connections import object_store, warehouse
 from pipeline_assets.core.errors import ContractViolation, SourceChanged
 from pipeline_assets.core.settings import Settings
@@ -22,6 +24,7 @@ from pipeline_assets.ingestion.sources.contracts import Checked
 from pipeline_assets.ingestion.sources.quarantine import Quarantine
 from pipeline_assets.ingestion.staging import partitions as staging
 from pipeline_assets.ingestion.staging.draft import FILE_BYTES, Draft
+from pipeline_assets.ingestion.staging.earlier import earlier_versions, under
 from pipeline_assets.ingestion.staging.partitions import Manifest, StagedFile, partition_of
 from pipeline_assets.spec.contracts import Contract
 
@@ -53,13 +56,14 @@ class Staged:
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """Where a contract's rows are staged, and in whose name."""
+    """Where a contract's rows are staged, and in whose name; `keeps_earlier` where a source tells how rows stand now, and no versions."""
 
     client: "S3Client"
     bucket: str
     contract: Contract
     run_id: str
     load_id: str = ""
+    keeps_earlier: bool = False
     file_bytes: int = FILE_BYTES
 
     def draft(self, partition: str) -> Draft:
@@ -67,9 +71,10 @@ class Target:
         return Draft(self.client, self.bucket, self.contract, partition, file_bytes=self.file_bytes)
 
 
-def target_of(settings: Settings, contract: Contract, *, run_id: str, load_id: str = "") -> Target:
+def target_of(settings: Settings, contract: Contract, *, run_id: str, load_id: str = "", keeps_earlier: bool = False) -> Target:
     """Where the settings have the rows of a contract staged."""
-    return Target(client=object_store(settings), bucket=settings.s3_bucket, contract=contract, run_id=run_id, load_id=load_id)
+    client, bucket = object_store(settings), settings.s3_bucket
+    return Target(client=client, bucket=bucket, contract=contract, run_id=run_id, load_id=load_id, keeps_earlier=keeps_earlier)
 
 
 def stage_each(settings: Settings, target: Target, days: Sequence[date | None], open_reader: OpenReader) -> Iterator[Staged]:
@@ -102,7 +107,7 @@ def stage_each(settings: Settings, target: Target, days: Sequence[date | None], 
 
 
 def stage_partition(connection: "psycopg.Connection", target: Target, partition: str, parts: Iterable[Checked]) -> Staged:
-    """Puts checked parts in the place of all that a partition and its quarantine held.
+    """Puts checked parts in the place of all that a partition and its quarantine held, but for the earlier versions that a target keeps.
 
     Raises ContractViolation if more than the contract's share of the rows is broken, SourceChanged if a required field stands in no row;
     then partition and quarantine stay as they were.
@@ -131,7 +136,18 @@ def _write(target: Target, partition: str, parts: Iterable[Checked], broken: Qua
         fields |= part.fields
     broken.add(draft.drop_repeats())
     _audit(target.contract, partition, draft, broken, fields)
+    if target.keeps_earlier:
+        _add_earlier(target, partition, draft)
     return draft.upload(), fields
+
+
+def _add_earlier(target: Target, partition: str, draft: Draft) -> None:
+    manifest = staging.manifest_from(target.client, target.bucket, target.contract.name, partition)
+    if manifest is None:
+        return
+    staged = (under(target.contract, batch, partition) for batch in staging.read_staged(target.client, target.bucket, manifest))
+    for batch in earlier_versions(target.contract, staged, draft).to_batches():
+        draft.add(Checked(good=batch, positions=np.arange(draft.rows, draft.rows + batch.num_rows)))
 
 
 def _audit(contract: Contract, partition: str, draft: Draft, broken: Quarantine, fields: set[str]) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pipeline_assets.core import names
 from pipeline_assets.core.errors import UnknownName
 from pipeline_assets.core.project import Project, tables_of
+from pipeline_assets.core.versions import in_table
 from pipeline_assets.ingestion.streaming.staged.change_log import ABSENT, COMMITTED_AT, LSN, OPERATION, SNAPSHOT, TRANSACTION, log_contract
 from pipeline_assets.spec.sources import DebeziumChange, EventStream, PostgresTable, RecordStream, Source
 from pipeline_assets.spec.use_case import UseCase
@@ -45,7 +46,7 @@ def change_log(source: Source) -> ChangeLog:
     table = followed_table(source)
     return ChangeLog(
         source=source,
-        contract=log_contract(source.contract),
+        contract=log_contract(in_table(source)),
         topic=names.changes_topic(table.database, table.schema, table.table),
         format=DebeziumChange(
             operation=OPERATION, lsn=LSN, committed_at=COMMITTED_AT, transaction=TRANSACTION, snapshot=SNAPSHOT, absent=ABSENT

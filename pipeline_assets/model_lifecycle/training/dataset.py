@@ -43,17 +43,17 @@ def build_training_set(model: Model, vectors: pa.Table, labels: pa.Table, as_of:
     labels: the columns of the model's label; any order; of several rows of a key the one known last (at most at `as_of`) holds, and of
     several known at that time the greatest (true, the last class in the alphabet). A key or label that is null matches nothing.
     Returns the columns of `vectors` and `label` (boolean, text or number), `label_known_at` (UTC) and `block` ('train', 'validation' or
-    'holdout'), one row per key, sorted by (decision_at, keys); decisions without a label known at `as_of` are absent, and so are those
+    'holdout'), one row per decision, sorted by (decision_at, keys); decisions without a label known at `as_of` are absent, and so are those
     less than the label's horizon before it, whatever their label.
-    Raises UserInputError if `as_of` is naive, TableMismatch if a column is missing, a time is naive, a label does not fit its task or a key
-    has two different vectors, and TooLittleToLearn if the labels of a block do not suffice.
+    Raises UserInputError if `as_of` is naive, TableMismatch if a column is missing, a time is naive, a label does not fit its task or a
+    decision has two different vectors, and TooLittleToLearn if the labels of a block do not suffice.
     """
     instant = aware(as_of)
     end = matured_until(model, instant)
     starts = block_starts(model.split, end)
     asked = _asked(model, vectors, starts[TRAIN], end).with_columns(_block(model, starts))
     keys = list(model.observations.keys)
-    rows = asked.join(known_labels(model, labels, instant, asked.schema), on=keys, how="inner", validate="1:1")
+    rows = asked.join(known_labels(model, labels, instant, asked.schema), on=keys, how="inner", validate="m:1")
     rows = rows.select(*asked.drop(BLOCK).columns, LABEL, LABEL_KNOWN_AT, BLOCK).sort(model.observations.decision_at, *keys)
     table = rows.rechunk().to_arrow()
     _check_blocks(model, asked, table, instant)
@@ -113,7 +113,7 @@ def _asked(model: Model, vectors: pa.Table, start: datetime, end: datetime) -> p
     keys, decided = list(model.observations.keys), model.observations.decision_at
     rows = _frame("vectors", vectors, (decided,), (*keys, FEATURE_HASH)).drop_nulls(keys)
     rows = rows.filter(pl.col(decided).is_between(start, end, closed="left")).unique([*keys, decided, FEATURE_HASH], maintain_order=True)
-    twice = rows.filter(rows.select(keys).is_duplicated()).select(keys)
+    twice = rows.filter(rows.select(*keys, decided).is_duplicated()).select(keys)
     if len(twice):
         first = ", ".join(f"{key} '{value}'" for key, value in twice.row(0, named=True).items())
         raise TableMismatch("vectors", f"has two different rows of {first}", vectors.column_names)

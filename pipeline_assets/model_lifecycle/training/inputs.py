@@ -70,15 +70,16 @@ def end_of_vectors(settings: Settings, model: Model) -> datetime | None:
 
 
 def read_labels(settings: Settings, label: Label, since: datetime, until: datetime) -> pa.Table:
-    """Keys, label and time known of every label known from `since` to `until` (both inclusive, UTC); any order.
+    """Keys, label and time known of every label known from `since` to `until` (both inclusive, UTC), as it counted then; any order.
 
     A label of Postgres' `numeric` comes as a 64-bit float.
     """
     from psycopg.sql import SQL, Identifier
 
     columns = SQL(", ").join(Identifier(name) for name in dict.fromkeys((*label.keys, label.column, label.known_at)))
-    query = SQL("select {columns} from {table} where {known_at} between $1 and $2").format(
-        columns=columns, known_at=Identifier(label.known_at), table=Identifier(*names.cleaned(label.table))
+    superseded = SQL("null::timestamptz") if label.superseded_at is None else Identifier(label.superseded_at)
+    query = SQL("select {columns} from {table} where {known_at} between $1 and $2 and coalesce({superseded} > $2, true)").format(
+        columns=columns, known_at=Identifier(label.known_at), superseded=superseded, table=Identifier(*names.cleaned(label.table))
     )
     with arrow_warehouse(settings) as connection, connection.cursor() as cursor:
         cursor.execute(query.as_string(), (since, until))

@@ -54,9 +54,9 @@ def _create(contract: Contract) -> "Iterator[sql.Composed]":
     yield sql.SQL("create schema if not exists {}").format(sql.Identifier(names.RAW))
     yield sql.SQL("create table {} ({})").format(table, sql.SQL(", ").join(columns))
     yield sql.SQL("create index on {} ({})").format(table, sql.Identifier(contract.event_at))
-    # In the order in which the staging model looks for the newest version of a row.
+    # In the order in which the staging model goes through the versions of a row.
     key = sql.SQL(", ").join(map(sql.Identifier, contract.primary_key))
-    yield sql.SQL("create index on {} ({}, {} desc)").format(table, key, sql.Identifier(contract.known_at))
+    yield sql.SQL("create index on {} ({}, {})").format(table, key, sql.Identifier(contract.known_at))
 
 
 def _extend(contract: Contract, found: Columns) -> "Iterator[sql.Composed]":

@@ -117,7 +117,7 @@ def _sha256(declaration: dict[str, Any]) -> str:
 
 def _window_column(view: FeatureView, feature: Windowed, window: timedelta) -> FeatureColumn:
     kind = AGGREGATES[feature.aggregate]
-    wording = kind.wording.format(rows=view.source.name.replace("_", " "), column=feature.column)
+    wording = kind.wording.format(rows=_rows_of(view), column=feature.column)
     return FeatureColumn(
         name=names.feature(view.name, feature.name, window),
         dtype=kind.dtype,
@@ -131,6 +131,11 @@ def _window_column(view: FeatureView, feature: Windowed, window: timedelta) -> F
     )
 
 
+def _rows_of(view: FeatureView) -> str:
+    """What a person calls the rows that a view reads."""
+    return view.source.name.removesuffix(names.HISTORY).replace("_", " ")
+
+
 def _latest_column(view: FeatureView, feature: Latest) -> FeatureColumn:
     age = "" if feature.ttl is None else f", if not older than {names.span(feature.ttl)}"
     return FeatureColumn(
@@ -141,7 +146,7 @@ def _latest_column(view: FeatureView, feature: Latest) -> FeatureColumn:
         column=feature.column,
         aggregate="latest",
         window=None,
-        description=f"Newest known {feature.column} of the {view.entity.name}, from {view.source.name.replace('_', ' ')}{age}.",
+        description=f"Newest known {feature.column} of the {view.entity.name}, from {_rows_of(view)}{age}.",
         categories=feature.values,
     )
 

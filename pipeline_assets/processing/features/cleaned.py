@@ -12,7 +12,7 @@ from pipeline_assets.core.names import AssetName
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.processing.lake import tables
 from pipeline_assets.spec.features import CleanedTable
-from pipeline_assets.spec.models import Observations
+from pipeline_assets.spec.models import Observations, Versions
 
 # Snapshots by "<namespace>.<table>" of the lake.
 Snapshots = Mapping[str, int]
@@ -56,13 +56,22 @@ def read_observations(
 ) -> pa.Table:
     """The observations with decision_at in the days `first` to `last` (UTC, inclusive), by (decision_at, keys), text by its bytes.
 
-    All columns, or those named and what they are ordered by. Times are microseconds in UTC.
+    All columns, or those named and what they are ordered by. Times are microseconds in UTC. Of versions those that were decided.
     """
     name = names.cleaned(asked.table)
-    wanted = None if columns is None else list(dict.fromkeys((*asked.keys, asked.decision_at, *columns)))
+    of_versions = () if asked.versions is None else (asked.versions.known_at, asked.versions.superseded_at, asked.versions.version)
+    wanted = None if columns is None else list(dict.fromkeys((*asked.keys, asked.decision_at, *columns, *of_versions)))
     bounds = midnight(first), midnight(last + timedelta(days=1))
     rows = tables.read_between(settings, name, asked.decision_at, bounds, wanted, snapshots[".".join(name)]).read_all()
-    return rows.take(pc.sort_indices(rows, decision_order(asked)))
+    decided = rows if asked.versions is None else rows.filter(_was_decided(rows, asked.decision_at, asked.versions))
+    return decided.take(pc.sort_indices(decided, decision_order(asked)))
+
+
+def _was_decided(rows: pa.Table, decision_at: str, versions: Versions) -> pa.ChunkedArray:
+    """Whether each version counted at its decision; a key's first also does where it was known only later."""
+    decided = rows[decision_at]
+    was_known = pc.or_(pc.less_equal(rows[versions.known_at], decided), pc.equal(rows[versions.version], 1))
+    return pc.and_(was_known, pc.fill_null(pc.greater(rows[versions.superseded_at], decided), fill_value=True))
 
 
 def decision_order(asked: Observations) -> list[tuple[str, str]]:

@@ -10,6 +10,7 @@ from pipeline_assets.core import names
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import Platform, asked_days, column_schema, dagster_errors, days, key, use_case_tags
 from pipeline_assets.core.settings import Settings
+from pipeline_assets.core.versions import version_key
 from pipeline_assets.processing.lake.policy import POLICY, STREAM_POLICY, Policy
 from pipeline_assets.spec.contracts import Contract
 
@@ -69,7 +70,7 @@ def _table(project: Project, contract: Contract, *, by_day: bool) -> dg.AssetsDe
         check_specs=[
             dg.AssetCheckSpec(ROWS_MATCH, asset=asset_key, blocking=True, description="The lake holds as many rows as were staged."),
             dg.AssetCheckSpec(
-                UNIQUE_KEY, asset=asset_key, blocking=True, description=f"No two rows have the same {', '.join(contract.primary_key)}."
+                UNIQUE_KEY, asset=asset_key, blocking=True, description=f"No two rows have the same {', '.join(version_key(contract))}."
             ),
         ],
     )
@@ -93,7 +94,7 @@ def _doubled(settings: Settings, contract: Contract, published: "Published", ask
     from pipeline_assets.processing.lake import tables
     from pipeline_assets.processing.lake.keys import doubled_keys
 
-    columns, snapshot = contract.primary_key, published.snapshot_after
+    columns, snapshot = version_key(contract), published.snapshot_after
 
     def read() -> "pa.RecordBatchReader":
         if asked is None:

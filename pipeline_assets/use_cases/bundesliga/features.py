@@ -12,7 +12,13 @@ home_club = Entity(name="home_club", keys=("home_id",), description="A club at h
 away_club = Entity(name="away_club", keys=("away_id",), description="A club as a guest.")
 pairing = Entity(name="pairing", keys=("home_id", "away_id"), description="Two clubs, the home club first.")
 
-results = CleanedTable(name="results", event_at="finished_at", known_at="known_at", order_by=("season", "match_number"))
+results = CleanedTable(
+    name="results_history",
+    event_at="finished_at",
+    known_at="known_at",
+    superseded_at="superseded_at",
+    order_by=("season", "match_number"),
+)
 
 home_form = FeatureView(
     name="home_form",

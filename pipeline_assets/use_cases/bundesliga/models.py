@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from pipeline_assets.spec.models import Gate, Label, Model, Observations, Split
+from pipeline_assets.spec.models import Gate, Label, Model, Observations, Split, Versions
 from pipeline_assets.spec.monitors import Monitor
 from pipeline_assets.spec.tasks import MetricRule, Multiclass
 from pipeline_assets.use_cases.bundesliga import features
@@ -16,13 +16,21 @@ match_outcome = Model(
     task=Multiclass(classes=("home", "draw", "away")),
     # The decision is made when the announcement is known, some minutes after it.
     observations=Observations(
-        table="fixtures",
+        table="fixtures_history",
         keys=("season", "match_number"),
         decision_at="known_at",
         event_at="announced_at",
         behind=timedelta(hours=1),
+        versions=Versions(),
     ),
-    label=Label(table="results", keys=("season", "match_number"), column="outcome", known_at="known_at", horizon=22 * DAY),
+    label=Label(
+        table="results_history",
+        keys=("season", "match_number"),
+        column="outcome",
+        known_at="known_at",
+        superseded_at="superseded_at",
+        horizon=22 * DAY,
+    ),
     views=(features.home_form, features.away_form, features.pairing_history),
     request_features=(),
     slices=("is_founder_at_home",),

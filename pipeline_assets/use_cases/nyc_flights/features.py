@@ -10,10 +10,18 @@ OWNER = "ml-flights@nyc-flights.example"
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 NEW_YORK = "America/New_York"
 
-departures = CleanedTable(name="departures", event_at="event_at", known_at="known_at", order_by=("flight_id",))
-arrivals = CleanedTable(name="arrivals", event_at="event_at", known_at="known_at", order_by=("flight_id",))
-weather_observations = CleanedTable(name="weather_observations", event_at="observed_at", known_at="known_at", order_by=("origin",))
-aircraft_register = CleanedTable(name="aircraft", event_at="known_at", known_at="known_at", order_by=("tailnum",))
+departures = CleanedTable(
+    name="departures_history", event_at="event_at", known_at="known_at", superseded_at="superseded_at", order_by=("flight_id",)
+)
+arrivals = CleanedTable(
+    name="arrivals_history", event_at="event_at", known_at="known_at", superseded_at="superseded_at", order_by=("flight_id",)
+)
+weather_observations = CleanedTable(
+    name="weather_observations_history", event_at="observed_at", known_at="known_at", superseded_at="superseded_at", order_by=("origin",)
+)
+aircraft_register = CleanedTable(
+    name="aircraft_history", event_at="known_at", known_at="known_at", superseded_at="superseded_at", order_by=("tailnum",)
+)
 
 origin_departures = FeatureView(
     name="origin_departures",

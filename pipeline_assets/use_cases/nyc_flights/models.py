@@ -2,17 +2,18 @@
 
 from datetime import timedelta
 
-from pipeline_assets.spec.models import Gate, Label, Model, Observations, Split
+from pipeline_assets.spec.models import Gate, Label, Model, Observations, Split, Versions
 from pipeline_assets.spec.monitors import Monitor
 from pipeline_assets.spec.tasks import Binary, MetricRule, Regression
 from pipeline_assets.use_cases.nyc_flights import features
 
 flights = Observations(
-    table="flights",
+    table="flights_history",
     keys=("flight_id",),
     decision_at="decision_at",
     event_at="scheduled_departure_at",
     ahead=timedelta(minutes=60),
+    versions=Versions(),
 )
 split = Split(train=timedelta(days=365), validation=timedelta(days=14), holdout=timedelta(days=14))
 TREES: dict[str, float | int | str] = {
@@ -32,7 +33,7 @@ flight_delay = Model(
     owner=features.OWNER,
     task=Binary(),
     observations=flights,
-    label=Label(table="departures", keys=("flight_id",), column="is_late", known_at="known_at"),
+    label=Label(table="departures_history", keys=("flight_id",), column="is_late", known_at="known_at", superseded_at="superseded_at"),
     views=(
         features.origin_departures,
         features.carrier_departures,
@@ -75,7 +76,7 @@ arrival_delay = Model(
     owner=features.OWNER,
     task=Regression(unit="minutes"),
     observations=flights,
-    label=Label(table="arrivals", keys=("flight_id",), column="delay_minutes", known_at="known_at"),
+    label=Label(table="arrivals_history", keys=("flight_id",), column="delay_minutes", known_at="known_at", superseded_at="superseded_at"),
     views=(
         features.origin_departures,
         features.carrier_departures,

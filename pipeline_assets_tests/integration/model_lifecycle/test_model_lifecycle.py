@@ -37,7 +37,7 @@ from pipeline_assets.spec.models import Model
 from pipeline_assets.spec.tasks import Task
 from pipeline_assets.spec.use_case import UseCase
 from pipeline_assets.use_cases.nyc_flights import use_case as flights
-from pipeline_assets_tests.january import store_in_warehouse
+from pipeline_assets_tests.january import store_in_warehouse, with_versions
 from pipeline_assets_tests.model_rows import AS_OF, MULTICLASS, REGRESSION, START, labels, small_model, vectors
 from pipeline_assets_tests.stack_env import write_stack_env
 
@@ -69,7 +69,7 @@ class House:
         known = labels(self.model, asked, seed=seed) if known is None else known
         last = (AS_OF - timedelta(days=1)).date()
         replace_days(self.settings, names.vectors(self.model.name), asked, "decision_at", START.date(), last)
-        store_in_warehouse(self.settings, {self.model.label.table: pl.DataFrame(known)})
+        store_in_warehouse(self.settings, {self.model.label.table: with_versions(pl.DataFrame(known))})
         return asked
 
     def run(

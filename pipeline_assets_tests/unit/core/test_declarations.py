@@ -248,7 +248,7 @@ def test_a_source_is_superseded_at_a_time(declared: UseCase, column: str) -> Non
     view: FeatureView = declared.models[0].views[0]
     found = problems(with_model(declared, views=(replace(view, source=replace(view.source, superseded_at=column)),)))
 
-    assert (found[0].subject, found[0].field) == ("View 'origin_departures'", "source 'departures'")
+    assert (found[0].subject, found[0].field) == ("View 'origin_departures'", "source 'departures_history'")
     assert "known_at" in found[0].expected
 
 
@@ -387,7 +387,7 @@ def test_a_malformed_model_is_refused(declared: UseCase, changed: dict[str, obje
         ({"keys": ("flight_id", "origin")}, "label.keys"),
         ({"ahead": timedelta(hours=-1)}, "observations.ahead"),
         ({"table": "nowhere"}, "observations"),
-        ({"decision_at": "origin"}, "observations 'flights'"),
+        ({"decision_at": "origin"}, "observations 'flights_history'"),
         ({"keys": ("planned_minutes",)}, "label.keys"),
         ({"keys": ("run_id",)}, "observations.keys"),
     ],
@@ -402,9 +402,9 @@ def test_malformed_observations_are_refused(declared: UseCase, changed: dict[str
 def test_a_key_of_another_kind_than_in_the_events_is_refused(declared: UseCase) -> None:
     """A number here and text there would match nothing: the error names the table, the column and the kind that is needed."""
     tables = cleaned_models(read_code_settings().dbt_project)
-    (found, *_) = models.problems(declared, {**tables, "flights": {**tables["flights"], "dest": "integer"}})
+    (found, *_) = models.problems(declared, {**tables, "flights_history": {**tables["flights_history"], "dest": "integer"}})
 
-    assert (found.field, found.problem) == ("observations 'flights'", "is 'dest' of type integer")
+    assert (found.field, found.problem) == ("observations 'flights_history'", "is 'dest' of type integer")
     assert found.expected.startswith("string, such as")
 
 

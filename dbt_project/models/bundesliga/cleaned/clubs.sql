@@ -1,19 +1,14 @@
-{{ config(materialized='table') }}
-
 with
 
 clubs as (
     select
         club_id,
-
         name,
-
         first_season,
-
-        first_season = 1963 as is_founder,
-
+        is_founder,
         known_at
-    from {{ ref('stg_league_clubs') }}
+    from {{ ref('clubs_history') }}
+    where is_current
 )
 
 select * from clubs

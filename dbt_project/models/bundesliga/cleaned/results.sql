@@ -1,17 +1,4 @@
-{{
-    config(
-        materialized='incremental',
-        unique_key=['season', 'match_number'],
-        event_time='finished_at',
-        indexes=[{'columns': ['finished_at']}],
-    )
-}}
-
 with
-
-ended as (
-    {{ rows_of_asked_days(ref('stg_league_results')) }}
-),
 
 results as (
     select
@@ -19,23 +6,16 @@ results as (
         match_number,
         home_id,
         away_id,
-
         home_goals,
         away_goals,
-        home_goals - away_goals as goal_difference,
-
-        home_goals > away_goals as home_won,
-        home_goals < away_goals as away_won,
-
-        case
-            when home_goals > away_goals then 'home'
-            when home_goals < away_goals then 'away'
-            else 'draw'
-        end as outcome,
-
+        goal_difference,
+        home_won,
+        away_won,
+        outcome,
         finished_at,
         known_at
-    from ended
+    from {{ ref('results_history') }}
+    where is_current
 )
 
 select * from results

@@ -1,7 +1,11 @@
 with
 
-source as (
-    select * from {{ source('raw', 'league_clubs') }}
+versions as (
+    {{ versions_of(
+        source('raw', 'league_clubs'),
+        key=['club_id'],
+        known_at='updated_at',
+    ) }}
 ),
 
 renamed as (
@@ -12,8 +16,11 @@ renamed as (
 
         first_season,
 
-        updated_at as known_at
-    from source
+        updated_at as known_at,
+        superseded_at,
+        version,
+        is_current
+    from versions
 )
 
 select * from renamed

@@ -1,7 +1,11 @@
 with
 
-source as (
-    select * from {{ source('raw', 'league_fixtures') }}
+versions as (
+    {{ versions_of(
+        source('raw', 'league_fixtures'),
+        key=['season', 'match_number'],
+        known_at='recorded_at',
+    ) }}
 ),
 
 renamed as (
@@ -15,15 +19,11 @@ renamed as (
 
         kick_off_at,
         announced_at,
-        recorded_at as known_at
-    from source
-),
-
--- An event may be sent again with corrections: the one known last counts.
-newest as (
-    select distinct on (season, match_number) *
-    from renamed
-    order by season, match_number, known_at desc, renamed desc
+        recorded_at as known_at,
+        superseded_at,
+        version,
+        is_current
+    from versions
 )
 
-select * from newest
+select * from renamed

@@ -1,9 +1,18 @@
-{{ config(materialized='table') }}
-
 with
 
 aircraft as (
-    select * from {{ ref('stg_planes') }}
+    select
+        tailnum,
+        kind,
+        manufacturer,
+        model,
+        engine,
+        year_built,
+        engines,
+        seats,
+        known_at
+    from {{ ref('aircraft_history') }}
+    where is_current
 )
 
 select * from aircraft

@@ -3,7 +3,12 @@
 with
 
 airlines as (
-    select * from {{ ref('stg_airlines') }}
+    select
+        carrier,
+        name,
+        known_at
+    from {{ ref('stg_airlines') }}
+    where is_current
 )
 
 select * from airlines

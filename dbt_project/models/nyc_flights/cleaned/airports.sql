@@ -3,7 +3,16 @@
 with
 
 airports as (
-    select * from {{ ref('stg_airports') }}
+    select
+        faa,
+        name,
+        time_zone,
+        latitude,
+        longitude,
+        altitude_ft,
+        known_at
+    from {{ ref('stg_airports') }}
+    where is_current
 )
 
 select * from airports

@@ -1,20 +1,4 @@
-{{
-    config(
-        materialized='incremental',
-        unique_key='flight_id',
-        event_time='event_at',
-        indexes=[{'columns': ['event_at']}],
-    )
-}}
-
--- From how many minutes behind schedule a flight counts as late.
-{%- set late_from_minutes = 15 %}
-
 with
-
-events as (
-    {{ rows_of_asked_days(ref('stg_flight_arrivals')) }}
-),
 
 arrivals as (
     select
@@ -23,14 +7,12 @@ arrivals as (
         tailnum,
         origin,
         dest,
-
         delay_minutes,
-
-        delay_minutes >= {{ late_from_minutes }} as is_late,
-
+        is_late,
         event_at,
         known_at
-    from events
+    from {{ ref('arrivals_history') }}
+    where is_current
 )
 
 select * from arrivals

@@ -1,20 +1,4 @@
-{{
-    config(
-        materialized='incremental',
-        unique_key='flight_id',
-        event_time='event_at',
-        indexes=[{'columns': ['event_at']}],
-    )
-}}
-
--- From how many minutes behind schedule a flight counts as late.
-{%- set late_from_minutes = 15 %}
-
 with
-
-events as (
-    {{ rows_of_asked_days(ref('stg_flight_departures')) }}
-),
 
 departures as (
     select
@@ -23,16 +7,13 @@ departures as (
         tailnum,
         origin,
         dest,
-
-        case when not is_cancelled then delay_minutes end as delay_minutes,
-
+        delay_minutes,
         is_cancelled,
-        is_cancelled
-        or delay_minutes >= {{ late_from_minutes }} as is_late,
-
+        is_late,
         event_at,
         known_at
-    from events
+    from {{ ref('departures_history') }}
+    where is_current
 )
 
 select * from departures

@@ -1,7 +1,11 @@
 with
 
-source as (
-    select * from {{ source('raw', 'airlines') }}
+versions as (
+    {{ versions_of(
+        source('raw', 'airlines'),
+        key=['carrier'],
+        known_at='updated_at',
+    ) }}
 ),
 
 renamed as (
@@ -10,15 +14,11 @@ renamed as (
 
         name,
 
-        updated_at as known_at
-    from source
-),
-
--- A row may be published again with corrections: the one known last counts.
-newest as (
-    select distinct on (carrier) *
-    from renamed
-    order by carrier, known_at desc, renamed desc
+        updated_at as known_at,
+        superseded_at,
+        version,
+        is_current
+    from versions
 )
 
-select * from newest
+select * from renamed

@@ -1,7 +1,11 @@
 with
 
-source as (
-    select * from {{ source('raw', 'airports') }}
+versions as (
+    {{ versions_of(
+        source('raw', 'airports'),
+        key=['faa'],
+        known_at='updated_at',
+    ) }}
 ),
 
 renamed as (
@@ -15,15 +19,11 @@ renamed as (
         longitude,
         altitude_ft,
 
-        updated_at as known_at
-    from source
-),
-
--- A row may be published again with corrections: the one known last counts.
-newest as (
-    select distinct on (faa) *
-    from renamed
-    order by faa, known_at desc, renamed desc
+        updated_at as known_at,
+        superseded_at,
+        version,
+        is_current
+    from versions
 )
 
-select * from newest
+select * from renamed

@@ -1,7 +1,11 @@
 with
 
-source as (
-    select * from {{ source('raw', 'flight_departures') }}
+versions as (
+    {{ versions_of(
+        source('raw', 'flight_departures'),
+        key=['flight_id'],
+        known_at='recorded_at',
+    ) }}
 ),
 
 renamed as (
@@ -17,15 +21,11 @@ renamed as (
         is_cancelled,
 
         event_at,
-        recorded_at as known_at
-    from source
-),
-
--- A row may be published again with corrections: the one known last counts.
-newest as (
-    select distinct on (flight_id) *
-    from renamed
-    order by flight_id, known_at desc, renamed desc
+        recorded_at as known_at,
+        superseded_at,
+        version,
+        is_current
+    from versions
 )
 
-select * from newest
+select * from renamed

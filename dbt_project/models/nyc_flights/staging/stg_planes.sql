@@ -1,7 +1,11 @@
 with
 
-source as (
-    select * from {{ source('raw', 'planes') }}
+versions as (
+    {{ versions_of(
+        source('raw', 'planes'),
+        key=['tailnum'],
+        known_at='updated_at',
+    ) }}
 ),
 
 renamed as (
@@ -17,15 +21,11 @@ renamed as (
         engines,
         seats,
 
-        updated_at as known_at
-    from source
-),
-
--- A row may be published again with corrections: the one known last counts.
-newest as (
-    select distinct on (tailnum) *
-    from renamed
-    order by tailnum, known_at desc, renamed desc
+        updated_at as known_at,
+        superseded_at,
+        version,
+        is_current
+    from versions
 )
 
-select * from newest
+select * from renamed

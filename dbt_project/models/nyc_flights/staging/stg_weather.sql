@@ -1,7 +1,11 @@
 with
 
-source as (
-    select * from {{ source('raw', 'weather') }}
+versions as (
+    {{ versions_of(
+        source('raw', 'weather'),
+        key=['origin', 'observed_at'],
+        known_at='published_at',
+    ) }}
 ),
 
 renamed as (
@@ -19,15 +23,11 @@ renamed as (
         visibility_miles,
 
         observed_at,
-        published_at as known_at
-    from source
-),
-
--- A row may be published again with corrections: the one known last counts.
-newest as (
-    select distinct on (origin, observed_at) *
-    from renamed
-    order by origin, observed_at, known_at desc, renamed desc
+        published_at as known_at,
+        superseded_at,
+        version,
+        is_current
+    from versions
 )
 
-select * from newest
+select * from renamed

@@ -19,6 +19,7 @@ from pipeline_assets.core.errors import SourceUnavailable, TransactionOpen, Tran
 from pipeline_assets.core.iceberg import open_table
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.settings import Settings
+from pipeline_assets.core.versions import in_table
 from pipeline_assets.ingestion.sources import quarantine
 from pipeline_assets.ingestion.streaming.audit.compare import (
     Difference,
@@ -97,7 +98,7 @@ def _log_asset(source: Source) -> names.AssetName:
 
 
 def _read(settings: Settings, source: Source) -> TableReading:
-    return read_table(settings, source.contract, followed_table(source))
+    return read_table(settings, in_table(source), followed_table(source))
 
 
 def verify_topic(settings: Settings, streams: Sequence[RecordStream], topic: str, meanwhile: Meanwhile = pause) -> Verdict:
@@ -183,7 +184,7 @@ def compare_table(settings: Settings, source: Source, reading: TableReading, mea
     wait_for(lambda: confirmed_lsn(settings, origin.database) >= reading.instant.lsn, "has had changes that Debezium did not emit")
     ends = _ends(settings, log.topic)
     wait_for(lambda: not _behind(settings, [log], ends), "has had changes that were not typed")
-    return compare(source.contract, reading, read_log(settings, source.contract)[0])
+    return compare(in_table(source), reading, read_log(settings, source.contract)[0])
 
 
 def _patience(source: Source, meanwhile: Meanwhile) -> Callable[[Callable[[], bool], str], None]:

@@ -1,4 +1,4 @@
-"""What is staged of typed rows as assets: the days of each stream, and the rows of each followed table."""
+"""What is staged of typed rows as assets: the days of each stream, and the versions of each followed table."""
 
 from collections.abc import Iterator
 from time import monotonic
@@ -102,7 +102,7 @@ def _events_metadata(stream: EventStream, staged: "StagedEvents", seconds: float
 
 
 def table(project: Project, source: Source) -> dg.AssetsDefinition:
-    """The rows of a followed table, as its changes left them."""
+    """All versions of the rows of a followed table."""
     contract = source.contract
     asset_key, log = key(names.staged(contract.name)), key(names.typed(log_contract(contract).name))
 
@@ -114,7 +114,7 @@ def table(project: Project, source: Source) -> dg.AssetsDefinition:
         owners=[contract.owner],
         tags=use_case_tags(project.home_of(contract)),
         code_version=contract.version,
-        description=f"{contract.description} Staged files of the rows that its changes left, as far as they kept the contract.",
+        description=f"{contract.description} Staged files of all versions of its rows that kept the contract.",
         metadata={"dagster/column_schema": column_schema(contract)},
         freshness_policy=dg.FreshnessPolicy.time_window(fail_window=contract.freshness),
         check_specs=[_keeps_contract(asset_key, "Rows")],
@@ -148,11 +148,11 @@ def _state_metadata(contract: Contract, log: dg.AssetKey, done: "StagedState", s
     return {
         **summary.facts([done.staged], seconds),
         "broken_by_reason": dg.MetadataValue.json(summary.reasons([done.staged])),
-        "changes": done.merged.changes,
+        "changes": done.versions.changes,
         # As text: the page would show numbers of 19 digits rounded.
-        "lsn": str(done.merged.lsn),
+        "lsn": str(done.versions.lsn),
         LOG_SNAPSHOT: str(done.log_snapshot),
-        "values_not_in_log": len(done.merged.unresolved),
+        "values_not_in_log": len(done.versions.unresolved),
         "dagster/column_schema": column_schema(contract),
         "dagster/column_lineage": dg.TableColumnLineage(lineage),
     }

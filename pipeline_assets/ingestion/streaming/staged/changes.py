@@ -24,7 +24,7 @@ import pyarrow as pa
 
 from pipeline_assets.core.errors import TableMismatch
 from pipeline_assets.ingestion.sources.contracts import ARROW_TYPES
-from pipeline_assets.ingestion.streaming.staged.change_log import ABSENT, LSN, OPERATION, SNAPSHOT, TRANSACTION
+from pipeline_assets.ingestion.streaming.staged.change_log import ABSENT, COMMITTED_AT, LSN, OPERATION, SNAPSHOT, TRANSACTION
 from pipeline_assets.spec.contracts import Contract
 
 TOPIC, PARTITION, OFFSET = "_topic", "_partition", "_offset"
@@ -63,8 +63,8 @@ def merge(log: pa.Table, contract: Contract, *, at: int | None = None) -> Merged
     log: the contract's fields and the columns of `change_log`, one row a record, in any order and with any repeats. Raises TableMismatch
     for a log with a missing column or with more than one partition.
     """
-    _check(log, contract)
-    changes = _in_order(_epochs(_frame(log, contract)), contract.primary_key, at)
+    check(log, contract)
+    changes = _in_order(epochs(frame(log, contract)), contract.primary_key, at)
     last = changes.unique(contract.primary_key, keep="last")
     standing = last.filter(~pl.col(OPERATION).is_in((DELETED, TRUNCATED))).sort(contract.primary_key)
     filled, unresolved = _resolve(standing, changes, contract)
@@ -78,8 +78,9 @@ def merge(log: pa.Table, contract: Contract, *, at: int | None = None) -> Merged
     )
 
 
-def _check(log: pa.Table, contract: Contract) -> None:
-    wanted = [*(field.name for field in contract.fields), OPERATION, LSN, TOPIC, PARTITION, OFFSET]
+def check(log: pa.Table, contract: Contract) -> None:
+    """Raises TableMismatch for a log with a missing column or with more than one partition."""
+    wanted = [*(field.name for field in contract.fields), OPERATION, LSN, COMMITTED_AT, TOPIC, PARTITION, OFFSET]
     missing = [name for name in wanted if name not in log.column_names]
     if missing:
         raise TableMismatch(f"change log of {contract.name}", f"lacks {', '.join(missing)}", log.column_names)
@@ -89,16 +90,16 @@ def _check(log: pa.Table, contract: Contract) -> None:
         raise TableMismatch(f"change log of {contract.name}", problem, log.column_names)
 
 
-def _frame(log: pa.Table, contract: Contract) -> pl.DataFrame:
+def frame(log: pa.Table, contract: Contract) -> pl.DataFrame:
     """Each record once, by offset."""
     optional = [name for name in (TRANSACTION, SNAPSHOT, ABSENT) if name in log.column_names]
-    columns = [*(field.name for field in contract.fields), OPERATION, LSN, OFFSET, *optional]
+    columns = list(dict.fromkeys([*(field.name for field in contract.fields), OPERATION, LSN, COMMITTED_AT, OFFSET, *optional]))
     frame = pl.DataFrame(pl.from_arrow(log.select(columns)))
     frame = frame.with_columns(pl.lit(None, pl.String).alias(name) for name in (SNAPSHOT, ABSENT) if name not in optional)
     return frame.unique(OFFSET, keep="any").sort(OFFSET)
 
 
-def _epochs(records: pl.DataFrame) -> pl.DataFrame:
+def epochs(records: pl.DataFrame) -> pl.DataFrame:
     """Records with the number of their epoch (0: before any snapshot), whether its snapshot is complete, and when it was taken.
 
     `_lsn_of_effect` is from where on a record counts: a change that was open at a snapshot, from there on.
@@ -130,17 +131,22 @@ def _in_order(records: pl.DataFrame, key: Sequence[str], at: int | None) -> pl.D
 
 def _resolve(standing: pl.DataFrame, changes: pl.DataFrame, contract: Contract) -> tuple[pl.DataFrame, list[tuple[int, str]]]:
     """Values that a change did not have, from the newest change of the row that did."""
-    values = [field.name for field in contract.fields if field.name not in contract.primary_key]
-    absent = [name for name in values if changes.select(_is_absent(changes, name).any()).item()]
+    absent = absent_values(changes, contract)
     if not absent:
         return standing, []
-    known = _last_known(_with_life(changes, contract.primary_key), absent)
+    known = last_known(with_life(changes, contract.primary_key), absent)
     filled = standing.drop(absent).join(known, on="_row", how="left", maintain_order="left")
     unresolved = [(row, name) for name in absent for row in filled[f"_is_lost_{name}"].arg_true().to_list()]
     return filled, sorted(unresolved)
 
 
-def _with_life(changes: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
+def absent_values(changes: pl.DataFrame, contract: Contract) -> list[str]:
+    """The fields that some change has no value of."""
+    values = [field.name for field in contract.fields if field.name not in contract.primary_key]
+    return [name for name in values if changes.select(_is_absent(changes, name).any()).item()]
+
+
+def with_life(changes: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
     """Changes with the life of the row that they belong to: from its creation to its end, under whatever key.
 
     A changed key is emitted as the end of the old row and the creation of a new one, both with the LSN of the one change: one life.
@@ -155,7 +161,7 @@ def _with_life(changes: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
     return stretched.with_columns(pl.col("_life").replace(first)) if first else stretched
 
 
-def _last_known(changes: pl.DataFrame, absent: Sequence[str]) -> pl.DataFrame:
+def last_known(changes: pl.DataFrame, absent: Sequence[str]) -> pl.DataFrame:
     """For every change the values of these columns as they then were, and whether the log has none."""
     is_gone = pl.col(OPERATION) == DELETED
     newest: Mapping[str, pl.Expr] = {

@@ -1,8 +1,8 @@
 """The events of a stream by day: what its topic brought, from typed rows, and what happened before that, from a staged history if any.
 
-The two meet at a seam that nobody has to declare. A key that stands in both on a day is taken from the topic: its rows carry their place
-there, and whatever is said of the event later is said there too, while the history was copied once. It does not count as a repeated key;
-two rows of the topic with one key do, and go to quarantine but for the one known last.
+The two meet at a seam that nobody has to declare. A version that stands in both on a day is taken from the topic: its rows carry their
+place there, while the history was copied once. It does not count as a repeated version; two different rows of the topic with one key and
+one `known_at` do, and go to quarantine but for the one that came last.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,9 @@ import pyarrow.compute as pc
 
 from pipeline_assets.core.connections import catalog
 from pipeline_assets.core.settings import Settings
+from pipeline_assets.core.versions import version_key, versioned
 from pipeline_assets.ingestion.sources.contracts import Checked, arrow_schema, check_batch
+from pipeline_assets.ingestion.staging.earlier import under
 from pipeline_assets.ingestion.staging.partitions import Manifest, partition_of, read_manifests, read_staged
 from pipeline_assets.ingestion.staging.stage import Staged, Target, stage_each, target_of
 from pipeline_assets.ingestion.streaming.typed.table import OFFSET, OFFSET_SCHEMA, PARTITION, TypedDays, typed_days
@@ -59,22 +61,22 @@ def _manifests(settings: Settings, stream: EventStream, days: Sequence[date]) ->
 
 
 def _events(target: Target, stream: EventStream, manifest: Manifest | None, typed: TypedDays, day: date) -> Iterator[Checked]:
-    position = 0
+    position, contract = 0, versioned(stream.contract)
     if stream.history is not None and manifest is not None:
-        keys = _keys(stream, typed, day)
+        versions = _versions(stream, typed, day)
         for own in _past_events(target, stream, stream.history, manifest):
-            places = position + _places_without(own, keys)
-            yield check_batch(stream.contract, own.take(pa.array(places - position)), first_position=0, day=day).at(places)
+            places = position + _places_without(own, versions)
+            yield check_batch(contract, own.take(pa.array(places - position)), first_position=0, day=day).at(places)
             position += own.num_rows
     yield from _topic_events(stream, typed, day, position)
 
 
 def _past_events(target: Target, stream: EventStream, history: History, manifest: Manifest) -> Iterator[pa.RecordBatch]:
-    """The rows of a history that are events of the stream, in its columns."""
-    fields = [field.name for field in stream.contract.fields]
-    read = fields if history.field is None else list(dict.fromkeys([*fields, history.field]))
-    for batch in read_staged(target.client, target.bucket, manifest, read):
-        own = batch if history.field is None else batch.filter(pc.equal(batch.column(history.field), history.value))
+    """The rows of a history that are events of the stream, in its columns, all versions of them."""
+    fields = [field.name for field in versioned(stream.contract).fields]
+    for batch in read_staged(target.client, target.bucket, manifest):
+        rows = under(history.source.contract, batch, manifest.partition)
+        own = rows if history.field is None else rows.filter(pc.equal(rows.column(history.field), history.value))
         yield own.select(fields)
 
 
@@ -95,14 +97,14 @@ def _ranks(typed: TypedDays, day: date) -> np.ndarray:
     return ranks
 
 
-def _keys(stream: EventStream, typed: TypedDays, day: date) -> pl.DataFrame:
-    """The keys that the topic has on a day."""
-    schema = pa.schema([arrow_schema(stream.contract).field(name) for name in stream.contract.primary_key])
+def _versions(stream: EventStream, typed: TypedDays, day: date) -> pl.DataFrame:
+    """The versions that the topic has on a day."""
+    schema = pa.schema([arrow_schema(stream.contract).field(name) for name in version_key(stream.contract)])
     parts = [pl.DataFrame(pl.from_arrow(batch)) for batch in typed.read(day, schema)]
     return pl.concat(parts).unique() if parts else pl.DataFrame(pl.from_arrow(schema.empty_table()))
 
 
-def _places_without(rows: pa.RecordBatch, keys: pl.DataFrame) -> np.ndarray:
-    """The places of the rows whose key is none of these."""
-    asked = pl.DataFrame(pl.from_arrow(rows.select(keys.columns))).with_row_index()
-    return asked.join(keys, on=keys.columns, how="anti").get_column("index").sort().to_numpy().astype(np.int64)
+def _places_without(rows: pa.RecordBatch, versions: pl.DataFrame) -> np.ndarray:
+    """The places of the rows that are none of these versions."""
+    asked = pl.DataFrame(pl.from_arrow(rows.select(versions.columns))).with_row_index()
+    return asked.join(versions, on=versions.columns, how="anti").get_column("index").sort().to_numpy().astype(np.int64)

@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from pipeline_assets.core.errors import SourceUnavailable
 from pipeline_assets.core.settings import Settings
+from pipeline_assets.core.versions import in_table
 from pipeline_assets.ingestion.batch.postgres import open_table
 from pipeline_assets.ingestion.sources.contracts import Checked, Reason
 from pipeline_assets.ingestion.streaming.decoding.formats import Headers
@@ -129,7 +130,7 @@ def hold_against_table(settings: Settings, source: Source) -> None:
 
 
 def _open(settings: Settings, source: Source) -> None:
-    with open_table(settings, source.contract, followed_table(source)):
+    with open_table(settings, in_table(source), followed_table(source)):
         """Opening it is what holds its columns against the contract."""
 
 

@@ -7,10 +7,10 @@ from datetime import timedelta
 
 import pyarrow.parquet as pq
 import pytest
-from psycopg import sql
 
 from pipeline_assets.core.connections import arrow_files, object_store, warehouse
 from pipeline_assets.core.errors import ContractViolation
+from pipeline_assets.core.versions import versioned
 from pipeline_assets.ingestion.batch.load import stage_days
 from pipeline_assets.ingestion.batch.postgres import open_table
 from pipeline_assets.ingestion.sources import quarantine
@@ -43,7 +43,7 @@ def test_a_file_carries_the_schema_of_the_contract_and_no_field_ids(world: World
     with arrow_files(world.settings).open_input_file(file.path.removeprefix("s3://")) as opened:
         schema = pq.read_schema(opened)
 
-    assert schema.equals(arrow_schema(world.contract), check_metadata=True)
+    assert schema.equals(arrow_schema(versioned(world.contract)), check_metadata=True)
 
 
 def test_a_partition_with_too_many_broken_rows_stays_as_it_was(world: World) -> None:
@@ -88,17 +88,38 @@ def test_staging_again_replaces_rows_and_quarantine(world: World) -> None:
     assert [row[2] for row in world.quarantined()] == ["level out of range"]
 
 
-def test_of_rows_with_one_key_the_one_known_last_stays(world: World) -> None:
-    """A key stands once in a partition; older rows go to quarantine as repeats, and an exact copy counts as one."""
+def test_every_version_of_a_key_stays_once(world: World) -> None:
+    """Rows known at different times are versions; an exact copy counts once; of two that differ and were known at once one is broken."""
     old, new = reading(level=1), reading(level=2, sent_at=at(0) + timedelta(minutes=30))
-    world.fill([new, old, reading(sensor="b"), reading(sensor="b")])
+    world.fill([new, old, reading(sensor="b"), reading(sensor="b"), reading(sensor="c", level=1), reading(sensor="c", level=2)])
 
     (staged,) = stage_days(world.settings, world.table, day(0), day(0), run_id="r")
 
-    assert world.staged() == [new, reading(sensor="b")]
-    assert [row[2] for row in world.quarantined()] == ["sensor, read_at repeated key"] * 2
-    assert [json.loads(original)["level"] for original in world.originals()] == [1, 3]
-    assert staged.manifest.reasons == {"sensor, read_at repeated key": 2}
+    assert world.staged() == [old, new, reading(sensor="b"), reading(sensor="c", level=2)]
+    assert [row[2] for row in world.quarantined()] == ["sensor, read_at, sent_at repeated version"]
+    assert [json.loads(original)["level"] for original in world.originals()] == [1]
+    assert staged.manifest.reasons == {"sensor, read_at, sent_at repeated version": 1}
+
+
+def test_what_was_known_stays_when_a_day_is_read_again(world: World) -> None:
+    """A corrected row stands beside what it was, one that is gone has ended, one with the time it had is as it is told; again the same."""
+    later = at(0) + timedelta(minutes=30)
+    world.fill([reading(sensor="a", level=1), reading(sensor="b"), reading(sensor="c", level=1)])
+    stage_days(world.settings, world.table, day(0), day(0), run_id="r1")
+    world.run("delete from {table}")
+    world.add([reading(sensor="a", level=2, sent_at=later), reading(sensor="c", level=2)])
+    stage_days(world.settings, world.table, day(0), day(0), run_id="r2")
+    versions = world.versions()
+    stage_days(world.settings, world.table, day(0), day(0), run_id="r3")
+
+    assert sorted((row["sensor"], row["level"], row["_deleted_at"] is not None) for row in versions) == [
+        ("a", 1, False),
+        ("a", 2, False),
+        ("b", 3, True),
+        ("c", 2, False),
+    ]
+    assert world.versions() == versions
+    assert world.quarantined() == []
 
 
 def test_one_key_on_two_days_is_two_rows(world: World) -> None:
@@ -112,10 +133,10 @@ def test_one_key_on_two_days_is_two_rows(world: World) -> None:
 
 
 def test_repeats_are_found_across_the_files_of_a_large_partition(world: World) -> None:
-    """A partition that is too large for one file has several, and a key stands in one of them only."""
+    """A partition that is too large for one file has several, and a version stands in one of them only."""
     world.fill([])
     world.run(
-        "insert into {table} select 's' || n % 7, 'indoor', n % 10, n, true, t, t + n % 3 * interval '1 minute' "
+        "insert into {table} select 's' || n % 7, 'indoor', n % 10, n, true, t, t "
         "from generate_series(1, 140000) as n, lateral (select '2013-05-01Z'::timestamptz + n / 2 * interval '1 second' as t) as times"
     )
     target = replace(target_of(world.settings, with_field("level", world.table, maximum=20).contract, run_id="r"), file_bytes=10_000)
@@ -126,16 +147,8 @@ def test_repeats_are_found_across_the_files_of_a_large_partition(world: World) -
 
     rows = world.staged()
     assert len(staged.manifest.files) > 1
-    assert staged.manifest.reasons == {"read_at repeated key": 69_999}
+    assert staged.manifest.reasons == {"read_at, sent_at repeated version": 69_999}
     assert len({row["read_at"] for row in rows}) == len(rows) == 70_001
-    known_last = {row["read_at"]: row["sent_at"] for row in rows}
-    assert _newest(world) == known_last
-
-
-def _newest(world: World) -> dict[object, object]:
-    with world.database() as connection:
-        statement = sql.SQL("select read_at, max(sent_at) from {} group by 1").format(sql.Identifier(world.name))
-        return dict(connection.execute(statement).fetchall())
 
 
 def test_a_run_that_fails_leaves_files_that_no_manifest_names(world: World) -> None:

@@ -295,7 +295,7 @@ def test_history_and_topic_meet_without_a_gap_and_without_a_double(seam: tuple[W
     assert World(settings=world.settings, name=own.name).quarantined() == []
 
 
-def test_keys_that_the_topic_repeats_go_to_quarantine_but_for_the_one_known_last(seam: tuple[World, Topic, EventStream]) -> None:
+def test_versions_that_the_topic_repeats_go_to_quarantine_but_for_the_last(seam: tuple[World, Topic, EventStream]) -> None:
     """Of rows known at once the one that stands last in the topic stays, also after the files of the typed table were put together."""
     world, own, stream = seam
     doubled = [Landed(offset=number, payload=event(number, sensor="h1", read_at=at(0, 1))) for number in (2, 0, 1)]
@@ -312,7 +312,7 @@ def test_keys_that_the_topic_repeats_go_to_quarantine_but_for_the_one_known_last
 
     assert kept["h1"] == 2.0
     assert len(kept) == 24
-    assert waiting == [("2013-05-01", 24, "sensor, read_at repeated key", False), ("2013-05-01", 25, "sensor, read_at repeated key", False)]
+    assert waiting == [("2013-05-01", place, "sensor, read_at, sent_at repeated version", False) for place in (24, 25)]
     assert ({row["sensor"]: row["value"] for row in staged.staged()}, staged.quarantined()) == (kept, waiting)
 
 

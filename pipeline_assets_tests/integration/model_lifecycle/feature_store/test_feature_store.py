@@ -83,7 +83,7 @@ def test_vectors_again_and_day_by_day_are_the_same(warehouse: Settings) -> None:
         offline.materialize_vectors(warehouse, MODEL, day, day)
     before = kept(warehouse)
     again = offline.materialize_vectors(warehouse, MODEL, FIRST, LAST)
-    store(warehouse, {"flights": observations().head(10)})
+    store(warehouse, {"flights_history": observations().head(10)})
     fewer = offline.materialize_vectors(warehouse, MODEL, FIRST, LAST)
 
     assert again.published.changed == 0
@@ -106,7 +106,7 @@ def test_a_decision_outside_of_the_declared_range_is_a_warning(warehouse: Settin
     """A decision a day after its event, where none after it is declared: the vectors are made, and the check says how many there are."""
     write_stack_env(warehouse, tmp_path)
     late = pl.col("decision_at") + pl.when(pl.int_range(pl.len()) < 3).then(timedelta(hours=25)).otherwise(timedelta(0))
-    store(warehouse, {"flights": observations().with_columns(decision_at=late)})
+    store(warehouse, {"flights_history": observations().with_columns(decision_at=late)})
     store_features(warehouse)
     (asset,) = [asset for asset in assets.defs(PROJECT).assets or () if isinstance(asset, dg.AssetsDefinition)]
     with dg.DagsterInstance.ephemeral() as instance:
@@ -127,7 +127,7 @@ def test_parity_names_the_feature_that_differs(warehouse: Settings) -> None:
     tables.replace_days(warehouse, table, rows.to_arrow(), "decision_at", FIRST, FIRST)
     offline.materialize_vectors(warehouse, MODEL, FIRST, FIRST)
     parity = check_parity(warehouse, PROJECT, MODEL, FIRST)
-    store(warehouse, {"flights": observations().tail(-3)})
+    store(warehouse, {"flights_history": observations().tail(-3)})
 
     assert parity.differing == {feature: parity.rows, FEATURE_HASH: parity.rows}
     with pytest.raises(TableMismatch, match="which are not those of the"):
@@ -177,13 +177,13 @@ def test_a_source_that_ends_too_early_is_reported(warehouse: Settings, caplog: p
     late = datetime.combine(UNTIL + timedelta(days=3), datetime.min.time(), UTC)
     historical(warehouse, pa.table({"origin": ["JFK"], "tailnum": ["N1"], "decision_at": [late]}))
 
-    assert "cleaned.departures holds nothing after 2013-01-11" in caplog.text
-    assert "cleaned.weather_observations holds nothing of the time that is looked back to" in caplog.text
+    assert "cleaned.departures_history holds nothing after 2013-01-11" in caplog.text
+    assert "cleaned.weather_observations_history holds nothing of the time that is looked back to" in caplog.text
 
 
 def test_a_spine_before_anything_was_cleaned_names_the_missing_table(isolated: Settings) -> None:
     """Where the events were never brought in, the missing table is named."""
-    with pytest.raises(NotMaterialized, match=r"'cleaned/departures' yet\. Materialize it first"):
+    with pytest.raises(NotMaterialized, match=r"'cleaned/departures_history' yet\. Materialize it first"):
         historical(isolated, observations().to_arrow())
 
 

@@ -19,7 +19,7 @@ from pipeline_assets_tests.flight_rows import DEPARTURES, Row, at, cleaned_rows,
 from pipeline_assets_tests.lake_rows import stage
 from pipeline_assets_tests.stack_env import write_stack_env
 
-RAW, CLEANED = names.raw(DEPARTURES.name), names.cleaned("departures")
+RAW, CLEANED, CURRENT = names.raw(DEPARTURES.name), names.cleaned("departures_history"), names.cleaned("departures")
 STAGING = (names.STAGING, names.stg(DEPARTURES.name))
 DAYS = (0, 1)
 
@@ -48,10 +48,10 @@ def test_a_run_copies_builds_tests_and_reports(platform: Platform) -> None:
     settings, rows = platform.settings, two_days()
     publish(settings, rows)
 
-    result = run(platform, DAYS, RAW, STAGING, CLEANED)
+    result = run(platform, DAYS, RAW, STAGING, CLEANED, CURRENT)
 
     assert result.success
-    assert cleaned_rows(settings, "departures") == expected_departures([*rows[0], *rows[1]])
+    assert cleaned_rows(settings, "departures_history") == expected_departures([*rows[0], *rows[1]])
     loaded, built = metadata_of(result, RAW), metadata_of(result, CLEANED)
     assert (loaded["dagster/partition_row_count"], loaded["replaced_rows"]) == (20, 0)
     assert loaded["lake_snapshot_id"] == str(tables.snapshot_id(settings, names.lake(DEPARTURES.name)))
@@ -62,7 +62,7 @@ def test_a_run_copies_builds_tests_and_reports(platform: Platform) -> None:
     }
     assert lineage["is_late"] == {(key(STAGING), "delay_minutes"), (key(STAGING), "is_cancelled")}
     assert {name: check.passed for name, check in checked(result, RAW).items()} == {assets.LOADED_IN_TIME: True}
-    assert checked(result, CLEANED)["unique_departures_flight_id"].passed
+    assert checked(result, CURRENT)["unique_departures_flight_id"].passed
     assert checked(result, STAGING)["unique_stg_flight_departures_flight_id"].passed
 
 
@@ -70,20 +70,20 @@ def test_a_test_that_compares_with_a_table_outside_the_run_is_left_out(platform:
     """Departures without their flights, which may not be built yet: all checks but the one that compares the two are evaluated."""
     publish(platform.settings, two_days())
 
-    result = run(platform, DAYS, RAW, STAGING, CLEANED)
+    result = run(platform, DAYS, RAW, STAGING, CLEANED, CURRENT)
 
     assert result.success
-    assert "departures_are_late_or_not" in checked(result, CLEANED)
-    assert "departures_flight_id_mostly_in_flights" not in checked(result, CLEANED)
+    assert "departures_are_late_or_not" in checked(result, CURRENT)
+    assert "departures_flight_id_mostly_in_flights" not in checked(result, CURRENT)
 
 
 def test_a_row_that_breaks_a_rule_that_only_warns_stops_nothing(platform: Platform) -> None:
     """A departure known before it happened: the check fails as a warning that says how many rows, and the run succeeds."""
     publish(platform.settings, {0: [*departures(0, 5, seed=1), departure("foreseen", at(0, 60), at(0), 5)]})
 
-    result = run(platform, DAYS, RAW, STAGING, CLEANED)
+    result = run(platform, DAYS, RAW, STAGING, CLEANED, CURRENT)
 
-    foreseen = checked(result, CLEANED)["departures_known_after_they_happen"]
+    foreseen = checked(result, CURRENT)["departures_known_after_they_happen"]
     assert result.success
     assert (foreseen.passed, foreseen.severity) == (False, dg.AssetCheckSeverity.WARN)
     assert foreseen.metadata["dagster_dbt/failed_row_count"].value == 1
@@ -93,17 +93,17 @@ def test_a_row_that_breaks_a_rule_stops_the_run_before_the_cleaned_table(platfor
     """A blocking check of the staging model fails: the run fails, the check says how many rows, the cleaned table keeps its rows."""
     settings, rows = platform.settings, two_days()
     publish(settings, rows)
-    run(platform, DAYS, RAW, STAGING, CLEANED)
-    before = cleaned_rows(settings, "departures")
+    run(platform, DAYS, RAW, STAGING, CLEANED, CURRENT)
+    before = cleaned_rows(settings, "departures_history")
     publish(settings, {1: [*rows[1], departure("never-left", at(1), at(1), 99_999)]})
 
-    result = run(platform, DAYS, RAW, STAGING, CLEANED)
+    result = run(platform, DAYS, RAW, STAGING, CLEANED, CURRENT)
 
     ranged = checked(result, STAGING)["stg_flight_departures_delay_minutes_in_range"]
     assert not result.success
     assert (ranged.passed, ranged.blocking, ranged.metadata["dagster_dbt/failed_row_count"].value) == (False, True, 1)
     assert "stg_flight_departures_delay_minutes_in_range" in failure(result)
-    assert cleaned_rows(settings, "departures") == before
+    assert cleaned_rows(settings, "departures_history") == before
 
 
 def test_the_graph_warns_of_a_raw_table_that_was_not_loaded_in_time(platform: Platform) -> None:

@@ -27,7 +27,7 @@ from pipeline_assets_tests.flight_rows import DEPARTURES, Row, at, cleaned_rows,
 from pipeline_assets_tests.stack_env import write_stack_env
 
 DAYS = 6
-STAGING, CLEANED = (names.STAGING, names.stg(DEPARTURES.name)), names.cleaned("departures")
+STAGING, CLEANED = (names.STAGING, names.stg(DEPARTURES.name)), names.cleaned("departures_history")
 
 
 @pytest.fixture
@@ -72,13 +72,13 @@ def expected(rows: dict[int, list[Row]]) -> list[Row]:
 
 def in_lake(settings: Settings) -> list[Row]:
     """The cleaned departures of the lake, in the order of the warehouse's."""
-    found = tables.read_all(settings, CLEANED, [*cleaned_rows(settings, "departures")[0]]).read_all()
-    return list(found.sort_by("flight_id").to_pylist())
+    found = tables.read_all(settings, CLEANED, [*cleaned_rows(settings, "departures_history")[0]]).read_all()
+    return list(found.sort_by([("flight_id", "ascending"), ("known_at", "ascending")]).to_pylist())
 
 
 def noted(settings: Settings) -> list[date]:
     """The days of departures that dbt has changed and the lake does not have yet."""
-    query = "select day from publishing.changed_days where table_name = 'departures' order by day"
+    query = "select day from publishing.changed_days where table_name = 'departures_history' order by day"
     with connections.warehouse(settings) as connection:
         return [day for (day,) in connection.execute(query).fetchall()]
 
@@ -92,18 +92,18 @@ def test_any_order_of_days_gives_what_a_full_refresh_gives(isolated: Settings, p
     put(isolated, rows, 0, DAYS - 1)
     for days in ((4, 5), (0, 1), (2, 3)):
         build(platform, days)
-    assert cleaned_rows(isolated, "departures") == in_lake(isolated) == expected(rows)
+    assert cleaned_rows(isolated, "departures_history") == in_lake(isolated) == expected(rows)
 
     rows[4] = departures(4, 15, seed=7)  # of two moved flights the newer and the only version are gone with the old rows of the day
     rows[5] = []
     put(isolated, rows, 4, 5)
     build(platform, (4, 5))
-    by_days, published = cleaned_rows(isolated, "departures"), in_lake(isolated)
+    by_days, published = cleaned_rows(isolated, "departures_history"), in_lake(isolated)
     snapshot = tables.snapshot_id(isolated, CLEANED)
     build(platform, (0, 0), full_refresh=True)
 
     assert by_days == published == expected(rows)
-    assert cleaned_rows(isolated, "departures") == in_lake(isolated) == by_days
+    assert cleaned_rows(isolated, "departures_history") == in_lake(isolated) == by_days
     assert (noted(isolated), tables.snapshot_id(isolated, CLEANED)) == ([], snapshot)
 
 
@@ -114,7 +114,7 @@ def test_a_first_build_holds_the_asked_days_alone(isolated: Settings, platform: 
 
     build(platform, (1, 1))
 
-    assert cleaned_rows(isolated, "departures") == expected({1: rows[1]})
+    assert cleaned_rows(isolated, "departures_history") == expected({1: rows[1]})
 
 
 @contextmanager
@@ -139,11 +139,11 @@ def test_a_build_killed_in_the_middle_leaves_the_table_as_it_was(isolated: Setti
     rows = raw_departures()
     put(isolated, rows, 0, DAYS - 1)
     build(platform, (0, DAYS - 1))
-    before = cleaned_rows(isolated, "departures")
+    before = cleaned_rows(isolated, "departures_history")
     rows[2] = departures(2, 30, seed=3)
     put(isolated, rows, 2, 2)
 
-    with locked(isolated, "cleaned.departures"):
+    with locked(isolated, "cleaned.departures_history"):
         builder = multiprocessing.get_context("spawn").Process(target=build_in, args=(platform.home, (2, 2)))
         builder.start()
         wait_for_writer(isolated)
@@ -154,9 +154,9 @@ def test_a_build_killed_in_the_middle_leaves_the_table_as_it_was(isolated: Setti
 
     assert started
     assert left == []
-    assert cleaned_rows(isolated, "departures") == before
+    assert cleaned_rows(isolated, "departures_history") == before
     build(platform, (2, 2))
-    assert cleaned_rows(isolated, "departures") == expected(rows)
+    assert cleaned_rows(isolated, "departures_history") == expected(rows)
 
 
 def test_a_build_killed_before_the_lake_has_it_is_made_up_for_by_the_next(isolated: Settings, platform: Platform) -> None:
@@ -169,14 +169,14 @@ def test_a_build_killed_before_the_lake_has_it_is_made_up_for_by_the_next(isolat
     put(isolated, rows, 2, 2)
 
     with connections.warehouse(isolated) as holder:
-        holder.execute("select pg_advisory_xact_lock(hashtext('cleaned.departures'))")
+        holder.execute("select pg_advisory_xact_lock(hashtext('cleaned.departures_history'))")
         builder = multiprocessing.get_context("spawn").Process(target=build_in, args=(platform.home, (2, 2)))
         builder.start()
         wait_for_writer(isolated)
         builder.kill()
         builder.join()
 
-    assert cleaned_rows(isolated, "departures") == expected(rows)
+    assert cleaned_rows(isolated, "departures_history") == expected(rows)
     assert in_lake(isolated) == before != expected(rows)
     assert day(2) in noted(isolated)
     build(platform, (0, 0))
@@ -188,19 +188,17 @@ def test_a_row_without_a_time_stops_the_table_by_name(isolated: Settings, platfo
     put(isolated, {0: departures(0, 5, seed=1)}, 0, 0)
     build(platform, (0, 0))
     built = Built(
-        name="departures",
+        name="departures_history",
         columns={"flight_id": "string", "event_at": "timestamp"},
         event_at="event_at",
         keys=("flight_id",),
         is_noted=False,
     )
     with connections.warehouse(isolated) as connection:
-        connection.execute("alter table cleaned.departures alter column event_at drop not null")
-        connection.execute(
-            "update cleaned.departures set event_at = null where flight_id = (select min(flight_id) from cleaned.departures)"
-        )
+        connection.execute("alter table cleaned.departures_history alter column event_at drop not null")
+        connection.execute("update cleaned.departures_history set event_at = null where flight_id like %s", [f"{day(0)}/0"])
 
-    with pytest.raises(TableMismatch, match=r"'cleaned\.departures' has 1 rows without 'event_at'"):
+    with pytest.raises(TableMismatch, match=r"'cleaned\.departures_history' has 1 rows without 'event_at'"):
         publish(isolated, built)
     assert tables.row_count(isolated, CLEANED) == 5
 

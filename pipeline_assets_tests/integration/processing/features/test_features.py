@@ -85,7 +85,7 @@ def test_the_lake_holds_what_the_kernel_finds_in_all_rows(warehouse: Settings) -
 
 def test_rows_are_the_distinct_decisions_of_the_days(warehouse: Settings) -> None:
     """One row per key and time of decision, by the day of the decision; flights without an aircraft have none."""
-    asked = cleaned_tables()["flights"].filter(pl.col("decision_at").dt.date().is_between(FIRST, LAST))
+    asked = cleaned_tables()["flights_history"].filter(pl.col("decision_at").dt.date().is_between(FIRST, LAST))
     for view in (ORIGIN, AIRCRAFT):
         materialize(warehouse, view, FIRST, LAST)
         expected = asked.select(identity(view)).drop_nulls().unique().sort(DECISION_AT, *view.entity.keys)
@@ -133,7 +133,7 @@ def test_days_whose_events_have_changed_are_computed_again(warehouse: Settings) 
     before = in_lake(warehouse, ORIGIN)
     noon = datetime.combine(FIRST + timedelta(days=1), time(12), UTC)
     with connections.warehouse(warehouse) as connection:
-        connection.execute("update cleaned.departures set delay_minutes = delay_minutes + 7 where event_at >= %s", (noon,))
+        connection.execute("update cleaned.departures_history set delay_minutes = delay_minutes + 7 where event_at >= %s", (noon,))
     put_in_lake(warehouse, ORIGIN.source.name)
     done = materialize(warehouse, ORIGIN, FIRST, LAST)
     after = in_lake(warehouse, ORIGIN)
@@ -149,15 +149,15 @@ def test_a_range_is_computed_again_as_it_was(warehouse: Settings) -> None:
     as_it_was = materialize(warehouse, ORIGIN, FIRST, LAST)
     before = in_lake(warehouse, ORIGIN)
     with connections.warehouse(warehouse) as connection:
-        connection.execute("update cleaned.departures set delay_minutes = delay_minutes + 7")
-        connection.execute("delete from cleaned.flights where origin = 'JFK'")
+        connection.execute("update cleaned.departures_history set delay_minutes = delay_minutes + 7")
+        connection.execute("delete from cleaned.flights_history where origin = 'JFK'")
     for table in as_it_was.snapshots:
         put_in_lake(warehouse, table.removeprefix("cleaned."))
     corrected = materialize(warehouse, ORIGIN, FIRST, LAST)
     after = in_lake(warehouse, ORIGIN)
     again = materialize_view(warehouse, ORIGIN, [flight_delay], FIRST, LAST, as_it_was.snapshots)
 
-    assert set(as_it_was.snapshots) == {"cleaned.departures", "cleaned.flights"}
+    assert set(as_it_was.snapshots) == {"cleaned.departures_history", "cleaned.flights_history"}
     assert corrected.snapshots != as_it_was.snapshots == again.snapshots
     assert after.num_rows < before.num_rows
     assert in_lake(warehouse, ORIGIN).equals(before)
@@ -165,10 +165,10 @@ def test_a_range_is_computed_again_as_it_was(warehouse: Settings) -> None:
 
 def test_a_snapshot_of_a_table_that_is_not_read_is_an_error(warehouse: Settings) -> None:
     """It names the tables that are; a snapshot that there is not is named with those that are kept."""
-    with pytest.raises(UnknownName, match=r"read here 'cleaned\.planes'\. Known: cleaned\.departures, cleaned\.flights"):
+    with pytest.raises(UnknownName, match=r"read here 'cleaned\.planes'\. Known: cleaned\.departures_history, cleaned\.flights_history"):
         materialize_view(warehouse, ORIGIN, [flight_delay], FIRST, LAST, {"cleaned.planes": 1})
-    with pytest.raises(UnknownName, match=r"Unknown snapshot of cleaned\.departures '1'"):
-        materialize_view(warehouse, ORIGIN, [flight_delay], FIRST, LAST, {"cleaned.departures": 1})
+    with pytest.raises(UnknownName, match=r"Unknown snapshot of cleaned\.departures_history '1'"):
+        materialize_view(warehouse, ORIGIN, [flight_delay], FIRST, LAST, {"cleaned.departures_history": 1})
 
 
 def test_events_go_through_the_kernel_bucket_by_bucket(warehouse: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,11 +188,11 @@ def test_events_that_change_no_feature_are_taken_note_of(warehouse: Settings) ->
     """An event of an airport without decisions: the days are computed again and no file changes, and from then on the rows are kept."""
     before, next_day = datetime(2013, 1, 1, 12, tzinfo=UTC), FIRST + timedelta(days=1)
     with connections.warehouse(warehouse) as connection:
-        connection.execute("update cleaned.departures set origin = 'XYZ' where event_at < %s", (before,))
+        connection.execute("update cleaned.departures_history set origin = 'XYZ' where event_at < %s", (before,))
     put_in_lake(warehouse, ORIGIN.source.name)
     materialize(warehouse, ORIGIN, FIRST, next_day)
     with connections.warehouse(warehouse) as connection:
-        connection.execute("update cleaned.departures set delay_minutes = 1 where origin = 'XYZ'")
+        connection.execute("update cleaned.departures_history set delay_minutes = 1 where origin = 'XYZ'")
     put_in_lake(warehouse, ORIGIN.source.name)
     computed = materialize(warehouse, ORIGIN, FIRST, next_day)
     kept = materialize(warehouse, ORIGIN, FIRST, next_day)
@@ -373,14 +373,14 @@ def test_events_have_each_column_once(warehouse: Settings) -> None:
     snapshots = snapshots_of(warehouse, [names.cleaned(ROUTE.source.name)])
     events = read_events(warehouse, ROUTE.source, asked, (None, datetime(2013, 1, 2, tzinfo=UTC)), snapshots)
 
-    assert events.schema.names == ["origin", "flight_id", "delay_minutes", "known_at", "event_at"]
+    assert events.schema.names == ["origin", "flight_id", "delay_minutes", "known_at", "event_at", "superseded_at"]
 
 
 def test_observations_are_those_of_the_days_in_order(warehouse: Settings) -> None:
     """All columns of the flights whose decision falls in the days, by time and identifier."""
     snapshots = snapshots_of(warehouse, [names.cleaned(flight_delay.observations.table)])
     found = pl.DataFrame(read_observations(warehouse, flight_delay.observations, FIRST, LAST, snapshots))
-    flights = cleaned_tables()["flights"]
+    flights = cleaned_tables()["flights_history"]
     expected = flights.filter(pl.col("decision_at").dt.date().is_between(FIRST, LAST)).sort("decision_at", "flight_id")
 
     assert found["flight_id"].to_list() == expected["flight_id"].to_list()
@@ -390,9 +390,9 @@ def test_observations_are_those_of_the_days_in_order(warehouse: Settings) -> Non
 
 def test_a_value_that_is_no_number_stops_the_view(isolated: Settings) -> None:
     """NaN in a cleaned table is an error that names table and column; nothing is written."""
-    weather = cleaned_tables()["weather_observations"].with_columns(pressure_mb=float("nan"))
-    store(isolated, {**cleaned_tables(), "weather_observations": weather})
-    with pytest.raises(TableMismatch, match=r"Table 'weather_observations' has .* NaN or infinite values in column 'pressure_mb'"):
+    weather = cleaned_tables()["weather_observations_history"].with_columns(pressure_mb=float("nan"))
+    store(isolated, {**cleaned_tables(), "weather_observations_history": weather})
+    with pytest.raises(TableMismatch, match=r"Table 'weather_observations_history' has .* NaN or infinite values in column 'pressure_mb'"):
         materialize(isolated, WEATHER, FIRST, FIRST)
 
     assert tables.snapshot_id(isolated, names.features(WEATHER.name)) is None
@@ -422,11 +422,12 @@ def test_a_run_materializes_a_range_and_reports_what_it_made(warehouse: Settings
     assert metadata["dagster/row_count"].value == in_lake(warehouse, WEATHER).num_rows
     assert metadata["rows_computed"].value == in_lake(warehouse, WEATHER).num_rows
     assert metadata["snapshots_read"].value == {
-        f"cleaned.{table}": str(tables.snapshot_id(warehouse, names.cleaned(table))) for table in ("weather_observations", "flights")
+        f"cleaned.{table}": str(tables.snapshot_id(warehouse, names.cleaned(table)))
+        for table in ("weather_observations_history", "flights_history")
     }
     assert metadata["snapshot_id"].value == str(tables.snapshot_id(warehouse, names.features(WEATHER.name)))
     assert (
-        dg.TableColumnDep(key(names.cleaned("weather_observations")), "pressure_mb")
+        dg.TableColumnDep(key(names.cleaned("weather_observations_history")), "pressure_mb")
         in lineage.value.deps_by_column["origin_weather__pressure_mean_1d"]
     )
     assert all(column.description for column in schema.value.columns)

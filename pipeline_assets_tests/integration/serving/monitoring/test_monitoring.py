@@ -6,11 +6,12 @@ from pathlib import Path
 from secrets import token_hex
 
 import dagster as dg
+import polars as pl
 import pytest
 from psycopg import sql
 
 from pipeline_assets.core import names
-from pipeline_assets.core.connections import arrow_warehouse, warehouse
+from pipeline_assets.core.connections import warehouse
 from pipeline_assets.core.errors import NotTrained
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import Platform
@@ -24,6 +25,7 @@ from pipeline_assets.serving.monitoring.watch import watch_drift, watch_performa
 from pipeline_assets.spec.models import Model
 from pipeline_assets.spec.tasks import METRICS, MetricRule, Task
 from pipeline_assets.use_cases.nyc_flights import use_case
+from pipeline_assets_tests.january import store_in_warehouse, with_versions
 from pipeline_assets_tests.live_models import go_live, store_vectors
 from pipeline_assets_tests.model_rows import BINARY, DAYS, MULTICLASS, REGRESSION, START, TASKS, labels, small_model, vectors
 from pipeline_assets_tests.stack_env import write_stack_env
@@ -62,12 +64,7 @@ def keep_performance(settings: Settings, model: Model, day: date, figures: dict[
 
 def store_labels(settings: Settings, model: Model) -> None:
     """The labels of all vectors, in the cleaned table."""
-    with warehouse(settings) as connection:
-        connection.execute(sql.SQL("create schema if not exists {}").format(sql.Identifier(names.CLEANED)))
-    with arrow_warehouse(settings) as connection, connection.cursor() as cursor:
-        found = labels(model, vectors(model, 100 * DAYS))
-        cursor.adbc_ingest(model.label.table, found, mode="replace", db_schema_name=names.CLEANED)
-        connection.commit()
+    store_in_warehouse(settings, {model.label.table: with_versions(pl.DataFrame(labels(model, vectors(model, 100 * DAYS))))})
 
 
 def scored(settings: Settings, task: Task = BINARY, rules: tuple[MetricRule, ...] = ()) -> Model:

@@ -51,7 +51,13 @@ def test_a_feature_says_where_it_comes_from_and_who_uses_it() -> None:
     late, seats = listed["carrier_departures__late_rate_7d"], listed["origin_weather__temperature_f"]
     flights, hour = listed["origin_departures__flights_1h"], listed["request__hour"]
 
-    assert (late.source, late.column, late.aggregate, late.window, late.freshness) == ("cleaned.departures", "is_late", "rate", "7d", "6h")
+    assert (late.source, late.column, late.aggregate, late.window, late.freshness) == (
+        "cleaned.departures_history",
+        "is_late",
+        "rate",
+        "7d",
+        "6h",
+    )
     assert (late.view, late.entity, late.models) == ("carrier_departures", "carrier", BOTH)
     assert listed["aircraft_attributes__seats"].models == ("flight_delay",)
     assert hour.models == BOTH
@@ -59,7 +65,7 @@ def test_a_feature_says_where_it_comes_from_and_who_uses_it() -> None:
     assert (flights.column, flights.type) == (None, "int64")
     assert (hour.view, hour.source, hour.column, hour.window, hour.freshness) == (
         "request",
-        "cleaned.flights",
+        "cleaned.flights_history",
         "scheduled_departure_at",
         None,
         None,
@@ -72,7 +78,7 @@ def test_the_command_prints_a_table_with_nothing_cut_off() -> None:
     (line,) = [line for line in lines if "aircraft_departures__since_departure_7d" in line]
 
     assert f"{len(list_features(load_project()))} features" in lines[0]
-    for cell in ("cleaned.departures", "time_since_last", "7d", "6h", "ml-flights@nyc-flights.example", "flight_delay"):
+    for cell in ("cleaned.departures_history", "time_since_last", "7d", "6h", "ml-flights@nyc-flights.example", "flight_delay"):
         assert cell in line
 
 

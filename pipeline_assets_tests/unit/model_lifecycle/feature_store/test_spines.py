@@ -22,7 +22,7 @@ from pipeline_assets.use_cases.nyc_flights.models import flight_delay
 from pipeline_assets_tests.feature_tables import view_of, windowed
 
 PROJECT = load_project()
-KINDS = PROJECT.tables["flights"]
+KINDS = PROJECT.tables["flights_history"]
 
 AT = datetime(2013, 3, 1, 15, tzinfo=UTC)
 GOOD: dict[str, Any] = {

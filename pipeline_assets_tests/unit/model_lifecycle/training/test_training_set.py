@@ -259,7 +259,7 @@ def test_labels_that_come_after_the_hold_out_bring_the_advice_to_declare_a_horiz
 
     with pytest.raises(TooLittleToLearn, match="none with a label known by then") as lacking:
         build_training_set(MODEL, asked, late, AS_OF)
-    with pytest.raises(TooLittleToLearn, match="Materialize cleaned/departures") as nothing:
+    with pytest.raises(TooLittleToLearn, match="Materialize cleaned/departures_history") as nothing:
         build_training_set(MODEL, asked, late.slice(0, 0), AS_OF)
 
     assert "14 days, 0:00:00 after their decisions (median), and it declares no horizon" in str(lacking.value)

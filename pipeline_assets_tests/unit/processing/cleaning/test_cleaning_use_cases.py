@@ -156,11 +156,11 @@ def test_a_model_outside_of_staging_and_cleaned_is_refused(tmp_path: Path, path:
 def test_changes_of_days_are_noted_by_tables_with_the_strategy_for_it(materialized: str, strategy: str | None, *, is_noted: bool) -> None:
     """What dbt makes otherwise is compared as a whole; a table that no feature reads is not published."""
     config = {"materialized": materialized, "incremental_strategy": strategy, "unique_key": ["a", "b"], "event_time": "event_at"}
-    read, other = ({"schema": names.CLEANED, "name": name, "config": config} for name in ("departures", "airports"))
+    read, other = ({"schema": names.CLEANED, "name": name, "config": config} for name in ("departures_history", "airports"))
     models = ProjectModels(project=load_project(), manifest={"nodes": {"model.read": read, "model.other": other}})
     built = models.built("model.read")
     assert built is not None
 
-    assert (built.name, built.event_at, built.keys, built.is_noted) == ("departures", "event_at", ("a", "b"), is_noted)
+    assert (built.name, built.event_at, built.keys, built.is_noted) == ("departures_history", "event_at", ("a", "b"), is_noted)
     assert built.columns["delay_minutes"] == "integer"
     assert models.built("model.other") is None

@@ -104,7 +104,7 @@ def test_every_view_and_model_of_the_project_has_one_asset() -> None:
 
     assert views.materializable_asset_keys == {key(names.features(view.name)) for view in project.views}
     assert vectors.materializable_asset_keys == {key(names.vectors(model.name)) for model in project.models}
-    assert lineage_of(flight_delay) == {("cleaned", "flights"), *(("features", view.name) for view in flight_delay.views)}
+    assert lineage_of(flight_delay) == {("cleaned", "flights_history"), *(("features", view.name) for view in flight_delay.views)}
     assert {column.name: column.type for column in schema.columns[:4]} == {
         "flight_id": "string", "decision_at": "timestamp", "origin": "string", "carrier": "string",
     }  # fmt: skip

@@ -1,0 +1,9 @@
+{{ config(materialized='table') }}
+
+with
+
+aircraft as (
+    select * from {{ ref('stg_planes') }}
+)
+
+select * from aircraft
