@@ -83,7 +83,8 @@ def flight_tables() -> tuple[pa.Table, dict[str, pa.Table]]:
         "aircraft_history": data.planes().with_columns(known_at="updated_at"),
     }
     asked = flights.with_columns((pl.col("scheduled_departure_at") - pl.duration(minutes=60)).alias(DECISION_AT))
-    return asked.to_arrow(), {name: frame.to_arrow() for name, frame in events.items()}
+    superseded_at = pl.lit(None, pl.Datetime("us", "UTC"))
+    return asked.to_arrow(), {name: frame.with_columns(superseded_at=superseded_at).to_arrow() for name, frame in events.items()}
 
 
 def range_windows(view: FeatureView) -> str:

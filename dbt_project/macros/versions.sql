@@ -1,7 +1,7 @@
 {#-
     The versions of the rows of a raw table, and the rows as they are now.
 
-    A raw table has a row for each version of a key that its source has told. `versions_of` gives each that ever counted once, in its
+    A raw table has a row for each version of a key that its source has had. `versions_of` gives each that ever counted once, in its
     columns, with what dbt's snapshots call valid_from, valid_to and is current:
 
         superseded_at  when the next version of the key was known, or its deletion; null for the version that counts now
@@ -9,7 +9,7 @@
         version        its number among those of its key, from 1
 
     A version counts from `known_at` until `superseded_at`, so that at each moment a key has one row or none: what was known
-    at a time is `known_at <= time and (superseded_at > time or superseded_at is null)`. A row that was told again without a change, but for
+    at a time is `known_at <= time and (superseded_at > time or superseded_at is null)`. A row that was sent again without a change, but for
     `known_at`, is no new version: the earliest time stays. Of versions that were known at the same time the greatest row counts.
 
     A staging model reads its raw table by it, and renames and casts:
@@ -33,15 +33,15 @@
     from (
         select
             *,
-            least(_deleted_at, lead({{ known_at }}) over ({{ by_key }}, told)) as superseded_at
+            least(_deleted_at, lead({{ known_at }}) over ({{ by_key }}, whole)) as superseded_at
         from (
             select
                 *,
-                lag(1) over told_before is not null
-                and lag(_deleted_at) over told_before is null
-                and to_jsonb(told) - {{ others }} = lag(to_jsonb(told) - {{ others }}) over told_before as is_repeat
-            from (select *, raw as told from {{ rows }} as raw) as all_told
-            window told_before as ({{ by_key }}, told)
+                lag(1) over by_time is not null
+                and lag(_deleted_at) over by_time is null
+                and to_jsonb(whole) - {{ others }} = lag(to_jsonb(whole) - {{ others }}) over by_time as is_repeat
+            from (select *, raw as whole from {{ rows }} as raw) as all_rows
+            window by_time as ({{ by_key }}, whole)
         ) as compared
         where not is_repeat
     ) as of_versions

@@ -1,6 +1,6 @@
 """Quarantined rows, checked again: those that keep the present contract join their staged partition, once.
 
-A replay ends as if the partition had been read again with the same rows in its source: each version of a key once, as it was told last.
+A replay ends as if the partition had been read again with the same rows in its source: each version of a key once, as it was read last.
 Rows that the partition holds already are marked as replayed and not added, so a replay that was killed, or asked for twice, is harmless.
 Reading the partition from its source again replaces files and quarantine alike, so nothing replayed is there twice either.
 """
@@ -21,7 +21,6 @@ from pipeline_assets.ingestion.sources import quarantine
 from pipeline_assets.ingestion.sources.contracts import BrokenRow, Checked
 from pipeline_assets.ingestion.sources.json_rows import check_json_rows
 from pipeline_assets.ingestion.staging import partitions as staging
-from pipeline_assets.ingestion.staging.earlier import under
 from pipeline_assets.ingestion.staging.partitions import Manifest
 from pipeline_assets.ingestion.staging.stage import Target, target_of
 from pipeline_assets.spec.contracts import Contract
@@ -103,10 +102,9 @@ def _join(settings: Settings, target: Target, manifest: Manifest, checked: Check
 def _staged(target: Target, manifest: Manifest) -> Iterator[Checked]:
     """What the partition holds, under the present contract; positions count from 0."""
     position = 0
-    for batch in staging.read_staged(target.client, target.bucket, manifest):
-        rows = under(target.contract, batch, manifest.partition)
-        yield Checked(good=rows, positions=np.arange(position, position + batch.num_rows))
-        position += batch.num_rows
+    for rows in staging.read_versions(target.client, target.bucket, manifest, target.contract):
+        yield Checked(good=rows, positions=np.arange(position, position + rows.num_rows))
+        position += rows.num_rows
 
 
 def _not_staged(target: Target, manifest: Manifest, checked: Checked) -> Checked:

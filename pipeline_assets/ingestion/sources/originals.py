@@ -10,11 +10,9 @@ from pipeline_assets.core.versions import DELETED_AT
 
 
 def row_bytes(batch: pa.RecordBatch, row: int) -> bytes:
-    """A row of a batch by its index, as its source told it; a time outside of the years 1 to 9999 as its microseconds since 1970."""
+    """A row of a batch by its index; a time outside of the years 1 to 9999 as its microseconds since 1970."""
     values: dict[str, object] = {}
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        if name == DELETED_AT:
-            continue
         try:
             values[name] = column[row].as_py()
         except (OverflowError, ValueError):
@@ -23,8 +21,12 @@ def row_bytes(batch: pa.RecordBatch, row: int) -> bytes:
 
 
 def json_bytes(values: Mapping[str, object]) -> bytes:
-    """Values by field as a JSON object; times in UTC, NaN and infinities by the names that Python gives them."""
-    return json.dumps(values, default=_written, ensure_ascii=False).encode()
+    """Values by field as a JSON object; times in UTC, NaN and infinities by the names that Python gives them.
+
+    `_deleted_at` is left out, which no source has.
+    """
+    own = {name: value for name, value in values.items() if name != DELETED_AT}
+    return json.dumps(own, default=_written, ensure_ascii=False).encode()
 
 
 def _written(value: object) -> str:

@@ -13,7 +13,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline_assets.core.versions import DELETED_AT, version_key, versioned
+from pipeline_assets.core.arrow import columns_in
+from pipeline_assets.core.versions import version_key, versioned
 from pipeline_assets.ingestion.sources.contracts import BrokenRow, Checked, arrow_schema
 from pipeline_assets.ingestion.sources.originals import json_bytes
 from pipeline_assets.ingestion.staging import partitions as staging
@@ -51,7 +52,6 @@ class Draft:
         self._client, self._bucket = client, bucket
         self._contract, self._partition = versioned(contract), partition
         self._file_bytes = file_bytes
-        self.repeats = 0
         self._segments: list[_Segment] = []
         self._originals: dict[int, bytes] = {}
 
@@ -85,12 +85,11 @@ class Draft:
         losers = _losers(self._contract, pa.concat_tables(suspects))
         for (number,), part in losers.partition_by(SEGMENT, as_dict=True).items():
             self._rewrite(self._segments[number], part[ROW].to_numpy())
-        self.repeats += losers.height
         other = losers.filter(~pl.col(IS_SAME)).drop(SEGMENT, ROW, IS_SAME)
         version, where = ", ".join(version_key(self._contract)), other[POSITION].to_list()
         return [
             BrokenRow(position=position, field=version, reason="repeated version", original=self._original(row, position))
-            for row, position in zip(other.drop(POSITION, DELETED_AT).to_dicts(), where, strict=True)
+            for row, position in zip(other.drop(POSITION).to_dicts(), where, strict=True)
         ]
 
     def hashes(self) -> np.ndarray:
@@ -99,9 +98,9 @@ class Draft:
 
     def rows_of(self, keys: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
         """These columns of the rows that have one of some keys, read from the draft."""
-        parts = [pl.DataFrame(pl.from_arrow(self._read(segment).select(columns))) for segment in self._segments if segment.rows]
-        schema = {name: pl.DataFrame(pl.from_arrow(arrow_schema(self._contract).empty_table())).schema[name] for name in columns}
-        return pl.concat([part.join(keys, on=keys.columns, how="semi") for part in parts]) if parts else pl.DataFrame(schema=schema)
+        parts = [self._read(segment) for segment in self._segments if segment.rows] or [arrow_schema(self._contract).empty_table()]
+        frames = (pl.DataFrame(pl.from_arrow(part.select(columns))) for part in parts)
+        return pl.concat([frame.join(keys, on=keys.columns, how="semi") for frame in frames])
 
     def upload(self) -> list[StagedFile]:
         """The files of the draft, all on the object store."""
@@ -120,7 +119,7 @@ class Draft:
 
     def _suspects(self) -> list[pa.Table]:
         """All rows whose hash stands more than once, with segment, row and position."""
-        repeated = _repeated([part for segment in self._segments for part in segment.hashes])
+        repeated = _repeated(self.hashes())
         if not repeated.size:
             return []
         own = [np.concatenate(segment.hashes) for segment in self._segments]
@@ -181,16 +180,13 @@ def version_hashes(contract: Contract, rows: pa.RecordBatch) -> np.ndarray:
 
 
 def _as_versions(contract: Contract, rows: pa.RecordBatch) -> pa.RecordBatch:
-    if DELETED_AT in rows.schema.names:
-        return rows
     schema = arrow_schema(contract)
-    return pa.RecordBatch.from_arrays([*rows.columns, pa.nulls(rows.num_rows, schema.field(DELETED_AT).type)], schema=schema)
+    return pa.RecordBatch.from_arrays(columns_in(rows, schema), schema=schema)
 
 
-def _repeated(hashes: Sequence[np.ndarray]) -> np.ndarray:
+def _repeated(hashes: np.ndarray) -> np.ndarray:
     """The hashes that stand more than once, sorted."""
-    together = np.concatenate(hashes) if hashes else np.empty(0, np.uint64)
-    together.sort()
+    together = np.sort(hashes)
     return np.unique(together[1:][together[1:] == together[:-1]])
 
 

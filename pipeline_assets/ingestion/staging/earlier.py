@@ -1,8 +1,8 @@
 """Earlier versions of a partition that is read from its source again: what was known by then stays, also of rows that are gone since.
 
-A source that is read in batches tells how its rows stand now. A row that it published before with another `known_at` is an earlier
+A source that is read in batches holds its rows as they are now. A row that it published before with another `known_at` is an earlier
 version, and stays beside the new one. A row that is gone, or that stands there again as it was long ago, was deleted by the time of this
-reading at the latest, as nobody knows when. Under the same `known_at` a row is the same version: as it is told now, it is.
+reading at the latest, as nobody knows when. Under the same `known_at` a row is the same version, and is as it was read last.
 """
 
 from collections.abc import Iterator
@@ -12,24 +12,10 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from pipeline_assets.core.arrow import columns_in
-from pipeline_assets.core.errors import SourceChanged
 from pipeline_assets.core.versions import DELETED_AT, versioned
 from pipeline_assets.ingestion.sources.contracts import arrow_schema
 from pipeline_assets.ingestion.staging.draft import Draft, version_hashes
 from pipeline_assets.spec.contracts import Contract
-
-
-def under(contract: Contract, batch: pa.RecordBatch, partition: str) -> pa.RecordBatch:
-    """Staged rows as versions under the present contract; fields that are new to it are null.
-
-    Raises SourceChanged for rows without a field that is required by now.
-    """
-    schema, there = arrow_schema(versioned(contract)), set(batch.schema.names)
-    missing = [field.name for field in contract.fields if field.required and field.name not in there]
-    if missing:
-        raise SourceChanged(contract.name, dict.fromkeys(missing, f"stands in no staged row of {partition}"))
-    return pa.RecordBatch.from_arrays(columns_in(batch, schema), schema=schema)
 
 
 def earlier_versions(contract: Contract, staged: Iterator[pa.RecordBatch], draft: Draft) -> pa.Table:

@@ -18,9 +18,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline_assets.core import names
+from pipeline_assets.core.arrow import batches_in
 from pipeline_assets.core.connections import object_store
-from pipeline_assets.core.errors import NotStaged
+from pipeline_assets.core.errors import NotStaged, SourceChanged
 from pipeline_assets.core.settings import Settings
+from pipeline_assets.core.versions import versioned
+from pipeline_assets.ingestion.sources.contracts import arrow_schema
 from pipeline_assets.spec.contracts import Contract
 
 if TYPE_CHECKING:
@@ -175,6 +178,23 @@ def manifest_of(
         load_id=load_id,
         reasons=broken,
     )
+
+
+def read_versions(
+    client: "S3Client", bucket: str, manifest: Manifest, contract: Contract, columns: Sequence[str] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """The rows of a staged partition as versions under the present contract, or these columns of them; fields new to it are null.
+
+    Raises SourceChanged for files without a field that is required by now.
+    """
+    schema = arrow_schema(versioned(contract))
+    asked = schema if columns is None else pa.schema([schema.field(name) for name in columns])
+    for staged in manifest.files:
+        parquet = pq.ParquetFile(pa.BufferReader(read_file(client, bucket, staged)))
+        missing = [field.name for field in asked if not field.nullable and field.name not in parquet.schema_arrow.names]
+        if missing:
+            raise SourceChanged(contract.name, dict.fromkeys(missing, f"stands in no staged row of {manifest.partition}"))
+        yield from batches_in(parquet, asked)
 
 
 def read_staged(client: "S3Client", bucket: str, manifest: Manifest, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:

@@ -24,7 +24,7 @@ from pipeline_assets.ingestion.sources.contracts import Checked
 from pipeline_assets.ingestion.sources.quarantine import Quarantine
 from pipeline_assets.ingestion.staging import partitions as staging
 from pipeline_assets.ingestion.staging.draft import FILE_BYTES, Draft
-from pipeline_assets.ingestion.staging.earlier import earlier_versions, under
+from pipeline_assets.ingestion.staging.earlier import earlier_versions
 from pipeline_assets.ingestion.staging.partitions import Manifest, StagedFile, partition_of
 from pipeline_assets.spec.contracts import Contract
 
@@ -56,7 +56,7 @@ class Staged:
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """Where a contract's rows are staged, and in whose name; `keeps_earlier` where a source tells how rows stand now, and no versions."""
+    """Where a contract's rows are staged, and in whose name; `keeps_earlier` where a source holds rows as they are now alone."""
 
     client: "S3Client"
     bucket: str
@@ -145,7 +145,7 @@ def _add_earlier(target: Target, partition: str, draft: Draft) -> None:
     manifest = staging.manifest_from(target.client, target.bucket, target.contract.name, partition)
     if manifest is None:
         return
-    staged = (under(target.contract, batch, partition) for batch in staging.read_staged(target.client, target.bucket, manifest))
+    staged = staging.read_versions(target.client, target.bucket, manifest, target.contract)
     for batch in earlier_versions(target.contract, staged, draft).to_batches():
         draft.add(Checked(good=batch, positions=np.arange(draft.rows, draft.rows + batch.num_rows)))
 

@@ -67,15 +67,26 @@ def merge(log: pa.Table, contract: Contract, *, at: int | None = None) -> Merged
     changes = _in_order(epochs(frame(log, contract)), contract.primary_key, at)
     last = changes.unique(contract.primary_key, keep="last")
     standing = last.filter(~pl.col(OPERATION).is_in((DELETED, TRUNCATED))).sort(contract.primary_key)
-    filled, unresolved = _resolve(standing, changes, contract)
-    fields = [pa.field(field.name, ARROW_TYPES[field.type]) for field in contract.fields]
+    filled, absent = resolved(standing, changes, contract)
+    unresolved = sorted((row, name) for name in absent for row in filled[f"_is_lost_{name}"].arg_true().to_list())
     return Merged(
-        rows=filled.select(field.name for field in contract.fields).to_arrow().cast(pa.schema(fields)),
-        lsn=None if changes.is_empty() else int(changes.select(pl.col("_lsn_of_effect").max()).item()),
+        rows=rows_in(filled, contract),
+        lsn=newest_lsn(changes),
         changes=changes.height,
         is_complete=bool((changes["_epoch"] > 0).any() and changes["_is_complete"].any()),
         unresolved=tuple(unresolved),
     )
+
+
+def rows_in(frame: pl.DataFrame, contract: Contract) -> pa.Table:
+    """The columns of a contract, in its order and types, any of them nullable."""
+    fields = [pa.field(field.name, ARROW_TYPES[field.type]) for field in contract.fields]
+    return frame.select(field.name for field in contract.fields).to_arrow().cast(pa.schema(fields))
+
+
+def newest_lsn(records: pl.DataFrame) -> int | None:
+    """The LSN of the newest change; None where there is none."""
+    return None if records.is_empty() else int(records.select(pl.col("_lsn_of_effect").max()).item())
 
 
 def check(log: pa.Table, contract: Contract) -> None:
@@ -129,24 +140,20 @@ def _in_order(records: pl.DataFrame, key: Sequence[str], at: int | None) -> pl.D
     )
 
 
-def _resolve(standing: pl.DataFrame, changes: pl.DataFrame, contract: Contract) -> tuple[pl.DataFrame, list[tuple[int, str]]]:
-    """Values that a change did not have, from the newest change of the row that did."""
-    absent = absent_values(changes, contract)
-    if not absent:
-        return standing, []
-    known = last_known(with_life(changes, contract.primary_key), absent)
-    filled = standing.drop(absent).join(known, on="_row", how="left", maintain_order="left")
-    unresolved = [(row, name) for name in absent for row in filled[f"_is_lost_{name}"].arg_true().to_list()]
-    return filled, sorted(unresolved)
+def resolved(rows: pl.DataFrame, changes: pl.DataFrame, contract: Contract) -> tuple[pl.DataFrame, list[str]]:
+    """Some of the changes with the values that they did not have, from the newest change of the row that did; and the fields of these.
 
-
-def absent_values(changes: pl.DataFrame, contract: Contract) -> list[str]:
-    """The fields that some change has no value of."""
+    Each such field comes with `_is_lost_<field>`: whether its value is nowhere in the log.
+    """
     values = [field.name for field in contract.fields if field.name not in contract.primary_key]
-    return [name for name in values if changes.select(_is_absent(changes, name).any()).item()]
+    absent = [name for name in values if changes.select(_is_absent(changes, name).any()).item()]
+    if not absent:
+        return rows, []
+    known = _last_known(_with_life(changes, contract.primary_key), absent)
+    return rows.drop(absent).join(known, on="_row", how="left", maintain_order="left"), absent
 
 
-def with_life(changes: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
+def _with_life(changes: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
     """Changes with the life of the row that they belong to: from its creation to its end, under whatever key.
 
     A changed key is emitted as the end of the old row and the creation of a new one, both with the LSN of the one change: one life.
@@ -161,7 +168,7 @@ def with_life(changes: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
     return stretched.with_columns(pl.col("_life").replace(first)) if first else stretched
 
 
-def last_known(changes: pl.DataFrame, absent: Sequence[str]) -> pl.DataFrame:
+def _last_known(changes: pl.DataFrame, absent: Sequence[str]) -> pl.DataFrame:
     """For every change the values of these columns as they then were, and whether the log has none."""
     is_gone = pl.col(OPERATION) == DELETED
     newest: Mapping[str, pl.Expr] = {

@@ -19,8 +19,7 @@ from pipeline_assets.core.connections import catalog
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.core.versions import version_key, versioned
 from pipeline_assets.ingestion.sources.contracts import Checked, arrow_schema, check_batch
-from pipeline_assets.ingestion.staging.earlier import under
-from pipeline_assets.ingestion.staging.partitions import Manifest, partition_of, read_manifests, read_staged
+from pipeline_assets.ingestion.staging.partitions import Manifest, partition_of, read_manifests, read_versions
 from pipeline_assets.ingestion.staging.stage import Staged, Target, stage_each, target_of
 from pipeline_assets.ingestion.streaming.typed.table import OFFSET, OFFSET_SCHEMA, PARTITION, TypedDays, typed_days
 from pipeline_assets.spec.sources import EventStream, History
@@ -74,8 +73,8 @@ def _events(target: Target, stream: EventStream, manifest: Manifest | None, type
 def _past_events(target: Target, stream: EventStream, history: History, manifest: Manifest) -> Iterator[pa.RecordBatch]:
     """The rows of a history that are events of the stream, in its columns, all versions of them."""
     fields = [field.name for field in versioned(stream.contract).fields]
-    for batch in read_staged(target.client, target.bucket, manifest):
-        rows = under(history.source.contract, batch, manifest.partition)
+    read = fields if history.field is None else list(dict.fromkeys([*fields, history.field]))
+    for rows in read_versions(target.client, target.bucket, manifest, history.source.contract, read):
         own = rows if history.field is None else rows.filter(pc.equal(rows.column(history.field), history.value))
         yield own.select(fields)
 

@@ -1,6 +1,6 @@
 """From the log of a table's changes to all versions of its rows: what stood in them, from when on, and until when.
 
-The order of changes is that of `changes`, over all epochs of the log. A later snapshot tells a table anew: a row that is as it was is no
+The order of changes is that of `changes`, over all epochs of the log. A later snapshot reads a table again: a row that is as it was is no
 new version, one that differs is, and one that is missing was deleted by then. So a restored table, or a replication slot that was lost and
 made again, moves nothing that was known. A change that was emitted again counts where it stood first.
 
@@ -17,7 +17,6 @@ import polars as pl
 import pyarrow as pa
 
 from pipeline_assets.core.versions import DELETED_AT, in_table, versioned
-from pipeline_assets.ingestion.sources.contracts import arrow_schema
 from pipeline_assets.ingestion.streaming.staged import changes
 from pipeline_assets.ingestion.streaming.staged.change_log import COMMITTED_AT, LSN, OPERATION
 from pipeline_assets.ingestion.streaming.staged.changes import DELETED, OFFSET, READ, TRUNCATED
@@ -51,58 +50,49 @@ def versions(log: pa.Table, source: Source) -> Versions:
     contract, there = source.contract, in_table(source)
     changes.check(log, there)
     records = changes.epochs(changes.frame(log, there))
-    told = _with_missing(records, contract.primary_key)
-    timed = _timed(_that_differ(_filled(told, there), there), contract, known_at_commit=source.known_at_commit)
+    whole = _filled(_with_missing(records, contract.primary_key), there)
+    timed = _timed(_that_differ(whole, there), contract, known_at_commit=source.known_at_commit)
     counted = timed.filter((pl.col(OPERATION) != DELETED) & (pl.col("_known") < pl.col("_next")).fill_null(value=True))
-    rows = counted.with_columns(pl.col("_known").alias(contract.known_at)).with_row_index("_at")
+    ended = pl.when("_is_ended").then(pl.col("_next")).alias(DELETED_AT)
+    rows = counted.with_columns(ended, pl.col("_known").alias(contract.known_at)).with_row_index("_at")
     lost = rows.filter(pl.col("_lost").is_not_null())
     return Versions(
-        rows=_rows(rows, contract),
+        rows=changes.rows_in(rows, versioned(contract)),
         offsets=rows[OFFSET].to_arrow(),
         next_at=rows["_next"].to_arrow(),
         unresolved=dict(zip(lost["_at"].to_list(), lost["_lost"].to_list(), strict=True)),
-        lsn=None if records.is_empty() else int(records.select(pl.col("_lsn_of_effect").max()).item()),
+        lsn=changes.newest_lsn(records),
         changes=records.height,
-        is_complete=bool((records["_epoch"] > 0).any() and records.filter(pl.col("_epoch") > 0)["_is_complete"].any()),
+        is_complete=bool(records.filter(pl.col("_epoch") > 0)["_is_complete"].any()),
     )
 
 
-def _rows(rows: pl.DataFrame, contract: Contract) -> pa.Table:
-    ended = pl.when("_is_ended").then(pl.col("_next")).alias(DELETED_AT)
-    fields = [field.with_nullable(True) for field in arrow_schema(versioned(contract))]
-    return rows.with_columns(ended).select(field.name for field in fields).to_arrow().cast(pa.schema(fields))
-
-
 def _with_missing(records: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
-    """The changes of rows in their order, each once, with a deletion of each row that a complete snapshot does not tell any more."""
-    of_rows, is_told = pl.col(OPERATION) != TRUNCATED, pl.col(OPERATION) == READ
+    """The changes of rows in their order, each once, with a deletion of each row that a complete snapshot lacks."""
+    of_rows, is_read = pl.col(OPERATION) != TRUNCATED, pl.col(OPERATION) == READ
     made = records.filter(pl.col("_is_change") & of_rows).unique([LSN, OPERATION, *key], keep="first", maintain_order=True)
-    rows = pl.concat([records.filter(is_told), made])
+    rows = pl.concat([records.filter(is_read), made])
     # A truncation is as a snapshot of nothing.
     snapshots = records.filter(pl.col("_is_complete") & (pl.col("_epoch") > 0) & ~(pl.col("_is_change") & of_rows))
     begun = rows.group_by(key).agg(pl.col("_epoch").min().alias("_begun"))
     missing = (
         begun.join(snapshots.group_by("_epoch").agg(pl.col(LSN, OFFSET, COMMITTED_AT).first()), how="cross")
         .filter(pl.col("_begun") < pl.col("_epoch"))
-        .join(rows.filter(is_told), on=[*key, "_epoch"], how="anti")
+        .join(rows.filter(is_read), on=[*key, "_epoch"], how="anti")
         .drop("_begun")
         .with_columns(pl.lit(DELETED).alias(OPERATION), _is_change=pl.lit(value=False))
     )
     return pl.concat([rows, missing], how="diagonal").sort("_epoch", "_is_change", LSN, OFFSET).with_row_index("_row")
 
 
-def _filled(told: pl.DataFrame, contract: Contract) -> pl.DataFrame:
+def _filled(records: pl.DataFrame, contract: Contract) -> pl.DataFrame:
     """The records with the values that a change did not have, and the first field whose value the log does not have at all (`_lost`)."""
-    absent = changes.absent_values(told, contract)
-    if not absent:
-        return told.with_columns(_lost=pl.lit(None, pl.String))
-    known = changes.last_known(changes.with_life(told, contract.primary_key), absent)
-    lost = pl.coalesce(pl.when(pl.col(f"_is_lost_{name}") & (pl.col(OPERATION) != DELETED)).then(pl.lit(name)) for name in absent)
-    filled = told.drop(absent).join(known, on="_row", how="left", maintain_order="left")
-    return filled.with_columns(lost.alias("_lost"))
+    filled, absent = changes.resolved(records, records, contract)
+    lost = [pl.when(pl.col(f"_is_lost_{name}") & (pl.col(OPERATION) != DELETED)).then(pl.lit(name)) for name in absent]
+    return filled.with_columns(pl.coalesce(pl.lit(None, pl.String), *lost).alias("_lost"))
 
 
-def _that_differ(told: pl.DataFrame, contract: Contract) -> pl.DataFrame:
+def _that_differ(records: pl.DataFrame, contract: Contract) -> pl.DataFrame:
     """The records that change what is known of their key, by key in their order."""
     key = contract.primary_key
     values = [field.name for field in contract.fields if field.name not in {*key, contract.known_at}]
@@ -110,14 +100,14 @@ def _that_differ(told: pl.DataFrame, contract: Contract) -> pl.DataFrame:
     before = is_deleted.shift(1).over(key)
     is_same = pl.all_horizontal(pl.lit(value=True), *(pl.col(name).eq_missing(pl.col(name).shift(1).over(key)) for name in values))
     differs = pl.when(is_deleted).then(before.not_().fill_null(value=False)).otherwise((before | is_same.not_()).fill_null(value=True))
-    return told.sort(*key, "_row").filter(differs)
+    return records.sort(*key, "_row").filter(differs)
 
 
-def _timed(told: pl.DataFrame, contract: Contract, *, known_at_commit: bool) -> pl.DataFrame:
+def _timed(records: pl.DataFrame, contract: Contract, *, known_at_commit: bool) -> pl.DataFrame:
     """Records with the time at which they were known, and that of the next one of their key and whether it ends the row."""
     key, field, commit = contract.primary_key, pl.col(contract.known_at), pl.col(COMMITTED_AT)
     own = commit if known_at_commit else pl.when(pl.col(OPERATION) != DELETED).then(field)
-    timed = told.with_columns(_own=own, _is_first=pl.struct(key).is_first_distinct())
+    timed = records.with_columns(_own=own, _is_first=pl.struct(key).is_first_distinct())
     known = _moving_on(timed.select("_own", COMMITTED_AT, "_is_first"))
     return timed.with_columns(known.alias("_known")).with_columns(
         _next=pl.col("_known").shift(-1).over(key), _is_ended=(pl.col(OPERATION) == DELETED).shift(-1).over(key)

@@ -18,6 +18,7 @@ from pipeline_assets.ingestion.streaming.staged.change_log import log_contract
 from pipeline_assets.ingestion.streaming.staged.changes import UNAVAILABLE, Merged, merge
 from pipeline_assets.spec.contracts import Contract, Field
 from pipeline_assets.use_cases.nyc_flights.sources import planes
+from pipeline_assets_tests.change_logs import log_schema
 
 CONTRACT = Contract(
     name="things",
@@ -39,11 +40,7 @@ CONTRACT = Contract(
     broken_share=0.1,
 )
 NOW = datetime(2013, 1, 1, tzinfo=UTC)
-LOG = log_contract(CONTRACT)
-SCHEMA = pa.schema(
-    [(field.name, ARROW_TYPES[field.type]) for field in LOG.fields]
-    + [("_topic", pa.string()), ("_partition", pa.int64()), ("_offset", pa.int64())]
-)
+SCHEMA = log_schema(CONTRACT)
 Row = dict[str, Any]
 
 

@@ -11,12 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline_assets.ingestion.sources.contracts import ARROW_TYPES
-from pipeline_assets.ingestion.streaming.staged.change_log import log_contract
 from pipeline_assets.ingestion.streaming.staged.changes import UNAVAILABLE
 from pipeline_assets.ingestion.streaming.staged.history import Versions, versions
 from pipeline_assets.spec.contracts import Contract, Field
 from pipeline_assets.spec.sources import PostgresTable, Source
+from pipeline_assets_tests.change_logs import log_schema
 
 CONTRACT = Contract(
     name="things",
@@ -39,10 +38,7 @@ CONTRACT = Contract(
 THINGS = Source(contract=CONTRACT, origin=PostgresTable(database="ops", table="things"), load="changes")
 BY_COMMIT = replace(THINGS, known_at_commit=True)
 NOON = datetime(2013, 1, 1, 12, tzinfo=UTC)
-SCHEMA = pa.schema(
-    [(each.name, ARROW_TYPES[each.type]) for each in log_contract(CONTRACT).fields]
-    + [("_topic", pa.string()), ("_partition", pa.int64()), ("_offset", pa.int64())]
-)
+SCHEMA = log_schema(CONTRACT)
 Row = dict[str, Any]
 # What a test looks at of a version: key, size, text, known, deleted.
 Shown = tuple[str, int, str | None, datetime, datetime | None]
