@@ -11,8 +11,7 @@ from pipeline_assets.core import names
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import Platform, asked_days, dagster_errors, days, key, pictures, use_case_tags
 from pipeline_assets.model_lifecycle.registry.ledger import AskedVersion
-from pipeline_assets.serving.batch.answers import answer_columns, meanings, range_rule
-from pipeline_assets.serving.batch.predictions import VERSION_TYPE, version_columns
+from pipeline_assets.serving.batch.answers import VERSION_TYPE, answer_columns, meanings, range_rule, version_columns
 from pipeline_assets.spec.models import Model
 from pipeline_assets.spec.tasks import Task
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from io import BytesIO
-from typing import TYPE_CHECKING, LiteralString
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.csv as pa_csv
@@ -13,16 +13,14 @@ import pyarrow.csv as pa_csv
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import warehouse
 from pipeline_assets.core.errors import TableMismatch
-from pipeline_assets.core.names import OBSERVATION_KNOWN_AT
 from pipeline_assets.core.settings import Settings
-from pipeline_assets.serving.batch.answers import answer_columns, unfit_answer
+from pipeline_assets.serving.batch.answers import VERSION_TYPE, answer_columns, unfit_answer, version_columns
 from pipeline_assets.spec.models import Model
 
 if TYPE_CHECKING:
     from psycopg import Cursor
     from psycopg.sql import Composable, Composed, Identifier
 
-VERSION_TYPE: LiteralString = "timestamptz"
 PREDICTION_ID, DECISION_AT, MODEL_VERSION, FEATURE_HASH, RUN_ID, SCORED_AT = names.PREDICTION_COLUMNS
 
 
@@ -121,11 +119,6 @@ def columns(model: Model) -> tuple[str, ...]:
     """The columns that say what was predicted; `run_id` and `scored_at` say who wrote the row, and when."""
     decision = (*model.observations.keys, DECISION_AT, *version_columns(model))
     return (PREDICTION_ID, *decision, *answer_columns(model.task), MODEL_VERSION, FEATURE_HASH)
-
-
-def version_columns(model: Model) -> tuple[str, ...]:
-    """The column that says which version of its observation was judged, where observations have versions."""
-    return () if model.observations.versions is None else (OBSERVATION_KNOWN_AT,)
 
 
 def key_type(kind: pa.DataType) -> str:

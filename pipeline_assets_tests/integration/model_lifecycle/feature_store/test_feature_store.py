@@ -1,5 +1,6 @@
 """The offline feature store on real services: vectors by day, and the features of any spine as of its times."""
 
+import json
 import logging
 import os
 import subprocess
@@ -245,11 +246,11 @@ def test_a_spine_before_anything_was_cleaned_names_the_missing_table(isolated: S
         historical(isolated, observations().to_arrow())
 
 
-def run(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The `pipeline features historical` command in a process of its own."""
-    command = [sys.executable, "-c", "from pipeline_assets.cli import main; main()", "features", "historical", *arguments]
+def run(home: Path, *arguments: str, command: str = "historical") -> subprocess.CompletedProcess[str]:
+    """A command of `pipeline features` in a process of its own."""
+    line = [sys.executable, "-c", "from pipeline_assets.cli import main; main()", "features", command, *arguments]
     environment = {**os.environ, f"{PREFIX}HOME": str(home)}
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    return subprocess.run(line, capture_output=True, text=True, check=False, env=environment)
 
 
 def test_the_command_answers_a_file_with_a_file(warehouse: Settings, tmp_path: Path) -> None:
@@ -266,6 +267,18 @@ def test_the_command_answers_a_file_with_a_file(warehouse: Settings, tmp_path: P
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("50 rows with 65 features: ")
     assert pq.read_table(tmp_path / "out.parquet").select(features).to_pylist() == expected.select(features).to_pylist()
+
+
+def test_the_command_lists_stale_days(warehouse: Settings, tmp_path: Path) -> None:
+    """Vectors of a model that has more features by now are stale as a whole; the command names the days and what to run."""
+    write_stack_env(warehouse, tmp_path)
+    store_features(warehouse)
+    offline.materialize_vectors(warehouse, MODEL, FIRST, LAST)
+    done = run(tmp_path, "--model", MODEL.name, "--first", str(LAST), "--json", command="stale")
+    (found,) = json.loads(done.stdout)
+
+    assert (found["day"], found["rows"]) == (str(LAST), offline.vectors(warehouse, MODEL, LAST, LAST).num_rows)
+    assert set(found["differing"]) == {*offline.feature_names(flight_delay), FEATURE_HASH} - {*offline.feature_names(MODEL)}
 
 
 @pytest.mark.parametrize(
