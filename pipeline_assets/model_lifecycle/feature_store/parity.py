@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from pipeline_assets.core.names import OBSERVATION_KNOWN_AT
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.settings import Settings
-from pipeline_assets.model_lifecycle.feature_store import offline
+from pipeline_assets.model_lifecycle.feature_store import offline, vector_inputs
 from pipeline_assets.model_lifecycle.feature_store.fingerprint import FEATURE_HASH, feature_hashes
 from pipeline_assets.processing.features.cleaned import NEWEST, Snapshots, read_observations, snapshots_of
 from pipeline_assets.processing.features.columns import is_text
@@ -61,7 +61,8 @@ def check_days(
     Cleaned tables are read at the snapshots `at`, or at their newest. The sample is spread evenly over the day, so the same day gives the
     same one. One result per day, in order.
     """
-    snapshots = snapshots_of(settings, offline.tables_read(model), at)
+    sources = vector_inputs.sources_of(model)
+    snapshots = snapshots_of(settings, sources, {table: at[table] for table in map(".".join, sources) if table in at})
     return [parity for span in _spans(days) for parity in _check_span(settings, project, model, span, snapshots, rows)]
 
 

@@ -116,10 +116,15 @@ def training_set(
     spine_files.check_output(out)
     if (version is None) == (digest is None):
         raise UserInputError("Give either --version or --id: one of them says which training set is meant.")
-    chosen = versions.load(settings, model, version).contract.training_set_sha256 if version is not None else digest
-    record = archive.find(settings, model, digest=chosen)
-    spine_files.write_table(archive.read(settings, record), out)
-    typer.echo(f"{record.rows:,} rows as of {record.as_of.isoformat()}, training set {record.sha256}: {out}")
+    if version is not None:
+        contract = versions.load(settings, model, version).contract
+        path, chosen = contract.training_set, contract.training_set_sha256
+    else:
+        record = archive.find(settings, model, digest=digest)
+        path, chosen = record.path, record.sha256
+    rows = archive.read_path(settings, path, chosen)
+    spine_files.write_table(rows, out)
+    typer.echo(f"{rows.num_rows:,} rows of the training set {chosen}: {out}")
 
 
 def _declared() -> "tuple[Model, ...]":

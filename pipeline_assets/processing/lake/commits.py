@@ -59,6 +59,19 @@ def replace_files(
     return change
 
 
+def tag_snapshot(table: "Table", snapshot_id: int, tag: str) -> None:
+    """Names a snapshot by a tag, where it has none of that name yet; raises LakeBusy if other writers always came first."""
+    from pyiceberg.exceptions import CommitFailedException
+
+    try:
+        for attempt in stamina.retry_context(on=CommitFailedException, attempts=ATTEMPTS, wait_initial=0.05, wait_max=2.0, wait_jitter=0.1):
+            with attempt:
+                if tag not in table.refresh().refs():
+                    table.manage_snapshots().create_tag(snapshot_id, tag).commit()
+    except CommitFailedException as error:
+        raise LakeBusy(".".join(table.name()), str(error)) from error
+
+
 def _overwrite(table: "Table", rows: "BooleanExpression", change: Change, properties: Mapping[str, str | None]) -> None:
     removed, kept = _split(properties)
     with table.transaction() as transaction:

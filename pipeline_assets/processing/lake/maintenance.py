@@ -57,12 +57,13 @@ def maintain(settings: Settings, namespace: str, policy: Policy, now: datetime) 
 
 
 def expire(table: "Table", policy: Policy, now: datetime) -> int:
-    """How many snapshots were expired: all but the newest, the young, and those a branch or tag names. Their files are not touched here."""
+    """How many snapshots were expired: all but the newest, the young, and those a branch or young tag names. No file is touched here."""
     from pyiceberg.exceptions import CommitFailedException
 
     try:
         for attempt in stamina.retry_context(on=CommitFailedException, attempts=5, wait_initial=0.05, wait_max=1.0, wait_jitter=0.1):
             with attempt:
+                _drop_old_tags(table.refresh(), policy, now)
                 old = _old_snapshots(table.refresh(), policy, now)
                 if old:
                     table.maintenance.expire_snapshots().by_ids(old).commit()
@@ -85,6 +86,20 @@ def _maintain_table(store: "S3FileSystem", table: "Table", policy: Policy, now: 
         compacted_days=compacted.days,
         merged_manifests=merged,
     )
+
+
+def _drop_old_tags(table: "Table", policy: Policy, now: datetime) -> None:
+    """Removes the tags of snapshots that are older than tagged ones are kept."""
+    from pyiceberg.table.refs import SnapshotRefType
+
+    ages = {snapshot.snapshot_id: snapshot.timestamp_ms for snapshot in table.snapshots()}
+    oldest_ms = int((now - policy.tagged_age).timestamp() * 1000)
+    tags = {name: ref.snapshot_id for name, ref in table.refs().items() if ref.snapshot_ref_type == SnapshotRefType.TAG}
+    old = [name for name, snapshot in tags.items() if ages[snapshot] < oldest_ms]
+    if old:
+        with table.manage_snapshots() as manage:
+            for name in old:
+                manage.remove_tag(name)
 
 
 def _old_snapshots(table: "Table", policy: Policy, now: datetime) -> list[int]:

@@ -9,8 +9,9 @@ class Policy:
     """When which maintenance of a lake table is due.
 
     A day with at least `min_files` files is rewritten to files of about `target_file_bytes`, if that halves their number. From
-    `min_manifests` manifests on, they are merged. The newest `kept_snapshots` snapshots stay, and all younger than `snapshot_age`. A file
-    that nothing has referred to for `orphan_age` is deleted; it must outlast every run and every reader.
+    `min_manifests` manifests on, they are merged. The newest `kept_snapshots` snapshots stay, all younger than `snapshot_age`, and those
+    that a tag names until they are older than `tagged_age`: what was scored can be read for so long. A file that nothing has referred to
+    for `orphan_age` is deleted; it must outlast every run and every reader.
     """
 
     min_files: int
@@ -18,6 +19,7 @@ class Policy:
     min_manifests: int
     kept_snapshots: int
     snapshot_age: timedelta
+    tagged_age: timedelta
     orphan_age: timedelta
 
 
@@ -27,6 +29,7 @@ POLICY = Policy(
     min_manifests=50,
     kept_snapshots=20,
     snapshot_age=timedelta(days=7),
+    tagged_age=timedelta(days=400),
     orphan_age=timedelta(days=1),
 )
 # A stream commits every few seconds; nobody reads what its tables were a week ago.

@@ -16,7 +16,7 @@ from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.staging import partitions as staging
 from pipeline_assets.processing.lake import derived, files, scans
 from pipeline_assets.processing.lake.catalog import table_for_arrow, table_for_contract
-from pipeline_assets.processing.lake.commits import Change, replace_files
+from pipeline_assets.processing.lake.commits import Change, replace_files, tag_snapshot
 from pipeline_assets.processing.lake.files import Content
 from pipeline_assets.spec.contracts import Contract
 
@@ -179,6 +179,15 @@ def snapshot_id(settings: Settings, identifier: Identifier) -> int | None:
     with connections.catalog(settings) as catalog:
         table = open_table(catalog, identifier)
         return None if table is None else _snapshot(table)
+
+
+def keep(settings: Settings, identifier: Identifier, snapshot_id: int, reason: str) -> None:
+    """Keeps a snapshot from being expired for as long as the policy says (`kept_tags`), by a tag that names it.
+
+    Raises UnknownName if there is no such table, LakeBusy if other writers always came first.
+    """
+    with connections.catalog(settings) as catalog:
+        tag_snapshot(_existing(catalog, identifier), snapshot_id, f"{reason}-{snapshot_id}")
 
 
 def days(settings: Settings, identifier: Identifier) -> list[date]:

@@ -130,7 +130,7 @@ def _column_schema(project: Project, model: Model) -> dg.TableSchema:
     """The columns of the table with their types of Postgres."""
     described, asked = meanings(model.task), model.observations
     keys = {key: "bigint" if project.kind_of(asked.table, key) == "integer" else "text" for key in asked.keys}
-    prediction_id, decision_at, model_version, feature_hash, run_id, scored_at = names.PREDICTION_COLUMNS
+    prediction_id, decision_at, model_version, feature_hash, run_id, vectors_snapshot, scored_at = names.PREDICTION_COLUMNS
     columns = {
         prediction_id: ("uuid", "The same for the same model, version, keys and decision_at."),
         **{name: (kind, "Which decision it is.") for name, kind in keys.items()},
@@ -140,6 +140,7 @@ def _column_schema(project: Project, model: Model) -> dg.TableSchema:
         model_version: ("bigint", "The version that scored."),
         feature_hash: ("text", "SHA-256 of the features' values that were scored."),
         run_id: ("text", "The run that wrote the row."),
+        vectors_snapshot: ("bigint", "The snapshot of the vectors in the lake that held what was scored."),
         scored_at: ("timestamptz", "When it was written, by the wall clock."),
     }
     required = dg.TableColumnConstraints(nullable=False)

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, LiteralString
 
 import pyarrow as pa
 import pyarrow.csv as pa_csv
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from psycopg import Cursor
     from psycopg.sql import Composable, Composed, Identifier
 
-PREDICTION_ID, DECISION_AT, MODEL_VERSION, FEATURE_HASH, RUN_ID, SCORED_AT = names.PREDICTION_COLUMNS
+PREDICTION_ID, DECISION_AT, MODEL_VERSION, FEATURE_HASH, RUN_ID, VECTORS_SNAPSHOT, SCORED_AT = names.PREDICTION_COLUMNS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +65,11 @@ class Replacement:
         with self._cursor.copy(copy) as stream:
             stream.write(data.getbuffer())
 
-    def finish(self, run_id: str) -> Replaced:
-        """Removes what is gone or has changed, and writes what is new or has changed as of `run_id` and now; leaves the rest alone."""
+    def finish(self, run_id: str, vectors_snapshot: int | None) -> Replaced:
+        """Removes what is gone or has changed, and writes what is new or has changed, with the run and now; leaves the rest alone.
+
+        `vectors_snapshot` is the snapshot of the lake from which the vectors were read.
+        """
         from psycopg.sql import SQL
 
         table = table_of(self._model)
@@ -77,10 +80,10 @@ class Replacement:
         self._cursor.execute(gone.format(table=table, same=same), self._days)
         removed = self._cursor.rowcount
         new = SQL(
-            "insert into {table} ({columns}, run_id, scored_at) select {columns}, %s, now() from incoming "
+            "insert into {table} ({columns}, run_id, vectors_snapshot_id, scored_at) select {columns}, %s, %s, now() from incoming "
             "where not exists (select from {table} as kept where kept.prediction_id = incoming.prediction_id)"
         )
-        self._cursor.execute(new.format(table=table, columns=listed(columns(self._model))), (run_id,))
+        self._cursor.execute(new.format(table=table, columns=listed(columns(self._model))), (run_id, vectors_snapshot))
         return Replaced(written=self._cursor.rowcount, removed=removed)
 
 
@@ -116,7 +119,7 @@ def read_kept(settings: Settings, model: Model, first: date, last: date) -> Kept
 
 
 def columns(model: Model) -> tuple[str, ...]:
-    """The columns that say what was predicted; `run_id` and `scored_at` say who wrote the row, and when."""
+    """The columns that say what was predicted; the others say which run wrote the row, from which snapshot of the vectors, and when."""
     decision = (*model.observations.keys, DECISION_AT, *version_columns(model))
     return (PREDICTION_ID, *decision, *answer_columns(model.task), MODEL_VERSION, FEATURE_HASH)
 
@@ -150,7 +153,7 @@ def _define(cursor: "Cursor", model: Model, vectors: pa.Schema) -> None:
     cursor.execute("select pg_advisory_xact_lock(hashtext(%s))", (names.PREDICTIONS,))
     found = _existing_columns(cursor, model)
     if found:
-        _add_version(cursor, model, found)
+        _add_columns(cursor, model, found)
         _check_columns(model, found)
         return
     cursor.execute(SQL("create schema if not exists {schema}").format(schema=_name(names.PREDICTIONS)))
@@ -159,15 +162,18 @@ def _define(cursor: "Cursor", model: Model, vectors: pa.Schema) -> None:
     cursor.execute(index.format(index=_name(f"{model.name}_by_decision_at"), table=table_of(model)))
 
 
-def _add_version(cursor: "Cursor", model: Model, found: dict[str, bool]) -> None:
-    """Adds to a table that was made before observations had versions the column that says which was judged, null in its rows."""
+def _add_columns(cursor: "Cursor", model: Model, found: dict[str, bool]) -> None:
+    """Adds to a table of an earlier version the columns that it lacks and that may be null, null in its rows."""
     from psycopg.sql import SQL
 
-    for column in version_columns(model):
+    for column, kind in _nullable(model).items():
         if column not in found:
-            added = SQL("alter table {} add column {} {}").format(table_of(model), _name(column), SQL(VERSION_TYPE))
-            cursor.execute(added)
+            cursor.execute(SQL("alter table {} add column {} {}").format(table_of(model), _name(column), SQL(kind)))
             found[column] = True
+
+
+def _nullable(model: Model) -> dict[str, LiteralString]:
+    return {**dict.fromkeys(version_columns(model), VERSION_TYPE), VECTORS_SNAPSHOT: "bigint"}
 
 
 def _definitions(model: Model, vectors: pa.Schema) -> "Composable":
@@ -178,11 +184,11 @@ def _definitions(model: Model, vectors: pa.Schema) -> "Composable":
         PREDICTION_ID: "uuid primary key",
         **{key: f"{key_type(vectors.field(key).type)} not null" for key in model.observations.keys},
         DECISION_AT: "timestamptz not null",
-        **dict.fromkeys(version_columns(model), VERSION_TYPE),
         **{column: f"{kind} not null" for column, kind in answer_columns(model.task).items()},
         MODEL_VERSION: "bigint not null",
         FEATURE_HASH: "text not null",
         RUN_ID: "text not null",
+        **_nullable(model),
         SCORED_AT: "timestamptz not null",
     }
     return SQL(", ").join(SQL("{} {}").format(_name(name), SQL(kind)) for name, kind in types.items())
@@ -199,7 +205,7 @@ def _existing_columns(cursor: "Cursor", model: Model) -> dict[str, bool]:
 
 
 def _check_columns(model: Model, found: Mapping[str, bool]) -> None:
-    expected = {*columns(model), RUN_ID, SCORED_AT}
+    expected = {*columns(model), RUN_ID, VECTORS_SNAPSHOT, SCORED_AT}
     needless = {name for name, is_nullable in found.items() if not is_nullable}
     differing = sorted((expected - found.keys()) | (needless - expected))
     if differing:

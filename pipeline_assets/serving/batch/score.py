@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 PREDICTION_SPACE = UUID("5b0d4f0e-6f3c-5f0b-9b39-0c6c1a2f7a51")
 # Vectors of so many days are in memory at a time: about 30,000 rows of 65 features, 16 MB, in the reference use case.
 DAYS_AT_ONCE = 31
+# Why a snapshot of vectors is kept: so that what was scored can be read for as long as the lake's policy says.
+SCORED = "scored"
 # Between the keys of a decision that has several; never change it either.
 KEY_SEPARATOR = "\x1f"
 
@@ -75,7 +77,9 @@ def score_days(settings: Settings, model: Model, first: date, last: date, *, ver
                 if stretch.live is not None and vectors.num_rows:
                     replacement.add(prediction_rows(model, stretch.live.version, vectors, stretch.live.scorer.score(vectors)))
                     rows[stretch.live.version] += vectors.num_rows
-        change = replacement.finish(run_id)
+        if snapshot_id is not None:
+            tables.keep(settings, names.vectors(model.name), snapshot_id, SCORED)
+        change = replacement.finish(run_id, snapshot_id)
     return _scored(rows, change, snapshot_id)
 
 

@@ -94,6 +94,7 @@ class House:
         asked = vectors(self.model)
         rows = change(build_training_set(self.model, asked, labels(self.model, asked), AS_OF))
         record = archive.store(self.settings, self.model, rows, AS_OF, {"feature_store": 1})
+        archive.publish(self.settings, self.model, record)
         candidate = train_candidate(self.model, record, archive.read(self.settings, record), lambda _: None)
         return log_candidate(self.settings, self.use_case.name, candidate, record, dagster_run_id="a test")
 

@@ -166,6 +166,22 @@ def test_old_snapshots_are_expired_and_the_rest_kept(isolated: Settings) -> None
         tables.read_all(isolated, TABLE, snapshot_id=ids[1])
 
 
+def test_a_snapshot_that_was_scored_is_kept_for_its_own_time(isolated: Settings) -> None:
+    """A tag holds it beside the newest, asked for once or twice; after the time of the policy tag and snapshot go."""
+    ids = []
+    for version in range(4):
+        stage(isolated, TRIPS, day(0), trip_rows(day(0), seats=version))
+        ids.append(tables.publish_days(isolated, TRIPS, day(0), day(0)).snapshot_after or 0)
+    for _ in range(2):
+        tables.keep(isolated, TABLE, ids[0], "scored")
+    one = replace(EXPIRE_ONLY, kept_snapshots=1)
+    tagged = maintain(isolated, names.LAKE, one, datetime.now(UTC)).tables[0]
+    seats = tables.read_all(isolated, TABLE, snapshot_id=ids[0]).read_all()["seats"][0].as_py()
+    later = maintain(isolated, names.LAKE, replace(one, tagged_age=timedelta(0)), datetime.now(UTC)).tables[0]
+
+    assert (tagged.snapshots_after, seats, later.snapshots_after) == (2, 0, 1)
+
+
 def test_a_forgotten_file_goes_only_after_a_second_look(isolated: Settings) -> None:
     """An orphan file is noted first and deleted once it has been one for the time of the policy, and its bytes are counted."""
     old = stage(isolated, TRIPS, day(0), trip_rows(day(0))).files[0]

@@ -149,8 +149,8 @@ run_id text not null, scored_at timestamptz not null)
 """
 
 
-def test_a_table_of_an_earlier_version_is_used_as_it_is(settings: Settings, model: Model) -> None:
-    """The columns of a binary model with one text key are what they were."""
+def test_a_table_of_an_earlier_version_goes_on(settings: Settings, model: Model) -> None:
+    """It gets the columns that say which version of a decision was judged, and which snapshot of the vectors held what was scored."""
     go_live(settings, model, seed=1, live_from=START)
     with connections.warehouse(settings) as connection:
         connection.execute(sql.SQL(EARLIER).format(table_of(model)))
@@ -159,7 +159,11 @@ def test_a_table_of_an_earlier_version_is_used_as_it_is(settings: Settings, mode
     assert len(kept(settings, model)) == done.written > 0
     assert list(kept(settings, model)[0]) == [
         "prediction_id", "flight_id", "decision_at", "score", "model_version", "feature_hash", "run_id", "scored_at",
+        "observation_known_at", "vectors_snapshot_id",
     ]  # fmt: skip
+    held = {row["vectors_snapshot_id"] for row in kept(settings, model)}
+    assert held == {done.snapshot_id}
+    assert all(row["observation_known_at"] is not None for row in kept(settings, model))
 
 
 def test_a_table_of_another_task_is_refused_by_name(settings: Settings, model: Model) -> None:
@@ -261,7 +265,7 @@ def test_days_without_a_live_version_are_refused_before_anything_is_written(sett
 def cut_off(settings: Settings, model: Model, expected: list[Row]) -> None:
     """Replaces all rows by none, and dies before the commit; until then everybody else sees what was there."""
     with predictions.replacing(settings, model, FIRST, LAST, asked(settings, model).schema) as replacement:
-        assert replacement.finish("run 2").removed == len(expected)
+        assert replacement.finish("run 2", None).removed == len(expected)
         assert kept(settings, model) == expected
         raise RuntimeError("cut off")
 
