@@ -206,6 +206,16 @@ def test_an_event_counts_from_when_it_is_known() -> None:
     assert value(view, asked(NOON + 10 * MINUTE), late) == 1.0
 
 
+def test_requests_after_the_last_event_may_come_in_any_order() -> None:
+    """Thirty requests that all know the same rows, an hour apart and out of order: each window is that of its own time."""
+    history = events(*({"event_at": NOON - hours * HOUR, "known_at": NOON, "amount": float(hours)} for hours in range(20)))
+    requests = asked(*(NOON + int(hours) * HOUR for hours in np.random.default_rng(3).permutation(30)))
+    view = view_of(*every_aggregate((DAY,), None))
+    answer = view_features(view, requests, history)
+
+    assert {name: answer.column(name).to_pylist() for name in answer.column_names} == oracle_features(view, requests, history)
+
+
 def test_an_event_known_before_it_happens_counts_when_it_happens() -> None:
     """An announcement is not an event."""
     early = events({"event_at": NOON, "known_at": NOON - DAY})
