@@ -8,10 +8,12 @@ import pyarrow as pa
 
 from pipeline_assets.core import names
 from pipeline_assets.processing.features.columns import Bools, Ints, plain_column
-from pipeline_assets.processing.features.superseded import NOTHING, newest_superseded
+from pipeline_assets.processing.features.extremes import greatest_covering
 from pipeline_assets.processing.features.timeline import Columns, Timeline, build_timeline
 from pipeline_assets.processing.features.values import Values, feature_of, values_of
 from pipeline_assets.spec.features import FeatureView, Latest
+
+NOTHING = -1
 
 
 def newest_positions(timeline: Timeline, valid: Bools | None = None) -> Ints:
@@ -20,10 +22,14 @@ def newest_positions(timeline: Timeline, valid: Bools | None = None) -> Ints:
     Newest: by (event_at, known_at, order_by, row) in an ordered timeline. The position may belong to a lower key: it counts only if it is
     not before the first position that the caller asks for. With `valid` (per position) the other events are passed over.
     """
-    if timeline.has_superseded:
-        counts = timeline.is_lasting if valid is None else timeline.is_lasting & valid
-        return np.maximum(_newest_lasting(timeline, counts), newest_superseded(timeline.superseded, valid))
-    return _newest_lasting(timeline, valid)
+    if not timeline.has_superseded:
+        return _newest_lasting(timeline, valid)
+    is_lasting = timeline.first_superseded == timeline.questions.count
+    superseded = np.flatnonzero(~is_lasting if valid is None else ~is_lasting & valid)
+    first, end = timeline.first_seen[superseded], timeline.first_superseded[superseded]
+    lasting = _newest_lasting(timeline, is_lasting if valid is None else is_lasting & valid)
+    newest: Ints = np.maximum(lasting, greatest_covering(first, end, superseded, timeline.questions.count, NOTHING))
+    return newest
 
 
 def _newest_lasting(timeline: Timeline, valid: Bools | None) -> Ints:

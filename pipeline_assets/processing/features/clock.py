@@ -1,5 +1,6 @@
 """A key and a time as one sortable number, so that one sorted array answers for all keys."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,13 +38,13 @@ class Clock:
         return code * self.span + np.searchsorted(self.scale, at, side="right")
 
 
-def clock_for(codes: int, event_at: Ints, visible_at: Ints) -> Clock:
-    """The clock for so many keys and these times."""
-    if len(event_at) == 0:
+def clock_for(codes: int, moments: Sequence[Ints], *, until: int) -> Clock:
+    """The clock for so many keys and these moments, events first: none is before the first event, and marks end with `until`."""
+    if len(moments[0]) == 0:
         return Clock(origin=0, span=1, scale=None)
-    origin = int(event_at.min()) - 1
-    span = int(visible_at.max()) - origin + 2
+    origin = int(moments[0].min()) - 1
+    span = until - origin + 2
     if codes * span < ROOM:
         return Clock(origin=origin, span=span, scale=None)
-    scale = np.unique(np.concatenate((event_at, visible_at)))
+    scale = np.unique(np.concatenate(moments))
     return Clock(origin=0, span=len(scale) + 2, scale=scale)

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline_assets.processing.features.clock import Clock, clock_for
-from pipeline_assets.processing.features.columns import Bools, Ints, instants, plain_column
+from pipeline_assets.processing.features.columns import Ints, instants, plain_column
 from pipeline_assets.processing.features.keys import NO_KEY, key_codes
 
-NEVER, TAKES_BACK = np.iinfo(np.int64).max, np.iinfo(np.int64).min
+NEVER = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +34,7 @@ class Columns:
 class VisibleEvents:
     """The events that some request can see: their rows in the table, and key and times of each.
 
-    An event that is superseded while some request can be asked is there twice: as itself, and as what takes it back, known from then on.
-    superseded_at: NEVER, or when it is; TAKES_BACK for what takes another back. None where nothing is superseded.
+    superseded_at: NEVER where that is after the last time asked; None where it is so for all.
     """
 
     rows: Ints
@@ -63,25 +62,16 @@ class Questions:
     code: Ints
     at: Ints
 
+    @property
+    def count(self) -> int:
+        """How many questions there are."""
+        return len(self.at)
+
     def per_request(self, values: np.ndarray) -> np.ndarray:
         """Values per question, brought to the rows of the requests; zero for requests without a key."""
         spread = np.zeros(self.requests, values.dtype)
         spread[self.rows] = values[self.question]
         return spread
-
-
-@dataclass(frozen=True, kw_only=True)
-class Superseded:
-    """Positions of rows that were superseded, and the places [begin, end) among all such moments in which each counts.
-
-    asked: the place of each question, -1 before the first. size: a power of two above the number of moments.
-    """
-
-    positions: Ints
-    begin: Ints
-    end: Ints
-    asked: Ints
-    size: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,47 +106,37 @@ class Timeline:
         """When it happened, at each position."""
         return self.events.event_at[self.order]
 
-    @cached_property
-    def visible_at(self) -> Ints:
-        """When it could first count, at each position."""
-        return self.events.visible_at[self.order]
-
-    @cached_property
-    def superseded_at(self) -> Ints:
-        """When it was superseded, at each position: NEVER, or TAKES_BACK for what takes another event back."""
-        found = self.events.superseded_at
-        return np.full(len(self.order), NEVER) if found is None else found[self.order]
-
     @property
     def has_superseded(self) -> bool:
-        """Whether any event was superseded while a question could be asked."""
+        """Whether any event was superseded by the last time asked."""
         return self.events.superseded_at is not None
 
     @cached_property
-    def is_lasting(self) -> Bools:
-        """Whether the position is an event that nothing superseded."""
-        lasting: Bools = self.superseded_at == NEVER
-        return lasting
+    def greatest_lateness(self) -> int:
+        """The longest time from an event until it could count, in microseconds; 0 where there are no events."""
+        return int((self.events.visible_at - self.events.event_at).max(initial=0))
 
     @cached_property
-    def weight(self) -> Ints:
-        """What the position counts in a sum: 1, or -1 for what takes an event back."""
-        return np.where(self.superseded_at == TAKES_BACK, -1, 1)
+    def first_seen(self) -> Ints:
+        """At each position, the first question that sees the event; the first of the next key where none of its own does."""
+        first = np.empty(len(self.order), np.int64)
+        first[self.by_visibility] = self.first_beyond(self.seen)
+        return first
 
     @cached_property
-    def superseded(self) -> Superseded:
-        """The events that were superseded."""
-        positions = np.flatnonzero(~self.is_lasting & (self.superseded_at != TAKES_BACK))
-        code = self.code[positions]
-        begins, ends = (self.clock.mark(code, at[positions]) for at in (self.visible_at, self.superseded_at))
-        moments = np.sort(np.concatenate((begins, ends)))
-        return Superseded(
-            positions=positions,
-            begin=np.searchsorted(moments, begins),
-            end=np.searchsorted(moments, ends),
-            asked=np.searchsorted(moments, self.clock.until(self.questions.code, self.questions.at), side="right") - 1,
-            size=1 << len(moments).bit_length(),
-        )
+    def first_superseded(self) -> Ints:
+        """At each position, the first question that knows the event as superseded; the number of questions where nothing superseded it."""
+        first = np.full(len(self.order), self.questions.count)
+        if self.events.superseded_at is not None:
+            superseded_at = self.events.superseded_at[self.order]
+            gone = np.flatnonzero(superseded_at != NEVER)
+            asked = self.clock.until(self.questions.code, self.questions.at)
+            first[gone] = np.searchsorted(asked, self.clock.mark(self.code[gone], superseded_at[gone]))
+        return first
+
+    def first_beyond(self, places: Ints) -> Ints:
+        """For each of the positions 0 … n-1, the first question whose place (one per question, never decreasing) lies beyond it."""
+        return np.cumsum(np.bincount(places, minlength=len(self.order) + 1)[: len(self.order)])
 
     @cached_property
     def key_bounds(self) -> Ints:
@@ -198,8 +178,10 @@ def build_timeline(requests: pa.Table, events: pa.Table, columns: Columns, *, na
     known_at = event_at if columns.known_at == columns.event_at else instants(events, name, columns.known_at)
     asked_code, code, codes = key_codes(requests, events, columns.keys, name)
     superseded_at = None if columns.superseded_at is None else instants(events, name, columns.superseded_at, unless=NEVER)
-    seen = _visible(code, event_at, known_at, superseded_at, int(asked_at.max(initial=0)))
-    clock = clock_for(codes, seen.event_at, seen.visible_at)
+    until = int(asked_at.max(initial=0))
+    seen = _visible(code, event_at, known_at, superseded_at, until)
+    moments = [seen.event_at, seen.visible_at, asked_at, *([] if seen.superseded_at is None else [seen.superseded_at])]
+    clock = clock_for(codes, moments, until=until)
     marks = clock.mark(seen.code, seen.event_at)
     order = _sorted_order(marks)
     sorted_marks = marks[order]
@@ -207,7 +189,6 @@ def build_timeline(requests: pa.Table, events: pa.Table, columns: Columns, *, na
         found = [plain_column(events, name, column) for column in columns.order_by]
         breakers = [
             seen.known_at.__getitem__,
-            *_taking_back(seen),
             *(_ranking(column, seen.rows) for column in found),
             seen.rows.__getitem__,
         ]
@@ -236,22 +217,11 @@ def _visible(code: Ints, event_at: Ints, known_at: Ints, superseded_at: Ints | N
         is_same = known_at is event_at
         code, event_at = code[rows], event_at[rows]
         known_at = event_at if is_same else known_at[rows]
-    found = VisibleEvents(rows=rows, code=code, event_at=event_at, known_at=known_at)
-    return found if superseded_at is None else _taken_back(found, superseded_at[rows], until)
-
-
-def _taken_back(events: VisibleEvents, superseded_at: Ints, until: int) -> VisibleEvents:
-    """The events, with what takes back those that are superseded by the last time asked."""
-    gone = np.flatnonzero(superseded_at <= until)
-    if len(gone) == 0:
-        return events
-    return VisibleEvents(
-        rows=np.concatenate((events.rows, events.rows[gone])),
-        code=np.concatenate((events.code, events.code[gone])),
-        event_at=np.concatenate((events.event_at, events.event_at[gone])),
-        known_at=np.concatenate((events.known_at, superseded_at[gone])),
-        superseded_at=np.concatenate((np.where(superseded_at <= until, superseded_at, NEVER), np.full(len(gone), TAKES_BACK))),
-    )
+        superseded_at = None if superseded_at is None else superseded_at[rows]
+    if superseded_at is not None:
+        is_gone = superseded_at <= until
+        superseded_at = np.where(is_gone, superseded_at, NEVER) if is_gone.any() else None
+    return VisibleEvents(rows=rows, code=code, event_at=event_at, known_at=known_at, superseded_at=superseded_at)
 
 
 def _questions(code: Ints, at: Ints, clock: Clock) -> Questions:
@@ -291,12 +261,6 @@ def _ranking(column: pa.Array, rows: Ints) -> Callable[[Ints], Ints]:
         return np.where(values.is_null().to_numpy(zero_copy_only=False), 0, ranks)
 
     return rank
-
-
-def _taking_back(seen: VisibleEvents) -> list[Callable[[Ints], Ints]]:
-    """What sets apart at once what takes an event back: its place among equals makes no difference."""
-    found = seen.superseded_at
-    return [] if found is None else [lambda places: (found[places] != TAKES_BACK).astype(np.int64)]
 
 
 def _break_ties(order: Ints, marks: Ints, breakers: Sequence[Callable[[Ints], Ints]]) -> Ints:

@@ -1,9 +1,10 @@
 """Aggregates over time windows, from sorted positions and prefix sums: what is true of a window at t is written here.
 
 A window w asked at t covers the events with floor_hop(t − w) <= event_at <= t, known_at <= t and t < superseded_at, where they have one.
-Sums take a superseded event back from then on, as an event of the same time whose values are negative. With v = max(event_at, known_at) the
-sum over a window is (all with v <= t) − (all with event_at < start) + (those with event_at < start and v > t). The first two are prefix
-sums of two sorted orders; the third is empty unless a row became known more than w after it happened, and is then found by a wavelet tree.
+So an event counts at a range of questions: from the first that sees it to the first whose window starts after it, or that knows it as
+superseded. The sum over a window is (all seen) − (all before its start), prefix sums of two sorted orders, but for strays: events that no
+question saw before they left the window, and events superseded in it. What these change is added at the question where the change begins,
+subtracted where it ends, and summed up along the questions.
 """
 
 from collections.abc import Iterable
@@ -28,11 +29,9 @@ from pipeline_assets.processing.features.columns import (
     present_in,
     truths,
 )
-from pipeline_assets.processing.features.dominance import Queries, early_sums
 from pipeline_assets.processing.features.exact import Digits, digits, rounded, sample_variance, squares, whole
-from pipeline_assets.processing.features.extremes import Split, greatest, split_by_lateness
+from pipeline_assets.processing.features.extremes import greatest_covering
 from pipeline_assets.processing.features.hops import hop_of
-from pipeline_assets.processing.features.superseded import greatest_superseded
 from pipeline_assets.processing.features.timeline import Timeline
 from pipeline_assets.spec.features import FeatureView, Windowed
 
@@ -90,19 +89,8 @@ class Bucket:
         if measure not in self._sums:
             data = self.column(feature)
             added = whole(data.valid.astype(np.int64)) if kind == COUNT else (digits if kind == SUM else squares)(data.values)
-            self._sums[measure] = prefix_sums(self.timeline, self._weighted(added))
+            self._sums[measure] = prefix_sums(self.timeline, added)
         return self._sums[measure]
-
-    def _weighted(self, added: Digits) -> Digits:
-        """The numbers, negative where a position takes an event back."""
-        if not self.timeline.has_superseded:
-            return added
-        return Digits(exponent=added.exponent, columns=tuple(column * self.timeline.weight for column in added.columns))
-
-    @cached_property
-    def split(self) -> Split:
-        """Which positions sorting alone serves, for minimum and maximum."""
-        return split_by_lateness(self.timeline)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,86 +115,57 @@ def prefix_sums(timeline: Timeline, added: Digits) -> PrefixSums:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unseen:
-    """Positions that no question finds in a window: whoever sees one has its event before the start of the window.
-
-    by_visibility: the same positions in that order. before: how many lie before the start of each window; seen: how many each question
-    sees.
-    """
+class Strays:
+    """Positions for which (all seen) − (all before its start) is not the sum: it has them until question `left` in place of `end`."""
 
     positions: Ints
-    by_visibility: Ints
-    before: Ints
-    seen: Ints
+    left: Ints
+    end: Ints
 
-    def sums(self, values: Ints) -> Ints:
-        """The sum, for each question, over those before its window that it does not see: all before it, less all that it sees."""
-        return _upto(values[self.positions])[self.before] - _upto(values[self.by_visibility])[self.seen]
+    def missing(self, values: Ints, questions: int) -> Ints:
+        """What that sum lacks at each question, for one value per position."""
+        strays = values[self.positions]
+        change = np.zeros(questions + 1, np.int64)
+        np.add.at(change, self.left, strays)
+        np.subtract.at(change, self.end, strays)
+        return np.cumsum(change[:questions])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """One window at each question: its first position, and the rows that may be before it and not yet known.
+    """One window at each question: the first position in it, and at which questions each position counts.
 
-    Of these the unseen are never in the window; only the others, known within a hop of leaving it, need a search.
+    That is from `timeline.first_seen` to `end`: never, where `end` is not after it.
     """
 
     timeline: Timeline
+    window: timedelta
     start: Ints
-    unseen: Unseen
-    straddlers: Ints
-    rank: Ints
-    queries: Queries
 
     @cached_property
-    def counts(self) -> Bools | None:
-        """The positions that a window can hold for good: not superseded, and known before they left it; None where all are so."""
-        if len(self.unseen.positions) == 0 and not self.timeline.has_superseded:
-            return None
-        counts = self.timeline.is_lasting.copy()
-        counts[self.unseen.positions] = False
-        return counts
+    def left(self) -> Ints:
+        """At each position, the first question whose window starts after it."""
+        return self.timeline.first_beyond(self.start)
 
     @cached_property
-    def split(self) -> Split:
-        """Which of the positions that count sorting alone serves, for minimum and maximum."""
-        return split_by_lateness(self.timeline, self.counts)
+    def end(self) -> Ints:
+        """At each position, the first question at which it counts no more."""
+        return np.minimum(self.left, self.timeline.first_superseded) if self.timeline.has_superseded else self.left
+
+    @cached_property
+    def strays(self) -> Strays:
+        """What is superseded in its window, or seen by nobody before it left it; found without looking where nothing can be."""
+        if not self.timeline.has_superseded and self.timeline.greatest_lateness <= self.window // MICROSECOND:
+            none = np.zeros(0, np.int64)
+            return Strays(positions=none, left=none, end=none)
+        end = np.maximum(self.timeline.first_seen, self.end)
+        positions = np.flatnonzero(end != self.left)
+        return Strays(positions=positions, left=self.left[positions], end=end[positions])
 
 
 def frame_of(timeline: Timeline, window: timedelta, hop: timedelta) -> Frame:
-    """The window's frame. Straddlers became known more than the window after they happened: usually none."""
-    start = timeline.positions_from(window_start(timeline.questions.at, window, hop))
-    lateness = timeline.visible_at - timeline.event_at
-    is_unseen = lateness >= (window + hop) // MICROSECOND
-    is_straddler = (lateness > window // MICROSECOND) & ~is_unseen
-    unseen = _unseen(timeline, is_unseen, start)
-    straddlers = np.flatnonzero(is_straddler)
-    if len(straddlers) == 0:
-        none = Queries(left=start, right=start, first=start)
-        return Frame(timeline=timeline, start=start, unseen=unseen, straddlers=straddlers, rank=straddlers, queries=none)
-    before = _upto(is_straddler.astype(np.int64))
-    by_visibility = timeline.by_visibility[timeline.in_visible_order(is_straddler)]
-    key_end = before[timeline.key_bounds[timeline.code[by_visibility] + 1]]
-    rank = np.empty(len(is_straddler), np.int64)
-    rank[by_visibility] = key_end - 1 - np.arange(len(straddlers))
-    seen = _upto(timeline.in_visible_order(is_straddler).astype(np.int64))[timeline.seen]
-    # Earlier ones are known by now: they became so within a window and a hop.
-    first = timeline.positions_from(timeline.questions.at - (window + hop) // MICROSECOND)
-    queries = Queries(left=before[first], right=before[start], first=before[timeline.key_end] - seen)
-    return Frame(timeline=timeline, start=start, unseen=unseen, straddlers=straddlers, rank=rank[straddlers], queries=queries)
-
-
-def _unseen(timeline: Timeline, is_unseen: Bools, start: Ints) -> Unseen:
-    positions = np.flatnonzero(is_unseen)
-    if len(positions) == 0:
-        return Unseen(positions=positions, by_visibility=positions, before=positions, seen=positions)
-    visible = timeline.in_visible_order(is_unseen)
-    return Unseen(
-        positions=positions,
-        by_visibility=timeline.by_visibility[visible],
-        before=_upto(is_unseen.astype(np.int64))[start],
-        seen=_upto(visible.astype(np.int64))[timeline.seen],
-    )
+    """The window's frame."""
+    return Frame(timeline=timeline, window=window, start=timeline.positions_from(window_start(timeline.questions.at, window, hop)))
 
 
 def window_features(view: FeatureView, timeline: Timeline, events: pa.Table) -> dict[str, pa.Array]:
@@ -234,12 +193,9 @@ def window_totals(bucket: Bucket, frame: Frame, features: Iterable[Windowed]) ->
     """Every measure that the features need, added up over the window of each question."""
     sums = {(feature.column, part): bucket.sums(feature, part) for feature in features for part in _added(feature)}
     totals = [seen - upto[frame.start] for prefix in sums.values() for seen, upto in zip(prefix.seen, prefix.upto, strict=True)]
-    if len(frame.unseen.positions):
+    if totals and len(frame.strays.positions):
         columns = [values for prefix in sums.values() for values in prefix.values]
-        totals = [total + frame.unseen.sums(values) for total, values in zip(totals, columns, strict=True)]
-    if len(frame.straddlers):
-        late = [values[frame.straddlers] for prefix in sums.values() for values in prefix.values]
-        totals = [total + missed for total, missed in zip(totals, early_sums(frame.rank, frame.queries, late), strict=True)]
+        totals = [total + frame.strays.missing(values, len(total)) for total, values in zip(totals, columns, strict=True)]
     column = iter(totals)
     return {measure: Digits(exponent=prefix.exponent, columns=tuple(next(column) for _ in prefix.upto)) for measure, prefix in sums.items()}
 
@@ -276,13 +232,8 @@ def _from_totals(feature: Windowed, totals: dict[Measure, Digits]) -> Floats:
 def _extreme(feature: Windowed, bucket: Bucket, frame: Frame) -> tuple[Floats, Bools]:
     data = bucket.column(feature)
     sign = 1.0 if AGGREGATES[feature.aggregate].finish == "greatest" else -1.0
-    values, timeline = data.values.astype(np.float64) * sign, bucket.timeline
-    if frame.counts is None:
-        best = greatest(timeline, bucket.split, frame.start, values, data.valid)
-    else:
-        best = greatest(timeline, frame.split, frame.start, values, data.valid & frame.counts)
-    if timeline.has_superseded:
-        best = np.maximum(best, greatest_superseded(timeline.superseded, frame.start, values, data.valid))
+    values, end, timeline = data.values.astype(np.float64) * sign, np.where(data.valid, frame.end, 0), bucket.timeline
+    best = greatest_covering(timeline.first_seen, end, values, timeline.questions.count, -np.inf)
     # Adding zero turns the -0.0 of a negated zero back into 0.0.
     return best * sign + 0.0, np.isfinite(best)
 

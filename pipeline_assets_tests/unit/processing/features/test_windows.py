@@ -19,6 +19,7 @@ from pipeline_assets_tests.feature_tables import (
     MINUTE,
     NOON,
     OTHERS,
+    REQUESTS,
     asked,
     event_tables,
     events,
@@ -206,6 +207,16 @@ def test_an_event_counts_from_when_it_is_known() -> None:
     assert value(view, asked(NOON + 10 * MINUTE), late) == 1.0
 
 
+def test_requests_after_the_last_event_may_come_in_any_order() -> None:
+    """Thirty requests that all know the same rows, an hour apart and out of order: each window is that of its own time."""
+    history = events(*({"event_at": NOON - hours * HOUR, "known_at": NOON, "amount": float(hours)} for hours in range(20)))
+    requests = asked(*(NOON + int(hours) * HOUR for hours in np.random.default_rng(3).permutation(30)))
+    view = view_of(*every_aggregate((DAY,), None))
+    answer = view_features(view, requests, history)
+
+    assert {name: answer.column(name).to_pylist() for name in answer.column_names} == oracle_features(view, requests, history)
+
+
 def test_an_event_known_before_it_happens_counts_when_it_happens() -> None:
     """An announcement is not an event."""
     early = events({"event_at": NOON, "known_at": NOON - DAY})
@@ -311,16 +322,19 @@ def test_text_and_integer_keys_of_any_arrow_kind_match() -> None:
 
 
 def test_times_across_all_of_history_fit() -> None:
-    """Where keys times microseconds exceed 64 bits, marks count the times that occur instead; the answers are the same."""
+    """Where keys times microseconds exceed 64 bits, marks count the times that occur instead; the answers are the same, of versions too."""
     first, last = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
     places = [f"p{number}" for number in range(40)]
-    history = pa.Table.from_pylist(
-        [{"place": place, "event_at": at, "known_at": at, "amount": 1.0} for place in places for at in (first, NOON, last)], schema=EVENTS
+    times = [(first, None), (NOON, NOON + HOUR), (NOON, last), (last - DAY, last - HOUR), (last, None)]
+    rows = [
+        {"place": place, "event_at": at, "known_at": at, "superseded_at": gone, "amount": 1.0} for place in places for at, gone in times
+    ]
+    decided = [(place, at - number * DAY) for number, place in enumerate(places) for at in (last, NOON + 50 * DAY, last - MINUTE)]
+    requests = pa.Table.from_pylist([{"place": place, "decision_at": at} for place, at in decided], schema=REQUESTS)
+    view = view_of(
+        windowed("count", None, 28 * DAY), windowed("last", "amount", DAY), windowed("max", "amount", HOUR), superseded_at="superseded_at"
     )
-    requests = pa.table(
-        {"place": places, "decision_at": pa.array([last - number * DAY for number in range(40)], pa.timestamp("us", "UTC"))}
-    )
-    view = view_of(windowed("count", None, 28 * DAY), windowed("last", "amount", DAY), windowed("max", "amount", HOUR))
+    history = pa.Table.from_pylist(rows, schema=EVENTS)
     answer = view_features(view, requests, history)
 
     assert {name: answer.column(name).to_pylist() for name in answer.column_names} == oracle_features(view, requests, history)
