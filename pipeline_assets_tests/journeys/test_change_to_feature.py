@@ -24,7 +24,7 @@ from pipeline_assets.use_cases.nyc_flights.sources import planes
 from pipeline_assets_tests.aircraft_updates import MICROSECOND, Updates, update_aircraft
 from pipeline_assets_tests.graph_runs import FLIGHTS as FLIGHTS_ALONE
 from pipeline_assets_tests.graph_runs import Graph
-from pipeline_assets_tests.stream_records import until
+from pipeline_assets_tests.stream_records import consume, until
 from simulator.nyc_flights import data, messages
 
 PROJECT = load_project()
@@ -57,9 +57,9 @@ def graph(streams: Settings, tmp_path_factory: pytest.TempPathFactory) -> Graph:
 def updates(graph: Graph) -> Updates:
     """Aircraft that were updated at times of the six days, in the topic of their changes."""
     topic = change_log(planes).topic
-    before = end_offsets(graph.settings, [topic])[topic, 0]
+    before = len(consume(graph.settings, topic))
     made = update_aircraft(graph.settings.databases["airline_ops"].get_secret_value(), FIRST, LAST)
-    until(lambda: end_offsets(graph.settings, [topic])[topic, 0], lambda end: end >= before + made.changes)
+    until(lambda: len(consume(graph.settings, topic)), lambda records: records == before + made.changes)
     return made
 
 
