@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline_assets.core.names import OBSERVATION_KNOWN_AT
 from pipeline_assets.model_lifecycle.feature_store.fingerprint import FEATURE_HASH, feature_hashes
 from pipeline_assets.model_lifecycle.training.archive import TrainingSet
 from pipeline_assets.model_lifecycle.training.dataset import blocks
@@ -70,6 +71,8 @@ def vectors(model: Model, rows: int = 3000, seed: int = 7) -> pa.Table:
         high = categories.get(column.name, 24)
         numbers = random.integers(0, high, rows) if column.dtype == "int64" else random.random(rows)
         columns[column.name] = pa.array(numbers, pa.int64() if column.dtype == "int64" else pa.float64(), mask=random.random(rows) < 0.1)
+    if model.observations.versions is not None:
+        columns[OBSERVATION_KNOWN_AT] = columns[model.observations.decision_at]
     table = pa.table(columns)
     return table.append_column(FEATURE_HASH, feature_hashes(table, [column.name for column in feature_columns(model)]))
 

@@ -248,6 +248,8 @@ def experiment(use_case: str, model: str) -> str:
 
 # When a decision was made, in every table of requests, features, vectors and predictions; the hash of its features, in the last two.
 DECISION_AT, FEATURE_HASH = "decision_at", "feature_hash"
+# Which version of an observation was decided: since when it was known. Not its number, as a version that comes late moves those after it.
+OBSERVATION_KNOWN_AT = "observation_known_at"
 # The columns that every table of predictions has, beside the keys of its decisions and the answers of its model.
 PREDICTION_COLUMNS = ("prediction_id", DECISION_AT, "model_version", FEATURE_HASH, "run_id", "scored_at")
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from pipeline_assets.core.columns import ColumnKind, Tables
-from pipeline_assets.core.names import PREDICTION_COLUMNS, score_of
+from pipeline_assets.core.names import OBSERVATION_KNOWN_AT, PREDICTION_COLUMNS, score_of
 from pipeline_assets.core.rules.features import KEYS, of_kind, request_problems
 from pipeline_assets.core.rules.problems import Place, Problem
 from pipeline_assets.spec.models import Model
@@ -59,7 +59,7 @@ def _observations(place: Place, model: Model, tables: Tables) -> Iterator[Proble
     yield from place.not_negative("observations.behind", asked.behind)
     if not asked.keys:
         yield place.problem("observations.keys", "is empty", "at least one column")
-    for key in {*asked.keys} & {*PREDICTION_COLUMNS}:
+    for key in {*asked.keys} & {*PREDICTION_COLUMNS, OBSERVATION_KNOWN_AT}:
         yield place.problem("observations.keys", f"has '{key}', which predictions have for themselves", "another column, or another name")
     if asked.table not in tables:
         yield from place.one_of("observations", asked.table, tables)

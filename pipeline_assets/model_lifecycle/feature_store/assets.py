@@ -1,5 +1,6 @@
 """The assets of the feature store: the vectors of each model."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -24,11 +25,14 @@ from pipeline_assets.spec.models import Model, Observations
 
 if TYPE_CHECKING:
     from pipeline_assets.model_lifecycle.feature_store.offline import Vectors
+    from pipeline_assets.model_lifecycle.feature_store.old_days import OldDay
     from pipeline_assets.model_lifecycle.feature_store.parity import Parity
     from pipeline_assets.processing.lake.tables import Published
 
-ROWS_MATCH, IN_RANGE, PARITY = "rows_match_observations", "decisions_in_declared_range", "equal_to_historical_features"
+ROWS_MATCH, IN_RANGE = "rows_match_observations", "decisions_in_declared_range"
+PARITY, OLD_DAYS = "equal_to_historical_features", "other_days_as_they_were"
 FRESHNESS = timedelta(days=2)
+KNOWN_SINCE = "Since when the version that was decided was known, in UTC."
 
 Metadata = dict[str, dg.MetadataValue | dg.TableSchema | dg.TableColumnLineage | int | str]
 
@@ -59,14 +63,16 @@ def _vectors(project: Project, model: Model) -> dg.AssetsDefinition:
     )
     def vectors(context: dg.AssetExecutionContext, config: ReadAt, platform: Platform) -> dg.MaterializeResult:
         from pipeline_assets.model_lifecycle.feature_store.offline import materialize_vectors
-        from pipeline_assets.model_lifecycle.feature_store.parity import check_parity
+        from pipeline_assets.model_lifecycle.feature_store.old_days import sample
+        from pipeline_assets.model_lifecycle.feature_store.parity import check_days
 
         first, last = asked_days(context)
         with dagster_errors():
             done = materialize_vectors(platform.settings, model, first, last, config.chosen)
             context.log.info("%d vectors of %d observations", done.published.rows, done.observations)
-            proven = [check_parity(platform.settings, project, model, day, done.snapshots) for day in sorted({first, last})]
-        checks = [_rows_check(done), _range_check(done), _parity_check(proven)]
+            proven = check_days(platform.settings, project, model, {first, last}, done.snapshots)
+            old = sample(platform.settings, project, model, (first, last), context.run.run_id)
+        checks = [_rows_check(done), _range_check(done), _parity_check(proven), judge_old_days(old)]
         return dg.MaterializeResult(metadata=_metadata(model, done) | {"dagster/column_schema": schema}, check_results=checks)
 
     return vectors
@@ -83,11 +89,16 @@ def _check_specs(asset_key: dg.AssetKey, asked: Observations) -> list[dg.AssetCh
         f"No decision was made more than {asked.ahead} before its {asked.event_at} or more than {asked.behind} after it, as is declared by "
         "`ahead` and `behind`: vectors of other decisions are not materialized again together with the day of their event."
     )
+    old = (
+        "A sample of days that were materialized before, computed anew, is equal to the vectors bit for bit. A version that came "
+        "late makes a day stale from when it was known on, until the day is materialized again."
+    )
     parity = "A sample of the first and the last day, computed anew from the cleaned events, is equal to the vectors bit for bit."
     return [
         dg.AssetCheckSpec(ROWS_MATCH, asset=asset_key, blocking=True, description=rows),
         dg.AssetCheckSpec(IN_RANGE, asset=asset_key, description=near),
         dg.AssetCheckSpec(PARITY, asset=asset_key, blocking=True, description=parity),
+        dg.AssetCheckSpec(OLD_DAYS, asset=asset_key, description=old),
     ]
 
 
@@ -106,10 +117,37 @@ def _rows_check(done: "Vectors") -> dg.AssetCheckResult:
 
 
 def _parity_check(proven: "list[Parity]") -> dg.AssetCheckResult:
-    differing = {str(parity.day): dict(parity.differing) for parity in proven if parity.differing}
-    rows = {str(parity.day): parity.rows for parity in proven}
-    metadata = {"rows_compared": dg.MetadataValue.json(rows), "differing": dg.MetadataValue.json(differing)}
-    return dg.AssetCheckResult(check_name=PARITY, passed=not differing, metadata=metadata)
+    return dg.AssetCheckResult(check_name=PARITY, passed=all(parity.is_equal for parity in proven), metadata=_compared(proven))
+
+
+def _compared(proven: "Sequence[Parity]") -> Metadata:
+    """By day how many rows were computed anew, in how many each column differs, and decisions that have no vector or no observation."""
+    return {
+        "rows_compared": dg.MetadataValue.json({str(parity.day): parity.rows for parity in proven}),
+        "differing": dg.MetadataValue.json({str(parity.day): dict(parity.differing) for parity in proven if parity.differing}),
+        "decisions_gained": sum(parity.gained for parity in proven),
+        "decisions_lost": sum(parity.lost for parity in proven),
+    }
+
+
+def judge_old_days(old: "Sequence[OldDay]") -> dg.AssetCheckResult:
+    """A stale day is a warning; one that differs although its inputs have not changed is an error, as then the past was not kept."""
+    stale = [one for one in old if not one.parity.is_equal]
+    tables = {str(one.parity.day): list(one.inputs_changed) for one in old if one.inputs_changed}
+    return dg.AssetCheckResult(
+        check_name=OLD_DAYS,
+        passed=not stale,
+        severity=dg.AssetCheckSeverity.ERROR if any(one.is_unexplained for one in old) else dg.AssetCheckSeverity.WARN,
+        description="; ".join(map(_in_words, stale)) or f"{len(old)} other days would come out as they are.",
+        metadata={**_compared([one.parity for one in old]), "inputs_changed": dg.MetadataValue.json(tables)},
+    )
+
+
+def _in_words(stale: "OldDay") -> str:
+    day, tables = stale.parity.day, ", ".join(stale.inputs_changed)
+    if stale.is_unexplained:
+        return f"{day} would come out otherwise, although nothing that it is made of has changed"
+    return f"{day} is stale, as something came late for it: {tables}. Materialize it again; `pipeline features stale` lists all such days"
 
 
 def _metadata(model: Model, done: "Vectors") -> Metadata:
@@ -137,6 +175,7 @@ def _column_schema(project: Project, model: Model) -> dg.TableSchema:
         *(dg.TableColumn(name, project.kind_of(asked.table, name), "Which decision it is.", required) for name in asked.keys),
         dg.TableColumn(asked.decision_at, "timestamp", "When the decision was made, in UTC.", required),
         *(dg.TableColumn(name, project.kind_of(asked.table, name), "By which quality is also reported.") for name in model.slices),
+        *([dg.TableColumn(names.OBSERVATION_KNOWN_AT, "timestamp", KNOWN_SINCE, required)] if asked.versions is not None else []),
         *(dg.TableColumn(feature.name, feature.dtype, feature.description) for feature in feature_columns(model)),
         dg.TableColumn(names.FEATURE_HASH, "string", "SHA-256 of the features' values in the model's order.", required),
     ]
@@ -148,6 +187,8 @@ def _column_lineage(model: Model) -> dg.TableColumnLineage:
     asked = key(names.cleaned(model.observations.table))
     own = (*model.observations.keys, model.observations.decision_at, *model.slices)
     deps = {name: [dg.TableColumnDep(asked, name)] for name in own}
+    if model.observations.versions is not None:
+        deps[names.OBSERVATION_KNOWN_AT] = [dg.TableColumnDep(asked, model.observations.versions.known_at)]
     for feature in feature_columns(model):
         if feature.view == REQUEST:
             deps[feature.name] = [dg.TableColumnDep(asked, str(feature.column))]

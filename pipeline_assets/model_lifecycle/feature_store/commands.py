@@ -1,18 +1,23 @@
-"""The commands of the feature store: `features list` and `features historical`. What they need is loaded when they run."""
+"""The commands of the feature store: `features list`, `historical` and `stale`. What they need is loaded when they run."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline_assets.core.names import FEATURE_HASH
+
 if TYPE_CHECKING:
     from rich.console import Console
 
     from pipeline_assets.model_lifecycle.feature_store.listing import ListedFeature
+    from pipeline_assets.model_lifecycle.feature_store.old_days import OldDay
 
+STALE_COLUMNS = ("day", "rows that differ, at most", "gained", "lost", "columns", "inputs changed")
 COLUMNS = ("feature", "source", "aggregate", "window", "freshness", "owner", "used by")
 
 
@@ -21,6 +26,7 @@ def register(app: typer.Typer) -> None:
     features = typer.Typer(no_args_is_help=True, help="What features there are, and what they were at any time.")
     features.command("list")(list_features)
     features.command()(historical)
+    features.command()(stale)
     app.add_typer(features, name="features")
 
 
@@ -61,6 +67,58 @@ def historical(
         on_step(f"Writing {out}")
         spine_files.write_table(found, out)
     _report(f"{found.num_rows:,} rows with {found.num_columns - rows.num_columns} features: {out}", notices)
+
+
+def stale(
+    *,
+    model: Annotated[str, typer.Option(help="Whose vectors: the name of a model.")],
+    first: Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="First day (UTC). Default: the first with vectors.")] = None,
+    last: Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Last day (UTC). Default: the last with vectors.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a list of objects.")] = False,
+) -> None:
+    """Show exactly the days whose vectors would come out otherwise if they were made again, as a version came late for them."""
+    from pipeline_assets.core.declarations import load_project
+    from pipeline_assets.core.names import build_features
+    from pipeline_assets.core.settings import load_settings
+    from pipeline_assets.model_lifecycle.feature_store import old_days
+
+    project, settings = load_project(), load_settings()
+    declared = project.model(model)
+    days = old_days.days_in_question(settings, declared, first and first.date(), last and last.date())
+    with _progress(old_days.steps(days)) as on_step:
+        found = list(old_days.stale_days(settings, project, declared, days, on_step))
+    if as_json:
+        typer.echo(json.dumps([_stale_facts(one) for one in found], indent=2))
+        return
+    _show_stale(found, f"{len(found)} of {len(days)} days whose inputs have changed are stale")
+    if found:
+        job = build_features(project.home_of_model(declared).name)
+        _report(f"Materialize them again by the job {job}.", [])
+
+
+def _stale_facts(one: "OldDay") -> dict[str, object]:
+    parity = one.parity
+    return {
+        "day": str(parity.day),
+        "rows": parity.rows,
+        "differing": dict(parity.differing),
+        "decisions_gained": parity.gained,
+        "decisions_lost": parity.lost,
+        "inputs_changed": list(one.inputs_changed),
+    }
+
+
+def _show_stale(found: "Sequence[OldDay]", title: str) -> None:
+    from rich.table import Table
+
+    table = Table(*STALE_COLUMNS, title=title, title_justify="left", header_style="bold", row_styles=("", "dim"))
+    for one in found:
+        parity = one.parity
+        most = max(parity.differing.values(), default=0)
+        columns = ", ".join(name for name in parity.differing if name != FEATURE_HASH)
+        counts = (f"{most:,} of {parity.rows:,}", str(parity.gained), str(parity.lost))
+        table.add_row(str(parity.day), *counts, columns, ", ".join(one.inputs_changed))
+    _console().print(table)
 
 
 def _show(listed: "Sequence[ListedFeature]") -> None:

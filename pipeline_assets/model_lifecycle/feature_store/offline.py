@@ -13,12 +13,14 @@ import pyarrow.compute as pc
 from pipeline_assets.core import names
 from pipeline_assets.core.columns import ColumnKind
 from pipeline_assets.core.errors import UnknownDay
-from pipeline_assets.core.names import AssetName
+from pipeline_assets.core.names import OBSERVATION_KNOWN_AT, AssetName
 from pipeline_assets.core.project import Project, Span
 from pipeline_assets.core.settings import Settings
+from pipeline_assets.model_lifecycle.feature_store import vector_inputs
 from pipeline_assets.model_lifecycle.feature_store.fingerprint import FEATURE_HASH, feature_hashes
 from pipeline_assets.model_lifecycle.feature_store.join import join_view
 from pipeline_assets.model_lifecycle.feature_store.spine import check_keys, check_requests, entity_keys, left_out
+from pipeline_assets.processing.features import inputs
 from pipeline_assets.processing.features.catalogue import feature_columns
 from pipeline_assets.processing.features.cleaned import NEWEST, Snapshots, decision_order, read_observations, snapshots_of
 from pipeline_assets.processing.features.columns import DECISION_AT
@@ -35,7 +37,7 @@ LOG = logging.getLogger(__name__)
 Listener = Callable[[str], None]
 
 
-def _silent(_: str) -> None:
+def silent(_: str) -> None:
     """Ignores the text."""
 
 
@@ -65,22 +67,24 @@ def materialize_vectors(settings: Settings, model: Model, first: date, last: dat
         read = readers.map(lambda view: _read_view(settings, view, first, last, snapshots), model.views)
         of_views = {view.name: rows for view, rows in zip(model.views, read, strict=True)}
     built = build_vectors(model, observations, of_views)
-    published = tables.replace_days(settings, names.vectors(model.name), built, model.observations.decision_at, first, last)
+    table, decision_at = names.vectors(model.name), model.observations.decision_at
+    made_from = vector_inputs.digests(settings, model, inputs.days_between(first, last), snapshots)
+    published = tables.replace_days(settings, table, built, decision_at, first, last, inputs=made_from)
     outside = outside_range(model.observations, observations)
     return Vectors(observations=observations.num_rows, outside=outside, published=published, snapshots=snapshots)
 
 
 def tables_read(model: Model) -> list[AssetName]:
     """The lake tables that a model's vectors come from: its observations, the tables of its views, and their sources."""
-    sources = [names.cleaned(name) for name in (model.observations.table, *(view.source.name for view in model.views))]
-    return [*dict.fromkeys(sources), *(names.features(view.name) for view in model.views)]
+    return [*vector_inputs.sources_of(model), *(names.features(view.name) for view in model.views)]
 
 
 def build_vectors(model: Model, observations: pa.Table, tables_of_views: Mapping[str, pa.Table]) -> pa.Table:
     """One row per observation with all features of the model, sorted by (decision_at, keys).
 
     observations: the cleaned rows of decisions, any order. tables_of_views: the feature table of each of the model's views, by its name.
-    Returns len(observations) rows, repeats kept: keys, decision_at, slice columns, the features in the model's order, `feature_hash`.
+    Returns len(observations) rows, repeats kept: keys, decision_at, slice columns, where observations have versions since when the one that
+    was decided was known (`observation_known_at`), the features in the model's order, `feature_hash`.
     Raises FeaturesMissing if a view has no row for an observation, TableMismatch if it has two or a column is missing.
     """
     asked = model.observations
@@ -89,6 +93,8 @@ def build_vectors(model: Model, observations: pa.Table, tables_of_views: Mapping
     found = [join_view(view, requests, tables_of_views[view.name]) for view in model.views]
     features = _side_by_side([*found, request_features(model.request_features, requests)])
     kept = ordered.select(list(dict.fromkeys((*asked.keys, asked.decision_at, *model.slices))))
+    if asked.versions is not None:
+        kept = kept.append_column(OBSERVATION_KNOWN_AT, ordered[asked.versions.known_at])
     hashes = feature_hashes(features, feature_names(model))
     return _side_by_side([kept, features.select(feature_names(model))]).append_column(FEATURE_HASH, hashes)
 
@@ -128,7 +134,7 @@ def historical_features(
     *,
     name: str = "the spine",
     at: Snapshots = NEWEST,
-    on_step: Listener = _silent,
+    on_step: Listener = silent,
     on_notice: Listener = LOG.warning,
 ) -> pa.Table:
     """The spine with the features of a model, each as it could be known at the row's `decision_at`.

@@ -1,14 +1,16 @@
-"""The commands of the registry: `models list`, `history`, `promote`, `rollback`. What they need is loaded when they run."""
+"""The commands of the registry: `models list`, `history`, `promote`, `rollback`, `training-set`. What they need is loaded when they run."""
 
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from getpass import getuser
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline_assets.core.errors import UserInputError
 from pipeline_assets.core.names import train
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
     models = typer.Typer(no_args_is_help=True, help="Which version of a model is live, since when, and why.")
     models.command("list")(list_versions)
-    for command in (history, promote, rollback):
+    for command in (history, promote, rollback, training_set):
         models.command()(command)
     app.add_typer(models, name="models")
 
@@ -97,6 +99,29 @@ def rollback(
     _show_live(model, by_hand.roll_back(load_settings(), model, actor=getuser(), reason=reason, to=to, live_from=since))
 
 
+def training_set(
+    name: Annotated[str, typer.Argument(help="Name of a model.")],
+    *,
+    out: Annotated[Path, typer.Option(help="Where the rows go: a .parquet or .csv file.")],
+    version: Annotated[int | None, typer.Option(min=1, help="The version that was learned from it.")] = None,
+    digest: Annotated[str | None, typer.Option("--id", help="SHA-256 of a training set, as Dagster shows it.")] = None,
+) -> None:
+    """Write the vectors and labels that a version was learned from, as they were then, whatever was corrected since."""
+    from pipeline_assets.core.settings import load_settings
+    from pipeline_assets.model_lifecycle.feature_store import spine_files
+    from pipeline_assets.model_lifecycle.registry import versions
+    from pipeline_assets.model_lifecycle.training import archive
+
+    model, settings = _model(name), load_settings()
+    spine_files.check_output(out)
+    if (version is None) == (digest is None):
+        raise UserInputError("Give either --version or --id: one of them says which training set is meant.")
+    chosen = versions.load(settings, model, version).contract.training_set_sha256 if version is not None else digest
+    record = archive.find(settings, model, digest=chosen)
+    spine_files.write_table(archive.read(settings, record), out)
+    typer.echo(f"{record.rows:,} rows as of {record.as_of.isoformat()}, training set {record.sha256}: {out}")
+
+
 def _declared() -> "tuple[Model, ...]":
     from pipeline_assets.core.declarations import load_project
 
@@ -106,7 +131,6 @@ def _declared() -> "tuple[Model, ...]":
 def _model(name: str | None) -> "Model":
     """The declared model of that name, or the only one; raises UnknownName, or UserInputError where no name says which of several."""
     from pipeline_assets.core.declarations import load_project
-    from pipeline_assets.core.errors import UserInputError
 
     if name is not None:
         return load_project().model(name)

@@ -1,13 +1,14 @@
 """What the rows of a feature table were made from, day by day, so that rows are computed again only where that has changed."""
 
 from collections.abc import Sequence
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from hashlib import sha256
 
-from pipeline_assets.processing.features.catalogue import lookback, view_hash
+from pipeline_assets.processing.features.catalogue import definition_hash, lookback, view_hash
 from pipeline_assets.processing.features.cleaned import midnight
 from pipeline_assets.processing.lake.files import Content
 from pipeline_assets.spec.features import FeatureView
+from pipeline_assets.spec.models import Model
 
 ONE_DAY = timedelta(days=1)
 
@@ -25,16 +26,37 @@ def digests(view: FeatureView, contents: Sequence[Content], days: Sequence[date]
     whichever days are asked for beside; another file that holds an event which the day can see gives another one, also where no feature
     comes out differently.
     """
-    return {day: _digest(view, sorted(each.digest for each in seen(view, contents, day, day))) for day in days}
+    return {day: _of_files(view_hash(view), seen(view, contents, day, day)) for day in days}
+
+
+def of_observations(model: Model, contents: Sequence[Content], days: Sequence[date]) -> dict[date, str]:
+    """Of each day a digest of what its decisions depend on: the inputs as declared, and the files that may hold an observation of the day.
+
+    contents: the files of the observations, with the bounds of their `event_at`, by whose day the table is kept.
+    """
+    asked = model.observations
+    return {
+        day: _of_files(definition_hash(model), _within(contents, midnight(day) - asked.behind, midnight(day + ONE_DAY) + asked.ahead))
+        for day in days
+    }
+
+
+def _within(contents: Sequence[Content], start: datetime | None, end: datetime) -> list[Content]:
+    """The files that may hold a row from `start` (None: ever) until `end`; one without bounds may."""
+    recent = (each for each in contents if start is None or each.last_at is None or each.last_at >= start)
+    return [each for each in recent if each.first_at is None or each.first_at < end]
+
+
+def days_between(first: date, last: date) -> list[date]:
+    """The days from the first to the last, inclusive."""
+    return [first + offset * ONE_DAY for offset in range((last - first).days + 1)]
 
 
 def seen(view: FeatureView, contents: Sequence[Content], first: date, last: date) -> list[Content]:
     """The files that may hold an event which a decision of the days could count (UTC, inclusive); one without bounds may."""
     since = first_event_day(view, first)
-    start, end = None if since is None else midnight(since), midnight(last + ONE_DAY)
-    recent = (each for each in contents if start is None or each.last_at is None or each.last_at >= start)
-    return [each for each in recent if each.first_at is None or each.first_at < end]
+    return _within(contents, None if since is None else midnight(since), midnight(last + ONE_DAY))
 
 
-def _digest(view: FeatureView, files: Sequence[str]) -> str:
-    return sha256(" ".join([view_hash(view), *files]).encode()).hexdigest()[:32]
+def _of_files(definition: str, files: Sequence[Content]) -> str:
+    return sha256(" ".join([definition, *sorted(each.digest for each in files)]).encode()).hexdigest()[:32]

@@ -61,7 +61,7 @@ def materialize_view(
     snapshots = snapshots_of(settings, [source, *(names.cleaned(one.table) for one in asked)], at)
     requests = requests_of(view, [(one, read_observations(settings, one, first, last, snapshots, view.entity.keys)) for one in asked])
     contents = tables.contents(settings, source, view.source.event_at, snapshots[".".join(source)])
-    digests = inputs.digests(view, contents, [first + timedelta(days=offset) for offset in range((last - first).days + 1)])
+    digests = inputs.digests(view, contents, inputs.days_between(first, last))
     kept = _kept(settings, view, requests, digests)
     missing = _without(requests, kept, view)
     read, computed = _compute(settings, view, missing, contents, snapshots)

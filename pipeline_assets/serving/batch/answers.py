@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, LiteralString
 
 from pipeline_assets.core import names
 from pipeline_assets.core.errors import NotTrained
+from pipeline_assets.core.names import OBSERVATION_KNOWN_AT
 from pipeline_assets.model_lifecycle.training.judged import Scores
 from pipeline_assets.model_lifecycle.training.tasks import task_kind
 from pipeline_assets.spec.models import Model
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 PREDICTED = "predicted"
 NUMBER: LiteralString = "double precision"
+VERSION_TYPE: LiteralString = "timestamptz"
 # Probabilities are 32-bit floats; so many of them add up to 1 as exactly as this.
 SUM_TOLERANCE = 1e-6
 
@@ -27,6 +29,11 @@ def answer_columns(task: Task) -> Mapping[str, str]:
     """The columns of an answer with their types of Postgres, in the order in which a table shows them."""
     scores: dict[str, str] = dict.fromkeys(task_kind(task).score_columns(), NUMBER)
     return {PREDICTED: "text", **scores} if isinstance(task, Multiclass) else scores
+
+
+def version_columns(model: Model) -> tuple[str, ...]:
+    """The column that says which version of its observation was judged, where observations have versions."""
+    return () if model.observations.versions is None else (OBSERVATION_KNOWN_AT,)
 
 
 def meanings(task: Task) -> Mapping[str, str]:

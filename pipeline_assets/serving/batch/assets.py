@@ -11,7 +11,7 @@ from pipeline_assets.core import names
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import Platform, asked_days, dagster_errors, days, key, pictures, use_case_tags
 from pipeline_assets.model_lifecycle.registry.ledger import AskedVersion
-from pipeline_assets.serving.batch.answers import answer_columns, meanings, range_rule
+from pipeline_assets.serving.batch.answers import VERSION_TYPE, answer_columns, meanings, range_rule, version_columns
 from pipeline_assets.spec.models import Model
 from pipeline_assets.spec.tasks import Task
 
@@ -135,6 +135,7 @@ def _column_schema(project: Project, model: Model) -> dg.TableSchema:
         prediction_id: ("uuid", "The same for the same model, version, keys and decision_at."),
         **{name: (kind, "Which decision it is.") for name, kind in keys.items()},
         decision_at: ("timestamptz", "When the decision is asked for, in UTC."),
+        **dict.fromkeys(version_columns(model), (VERSION_TYPE, "Since when the version of the decision that was judged was known.")),
         **{name: (kind, described[name]) for name, kind in answer_columns(model.task).items()},
         model_version: ("bigint", "The version that scored."),
         feature_hash: ("text", "SHA-256 of the features' values that were scored."),

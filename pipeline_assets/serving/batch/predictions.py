@@ -14,7 +14,7 @@ from pipeline_assets.core import names
 from pipeline_assets.core.connections import warehouse
 from pipeline_assets.core.errors import TableMismatch
 from pipeline_assets.core.settings import Settings
-from pipeline_assets.serving.batch.answers import answer_columns, unfit_answer
+from pipeline_assets.serving.batch.answers import VERSION_TYPE, answer_columns, unfit_answer, version_columns
 from pipeline_assets.spec.models import Model
 
 if TYPE_CHECKING:
@@ -117,7 +117,8 @@ def read_kept(settings: Settings, model: Model, first: date, last: date) -> Kept
 
 def columns(model: Model) -> tuple[str, ...]:
     """The columns that say what was predicted; `run_id` and `scored_at` say who wrote the row, and when."""
-    return (PREDICTION_ID, *model.observations.keys, DECISION_AT, *answer_columns(model.task), MODEL_VERSION, FEATURE_HASH)
+    decision = (*model.observations.keys, DECISION_AT, *version_columns(model))
+    return (PREDICTION_ID, *decision, *answer_columns(model.task), MODEL_VERSION, FEATURE_HASH)
 
 
 def key_type(kind: pa.DataType) -> str:
@@ -149,12 +150,24 @@ def _define(cursor: "Cursor", model: Model, vectors: pa.Schema) -> None:
     cursor.execute("select pg_advisory_xact_lock(hashtext(%s))", (names.PREDICTIONS,))
     found = _existing_columns(cursor, model)
     if found:
+        _add_version(cursor, model, found)
         _check_columns(model, found)
         return
     cursor.execute(SQL("create schema if not exists {schema}").format(schema=_name(names.PREDICTIONS)))
     cursor.execute(SQL("create table {table} ({columns})").format(table=table_of(model), columns=_definitions(model, vectors)))
     index = SQL("create index {index} on {table} (decision_at)")
     cursor.execute(index.format(index=_name(f"{model.name}_by_decision_at"), table=table_of(model)))
+
+
+def _add_version(cursor: "Cursor", model: Model, found: dict[str, bool]) -> None:
+    """Adds to a table that was made before observations had versions the column that says which was judged, null in its rows."""
+    from psycopg.sql import SQL
+
+    for column in version_columns(model):
+        if column not in found:
+            added = SQL("alter table {} add column {} {}").format(table_of(model), _name(column), SQL(VERSION_TYPE))
+            cursor.execute(added)
+            found[column] = True
 
 
 def _definitions(model: Model, vectors: pa.Schema) -> "Composable":
@@ -165,6 +178,7 @@ def _definitions(model: Model, vectors: pa.Schema) -> "Composable":
         PREDICTION_ID: "uuid primary key",
         **{key: f"{key_type(vectors.field(key).type)} not null" for key in model.observations.keys},
         DECISION_AT: "timestamptz not null",
+        **dict.fromkeys(version_columns(model), VERSION_TYPE),
         **{column: f"{kind} not null" for column, kind in answer_columns(model.task).items()},
         MODEL_VERSION: "bigint not null",
         FEATURE_HASH: "text not null",

@@ -23,7 +23,7 @@ from pipeline_assets.model_lifecycle.training.judged import Scores
 from pipeline_assets.model_lifecycle.training.tasks import task_kind
 from pipeline_assets.processing.lake import tables
 from pipeline_assets.serving.batch import predictions
-from pipeline_assets.serving.batch.answers import fitting
+from pipeline_assets.serving.batch.answers import fitting, version_columns
 from pipeline_assets.spec.models import Model
 
 if TYPE_CHECKING:
@@ -81,12 +81,17 @@ def score_days(settings: Settings, model: Model, first: date, last: date, *, ver
 
 def prediction_rows(model: Model, version: int, vectors: pa.Table, scores: Scores) -> pa.Table:
     """One row per vector, in their order, in the columns of `predictions.columns`; the identifier follows from the other columns."""
+    lacking = [name for name in version_columns(model) if name not in vectors.column_names]
+    if lacking:
+        problem = f"lacks {', '.join(lacking)}: its days were made before observations had versions. Materialize them again"
+        raise TableMismatch(".".join(names.vectors(model.name)), problem, vectors.column_names)
     keys, decided = {key: vectors[key] for key in model.observations.keys}, vectors[model.observations.decision_at]
     table = pa.table(
         {
             predictions.PREDICTION_ID: prediction_ids(model, version, [*keys.values()], decided),
             **keys,
             predictions.DECISION_AT: decided,
+            **{name: vectors[name] for name in version_columns(model)},
             **dict(task_kind(model.task).answers(scores)),
             predictions.MODEL_VERSION: pa.array(np.full(len(scores), version), pa.int64()),
             FEATURE_HASH: vectors[FEATURE_HASH],

@@ -5,7 +5,7 @@ A table that was made before, with fewer columns, is extended; the columns of a 
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from typing import TYPE_CHECKING
 
 from pipeline_assets.core import names
@@ -19,7 +19,7 @@ from pipeline_assets.spec.models import Model
 if TYPE_CHECKING:
     from psycopg import Connection
 
-DAY, FEATURE = "day", "feature"
+DAY, FEATURE, AS_OF = "day", "feature", "labels_as_of"
 NUMBER = "double precision"
 
 
@@ -51,9 +51,14 @@ def replace_drift(settings: Settings, model: Model, found: Sequence[Drift], days
     _replace(settings, names.drift(model.name), DRIFT, rows, days)
 
 
-def replace_performance(settings: Settings, model: Model, found: Sequence[DayPerformance], days: tuple[date, date]) -> None:
-    """Replaces what was measured of the performance of `days` (inclusive), in one transaction; the table is made where it is missing."""
-    rows = ((one.day, one.scores, one.labels, *(one.figures[name] for name in figure_names(model))) for one in found)
+def replace_performance(
+    settings: Settings, model: Model, found: Sequence[DayPerformance], days: tuple[date, date], as_of: datetime
+) -> None:
+    """Replaces what was measured of the performance of `days` (inclusive), in one transaction; the table is made where it is missing.
+
+    `as_of` says which versions of labels were judged by: those that were known then.
+    """
+    rows = ((one.day, one.scores, one.labels, as_of, *(one.figures[name] for name in figure_names(model))) for one in found)
     _replace(settings, names.performance(model.name), _performance(model), rows, days)
 
 
@@ -87,7 +92,8 @@ def measured_days(settings: Settings, model: Model, after: date | None) -> list[
 
 
 def _performance(model: Model) -> Shape:
-    return Shape(columns={DAY: "date", "scores": "bigint", "labels": "bigint", **dict.fromkeys(figure_names(model), NUMBER)}, keys=(DAY,))
+    counted = {DAY: "date", "scores": "bigint", "labels": "bigint", AS_OF: "timestamptz"}
+    return Shape(columns={**counted, **dict.fromkeys(figure_names(model), NUMBER)}, keys=(DAY,))
 
 
 def _replace(settings: Settings, table: AssetName, shape: Shape, rows: Iterable[tuple[object, ...]], days: tuple[date, date]) -> None:

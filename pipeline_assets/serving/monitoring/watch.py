@@ -78,7 +78,7 @@ def watch_performance(settings: Settings, model: Model, first: date, last: date,
     scores = _read_scores(settings, model, first, last)
     labels = read_labels(settings, model.label, predictions.bounds(first, last)[0], clock)
     found = performance(model, scores, labels, clock)
-    tables.replace_performance(settings, model, found, (first, last))
+    tables.replace_performance(settings, model, found, (first, last), clock)
     return WatchedPerformance(clock=clock, found=tuple(found))
 
 

@@ -11,6 +11,7 @@ import dagster as dg
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import typer
 from psycopg import sql
@@ -468,8 +469,11 @@ def test_a_label_of_numeric_is_read_as_a_number(house: House) -> None:
     assert 0 < build_training_set(house.model, asked, found.labels, AS_OF).num_rows <= found.labels.num_rows
 
 
-def test_the_commands_show_promote_and_roll_back(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`models list`, `history`, `promote` and `rollback` of the declared model, as tables and as JSON; an unknown version is bad input."""
+def test_the_commands_show_promote_and_roll_back(house: House, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`models list`, `history`, `promote` and `rollback` of the declared model, as tables and as JSON; an unknown version is bad input.
+
+    `models training-set` writes what a version was learned from, asked for by the version or by the hash of its bytes.
+    """
     settings = house.settings
     declared = flights.models[0].name
     house = replace(house, model=replace(house.model, name=declared))
@@ -489,6 +493,11 @@ def test_the_commands_show_promote_and_roll_back(house: House, monkeypatch: pyte
     forth = run(app, ["models", "promote", declared, str(new), "--reason", "better after all", "--live-from", "2013-02-02T00:00:00+00:00"])
     unknown = run(app, ["models", "promote", declared, "999", "--reason", "a typo"])
     history = json.loads(run(app, ["models", "history", declared, "--json"]).output)
+    learned_from = versions.load(settings, house.model, new).contract.training_set_sha256
+    paths = [tmp_path / "by_version.parquet", tmp_path / "by_id.parquet"]
+    asked = [["--version", str(new)], ["--id", learned_from]]
+    written = [run(app, ["models", "training-set", declared, *of, "--out", str(path)]) for of, path in zip(asked, paths, strict=True)]
+    both = run(app, ["models", "training-set", declared, *asked[0], *asked[1], "--out", str(paths[0])])
     tables = run(app, ["models", "list"]).output + run(app, ["models", "history", declared]).output
     load_settings.cache_clear()
 
@@ -502,6 +511,9 @@ def test_the_commands_show_promote_and_roll_back(house: House, monkeypatch: pyte
         ("rollback", old),
         ("promote", new),
     ]
+    rows = archive.read(settings, archive.find(settings, house.model, digest=learned_from))
+    assert [(result.exit_code, pq.read_table(path).equals(rows)) for result, path in zip(written, paths, strict=True)] == [(0, True)] * 2
+    assert isinstance(both.exception, UserInputError)
     assert listed[-1]["metrics"]["roc_auc"] > listed[-1]["metrics"]["baseline_roc_auc"]
     assert "rollback" in tables
     assert "roc_auc" in tables

@@ -1,5 +1,6 @@
 """The offline feature store on real services: vectors by day, and the features of any spine as of its times."""
 
+import json
 import logging
 import os
 import subprocess
@@ -11,23 +12,25 @@ from typing import Any
 import dagster as dg
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from pipeline_assets.core import names
 from pipeline_assets.core.declarations import load_project
-from pipeline_assets.core.errors import FeaturesMissing, NotMaterialized, TableMismatch
+from pipeline_assets.core.errors import FeaturesMissing, NotMaterialized
 from pipeline_assets.core.resources import Platform
 from pipeline_assets.core.settings import PREFIX, Settings
-from pipeline_assets.model_lifecycle.feature_store import assets, offline
+from pipeline_assets.model_lifecycle.feature_store import assets, offline, old_days
 from pipeline_assets.model_lifecycle.feature_store.fingerprint import FEATURE_HASH, feature_hashes
-from pipeline_assets.model_lifecycle.feature_store.parity import check_parity, count_different
+from pipeline_assets.model_lifecycle.feature_store.parity import check_days, differs
 from pipeline_assets.processing.lake import tables
 from pipeline_assets.use_cases.nyc_flights.models import flight_delay
 from pipeline_assets_tests.january import (
     FIRST,
     LAST,
     MODEL,
+    NAMES,
     PROJECT,
     UNTIL,
     VIEWS,
@@ -63,13 +66,11 @@ def test_vectors_are_the_observations_with_their_features(warehouse: Settings) -
     done = offline.materialize_vectors(warehouse, MODEL, FIRST, LAST)
     vectors, asked = kept(warehouse), observations()
     alone = historical(warehouse, asked.to_arrow())
-    parity = check_parity(warehouse, PROJECT, MODEL, FIRST)
+    (parity,) = check_days(warehouse, PROJECT, MODEL, [FIRST])
 
     assert (done.observations, done.published.rows, done.outside) == (asked.height, asked.height, 0)
     assert vectors["flight_id"].to_pylist() == asked["flight_id"].to_list()
-    assert {name: count_different(vectors[name], alone[name]) for name in offline.feature_names(MODEL)} == dict.fromkeys(
-        offline.feature_names(MODEL), 0
-    )
+    assert [name for name in offline.feature_names(MODEL) if differs(vectors[name], alone[name]).any()] == []
     assert vectors[FEATURE_HASH].to_pylist() == feature_hashes(alone, offline.feature_names(MODEL)).to_pylist()
     assert (parity.rows, dict(parity.differing)) == (200, {})
     assert asked["tailnum"].null_count() > 0
@@ -120,18 +121,76 @@ def test_a_decision_outside_of_the_declared_range_is_a_warning(warehouse: Settin
 
 
 def test_parity_names_the_feature_that_differs(warehouse: Settings) -> None:
-    """Vectors made of a feature table that somebody changed are named by column; vectors of other decisions are an error."""
+    """Vectors made of a feature table that somebody changed are named by column; vectors of other decisions are counted."""
     store_features(warehouse, FIRST, FIRST)
     feature, table = "origin_weather__temperature_f", names.features("origin_weather")
     rows = pl.DataFrame(tables.read_all(warehouse, table).read_all()).with_columns(pl.col(feature) + 1)
     tables.replace_days(warehouse, table, rows.to_arrow(), "decision_at", FIRST, FIRST)
     offline.materialize_vectors(warehouse, MODEL, FIRST, FIRST)
-    parity = check_parity(warehouse, PROJECT, MODEL, FIRST)
+    (parity,) = check_days(warehouse, PROJECT, MODEL, [FIRST])
     store(warehouse, {"flights_history": observations().tail(-3)})
 
-    assert parity.differing == {feature: parity.rows, FEATURE_HASH: parity.rows}
-    with pytest.raises(TableMismatch, match="which are not those of the"):
-        check_parity(warehouse, PROJECT, MODEL, FIRST)
+    (others,) = check_days(warehouse, PROJECT, MODEL, [FIRST])
+
+    assert (parity.differing, parity.gained, parity.lost) == ({feature: parity.rows, FEATURE_HASH: parity.rows}, 0, 0)
+    assert (others.gained, others.lost) == (0, 3)
+
+
+def test_a_late_version_makes_stale_exactly_the_days_whose_answers_it_changes(warehouse: Settings) -> None:
+    """From when it was known on, not from when it happened: other days come out as they are, though they read the file that it is in.
+
+    Made again, no day is stale. A day that is not what it was although nothing that it is made of has changed is an error.
+    """
+    first, last, known_at = date(2013, 1, 6), date(2013, 1, 10), datetime(2013, 1, 9, 12, tzinfo=UTC)
+    store_features(warehouse, first, last)
+    offline.materialize_vectors(warehouse, MODEL, first, last)
+    before = offline.vectors(warehouse, MODEL, first, last)
+    at_once = old_days.days_in_question(warehouse, MODEL, None, None)
+    store(warehouse, {"departures_history": corrected(date(2013, 1, 8), known_at)})
+    asked = old_days.days_in_question(warehouse, MODEL, None, None)
+    stale = list(old_days.stale_days(warehouse, PROJECT, MODEL, asked))
+    sampled = old_days.sample(warehouse, PROJECT, MODEL, (first, date(2013, 1, 8)), seed="1")
+    store_features(warehouse, date(2013, 1, 9), last)
+    offline.materialize_vectors(warehouse, MODEL, date(2013, 1, 9), last)
+    left = old_days.days_in_question(warehouse, MODEL, None, None)
+    after = offline.vectors(warehouse, MODEL, first, last)
+
+    assert at_once == {}
+    assert asked == {day: ["departures_history"] for day in (date(2013, 1, 8), date(2013, 1, 9), last)}
+    assert [one.parity.day for one in stale] == [date(2013, 1, 9), last]
+    assert all(name.partition("__")[0] in NAMES or name == FEATURE_HASH for one in stale for name in one.parity.differing)
+    check = assets.judge_old_days(sampled)
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert "2013-01-09 is stale, as something came late for it: departures_history" in str(check.description)
+    assert list(old_days.stale_days(warehouse, PROJECT, MODEL, left)) == []
+    known = pc.less(before["decision_at"], pa.scalar(known_at))
+    assert after.filter(known).equals(before.filter(known))
+    assert not after.equals(before)
+
+
+def test_a_day_that_changed_by_itself_is_an_error(warehouse: Settings) -> None:
+    """Vectors that somebody wrote over are found among the sampled days, and nothing that came late explains them."""
+    store_features(warehouse)
+    offline.materialize_vectors(warehouse, MODEL, FIRST, LAST)
+    feature, table = "origin_weather__temperature_f", names.vectors(MODEL.name)
+    made_from = tables.made_from(warehouse, table)[1]
+    rows = pl.DataFrame(offline.vectors(warehouse, MODEL, FIRST, FIRST)).with_columns(pl.col(feature) + 1)
+    tables.replace_days(warehouse, table, rows.to_arrow(), "decision_at", FIRST, FIRST, inputs=made_from)
+    found = old_days.sample(warehouse, PROJECT, MODEL, (LAST, LAST), seed="1")
+    check = assets.judge_old_days(found)
+
+    assert [(one.parity.day, one.is_unexplained) for one in found] == [(FIRST, True)]
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.ERROR)
+
+
+def corrected(day: date, known_at: datetime) -> pl.DataFrame:
+    """The departures, of which the last one from JFK on a day is known from `known_at` on to have been late, if it was not."""
+    rows = cleaned_tables()["departures_history"].with_row_index("row")
+    (row,) = rows.filter((pl.col("origin") == "JFK") & (pl.col("event_at").dt.date() == day)).tail(1)["row"]
+    is_it = pl.col("row") == row
+    ended = rows.with_columns(superseded_at=pl.when(is_it).then(pl.lit(known_at)).otherwise("superseded_at"))
+    newer = rows.filter(is_it).with_columns(known_at=pl.lit(known_at), is_late=~pl.col("is_late"), version=pl.lit(2, pl.Int64))
+    return pl.concat([ended, newer]).drop("row")
 
 
 def test_features_of_a_spine_are_those_of_the_oracle(warehouse: Settings) -> None:
@@ -187,11 +246,11 @@ def test_a_spine_before_anything_was_cleaned_names_the_missing_table(isolated: S
         historical(isolated, observations().to_arrow())
 
 
-def run(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The `pipeline features historical` command in a process of its own."""
-    command = [sys.executable, "-c", "from pipeline_assets.cli import main; main()", "features", "historical", *arguments]
+def run(home: Path, *arguments: str, command: str = "historical") -> subprocess.CompletedProcess[str]:
+    """A command of `pipeline features` in a process of its own."""
+    line = [sys.executable, "-c", "from pipeline_assets.cli import main; main()", "features", command, *arguments]
     environment = {**os.environ, f"{PREFIX}HOME": str(home)}
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    return subprocess.run(line, capture_output=True, text=True, check=False, env=environment)
 
 
 def test_the_command_answers_a_file_with_a_file(warehouse: Settings, tmp_path: Path) -> None:
@@ -208,6 +267,18 @@ def test_the_command_answers_a_file_with_a_file(warehouse: Settings, tmp_path: P
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("50 rows with 65 features: ")
     assert pq.read_table(tmp_path / "out.parquet").select(features).to_pylist() == expected.select(features).to_pylist()
+
+
+def test_the_command_lists_stale_days(warehouse: Settings, tmp_path: Path) -> None:
+    """Vectors of a model that has more features by now are stale as a whole; the command names the days and what to run."""
+    write_stack_env(warehouse, tmp_path)
+    store_features(warehouse)
+    offline.materialize_vectors(warehouse, MODEL, FIRST, LAST)
+    done = run(tmp_path, "--model", MODEL.name, "--first", str(LAST), "--json", command="stale")
+    (found,) = json.loads(done.stdout)
+
+    assert (found["day"], found["rows"]) == (str(LAST), offline.vectors(warehouse, MODEL, LAST, LAST).num_rows)
+    assert set(found["differing"]) == {*offline.feature_names(flight_delay), FEATURE_HASH} - {*offline.feature_names(MODEL)}
 
 
 @pytest.mark.parametrize(
@@ -254,7 +325,7 @@ def test_a_run_materializes_vectors_and_proves_them(warehouse: Settings, tmp_pat
             metadata = event.materialization.metadata
 
             assert result.success
-            assert checks == {assets.ROWS_MATCH: True, assets.IN_RANGE: True, assets.PARITY: True}
+            assert checks == {assets.ROWS_MATCH: True, assets.IN_RANGE: True, assets.PARITY: True, assets.OLD_DAYS: True}
             assert metadata["rows"].value == (observations().height if first == FIRST else 0)
             assert metadata["snapshot_id"].value == str(tables.snapshot_id(warehouse, names.vectors(MODEL.name)))
             lineage = metadata["dagster/column_lineage"]

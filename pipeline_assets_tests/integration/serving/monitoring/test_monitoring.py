@@ -59,7 +59,7 @@ def keep_performance(settings: Settings, model: Model, day: date, figures: dict[
     """What was found of one day; figures that are not given do not exist."""
     known = dict.fromkeys(figure_names(model)) | figures
     found = DayPerformance(day=day, scores=900, labels=900, figures=known, status=KNOWN)
-    tables.replace_performance(settings, model, [found], (day, day))
+    tables.replace_performance(settings, model, [found], (day, day), START)
 
 
 def store_labels(settings: Settings, model: Model) -> None:

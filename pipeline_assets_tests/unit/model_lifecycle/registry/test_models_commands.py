@@ -21,6 +21,7 @@ def _app() -> typer.Typer:
         ["models", "history", "no_such_model"],
         ["models", "rollback", "no_such_model"],
         ["models", "promote", "no_such_model", "1", "--reason", "a test"],
+        ["models", "training-set", "no_such_model", "--version", "1", "--out", "rows.csv"],
     ],
 )
 def test_an_unknown_model_is_named_with_those_that_are_known(line: list[str]) -> None:

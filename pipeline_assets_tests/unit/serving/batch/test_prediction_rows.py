@@ -31,6 +31,7 @@ def vectors(*decisions: tuple[str, datetime]) -> pa.Table:
         {
             "flight_id": pa.array([key for key, _ in decisions], pa.string()),
             "decision_at": pa.array([at for _, at in decisions], INSTANT),
+            "observation_known_at": pa.array([at for _, at in decisions], INSTANT),
             "feature_hash": pa.array(["0" * 64 for _ in decisions], pa.string()),
         }
     )
@@ -73,7 +74,9 @@ def test_a_row_has_the_columns_of_the_table() -> None:
     table = rows(3, ("f1", AT), ("f2", AT))
 
     assert tuple(table.column_names) == predictions.columns(flight_delay)
-    assert table.column_names == ["prediction_id", "flight_id", "decision_at", "score", "model_version", "feature_hash"]
+    assert table.column_names == [
+        "prediction_id", "flight_id", "decision_at", "observation_known_at", "score", "model_version", "feature_hash"
+    ]  # fmt: skip
     assert table["flight_id"].to_pylist() == ["f1", "f2"]
     assert table["model_version"].to_pylist() == [3, 3]
     assert rows(3).num_rows == 0
