@@ -8,20 +8,21 @@ from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from pathlib import Path
 
-import polars as pl
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
 from pipeline_assets.core import names
 from pipeline_assets.core.declarations import load_project
+from pipeline_assets.core.names import OBSERVATION_KNOWN_AT
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.core.versions import versioned
 from pipeline_assets.ingestion.streaming.staged.state import stage_state
 from pipeline_assets.model_lifecycle.feature_store import offline
 from pipeline_assets.model_lifecycle.feature_store.fingerprint import FEATURE_HASH, feature_hashes
-from pipeline_assets.model_lifecycle.feature_store.parity import count_different
+from pipeline_assets.model_lifecycle.feature_store.parity import differs
 from pipeline_assets.model_lifecycle.training.dataset import build_training_set
 from pipeline_assets.model_lifecycle.training.inputs import read_inputs, read_labels
 from pipeline_assets.processing.cleaning.dbt import PROGRAM, between, project_folder, variables
@@ -31,7 +32,7 @@ from pipeline_assets.processing.cleaning.publish import publish
 from pipeline_assets.processing.cleaning.raw_tables import load_raw_days, load_raw_snapshot
 from pipeline_assets.processing.features.cleaned import midnight, read_observations, snapshots_of
 from pipeline_assets.processing.features.materialize import materialize_view
-from pipeline_assets.processing.features.view import feature_names, view_features
+from pipeline_assets.processing.features.view import view_features
 from pipeline_assets.processing.lake import tables
 from pipeline_assets.spec.models import Split
 from pipeline_assets.use_cases import nyc_flights
@@ -41,7 +42,7 @@ from pipeline_assets.use_cases.nyc_flights.sources import planes
 from pipeline_assets_tests.airport_course import DAYS, DEPARTURES, FIRST, SCHEDULE, WEATHER, Course, course, log_between, stage_known
 from pipeline_assets_tests.change_logs import put_log
 
-STEP, WEEK = timedelta(days=10), timedelta(days=7)
+STEP, WEEK, DAY = timedelta(days=10), timedelta(days=7), timedelta(days=1)
 VIEWS = (
     features.origin_departures,
     features.route_departures,
@@ -55,14 +56,12 @@ MODEL = replace(flight_delay, views=VIEWS, split=SPLIT)
 PROJECT = Project(use_cases=(replace(nyc_flights.use_case, models=(MODEL,)),), tables=load_project().tables)
 CLEANED = ("flights_history", "departures_history", "weather_observations_history", "aircraft_history")
 MODELS = (*(names.stg(table) for table in ("flight_schedule", "flight_departures", "weather", "planes")), *CLEANED)
-import time as tm
-T=tm.time()
-ASKED = [*MODEL.observations.keys, MODEL.observations.decision_at]
+FEATURES = offline.feature_names(MODEL)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
-    """What was given at the end of a step: its decisions and their vectors, the labels known by then, and a training set from the fourth on."""
+class Given:
+    """What is given of some days: their decisions with their vectors, the labels known by their end, and a training as of then, if any."""
 
     first: date
     last: date
@@ -73,21 +72,18 @@ class Step:
 
     @property
     def end(self) -> datetime:
-        """The end of its last day."""
-        return midnight(self.last + timedelta(days=1))
+        """The end of the last day."""
+        return midnight(self.last + DAY)
 
 
-def play(settings: Settings, folder: Path, made: Course) -> Iterator[Step]:
-    """Thirteen steps, at the end of each of which the sources hold what was known by then and no more."""
+def play(settings: Settings, folder: Path, made: Course) -> Iterator[Given]:
+    """What is given of the days of each step at its end, when the sources have brought what was known by then and no more."""
     before: datetime | None = None
     for first in (FIRST + number * STEP for number in range(DAYS // STEP.days)):
-        step = first, first + STEP - timedelta(days=1)
-        now = midnight(first) + STEP
+        now = midnight(first + STEP)
         bring(settings, folder, made, before, now)
-        print("brought", tm.time() - T)
-        materialize(settings, *step)
-        print("made", tm.time() - T)
-        yield given(settings, *step)
+        materialize(settings, first, first + STEP - DAY)
+        yield given(settings, first, first + STEP - DAY)
         before = now
 
 
@@ -108,7 +104,7 @@ def bring(settings: Settings, folder: Path, made: Course, after: datetime | None
 def clean(settings: Settings, folder: Path, first: date, last: date) -> None:
     """Has dbt build the models of the days, and publishes what changed: what the assets of cleaning do, without dbt's tests."""
     target = ["--target-path", str(folder), "--log-path", str(folder)]
-    command = [PROGRAM, "run", "--quiet", *target, "--select", *MODELS, *between(first, last)]
+    command = [str(PROGRAM), "run", "--quiet", *target, "--select", *MODELS, *between(first, last)]
     done = subprocess.run(command, cwd=project_folder(), env=os.environ | variables(settings), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     models = ProjectModels(project=PROJECT, manifest=json.loads(ensure_manifest(project_folder()).read_text(encoding="utf-8")))
@@ -125,19 +121,24 @@ def materialize(settings: Settings, first: date, last: date) -> int:
     return computed
 
 
-def given(settings: Settings, first: date, last: date) -> Step:
-    """What is there of the days now."""
-    end = midnight(last) + timedelta(days=1)
+def given(settings: Settings, first: date, last: date) -> Given:
+    """What is given of the days now, of decisions that were known by their end."""
+    end = midnight(last + DAY)
     snapshots = snapshots_of(settings, [names.cleaned(MODEL.observations.table)])
+    observations = read_observations(settings, MODEL.observations, first, last, snapshots)
     labels = read_labels(settings, MODEL.label, midnight(FIRST), end)
-    return Step(
+    return Given(
         first=first,
         last=last,
-        observations=read_observations(settings, MODEL.observations, first, last, snapshots),
-        vectors=offline.vectors(settings, MODEL, first, last),
+        observations=_until(observations, "known_at", end),
+        vectors=_until(offline.vectors(settings, MODEL, first, last), OBSERVATION_KNOWN_AT, end),
         labels=labels.sort_by([(name, "ascending") for name in labels.column_names]),
         training_set=training_set(settings, end) if end >= midnight(FIRST) + BLOCKS else None,
     )
+
+
+def _until(rows: pa.Table, column: str, end: datetime) -> pa.Table:
+    return rows.filter(pc.less_equal(rows[column], pa.scalar(end, rows.schema.field(column).type)))
 
 
 def training_set(settings: Settings, as_of: datetime) -> pa.Table:
@@ -147,21 +148,19 @@ def training_set(settings: Settings, as_of: datetime) -> pa.Table:
 
 
 def differing(ours: pa.Table, theirs: pa.Table) -> dict[str, int]:
-    """In how many rows each column differs that does at all, to the bit; the rows themselves must be the same decisions."""
-    assert ours.select(ASKED).equals(theirs.select(ASKED))
-    counts = {name: count_different(ours[name], theirs[name]) for name in [*offline.feature_names(MODEL), FEATURE_HASH]}
+    """In how many rows each feature, or the hash of all, differs in any bit; none where no row does."""
+    counts = {name: int(differs(ours[name], theirs[name]).sum()) for name in (*FEATURES, FEATURE_HASH)}
     return {name: count for name, count in counts.items() if count}
 
 
-def asked_of_current_rows(settings: Settings, step: Step) -> pa.Table:
-    """The features of the decisions of a step where only the rows that stand today are known, as in a register without versions."""
-    requests = step.observations
-    found = []
+def changed_since(settings: Settings, asked: pa.Table, vectors: pa.Table) -> int:
+    """How many of the decisions find other features among the rows that stand today alone, as a platform without versions would."""
+    found: dict[str, pa.ChunkedArray] = {}
     for view in VIEWS:
         rows = tables.read_all(settings, names.cleaned(view.source.name)).read_all()
-        current = rows.filter(pc.field("is_current"))
-        found.append(view_features(view, requests, current).select(feature_names(view)))
-    return pa.table({name: column for part in found for name, column in zip(part.column_names, part.columns, strict=True)})
+        of_view = view_features(view, asked, rows.filter(pc.field("is_current")))
+        found |= dict(zip(of_view.column_names, of_view.columns, strict=True))
+    return int(np.any([differs(column, vectors[name]) for name, column in found.items()], axis=0).sum())
 
 
 @pytest.mark.timeout(600)
@@ -170,42 +169,20 @@ def test_what_was_given_is_given_again(isolated: Settings, tmp_path: Path) -> No
 
     Meanwhile plans, departures, weather and aircraft were corrected, moved, deleted, sent again and known late.
     """
-    made = course()
-    steps = list(play(isolated, tmp_path, made))
-    print(made.counts, sum(w.vectors.num_rows for w in steps))
-    import time as tm
-
-    t = tm.time()
-
-    spine = pa.concat_tables([step.observations for step in steps])
-    found = offline.historical_features(isolated, PROJECT, MODEL.name, spine)
-    found = found.append_column(FEATURE_HASH, feature_hashes(found, offline.feature_names(MODEL)))
-    print("a", differing(found, pa.concat_tables([step.vectors for step in steps])), tm.time() - t)
+    steps = list(play(isolated, tmp_path, course()))
+    asked, vectors = (pa.concat_tables([getattr(step, what) for step in steps]) for what in ("observations", "vectors"))
+    found = offline.historical_features(isolated, PROJECT, MODEL.name, asked)
+    found = found.append_column(FEATURE_HASH, feature_hashes(found, FEATURES))
     computed = materialize(isolated, FIRST, steps[-1].last)
-    print("computed", computed, tm.time() - t)
-    for step in steps:
-        again = given(isolated, step.first, step.last)
-        print(
-            step.first,
-            again.vectors.num_rows,
-            step.vectors.num_rows,
-            again.labels.equals(step.labels),
-            step.labels.num_rows,
-            again.training_set and again.training_set.equals(step.training_set),
-            again.training_set and again.training_set.num_rows,
-        )
-        o = pl.DataFrame(again.observations)
-        n = pl.DataFrame(step.observations)
-        print(
-            o.join(n, on=["flight_id", "decision_at"], how="anti").select(
-                "flight_id", "decision_at", "known_at", "superseded_at", "version"
-            )
-        )
-        print(
-            n.join(o, on=["flight_id", "decision_at"], how="anti").select(
-                "flight_id", "decision_at", "known_at", "superseded_at", "version"
-            )
-        )
-        cur = asked_of_current_rows(isolated, step)
-        print({n: count_different(cur[n], step.vectors[n]) for n in cur.column_names})
-    assert 0
+    again = [given(isolated, step.first, step.last) for step in steps]
+
+    assert vectors.num_rows > 1_000
+    assert changed_since(isolated, asked, vectors) > vectors.num_rows // 2
+    assert computed > vectors.num_rows
+    assert differing(found, vectors) == {}
+    assert [differing(after.vectors, before.vectors) for after, before in zip(again, steps, strict=True)] == [{}] * len(steps)
+    assert all(after.vectors.equals(before.vectors) for after, before in zip(again, steps, strict=True))
+    assert all(after.labels.equals(before.labels) for after, before in zip(again, steps, strict=True))
+    trained = [(after.training_set, before.training_set) for after, before in zip(again, steps, strict=True) if before.training_set]
+    assert len(trained) > len(steps) // 2
+    assert all(after.equals(before) for after, before in trained if after)
