@@ -60,10 +60,10 @@ def departures(on: int, count: int, seed: int) -> list[Row]:
 
 
 def put_raw(settings: Settings, contract: Contract, first: date, last: date, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Puts rows into the raw table of a contract, in the place of the days that it had."""
-    table = pa.Table.from_pylist([dict(row) for row in rows], schema=arrow_schema(contract))
-    follow_contract(settings, contract)
-    raw_tables.replace_rows(settings, contract, (first, last), table.to_reader)
+    """Puts versions of rows into the raw table of a contract, in the place of the days that it had."""
+    table = pa.Table.from_pylist([dict(row) for row in rows], schema=arrow_schema(versioned(contract)))
+    follow_contract(settings, versioned(contract))
+    raw_tables.replace_rows(settings, versioned(contract), (first, last), table.to_reader)
 
 
 def cleaned_rows(settings: Settings, table: str) -> list[Row]:

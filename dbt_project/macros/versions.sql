@@ -38,7 +38,7 @@
             select
                 *,
                 lag(1) over by_time is not null
-                and lag(_deleted_at) over by_time is null
+                and (lag(_deleted_at) over by_time is null or lag(_deleted_at) over by_time = _deleted_at)
                 and to_jsonb(whole) - {{ others }} = lag(to_jsonb(whole) - {{ others }}) over by_time as is_repeat
             from (select *, raw as whole from {{ rows }} as raw) as all_rows
             window by_time as ({{ by_key }}, whole)

@@ -1,9 +1,10 @@
 """From a changed row and an event to a feature: change data capture and streams through real Kafka, Connect and Debezium, into the lake."""
 
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 
 import dagster as dg
 import psycopg
+import pyarrow as pa
 import pytest
 
 from pipeline_assets.core import connections, names
@@ -14,13 +15,16 @@ from pipeline_assets.ingestion.streaming.audit.audit import verify
 from pipeline_assets.ingestion.streaming.capture.connectors import topics_of
 from pipeline_assets.ingestion.streaming.capture.topics import end_offsets
 from pipeline_assets.ingestion.streaming.streams import change_log, followed, record_streams
+from pipeline_assets.model_lifecycle.feature_store.offline import historical_features
 from pipeline_assets.processing.features.cleaned import midnight
 from pipeline_assets.processing.lake import tables
 from pipeline_assets.spec.sources import EventStream
+from pipeline_assets.use_cases.nyc_flights.features import aircraft_attributes
 from pipeline_assets.use_cases.nyc_flights.sources import planes
+from pipeline_assets_tests.aircraft_updates import MICROSECOND, Updates, update_aircraft
 from pipeline_assets_tests.graph_runs import FLIGHTS as FLIGHTS_ALONE
 from pipeline_assets_tests.graph_runs import Graph
-from pipeline_assets_tests.stream_records import until
+from pipeline_assets_tests.stream_records import consume, until
 from simulator.nyc_flights import data, messages
 
 PROJECT = load_project()
@@ -28,26 +32,41 @@ FLIGHTS = PROJECT.use_case("nyc_flights")
 BUILD_FEATURES = names.build_features(FLIGHTS.name)
 FIRST, SEAM, LAST = date(2013, 10, 1), date(2013, 10, 4), date(2013, 10, 6)
 ASKED = (date(2013, 10, 3), LAST)
-SEATS = names.feature("aircraft_attributes", "seats")
-# An aircraft that flew on a day, and one that did not; both keep the contract.
+SEATS = names.feature(aircraft_attributes.name, "seats")
+# An aircraft that flew on a day, and one that did not; both keep the contract and were never updated.
 FLOWN_AND_GONE = """
-    with flown as (select tailnum from flight_schedule where scheduled_departure_at::date = %s)
+    with flown as (select tailnum from flight_schedule where scheduled_departure_at::date = %s and tailnum is not null),
+    known as (select tailnum from planes where seats > 0 and year_built > 1950 and engines > 0 and updated_at < '2013-10-01Z')
     select
-        (select min(tailnum) from planes where tailnum in (select tailnum from flown) and seats > 0 and year_built > 1950),
-        (
-            select min(tailnum) from planes
-            where tailnum not in (select tailnum from flown where tailnum is not null) and year_built > 1950 and engines > 0
-        )
+        (select min(tailnum) from known where tailnum in (select tailnum from flown)),
+        (select min(tailnum) from known where tailnum not in (select tailnum from flown))
 """
 
 
 @pytest.fixture(scope="module")
-def streamed(streams: Settings, tmp_path_factory: pytest.TempPathFactory) -> Graph:
-    """Six days of which the last three came as events, taken to the features by what the sensor asked for."""
+def graph(streams: Settings, tmp_path_factory: pytest.TempPathFactory) -> Graph:
+    """Six days taken to the features, without the events of the last three."""
     graph = Graph(settings=streams, folder=tmp_path_factory.mktemp("dagster"))
     graph.load_world(FIRST, LAST, stream_from=SEAM)
     graph.connect()
     graph.run(BUILD_FEATURES, (FIRST, LAST))
+    return graph
+
+
+@pytest.fixture(scope="module")
+def updates(graph: Graph) -> Updates:
+    """Aircraft that were updated at times of the six days, in the topic of their changes."""
+    topic = change_log(planes).topic
+    before = len(consume(graph.settings, topic))
+    made = update_aircraft(graph.settings.databases["airline_ops"].get_secret_value(), FIRST, LAST)
+    until(lambda: len(consume(graph.settings, topic)), lambda records: records == before + made.changes)
+    return made
+
+
+@pytest.fixture(scope="module")
+def streamed(graph: Graph, updates: Updates) -> Graph:
+    """Six days of which the last three came as events, taken to the features by what the sensor asked for, with the updates of aircraft."""
+    assert updates.made
     graph.send_events(SEAM, LAST)
     graph.settle()
     (request,) = graph.tick(_sensor(names.days_changed(FLIGHTS.name))).run_requests or ()
@@ -99,6 +118,38 @@ def test_a_changed_row_becomes_a_feature(streamed: Graph) -> None:
     ((seats, deleted_at),) = _versions(streamed.settings, gone)
     assert seats == before[gone]
     assert deleted_at is not None
+
+
+@pytest.mark.timeout(600)
+def test_a_past_decision_finds_what_was_known_then(streamed: Graph, updates: Updates) -> None:
+    """A microsecond before each update the value before it, and at it the new one, though the table has kept its newest rows alone.
+
+    Changes that carry no time of their own, and deletions, are known at their commit: no decision of the past sees them.
+    """
+    asked = [(update.tailnum, update.at - wait) for update in updates.made for wait in (MICROSECOND, timedelta(0))]
+    tailnums, decided = zip(*asked, strict=True)
+    others = {key: pa.nulls(len(asked), pa.string()) for key in ("origin", "carrier", "dest")}
+    spine = pa.table({**others, "tailnum": tailnums, "decision_at": decided})
+    found = historical_features(streamed.settings, PROJECT, FLIGHTS.models[0].name, spine)[SEATS].to_pylist()
+    with connections.warehouse(streamed.settings) as warehouse:
+        newest: dict[str, datetime] = dict(warehouse.execute("select tailnum, known_at from cleaned.aircraft").fetchall())
+
+    assert len(asked) == 3_000
+    assert sum(tailnum not in newest or newest[tailnum] > at for tailnum, at in asked) > 2_000
+    assert found.count(None) == 0
+    assert [(each, seats) for each, seats in zip(asked, found, strict=True) if seats != updates.seats(*each)] == []
+
+
+@pytest.mark.timeout(600)
+def test_features_of_each_flight_are_of_its_time(streamed: Graph, updates: Updates) -> None:
+    """In the feature table every flight of an updated aircraft has what was known of it when the flight was asked about."""
+    table = names.features(aircraft_attributes.name)
+    rows = tables.read_days(streamed.settings, table, *ASKED, ["tailnum", "decision_at", SEATS]).read_all().to_pylist()
+    asked = [row for row in rows if row["tailnum"] in updates.before]
+    expected = [updates.seats(row["tailnum"], row["decision_at"]) for row in asked]
+
+    assert [row[SEATS] for row in asked] == expected
+    assert sum(seats != updates.before[row["tailnum"]] for row, seats in zip(asked, expected, strict=True)) > 500
 
 
 @pytest.mark.timeout(600)

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline_assets.core.errors import TableMismatch, UserInputError
+from pipeline_assets.core.names import OBSERVATION_KNOWN_AT
 from pipeline_assets.model_lifecycle.feature_store.fingerprint import FEATURE_HASH
 from pipeline_assets.model_lifecycle.training.blocks import BLOCKS, HOLDOUT, TRAIN, VALIDATION, Block, BlockName
 from pipeline_assets.model_lifecycle.training.judged import Labels
@@ -39,7 +40,9 @@ class Leaks:
 def build_training_set(model: Model, vectors: pa.Table, labels: pa.Table, as_of: datetime) -> pa.Table:
     """The decisions of the model's split whose labels had matured at `as_of`, each with its label as it was known then.
 
-    vectors: one row per observation with the model's keys, `decision_at` and `feature_hash`; any order; identical repeats count once.
+    vectors: one row per observation with the model's keys, `decision_at` and `feature_hash`; any order; identical repeats count once. One
+    whose observation was not known at `as_of` (`observation_known_at`, where observations have versions) does not count, as nobody could
+    have learned from it then.
     labels: the columns of the model's label; any order; of several rows of a key the one known last (at most at `as_of`) holds, and of
     several known at that time the greatest (true, the last class in the alphabet). A key or label that is null matches nothing.
     Returns the columns of `vectors` and `label` (boolean, text or number), `label_known_at` (UTC) and `block` ('train', 'validation' or
@@ -51,7 +54,8 @@ def build_training_set(model: Model, vectors: pa.Table, labels: pa.Table, as_of:
     instant = aware(as_of)
     end = matured_until(model, instant)
     starts = block_starts(model.split, end)
-    asked = _asked(model, vectors, starts[TRAIN], end).with_columns(_block(model, starts))
+    known = _known_by(vectors, instant)
+    asked = _asked(model, known, starts[TRAIN], end).with_columns(_block(model, starts))
     keys = list(model.observations.keys)
     rows = asked.join(known_labels(model, labels, instant, asked.schema), on=keys, how="inner", validate="m:1")
     rows = rows.select(*asked.drop(BLOCK).columns, LABEL, LABEL_KNOWN_AT, BLOCK).sort(model.observations.decision_at, *keys)
@@ -107,6 +111,14 @@ def only(training_set: pa.Table, block: BlockName) -> pa.Table:
 def labels_of(model: Model, training_set: pa.Table) -> Labels:
     """The encoded labels of a training set, in the order of its rows."""
     return task_kind(model.task).encode(training_set[LABEL], "training set", LABEL)
+
+
+def _known_by(vectors: pa.Table, as_of: datetime) -> pa.Table:
+    """The vectors of observations that were known at `as_of`; all of those that do not say since when they were."""
+    if OBSERVATION_KNOWN_AT not in vectors.column_names:
+        return vectors
+    known = pc.less_equal(vectors[OBSERVATION_KNOWN_AT], pa.scalar(as_of, pa.timestamp("us", "UTC")))
+    return vectors.filter(pc.fill_null(known, fill_value=True))
 
 
 def _asked(model: Model, vectors: pa.Table, start: datetime, end: datetime) -> pl.DataFrame:

@@ -1,7 +1,11 @@
 with
 
-source as (
-    select * from {{ source('raw', 'payments') }}
+versions as (
+    {{ versions_of(
+        source('raw', 'payments'),
+        key=['payment_id'],
+        known_at='recorded_at',
+    ) }}
 ),
 
 renamed as (
@@ -13,13 +17,8 @@ renamed as (
 
         paid_at,
         recorded_at as known_at
-    from source
-),
-
-newest as (
-    select distinct on (payment_id) *
-    from renamed
-    order by payment_id, known_at desc, renamed desc
+    from versions
+    where is_current
 )
 
-select * from newest
+select * from renamed

@@ -1,7 +1,11 @@
 with
 
-source as (
-    select * from {{ source('raw', 'returns') }}
+versions as (
+    {{ versions_of(
+        source('raw', 'returns'),
+        key=['library_id', 'loan_no'],
+        known_at='recorded_at',
+    ) }}
 ),
 
 renamed as (
@@ -13,13 +17,8 @@ renamed as (
 
         returned_at,
         recorded_at as known_at
-    from source
-),
-
-newest as (
-    select distinct on (library_id, loan_no) *
-    from renamed
-    order by library_id, loan_no, known_at desc, renamed desc
+    from versions
+    where is_current
 )
 
-select * from newest
+select * from renamed

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline_assets.core.errors import TableMismatch, TooLittleToLearn, UserInputError
+from pipeline_assets.core.names import OBSERVATION_KNOWN_AT
 from pipeline_assets.model_lifecycle.feature_store.fingerprint import FEATURE_HASH
 from pipeline_assets.model_lifecycle.training.blocks import BLOCKS, BlockName
 from pipeline_assets.model_lifecycle.training.dataset import (
@@ -64,6 +65,22 @@ def test_rows_are_those_with_a_label_known_at_as_of() -> None:
     built = build_training_set(FEW, asked, _labels(known), TENTH)
 
     assert [key for key in built["flight_id"].to_pylist() if not key.startswith("base")] == ["on-time"]
+
+
+def test_a_decision_that_nobody_knew_of_is_not_learned_from() -> None:
+    """Regression: an observation that was first known after `as_of` made a training set as of then another one when asked for again.
+
+    One that was known at `as_of` counts, and so does one of which nobody knows since when it was.
+    """
+    at, late = TENTH - 3 * timedelta(hours=1), timedelta(microseconds=1)
+    known_at = {"known": TENTH, "unknown": TENTH + late, "unsaid": None}
+    asked, known = _filled([(key, at, "x") for key in known_at])
+    times = [known_at.get(key, at) for key in asked["flight_id"].to_pylist()]
+    since = asked.append_column(OBSERVATION_KNOWN_AT, pa.array(times, INSTANT))
+
+    built = build_training_set(FEW, since, _labels([*known, *((key, True, TENTH) for key in known_at)]), TENTH)
+
+    assert [key for key in built["flight_id"].to_pylist() if not key.startswith("base")] == ["known", "unsaid"]
 
 
 def test_a_block_begins_with_its_first_moment_and_ends_before_its_last() -> None:
