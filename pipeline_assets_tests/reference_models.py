@@ -17,7 +17,6 @@ def node(
     schema: str = names.CLEANED,
     columns: Iterable[str] = ("key",),
     event_time: str | None = None,
-    resource_type: str = "model",
     declared: object = None,
 ) -> Node:
     """One model, with the names of the models that it reads; `declared` is what its meta says of `current_value_only`."""
@@ -25,7 +24,6 @@ def node(
     return {
         "name": name,
         "schema": schema,
-        "resource_type": resource_type,
         "columns": {column: {} for column in columns},
         "config": {"event_time": event_time, "meta": meta},
         "reads": reads,

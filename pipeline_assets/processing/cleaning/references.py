@@ -35,16 +35,15 @@ class References:
     def is_current_only(self, model: str) -> bool:
         """Whether a model has the rows as they are now alone.
 
-        Its YAML file says so (`meta`), it stands beside a `_history`, or it is a cleaned table without days and without ends of versions.
+        Its YAML file says so (`meta`), it stands beside a `_history`, or it is a cleaned table without days and without versions.
         """
         return self._is_declared(model) or model in self._histories or self.is_without_history(model)
 
     def is_without_history(self, model: str) -> bool:
         """Whether a cleaned model has the rows as they are now alone, and no other has those of before."""
-        node = self._node(model)
-        if model in self._histories or node["schema"] != names.CLEANED or node["resource_type"] == "snapshot":
+        if model in self._histories or self._node(model)["schema"] != names.CLEANED:
             return False
-        return self._is_declared(model) or (model not in self.by_day and not self.ends & node["columns"].keys())
+        return self._is_declared(model) or (model not in self.by_day and not self._has_versions(model))
 
     def history_of(self, model: str) -> str | None:
         """The name of the table beside a model that has all versions of its rows."""
@@ -96,10 +95,13 @@ class References:
         return tuple(sorted({found for parent in readers for found in self.current_only(parent)}))
 
     def _keeps_past(self, model: str) -> bool:
-        """Whether rows of a cleaned model are those of their time: it is built by the day or has all versions, unless it says otherwise."""
+        """Whether rows of a cleaned model are those of their time: it is built by the day or has versions, unless it says otherwise."""
         node = self._node(model)
-        is_of_time = node["config"].get("event_time") is not None or node["name"].endswith(names.HISTORY)
+        is_of_time = node["config"].get("event_time") is not None or self._has_versions(model)
         return node["schema"] == names.CLEANED and is_of_time and not self._is_declared(model)
+
+    def _has_versions(self, model: str) -> bool:
+        return bool(self.ends & self._node(model)["columns"].keys())
 
     def _is_declared(self, model: str) -> bool:
         return self._node(model)["config"].get("meta", {}).get(names.CURRENT_VALUE_ONLY) is True
@@ -114,8 +116,8 @@ class References:
     @cached_property
     def _histories(self) -> dict[str, str]:
         """By model that stands beside a table with all versions of its rows, that table."""
-        found = {model: self._cleaned.get(f"{name}{names.HISTORY}") for name, model in self._cleaned.items()}
-        return {model: history for model, history in found.items() if history is not None}
+        beside = {model: self._cleaned.get(f"{name}{names.HISTORY}") for name, model in self._cleaned.items()}
+        return {model: history for model, history in beside.items() if history is not None and self._has_versions(history)}
 
     def _table(self, model: str) -> AssetName:
         return self._node(model)["schema"], self._node(model)["name"]

@@ -38,10 +38,9 @@ def by_day(*reads: str, declared: object = None) -> Node:
         (by_day("seen"), (*SHOPS, node("seen", "shops")), "reads shops, which has the rows as they are now", "shops_history, joined"),
         (by_day("countries"), (), "and does not say so", "a table countries_history of all versions, .*`current_value_only: true` in"),
         (by_day("listed"), (node("listed", "countries"),), "reads listed, which", "a table listed_history of all versions"),
-        (by_day("seeds"), (node("seeds", resource_type="seed"),), "reads seeds, which", "`current_value_only: true` in the meta of seeds"),
         (by_day("said"), (node("said", declared="yes, it has"),), "reads said, which", "`current_value_only: true` in the meta of said"),
     ],
-    ids=["by the day", "all versions", "a daily table", "through a view", "no history", "view of one", "seed", "not said so"],
+    ids=["by the day", "all versions", "a daily table", "through a view", "no history", "view of one", "not said so"],
 )  # fmt: skip
 def test_a_model_of_the_past_may_not_read_the_present(model: Node, beside: tuple[Node, ...], problem: str, expected: str) -> None:
     """Built by the day or with all versions, it joins a table of all versions, or one that says that it has the present alone."""
@@ -58,13 +57,17 @@ def test_a_model_of_the_past_may_not_read_the_present(model: Node, beside: tuple
         (by_day("customers", declared=True), ()),
         (by_day("codes"), (node("codes", declared=True),)),
         (by_day("stg_countries"), ()),
-        (by_day("kept"), (node("kept", resource_type="snapshot"),)),
+        (by_day("kept"), (node("kept", columns=VERSIONED),)),
+        (by_day("shops"), (node("shops_history", "stg_orders"), node("shops", "stg_orders"))),
         (by_day("sales"), (node("sales", "stg_orders", event_time="sold_at"),)),
         (node("report", "customers", "orders"), (by_day("customers_history"),)),
         (node("customers_history", "stg_customers", columns=VERSIONED), ()),
         (node("stg_countries", "customers", schema=names.STAGING), ()),
     ],
-    ids=["history", "about the present", "declared", "staging", "snapshot", "daily table", "for analysts", "a history", "staging reads"],
+    ids=[
+        "history", "about the present", "declared", "staging", "versions", "another history", "daily table", "for analysts", "a history",
+        "staging reads",
+    ],
 )  # fmt: skip
 def test_what_is_of_one_time_is_not_refused(model: Node, beside: tuple[Node, ...]) -> None:
     """The present reads the present, the past reads what has versions; staging is taken for what its rows are."""
@@ -87,7 +90,7 @@ def test_what_has_current_values_is_found_through_other_tables() -> None:
 
 def test_only_a_register_without_history_is_marked_as_such() -> None:
     """A view beside a history is not, nor a daily table, nor staging, nor what has versions; a daily table that says so is."""
-    found = references(by_day(), node("rates", "stg_orders", declared=True), node("kept", resource_type="snapshot"))
+    found = references(by_day(), node("rates", "stg_orders", declared=True), node("kept", columns=VERSIONED))
 
     assert {name for name in found.models if found.is_without_history(name)} == {"countries", "rates"}
     assert {name for name in found.models if found.is_current_only(name)} == {"countries", "rates", "customers"}
