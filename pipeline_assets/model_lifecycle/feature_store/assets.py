@@ -130,24 +130,26 @@ def _parity_check(proven: "list[Parity]") -> dg.AssetCheckResult:
 
 def as_of_check(instance: dg.DagsterInstance, model: Model, uses: Sequence[CurrentUse]) -> dg.AssetCheckResult:
     """A warning that names each table of `uses`, and its columns by the lineage of the last builds; passed where there is none."""
-    columns = columns_taken(model, [use.table for use in uses], _lineage(instance)) if uses else {}
-    records = [
-        dg.TableRecord({
-            "table": ".".join(use.table),
-            "columns": ", ".join(columns[use.table]) or "none that lineage knows of",
-            "read_by": ", ".join(use.read_by),
-            "what_to_do": use.remedy,
-        })
-        for use in uses
-    ]  # fmt: skip
+    if not uses:
+        return dg.AssetCheckResult(check_name=AS_OF, passed=True, severity=dg.AssetCheckSeverity.WARN)
+    columns = columns_taken(model, [use.table for use in uses], _lineage(instance))
     read = ", ".join(".".join(use.table) for use in uses)
     return dg.AssetCheckResult(
         check_name=AS_OF,
-        passed=not uses,
+        passed=False,
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"For the past the model takes the current values of {read}." if uses else None,
-        metadata={names.CURRENT_VALUE_ONLY: dg.MetadataValue.table(records)} if uses else {},
+        description=f"For the past the model takes the current values of {read}.",
+        metadata={names.CURRENT_VALUE_ONLY: dg.MetadataValue.table([_record(use, columns[use.table]) for use in uses])},
     )
+
+
+def _record(use: CurrentUse, columns: Sequence[str]) -> dg.TableRecord:
+    return dg.TableRecord({
+        "table": ".".join(use.table),
+        "columns": ", ".join(columns) or "none that lineage knows of",
+        "read_by": ", ".join(use.read_by),
+        "what_to_do": use.remedy,
+    })  # fmt: skip
 
 
 def _lineage(instance: dg.DagsterInstance) -> Lineage:
