@@ -9,8 +9,8 @@
         version        its number among those of its key, from 1
 
     A version counts from `known_at` until `superseded_at`, so that at each moment a key has one row or none: `was_known_at` below picks it.
-    A row that was sent again without a change, but for `known_at`, is no new version: the earliest time stays. Of versions that were known
-    at the same time the greatest row counts.
+    A row that was sent again without a change, but for `known_at`, is no new version: the earliest time stays, and the version ends when the
+    last of them was deleted. Of versions that were known at the same time the greatest row counts.
 
     A staging model reads its raw table by it, and renames and casts:
 
@@ -24,7 +24,8 @@
         select order_id, amount, known_at from {{ ref('orders_history') }} where is_current
 -#}
 {% macro versions_of(rows, key, known_at) -%}
-    {%- set by_key = 'partition by ' ~ key | join(', ') ~ ' order by ' ~ known_at -%}
+    {%- set keys = key | join(', ') -%}
+    {%- set by_key = 'partition by ' ~ keys ~ ' order by ' ~ known_at -%}
     {%- set others = "'{" ~ known_at ~ ", _deleted_at, _loaded_at}'::text[]" -%}
     select
         *,
@@ -33,16 +34,26 @@
     from (
         select
             *,
-            least(_deleted_at, lead({{ known_at }}) over ({{ by_key }}, whole)) as superseded_at
+            least(_ended_at, lead({{ known_at }}) over ({{ by_key }}, whole)) as superseded_at
         from (
             select
                 *,
-                lag(1) over by_time is not null
-                and lag(_deleted_at) over by_time is null
-                and to_jsonb(whole) - {{ others }} = lag(to_jsonb(whole) - {{ others }}) over by_time as is_repeat
-            from (select *, raw as whole from {{ rows }} as raw) as all_rows
-            window by_time as ({{ by_key }}, whole)
-        ) as compared
+                max(_deleted_at) over (partition by {{ keys }}, _run) as _ended_at
+            from (
+                select
+                    *,
+                    count(*) filter (where not is_repeat) over ({{ by_key }}, whole) as _run
+                from (
+                    select
+                        *,
+                        lag(1) over by_time is not null
+                        and lag(_deleted_at) over by_time is null
+                        and to_jsonb(whole) - {{ others }} = lag(to_jsonb(whole) - {{ others }}) over by_time as is_repeat
+                    from (select *, raw as whole from {{ rows }} as raw) as all_rows
+                    window by_time as ({{ by_key }}, whole)
+                ) as compared
+            ) as in_runs
+        ) as ended
         where not is_repeat
     ) as of_versions
     where superseded_at is null or superseded_at > {{ known_at }}
