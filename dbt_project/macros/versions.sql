@@ -9,8 +9,8 @@
         version        its number among those of its key, from 1
 
     A version counts from `known_at` until `superseded_at`, so that at each moment a key has one row or none: `was_known_at` below picks it.
-    A row that was sent again without a change, but for `known_at`, is no new version: the earliest time stays, and the version ends when the
-    last of them was deleted. Of versions that were known at the same time the greatest row counts.
+    A row that was sent again without a change, but for `known_at`, is no new version: the earliest time stays, and the version ends when
+    the last of them was deleted. Of versions that were known at the same time the greatest row counts.
 
     A staging model reads its raw table by it, and renames and casts:
 
@@ -48,7 +48,8 @@
                         *,
                         lag(1) over by_time is not null
                         and lag(_deleted_at) over by_time is null
-                        and to_jsonb(whole) - {{ others }} = lag(to_jsonb(whole) - {{ others }}) over by_time as is_repeat
+                        and to_jsonb(whole) - {{ others }} = lag(to_jsonb(whole) - {{ others }}) over by_time
+                        as is_repeat
                     from (select *, raw as whole from {{ rows }} as raw) as all_rows
                     window by_time as ({{ by_key }}, whole)
                 ) as compared
