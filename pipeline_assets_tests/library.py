@@ -130,9 +130,10 @@ def payment(number: int, of: int, on: int, amount: float = 2.5, **changed: Any) 
     return {"payment_id": number, "loan": f"L{of}", "amount": amount, "paid_at": when, "recorded_at": when} | changed
 
 
-def member(number: int, level: str, on: int = 0) -> Row:
-    """A member as it stands since a day."""
-    return {"member_id": number, "level": level, "updated_at": at(on)}
+def member(number: int, level: str, on: float = 0, until: float | None = None) -> Row:
+    """A member as it stands since a day, and until another one, if it left the library then; parts of days count."""
+    left = None if until is None else at(0) + timedelta(days=until)
+    return {"member_id": number, "level": level, "updated_at": at(0) + timedelta(days=on), "_deleted_at": left}
 
 
 def put_days(settings: Settings, contract: Contract, rows: Mapping[int, Iterable[Row]]) -> None:

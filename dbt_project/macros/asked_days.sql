@@ -19,8 +19,10 @@
     Such a model has a row for every key that it reads: a key that is built anew and has no row any more would keep its old one, if that is
     on another day. So no `where` after the import; whether a row counts is a column.
 
-    Tables without days (registers) are read by a plain `ref`. Rows that were built before keep what the register said then; a full refresh
-    gives all days what it says now. For what was known at the time, declare a view over the register instead of joining it here.
+    Tables without days (registers) are joined by a plain `ref` to their history, as they were known at the time of the row (`was_known_at`
+    in `versions.sql`). A register that changes later changes no row of before, so days built in any order are what a full refresh makes.
+    One exception: a version that arrives after rows were built which come later than its `known_at`. Nothing is loaded by the day for it,
+    so those rows keep what had arrived until their days are built again.
 -#}
 
 {#- Whether the days of this run are bounded. A unit test has only its given rows, whatever the days. -#}

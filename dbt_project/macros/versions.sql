@@ -8,9 +8,9 @@
         is_current     whether that is null
         version        its number among those of its key, from 1
 
-    A version counts from `known_at` until `superseded_at`, so that at each moment a key has one row or none: what was known
-    at a time is `known_at <= time and (superseded_at > time or superseded_at is null)`. A row that was sent again without a change, but for
-    `known_at`, is no new version: the earliest time stays. Of versions that were known at the same time the greatest row counts.
+    A version counts from `known_at` until `superseded_at`, so that at each moment a key has one row or none: `was_known_at` below picks it.
+    A row that was sent again without a change, but for `known_at`, is no new version: the earliest time stays, and the version ends when
+    the last of them was deleted. Of versions that were known at the same time the greatest row counts.
 
     A staging model reads its raw table by it, and renames and casts:
 
@@ -24,7 +24,8 @@
         select order_id, amount, known_at from {{ ref('orders_history') }} where is_current
 -#}
 {% macro versions_of(rows, key, known_at) -%}
-    {%- set by_key = 'partition by ' ~ key | join(', ') ~ ' order by ' ~ known_at -%}
+    {%- set keys = key | join(', ') -%}
+    {%- set by_key = 'partition by ' ~ keys ~ ' order by ' ~ known_at -%}
     {%- set others = "'{" ~ known_at ~ ", _deleted_at, _loaded_at}'::text[]" -%}
     select
         *,
@@ -33,17 +34,55 @@
     from (
         select
             *,
-            least(_deleted_at, lead({{ known_at }}) over ({{ by_key }}, whole)) as superseded_at
+            least(_ended_at, lead({{ known_at }}) over ({{ by_key }}, whole)) as superseded_at
         from (
             select
                 *,
-                lag(1) over by_time is not null
-                and (lag(_deleted_at) over by_time is null or lag(_deleted_at) over by_time = _deleted_at)
-                and to_jsonb(whole) - {{ others }} = lag(to_jsonb(whole) - {{ others }}) over by_time as is_repeat
-            from (select *, raw as whole from {{ rows }} as raw) as all_rows
-            window by_time as ({{ by_key }}, whole)
-        ) as compared
+                first_value(_deleted_at) over (
+                    partition by {{ keys }}, _run order by {{ known_at }} desc, whole desc
+                ) as _ended_at
+            from (
+                select
+                    *,
+                    count(*) filter (where not is_repeat) over ({{ by_key }}, whole) as _run
+                from (
+                    select
+                        *,
+                        lag(1) over by_time is not null
+                        and coalesce(lag(_deleted_at) over by_time > {{ known_at }}, true)
+                        and to_jsonb(whole) - {{ others }} = lag(to_jsonb(whole) - {{ others }}) over by_time
+                        as is_repeat
+                    from (select *, raw as whole from {{ rows }} as raw) as all_rows
+                    window by_time as ({{ by_key }}, whole)
+                ) as compared
+            ) as in_runs
+        ) as ended
         where not is_repeat
     ) as of_versions
     where superseded_at is null or superseded_at > {{ known_at }}
+{%- endmacro %}
+
+{#-
+    Whether a row of `versions`, the alias of a table with all versions, counted at a time: known by then, and not superseded yet.
+
+    So reference data is joined as it was known at the time of the row, and not as it is now:
+
+        select orders.order_id, customers.country
+        from orders
+        left join {{ ref('customers_history') }} as customers
+            on customers.customer_id = orders.customer_id
+            and {{ was_known_at('customers', 'orders.known_at') }}
+
+    The join keeps the rows as many as they were, as a key has one version or none at each time. The columns are null where the key was not
+    known yet, or was deleted; what a model learns to do with that must not be hidden by a value that was known only later.
+
+    `at` is the time from which on the row itself is used. Of events, labels and plans that is their `known_at`. Of observations it may also
+    be their `decision_at`, if no view counts them as events: they are asked at no other time. A decision that is still to come when its row
+    is built gets what is known by then, as no later change of reference data builds the row again.
+-#}
+{% macro was_known_at(versions, at) -%}
+    (
+        {{ versions }}.known_at <= {{ at }}
+        and ({{ versions }}.superseded_at > {{ at }} or {{ versions }}.superseded_at is null)
+    )
 {%- endmacro %}

@@ -46,6 +46,8 @@ AUDIT_DAILY = "audit_daily"
 USE_CASE_TAG = "use_case"
 # The tag of cleaned tables that are built by the day; the others are built as a whole.
 BY_DAY_TAG = "by_day"
+# The mark of tables that have the rows as they are now alone: in the meta of a dbt model, and as the tag of its asset.
+CURRENT_VALUE_ONLY = "current_value_only"
 
 # Schemas of the warehouse database, and namespaces of the lake.
 RAW = "raw"

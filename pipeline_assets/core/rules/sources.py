@@ -35,6 +35,8 @@ def _source(source: Source) -> Iterator[Problem]:
     yield from place.one_of("load", source.load, get_args(Load))
     if source.load == "changes" and not isinstance(source.origin, PostgresTable):
         yield place.problem("load", "is 'changes'", "a Postgres table as origin")
+    if source.known_at_commit and source.load != "changes":
+        yield place.problem("known_at_commit", "is set", f"load='changes': loaded as '{source.load}', rows come without their commits")
     if isinstance(source.origin, RestEndpoint):
         yield from place.at_least("origin.page_size", source.origin.page_size, 1)
 

@@ -1,12 +1,14 @@
 """The assets of the feature store: the vectors of each model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from functools import cache
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from pipeline_assets.core import names
+from pipeline_assets.core.names import AssetName
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import (
     Platform,
@@ -19,7 +21,11 @@ from pipeline_assets.core.resources import (
     snapshots_read,
     use_case_tags,
 )
+from pipeline_assets.model_lifecycle.feature_store.references import CurrentUse, Lineage, columns_taken, current_uses
+from pipeline_assets.processing.cleaning.models import read_models
+from pipeline_assets.processing.cleaning.references import References
 from pipeline_assets.processing.features.catalogue import definition_hash, feature_columns
+from pipeline_assets.processing.features.lineage import SourceColumn
 from pipeline_assets.processing.features.request import REQUEST
 from pipeline_assets.spec.models import Model, Observations
 
@@ -31,6 +37,7 @@ if TYPE_CHECKING:
 
 ROWS_MATCH, IN_RANGE = "rows_match_observations", "decisions_in_declared_range"
 PARITY, OLD_DAYS = "equal_to_historical_features", "other_days_as_they_were"
+AS_OF = "reference_data_as_of_decision"
 FRESHNESS = timedelta(days=2)
 KNOWN_SINCE = "Since when the version that was decided was known, in UTC."
 
@@ -39,10 +46,12 @@ Metadata = dict[str, dg.MetadataValue | dg.TableSchema | dg.TableColumnLineage |
 
 def defs(project: Project) -> dg.Definitions:
     """The vectors of each model."""
-    return dg.Definitions(assets=[_vectors(project, model) for model in project.models])
+    references = read_models(project).references
+    return dg.Definitions(assets=[_vectors(project, references, model) for model in project.models])
 
 
-def _vectors(project: Project, model: Model) -> dg.AssetsDefinition:
+def _vectors(project: Project, references: References, model: Model) -> dg.AssetsDefinition:
+    uses = current_uses(references, model)
     asset_key, home, schema = key(names.vectors(model.name)), project.home_of_model(model), _column_schema(project, model)
 
     @dg.asset(
@@ -72,7 +81,13 @@ def _vectors(project: Project, model: Model) -> dg.AssetsDefinition:
             context.log.info("%d vectors of %d observations", done.published.rows, done.observations)
             proven = check_days(platform.settings, project, model, {first, last}, done.snapshots)
             old = sample(platform.settings, project, model, (first, last), context.run.run_id)
-        checks = [_rows_check(done), _range_check(done), _parity_check(proven), judge_old_days(old)]
+        checks = [
+            _rows_check(done),
+            _range_check(done),
+            _parity_check(proven),
+            judge_old_days(old),
+            as_of_check(context.instance, model, uses),
+        ]
         return dg.MaterializeResult(metadata=_metadata(model, done) | {"dagster/column_schema": schema}, check_results=checks)
 
     return vectors
@@ -94,11 +109,17 @@ def _check_specs(asset_key: dg.AssetKey, asked: Observations) -> list[dg.AssetCh
         "late makes a day stale from when it was known on, until the day is materialized again."
     )
     parity = "A sample of the first and the last day, computed anew from the cleaned events, is equal to the vectors bit for bit."
+    as_of = (
+        "Nothing that observations, label and views are made of is known as of now alone. It warns of tables that have the rows as they "
+        "are now: decisions of the past are given the present. That does no harm where values never change; otherwise keep the versions "
+        "of the table, and read those."
+    )
     return [
         dg.AssetCheckSpec(ROWS_MATCH, asset=asset_key, blocking=True, description=rows),
         dg.AssetCheckSpec(IN_RANGE, asset=asset_key, description=near),
         dg.AssetCheckSpec(PARITY, asset=asset_key, blocking=True, description=parity),
         dg.AssetCheckSpec(OLD_DAYS, asset=asset_key, description=old),
+        dg.AssetCheckSpec(AS_OF, asset=asset_key, description=as_of),
     ]
 
 
@@ -148,6 +169,44 @@ def _in_words(stale: "OldDay") -> str:
     if stale.is_unexplained:
         return f"{day} would come out otherwise, although nothing that it is made of has changed"
     return f"{day} is stale, as something came late for it: {tables}. Materialize it again; `pipeline features stale` lists all such days"
+
+
+def as_of_check(instance: dg.DagsterInstance, model: Model, uses: Sequence[CurrentUse]) -> dg.AssetCheckResult:
+    """A warning that names each table of `uses`, and its columns by the lineage of the last builds; passed where there is none."""
+    if not uses:
+        return dg.AssetCheckResult(check_name=AS_OF, passed=True, severity=dg.AssetCheckSeverity.WARN)
+    columns = columns_taken(model, [use.table for use in uses], _lineage(instance))
+    read = ", ".join(".".join(use.table) for use in uses)
+    return dg.AssetCheckResult(
+        check_name=AS_OF,
+        passed=False,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"For the past the model takes the current values of {read}.",
+        metadata={names.CURRENT_VALUE_ONLY: dg.MetadataValue.table([_record(use, columns[use.table]) for use in uses])},
+    )
+
+
+def _record(use: CurrentUse, columns: Sequence[str]) -> dg.TableRecord:
+    return dg.TableRecord({
+        "table": ".".join(use.table),
+        "columns": ", ".join(columns) or "none that lineage knows of",
+        "read_by": ", ".join(use.read_by),
+        "what_to_do": use.remedy,
+    })  # fmt: skip
+
+
+def _lineage(instance: dg.DagsterInstance) -> Lineage:
+    """The lineage of columns as each table had it when it was last built."""
+
+    @cache
+    def lineage(table: AssetName) -> Mapping[str, Sequence[SourceColumn]]:
+        event = instance.get_latest_materialization_event(key(table))
+        built = event.asset_materialization if event is not None else None
+        found = built.metadata.get("dagster/column_lineage") if built is not None else None
+        deps = found.value.deps_by_column if isinstance(found, dg.TableColumnLineageMetadataValue) else {}
+        return {column: [((dep.asset_key.path[0], dep.asset_key.path[-1]), dep.column_name) for dep in its] for column, its in deps.items()}
+
+    return lineage
 
 
 def _metadata(model: Model, done: "Vectors") -> Metadata:

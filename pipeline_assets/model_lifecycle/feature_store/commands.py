@@ -36,8 +36,10 @@ def list_features(*, as_json: Annotated[bool, typer.Option("--json", help="Print
 
     from pipeline_assets.core.declarations import load_project
     from pipeline_assets.model_lifecycle.feature_store import listing
+    from pipeline_assets.processing.cleaning.models import read_models
 
-    listed = listing.list_features(load_project())
+    project = load_project()
+    listed = listing.list_features(project, read_models(project).references)
     if as_json:
         typer.echo(json.dumps([asdict(feature) for feature in listed], indent=2))
     else:
@@ -127,6 +129,8 @@ def _show(listed: "Sequence[ListedFeature]") -> None:
     table = Table(*COLUMNS, title=f"{len(listed)} features", title_justify="left", header_style="bold", row_styles=("", "dim"))
     for feature in listed:
         source = f"{feature.source}.{feature.column}" if feature.column is not None else feature.source
+        if feature.current_value_only:
+            source += f" (current value only: {', '.join(feature.current_value_only)})"
         cells = (feature.name, source, feature.aggregate, feature.window or "", feature.freshness or "", feature.owner)
         table.add_row(*cells, ", ".join(feature.models))
     _console().print(table)

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from pipeline_assets.core import names
 from pipeline_assets.core.project import Project
+from pipeline_assets.processing.cleaning.references import References
 from pipeline_assets.processing.features.catalogue import FeatureColumn, feature_columns, view_columns
 from pipeline_assets.processing.features.request import REQUEST
 from pipeline_assets.spec.features import FeatureView, Latest
@@ -18,6 +19,7 @@ class ListedFeature:
     `view` is `request` for a fact of the request itself, which belongs to the model's owner and is as fresh as the request. `column` is
     None where events as such are counted. `window` is the span of events, or for `latest` the age up to which a value counts; None where
     there is no limit. `freshness` is how old the newest row of the source may be, None for the request. `models` are those that use it.
+    `current_value_only` are the tables with the rows as they are now alone that it comes from: for the past they give the present.
     """
 
     name: str
@@ -30,25 +32,26 @@ class ListedFeature:
     window: str | None
     freshness: str | None
     models: tuple[str, ...]
+    current_value_only: tuple[str, ...]
     type: str
     description: str
 
 
-def list_features(project: Project) -> tuple[ListedFeature, ...]:
+def list_features(project: Project, references: References) -> tuple[ListedFeature, ...]:
     """All features of a project: views in their order, each with the features in its order, then the facts of the request.
 
     A fact of the request that several models of one owner take in the same way is listed once.
     """
-    of_views = [_listed(project, view, column) for view in project.views for column in view_columns(view)]
+    of_views = [_listed(project, references, view, column) for view in project.views for column in view_columns(view)]
     users: dict[tuple[FeatureColumn, str], list[str]] = {}
     for model in project.models:
         for column in feature_columns(model):
             if column.view == REQUEST:
                 users.setdefault((column, model.owner), []).append(model.name)
-    return (*of_views, *(_of_request(column, owner, models) for (column, owner), models in users.items()))
+    return (*of_views, *(_of_request(references, column, owner, models) for (column, owner), models in users.items()))
 
 
-def _listed(project: Project, view: FeatureView, column: FeatureColumn) -> ListedFeature:
+def _listed(project: Project, references: References, view: FeatureView, column: FeatureColumn) -> ListedFeature:
     ages = {names.feature(view.name, feature.name): feature.ttl for feature in view.features if isinstance(feature, Latest)}
     return ListedFeature(
         name=column.name,
@@ -61,12 +64,13 @@ def _listed(project: Project, view: FeatureView, column: FeatureColumn) -> Liste
         window=_span(ages.get(column.name, column.window)),
         freshness=_span(view.freshness),
         models=tuple(model.name for model in project.models_of(view)),
+        current_value_only=_of_now(references, column),
         type=column.dtype,
         description=column.description,
     )
 
 
-def _of_request(column: FeatureColumn, owner: str, models: Sequence[str]) -> ListedFeature:
+def _of_request(references: References, column: FeatureColumn, owner: str, models: Sequence[str]) -> ListedFeature:
     return ListedFeature(
         name=column.name,
         view=REQUEST,
@@ -78,9 +82,14 @@ def _of_request(column: FeatureColumn, owner: str, models: Sequence[str]) -> Lis
         window=None,
         freshness=None,
         models=tuple(models),
+        current_value_only=_of_now(references, column),
         type=column.dtype,
         description=column.description,
     )
+
+
+def _of_now(references: References, column: FeatureColumn) -> tuple[str, ...]:
+    return tuple(".".join(one.table) for one in references.current_only_below(column.source))
 
 
 def _span(span: timedelta | None) -> str | None:

@@ -1,6 +1,5 @@
 """The assets of cleaning: raw tables, and the dbt models above them, one asset each, with dbt's tests as their checks."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,14 +15,16 @@ from pipeline_assets.core.resources import Platform, asked_days, column_schema, 
 from pipeline_assets.core.settings import Settings, in_environment
 from pipeline_assets.processing.cleaning import inspection, raw_tables
 from pipeline_assets.processing.cleaning.dbt import PROGRAM_OF_RUNS, between, ending, project_folder, run_folder, variables
-from pipeline_assets.processing.cleaning.manifest import ensure_manifest
-from pipeline_assets.processing.cleaning.models import ProjectModels, Selection
+from pipeline_assets.processing.cleaning.models import ProjectModels, Selection, read_models
 from pipeline_assets.processing.cleaning.raw_tables import Days, Loaded
 from pipeline_assets.spec.contracts import Contract
 from pipeline_assets.spec.use_case import UseCase
 
 LOADED_IN_TIME = "loaded_in_time"
 BY_DAY = {names.BY_DAY_TAG: ""}
+CURRENT_VALUE_ONLY = {names.CURRENT_VALUE_ONLY: ""}
+# What the description of an asset with that tag ends with.
+OF_NOW = "Current value only: it has the rows as they are now, and what reads it for the past takes that for what was known then."
 
 
 class Rebuild(dg.Config):
@@ -36,7 +37,7 @@ class Translator(DagsterDbtTranslator):
     """What dagster-dbt makes of the models of a use case.
 
     Key and table are the folder and the name; the owner is the one of the use case, unless the model's YAML names others; a model has to
-    be as fresh as the freshest source that it reads.
+    be as fresh as the freshest source that it reads. A register without history is marked, and so is what reads one.
     """
 
     def __init__(self, models: ProjectModels, use_case: UseCase) -> None:
@@ -49,13 +50,14 @@ class Translator(DagsterDbtTranslator):
         freshness = self._models.freshness(unique_id)
         registers = self._models.compared_with(unique_id) - self._models.by_day if unique_id in self._models.by_day else ()
         compared = {self.get_asset_key(manifest["nodes"][register]) for register in registers}
-        return spec.replace_attributes(
+        whole = spec.replace_attributes(
             deps=[*spec.deps, *(dg.AssetDep(other) for other in sorted(compared - {dep.asset_key for dep in spec.deps}))],
             freshness_policy=dg.FreshnessPolicy.time_window(fail_window=freshness) if freshness is not None else None,
             group_name=names.CLEANING,
             owners=spec.owners or [self._use_case.owner],
             tags={**spec.tags, **use_case_tags(self._use_case), **(BY_DAY if unique_id in self._models.by_day else {})},
         )
+        return self._marked(whole, unique_id)
 
     def get_asset_check_spec(
         self, asset_spec: dg.AssetSpec, manifest: Mapping[str, Any], unique_id: str, project: DbtProject | None
@@ -76,6 +78,16 @@ class Translator(DagsterDbtTranslator):
         """The description without the SQL, which stands in the repository."""
         return str(dbt_resource_props["description"])
 
+    def _marked(self, spec: dg.AssetSpec, model: str) -> dg.AssetSpec:
+        """The asset, tagged where it has the rows as they are now alone, with the names of such tables that it reads; a source as it is."""
+        references = self._models.references
+        if model not in references.models:
+            return spec
+        if references.is_without_history(model):
+            spec = spec.replace_attributes(description=f"{spec.description} {OF_NOW}", tags={**spec.tags, **CURRENT_VALUE_ONLY})
+        read = references.current_inputs(model)
+        return spec.merge_attributes(metadata={names.CURRENT_VALUE_ONLY: ", ".join(read)}) if read else spec
+
     def get_metadata(self, dbt_resource_props: Mapping[str, Any]) -> Mapping[str, Any]:
         """Columns and name of the table; the database is known to a run alone."""
         table = f"{dbt_resource_props['schema']}.{dbt_resource_props['name']}"
@@ -85,10 +97,9 @@ class Translator(DagsterDbtTranslator):
 def defs(project: Project) -> dg.Definitions:
     """Raw tables, each once, and the dbt models of all use cases. A manifest that is missing or old is made first (some seconds).
 
-    Raises SpecError where a model reads what its use case does not declare.
+    Raises SpecError where a model reads what its use case does not declare, or the present for rows of the past.
     """
-    folder = project_folder()
-    models = ProjectModels(project=project, manifest=json.loads(ensure_manifest(folder).read_text(encoding="utf-8")))
+    folder, models = project_folder(), read_models(project)
     problems = list(models.problems())
     if problems:
         raise SpecError(problems)

@@ -3,10 +3,13 @@
 dagster-dbt's own `prepare_if_dev` parses in every process that loads the code location, which costs each of them some seconds.
 """
 
+import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from pipeline_assets.core.errors import DbtProjectMalformed
 from pipeline_assets.core.settings import environment_of_children
@@ -29,12 +32,25 @@ def ensure_manifest(project: Path) -> Path:
     return manifest
 
 
+def read_manifest(project: Path) -> Mapping[str, Any]:
+    """The manifest of `project`, made first if it is missing or old. Raises DbtProjectMalformed."""
+    manifest = ensure_manifest(project)
+    return _parsed(manifest, manifest.stat().st_mtime_ns)
+
+
 def is_current(manifest: Path, project: Path) -> bool:
     """Whether the manifest is at least as new as every file that dbt reads, and every folder of them (a file may have been removed)."""
     if not manifest.exists():
         return False
     written = manifest.stat().st_mtime_ns
     return all(path.stat().st_mtime_ns <= written for path in _read_by_dbt(project))
+
+
+@lru_cache(maxsize=1)
+def _parsed(manifest: Path, _written_ns: int) -> Mapping[str, Any]:
+    """A manifest as it was written then; several rooms read it at each load."""
+    found: Mapping[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
+    return found
 
 
 def _parse(project: Path, target: str) -> None:

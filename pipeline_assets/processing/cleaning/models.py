@@ -10,6 +10,9 @@ from pipeline_assets.core import names
 from pipeline_assets.core.columns import Columns
 from pipeline_assets.core.errors import DeclarationProblem
 from pipeline_assets.core.project import Project, tables_of
+from pipeline_assets.processing.cleaning.dbt import project_folder
+from pipeline_assets.processing.cleaning.manifest import read_manifest
+from pipeline_assets.processing.cleaning.references import References
 from pipeline_assets.spec.use_case import UseCase
 
 # Where in a model's path through dbt's project (project, use case, staging or cleaned, name) its use case stands.
@@ -18,6 +21,8 @@ FOLDER = 1
 TABLES = ("model", "seed", "snapshot")
 # The incremental strategy that notes which days it changes.
 NOTING_STRATEGY = "replace_days"
+# What the macro `versions_of` calls the end of a version.
+SUPERSEDED_AT = "superseded_at"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +66,18 @@ class ProjectModels:
         """The models that are built by the day: all that read a raw table that is loaded by the day, directly or through others."""
         return _reached(self._daily_tables, self.manifest["child_map"]) & self._models
 
+    @cached_property
+    def references(self) -> References:
+        """The models as reference data; versions end in the column of `versions_of`, or in one that declarations name."""
+        models = self.project.models
+        declared = {
+            *(view.source.superseded_at for view in self.project.views),
+            *(model.label.superseded_at for model in models),
+            *(model.observations.versions.superseded_at for model in models if model.observations.versions is not None),
+        }
+        ends = frozenset(end for end in (SUPERSEDED_AT, *declared) if end is not None)
+        return References(manifest=self.manifest, models=self._models, by_day=self.by_day, ends=ends)
+
     def selections(self, use_case: UseCase) -> tuple[Selection, Selection]:
         """The models of a use case that are built by the day, and its registers; either may have none."""
         own, borrowed = self._own(use_case), self._borrowed[use_case.name]
@@ -102,11 +119,13 @@ class ProjectModels:
         return min((each for each in found if each is not None), default=None)
 
     def problems(self) -> Iterator[DeclarationProblem]:
-        """What models read that the use cases that build them do not declare."""
+        """What models read that the use cases that build them do not declare, or that is of another time than their rows."""
         for use_case in self.project.use_cases:
             for model in sorted(self._own(use_case) | self._borrowed[use_case.name]):
                 yield from self._undeclared(use_case, model)
                 yield from self._of_other_days(use_case, model)
+                for problem, expected in self.references.problems(model):
+                    yield self._problem(use_case, model, problem, expected)
 
     def _undeclared(self, use_case: UseCase, model: str) -> Iterator[DeclarationProblem]:
         declared = {contract.name for contract, _ in self.project.lake_contracts}
@@ -194,6 +213,11 @@ class ProjectModels:
 
     def _table(self, source: str) -> str:
         return str(self.manifest["sources"][source]["name"])
+
+
+def read_models(project: Project) -> ProjectModels:
+    """The models of this code location's dbt project; a manifest that is missing or old is made first (some seconds)."""
+    return ProjectModels(project=project, manifest=read_manifest(project_folder()))
 
 
 def _reached(nodes: Collection[str], neighbours: Mapping[str, Collection[str]]) -> frozenset[str]:

@@ -14,7 +14,7 @@ from pipeline_assets.core.rules import models
 from pipeline_assets.core.settings import read_code_settings
 from pipeline_assets.spec.features import FeatureView, Latest, Learned, RequestFeature, Windowed
 from pipeline_assets.spec.models import Model
-from pipeline_assets.spec.sources import Avro, CloudEvent, CsvLine, DebeziumChange, RestEndpoint, Route
+from pipeline_assets.spec.sources import Avro, CloudEvent, CsvLine, DebeziumChange, Load, RestEndpoint, Route
 from pipeline_assets.spec.tasks import Binary, MetricRule, Multiclass, Regression
 from pipeline_assets.spec.use_case import UseCase
 
@@ -68,6 +68,18 @@ def test_only_a_postgres_table_can_be_followed_by_its_changes(declared: UseCase)
     assert [(one.subject, one.expected) for one in endpoint] == [("Source 'weather'", "a Postgres table as origin")]
     assert [one.expected for one in unknown] == ["one of changes, daily, snapshot"]
     assert check(replace(declared, sources=(*others, replace(table, load="changes"))))
+
+
+@pytest.mark.parametrize("load", ["daily", "snapshot"])
+def test_only_a_followed_table_is_known_by_its_commits(declared: UseCase, load: Load) -> None:
+    """Rows that are read in batches come without the commits that changed them: there the flag is refused, not ignored."""
+    planes = next(source for source in declared.sources if source.contract.name == "planes")
+    others = tuple(source for source in declared.sources if source is not planes)
+    (found,) = problems(replace(declared, sources=(*others, replace(planes, load=load, known_at_commit=True))))
+
+    assert (found.subject, found.field, found.problem) == ("Source 'planes'", "known_at_commit", "is set")
+    assert found.expected == f"load='changes': loaded as '{load}', rows come without their commits"
+    assert check(replace(declared, sources=(*others, replace(planes, known_at_commit=True))))
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ announced as (
 ),
 
 clubs as (
-    select * from {{ ref('clubs') }}
+    select * from {{ ref('clubs_history') }}
 ),
 
 fixtures as (
@@ -29,7 +29,7 @@ fixtures as (
 
         announced.round,
 
-        coalesce(clubs.is_founder, false) as is_founder_at_home,
+        clubs.is_founder as is_founder_at_home,
 
         announced.kick_off_at,
         announced.announced_at,
@@ -38,7 +38,9 @@ fixtures as (
         announced.version,
         announced.is_current
     from announced
-    left join clubs on clubs.club_id = announced.home_id
+    left join clubs
+        on clubs.club_id = announced.home_id
+        and {{ was_known_at('clubs', 'announced.known_at') }}
 )
 
 select * from fixtures

@@ -1,7 +1,7 @@
 """Daily tables of several sources on a real warehouse: of two streams, of a stream and a followed table, of another use case's table."""
 
-from collections.abc import Iterable, Mapping
-from datetime import timedelta
+from collections.abc import Iterable
+from datetime import datetime, timedelta
 from pathlib import Path
 from random import Random
 
@@ -13,6 +13,7 @@ from pipeline_assets.core import names
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import Platform, key
 from pipeline_assets.core.settings import PREFIX, Settings
+from pipeline_assets.core.versions import versioned
 from pipeline_assets.processing.cleaning import assets
 from pipeline_assets_tests.cleaning_runs import assets_of_room, metadata_of
 from pipeline_assets_tests.flight_rows import put_raw
@@ -38,7 +39,7 @@ from pipeline_assets_tests.stack_env import write_stack_env
 
 PROJECT = Project(use_cases=(library, readers))
 DAYS = 6
-REGISTERS = ((names.STAGING, names.stg("members")), names.cleaned("members"))
+REGISTERS = ((names.STAGING, names.stg("members")), names.cleaned("members_history"), names.cleaned("members"))
 LOANS_STAGED, RETURNS_STAGED, PAYMENTS_STAGED = ((names.STAGING, names.stg(contract)) for contract in ("loans", "returns", "payments"))
 OUTCOMES = (LOANS_STAGED, RETURNS_STAGED, names.cleaned("loan_outcomes"))
 OF_TWO_STREAMS = (*OUTCOMES, PAYMENTS_STAGED, names.cleaned("loan_payments"))
@@ -121,9 +122,40 @@ def put(settings: Settings, loans: Days, returns: Days, payments: Days) -> None:
         put_days(settings, contract, rows)
 
 
-def put_members(settings: Settings, levels: Mapping[int, str]) -> None:
-    """Puts the members as they stand now."""
-    put_raw(settings, MEMBERS, day(0), day(0), [member(number, level) for number, level in levels.items()])
+def put_members(settings: Settings, rows: Iterable[Row]) -> None:
+    """Puts the versions of members that have arrived in the place of what was there."""
+    put_raw(settings, versioned(MEMBERS), day(0), day(DAYS), rows)
+
+
+def versions_of_member(random: Random, number: int) -> list[Row]:
+    """Six versions of a member, at quarters of the days; after some of them it was gone for a while."""
+    times = sorted(random.sample(range(DAYS * 4), 6))
+    ends = [(time + after) / 8 if random.random() < 0.3 else None for time, after in zip(times, [*times[1:], times[-1] + 1], strict=True)]
+    return [member(number, random.choice(["child", "adult", "staff"]), time / 4, end) for time, end in zip(times, ends, strict=True)]
+
+
+def arrived(members: Iterable[Row], before: datetime) -> list[Row]:
+    """What was there of the versions before a time: not those that came later, and no deletion that did."""
+    there = (row for row in members if row["updated_at"] < before)
+    return [row | {"_deleted_at": None} if row["_deleted_at"] is not None and row["_deleted_at"] >= before else row for row in there]
+
+
+def levels_at(members: Iterable[Row], at: datetime) -> dict[int, str]:
+    """The level of each member as it was known at a time: that of its newest version, and of none after its deletion."""
+    known = [row for row in sorted(members, key=lambda row: row["updated_at"]) if row["updated_at"] <= at]
+    newest = {row["member_id"]: row for row in known}
+    return {number: row["level"] for number, row in newest.items() if row["_deleted_at"] is None or row["_deleted_at"] > at}
+
+
+def expected_levels(loans: Days, members: Iterable[Row]) -> dict[str, str | None]:
+    """By loan, the level of its member as it was known when the loan was; null where the member was not."""
+    rows, of_members = newest(loans, "loan_id"), list(members)
+    return {row["loan_id"]: levels_at(of_members, row["recorded_at"]).get(row["member_id"] or 0) for row in rows}
+
+
+def levels(settings: Settings) -> dict[str, str | None]:
+    """By loan, the level that its row has."""
+    return {row["loan_id"]: row["level"] for row in cleaned_rows(settings, "loans")}
 
 
 def corrected_days() -> tuple[Days, Days, Days]:
@@ -184,27 +216,66 @@ def test_a_table_of_another_use_case_is_read_by_the_day(isolated: Settings, plat
     assert {dep.asset_key for dep in lineage["returned_at"]} == {key(names.cleaned("loan_outcomes"))}
 
 
-def test_a_followed_table_is_joined_into_a_daily_one(isolated: Settings, platform: Platform, room: dg.Definitions) -> None:
-    """A register is updated without any day, and days built afterwards have its new rows; columns have the types of their contract."""
-    put_days(isolated, LOANS, {0: [loan(4, 0, member_id=1)], 1: [loan(5, 1), loan(8, 1, member_id=None)]})
-    put_members(isolated, {1: "child"})
+def test_a_followed_table_is_joined_as_it_was_known(isolated: Settings, platform: Platform, room: dg.Definitions) -> None:
+    """A row has the level of its time, whatever came later, also once it is built again; columns have the types of their contract."""
+    put_days(isolated, LOANS, {0: [loan(4, 0, member_id=1)], 1: [loan(5, 1), loan(8, 1, member_id=None), loan(11, 1, member_id=2)]})
+    child, adult, later = member(1, "child"), member(1, "adult", on=1), member(2, "adult", on=2)
     chosen = (LOANS_STAGED, names.cleaned("loans"))
+    put_members(isolated, [child])
     result = run(room, platform, (*REGISTERS, *chosen), (0, 0))
-    put_members(isolated, {1: "adult"})
+    put_members(isolated, [child, adult, later])
     run(room, platform, REGISTERS, None)
-    run(room, platform, chosen, (1, 1))
+    run(room, platform, chosen, (0, 1))
     rows = cleaned_rows(isolated, "loans")
     lineage = metadata_of(result, names.cleaned("loans"))["dagster/column_lineage"].deps_by_column
 
-    assert [(row["loan_id"], row["level"], row["is_member"]) for row in rows] == [
-        ("L4", "child", True), ("L5", "adult", True), ("L8", None, False),
+    assert sorted((row["loan_id"], row["level"], row["is_member"]) for row in rows) == [
+        ("L11", None, False), ("L4", "child", True), ("L5", "adult", True), ("L8", None, False),
     ]  # fmt: skip
     assert rows[0] == {
         "library_id": 1, "loan_no": 1, "loan_id": "L4", "level": "child", "fee": "1.25", "is_member": True,
         "due_on": (at(0) + timedelta(days=14)).date(), "loaned_at": at(0, 28), "known_at": at(0, 29),
     }  # fmt: skip
     assert {dep.asset_key for dep in lineage["fee"]} == {key(LOANS_STAGED)}
-    assert {dep.asset_key for dep in lineage["level"]} == {key(names.cleaned("members"))}
+    assert {dep.asset_key for dep in lineage["level"]} == {key(names.cleaned("members_history"))}
+
+
+def test_days_joined_to_a_register_that_goes_on_changing_are_what_a_full_refresh_makes(
+    isolated: Settings, platform: Platform, room: dg.Definitions
+) -> None:
+    """Members join, change and leave while days are built, each range with what had arrived by its end; then all days, with everything."""
+    random = Random(6)  # noqa: S311 - rows for a test, not secrets
+    loans = {on: [loan(number, on, member_id=random.randrange(1, 5)) for number in range(on, 90, DAYS)] for on in range(DAYS)}
+    members = [row for number in range(1, 4) for row in versions_of_member(random, number)]
+    put_days(isolated, LOANS, loans)
+    chosen = (*REGISTERS, LOANS_STAGED, names.cleaned("loans"))
+    for first, last in ((0, 1), (2, 3), (4, 5)):
+        put_members(isolated, arrived(members, at(last + 1)))
+        run(room, platform, chosen, (first, last))
+    by_days = levels(isolated)
+    run(room, platform, chosen, (0, 0), full_refresh=True)
+
+    assert by_days == levels(isolated) == expected_levels(loans, members)
+    assert len(by_days) == 90
+    assert {None, "child", "adult", "staff"} == set(by_days.values())
+
+
+def test_a_version_that_arrives_late_counts_once_its_days_are_built_again(
+    isolated: Settings, platform: Platform, room: dg.Definitions
+) -> None:
+    """A change that was known before a loan, and reached the warehouse after its day was built, does not build it again by itself."""
+    chosen = (LOANS_STAGED, names.cleaned("loans"))
+    put_days(isolated, LOANS, {0: [loan(4, 0, member_id=1)], 1: [loan(5, 1, member_id=1)]})
+    put_members(isolated, [])
+    run(room, platform, (*REGISTERS, *chosen), (0, 1))
+    put_members(isolated, [member(1, "child")])
+    run(room, platform, REGISTERS, None)
+    run(room, platform, chosen, (1, 1))
+    one_day = levels(isolated)
+    run(room, platform, chosen, (0, 0))
+
+    assert one_day == {"L4": None, "L5": "child"}
+    assert levels(isolated) == {"L4": "child", "L5": "child"}
 
 
 def test_a_key_that_no_raw_table_has_is_an_error_that_says_what_to_do(isolated: Settings, platform: Platform, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ loans as (
 ),
 
 members as (
-    select * from {{ ref('members') }}
+    select * from {{ ref('members_history') }}
 ),
 
 final as (
@@ -26,9 +26,11 @@ final as (
         members.member_id is not null as is_member,
         loans.due_on,
         loans.loaned_at,
-        greatest(loans.known_at, members.known_at) as known_at
+        loans.known_at
     from loans
-    left join members on members.member_id = loans.member_id
+    left join members
+        on members.member_id = loans.member_id
+        and {{ was_known_at('members', 'loans.known_at') }}
 )
 
 select * from final

@@ -1,9 +1,9 @@
-{{ config(materialized='table') }}
-
 with
 
 members as (
-    select * from {{ ref('stg_members') }}
+    select member_id, level, known_at
+    from {{ ref('members_history') }}
+    where is_current
 )
 
 select * from members

@@ -1,21 +1,20 @@
 with
 
-source as (
-    select * from {{ source('raw', 'members') }}
+versions as (
+    {{ versions_of(
+        source('raw', 'members'), key=['member_id'], known_at='updated_at'
+    ) }}
 ),
 
 renamed as (
     select
         member_id,
         level::varchar(20) as level,
-        updated_at as known_at
-    from source
-),
-
-newest as (
-    select distinct on (member_id) *
-    from renamed
-    order by member_id, known_at desc, renamed desc
+        updated_at as known_at,
+        superseded_at,
+        version,
+        is_current
+    from versions
 )
 
-select * from newest
+select * from renamed

@@ -9,12 +9,19 @@ from typer.testing import CliRunner
 from pipeline_assets.core.declarations import load_project
 from pipeline_assets.core.project import Project
 from pipeline_assets.model_lifecycle.feature_store import commands
-from pipeline_assets.model_lifecycle.feature_store.listing import list_features
+from pipeline_assets.model_lifecycle.feature_store.listing import ListedFeature, list_features
 from pipeline_assets.model_lifecycle.feature_store.offline import feature_names
+from pipeline_assets.processing.cleaning.models import read_models
 from pipeline_assets.use_cases.nyc_flights import use_case
 
 BOTH = tuple(model.name for model in use_case.models)
 PROJECT = Project(use_cases=(use_case,))
+first_view = use_case.models[0].views[0]
+
+
+def listed_of(project: Project) -> tuple[ListedFeature, ...]:
+    """The features of a project whose tables dbt's project builds."""
+    return list_features(project, read_models(project).references)
 
 
 def run(*arguments: str) -> str:
@@ -28,7 +35,7 @@ def run(*arguments: str) -> str:
 
 def test_every_input_of_the_models_is_listed_once() -> None:
     """Views that models share, and facts of the request that they take alike, are one line; each model's features are in its order."""
-    listed = [feature.name for feature in list_features(PROJECT)]
+    listed = [feature.name for feature in listed_of(PROJECT)]
 
     assert len(listed) == len(set(listed)) >= 40
     for model in use_case.models:
@@ -39,7 +46,7 @@ def test_a_fact_of_the_request_that_models_take_differently_is_listed_for_each()
     """Another column under the same name is another feature; so is the same one of another owner."""
     first, second = use_case.models
     own = replace(second, request_features=(replace(second.request_features[0], column="decision_at"), *second.request_features[1:]))
-    listed = list_features(Project(use_cases=(replace(use_case, models=(first, own)),)))
+    listed = listed_of(Project(use_cases=(replace(use_case, models=(first, own)),)))
     hours = [(feature.column, feature.models) for feature in listed if feature.name == "request__hour"]
 
     assert hours == [("scheduled_departure_at", (first.name,)), ("decision_at", (own.name,))]
@@ -47,7 +54,7 @@ def test_a_fact_of_the_request_that_models_take_differently_is_listed_for_each()
 
 def test_a_feature_says_where_it_comes_from_and_who_uses_it() -> None:
     """Windowed features, latest values, counts and facts of the request each have what applies to them."""
-    listed = {feature.name: feature for feature in list_features(PROJECT)}
+    listed = {feature.name: feature for feature in listed_of(PROJECT)}
     late, seats = listed["carrier_departures__late_rate_7d"], listed["origin_weather__temperature_f"]
     flights, hour = listed["origin_departures__flights_1h"], listed["request__hour"]
 
@@ -72,12 +79,24 @@ def test_a_feature_says_where_it_comes_from_and_who_uses_it() -> None:
     )
 
 
+def test_a_feature_names_the_tables_that_it_takes_the_present_of() -> None:
+    """A register without history, and a view of the rows as they are now, are named; tables with all versions are not."""
+    airports = replace(first_view, name="airports", source=replace(first_view.source, name="airports"))
+    now = replace(use_case.models[0].observations, table="flights")
+    model = replace(use_case.models[0], observations=now, views=(first_view, airports))
+    listed = listed_of(Project(use_cases=(replace(use_case, models=(model,)),)))
+    found = {feature.view: feature.current_value_only for feature in listed}
+
+    assert found == {first_view.name: (), "airports": ("cleaned.airports",), "request": ("cleaned.flights",)}
+    assert {feature.current_value_only for feature in listed_of(PROJECT)} == {()}
+
+
 def test_the_command_prints_a_table_with_nothing_cut_off() -> None:
     """Each feature is a line with source, window and owner, also in a pipe."""
     lines = run("list").splitlines()
     (line,) = [line for line in lines if "aircraft_departures__since_departure_7d" in line]
 
-    assert f"{len(list_features(load_project()))} features" in lines[0]
+    assert f"{len(listed_of(load_project()))} features" in lines[0]
     for cell in ("cleaned.departures_history", "time_since_last", "7d", "6h", "ml-flights@nyc-flights.example", "flight_delay"):
         assert cell in line
 
@@ -86,6 +105,6 @@ def test_the_command_prints_json() -> None:
     """A list of objects with the same facts."""
     listed = json.loads(run("list", "--json"))
 
-    assert [feature["name"] for feature in listed] == [feature.name for feature in list_features(load_project())]
+    assert [feature["name"] for feature in listed] == [feature.name for feature in listed_of(load_project())]
     assert next(feature["models"] for feature in listed if feature["name"] == "request__hour") == list(BOTH)
     assert {"owner", "source", "column", "aggregate", "window", "freshness", "view", "description"} <= set(listed[0])
