@@ -7,6 +7,7 @@ from secrets import token_hex
 
 import psycopg
 import pytest
+from hypothesis import settings as hypothesis_settings
 from pydantic import SecretStr
 
 from pipeline_assets.core.connections import object_store
@@ -14,6 +15,10 @@ from pipeline_assets.core.settings import PREFIX, Settings
 from pipeline_assets.local_stack import stack as local_stack
 from pipeline_assets.local_stack.plan import CONNECT, KAFKA, MLFLOW, POSTGRES, S3
 from pipeline_assets_tests.stack_services import WEATHER, cluster_of, create_database, start
+
+# Hypothesis' own deadline of 200 ms is one of the wall clock, which a busy machine misses.
+hypothesis_settings.register_profile("tests", deadline=None)
+hypothesis_settings.load_profile("tests")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -265,7 +265,7 @@ def test_a_namespace_without_tables_is_nothing_to_tidy(isolated: Settings) -> No
 STEPS = st.lists(st.sampled_from(["publish", "publish in files", "restage", "maintain"]), min_size=2, max_size=8)
 
 
-@hypothesis_settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
 def test_maintenance_at_any_point_changes_no_row(isolated: Settings, steps: list[str]) -> None:
     """Publications, files staged but not published, and the most eager maintenance in any order: rows are those last published."""

@@ -418,7 +418,7 @@ def test_a_kill_before_the_commit_leaves_the_table_as_it_was(stores: Settings, d
 PUBLICATIONS = st.lists(st.tuples(st.integers(0, 4), st.integers(1, 3), st.booleans()), min_size=1, max_size=6)
 
 
-@hypothesis_settings(max_examples=8, deadline=None)
+@hypothesis_settings(max_examples=8)
 @given(publications=PUBLICATIONS)
 def test_any_publications_end_with_the_newest_of_each_day(stores: Settings, publications: list[tuple[int, int, bool]]) -> None:
     """Whatever ranges are published one after the other, staged anew or not, the table is the union of each day's last publication."""

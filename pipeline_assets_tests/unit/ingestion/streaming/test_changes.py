@@ -135,7 +135,7 @@ def delivered(database: Database, random: Random) -> pa.Table:
     return log_of(records)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(seed=st.integers(0, 10**9), steps=st.integers(0, 60))
 def test_a_log_in_any_order_with_repeats_gives_the_rows_at_every_lsn(seed: int, steps: int) -> None:
     """Snapshot, inserts, updates, deletes and changed keys, unchanged large values: as applied one by one, at each LSN and at the end."""
@@ -155,7 +155,7 @@ def test_a_log_in_any_order_with_repeats_gives_the_rows_at_every_lsn(seed: int, 
         assert state(merge(log, CONTRACT, at=lsn)) == database.at[lsn], lsn
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(seed=st.integers(0, 10**9), before=st.integers(0, 30), hole=st.integers(0, 15), after=st.integers(0, 30))
 def test_a_snapshot_after_a_hole_replaces_what_it_does_not_contain(seed: int, before: int, hole: int, after: int) -> None:
     """Changes that nobody heard of, deletes among them, are mended by the snapshot that follows, also where one was broken off first."""
@@ -175,7 +175,7 @@ def test_a_snapshot_after_a_hole_replaces_what_it_does_not_contain(seed: int, be
     assert state(merge(delivered(database, random), CONTRACT)) == database.rows
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(seed=st.integers(0, 10**9), steps=st.integers(1, 40))
 def test_records_that_are_delivered_again_under_new_offsets_change_nothing(seed: int, steps: int) -> None:
     """A connector that was killed emits its last changes again: the same LSNs at later offsets."""

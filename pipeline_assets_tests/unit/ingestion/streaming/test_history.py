@@ -169,7 +169,7 @@ def _plain(row: Row) -> tuple[Any, ...]:
     return row["size"], row["text"]
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(seed=st.integers(0, 10**9), steps=st.integers(0, 60), by_commit=st.booleans())
 def test_every_version_counts_from_when_it_was_known_to_the_next_one(seed: int, steps: int, *, by_commit: bool) -> None:
     """Snapshots that are cut off or taken again, lost slots, truncations, changed keys, in any order with repeats: as written down."""

@@ -161,7 +161,7 @@ def texts(draw: st.DrawFn) -> bytes:
 
 
 # The alphabet of all texts is made at the first draw, which takes a second.
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(texts(), max_size=8))
 def test_the_quick_reading_says_what_the_reading_one_by_one_says(payloads: list[bytes]) -> None:
     """Rows, positions and faults are those of the code that reads pages of an API, whatever the records are."""
@@ -281,7 +281,6 @@ def test_bytes_of_another_schema(payload: bytes) -> None:
     assert faults(read(with_format(replace(AVRO, is_framed=True)), avro())) == {0: "not this Avro schema"}
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=60))
 def test_no_bytes_stop_the_reading_of_avro(payload: bytes) -> None:
     """Whatever the bytes are, they are a row or a broken one."""

@@ -641,7 +641,7 @@ def land_places(lake: Catalog, history: History, places: Sequence[Place]) -> Non
         land(lake, [Landed(partition=place[0], offset=place[1], payload=history.log[place]) for place in places])
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(histories())
 def test_every_history_ends_with_every_record_in_one_place(history: History) -> None:
     """Against the log itself: each good record is one row, each broken one once in quarantine, whatever happened on the way."""

@@ -59,7 +59,7 @@ def _offsets(spans: Sequence[Span]) -> list[int]:
     return [offset for start, end in spans for offset in range(start, end)]
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(seed=st.integers(0, 10**9), size=st.integers(0, 60))
 def test_planted_differences_are_found_and_no_others(seed: int, size: int) -> None:
     """Rows left out, rows too many and values changed in any field are named by key; the order of rows says nothing."""
@@ -98,7 +98,7 @@ def test_zero_has_no_sign_and_null_is_a_value() -> None:
     assert difference(CONTRACT, source(rows), table(lake)).different == (("002",), ("003",))
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     lows=st.lists(st.integers(0, 50), min_size=1, max_size=3),
     size=st.integers(0, 80),

@@ -170,7 +170,7 @@ def test_calibration_error_of_a_liar_is_how_much_he_exaggerates() -> None:
     assert [rows for _, _, rows in calibration(labels, scores)] == [100] * 10
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.booleans(), st.floats(0, 1)), min_size=1, max_size=60))
 def test_calibration_error_lies_between_zero_and_one_and_bins_hold_every_row(pairs: list[tuple[bool, float]]) -> None:
     """Any labels and scores, ties and single rows among them."""
@@ -180,7 +180,7 @@ def test_calibration_error_lies_between_zero_and_one_and_bins_hold_every_row(pai
     assert sum(rows for _, _, rows in calibration(labels, scores)) == len(pairs)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=40), st.floats(-50, 50))
 def test_a_regression_that_is_off_by_a_constant_has_that_bias_and_calibration_error(outcomes: list[float], shift: float) -> None:
     """Whatever the outcomes: every bin is off by the same."""

@@ -365,7 +365,7 @@ HOURS = st.integers(0, 9 * 24).map(lambda hours: datetime(2013, 1, 1, tzinfo=UTC
 KEYS = st.sampled_from([*"abcdefgh", None])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     asked=st.dictionaries(KEYS, HOURS, max_size=9),
     known=st.lists(st.tuples(KEYS, st.booleans() | st.none(), HOURS), max_size=24),

@@ -17,7 +17,7 @@ from pipeline_assets_tests.oracles import oracle_newest
 COLUMNS = Columns(keys=("place",), asked_at="decision_at", event_at="event_at", known_at="known_at", order_by=("serial",))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(requests=request_tables(most=12), rows=event_tables())
 @pytest.mark.parametrize("ttl", [None, HOUR])
 def test_the_newest_known_row_is_the_oracles(ttl: timedelta | None, requests: pa.Table, rows: pa.Table) -> None:

@@ -27,7 +27,7 @@ def total(number: Digits) -> float:
     return float(rounded(added(number))[0])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(NUMBERS, min_size=1, max_size=30))
 def test_a_sum_of_floats_is_exact_and_rounded_once(values: list[float]) -> None:
     """The sum is that of `math.fsum`, whatever the order and the range of the numbers."""
@@ -35,7 +35,7 @@ def test_a_sum_of_floats_is_exact_and_rounded_once(values: list[float]) -> None:
     assert total(digits(np.array(values[::-1]))) == math.fsum(values)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(WHOLE, min_size=1, max_size=30))
 def test_a_sum_of_integers_is_exact_and_rounded_once(values: list[int]) -> None:
     """Integers of 64 bits add up beyond 64 bits, and are rounded as Python rounds them."""
@@ -43,7 +43,7 @@ def test_a_sum_of_integers_is_exact_and_rounded_once(values: list[int]) -> None:
     assert total(squares(np.array(values, np.int64))) == float(sum(value * value for value in values))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(NUMBERS.filter(lambda value: value != 5e-324), min_size=1, max_size=12))
 def test_a_variance_is_exact_until_it_is_divided(values: list[float]) -> None:
     """The numerator n·Σx² − (Σx)² is that of exact fractions; no digit is lost to cancellation."""

@@ -9,7 +9,7 @@ from pipeline_assets.processing.features.extremes import greatest_covering
 RANGES = st.lists(st.tuples(st.integers(0, 70), st.integers(0, 70), st.integers(-9, 9)))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(count=st.integers(0, 70), ranges=RANGES)
 def test_the_greatest_covering_value_is_that_which_looking_finds(count: int, ranges: list[tuple[int, int, int]]) -> None:
     """Ranges of every length, empty ones, and ones that end before they begin: numbers and positions alike."""

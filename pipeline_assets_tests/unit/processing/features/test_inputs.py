@@ -38,7 +38,7 @@ def digest(contents: list[Content], view: FeatureView = VIEW, day: date = TODAY)
     return digests(view, contents, [day])[day]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(contents=files(), data=st.data())
 def test_the_order_of_files_makes_no_difference(contents: list[Content], data: st.DataObject) -> None:
     """The same files in another order, and other days asked for beside, give the same digest of a day."""
@@ -48,7 +48,7 @@ def test_the_order_of_files_makes_no_difference(contents: list[Content], data: s
     assert digests(VIEW, contents, [YESTERDAY, TODAY, TOMORROW])[TODAY] == digest(contents)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(contents=files(), position=st.integers(0, 10_000))
 def test_files_that_the_day_can_see_make_a_difference(contents: list[Content], position: int) -> None:
     """Without one of the files, or with other bytes in it, the digest is another one, if it may have events that the day looks back to."""

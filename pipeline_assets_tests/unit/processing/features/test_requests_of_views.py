@@ -32,7 +32,7 @@ def as_set(view: FeatureView, rows: pa.Table) -> set[tuple[Any, ...]]:
     return {one for one in found if None not in one}
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(view=views(), orders=request_tables(), visits=request_tables())
 def test_a_view_is_asked_the_union_of_its_models(view: FeatureView, orders: pa.Table, visits: pa.Table) -> None:
     """Text, integer and two-column keys: every decision of either model is a row, each once, in the order of time and key."""
@@ -44,7 +44,7 @@ def test_a_view_is_asked_the_union_of_its_models(view: FeatureView, orders: pa.T
     assert rows == sorted(rows)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(view=views(), orders=request_tables(), visits=request_tables(), history=event_tables())
 def test_rows_of_a_model_do_not_depend_on_other_models(view: FeatureView, orders: pa.Table, visits: pa.Table, history: pa.Table) -> None:
     """What the union holds for the decisions of one model is what the view holds for that model alone."""

@@ -48,7 +48,7 @@ def as_bytes(table: pa.Table) -> bytes:
     return bytes(sink.getvalue())
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(view=views(), requests=request_tables(), history=event_tables())
 def test_features_equal_the_oracle_to_the_bit(view: FeatureView, requests: pa.Table, history: pa.Table) -> None:
     """Ties, late rows, repeats, nulls, disorder, unknown keys, window edges and empty tables: every value is the oracle's."""
@@ -60,7 +60,7 @@ def test_features_equal_the_oracle_to_the_bit(view: FeatureView, requests: pa.Ta
     assert {name: answer.column(name).to_pylist() for name in expected} == expected
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(view=views(), requests=request_tables(), history=event_tables())
 def test_buckets_and_parts_give_the_same_bytes(view: FeatureView, requests: pa.Table, history: pa.Table) -> None:
     """1, 16 or 200 buckets, and requests in parts of three: the bytes are the same."""

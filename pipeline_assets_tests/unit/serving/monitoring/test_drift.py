@@ -32,7 +32,7 @@ def _count(values: list[float | None], edges: tuple[float, ...]) -> list[int]:
     return counts
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(values=VALUES, edges=st.sets(st.integers(-5, 5).map(float), max_size=4))
 def test_histograms_equal_counting_by_hand(values: list[float | None], edges: set[float]) -> None:
     """For any values, nulls and ties at the edges included, each UTC day has the counts that the definition gives."""
