@@ -81,14 +81,18 @@ def play(settings: Settings, folder: Path, made: Course) -> Iterator[Given]:
     before: datetime | None = None
     for first in (FIRST + number * STEP for number in range(DAYS // STEP.days)):
         now = midnight(first + STEP)
-        bring(settings, folder, made, before, now)
-        materialize(settings, first, first + STEP - DAY)
+        changed = bring(settings, folder, made, before, now)
+        # As the sensors ask for it: from the first day that holds other rows than before.
+        materialize(settings, max(FIRST, min(first, changed)), first + STEP - DAY)
         yield given(settings, first, first + STEP - DAY)
         before = now
 
 
-def bring(settings: Settings, folder: Path, made: Course, after: datetime | None, until: datetime) -> None:
-    """Takes what became known after one time (None: ever) and up to another from the sources to the cleaned tables."""
+def bring(settings: Settings, folder: Path, made: Course, after: datetime | None, until: datetime) -> date:
+    """Takes what became known after one time (None: ever) and up to another from the sources to the cleaned tables.
+
+    Returns the first day with decisions about planned flights of which other rows are there than before.
+    """
     spans = []
     for contract in (SCHEDULE, DEPARTURES, WEATHER):
         spans.append(stage_known(settings, made, contract, after, until))
@@ -99,6 +103,7 @@ def bring(settings: Settings, folder: Path, made: Course, after: datetime | None
     tables.publish_snapshot(settings, versioned(planes.contract))
     load_raw_snapshot(settings, versioned(planes.contract))
     clean(settings, folder, min(first for first, _ in spans), max(last for _, last in spans))
+    return spans[0][0] - DAY
 
 
 def clean(settings: Settings, folder: Path, first: date, last: date) -> None:
@@ -178,11 +183,11 @@ def test_what_was_given_is_given_again(isolated: Settings, tmp_path: Path) -> No
 
     assert vectors.num_rows > 1_000
     assert changed_since(isolated, asked, vectors) > vectors.num_rows // 2
-    assert computed > vectors.num_rows
+    assert computed > vectors.num_rows // 2
     assert differing(found, vectors) == {}
     assert [differing(after.vectors, before.vectors) for after, before in zip(again, steps, strict=True)] == [{}] * len(steps)
     assert all(after.vectors.equals(before.vectors) for after, before in zip(again, steps, strict=True))
     assert all(after.labels.equals(before.labels) for after, before in zip(again, steps, strict=True))
     trained = [(after.training_set, before.training_set) for after, before in zip(again, steps, strict=True) if before.training_set]
     assert len(trained) > len(steps) // 2
-    assert all(after.equals(before) for after, before in trained if after)
+    assert [after is not None and after.equals(before) for after, before in trained] == [True] * len(trained)
