@@ -6,13 +6,17 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline_assets.core.versions import in_table
 from pipeline_assets.ingestion.streaming.staged.changes import UNAVAILABLE
+from pipeline_assets.ingestion.streaming.staged.facts import Facts, first_values, numbered
 from pipeline_assets.ingestion.streaming.staged.history import Versions, versions
+from pipeline_assets.ingestion.streaming.staged.position import Survey
 from pipeline_assets.spec.contracts import Contract, Field
 from pipeline_assets.spec.sources import PostgresTable, Source
 from pipeline_assets_tests.change_logs import log_schema
@@ -58,7 +62,23 @@ def record(op: str, at: int, offset: int, row: Row, snapshot: str | None = None)
 
 def told(records: Sequence[Row], source: Source = THINGS) -> list[Shown]:
     """The versions of a log, by key and time."""
-    return shown(versions(pa.Table.from_pylist(list(records), schema=SCHEMA), source))
+    log = pa.Table.from_pylist(list(records), schema=SCHEMA)
+    return shown(versions(log, source, facts_of(log, source)))
+
+
+def surveyed(log: pa.Table, source: Source) -> Survey:
+    """What is found out of a log before it is merged."""
+    survey = Survey(key=source.contract.primary_key)
+    for batch in log.to_batches(max_chunksize=7):
+        survey.add(pl.DataFrame(pl.from_arrow(batch)))
+    return survey
+
+
+def facts_of(log: pa.Table, source: Source) -> Facts:
+    """What holds for the whole of a log."""
+    epochs = surveyed(log, source).epochs()
+    records, fields = numbered(pl.DataFrame(pl.from_arrow(log)), epochs), [field.name for field in in_table(source).fields]
+    return Facts(epochs=epochs, first_values=first_values(records, fields, {}))
 
 
 def shown(found: Versions) -> list[Shown]:
@@ -256,6 +276,7 @@ def test_a_repeat_keeps_the_earliest_time() -> None:
 @pytest.mark.parametrize("source", [THINGS, BY_COMMIT])
 def test_an_empty_log_has_no_versions_and_no_snapshot(source: Source) -> None:
     """Nothing is made up where nothing was emitted."""
-    found = versions(SCHEMA.empty_table(), source)
-    assert shown(found) == []
-    assert not found.is_complete
+    log = SCHEMA.empty_table()
+
+    assert shown(versions(log, source, facts_of(log, source))) == []
+    assert surveyed(log, source).epochs() == ()
