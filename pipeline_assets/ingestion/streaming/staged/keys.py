@@ -24,18 +24,15 @@ def hashes_of(rows: pa.RecordBatch | pa.Table, key: Sequence[str]) -> np.ndarray
     return pl.DataFrame(pl.from_arrow(rows.select(list(key)))).hash_rows(seed=0).to_numpy()
 
 
-def is_among(ordered: np.ndarray, asked: np.ndarray) -> np.ndarray:
-    """Which of the asked values are among sorted ones."""
-    if not len(ordered):
-        return np.zeros(len(asked), dtype=bool)
-    places = np.minimum(np.searchsorted(ordered, asked), len(ordered) - 1)
-    return np.asarray(ordered[places] == asked, dtype=bool)
+def is_among(values: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    """Which of the asked are among some values."""
+    return pl.Series(asked).is_in(pl.Series(values, dtype=pl.Series(asked).dtype).implode()).to_numpy()
 
 
 def rows_of(
     parquet: "pq.ParquetFile", wanted: np.ndarray, key: Sequence[str], schema: pa.Schema
 ) -> "Iterator[tuple[np.ndarray, pa.Table]]":
-    """The rows of a file whose key has one of some sorted hashes, with their places in the file; null in columns that the file lacks.
+    """The rows of a file whose key has one of some hashes, with their places in the file; null in columns that the file lacks.
 
     Row groups without any are not read but for their keys; of others one column at a time is in memory.
     """

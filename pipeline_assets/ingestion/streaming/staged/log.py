@@ -78,7 +78,7 @@ class Log:
                     yield from batches_in(parquet, schema, row_groups=groups)
 
     def records_of(self, wanted: np.ndarray) -> Iterator[pa.Table]:
-        """All records of the keys with some sorted hashes, and of none else."""
+        """All records of the keys with some hashes, and of none else."""
         for file in self.files():
             with self._open(file) as parquet:
                 yield from (rows for _, rows in rows_of(parquet, wanted, self.contract.primary_key, self.schema))

@@ -110,4 +110,5 @@ class Survey:
 
     def changes(self) -> int:
         """How many distinct records the log has."""
-        return len(np.unique(np.concatenate([*(one[OFFSET].to_numpy() for one in self._marks), *self._changes]))) if self._marks else 0
+        offsets = np.sort(np.concatenate([np.empty(0, np.int64), *(one[OFFSET].to_numpy() for one in self._marks), *self._changes]))
+        return int(np.count_nonzero(np.diff(offsets))) + min(1, len(offsets))

@@ -66,29 +66,35 @@ def merge_whole(connection: "psycopg.Connection", target: Target, log: Log, sour
     Raises SnapshotIncomplete while the first snapshot is being emitted, TableMismatch for a log of more than one topic partition,
     ContractViolation as any source.
     """
-    survey = surveyed(log)
-    epochs = survey.epochs()
-    if log.snapshot_id is None or not any(epoch.is_complete for epoch in epochs):
-        raise SnapshotIncomplete(source.contract.name, survey.changes())
-    (place,) = survey.places
+    position, connected = _beginning(log, source)
     files, tally = log.files(), Tally()
+    buckets = _buckets(sum(file.record_count for file in files), sum(file.file_size_in_bytes for file in files))
     with TemporaryDirectory(prefix="merge-") as folder:
-        buckets = _buckets(sum(file.record_count for file in files), sum(file.file_size_in_bytes for file in files))
-        spill = Spill(folder=Path(folder), buckets=buckets, contract=log.contract, connected=survey.moves.connected())
-        facts = spill.write(log.batches(files, log.schema.names), log.schema, Facts(epochs=epochs))
-        position = Position(
-            rules=rules_of(source),
-            snapshot=log.snapshot_id,
-            place=place,
-            last_offset=survey.last_offset,
-            changes=survey.changes(),
-            lsn=survey.lsn,
-            facts=facts,
-        )
-        del survey
+        spill = Spill(folder=Path(folder), buckets=buckets, contract=log.contract, connected=connected)
+        facts = spill.write(log.batches(files, log.schema.names), log.schema, position.facts)
+        position = replace(position, facts=facts)
         parts = merged_parts(spill, source, facts, tally)
         staged = stage_partition(connection, replace(target, made_from=position.stored()), names.SNAPSHOT, parts)
     return Merged(staged=staged, position=position, keys=tally.keys, unresolved=tally.unresolved, whole_because=because)
+
+
+def _beginning(log: Log, source: Source) -> tuple[Position, Connected]:
+    """What the narrow columns of a log say: its position, without the first values of columns, and which keys are connected."""
+    survey = surveyed(log)
+    epochs, changes = survey.epochs(), survey.changes()
+    if log.snapshot_id is None or not any(epoch.is_complete for epoch in epochs):
+        raise SnapshotIncomplete(source.contract.name, changes)
+    (place,) = survey.places
+    position = Position(
+        rules=rules_of(source),
+        snapshot=log.snapshot_id,
+        place=place,
+        last_offset=survey.last_offset,
+        changes=changes,
+        lsn=survey.lsn,
+        facts=Facts(epochs=epochs),
+    )
+    return position, survey.moves.connected()
 
 
 def surveyed(log: Log) -> Survey:
