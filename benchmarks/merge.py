@@ -119,8 +119,8 @@ def snapshot(settings: Settings, table: str, rows: int) -> None:
     append(settings, table, records(table, np.array(["u"]), np.array([0]), np.array([1_001]), rows))
 
 
-def change(settings: Settings, table: str, rows: int, first_offset: int, *, is_deleting: bool) -> dict[str, int]:
-    """Appends changes of a table to its log, and gives how many versions they add and how many rows they end."""
+def change(settings: Settings, table: str, rows: int, first_offset: int, *, is_deleting: bool) -> int:
+    """Appends changes of a table to its log, and gives how many versions they add."""
     random = np.random.default_rng(first_offset)
     ended = np.array([round(CHANGES * share) for share in (UPDATED, DELETED, MOVED)]) * (1, is_deleting, is_deleting)
     keys = random.choice(rows - 1, ended.sum(), replace=False) + 1
@@ -135,7 +135,7 @@ def change(settings: Settings, table: str, rows: int, first_offset: int, *, is_d
         np.concatenate([part[1] for part in parts]),
     )
     append(settings, table, records(table, operations, of_keys, lsns, first_offset))
-    return {"added": len(updated) + len(inserted) + len(new), "ended": len(deleted) + len(moved)}
+    return len(updated) + len(inserted) + len(new)
 
 
 def append(settings: Settings, table: str, rows: pa.Table) -> None:
@@ -197,37 +197,43 @@ def report(what: str, found: list[float], rows: int, *, is_whole: bool) -> None:
         raise SystemExit(f"{staged:,.0f} rows are staged, expected {rows:,}; {'the whole log' if whole else 'an increment'} was merged.")
 
 
-def measure(home: Path, settings: Settings) -> None:
+def measure(home: Path) -> None:
     """Prints seconds and peak memory of the merges."""
     measured(home, "fill", "things", str(ROWS))
     measured(home, "fill", "fewer", str(FEWER_ROWS))
     print(f"A followed table of {ROWS:,} rows and six columns, then {CHANGES:,} changes; wanted: seconds, and at most {WANTED_GIB:.0f} GiB")
     report("the whole log", measured(home, "merge", "things", ""), ROWS + 1, is_whole=True)
-    found = change(settings, "things", ROWS, ROWS + 1, is_deleting=False)
-    rows = ROWS + 1 + found["added"]
-    report("updates and inserts", measured(home, "merge", "things", ""), rows, is_whole=False)
-    found = change(settings, "things", ROWS, ROWS + 1 + CHANGES, is_deleting=True)
-    rows += found["added"]
-    report("with deletions and other keys", measured(home, "merge", "things", ""), rows, is_whole=False)
+    rows, offset = ROWS + 1, ROWS + 1
+    for how, what in (("", "updates and inserts"), ("deleting", "with deletions and other keys")):
+        rows += int(measured(home, "change", "things", str(ROWS), str(offset), how)[0])
+        offset += CHANGES
+        report(what, measured(home, "merge", "things", ""), rows, is_whole=False)
     seconds, _, peak, staged, *_ = measured(home, "merge", "fewer", "at once")
     print(f"  at once in memory, {FEWER_ROWS:,} rows: {seconds:.1f} s, {peak:.2f} GiB at most")
     if staged != FEWER_ROWS + 1:
         raise SystemExit(f"{staged:,.0f} rows are staged, expected {FEWER_ROWS + 1:,}.")
 
 
+def act(what: str, table: str, *rest: str) -> None:
+    """One step of the bench, in a process of its own: the peak memory of a process is not less than that of the one that started it."""
+    if what == "merge":
+        merge(table, *rest)
+    elif what == "fill":
+        snapshot(load_settings(), table, int(rest[0]))
+    else:
+        print(change(load_settings(), table, int(rest[0]), int(rest[1]), is_deleting=bool(rest[2])))
+
+
 def main() -> None:
-    """Starts a stack, measures, and stops it; with arguments, the process that is measured."""
-    if sys.argv[1:2] == ["fill"]:
-        snapshot(load_settings(), sys.argv[2], int(sys.argv[3]))
-        return
-    if sys.argv[1:2] == ["merge"]:
-        merge(*sys.argv[2:])
+    """Starts a stack, measures, and stops it; with arguments, one step."""
+    if len(sys.argv) > 1:
+        act(*sys.argv[1:])
         return
     with TemporaryDirectory() as name:
         home = Path(name) / "stack"
         try:
-            settings = stack.up(home, only=(POSTGRES, S3), with_history=False, stack=StackSettings(ports=stack.free_ports(), given={}))
-            measure(home, settings)
+            stack.up(home, only=(POSTGRES, S3), with_history=False, stack=StackSettings(ports=stack.free_ports(), given={}))
+            measure(home)
         finally:
             stack.down(home, purge=True)
 

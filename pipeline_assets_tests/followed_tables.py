@@ -162,8 +162,9 @@ class Table:
         """The versions that counted for a while."""
         found: list[Shown] = []
         for key, own in sorted(self.versions.items()):
-            for (row, known), after in zip(own, [*own[1:], None], strict=True):
-                if row is not None and (after is None or after[1] > known):
+            lasting = [one for one, after in zip(own, [*own[1:], None], strict=True) if after is None or after[1] > one[1]]
+            for (row, known), after in zip(lasting, [*lasting[1:], None], strict=True):
+                if row is not None:
                     ended = after[1] if after is not None and after[0] is None else None
                     found.append((key, row["size"], row["text"], known, ended))
         return found

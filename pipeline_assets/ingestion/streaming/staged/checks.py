@@ -31,8 +31,9 @@ def checked(contract: Contract, found: Versions) -> Checked:
     is_broken[[row.position for row in broken]] = True
     kept = np.flatnonzero(~is_broken)
     good = _ended(held.good, batch, found, is_broken) if broken else held.good
-    offsets = found.offsets.to_numpy()
-    return replace(held, good=good, positions=kept, broken=broken).at(offsets)
+    # No source has the time of a deletion.
+    own = replace(held, good=good, positions=kept, broken=broken, fields=held.fields - {DELETED_AT})
+    return own.at(found.offsets.to_numpy())
 
 
 def _ended(good: pa.RecordBatch, batch: pa.RecordBatch, found: Versions, is_broken: np.ndarray) -> pa.RecordBatch:

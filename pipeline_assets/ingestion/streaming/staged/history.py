@@ -49,7 +49,7 @@ def versions(records: pa.Table, source: Source, facts: Facts) -> Versions:
     log = numbered(changes.frame(records, there), facts.epochs).filter(pl.col(OPERATION) != TRUNCATED)
     whole = _filled(_with_missing(log, contract.primary_key, facts), there, facts)
     timed = _timed(_that_differ(whole, there), contract, known_at_commit=source.known_at_commit)
-    counted = timed.filter((pl.col(OPERATION) != DELETED) & (pl.col("_known") < pl.col("_next")).fill_null(value=True))
+    counted = timed.filter(pl.col(OPERATION) != DELETED)
     ended = pl.when("_is_ended").then(pl.col("_next")).alias(DELETED_AT)
     rows = counted.with_columns(ended, pl.col("_known").alias(contract.known_at)).with_row_index("_at")
     lost = rows.filter(pl.col("_lost").is_not_null())
@@ -107,14 +107,21 @@ def _is_as_before(columns: Sequence[str]) -> pl.Expr:
 
 
 def _timed(records: pl.DataFrame, contract: Contract, *, known_at_commit: bool) -> pl.DataFrame:
-    """Records with the time at which they were known, and that of the next one of their key and whether it ends the row."""
-    field, commit = pl.col(contract.known_at), pl.col(COMMITTED_AT)
+    """The records that counted for a while: when they were known, when the next one of their key was, and whether that ends the row."""
+    key, field, commit = contract.primary_key, pl.col(contract.known_at), pl.col(COMMITTED_AT)
     own = commit if known_at_commit else pl.when(pl.col(OPERATION) != DELETED).then(field)
-    timed = records.with_columns(_own=own, _is_first=_is_as_before(contract.primary_key).not_())
+    timed = records.with_columns(_own=own, _is_first=_is_as_before(key).not_())
     known = _moving_on(timed.select("_own", COMMITTED_AT, "_is_first"))
-    has_next = pl.col("_is_first").shift(-1, fill_value=True).not_()
-    return timed.with_columns(known.alias("_known")).with_columns(
-        _next=pl.when(has_next).then(pl.col("_known").shift(-1)), _is_ended=pl.when(has_next).then((pl.col(OPERATION) == DELETED).shift(-1))
+    with_next = _with_next(timed.with_columns(known.alias("_known")), key)
+    return _with_next(with_next.filter((pl.col("_known") < pl.col("_next")).fill_null(value=True)), key)
+
+
+def _with_next(timed: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
+    """Records with the time of the next one of their key, and whether that is a deletion; null where there is none."""
+    has_next = _is_as_before(key).shift(-1, fill_value=False)
+    return timed.with_columns(
+        _next=pl.when(has_next).then(pl.col("_known").shift(-1)),
+        _is_ended=pl.when(has_next).then((pl.col(OPERATION) == DELETED).shift(-1)),
     )
 
 

@@ -72,6 +72,17 @@ def test_a_restored_table_moves_nothing_that_was_known() -> None:
     ]
 
 
+def test_a_row_that_was_changed_and_deleted_at_once_has_ended() -> None:
+    """Regression: a version that counted at no time hid the deletion after it, and the one before seemed to count for ever."""
+    log = [
+        record("r", 10, 0, thing("A", 1, 5), "last"),
+        record("u", 20, 1, thing("A", 2, 30)),
+        record("d", 25, 2, {"id": "A"}),
+    ]
+
+    assert merged(log) == [("A", 1, None, minute(5), minute(30))]
+
+
 def test_by_commit_nothing_is_known_before_the_first_snapshot() -> None:
     """A table without a time of its own: rows of the snapshot are known from it on, changes and a deletion from their commits."""
     log = [
