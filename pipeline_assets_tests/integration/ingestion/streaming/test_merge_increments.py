@@ -205,9 +205,7 @@ def test_many_increments_do_not_leave_many_files(isolated: Settings) -> None:
     counts = list[int]()
     emit(isolated, SNAPSHOT)
     stage_state(isolated, SOURCE, run_id="first")
-    updates = [
-        record("u", 20 + number, 60 + number, thing(key, number % 2, 20 + number)) for number, key in enumerate(KEYS[: MOST_SMALL + 4])
-    ]
+    updates = [record("u", 20 + number, 60 + number, thing(key, 0, 20 + number)) for number, key in enumerate(KEYS[: MOST_SMALL + 4])]
     for one in updates:
         emit(isolated, [one])
         counts.append(len(stage_state(isolated, SOURCE, run_id="more").staged.manifest.files))
