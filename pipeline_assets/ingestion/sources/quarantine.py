@@ -141,11 +141,24 @@ def locked(connection: "psycopg.Connection", source: str, partition: str) -> Ite
 
 
 @contextmanager
-def replacing(connection: "psycopg.Connection", source: str, partition: str, run_id: str) -> Iterator[Quarantine]:
-    """An empty quarantine for a partition, in place of what there was once the block ends; an error leaves everything as it was."""
+def replacing(
+    connection: "psycopg.Connection", source: str, partition: str, run_id: str, *, positions: Sequence[int] | None = None
+) -> Iterator[Quarantine]:
+    """An empty quarantine for a partition, in place of what there was once the block ends; an error leaves everything as it was.
+
+    positions: those whose rows it takes the place of; None: all.
+    """
+    statement = "delete from {table} where source = %s and partition = %s and (%s::bigint[] is null or position = any(%s))"
     with connection.transaction():
-        connection.execute(_statement("delete from {table} where source = %s and partition = %s"), [source, partition])
+        connection.execute(_statement(statement), [source, partition, positions, positions])
         yield Quarantine(connection, source, partition, run_id)
+
+
+def faults(connection: "psycopg.Connection", source: str, partition: str) -> dict[str, int]:
+    """How many rows of a partition are in quarantine, replayed ones included, by what is wrong with them."""
+    statement = _statement("select field, reason, count(*) from {table} where source = %s and partition = %s group by 1, 2")
+    found = connection.execute(statement, [source, partition]).fetchall()
+    return {f"{field} {reason}".strip(): count for field, reason, count in found}
 
 
 def replace(settings: Settings, source: str, partition: str, rows: Sequence[BrokenRow], *, run_id: str) -> None:

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import date
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pyarrow as pa
@@ -49,7 +50,8 @@ class Manifest:
 
     `partition` is a UTC day (YYYY-MM-DD) or `snapshot`. `rows` counts the rows in the files, `broken` those that went to quarantine, by
     fault in `reasons`; `run_id` is the run that read the source and `load_id` the load that this was part of, which several runs may
-    have worked on; `replayed` counts the quarantined rows that were added since.
+    have worked on; `replayed` counts the quarantined rows that were added since. `made_from` is how far its source was read, in the terms
+    of who staged it and goes on from there; empty where the source is read as a whole each time, or the files were changed since.
     """
 
     contract: str
@@ -63,6 +65,7 @@ class Manifest:
     load_id: str = ""
     reasons: Mapping[str, int] = field(default_factory=dict)
     replayed: int = 0
+    made_from: Mapping[str, Any] = field(default_factory=dict)
 
 
 def partition_of(day: date | None) -> str:
@@ -163,6 +166,7 @@ def manifest_of(
     run_id: str,
     load_id: str = "",
     reasons: Mapping[str, int] | None = None,
+    made_from: Mapping[str, Any] = MappingProxyType({}),
 ) -> Manifest:
     """The manifest of a partition with these files and with this many broken rows by fault."""
     broken = dict(sorted((reasons or {}).items()))
@@ -177,6 +181,7 @@ def manifest_of(
         run_id=run_id,
         load_id=load_id,
         reasons=broken,
+        made_from=dict(made_from),
     )
 
 

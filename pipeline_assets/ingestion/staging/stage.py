@@ -4,15 +4,15 @@ Under the lock of the partition its files come first, then its quarantine in one
 all the rest is there. Whatever kills the process, running again ends with the same rows: files that no manifest names do not count.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager, ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from queue import SimpleQueue
 from threading import Event
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -56,7 +56,10 @@ class Staged:
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """Where a contract's rows are staged, and in whose name; `keeps_earlier` where a source holds rows as they are now alone."""
+    """Where a contract's rows are staged, and in whose name; `keeps_earlier` where a source holds rows as they are now alone.
+
+    `made_from` is how far the source was read, as the manifest will say it.
+    """
 
     client: "S3Client"
     bucket: str
@@ -65,6 +68,7 @@ class Target:
     load_id: str = ""
     keeps_earlier: bool = False
     file_bytes: int = FILE_BYTES
+    made_from: Mapping[str, Any] = field(default_factory=dict)
 
     def draft(self, partition: str) -> Draft:
         """An empty draft of a partition."""
@@ -116,7 +120,15 @@ def stage_partition(connection: "psycopg.Connection", target: Target, partition:
     with quarantine.locked(connection, contract.name, partition):
         with quarantine.replacing(connection, contract.name, partition, target.run_id) as broken:
             files, fields = _write(target, partition, parts, broken)
-        manifest = staging.manifest_of(contract, partition, files, run_id=target.run_id, load_id=target.load_id, reasons=broken.reasons)
+        manifest = staging.manifest_of(
+            contract,
+            partition,
+            files,
+            run_id=target.run_id,
+            load_id=target.load_id,
+            reasons=broken.reasons,
+            made_from=target.made_from,
+        )
         staging.publish(target.client, target.bucket, manifest)
     promised = {field.name for field in contract.fields}
     return Staged(
@@ -154,15 +166,20 @@ def _audit(contract: Contract, partition: str, draft: Draft, broken: Quarantine,
     absent = [field.name for field in contract.fields if field.required and field.name not in fields] if fields else []
     if absent:
         raise SourceChanged(contract.name, dict.fromkeys(absent, f"stands in no row of {partition}"))
-    rows = draft.rows + broken.rows
-    if broken.rows > contract.broken_share * rows:
+    refuse_too_many_broken(contract, partition, draft.rows, broken.reasons)
+
+
+def refuse_too_many_broken(contract: Contract, partition: str, good: int, reasons: Mapping[str, int]) -> None:
+    """Raises ContractViolation if the broken rows, by fault, are more than the contract's share of all."""
+    broken = sum(reasons.values())
+    if broken > contract.broken_share * (good + broken):
         raise ContractViolation(
             contract=contract.name,
             partition=partition,
-            broken=broken.rows,
-            rows=rows,
+            broken=broken,
+            rows=good + broken,
             share=contract.broken_share,
-            reasons=broken.reasons,
+            reasons=reasons,
         )
 
 

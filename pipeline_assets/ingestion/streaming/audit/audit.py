@@ -12,6 +12,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import pyarrow as pa
 
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import catalog, warehouse
@@ -39,7 +40,8 @@ from pipeline_assets.ingestion.streaming.capture.topics import watermarks
 from pipeline_assets.ingestion.streaming.decoding.records import RecordReader, share_of
 from pipeline_assets.ingestion.streaming.decoding.schema_registry import schemas_of
 from pipeline_assets.ingestion.streaming.landing.refetch import refetch_from
-from pipeline_assets.ingestion.streaming.staged.state import read_log
+from pipeline_assets.ingestion.streaming.staged.change_log import log_contract
+from pipeline_assets.ingestion.streaming.staged.log import open_log
 from pipeline_assets.ingestion.streaming.streams import change_log, followed, followed_table, record_streams
 from pipeline_assets.ingestion.streaming.typed.table import OFFSET, PARTITION, TOPIC, position_of
 from pipeline_assets.spec.sources import RecordStream, Source
@@ -184,7 +186,13 @@ def compare_table(settings: Settings, source: Source, reading: TableReading, mea
     wait_for(lambda: confirmed_lsn(settings, origin.database) >= reading.instant.lsn, "has had changes that Debezium did not emit")
     ends = _ends(settings, log.topic)
     wait_for(lambda: not _behind(settings, [log], ends), "has had changes that were not typed")
-    return compare(in_table(source), reading, read_log(settings, source.contract)[0])
+    return compare(in_table(source), reading, read_log(settings, source))
+
+
+def read_log(settings: Settings, source: Source) -> pa.Table:
+    """The change log of a table at its newest snapshot; all of it, in memory, as the audit merges it by itself."""
+    with catalog(settings) as lake:
+        return open_log(lake, in_table(source), log_contract(source.contract).name).table.scan().to_arrow()
 
 
 def _patience(source: Source, meanwhile: Meanwhile) -> Callable[[Callable[[], bool], str], None]:

@@ -148,11 +148,13 @@ def _state_metadata(contract: Contract, log: dg.AssetKey, done: "StagedState", s
     return {
         **summary.facts([done.staged], seconds),
         "broken_by_reason": dg.MetadataValue.json(summary.reasons([done.staged])),
-        "changes": done.versions.changes,
+        "changes": done.changes,
         # As text: the page would show numbers of 19 digits rounded.
-        "lsn": str(done.versions.lsn),
+        "lsn": str(done.lsn),
         LOG_SNAPSHOT: str(done.log_snapshot),
-        "values_not_in_log": len(done.versions.unresolved),
+        "merged": "changed keys" if done.whole_because is None else f"the whole log: {done.whole_because}",
+        "keys_merged": done.keys_merged,
+        "values_not_in_log": done.values_not_in_log,
         "dagster/column_schema": column_schema(contract),
         "dagster/column_lineage": dg.TableColumnLineage(lineage),
     }

@@ -5,6 +5,9 @@ from dataclasses import replace
 from pipeline_assets.spec.contracts import Contract, Field
 
 OPERATION, LSN, COMMITTED_AT = "_op", "_lsn", "_committed_at"
+READ, CREATED, DELETED, TRUNCATED = "r", "c", "d", "t"
+# The place of a record in its topic, as the typed table has it.
+TOPIC, PARTITION, OFFSET = "_topic", "_partition", "_offset"
 # The transaction's id, the place of a row in a snapshot, and the fields that a change lacked, where the log has them.
 TRANSACTION, SNAPSHOT, ABSENT = "_txid", "_snapshot", "_absent"
 META_FIELDS = (

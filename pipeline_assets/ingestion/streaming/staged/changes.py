@@ -24,12 +24,33 @@ import pyarrow as pa
 
 from pipeline_assets.core.errors import TableMismatch
 from pipeline_assets.ingestion.sources.contracts import ARROW_TYPES
-from pipeline_assets.ingestion.streaming.staged.change_log import ABSENT, COMMITTED_AT, LSN, OPERATION, SNAPSHOT, TRANSACTION
+from pipeline_assets.ingestion.streaming.staged.change_log import (
+    ABSENT,
+    COMMITTED_AT,
+    CREATED,
+    DELETED,
+    LSN,
+    OFFSET,
+    OPERATION,
+    PARTITION,
+    SNAPSHOT,
+    TOPIC,
+    TRANSACTION,
+    TRUNCATED,
+)
+from pipeline_assets.ingestion.streaming.staged.facts import (
+    EPOCH,
+    ORDER,
+    Place,
+    change_offsets,
+    epochs_of,
+    first_values,
+    is_from,
+    marks,
+    numbered,
+)
 from pipeline_assets.spec.contracts import Contract
 
-TOPIC, PARTITION, OFFSET = "_topic", "_partition", "_offset"
-READ, DELETED, TRUNCATED = "r", "d", "t"
-LAST_OF_SNAPSHOT = ("last", "last_in_data_collection")
 # What Debezium emits in the place of a large value that a change did not touch.
 UNAVAILABLE = "__debezium_unavailable_value"
 
@@ -64,16 +85,17 @@ def merge(log: pa.Table, contract: Contract, *, at: int | None = None) -> Merged
     for a log with a missing column or with more than one partition.
     """
     check(log, contract)
-    changes = _in_order(epochs(frame(log, contract)), contract.primary_key, at)
+    records = frame(log, contract)
+    changes = _in_order(numbered(records, epochs_of(marks(records), change_offsets(records))), contract.primary_key, at)
     last = changes.unique(contract.primary_key, keep="last")
     standing = last.filter(~pl.col(OPERATION).is_in((DELETED, TRUNCATED))).sort(contract.primary_key)
-    filled, absent = resolved(standing, changes, contract)
+    filled, absent = resolved(standing, changes, contract, _first_values(changes, contract))
     unresolved = sorted((row, name) for name in absent for row in filled[f"_is_lost_{name}"].arg_true().to_list())
     return Merged(
         rows=rows_in(filled, contract),
         lsn=newest_lsn(changes),
         changes=changes.height,
-        is_complete=bool((changes["_epoch"] > 0).any() and changes["_is_complete"].any()),
+        is_complete=bool((changes[EPOCH] > 0).any() and changes["_is_complete"].any()),
         unresolved=tuple(unresolved),
     )
 
@@ -110,46 +132,35 @@ def frame(log: pa.Table, contract: Contract) -> pl.DataFrame:
     return frame.unique(OFFSET, keep="any").sort(OFFSET)
 
 
-def epochs(records: pl.DataFrame) -> pl.DataFrame:
-    """Records with the number of their epoch (0: before any snapshot), whether its snapshot is complete, and when it was taken.
-
-    `_lsn_of_effect` is from where on a record counts: a change that was open at a snapshot, from there on.
-    """
-    is_read, is_truncation, lsn = pl.col(OPERATION) == READ, pl.col(OPERATION) == TRUNCATED, pl.col(LSN)
-    begins = is_truncation | (is_read & (~is_read.shift(1, fill_value=False) | (lsn != lsn.shift(1, fill_value=-1))))
-    numbered = records.with_columns(_epoch=begins.cum_sum())
-    proof = ~is_read | pl.col(SNAPSHOT).is_in(LAST_OF_SNAPSHOT).fill_null(value=False)
-    return numbered.with_columns(
-        _is_complete=proof.any().over("_epoch"),
-        _lsn_of_effect=pl.max_horizontal(lsn, lsn.filter(is_read).first().over("_epoch")),
-        _is_change=~is_read,
-        # A truncation waits for every open transaction, so what is older is emitted again.
-        _is_older=(lsn < lsn.filter(is_truncation).first().over("_epoch")).fill_null(value=False),
-    ).filter(~pl.col("_is_older"))
-
-
 def _in_order(records: pl.DataFrame, key: Sequence[str], at: int | None) -> pl.DataFrame:
     """The changes that count at an LSN, each once, in their order; `_row` numbers them."""
     seen = records if at is None else records.filter(pl.col("_lsn_of_effect") <= at)
-    base = seen.filter(pl.col("_is_complete")).select(pl.col("_epoch").max()).item()
+    base = seen.filter(pl.col("_is_complete")).select(pl.col(EPOCH).max()).item()
     return (
-        seen.filter(pl.col("_epoch") >= (base if base is not None else 0))
-        .sort("_epoch", "_is_change", LSN, OFFSET)
-        .unique(["_epoch", LSN, OPERATION, *key], keep="last", maintain_order=True)
+        seen.filter(pl.col(EPOCH) >= (base if base is not None else 0))
+        .sort(ORDER)
+        .unique([EPOCH, LSN, OPERATION, *key], keep="last", maintain_order=True)
         .with_row_index("_row")
     )
 
 
-def resolved(rows: pl.DataFrame, changes: pl.DataFrame, contract: Contract) -> tuple[pl.DataFrame, list[str]]:
+def _first_values(changes: pl.DataFrame, contract: Contract) -> Mapping[str, Place]:
+    return first_values(changes, [field.name for field in contract.fields], {})
+
+
+def resolved(
+    rows: pl.DataFrame, changes: pl.DataFrame, contract: Contract, first_values: Mapping[str, Place]
+) -> tuple[pl.DataFrame, list[str]]:
     """Some of the changes with the values that they did not have, from the newest change of the row that did; and the fields of these.
 
-    Each such field comes with `_is_lost_<field>`: whether its value is nowhere in the log.
+    Each such field comes with `_is_lost_<field>`: whether its value is nowhere in the log. What a change lacks that stands before any
+    record with a value (`first_values`) is null: the table did not have the column.
     """
     values = [field.name for field in contract.fields if field.name not in contract.primary_key]
     absent = [name for name in values if changes.select(_is_absent(changes, name).any()).item()]
     if not absent:
         return rows, []
-    known = _last_known(_with_life(changes, contract.primary_key), absent)
+    known = _last_known(_with_life(changes, contract.primary_key), absent, first_values)
     return rows.drop(absent).join(known, on="_row", how="left", maintain_order="left"), absent
 
 
@@ -160,15 +171,15 @@ def _with_life(changes: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
     """
     ends = (pl.col(OPERATION) == DELETED).cast(pl.Int64)
     stretched = changes.with_columns(_ended=ends.cum_sum().over(key) - ends).with_columns(_life=pl.col("_row").first().over(*key, "_ended"))
-    left = stretched.filter(pl.col(OPERATION) == DELETED).select("_epoch", LSN, _before="_life")
-    moves = stretched.filter(pl.col(OPERATION) == "c").join(left, on=["_epoch", LSN]).sort("_row").select("_life", "_before").rows()
+    left = stretched.filter(pl.col(OPERATION) == DELETED).select(EPOCH, LSN, _before="_life")
+    moves = stretched.filter(pl.col(OPERATION) == CREATED).join(left, on=[EPOCH, LSN]).sort("_row").select("_life", "_before").rows()
     first: dict[int, int] = {}
     for life, before in moves:
         first[life] = first.get(before, before)
     return stretched.with_columns(pl.col("_life").replace(first)) if first else stretched
 
 
-def _last_known(changes: pl.DataFrame, absent: Sequence[str]) -> pl.DataFrame:
+def _last_known(changes: pl.DataFrame, absent: Sequence[str], first_values: Mapping[str, Place]) -> pl.DataFrame:
     """For every change the values of these columns as they then were, and whether the log has none."""
     is_gone = pl.col(OPERATION) == DELETED
     newest: Mapping[str, pl.Expr] = {
@@ -176,7 +187,8 @@ def _last_known(changes: pl.DataFrame, absent: Sequence[str]) -> pl.DataFrame:
     }
     places = changes.select("_row", *(place.alias(f"_at_{name}") for name, place in newest.items()))
     values = [changes[name].gather(places[f"_at_{name}"]).alias(name) for name in absent]
-    lost = [(places[f"_at_{name}"].is_null() & _had(changes, name)).alias(f"_is_lost_{name}") for name in absent]
+    had = changes.select((is_from(first_values[name]) if name in first_values else pl.lit(value=False)).alias(name) for name in absent)
+    lost = [(places[f"_at_{name}"].is_null() & had[name]).alias(f"_is_lost_{name}") for name in absent]
     return pl.DataFrame([places["_row"], *values, *lost])
 
 
@@ -184,8 +196,3 @@ def _is_absent(changes: pl.DataFrame, name: str) -> pl.Expr:
     """Whether a change has no value of a field."""
     is_lacking = pl.col(ABSENT).str.contains(json.dumps(name), literal=True).fill_null(value=False)
     return is_lacking | pl.col(name).eq_missing(UNAVAILABLE) if changes.schema[name] == pl.String else is_lacking
-
-
-def _had(changes: pl.DataFrame, name: str) -> pl.Series:
-    """Whether the table had the column by then, as some row had a value in it. Before, what a change lacks is null, as in the table."""
-    return changes.select(pl.col(name).is_not_null().cum_max()).to_series()

@@ -1,4 +1,7 @@
-"""From the log of a table's changes to all versions of its rows: what stood in them, from when on, and until when.
+"""From the records of some keys of a change log to all versions of their rows: what stood in them, from when on, and until when.
+
+The versions of a key follow from its own records and from what holds for the whole log (`facts`), and from those of other keys only
+where a row was given another key: such keys must be merged together. So a log can be merged by parts of its keys.
 
 The order of changes is that of `changes`, over all epochs of the log. A later snapshot reads a table again: a row that is as it was is no
 new version, one that differs is, and one that is missing was deleted by then. So a restored table, or a replication slot that was lost and
@@ -18,41 +21,35 @@ import pyarrow as pa
 
 from pipeline_assets.core.versions import DELETED_AT, in_table, versioned
 from pipeline_assets.ingestion.streaming.staged import changes
-from pipeline_assets.ingestion.streaming.staged.change_log import COMMITTED_AT, LSN, OPERATION
-from pipeline_assets.ingestion.streaming.staged.changes import DELETED, OFFSET, READ, TRUNCATED
+from pipeline_assets.ingestion.streaming.staged.change_log import COMMITTED_AT, DELETED, LSN, OFFSET, OPERATION, READ, TRUNCATED
+from pipeline_assets.ingestion.streaming.staged.facts import EPOCH, IS_CHANGE, ORDER, Facts, numbered, snapshots
 from pipeline_assets.spec.contracts import Contract
 from pipeline_assets.spec.sources import Source
 
 
 @dataclass(frozen=True, kw_only=True)
 class Versions:
-    """All versions of a table's rows that ever counted, in the order of their keys and times.
+    """All versions of some keys that ever counted, in the order of their keys and times.
 
     rows: the contract's fields (any of them may be null; no rule was checked) and `_deleted_at`. offsets: where each stands in the topic.
     next_at: when the next version of its key was known, or its deletion; null for the current one. `unresolved` lists, by row, the first
-    field whose value is nowhere in the log: null in `rows`. `lsn`, `changes` and `is_complete` are as in `Merged`, over the whole log.
+    field whose value is nowhere in the log: null in `rows`. `keys` counts those that were merged, also such without any version.
     """
 
     rows: pa.Table
     offsets: pa.Array
     next_at: pa.Array
     unresolved: dict[int, str]
-    lsn: int | None
-    changes: int
-    is_complete: bool
+    keys: int
 
 
-def versions(log: pa.Table, source: Source) -> Versions:
-    """All versions of the rows of a table, from its change log as `changes.merge` takes it.
-
-    Raises TableMismatch for a log with a missing column or with more than one partition.
-    """
+def versions(records: pa.Table, source: Source, facts: Facts) -> Versions:
+    """All versions of the keys of some records: all that the log of a table has of these keys, in any order and with any repeats."""
     contract, there = source.contract, in_table(source)
-    changes.check(log, there)
-    records = changes.epochs(changes.frame(log, there))
-    whole = _filled(_with_missing(records, contract.primary_key), there)
+    log = numbered(changes.frame(records, there), facts.epochs).filter(pl.col(OPERATION) != TRUNCATED)
+    whole = _filled(_with_missing(log, contract.primary_key, facts), there, facts)
     timed = _timed(_that_differ(whole, there), contract, known_at_commit=source.known_at_commit)
-    counted = timed.filter((pl.col(OPERATION) != DELETED) & (pl.col("_known") < pl.col("_next")).fill_null(value=True))
+    counted = timed.filter(pl.col(OPERATION) != DELETED)
     ended = pl.when("_is_ended").then(pl.col("_next")).alias(DELETED_AT)
     rows = counted.with_columns(ended, pl.col("_known").alias(contract.known_at)).with_row_index("_at")
     lost = rows.filter(pl.col("_lost").is_not_null())
@@ -61,33 +58,29 @@ def versions(log: pa.Table, source: Source) -> Versions:
         offsets=rows[OFFSET].to_arrow(),
         next_at=rows["_next"].to_arrow(),
         unresolved=dict(zip(lost["_at"].to_list(), lost["_lost"].to_list(), strict=True)),
-        lsn=changes.newest_lsn(records),
-        changes=records.height,
-        is_complete=bool(records.filter(pl.col("_epoch") > 0)["_is_complete"].any()),
+        keys=log.n_unique(contract.primary_key),
     )
 
 
-def _with_missing(records: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
+def _with_missing(records: pl.DataFrame, key: Sequence[str], facts: Facts) -> pl.DataFrame:
     """The changes of rows in their order, each once, with a deletion of each row that a complete snapshot lacks."""
-    of_rows, is_read = pl.col(OPERATION) != TRUNCATED, pl.col(OPERATION) == READ
-    made = records.filter(pl.col("_is_change") & of_rows).unique([LSN, OPERATION, *key], keep="first", maintain_order=True)
+    is_read = pl.col(OPERATION) == READ
+    made = records.filter(~is_read).unique([LSN, OPERATION, *key], keep="first", maintain_order=True)
     rows = pl.concat([records.filter(is_read), made])
-    # A truncation is as a snapshot of nothing.
-    snapshots = records.filter(pl.col("_is_complete") & (pl.col("_epoch") > 0) & ~(pl.col("_is_change") & of_rows))
-    begun = rows.group_by(key).agg(pl.col("_epoch").min().alias("_begun"))
+    begun = rows.group_by(key).agg(pl.col(EPOCH).min().alias("_begun"))
     missing = (
-        begun.join(snapshots.group_by("_epoch").agg(pl.col(LSN, OFFSET, COMMITTED_AT).first()), how="cross")
-        .filter(pl.col("_begun") < pl.col("_epoch"))
-        .join(rows.filter(is_read), on=[*key, "_epoch"], how="anti")
+        begun.join(snapshots(facts.epochs), how="cross")
+        .filter(pl.col("_begun") < pl.col(EPOCH))
+        .join(rows.filter(is_read), on=[*key, EPOCH], how="anti")
         .drop("_begun")
-        .with_columns(pl.lit(DELETED).alias(OPERATION), _is_change=pl.lit(value=False))
+        .with_columns(pl.lit(DELETED).alias(OPERATION), pl.lit(value=False).alias(IS_CHANGE))
     )
-    return pl.concat([rows, missing], how="diagonal").sort("_epoch", "_is_change", LSN, OFFSET).with_row_index("_row")
+    return pl.concat([rows, missing], how="diagonal").sort(ORDER).with_row_index("_row")
 
 
-def _filled(records: pl.DataFrame, contract: Contract) -> pl.DataFrame:
+def _filled(records: pl.DataFrame, contract: Contract, facts: Facts) -> pl.DataFrame:
     """The records with the values that a change did not have, and the first field whose value the log does not have at all (`_lost`)."""
-    filled, absent = changes.resolved(records, records, contract)
+    filled, absent = changes.resolved(records, records, contract, facts.first_values)
     lost = [pl.when(pl.col(f"_is_lost_{name}") & (pl.col(OPERATION) != DELETED)).then(pl.lit(name)) for name in absent]
     return filled.with_columns(pl.coalesce(pl.lit(None, pl.String), *lost).alias("_lost"))
 
@@ -97,20 +90,38 @@ def _that_differ(records: pl.DataFrame, contract: Contract) -> pl.DataFrame:
     key = contract.primary_key
     values = [field.name for field in contract.fields if field.name not in {*key, contract.known_at}]
     is_deleted = pl.col(OPERATION) == DELETED
-    before = is_deleted.shift(1).over(key)
-    is_same = pl.all_horizontal(pl.lit(value=True), *(pl.col(name).eq_missing(pl.col(name).shift(1).over(key)) for name in values))
-    differs = pl.when(is_deleted).then(before.not_().fill_null(value=False)).otherwise((before | is_same.not_()).fill_null(value=True))
+    was_deleted = pl.when(_is_as_before(key)).then(is_deleted.shift(1))
+    differs = (
+        pl.when(is_deleted)
+        .then(was_deleted.not_().fill_null(value=False))
+        .otherwise((was_deleted | _is_as_before(values).not_()).fill_null(value=True))
+    )
     return records.sort(*key, "_row").filter(differs)
 
 
+def _is_as_before(columns: Sequence[str]) -> pl.Expr:
+    """Whether a record has in these columns what the one before it has; a window over the keys takes ten times as long."""
+    return pl.all_horizontal(pl.lit(value=True), *(pl.col(name).eq_missing(pl.col(name).shift(1)) for name in columns)) & (
+        pl.int_range(pl.len()) > 0
+    )
+
+
 def _timed(records: pl.DataFrame, contract: Contract, *, known_at_commit: bool) -> pl.DataFrame:
-    """Records with the time at which they were known, and that of the next one of their key and whether it ends the row."""
+    """The records that counted for a while: when they were known, when the next one of their key was, and whether that ends the row."""
     key, field, commit = contract.primary_key, pl.col(contract.known_at), pl.col(COMMITTED_AT)
     own = commit if known_at_commit else pl.when(pl.col(OPERATION) != DELETED).then(field)
-    timed = records.with_columns(_own=own, _is_first=pl.struct(key).is_first_distinct())
+    timed = records.with_columns(_own=own, _is_first=_is_as_before(key).not_())
     known = _moving_on(timed.select("_own", COMMITTED_AT, "_is_first"))
-    return timed.with_columns(known.alias("_known")).with_columns(
-        _next=pl.col("_known").shift(-1).over(key), _is_ended=(pl.col(OPERATION) == DELETED).shift(-1).over(key)
+    with_next = _with_next(timed.with_columns(known.alias("_known")), key)
+    return _with_next(with_next.filter((pl.col("_known") < pl.col("_next")).fill_null(value=True)), key)
+
+
+def _with_next(timed: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
+    """Records with the time of the next one of their key, and whether that is a deletion; null where there is none."""
+    has_next = _is_as_before(key).shift(-1, fill_value=False)
+    return timed.with_columns(
+        _next=pl.when(has_next).then(pl.col("_known").shift(-1)),
+        _is_ended=pl.when(has_next).then((pl.col(OPERATION) == DELETED).shift(-1)),
     )
 
 

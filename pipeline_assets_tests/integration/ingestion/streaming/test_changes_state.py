@@ -74,7 +74,7 @@ def test_a_followed_table_is_staged_as_a_batch_would_have(isolated: Settings) ->
         assert {*faults(expected_broken, source.contract)} <= {*faults(broken, source.contract)}
         assert staged.height > expected.num_rows
         assert staged["_deleted_at"].null_count() < staged.height
-        assert followed.versions.changes == log.num_rows
+        assert followed.changes == log.num_rows
         assert name != "planes" or UNAVAILABLE in log[LARGE_COLUMN].to_pylist()
 
 

@@ -21,7 +21,7 @@ from pipeline_assets.core.errors import SourceChanged
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.sources import quarantine
-from pipeline_assets.ingestion.streaming.audit.audit import verify_table, verify_topic
+from pipeline_assets.ingestion.streaming.audit.audit import read_log, verify_table, verify_topic
 from pipeline_assets.ingestion.streaming.audit.compare import read_table
 from pipeline_assets.ingestion.streaming.capture.connect import Connect, open_connect
 from pipeline_assets.ingestion.streaming.capture.connectors import apply, connectors_of
@@ -31,7 +31,6 @@ from pipeline_assets.ingestion.streaming.health.arrivals import touched
 from pipeline_assets.ingestion.streaming.health.days import Reach, stale_days
 from pipeline_assets.ingestion.streaming.health.watch import Watch
 from pipeline_assets.ingestion.streaming.landing.refetch import refetch_from
-from pipeline_assets.ingestion.streaming.staged.state import read_log
 from pipeline_assets.ingestion.streaming.streams import change_log, followed_table, record_streams
 from pipeline_assets.ingestion.streaming.typed.rows import type_landed
 from pipeline_assets.local_stack.plan import CONNECT, KAFKA, POSTGRES, S3
@@ -152,7 +151,7 @@ def test_a_worker_that_is_killed_in_a_snapshot_begins_it_again(streams: Settings
         heal(streams)
         until(lambda: captured_rows(pipeline, "branches"), lambda found: found >= 100)
         records = pipeline.settle()
-        log, _ = read_log(pipeline.settings, pipeline.project.sources[0].contract)
+        log = read_log(pipeline.settings, pipeline.project.sources[0])
 
     assert (captured, pid_of(streams, CONNECT) != killed) == (0, True)
     assert log["_op"].to_pylist().count("r") > 2 * MANY
@@ -331,7 +330,7 @@ def test_a_lost_slot_is_reported_and_leaves_no_hole(pipeline: Pipeline, how: str
         ask(connect, pipeline, "resume")
         until(lambda: (troubles_at_tick(pipeline), captured_rows(pipeline, "accounts"))[1], lambda found: found > before + MANY)
     records = pipeline.audit()
-    log, _ = read_log(pipeline.settings, source.contract)
+    log = read_log(pipeline.settings, source)
     new = log.filter(log["_offset"].to_numpy() >= before)["_op"].to_pylist()
 
     assert len(troubles) == 1

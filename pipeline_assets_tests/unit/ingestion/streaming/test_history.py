@@ -1,64 +1,22 @@
 """All versions of a table's rows from its change log, held against a table whose versions are written down one by one."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
 from random import Random
-from typing import Any
 
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline_assets.ingestion.streaming.staged.changes import UNAVAILABLE
 from pipeline_assets.ingestion.streaming.staged.history import Versions, versions
-from pipeline_assets.spec.contracts import Contract, Field
-from pipeline_assets.spec.sources import PostgresTable, Source
-from pipeline_assets_tests.change_logs import log_schema
-
-CONTRACT = Contract(
-    name="things",
-    version="1.0.0",
-    owner="tests@example.org",
-    description="Things.",
-    fields=(
-        Field(name="id", type="string", required=True, description="Which."),
-        Field(name="size", type="integer", required=True, description="How large."),
-        Field(name="text", type="string", description="A large text."),
-        Field(name="updated_at", type="timestamp", required=True, description="When."),
-    ),
-    primary_key=("id",),
-    event_at="updated_at",
-    known_at="updated_at",
-    lateness=timedelta(0),
-    freshness=timedelta(days=1),
-    broken_share=0.1,
-)
-THINGS = Source(contract=CONTRACT, origin=PostgresTable(database="ops", table="things"), load="changes")
-BY_COMMIT = replace(THINGS, known_at_commit=True)
-NOON = datetime(2013, 1, 1, 12, tzinfo=UTC)
-SCHEMA = log_schema(CONTRACT)
-Row = dict[str, Any]
-# What a test looks at of a version: key, size, text, known, deleted.
-Shown = tuple[str, int, str | None, datetime, datetime | None]
+from pipeline_assets.spec.sources import Source
+from pipeline_assets_tests.followed_tables import BY_COMMIT, SCHEMA, THINGS, Row, Shown, facts_of, minute, played, record, surveyed, thing
 
 
-def minute(number: int) -> datetime:
-    """So many minutes after noon."""
-    return NOON + timedelta(minutes=number)
-
-
-def record(op: str, at: int, offset: int, row: Row, snapshot: str | None = None) -> Row:
-    """One record of a log, at an LSN and a minute of the same number."""
-    place = {"_topic": "things", "_partition": 0, "_offset": offset}
-    meta = {"_op": op, "_lsn": at, "_committed_at": minute(at), "_txid": 1, "_snapshot": snapshot}
-    return {"size": None, "text": None, "updated_at": None, **row} | place | meta
-
-
-def told(records: Sequence[Row], source: Source = THINGS) -> list[Shown]:
+def merged(records: Sequence[Row], source: Source = THINGS) -> list[Shown]:
     """The versions of a log, by key and time."""
-    return shown(versions(pa.Table.from_pylist(list(records), schema=SCHEMA), source))
+    log = pa.Table.from_pylist(list(records), schema=SCHEMA)
+    return shown(versions(log, source, facts_of(log, source)))
 
 
 def shown(found: Versions) -> list[Shown]:
@@ -66,134 +24,16 @@ def shown(found: Versions) -> list[Shown]:
     return [(row["id"], row["size"], row["text"], row["updated_at"], row["_deleted_at"]) for row in found.rows.to_pylist()]
 
 
-def thing(key: str, size: int, updated: int, text: str | None = None) -> Row:
-    """A row as it stands in the table."""
-    return {"id": key, "size": size, "text": text, "updated_at": minute(updated)}
-
-
-@dataclass
-class Table:
-    """A table that is changed step by step, what is emitted of it, and the versions that a careful reader would write down."""
-
-    random: Random
-    by_commit: bool
-    rows: dict[str, Row] = field(default_factory=dict)
-    emitted: list[Row] = field(default_factory=list)
-    versions: dict[str, list[tuple[Row | None, datetime]]] = field(default_factory=dict)
-    now: int = 100
-
-    def step(self, *, is_told: bool) -> None:
-        """A row is inserted, updated, given another key, or deleted; nobody hears of it where the slot is lost."""
-        self.now += self.random.randint(1, 3)
-        key, before = self.random.choice("ABCDE"), len(self.emitted)
-        if key not in self.rows:
-            self.rows[key] = thing(key, self.random.randint(0, 2), self._field(), self.random.choice([None, "a", "b"]))
-            self.emit("c", self.rows[key])
-        else:
-            self.random.choice([self._update, self._update, self._rename, self._delete])(key)
-        for one in self.emitted[before:] if is_told else ():
-            self.write_down(one["id"], None if one["_op"] == "d" else self.rows[one["id"]])
-        if not is_told:
-            del self.emitted[before:]
-
-    def _field(self) -> int:
-        """When a row says that it was changed: now, or as before, or at some time."""
-        return self.random.choice([self.now, self.now, self.now - 1, 0, self.random.randint(0, self.now)])
-
-    def _update(self, key: str) -> None:
-        row = self.rows[key] = {**self.rows[key], "size": self.random.randint(0, 2), "updated_at": minute(self._field())}
-        is_untouched = row["text"] is not None and self.random.random() < 1 / 2
-        if not is_untouched:
-            row["text"] = self.random.choice([None, "a", "b"])
-        self.emit("u", {**row, "text": UNAVAILABLE} if is_untouched else row)
-
-    def _rename(self, key: str) -> None:
-        other = self.random.choice("ABCDE")
-        if other in self.rows:
-            return
-        self.rows[other] = {**self.rows.pop(key), "id": other}
-        self.emit("d", {"id": key})
-        self.emit("c", {**self.rows[other], **({} if self.rows[other]["text"] is None else {"text": UNAVAILABLE})})
-
-    def _delete(self, key: str) -> None:
-        del self.rows[key]
-        self.emit("d", {"id": key})
-
-    def truncate(self) -> None:
-        """All rows go at once."""
-        self.now += 1
-        self.rows.clear()
-        self.emit("t", {"id": None})
-        for key in self.versions:
-            self.write_down(key, None)
-
-    def snapshot(self, *, is_complete: bool) -> None:
-        """All rows as they are, or those that were read before the reader was killed."""
-        self.now += 1
-        keys = sorted(self.rows)
-        if not keys:
-            return
-        for key in keys if is_complete else keys[: len(keys) // 2]:
-            self.emit("r", self.rows[key], "last" if key == keys[-1] else "true")
-            self.write_down(key, self.rows[key])
-        for key in self.versions.keys() - self.rows.keys() if is_complete else ():
-            self.write_down(key, None)
-
-    def emit(self, op: str, row: Row, snapshot: str | None = None) -> None:
-        """A record more."""
-        self.emitted.append(record(op, self.now, len(self.emitted), row, snapshot))
-
-    def write_down(self, key: str, row: Row | None) -> None:
-        """What is known of a key from now on."""
-        own = self.versions.setdefault(key, [])
-        before, at = own[-1] if own else (None, None)
-        if (before is None) if row is None else (before is not None and _plain(before) == _plain(row)):
-            return
-        known = minute(self.now)
-        if row is not None and not self.by_commit and (at is None or row["updated_at"] > at):
-            known = row["updated_at"]
-        own.append((None if row is None else dict(row), known if at is None else max(known, at)))
-
-    def expected(self) -> list[Shown]:
-        """The versions that counted for a while."""
-        found: list[Shown] = []
-        for key, own in sorted(self.versions.items()):
-            for (row, known), after in zip(own, [*own[1:], None], strict=True):
-                if row is not None and (after is None or after[1] > known):
-                    ended = after[1] if after is not None and after[0] is None else None
-                    found.append((key, row["size"], row["text"], known, ended))
-        return found
-
-
-def _plain(row: Row) -> tuple[Any, ...]:
-    return row["size"], row["text"]
-
-
 @settings(max_examples=300)
 @given(seed=st.integers(0, 10**9), steps=st.integers(0, 60), by_commit=st.booleans())
 def test_every_version_counts_from_when_it_was_known_to_the_next_one(seed: int, steps: int, *, by_commit: bool) -> None:
     """Snapshots that are cut off or taken again, lost slots, truncations, changed keys, in any order with repeats: as written down."""
     random = Random(seed)  # noqa: S311 - rows for a test, not secrets
-    table = Table(random, by_commit)
-    for key in "ABC":
-        table.rows[key] = thing(key, 0, random.randint(0, 100), "a")
-    table.snapshot(is_complete=random.random() < 1 / 2)
-    table.snapshot(is_complete=True)
-    is_told = True
-    for _ in range(steps):
-        what = random.random()
-        if what < 1 / 20:
-            table.truncate()
-        elif what < 3 / 20 and (table.rows or is_told):
-            # A slot that was made again begins with a snapshot; one of no rows shows nothing, and is left out here.
-            table.snapshot(is_complete=random.random() < 1 / 4) if is_told else None
-            table.snapshot(is_complete=True)
-            is_told = not table.rows or random.random() < 3 / 4
-        else:
-            table.step(is_told=is_told)
+    table = played(random, steps, by_commit=by_commit)
     log = table.emitted + random.choices(table.emitted, k=len(table.emitted) // 3)
     random.shuffle(log)
-    assert told(log, BY_COMMIT if by_commit else THINGS) == table.expected()
+
+    assert merged(log, BY_COMMIT if by_commit else THINGS) == table.expected()
 
 
 def test_a_change_that_does_not_move_its_field_on_is_known_at_its_commit() -> None:
@@ -204,7 +44,7 @@ def test_a_change_that_does_not_move_its_field_on_is_known_at_its_commit() -> No
         record("u", 30, 2, thing("A", 3, 2)),
         record("u", 40, 3, thing("A", 4, 35)),
     ]
-    assert told(log) == [
+    assert merged(log) == [
         ("A", 1, None, minute(5), None),
         ("A", 2, None, minute(20), None),
         ("A", 3, None, minute(30), None),
@@ -223,13 +63,24 @@ def test_a_restored_table_moves_nothing_that_was_known() -> None:
         record("r", 50, 4, thing("A", 1, 5), "true"),
         record("r", 50, 5, thing("B", 1, 5), "last"),
     ]
-    assert told(log) == [
+    assert merged(log) == [
         ("A", 1, None, minute(5), None),
         ("A", 2, None, minute(15), None),
         ("A", 1, None, minute(50), None),
         ("B", 1, None, minute(5), None),
         ("C", 1, None, minute(5), minute(50)),
     ]
+
+
+def test_a_row_that_was_changed_and_deleted_at_once_has_ended() -> None:
+    """Regression: a version that counted at no time hid the deletion after it, and the one before seemed to count for ever."""
+    log = [
+        record("r", 10, 0, thing("A", 1, 5), "last"),
+        record("u", 20, 1, thing("A", 2, 30)),
+        record("d", 25, 2, {"id": "A"}),
+    ]
+
+    assert merged(log) == [("A", 1, None, minute(5), minute(30))]
 
 
 def test_by_commit_nothing_is_known_before_the_first_snapshot() -> None:
@@ -240,7 +91,7 @@ def test_by_commit_nothing_is_known_before_the_first_snapshot() -> None:
         record("d", 30, 2, {"id": "A"}),
         record("c", 40, 3, {"id": "A", "size": 2}),
     ]
-    assert told(log, BY_COMMIT) == [
+    assert merged(log, BY_COMMIT) == [
         ("A", 1, None, minute(10), None),
         ("A", 2, None, minute(20), minute(30)),
         ("A", 2, None, minute(40), None),
@@ -250,12 +101,13 @@ def test_by_commit_nothing_is_known_before_the_first_snapshot() -> None:
 def test_a_repeat_keeps_the_earliest_time() -> None:
     """A row that was only touched is no new version, whatever its `updated_at` says."""
     log = [record("r", 10, 0, thing("A", 1, 5), "last"), record("u", 20, 1, thing("A", 1, 15))]
-    assert told(log) == [("A", 1, None, minute(5), None)]
+    assert merged(log) == [("A", 1, None, minute(5), None)]
 
 
 @pytest.mark.parametrize("source", [THINGS, BY_COMMIT])
 def test_an_empty_log_has_no_versions_and_no_snapshot(source: Source) -> None:
     """Nothing is made up where nothing was emitted."""
-    found = versions(SCHEMA.empty_table(), source)
-    assert shown(found) == []
-    assert not found.is_complete
+    log = SCHEMA.empty_table()
+
+    assert shown(versions(log, source, facts_of(log, source))) == []
+    assert surveyed(log, source).epochs() == ()
