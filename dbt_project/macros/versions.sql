@@ -22,6 +22,8 @@
     know, a view of the rows as they are now:
 
         select order_id, amount, known_at from {{ ref('orders_history') }} where is_current
+
+    How long it keeps versions that count no more is said in its YAML: `keeps_versions.sql`.
 -#}
 {% macro versions_of(rows, key, known_at) -%}
     {%- set keys = key | join(', ') -%}

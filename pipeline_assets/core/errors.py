@@ -6,7 +6,7 @@ decides whether trying again can help: a `TransientError` may be retried, no oth
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 
 DAYS_SHOWN = 5
@@ -288,6 +288,18 @@ class NotMaterialized(UserInputError):
     def __init__(self, asset: str) -> None:
         self.asset = asset
         super().__init__(f"The lake has no table of '{asset}' yet. Materialize it first.")
+
+
+class VersionsNotKept(UserInputError):
+    """A cleaned table is asked what was known at a time before the one since when it keeps all versions of its rows."""
+
+    def __init__(self, table: str, asked: datetime, since: datetime) -> None:
+        self.table, self.asked, self.since = table, asked, since
+        super().__init__(
+            f"Table '{table}' is asked what was known at {asked.isoformat()}, and keeps all versions since {since.isoformat()} alone. "
+            "Nothing was written. Ask from then on; read a training set that is stored by its id; or declare a longer `keeps_versions` "
+            "beside the dbt model and build it with `full_refresh`."
+        )
 
 
 class PromotionRefused(UserInputError):

@@ -68,6 +68,8 @@ HISTORY = "_history"
 
 # The outbox of dbt: days of cleaned tables that changed since the lake has them.
 CHANGED_DAYS = ("publishing", "changed_days")
+# Since when cleaned tables keep all versions of their rows, as dbt notes it; those that keep them for ever are not in it.
+VERSIONS_SINCE = ("publishing", "versions_since")
 
 # Partitions that are no day: a table that is loaded whole, and the quarantines of rows without any time and of events as they came.
 SNAPSHOT = "snapshot"

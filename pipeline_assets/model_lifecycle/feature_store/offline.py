@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 
 import polars as pl
 import pyarrow as pa
@@ -145,16 +145,17 @@ def historical_features(
     cleaned events, at the snapshots `at` or the newest, by the kernel that fills the feature tables. `on_step` is called with what is
     done next, `on_notice` with what a person should know (what was left out; a source that ends too long before the last decision);
     `name` stands for the spine in errors. Raises UnknownName for a model there is not, NotMaterialized for a cleaned table that is not
-    there yet, UnknownDay for a time outside the use case's days, TableRejected for a spine unfit for use.
+    there yet, UnknownDay for a time outside the use case's days, VersionsNotKept for one at which more versions of rows counted than are
+    kept, TableRejected for a spine unfit for use.
     """
     model = project.model(model_name)
     requests = check_requests(name, model, spine, _kinds(project, model))
-    first, last = _days_of(project.span_of(project.home_of_model(model)), requests)
+    decided = _decided(project.span_of(project.home_of_model(model)), requests)
     snapshots = snapshots_of(settings, [names.cleaned(source.name) for source in _by_source(model)], _of_cleaned(model, at))
     found: list[pa.Table] = []
     for source, views in _by_source(model).items():
         on_step(f"Reading {source.name}")
-        events = read_events_of(settings, source, views, first, last, snapshots).read_all()
+        events = read_events_of(settings, source, views, decided, snapshots).read_all()
         _notice_if_stale(source, views, requests, events, on_notice)
         requests = check_keys(name, requests, events, [key for view in views for key in view.entity.keys])
         for view in views:
@@ -212,11 +213,10 @@ def _notice_if_stale(source: CleanedTable, views: Sequence[FeatureView], request
         on_notice(f"{table} holds {held}; the last decision is at {asked.isoformat()}. Its features are older than they promise.")
 
 
-def _days_of(span: Span, requests: pa.Table) -> tuple[date, date]:
-    """The days of the first and the last decision; raises UnknownDay if the use case has none of them."""
-    bounds = pc.min_max(requests[DECISION_AT]).as_py()
-    first, last = bounds["min"].date(), bounds["max"].date()
-    for day in (first, last):
+def _decided(span: Span, requests: pa.Table) -> tuple[datetime, datetime]:
+    """The first and the last decision; raises UnknownDay if the use case does not have their days."""
+    first, last = pc.min_max(requests[DECISION_AT]).as_py().values()
+    for day in (first.date(), last.date()):
         if day < span.first or (span.last is not None and day > span.last):
             raise UnknownDay(str(day), span.first, span.last)
     return first, last

@@ -7,7 +7,7 @@ from pipeline_assets.core import names
 from pipeline_assets.core.names import AssetName
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.processing.features import inputs
-from pipeline_assets.processing.features.cleaned import NEWEST, Snapshots, snapshots_of
+from pipeline_assets.processing.features.cleaned import NEWEST, Snapshots, midnight, snapshots_of
 from pipeline_assets.processing.lake import tables
 from pipeline_assets.processing.lake.files import Content
 from pipeline_assets.spec.models import Model
@@ -33,9 +33,11 @@ def changed(settings: Settings, model: Model, at: Snapshots = NEWEST) -> dict[da
     """Of each day that has vectors, the cleaned tables of which other files count for it by now than when it was made.
 
     A version that came late is in another file, as is one that changes nothing for the day: so the vectors of a day with none are what
-    they were, and those of a day with some may be, too. Of days whose inputs are not known, all tables count.
+    they were, and those of a day with some may be, too. Of days whose inputs are not known, all tables count. Days from before the versions
+    that a table keeps are left out: nothing can be said of them any more.
     """
-    known = tables.days(settings, names.vectors(model.name))
+    since = [at for source in sources_of(model) if (at := tables.versions_since(settings, source)) is not None]
+    known = [day for day in tables.days(settings, names.vectors(model.name)) if all(at <= midnight(day) for at in since)]
     now = _parts(settings, model, known, snapshots_of(settings, sources_of(model), at))
     _, made_from = tables.made_from(settings, names.vectors(model.name))
     of_parts = [model.observations.table, *(view.source.name for view in model.views)]

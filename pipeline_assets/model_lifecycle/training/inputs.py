@@ -8,11 +8,12 @@ import pyarrow as pa
 
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import arrow_warehouse
-from pipeline_assets.core.errors import NotTrained, UserInputError
+from pipeline_assets.core.errors import NotTrained, UserInputError, VersionsNotKept
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.model_lifecycle.feature_store import offline
 from pipeline_assets.model_lifecycle.training.blocks import TRAIN
 from pipeline_assets.model_lifecycle.training.dataset import aware, block_starts, matured_until
+from pipeline_assets.processing.cleaning.retention import versions_since
 from pipeline_assets.processing.lake.tables import days, snapshot_id
 from pipeline_assets.spec.models import Label, Model
 
@@ -33,7 +34,7 @@ class Inputs:
 def read_inputs(settings: Settings, model: Model, as_of: datetime | None = None) -> Inputs:
     """Everything that a training set as of `as_of` (None: the end of the newest day that has vectors) is made from.
 
-    Raises NotTrained if there are no vectors.
+    Raises NotTrained if there are no vectors, VersionsNotKept if labels that counted then are no longer kept.
     """
     table = names.vectors(model.name)
     snapshot = snapshot_id(settings, table)
@@ -72,7 +73,7 @@ def end_of_vectors(settings: Settings, model: Model) -> datetime | None:
 def read_labels(settings: Settings, label: Label, since: datetime, until: datetime) -> pa.Table:
     """Keys, label and time known of every label known from `since` to `until` (both inclusive, UTC), as it counted then; any order.
 
-    A label of Postgres' `numeric` comes as a 64-bit float.
+    A label of Postgres' `numeric` comes as a 64-bit float. Raises VersionsNotKept where labels that counted at `until` are no longer kept.
     """
     from psycopg.sql import SQL, Identifier
 
@@ -83,7 +84,12 @@ def read_labels(settings: Settings, label: Label, since: datetime, until: dateti
     )
     with arrow_warehouse(settings) as connection, connection.cursor() as cursor:
         cursor.execute(query.as_string(), (since, until))
-        return _with_numbers(cursor.fetch_arrow_table(), label.column)
+        found = _with_numbers(cursor.fetch_arrow_table(), label.column)
+    # Asked after the labels were read, so that versions which a build deletes meanwhile are not missed.
+    kept_since = versions_since(settings, label.table)
+    if kept_since is not None and until < kept_since:
+        raise VersionsNotKept(".".join(names.cleaned(label.table)), until, kept_since)
+    return found
 
 
 def _with_numbers(labels: pa.Table, column: str) -> pa.Table:

@@ -13,7 +13,7 @@ from pipeline_assets.core.errors import SpecError
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import Platform, asked_days, column_schema, dagster_errors, days, key, use_case_tags
 from pipeline_assets.core.settings import Settings, in_environment
-from pipeline_assets.processing.cleaning import inspection, raw_tables
+from pipeline_assets.processing.cleaning import inspection, raw_tables, retention
 from pipeline_assets.processing.cleaning.dbt import PROGRAM_OF_RUNS, between, ending, project_folder, run_folder, variables
 from pipeline_assets.processing.cleaning.models import ProjectModels, Selection, read_models
 from pipeline_assets.processing.cleaning.raw_tables import Days, Loaded
@@ -89,15 +89,18 @@ class Translator(DagsterDbtTranslator):
         return spec.merge_attributes(metadata={names.CURRENT_VALUE_ONLY: ", ".join(read)}) if read else spec
 
     def get_metadata(self, dbt_resource_props: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Columns and name of the table; the database is known to a run alone."""
+        """Columns and name of the table, and how long it keeps versions; the database is known to a run alone."""
         table = f"{dbt_resource_props['schema']}.{dbt_resource_props['name']}"
-        return {**super().get_metadata(dbt_resource_props), "dagster/table_name": table}
+        keeps = retention.kept_versions(dbt_resource_props)
+        kept = {} if keeps is None else {retention.KEEPS_VERSIONS: str(keeps)}
+        return {**super().get_metadata(dbt_resource_props), "dagster/table_name": table, **kept}
 
 
 def defs(project: Project) -> dg.Definitions:
     """Raw tables, each once, and the dbt models of all use cases. A manifest that is missing or old is made first (some seconds).
 
-    Raises SpecError where a model reads what its use case does not declare, or the present for rows of the past.
+    Raises SpecError where a model reads what its use case does not declare, reads the present for rows of the past, or declares a
+    retention that cannot be kept.
     """
     folder, models = project_folder(), read_models(project)
     problems = list(models.problems())
@@ -248,7 +251,9 @@ def _in_lake(settings: Settings, models: ProjectModels, event: DbtDagsterEventTy
     done = publish(settings, built)
     facts = {"lake_days_changed": sum(one.changed for one in done), "lake_commits": len(done)}
     last = {"lake_snapshot_id": str(done[-1].snapshot_after)} if done else {}
-    return event.with_metadata({**event.metadata, **facts, **last})
+    since = retention.versions_since(settings, built.name)
+    kept = {} if since is None else {"versions_since": since.isoformat()}
+    return event.with_metadata({**event.metadata, **facts, **last, **kept})
 
 
 def _loaded_in_time(contracts: Sequence[Contract]) -> dg.AssetChecksDefinition:

@@ -1,7 +1,7 @@
 """The dbt models of a project: which of them the use cases need, which are built by the day, and how dbt is asked for them."""
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cached_property
 from typing import Any
@@ -10,6 +10,7 @@ from pipeline_assets.core import names
 from pipeline_assets.core.columns import Columns
 from pipeline_assets.core.errors import DeclarationProblem
 from pipeline_assets.core.project import Project, tables_of
+from pipeline_assets.processing.cleaning import retention
 from pipeline_assets.processing.cleaning.dbt import project_folder
 from pipeline_assets.processing.cleaning.manifest import read_manifest
 from pipeline_assets.processing.cleaning.references import References
@@ -119,13 +120,14 @@ class ProjectModels:
         return min((each for each in found if each is not None), default=None)
 
     def problems(self) -> Iterator[DeclarationProblem]:
-        """What models read that the use cases that build them do not declare, or that is of another time than their rows."""
+        """What models read that is not declared or is of another time, and retentions that cannot be kept."""
         for use_case in self.project.use_cases:
             for model in sorted(self._own(use_case) | self._borrowed[use_case.name]):
                 yield from self._undeclared(use_case, model)
                 yield from self._of_other_days(use_case, model)
                 for problem, expected in self.references.problems(model):
                     yield self._problem(use_case, model, problem, expected)
+                yield from self._retention(use_case, model)
 
     def _undeclared(self, use_case: UseCase, model: str) -> Iterator[DeclarationProblem]:
         declared = {contract.name for contract, _ in self.project.lake_contracts}
@@ -143,6 +145,13 @@ class ProjectModels:
                 yield self._problem(
                     use_case, model, f"reads {self._name(parent)} of use case '{other.name}', which has other days", expected
                 )
+
+    def _retention(self, use_case: UseCase, model: str) -> Iterator[DeclarationProblem]:
+        node = self.manifest["nodes"][model]
+        for problem, expected in retention.problems(self.project, self.manifest, model):
+            found = self._problem(use_case, model, problem, expected)
+            file = f"dbt_project/{node['patch_path'].partition('://')[2]}"
+            yield replace(found, field=retention.KEEPS_VERSIONS, file=file)
 
     def _problem(self, use_case: UseCase, model: str, problem: str, expected: str) -> DeclarationProblem:
         file = f"dbt_project/{self.manifest['nodes'][model]['original_file_path']}"

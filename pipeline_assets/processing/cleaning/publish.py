@@ -3,6 +3,8 @@
 dbt notes the days that it changes in the transaction that changes them (`macros/changed_days.sql`). They are taken out of that outbox in a
 transaction that ends once the lake has them, so a build that is killed in between is made up for by the next one. The rows of a day are
 sorted by their key, so that equal rows give equal files and days that come out as they were are left alone.
+
+Each commit says since when the table keeps all versions of its rows (`macros/keeps_versions.sql`), so that whoever reads it knows.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -14,6 +16,7 @@ from pipeline_assets.core import connections, names
 from pipeline_assets.core.columns import ColumnKind
 from pipeline_assets.core.errors import TableMismatch
 from pipeline_assets.core.settings import Settings
+from pipeline_assets.processing.cleaning import retention
 from pipeline_assets.processing.cleaning.models import Built
 from pipeline_assets.processing.lake import tables
 
@@ -54,7 +57,7 @@ def publish(settings: Settings, built: Built) -> "list[Published]":
         if is_new and not spans:
             # A table that never had a row is put there by a day without rows: features of it are empty, and not an error.
             spans = [(EVERY_DAY, EVERY_DAY)]
-        return [_publish_days(settings, built, built.event_at, span) for span in spans]
+        return [_publish_days(settings, built, built.event_at, span, is_last=span == spans[-1]) for span in spans]
 
 
 def _taken(warehouse: "psycopg.Connection", built: Built) -> set[date]:
@@ -112,12 +115,13 @@ def _between(first: date, last: date) -> Iterator[date]:
     return (first + timedelta(days=offset) for offset in range((last - first).days + 1))
 
 
-def _publish_days(settings: Settings, built: Built, event_at: str, span: tuple[date, date]) -> "Published":
+def _publish_days(settings: Settings, built: Built, event_at: str, span: tuple[date, date], *, is_last: bool) -> "Published":
     with connections.arrow_warehouse(settings) as connection, connection.cursor() as cursor:
         # Values stand in the text of the query: with bound ones the driver could not copy binary rows.
         cursor.execute(_query(built, _of_days(event_at, span)).as_string())
         rows: pa.Table = cursor.fetch_arrow_table()
-    return tables.replace_days(settings, names.cleaned(built.name), rows.cast(_schema(built)), event_at, *span)
+    versions = _versions_since(settings, built, is_last=is_last)
+    return tables.replace_days(settings, names.cleaned(built.name), rows.cast(_schema(built)), event_at, *span, properties=versions)
 
 
 def _publish_whole(settings: Settings, built: Built) -> "Published":
@@ -127,7 +131,21 @@ def _publish_whole(settings: Settings, built: Built) -> "Published":
     ordered = SQL("{} order by {}").format(_query(built, SQL("true")), SQL(", ").join(map(Identifier, _selected(built))))
     with connections.arrow_warehouse(settings) as connection, connection.cursor() as cursor:
         cursor.execute(ordered.as_string())
-        return tables.replace_all(settings, names.cleaned(built.name), cursor.fetch_record_batch().cast(_schema(built)))
+        rows = cursor.fetch_record_batch().cast(_schema(built))
+        return tables.replace_all(settings, names.cleaned(built.name), rows, _versions_since(settings, built, is_last=True))
+
+
+def _versions_since(settings: Settings, built: Built, *, is_last: bool) -> dict[str, str | None]:
+    """The property that says since when all versions are kept in the rows that were just read, or in newer ones.
+
+    Read after the rows, so that a build in between can only make it later than it has to be. A table that is made anew may have more
+    versions than before, and has them once the last of its days is there.
+    """
+    found = [retention.versions_since(settings, built.name)]
+    if not is_last:
+        found.append(tables.versions_since(settings, names.cleaned(built.name)))
+    since = max((one for one in found if one is not None), default=None)
+    return {tables.VERSIONS_SINCE: None if since is None else since.isoformat()}
 
 
 def _selected(built: Built) -> dict[str, ColumnKind]:

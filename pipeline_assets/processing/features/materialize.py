@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 
 import polars as pl
 import pyarrow as pa
@@ -55,7 +55,8 @@ def materialize_view(
     where neither the view nor the files of events that it can see have changed since they were written, so that a model that is added
     computes its own rows alone, and events are read for the other days alone. Cleaned tables are read at the snapshots `at`, or at their
     newest: the same snapshots give the same rows. Nothing is written if a row is missing or doubled, or a value is NaN or infinite. Raises
-    TableMismatch where a cleaned table is not what the view declares, NotMaterialized where there is none.
+    TableMismatch where a cleaned table is not what the view declares, NotMaterialized where there is none, VersionsNotKept where one no
+    longer keeps what counted at a decision that is to be computed.
     """
     asked, source = _distinct(models), names.cleaned(view.source.name)
     snapshots = snapshots_of(settings, [source, *(names.cleaned(one.table) for one in asked)], at)
@@ -140,12 +141,12 @@ def _compute(
     """How many events were read, and the rows of the view's table: the keys and time of each request, then its features."""
     if requests.num_rows == 0:
         return 0, _schema(view, requests).empty_table()
-    first, last = (pc.min_max(requests[DECISION_AT])[end].as_py().date() for end in ("min", "max"))
-    seen = sum(each.rows for each in inputs.seen(view, contents, first, last))
+    first_at, last_at = pc.min_max(requests[DECISION_AT]).as_py().values()
+    seen = sum(each.rows for each in inputs.seen(view, contents, first_at.date(), last_at.date()))
     buckets, read = 1 + seen // EVENTS_AT_ONCE, [0]
 
     def events_of(bucket: int) -> pa.Table:
-        rows = read_events_of(settings, view.source, [view], first, last, snapshots)
+        rows = read_events_of(settings, view.source, [view], (first_at, last_at), snapshots)
         mine = rows.read_all() if buckets == 1 else _of_bucket(view, rows, bucket, buckets)
         read[0] += mine.num_rows
         return mine
@@ -165,15 +166,17 @@ def _of_bucket(view: FeatureView, rows: pa.RecordBatchReader, bucket: int, bucke
 
 
 def read_events_of(
-    settings: Settings, source: CleanedTable, views: Sequence[FeatureView], first: date, last: date, snapshots: Snapshots
+    settings: Settings, source: CleanedTable, views: Sequence[FeatureView], decided: tuple[datetime, datetime], snapshots: Snapshots
 ) -> pa.RecordBatchReader:
-    """All events that a decision of the days `first` to `last` (UTC, inclusive) could count in one of the views of a source.
+    """All events that a decision from the first of `decided` to the second (UTC, inclusive) could count in one of the views of a source.
 
-    From the beginning of a day on, or from the first event on where a view has no limit.
+    Whole days, or from the first event on where a view has no limit. Raises VersionsNotKept where the source no longer keeps what counted
+    at the first decision.
     """
     own = [feature.column for view in views for feature in view.features if feature.column is not None]
-    reach = [inputs.first_event_day(view, first) for view in views]
+    reach = [inputs.first_event_day(view, decided[0].date()) for view in views]
     limited = [day for day in reach if day is not None]
     first_at = midnight(min(limited)) if len(limited) == len(reach) else None
     keys = [key for view in views for key in view.entity.keys]
-    return read_events(settings, source, [*keys, *own], (first_at, midnight(last + timedelta(days=1))), snapshots)
+    until = midnight(decided[1].date() + timedelta(days=1))
+    return read_events(settings, source, [*keys, *own], (first_at, until), snapshots, decided[0])

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 # The properties of a table that hold the digests of `made_from`, by day. They are of the newest snapshot: after a rollback of a table by
 # other tools they must be removed.
 INPUTS = "pipeline.inputs."
+# The property of a cleaned table that says since when it keeps all versions of its rows; without it, for ever.
+VERSIONS_SINCE = "pipeline.versions-since"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,13 +79,15 @@ def replace_days(
     last: date,
     *,
     inputs: Mapping[date, str] = MappingProxyType({}),
+    properties: Mapping[str, str | None] = MappingProxyType({}),
 ) -> Published:
     """Put `data` in the place of the days `first` to `last` (UTC, inclusive) of `time_column`, in one snapshot.
 
     `inputs` is a digest per day of what its rows were made from, which `made_from` reads back; a day without one has none from then on.
-    Days without rows end up empty. Rows are sorted by `time_column`, then by the columns before it; a day whose sorted rows are
-    those it holds already is left alone. Raises TableMismatch if a row lies outside the days or has no time, SchemaConflict if the table
-    cannot follow the columns, LakeBusy if other writers always came first.
+    Other `properties` of the table are set in the same commit (None: removed), also where no row changes. Days without rows end up empty.
+    Rows are sorted by `time_column`, then by the columns before it; a day whose sorted rows are those it holds already is left alone.
+    Raises TableMismatch if a row lies outside the days or has no time, SchemaConflict if the table cannot follow the columns, LakeBusy if
+    other writers always came first.
     """
     rows = derived.sorted_rows(identifier, data, time_column, first, last)
     with connections.catalog(settings) as catalog:
@@ -97,13 +101,17 @@ def replace_days(
             return Change(remove=[file for day in new for file in live.get(day, [])], add=list(chain.from_iterable(new.values())))
 
         before = _snapshot(table)
-        properties = {f"{INPUTS}{day}": inputs.get(day) for day in wanted}
-        change = replace_files(table, files.rows_of_days(table, first, last), plan, properties)
+        of_days = {f"{INPUTS}{day}": inputs.get(day) for day in wanted}
+        change = replace_files(table, files.rows_of_days(table, first, last), plan, {**of_days, **properties})
         return _published(table, before, list(wanted), change, given=data.num_rows)
 
 
-def replace_all(settings: Settings, identifier: Identifier, rows: pa.RecordBatchReader) -> Published:
+def replace_all(
+    settings: Settings, identifier: Identifier, rows: pa.RecordBatchReader, properties: Mapping[str, str | None] = MappingProxyType({})
+) -> Published:
     """Put `rows` in the place of all that a table without partitions holds, in one snapshot; rows keep their order.
+
+    `properties` of the table are set in the same commit (None: removed), also where no row changes.
 
     Streams: the rows of about a file are held in memory at a time. Nothing changes where the same rows in the same order are there
     already. Raises SchemaConflict if the table cannot follow the columns, LakeBusy if other writers always came first.
@@ -120,7 +128,7 @@ def replace_all(settings: Settings, identifier: Identifier, rows: pa.RecordBatch
                 raise LakeBusy(".".join(identifier), "its files were compacted meanwhile")
             return Change(remove=leaving, add=new)
 
-        change = replace_files(table, files.rows_between(table, None, None), plan)
+        change = replace_files(table, files.rows_between(table, None, None), plan, properties)
         return _published(table, before, [None], change, given=sum(file.record_count for file in (*kept, *new)))
 
 
@@ -209,6 +217,14 @@ def made_from(settings: Settings, identifier: Identifier) -> tuple[int | None, M
             return None, {}
         known = {name.removeprefix(INPUTS): digest for name, digest in table.properties.items() if name.startswith(INPUTS)}
         return _snapshot(table), {date.fromisoformat(day): digest for day, digest in known.items()}
+
+
+def versions_since(settings: Settings, identifier: Identifier) -> datetime | None:
+    """Since when a cleaned table keeps all versions of its rows; None where it does for ever, or nothing was written yet."""
+    with connections.catalog(settings) as catalog:
+        table = open_table(catalog, identifier)
+        noted = None if table is None else table.properties.get(VERSIONS_SINCE)
+        return None if noted is None else datetime.fromisoformat(noted)
 
 
 def row_count(

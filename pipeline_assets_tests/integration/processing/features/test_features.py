@@ -358,9 +358,9 @@ def test_a_source_that_never_had_a_row_gives_what_no_event_gives(isolated: Setti
 def test_events_are_read_no_further_than_the_view_looks(warehouse: Settings) -> None:
     """The weather of a day needs what a day and an hour before it begins, from the beginning of that day on, and nothing after it."""
     snapshots = snapshots_of(warehouse, [names.cleaned(WEATHER.source.name)])
-    events = read_events_of(warehouse, WEATHER.source, [WEATHER], LAST, LAST, snapshots).read_all()
-    observed = pl.Series(events.column("observed_at"))
     midnight = datetime.combine(LAST, time(), UTC)
+    events = read_events_of(warehouse, WEATHER.source, [WEATHER], (midnight, midnight), snapshots).read_all()
+    observed = pl.Series(events.column("observed_at"))
 
     assert observed.min() == midnight - timedelta(days=2)
     assert observed.max() == midnight + timedelta(hours=23)
@@ -371,7 +371,8 @@ def test_events_have_each_column_once(warehouse: Settings) -> None:
     """Columns that are asked for twice, or are also a time or a tie-breaker, come once."""
     asked = ["origin", "flight_id", "delay_minutes", "delay_minutes", "known_at"]
     snapshots = snapshots_of(warehouse, [names.cleaned(ROUTE.source.name)])
-    events = read_events(warehouse, ROUTE.source, asked, (None, datetime(2013, 1, 2, tzinfo=UTC)), snapshots)
+    second = datetime(2013, 1, 2, tzinfo=UTC)
+    events = read_events(warehouse, ROUTE.source, asked, (None, second), snapshots, second)
 
     assert events.schema.names == ["origin", "flight_id", "delay_minutes", "known_at", "event_at", "superseded_at"]
 
