@@ -36,8 +36,8 @@ def changed(settings: Settings, model: Model, at: Snapshots = NEWEST) -> dict[da
     they were, and those of a day with some may be, too. Of days whose inputs are not known, all tables count. Days from before the versions
     that a table keeps are left out: nothing can be said of them any more.
     """
-    since = [at for source in sources_of(model) if (at := tables.versions_since(settings, source)) is not None]
-    known = [day for day in tables.days(settings, names.vectors(model.name)) if all(at <= midnight(day) for at in since)]
+    since = [kept for source in sources_of(model) if (kept := tables.versions_since(settings, source)) is not None]
+    known = [day for day in tables.days(settings, names.vectors(model.name)) if all(kept <= midnight(day) for kept in since)]
     now = _parts(settings, model, known, snapshots_of(settings, sources_of(model), at))
     _, made_from = tables.made_from(settings, names.vectors(model.name))
     of_parts = [model.observations.table, *(view.source.name for view in model.views)]
