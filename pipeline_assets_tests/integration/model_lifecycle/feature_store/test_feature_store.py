@@ -308,7 +308,7 @@ def test_a_bad_command_ends_with_exit_code_2_and_writes_nothing(
 
 
 def test_a_run_materializes_vectors_and_proves_them(warehouse: Settings, tmp_path: Path) -> None:
-    """One run over the days, and a day without flights: rows, snapshots and lineage in the metadata, and both checks pass."""
+    """One run over the days, and a day without flights: rows, snapshots and lineage in the metadata, and all checks pass."""
     write_stack_env(warehouse, tmp_path)
     store_features(warehouse, FIRST, date(2013, 1, 20))
     (asset,) = [asset for asset in assets.defs(PROJECT).assets or () if isinstance(asset, dg.AssetsDefinition)]
@@ -325,7 +325,7 @@ def test_a_run_materializes_vectors_and_proves_them(warehouse: Settings, tmp_pat
             metadata = event.materialization.metadata
 
             assert result.success
-            assert checks == {assets.ROWS_MATCH: True, assets.IN_RANGE: True, assets.PARITY: True, assets.OLD_DAYS: True}
+            assert checks == dict.fromkeys((assets.ROWS_MATCH, assets.IN_RANGE, assets.PARITY, assets.OLD_DAYS, assets.AS_OF), True)
             assert metadata["rows"].value == (observations().height if first == FIRST else 0)
             assert metadata["snapshot_id"].value == str(tables.snapshot_id(warehouse, names.vectors(MODEL.name)))
             lineage = metadata["dagster/column_lineage"]
