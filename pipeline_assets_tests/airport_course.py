@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline_assets.core.project import days_between
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.core.versions import DELETED_AT, versioned
 from pipeline_assets.ingestion.sources.contracts import arrow_schema
@@ -218,7 +219,7 @@ def stage_known(settings: Settings, made: Course, contract: Contract, after: dat
     then = {} if after is None else _by_day(_known(made.versions[contract.name], contract, after), contract)
     touched = [day for day, rows in now.items() if rows != then.get(day)]
     first, last = min(touched), max(touched)
-    between = (first + timedelta(days=offset) for offset in range((last - first).days + 1))
+    between = days_between(first, last)
     for day in (day for day in between if day in touched or day not in now):
         rows = pa.Table.from_pylist(now.get(day, []), schema=arrow_schema(contract))
         write_staged(settings, contract, partition_of(day), rows, run_id="replay")

@@ -137,6 +137,11 @@ def whole_days(span: timedelta) -> int:
     return -(-span // timedelta(days=1))
 
 
+def days_between(first: date, last: date) -> list[date]:
+    """The days from the first to the last, inclusive."""
+    return [first + timedelta(days=offset) for offset in range((last - first).days + 1)]
+
+
 def views_of(use_case: UseCase) -> tuple[FeatureView, ...]:
     """The views of all models of a use case, each once, in the order of the models."""
     return _unique((view for model in use_case.models for view in model.views), lambda one: one.name)

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from datetime import date, timedelta
+from datetime import date
 
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import object_store
+from pipeline_assets.core.project import days_between
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.batch import resume
 from pipeline_assets.ingestion.batch.postgres import TableReader, open_table
@@ -37,7 +38,7 @@ def stage_days(
     A table is seen at one instant for all days. An API is asked day by day, and days that a killed load of the same range had staged are
     not asked for again. A day with too many broken rows raises ContractViolation and stays as it was; days already done stay done.
     """
-    days = [first + timedelta(days=number) for number in range((last - first).days + 1)]
+    days = days_between(first, last)
     if isinstance(source.origin, PostgresTable):
         done = _stage_table(settings, source, source.origin, days, run_id)
     else:

@@ -38,6 +38,11 @@ FIRST_INSTANT, LAST_INSTANT = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 
 Finding = tuple[str, Reason, np.ndarray]
 
 
+def fault(field: str, reason: str) -> str:
+    """Field and reason in a few words, as broken rows are counted; the reason alone where no single field is at fault."""
+    return f"{field} {reason}".strip()
+
+
 @dataclass(frozen=True, kw_only=True)
 class BrokenRow:
     """One row that broke its contract: where it stood in its source's partition, the first field at fault, and the bytes it came as."""
@@ -49,8 +54,8 @@ class BrokenRow:
 
     @property
     def fault(self) -> str:
-        """Field and reason in a few words, as broken rows are counted; the reason alone where no single field is at fault."""
-        return f"{self.field} {self.reason}".strip()
+        """What is wrong with the row, as broken rows are counted."""
+        return fault(self.field, self.reason)
 
 
 @dataclass(frozen=True, kw_only=True)

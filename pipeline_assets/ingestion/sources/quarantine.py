@@ -17,7 +17,7 @@ from pipeline_assets.core import names
 from pipeline_assets.core.connections import warehouse
 from pipeline_assets.core.errors import UnknownQuarantinedRow
 from pipeline_assets.core.settings import Settings
-from pipeline_assets.ingestion.sources.contracts import BrokenRow
+from pipeline_assets.ingestion.sources.contracts import BrokenRow, fault
 
 if TYPE_CHECKING:
     import psycopg
@@ -158,7 +158,7 @@ def faults(connection: "psycopg.Connection", source: str, partition: str) -> dic
     """How many rows of a partition are in quarantine, replayed ones included, by what is wrong with them."""
     statement = _statement("select field, reason, count(*) from {table} where source = %s and partition = %s group by 1, 2")
     found = connection.execute(statement, [source, partition]).fetchall()
-    return {f"{field} {reason}".strip(): count for field, reason, count in found}
+    return {fault(field, reason): count for field, reason, count in found}
 
 
 def replace(settings: Settings, source: str, partition: str, rows: Sequence[BrokenRow], *, run_id: str) -> None:

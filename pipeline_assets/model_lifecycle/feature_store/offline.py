@@ -14,15 +14,14 @@ from pipeline_assets.core import names
 from pipeline_assets.core.columns import ColumnKind
 from pipeline_assets.core.errors import UnknownDay
 from pipeline_assets.core.names import OBSERVATION_KNOWN_AT, AssetName
-from pipeline_assets.core.project import Project, Span
+from pipeline_assets.core.project import Project, Span, days_between
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.model_lifecycle.feature_store import vector_inputs
 from pipeline_assets.model_lifecycle.feature_store.fingerprint import FEATURE_HASH, feature_hashes
 from pipeline_assets.model_lifecycle.feature_store.join import join_view
 from pipeline_assets.model_lifecycle.feature_store.spine import check_keys, check_requests, entity_keys, left_out
-from pipeline_assets.processing.features import inputs
 from pipeline_assets.processing.features.catalogue import feature_columns
-from pipeline_assets.processing.features.cleaned import NEWEST, Snapshots, decision_order, read_observations, snapshots_of
+from pipeline_assets.processing.features.cleaned import NEWEST, Snapshots, among, decision_order, read_observations, snapshots_of
 from pipeline_assets.processing.features.columns import DECISION_AT
 from pipeline_assets.processing.features.materialize import read_events_of
 from pipeline_assets.processing.features.request import request_features
@@ -68,7 +67,7 @@ def materialize_vectors(settings: Settings, model: Model, first: date, last: dat
         of_views = {view.name: rows for view, rows in zip(model.views, read, strict=True)}
     built = build_vectors(model, observations, of_views)
     table, decision_at = names.vectors(model.name), model.observations.decision_at
-    made_from = vector_inputs.digests(settings, model, inputs.days_between(first, last), snapshots)
+    made_from = vector_inputs.digests(settings, model, days_between(first, last), snapshots)
     published = tables.replace_days(settings, table, built, decision_at, first, last, inputs=made_from)
     outside = outside_range(model.observations, observations)
     return Vectors(observations=observations.num_rows, outside=outside, published=published, snapshots=snapshots)
@@ -151,7 +150,8 @@ def historical_features(
     model = project.model(model_name)
     requests = check_requests(name, model, spine, _kinds(project, model))
     decided = _decided(project.span_of(project.home_of_model(model)), requests)
-    snapshots = snapshots_of(settings, [names.cleaned(source.name) for source in _by_source(model)], _of_cleaned(model, at))
+    sources = [names.cleaned(source.name) for source in _by_source(model)]
+    snapshots = snapshots_of(settings, sources, among(at, sources))
     found: list[pa.Table] = []
     for source, views in _by_source(model).items():
         on_step(f"Reading {source.name}")
@@ -187,12 +187,6 @@ def _kinds(project: Project, model: Model) -> dict[str, ColumnKind]:
 def _read_view(settings: Settings, view: FeatureView, first: date, last: date, snapshots: Snapshots) -> pa.Table:
     table = names.features(view.name)
     return tables.read_days(settings, table, first, last, snapshot_id=snapshots[".".join(table)]).read_all()
-
-
-def _of_cleaned(model: Model, at: Snapshots) -> Snapshots:
-    """The snapshots of the sources of the model's views among those of all that vectors come from."""
-    sources = {".".join(names.cleaned(source.name)) for source in _by_source(model)}
-    return {name: snapshot for name, snapshot in at.items() if name in sources}
 
 
 def _by_source(model: Model) -> dict[CleanedTable, list[FeatureView]]:

@@ -13,7 +13,7 @@ from pipeline_assets.core.project import Project
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.model_lifecycle.feature_store import vector_inputs
 from pipeline_assets.model_lifecycle.feature_store.offline import Listener, silent
-from pipeline_assets.model_lifecycle.feature_store.parity import DAYS_AT_ONCE, SAMPLE_ROWS, Parity, check_days
+from pipeline_assets.model_lifecycle.feature_store.parity import SAMPLE_ROWS, Parity, check_days, spans
 from pipeline_assets.spec.models import Model
 
 # Days outside of the asked ones that each run computes anew.
@@ -62,16 +62,15 @@ def stale_days(
 
     `on_step` is called with what is done next, as often as `steps` says.
     """
-    asked = sorted(days)
-    for start in range(0, len(asked), DAYS_AT_ONCE):
-        some = {day: days[day] for day in asked[start : start + DAYS_AT_ONCE]}
-        on_step(f"Computing the days {min(some)} to {max(some)}")
-        yield from (one for one in _compared(settings, project, model, some, None) if not one.parity.is_equal)
+    for span in spans(days):
+        on_step(f"Computing the days {span[0]} to {span[-1]}")
+        found = _compared(settings, project, model, {day: days[day] for day in span}, None)
+        yield from (one for one in found if not one.parity.is_equal)
 
 
 def steps(days: Mapping[date, Sequence[str]]) -> int:
     """How many times `stale_days` calls `on_step`."""
-    return -(-len(days) // DAYS_AT_ONCE)
+    return len(spans(days))
 
 
 def _compared(settings: Settings, project: Project, model: Model, changed: Mapping[date, Sequence[str]], rows: int | None) -> list[OldDay]:

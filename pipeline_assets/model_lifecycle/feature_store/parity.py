@@ -20,7 +20,7 @@ from pipeline_assets.core.project import Project
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.model_lifecycle.feature_store import offline, vector_inputs
 from pipeline_assets.model_lifecycle.feature_store.fingerprint import FEATURE_HASH, feature_hashes
-from pipeline_assets.processing.features.cleaned import NEWEST, Snapshots, read_observations, snapshots_of
+from pipeline_assets.processing.features.cleaned import NEWEST, Snapshots, among, read_observations, snapshots_of
 from pipeline_assets.processing.features.columns import is_text
 from pipeline_assets.spec.models import Model
 
@@ -62,11 +62,11 @@ def check_days(
     same one. One result per day, in order.
     """
     sources = vector_inputs.sources_of(model)
-    snapshots = snapshots_of(settings, sources, {table: at[table] for table in map(".".join, sources) if table in at})
-    return [parity for span in _spans(days) for parity in _check_span(settings, project, model, span, snapshots, rows)]
+    snapshots = snapshots_of(settings, sources, among(at, sources))
+    return [parity for span in spans(days) for parity in _check_span(settings, project, model, span, snapshots, rows)]
 
 
-def _spans(days: Collection[date]) -> list[list[date]]:
+def spans(days: Collection[date]) -> list[list[date]]:
     """The days in order, in groups that are read together."""
     spans: list[list[date]] = []
     for day in sorted(days):

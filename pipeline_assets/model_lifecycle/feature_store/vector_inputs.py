@@ -7,7 +7,7 @@ from pipeline_assets.core import names
 from pipeline_assets.core.names import AssetName
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.processing.features import inputs
-from pipeline_assets.processing.features.cleaned import NEWEST, Snapshots, midnight, snapshots_of
+from pipeline_assets.processing.features.cleaned import Snapshots, midnight, snapshots_of
 from pipeline_assets.processing.lake import tables
 from pipeline_assets.processing.lake.files import Content
 from pipeline_assets.spec.models import Model
@@ -29,7 +29,7 @@ def digests(settings: Settings, model: Model, days: Sequence[date], snapshots: S
     return {day: SEPARATOR.join(parts) for day, parts in found.items()}
 
 
-def changed(settings: Settings, model: Model, at: Snapshots = NEWEST) -> dict[date, list[str]]:
+def changed(settings: Settings, model: Model) -> dict[date, list[str]]:
     """Of each day that has vectors, the cleaned tables of which other files count for it by now than when it was made.
 
     A version that came late is in another file, as is one that changes nothing for the day: so the vectors of a day with none are what
@@ -38,7 +38,7 @@ def changed(settings: Settings, model: Model, at: Snapshots = NEWEST) -> dict[da
     """
     since = [kept for source in sources_of(model) if (kept := tables.versions_since(settings, source)) is not None]
     known = [day for day in tables.days(settings, names.vectors(model.name)) if all(kept <= midnight(day) for kept in since)]
-    now = _parts(settings, model, known, snapshots_of(settings, sources_of(model), at))
+    now = _parts(settings, model, known, snapshots_of(settings, sources_of(model)))
     _, made_from = tables.made_from(settings, names.vectors(model.name))
     of_parts = [model.observations.table, *(view.source.name for view in model.views)]
     return {day: _differing(of_parts, made_from.get(day, UNKNOWN).split(SEPARATOR), parts) for day, parts in now.items()}
@@ -57,7 +57,7 @@ def _differing(of_parts: Sequence[str], made_from: Sequence[str], now: Sequence[
 
 def _parts(settings: Settings, model: Model, days: Sequence[date], snapshots: Snapshots) -> dict[date, list[str]]:
     asked = model.observations
-    read = {(one.table, one.event_at): None for one in (asked,)} | {(view.source.name, view.source.event_at): None for view in model.views}
+    read = {(asked.table, asked.event_at), *((view.source.name, view.source.event_at) for view in model.views)}
     contents = {(table, time): _contents(settings, table, time, snapshots) for table, time in read}
     found = [inputs.of_observations(model, contents[asked.table, asked.event_at], days)]
     found += [inputs.digests(view, contents[view.source.name, view.source.event_at], days) for view in model.views]

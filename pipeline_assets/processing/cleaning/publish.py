@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from pipeline_assets.core import connections, names
 from pipeline_assets.core.columns import ColumnKind
 from pipeline_assets.core.errors import TableMismatch
+from pipeline_assets.core.project import days_between
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.processing.cleaning import retention
 from pipeline_assets.processing.cleaning.models import Built
@@ -80,7 +81,7 @@ def _every_day(settings: Settings, warehouse: "psycopg.Connection", built: Built
     if undated:
         raise TableMismatch(".".join(table), f"has {undated} rows without '{event_at}', by whose day it is kept", list(built.columns))
     known = [*([] if first is None else [first.date(), last.date()]), *tables.days(settings, table)]
-    return set(_between(min(known), max(known))) if known else set()
+    return set(days_between(min(known), max(known))) if known else set()
 
 
 def _runs(days: Collection[date]) -> Iterator[tuple[date, date]]:
@@ -103,16 +104,12 @@ def _counts(warehouse: "psycopg.Connection", built: Built, event_at: str, run: t
 def _spans(counts: Mapping[date, int], run: tuple[date, date]) -> Iterator[tuple[date, date]]:
     """A run in parts of at most ROWS_AT_ONCE rows, at least one day each."""
     begun, rows = run[0], 0
-    for day in _between(*run):
+    for day in days_between(*run):
         if day > begun and rows + counts.get(day, 0) > ROWS_AT_ONCE:
             yield begun, day - ONE_DAY
             begun, rows = day, 0
         rows += counts.get(day, 0)
     yield begun, run[1]
-
-
-def _between(first: date, last: date) -> Iterator[date]:
-    return (first + timedelta(days=offset) for offset in range((last - first).days + 1))
 
 
 def _publish_days(settings: Settings, built: Built, event_at: str, span: tuple[date, date], *, is_last: bool) -> "Published":

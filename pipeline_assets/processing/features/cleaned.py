@@ -31,6 +31,11 @@ def snapshots_of(settings: Settings, read: Sequence[AssetName], given: Snapshots
     return {name: given[name] if name in given else _newest(settings, table) for name, table in tables_read.items()}
 
 
+def among(given: Snapshots, read: Sequence[AssetName]) -> Snapshots:
+    """The given snapshots of these tables, without those of others that a larger step reads as well."""
+    return {name: given[name] for name in map(".".join, read) if name in given}
+
+
 def _newest(settings: Settings, table: AssetName) -> int:
     found = tables.snapshot_id(settings, table)
     if found is None:

@@ -47,11 +47,6 @@ def _within(contents: Sequence[Content], start: datetime | None, end: datetime) 
     return [each for each in recent if each.first_at is None or each.first_at < end]
 
 
-def days_between(first: date, last: date) -> list[date]:
-    """The days from the first to the last, inclusive."""
-    return [first + offset * ONE_DAY for offset in range((last - first).days + 1)]
-
-
 def seen(view: FeatureView, contents: Sequence[Content], first: date, last: date) -> list[Content]:
     """The files that may hold an event which a decision of the days could count (UTC, inclusive); one without bounds may."""
     since = first_event_day(view, first)

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from pipeline_assets.core import names
 from pipeline_assets.core.errors import TableMismatch
 from pipeline_assets.core.names import DECISION_AT
+from pipeline_assets.core.project import days_between
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.processing.features import inputs
 from pipeline_assets.processing.features.catalogue import view_columns
@@ -62,7 +63,7 @@ def materialize_view(
     snapshots = snapshots_of(settings, [source, *(names.cleaned(one.table) for one in asked)], at)
     requests = requests_of(view, [(one, read_observations(settings, one, first, last, snapshots, view.entity.keys)) for one in asked])
     contents = tables.contents(settings, source, view.source.event_at, snapshots[".".join(source)])
-    digests = inputs.digests(view, contents, inputs.days_between(first, last))
+    digests = inputs.digests(view, contents, days_between(first, last))
     kept = _kept(settings, view, requests, digests)
     missing = _without(requests, kept, view)
     read, computed = _compute(settings, view, missing, contents, snapshots)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import stamina
 
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from pyiceberg.manifest import DataFile
     from pyiceberg.table import Table
 
-ATTEMPTS = 6
+RETRYING = stamina.RetryingCaller(attempts=6, wait_initial=0.05, wait_max=2.0, wait_jitter=0.1)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,33 +43,39 @@ def replace_files(
     """
     from pyiceberg.exceptions import CommitFailedException, ValidationException
 
-    conflicts = (CommitFailedException, ValidationException)
-    change = Change(remove=(), add=())
-    try:
-        for attempt in stamina.retry_context(on=conflicts, attempts=ATTEMPTS, wait_initial=0.05, wait_max=2.0, wait_jitter=0.1):
-            with attempt:
-                table.refresh()
-                change = plan(table)
-                new = {name: value for name, value in properties.items() if table.properties.get(name) != value}
-                if change.remove or change.add or table.current_snapshot() is None:
-                    _overwrite(table, rows, change, new)
-                elif new:
-                    _set(table, new)
-    except conflicts as error:
-        raise LakeBusy(".".join(table.name()), str(error)) from error
-    return change
+    def commit() -> Change:
+        change = plan(table)
+        new = {name: value for name, value in properties.items() if table.properties.get(name) != value}
+        if change.remove or change.add or table.current_snapshot() is None:
+            _overwrite(table, rows, change, new)
+        elif new:
+            _set(table, new)
+        return change
+
+    return _retried(table, (CommitFailedException, ValidationException), commit)
 
 
 def tag_snapshot(table: "Table", snapshot_id: int, tag: str) -> None:
     """Names a snapshot by a tag, where it has none of that name yet; raises LakeBusy if other writers always came first."""
     from pyiceberg.exceptions import CommitFailedException
 
+    def commit() -> None:
+        if tag not in table.refs():
+            table.manage_snapshots().create_tag(snapshot_id, tag).commit()
+
+    _retried(table, (CommitFailedException,), commit)
+
+
+def _retried(table: "Table", conflicts: tuple[type[Exception], ...], commit: Callable[[], T]) -> T:
+    """What a commit gives, made anew from the table as it is then when another writer was faster; LakeBusy after some attempts."""
+
+    def attempt() -> T:
+        table.refresh()
+        return commit()
+
     try:
-        for attempt in stamina.retry_context(on=CommitFailedException, attempts=ATTEMPTS, wait_initial=0.05, wait_max=2.0, wait_jitter=0.1):
-            with attempt:
-                if tag not in table.refresh().refs():
-                    table.manage_snapshots().create_tag(snapshot_id, tag).commit()
-    except CommitFailedException as error:
+        return RETRYING(conflicts, attempt)
+    except conflicts as error:
         raise LakeBusy(".".join(table.name()), str(error)) from error
 
 

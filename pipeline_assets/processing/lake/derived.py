@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from pipeline_assets.core.arrow import columns_in
 from pipeline_assets.core.errors import TableMismatch
 from pipeline_assets.core.iceberg import Identifier
+from pipeline_assets.core.project import days_between
 from pipeline_assets.ingestion.staging import partitions as staging
 from pipeline_assets.processing.lake import files
 from pipeline_assets.processing.lake.files import Footer
@@ -54,7 +55,7 @@ def split(table: "Table", rows: pa.Table, time_column: str, first: date, last: d
     rows: as `sorted_rows` gives them. Raises TableMismatch if they do not fit the columns' types.
     """
     fitted = _fitted(table, rows)
-    days = [first + timedelta(days=offset) for offset in range((last - first).days + 1)]
+    days = days_between(first, last)
     starts = [(day - files.EPOCH).days * DAY_US for day in (*days, last + timedelta(days=1))]
     edges = np.searchsorted(fitted.column(time_column).cast(pa.int64()).to_numpy(), starts)
     return {day: fitted.slice(start, end - start) for day, start, end in zip(days, edges[:-1], edges[1:], strict=True)}

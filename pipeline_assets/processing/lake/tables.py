@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from itertools import chain
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ import pyarrow as pa
 from pipeline_assets.core import connections
 from pipeline_assets.core.errors import LakeBusy, UnknownName
 from pipeline_assets.core.iceberg import Identifier, open_table, tables_of
+from pipeline_assets.core.project import days_between
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.staging import partitions as staging
 from pipeline_assets.processing.lake import derived, files, scans
@@ -62,7 +63,7 @@ def publish_days(settings: Settings, contract: Contract, first: date, last: date
     staged are left alone. Raises NotStaged if a day has no manifest, TableMismatch if a file does not fit the table or its day,
     SchemaConflict if the table cannot follow the contract, LakeBusy if other writers always came first.
     """
-    return _publish(settings, contract, [first + timedelta(days=offset) for offset in range((last - first).days + 1)])
+    return _publish(settings, contract, days_between(first, last))
 
 
 def publish_snapshot(settings: Settings, contract: Contract) -> Published:
@@ -190,7 +191,7 @@ def snapshot_id(settings: Settings, identifier: Identifier) -> int | None:
 
 
 def keep(settings: Settings, identifier: Identifier, snapshot_id: int, reason: str) -> None:
-    """Keeps a snapshot from being expired for as long as the policy says (`kept_tags`), by a tag that names it.
+    """Keeps a snapshot from being expired for as long as the policy says (`tagged_age`), by a tag that names it.
 
     Raises UnknownName if there is no such table, LakeBusy if other writers always came first.
     """

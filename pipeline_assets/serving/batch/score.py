@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from pipeline_assets.core import names
 from pipeline_assets.core.errors import NoLiveVersion, TableMismatch
+from pipeline_assets.core.project import days_between
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.model_lifecycle.feature_store import offline
 from pipeline_assets.model_lifecycle.feature_store.fingerprint import FEATURE_HASH
@@ -140,8 +141,7 @@ def _stretches(settings: Settings, model: Model, first: date, last: date, versio
 def _live_by_day(settings: Settings, model: Model, first: date, last: date) -> list[tuple[date, int | None]]:
     """Each day with the version that was live as it began."""
     entries = ledger.history(settings, model)
-    starts = [datetime.combine(first, time(), UTC) + timedelta(days=offset) for offset in range((last - first).days + 1)]
-    return [(start.date(), ledger.live_at(entries, start)) for start in starts]
+    return [(day, ledger.live_at(entries, datetime.combine(day, time(), UTC))) for day in days_between(first, last)]
 
 
 def _check_live(settings: Settings, model: Model, stretches: Sequence[_Stretch], snapshot_id: int | None) -> None:

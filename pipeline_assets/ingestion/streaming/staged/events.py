@@ -8,7 +8,7 @@ one `known_at` do, and go to quarantine but for the one that came last.
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date
 
 import numpy as np
 import polars as pl
@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline_assets.core.connections import catalog
+from pipeline_assets.core.project import days_between
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.core.versions import version_key, versioned
 from pipeline_assets.ingestion.sources.contracts import Checked, arrow_schema, check_batch
@@ -38,7 +39,7 @@ def stage_events(settings: Settings, stream: EventStream, first: date, last: dat
 
     Raises NotStaged for days of the history that were never staged; ContractViolation as for any source.
     """
-    days = [first + timedelta(days=number) for number in range((last - first).days + 1)]
+    days = days_between(first, last)
     manifests = _manifests(settings, stream, days)
     target = target_of(settings, stream.contract, run_id=run_id)
     with catalog(settings) as lake:

@@ -5,7 +5,7 @@ must be changes of rows, after all that was merged by offset, in an epoch that w
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from typing import Any
 
@@ -61,7 +61,7 @@ class Position:
         lsn = max([self.lsn, *fresh[LSN].to_list()])
         last = max([self.last_offset, *fresh[OFFSET].to_list()])
         changes = self.changes + fresh[OFFSET].n_unique()
-        return Position(rules=self.rules, snapshot=snapshot, place=self.place, last_offset=last, changes=changes, lsn=lsn, facts=self.facts)
+        return replace(self, snapshot=snapshot, last_offset=last, changes=changes, lsn=lsn)
 
 
 def rules_of(source: Source) -> str:

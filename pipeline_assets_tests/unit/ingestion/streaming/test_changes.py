@@ -2,8 +2,8 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from random import Random
 from typing import Any
 
@@ -16,29 +16,13 @@ from pipeline_assets.core.errors import TableMismatch
 from pipeline_assets.ingestion.sources.contracts import ARROW_TYPES, check_batch
 from pipeline_assets.ingestion.streaming.staged.change_log import log_contract
 from pipeline_assets.ingestion.streaming.staged.changes import UNAVAILABLE, Merged, merge
-from pipeline_assets.spec.contracts import Contract, Field
+from pipeline_assets.spec.contracts import Field
 from pipeline_assets.use_cases.nyc_flights.sources import planes
 from pipeline_assets_tests.change_logs import log_schema
+from pipeline_assets_tests.followed_tables import THINGS
 
-CONTRACT = Contract(
-    name="things",
-    version="1.0.0",
-    owner="tests@example.org",
-    description="Things.",
-    fields=(
-        Field(name="id", type="string", required=True, description="Which."),
-        Field(name="size", type="integer", required=True, description="How large."),
-        Field(name="text", type="string", description="A large text."),
-        Field(name="note", type="string", description="Another."),
-        Field(name="updated_at", type="timestamp", required=True, description="When."),
-    ),
-    primary_key=("id",),
-    event_at="updated_at",
-    known_at="updated_at",
-    lateness=timedelta(0),
-    freshness=timedelta(days=1),
-    broken_share=0.1,
-)
+NOTE = Field(name="note", type="string", description="Another.")
+CONTRACT = replace(THINGS.contract, fields=(*THINGS.contract.fields[:-1], NOTE, THINGS.contract.fields[-1]))
 NOW = datetime(2013, 1, 1, tzinfo=UTC)
 SCHEMA = log_schema(CONTRACT)
 Row = dict[str, Any]
