@@ -6,11 +6,13 @@ a file `.env` where it starts, and a second stack of the same project must not g
 
 import json
 import sys
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pipeline_assets.core.errors import ServiceFailed
+from pipeline_assets.local_stack import processes
 from pipeline_assets.local_stack.http import answers, ask_graphql
 from pipeline_assets.local_stack.plan import (
     CODE,
@@ -33,6 +35,10 @@ URL, DBT_PROJECT, HOME = setting("dagster_url"), setting("dbt_project"), setting
 BEGIN, END = "# >>> written by `pipeline up`, removed by `pipeline down --purge`", "# <<< written by `pipeline up`"
 # Settings that concern no process of Dagster.
 OF_THE_STACK = tuple(setting(name) for name in ("ports__", "maven_url", "run_wait_seconds"))
+LOADED_SECONDS, POLL_SECONDS = 90.0, 0.2
+LOCATIONS = """{
+  workspaceOrError { ... on Workspace { locationEntries { updatedTimestamp locationOrLoadError { ... on PythonError { className } } } } }
+}"""
 HEARTBEATS = "{ instance { daemonHealth { allDaemonStatuses { required lastHeartbeatTime } } } }"
 
 
@@ -65,6 +71,7 @@ def webserver(plan: Plan) -> Service:
         port=port,
         url=url(port),
         is_ready=partial(answers, f"{url(port)}/server_info"),
+        finish=partial(wait_for_code, plan.home, url(port)),
     )
 
 
@@ -137,6 +144,26 @@ def environment(plan: Plan) -> dict[str, str]:
         # What a run of a range plans is one event per asset instead of one per day; a failed run then names its range, not each day.
         "DAGSTER_EMIT_PARTITION_SUBSET_IN_PLANNED_EVENTS": "true",
     }
+
+
+def wait_for_code(home: Path, webserver_url: str) -> None:
+    """Return once the web server works with the code server that runs now; raises ServiceFailed where it does not in time.
+
+    A web server that stayed, while its code server was replaced, sees the new one after some seconds and refuses runs until then.
+    """
+    code, deadline = processes.running(home, CODE), time.monotonic() + LOADED_SECONDS
+    while code is not None and not has_looked(webserver_url, code.created_at):
+        if time.monotonic() > deadline:
+            raise ServiceFailed(WEBSERVER, f"did not reach the code server within {LOADED_SECONDS:.0f} s", processes.tail(home, WEBSERVER))
+        time.sleep(POLL_SECONDS)
+
+
+def has_looked(webserver_url: str, since: float) -> bool:
+    """The web server has loaded the code since a time (seconds since 1970), or shows why it cannot be loaded."""
+    data = ask_graphql(f"{webserver_url}/graphql", LOCATIONS)
+    entries = data["workspaceOrError"].get("locationEntries", []) if data is not None else []
+    states = [(each["updatedTimestamp"], (each["locationOrLoadError"] or {}).get("className")) for each in entries]
+    return bool(states) and all(updated >= since and error != "DagsterUserCodeUnreachableError" for updated, error in states)
 
 
 def beats(webserver_url: str, since: float) -> bool:
