@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from hashlib import sha256
+from itertools import groupby
 
 import dagster as dg
 
@@ -21,8 +22,8 @@ Seen = dict[str, dict[str, str]]
 
 def defs(project: Project) -> dg.Definitions:
     """One sensor per use case that has sources of files with the day in their path."""
-    declared = {use_case: [one for one in use_case.sources if _is_by_day(one)] for use_case in project.use_cases}
-    return dg.Definitions(sensors=[_files_changed(project, one, sources) for one, sources in declared.items() if sources])
+    declared = [(use_case, [one for one in use_case.sources if _is_by_day(one)]) for use_case in project.use_cases]
+    return dg.Definitions(sensors=[_files_changed(project, use_case, sources) for use_case, sources in declared if sources])
 
 
 def _is_by_day(source: Source) -> bool:
@@ -84,10 +85,10 @@ def _is_ended(day: str, span: Span) -> bool:
 
 def _spans(days: Sequence[date]) -> Iterator[tuple[date, date]]:
     """Days that follow each other, by their first and last."""
-    begins = [day for place, day in enumerate(days) if place == 0 or day - days[place - 1] > timedelta(days=1)]
-    for first, following in zip(begins, [*begins[1:], None], strict=True):
-        last = max(day for day in days if following is None or day < following)
-        yield first, last
+    # Less its place among the days, each of those that follow each other is the same.
+    for _, same in groupby(enumerate(days), key=lambda placed: placed[1] - timedelta(days=placed[0])):
+        following = [day for _, day in same]
+        yield following[0], following[-1]
 
 
 def _request(now: Seen, first: date, last: date) -> dg.RunRequest:

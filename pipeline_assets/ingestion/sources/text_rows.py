@@ -3,10 +3,8 @@
 An empty text is null. Nothing is guessed: a text that is no number is no number, and a time without a zone names no instant.
 """
 
-import re
 from collections.abc import Callable
 from datetime import date
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,11 +13,9 @@ import pyarrow.compute as pc
 from pipeline_assets.ingestion.sources.contracts import ARROW_TYPES, BrokenRow, Checked, Reason, check_batch
 from pipeline_assets.ingestion.sources.json_rows import read_values
 from pipeline_assets.ingestion.sources.plain_json import INSTANT
+from pipeline_assets.ingestion.sources.text_values import value_of
 from pipeline_assets.spec.contracts import Contract, Field, FieldType
 
-INTEGER = re.compile(r"-?[0-9]{1,400}")
-NUMBER = re.compile(r"-?[0-9]{1,400}(\.[0-9]+)?([eE][+-]?[0-9]{1,4})?")
-BOOLEANS = {"true": True, "false": False}
 # How most values are written; Arrow reads these as Python does. All others are read one by one.
 PLAIN: dict[FieldType, str] = {
     "string": r"^[^\x00]*$",
@@ -29,17 +25,6 @@ PLAIN: dict[FieldType, str] = {
     "timestamp": f"^{INSTANT}$",
 }
 Faults = dict[int, tuple[str, Reason]]
-
-
-def value_of(kind: FieldType | None, text: str) -> Any:
-    """The value that a text stands for; the text itself where it is none of that kind, which the contract then finds."""
-    if not text:
-        return None
-    if kind == "integer" and INTEGER.fullmatch(text):
-        return int(text)
-    if kind == "number" and NUMBER.fullmatch(text):
-        return float(text)
-    return BOOLEANS.get(text, text) if kind == "boolean" else text
 
 
 def check_texts(contract: Contract, texts: pa.RecordBatch, original: Callable[[int], bytes], *, day: date | None = None) -> Checked:

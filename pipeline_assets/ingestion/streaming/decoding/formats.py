@@ -16,7 +16,7 @@ from functools import cache, partial
 from typing import Any
 
 from pipeline_assets.ingestion.sources.json_objects import Fault, json_object
-from pipeline_assets.ingestion.sources.text_rows import value_of
+from pipeline_assets.ingestion.sources.text_values import value_of
 from pipeline_assets.ingestion.streaming.decoding.schema_registry import SchemaOf, nobody
 from pipeline_assets.spec.contracts import Contract, FieldType
 from pipeline_assets.spec.sources import Avro, CloudEvent, CsvLine, DebeziumChange, Format, JsonObject, RecordStream

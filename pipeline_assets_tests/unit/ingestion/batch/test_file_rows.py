@@ -18,7 +18,7 @@ from pipeline_assets.core.errors import SourceChanged, SourceRefused
 from pipeline_assets.ingestion.batch import file_rows
 from pipeline_assets.ingestion.batch.file_rows import OpenFile, parts
 from pipeline_assets.ingestion.sources.json_rows import check_objects
-from pipeline_assets.ingestion.sources.text_rows import value_of
+from pipeline_assets.ingestion.sources.text_values import value_of
 from pipeline_assets.spec.contracts import Contract, Field
 from pipeline_assets.spec.sources import CsvFile, FileFormat, JsonLines, ParquetFile
 from pipeline_assets_tests.readings import READINGS, reading
