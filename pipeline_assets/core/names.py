@@ -150,9 +150,19 @@ def source_asset(system: str, table: str) -> AssetName:
     return (system, table)
 
 
+def files_asset(folder: str, pattern: str) -> AssetName:
+    """The files of an outside folder, as the asset graph shows them: without the parts of their path that differ."""
+    return (folder, re.sub(r"[^a-z0-9]+", "_", re.sub(r"%.", "", pattern).lower()).strip("_"))
+
+
 def build_features(use_case: str) -> str:
     """The job that takes the days of a use case from its sources to the vectors of its models."""
     return f"build_features_{use_case}"
+
+
+def files_changed(use_case: str) -> str:
+    """The sensor that has days of a use case materialized whose files are new, changed or gone."""
+    return f"files_changed_{use_case}"
 
 
 def days_changed(use_case: str) -> str:

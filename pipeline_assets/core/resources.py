@@ -77,6 +77,17 @@ def days(span: Span) -> dg.DailyPartitionsDefinition:
     )
 
 
+def last_day(span: Span) -> date | None:
+    """The last day that is a partition by now: a day is one when it has ended. None before the first has."""
+    last = days(span).get_last_partition_key()
+    return None if last is None else date.fromisoformat(last)
+
+
+def is_running(context: dg.SensorEvaluationContext, *jobs: str) -> bool:
+    """Whether a run of one of these jobs has not ended."""
+    return any(context.instance.get_runs(dg.RunsFilter(job_name=job, statuses=UNFINISHED), limit=1) for job in jobs)
+
+
 def use_case_tags(use_case: UseCase) -> dict[str, str]:
     """The tags of an asset that belongs to a use case, by which jobs and people select it."""
     return {names.USE_CASE_TAG: use_case.name}

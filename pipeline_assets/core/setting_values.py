@@ -12,6 +12,7 @@ MALFORMED, MALFORMED_SECRET = "malformed", "malformed_secret"
 LARGEST_PORT = 65_535
 
 AN_URL = "a URL with scheme, host and, if need be, port, such as http://127.0.0.1:9000"
+A_FOLDER = "file:///<path> or s3://<bucket>/<prefix>"
 A_DSN = "postgresql://<user>:<password>@<host>:<port>/<database>"
 BROKERS = "host:port, several separated by commas"
 A_PORT = f"a port from 0 to {LARGEST_PORT} (0 picks a free one)"
@@ -49,6 +50,15 @@ def _url(text: str) -> str | None:
     if parts.scheme not in {"http", "https"}:
         return "does not begin with http:// or https://"
     return None if parts.hostname else "has no host"
+
+
+def _folder(text: str) -> str | None:
+    parts, _ = _split(text)
+    if parts is None or parts.scheme not in {"file", "s3"}:
+        return "does not begin with file:/// or s3://"
+    if parts.scheme == "s3":
+        return None if parts.netloc else "has no bucket"
+    return None if not parts.netloc and parts.path.startswith("/") else "is no absolute path"
 
 
 def _dsn(text: str) -> str | None:
@@ -90,6 +100,7 @@ def _number(kind: Callable[[str], float], largest: float, expected: str) -> Befo
 
 
 HttpUrl = Annotated[str, _text(_url, AN_URL)]
+FolderUrl = Annotated[str, _text(_folder, A_FOLDER)]
 Dsn = Annotated[SecretStr, _text(_dsn, A_DSN)]
 Brokers = Annotated[str, _text(_brokers, BROKERS)]
 ModuleName = Annotated[str, _text(_module, A_MODULE)]

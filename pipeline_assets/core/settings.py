@@ -23,6 +23,7 @@ from pipeline_assets.core.setting_values import (
     MALFORMED_SECRET,
     Brokers,
     Dsn,
+    FolderUrl,
     HttpUrl,
     ModuleName,
     Port,
@@ -56,6 +57,21 @@ class SchemaRegistry(BaseModel):
     url: HttpUrl
     user: str | None = None
     password: SecretStr = SecretStr("")
+
+
+class FileFolder(BaseModel):
+    """Where a folder of files is, on disk (`file:///in`) or on an object store (`s3://bucket/prefix`).
+
+    An object store of one's own has `endpoint` and `region`; without keys the machine's own identity is used.
+    """
+
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
+
+    url: FolderUrl
+    endpoint: HttpUrl | None = None
+    region: str | None = None
+    access_key: SecretStr | None = None
+    secret_key: SecretStr | None = None
 
 
 class EnvironmentSettings(BaseSettings):
@@ -99,6 +115,7 @@ class SourceSettings(Part):
 
     databases: dict[str, Dsn]
     services: dict[str, RestService]
+    folders: dict[str, FileFolder] = {}
 
 
 class StreamSettings(Part):

@@ -1,4 +1,4 @@
-"""Where rows come from: tables of an operational database, pages of a REST API, topics of events."""
+"""Where rows come from: tables of an operational database, pages of a REST API, files, topics of events."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -29,7 +29,46 @@ class RestEndpoint:
     page_size: int = 1000
 
 
-Origin = PostgresTable | RestEndpoint
+@dataclass(frozen=True, kw_only=True)
+class CsvFile:
+    """Lines of values (RFC 4180) in UTF-8; an empty value is null, an empty line is no row.
+
+    The first line names the columns, in any order and with others among them; a file without such a line has `columns`.
+    """
+
+    columns: tuple[str, ...] | None = None
+    delimiter: str = ","
+
+
+@dataclass(frozen=True, kw_only=True)
+class JsonLines:
+    """One JSON object per line, in UTF-8; an empty line is no row."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParquetFile:
+    """Parquet, with a column for each of the contract's fields."""
+
+
+FileFormat = CsvFile | JsonLines | ParquetFile
+
+
+@dataclass(frozen=True, kw_only=True)
+class Files:
+    """Files below a folder on disk or a prefix of an object store; the settings give the URL of `folder`.
+
+    `pattern` is the path of the files below it: `*` and `?` stand for any signs but a slash, and the codes of `strftime` for the parts of a
+    UTC day (`%Y`, `%m`, `%d`, `%j`, `%y`; `%%` is a percent sign), as in `orders/%Y-%m-%d/*.csv.gz`. Loaded `daily` a file belongs to the
+    day in its path, as a `snapshot` all files together are the table. Files that end in `.gz` or `.zst` are compressed. A file whose name
+    begins with a dot or an underscore, or ends in `.tmp`, `.part`, `.partial` or `.filepart`, is not there yet.
+    """
+
+    folder: str
+    pattern: str
+    format: FileFormat
+
+
+Origin = PostgresTable | RestEndpoint | Files
 Load = Literal["daily", "snapshot", "changes"]
 
 

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from pipeline_assets.core.names import files_asset
 from pipeline_assets.spec.features import FeatureView
-from pipeline_assets.spec.sources import PostgresTable, Source
+from pipeline_assets.spec.sources import Files, PostgresTable, RestEndpoint, Source
 from pipeline_assets.spec.use_case import UseCase
 
 
@@ -55,7 +56,10 @@ def _views(use_case: UseCase) -> Iterator[FeatureView]:
 
 
 def _origin(source: Source) -> str:
-    origin = source.origin
-    if isinstance(origin, PostgresTable):
-        return f"{origin.database}/{origin.schema}.{origin.table}"
-    return f"{origin.service}/{origin.path}"
+    match source.origin:
+        case PostgresTable() as table:
+            return f"{table.database}/{table.schema}.{table.table}"
+        case RestEndpoint() as endpoint:
+            return f"{endpoint.service}/{endpoint.path}"
+        case Files() as files:
+            return "/".join(files_asset(files.folder, files.pattern))

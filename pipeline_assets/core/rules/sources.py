@@ -9,11 +9,27 @@ from pipeline_assets.core.names import landed
 from pipeline_assets.core.project import sources_of
 from pipeline_assets.core.rules.problems import TOPIC, Place, Problem
 from pipeline_assets.spec.contracts import FIELD_TYPES, Contract, Field
-from pipeline_assets.spec.sources import Avro, CloudEvent, CsvLine, DebeziumChange, EventStream, Load, PostgresTable, RestEndpoint, Source
+from pipeline_assets.spec.sources import (
+    Avro,
+    CloudEvent,
+    CsvFile,
+    CsvLine,
+    DebeziumChange,
+    EventStream,
+    Files,
+    Load,
+    PostgresTable,
+    RestEndpoint,
+    Source,
+)
 from pipeline_assets.spec.use_case import UseCase
 
 # What CloudEvents allows as the name of an attribute.
 ATTRIBUTE = re.compile(r"[a-z0-9]+")
+# The parts of a day that the path of a file may have, and which of them make a whole one.
+CODE = re.compile(r"%.?")
+DAY_CODES = {"%Y", "%y", "%m", "%d", "%j"}
+WHOLE_DAYS = [{year, *rest} for year in ("%Y", "%y") for rest in (("%m", "%d"), ("%j",))]
 
 
 def problems(use_case: UseCase, streams: Collection[EventStream]) -> Iterator[Problem]:
@@ -39,6 +55,30 @@ def _source(source: Source) -> Iterator[Problem]:
         yield place.problem("known_at_commit", "is set", f"load='changes': loaded as '{source.load}', rows come without their commits")
     if isinstance(source.origin, RestEndpoint):
         yield from place.at_least("origin.page_size", source.origin.page_size, 1)
+    if isinstance(source.origin, Files):
+        yield from _files(place, source, source.origin)
+
+
+def _files(place: Place, source: Source, origin: Files) -> Iterator[Problem]:
+    yield from place.names(f"{place.subject}: folder", [origin.folder])
+    parts, codes = origin.pattern.split("/"), set(CODE.findall(origin.pattern)) - {"%%"}
+    if not all(parts) or {".", ".."} & {*parts} or "\\" in origin.pattern or "**" in origin.pattern:
+        yield place.problem("origin.pattern", f"is {origin.pattern!r}", "a path below the folder such as 'orders/%Y-%m-%d/*.csv'")
+    for code in sorted(codes - DAY_CODES):
+        yield place.problem("origin.pattern", f"has {code!r}", "%Y, %m, %d, %j or %y for the parts of a day, %% for a percent sign")
+    has_day = any(codes >= wanted for wanted in WHOLE_DAYS)
+    if source.load == "daily" and not has_day:
+        yield place.problem("origin.pattern", "names no day", "year and day (%Y, %m and %d) for load='daily', or load='snapshot'")
+    if isinstance(origin.format, CsvFile):
+        yield from _csv_file(place, source, origin.format)
+
+
+def _csv_file(place: Place, source: Source, written: CsvFile) -> Iterator[Problem]:
+    if len(written.delimiter) != 1 or written.delimiter in {'"', "\n", "\r"}:
+        yield place.problem("origin.format.delimiter", f"is {written.delimiter!r}", "one character")
+    if written.columns is not None:
+        for field in source.contract.fields:
+            yield from place.one_of("origin.format.columns lacks a field, which", field.name, written.columns)
 
 
 def _contract(declared: Source | EventStream, contract: Contract) -> Iterator[Problem]:

@@ -23,6 +23,7 @@ from pipeline_assets.core.resources import (
     source_changed,
     use_case_tags,
 )
+from pipeline_assets.ingestion.batch import sensors
 from pipeline_assets.ingestion.sources.origins import kind_of, source_name, system_of
 from pipeline_assets.ingestion.staging import summary
 from pipeline_assets.spec.sources import Source
@@ -34,8 +35,9 @@ LOGGED_EVERY_PARTITIONS = 25
 
 
 def defs(project: Project) -> dg.Definitions:
-    """One asset per source that is read in batches, by day or as a snapshot, with the checks of its contract."""
-    return dg.Definitions(assets=[_staged(project, source) for source in project.sources if source.load != "changes"])
+    """One asset per source that is read in batches, by day or as a snapshot, with the checks of its contract; and the sensors of files."""
+    graph = dg.Definitions(assets=[_staged(project, source) for source in project.sources if source.load != "changes"])
+    return dg.Definitions.merge(graph, sensors.defs(project))
 
 
 def _staged(project: Project, source: Source) -> dg.AssetsDefinition:

@@ -9,11 +9,12 @@ from pipeline_assets.core.connections import object_store
 from pipeline_assets.core.project import days_between
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.batch import resume
+from pipeline_assets.ingestion.batch.files import open_folder
 from pipeline_assets.ingestion.batch.postgres import TableReader, open_table
 from pipeline_assets.ingestion.batch.rest import Patience, open_endpoint
 from pipeline_assets.ingestion.sources import quarantine
 from pipeline_assets.ingestion.staging.stage import OpenReader, Staged, Target, stage_each, target_of
-from pipeline_assets.spec.sources import PostgresTable, RestEndpoint, Source
+from pipeline_assets.spec.sources import Files, PostgresTable, RestEndpoint, Source
 
 # Called with each partition once it is staged.
 OnStaged = Callable[[Staged], None]
@@ -35,14 +36,18 @@ def stage_days(
 ) -> list[Staged]:
     """Stages the UTC days first..last (inclusive) of a source and gives them back by day; `on_staged` is called with each as it is done.
 
-    A table is seen at one instant for all days. An API is asked day by day, and days that a killed load of the same range had staged are
-    not asked for again. A day with too many broken rows raises ContractViolation and stays as it was; days already done stay done.
+    A table is seen at one instant for all days. Files are read day by day. An API is asked day by day, and days that a killed load of the
+    same range had staged are not asked for again. A day with too many broken rows raises ContractViolation and stays as it was; days that
+    were done stay done.
     """
     days = days_between(first, last)
-    if isinstance(source.origin, PostgresTable):
-        done = _stage_table(settings, source, source.origin, days, run_id)
-    else:
-        done = _stage_api(settings, source, source.origin, days, run_id, patience)
+    match source.origin:
+        case PostgresTable():
+            done = _stage_table(settings, source, source.origin, days, run_id)
+        case RestEndpoint():
+            done = _stage_api(settings, source, source.origin, days, run_id, patience)
+        case Files():
+            done = _stage_files(settings, source, source.origin, days, run_id)
     staged: list[Staged] = []
     for one in done:
         on_staged(one)
@@ -60,12 +65,16 @@ def stage_snapshot(settings: Settings, source: Source, *, run_id: str, patience:
 
 @contextmanager
 def _open(settings: Settings, source: Source, patience: Patience | None) -> Iterator[OpenReader]:
-    if isinstance(source.origin, PostgresTable):
-        with open_table(settings, source.contract, source.origin) as table:
-            yield table.reader
-    else:
-        with open_endpoint(settings, source.contract, source.origin, patience) as reader:
-            yield lambda: nullcontext(reader)
+    match source.origin:
+        case PostgresTable():
+            with open_table(settings, source.contract, source.origin) as table:
+                yield table.reader
+        case RestEndpoint():
+            with open_endpoint(settings, source.contract, source.origin, patience) as reader:
+                yield lambda: nullcontext(reader)
+        case Files():
+            with open_folder(settings, source.contract, source.origin) as files:
+                yield lambda: nullcontext(files)
 
 
 def _stage_table(settings: Settings, source: Source, origin: PostgresTable, days: Sequence[date], run_id: str) -> Iterator[Staged]:
@@ -74,6 +83,12 @@ def _stage_table(settings: Settings, source: Source, origin: PostgresTable, days
         yield from stage_each(settings, target, days, table.reader)
         with table.reader() as reader:
             _quarantine_lost(settings, target, reader)
+
+
+def _stage_files(settings: Settings, source: Source, origin: Files, days: Sequence[date], run_id: str) -> Iterator[Staged]:
+    target = target_of(settings, source.contract, run_id=run_id, keeps_earlier=True)
+    with open_folder(settings, source.contract, origin) as reader:
+        yield from stage_each(settings, target, days, lambda: nullcontext(reader))
 
 
 def _quarantine_lost(settings: Settings, target: Target, reader: TableReader) -> None:

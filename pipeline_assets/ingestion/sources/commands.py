@@ -125,7 +125,7 @@ def _print_rows(rows: "Sequence[QuarantinedRow]", counts: Mapping[tuple[str, str
     table = Table("id", "source", "partition", "position", "field", "reason", "replayed", box=None)
     for row in rows:
         replayed = f"{row.replayed_at:%Y-%m-%d %H:%M}" if row.replayed_at is not None else ""
-        table.add_row(str(row.id), row.source, row.partition, str(row.position), row.field, row.reason, replayed)
+        table.add_row(str(row.id), row.source, row.partition, row.place or str(row.position), row.field, row.reason, replayed)
     summary = Table("source", "field", "reason", "rows", "replayed", box=None)
     for (source, field, reason), (count, replayed_count) in counts.items():
         summary.add_row(source, field, reason, str(count), str(replayed_count))

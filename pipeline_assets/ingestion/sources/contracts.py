@@ -45,12 +45,16 @@ def fault(field: str, reason: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class BrokenRow:
-    """One row that broke its contract: where it stood in its source's partition, the first field at fault, and the bytes it came as."""
+    """One row that broke its contract: where it stood in its source's partition, the first field at fault, and the bytes it came as.
+
+    `place` is where a person finds it at its source, such as file and line; None where its source has no such place.
+    """
 
     position: int
     field: str
     reason: Reason
     original: bytes
+    place: str | None = None
 
     @property
     def fault(self) -> str:
@@ -139,7 +143,18 @@ def typed(field: Field, column: pa.Array) -> tuple[pa.Array, np.ndarray | None]:
         wrong = _mask(pc.invert(whole))
         read = pc.if_else(whole, column, pa.scalar(None, column.type)).cast(target, safe=False)
         return read, wrong if wrong.any() else None
+    if pa.types.is_timestamp(column.type) or pa.types.is_uint64(column.type):
+        return _exactly(column, target)
     return column.cast(target, safe=field.type != "number"), None
+
+
+def _exactly(column: pa.Array, target: pa.DataType) -> tuple[pa.Array, np.ndarray | None]:
+    """A column in another type, and which of its values that type does not have, such as times between two microseconds."""
+    read = column.cast(target, safe=False)
+    # Whole numbers beyond 64 bits with a sign come out negative, and back as they were.
+    differs = pc.less(read, 0) if pa.types.is_uint64(column.type) else pc.not_equal(read.cast(column.type, safe=False), column)
+    wrong = _mask(differs)
+    return pc.if_else(pa.array(wrong), pa.scalar(None, target), read), wrong if wrong.any() else None
 
 
 def _as_promised(contract: Contract, rows: pa.RecordBatch) -> pa.RecordBatch:

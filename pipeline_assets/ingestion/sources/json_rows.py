@@ -87,14 +87,15 @@ def _columns(contract: Contract, objects: Sequence[Mapping[str, Any]]) -> tuple[
     columns: list[pa.Array] = []
     faults: dict[int, tuple[str, Reason]] = {}
     for field in contract.fields:
-        values, unread = _read(field, [found.get(field.name) for found in objects])
+        values, unread = read_values(field, [found.get(field.name) for found in objects])
         columns.append(pa.array(values, ARROW_TYPES[field.type]))
         for place, reason in unread.items():
             faults.setdefault(place, (field.name, reason))
     return columns, faults
 
 
-def _read(field: Field, values: list[Any]) -> tuple[list[Any], dict[int, Reason]]:
+def read_values(field: Field, values: Sequence[Any]) -> tuple[list[Any], dict[int, Reason]]:
+    """Values as JSON has them in the type of a field, null where one cannot be read, and why by its place."""
     read, unread = READERS[field.type], dict[int, Reason]()
     found: list[Any] = []
     for place, value in enumerate(values):

@@ -5,24 +5,42 @@ from datetime import timedelta
 from pipeline_assets.core import names
 from pipeline_assets.core.names import AssetName
 from pipeline_assets.spec.contracts import Contract, Field
-from pipeline_assets.spec.sources import Origin, PostgresTable
+from pipeline_assets.spec.sources import Files, Origin, PostgresTable, RestEndpoint
 
 ODCS_VERSION = "v3.0.2"
 
 
 def system_of(origin: Origin) -> str:
-    """The outside system that a source is part of: its database or its service."""
-    return origin.database if isinstance(origin, PostgresTable) else origin.service
+    """The outside system that a source is part of: its database, its service or its folder."""
+    match origin:
+        case PostgresTable():
+            return origin.database
+        case RestEndpoint():
+            return origin.service
+        case Files():
+            return origin.folder
 
 
 def source_name(origin: Origin) -> AssetName:
-    """The asset of an outside table, or of the records of an endpoint."""
-    return names.source_asset(system_of(origin), origin.table if isinstance(origin, PostgresTable) else origin.records)
+    """The asset of an outside table, of the records of an endpoint, or of files."""
+    match origin:
+        case PostgresTable():
+            return names.source_asset(origin.database, origin.table)
+        case RestEndpoint():
+            return names.source_asset(origin.service, origin.records)
+        case Files():
+            return names.files_asset(origin.folder, origin.pattern)
 
 
 def kind_of(origin: Origin) -> str:
     """The technology of a source."""
-    return "postgres" if isinstance(origin, PostgresTable) else "rest"
+    match origin:
+        case PostgresTable():
+            return "postgres"
+        case RestEndpoint():
+            return "rest"
+        case Files():
+            return "file"
 
 
 def odcs(contract: Contract) -> dict[str, object]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 TABLE = "rows"
 # The column that an older table lacks.
-NEWEST = "headers"
+NEWEST = "place"
 DDL = """
     create schema if not exists {schema};
     create table if not exists {table} (
@@ -45,7 +45,8 @@ DDL = """
         add column if not exists topic_partition integer,
         add column if not exists topic_offset bigint,
         add column if not exists received_at timestamptz,
-        add column if not exists headers jsonb;
+        add column if not exists headers jsonb,
+        add column if not exists place text;
     create index if not exists rows_by_partition on {table} (source, partition);
     create unique index if not exists rows_by_offset on {table} (source, topic, topic_partition, topic_offset) where topic is not null;
 """
@@ -56,6 +57,7 @@ class QuarantinedRow:
     """A row of the quarantine; `replayed_at` is set once it was staged after all. `position` counts from 0 within the partition.
 
     A record of a topic has its place there too; its partition is `stream`, its position the offset. All other rows have no such place.
+    `place` is where a person finds a row of a file: its path and line.
     `headers` are those that the record is read by, in base64 by their names; None where there are none.
     """
 
@@ -74,6 +76,7 @@ class QuarantinedRow:
     topic_offset: int | None = None
     received_at: datetime | None = None
     headers: Mapping[str, str] | None = None
+    place: str | None = None
 
     def header(self, name: str) -> bytes | None:
         """The bytes of a header; None where there is no such."""
@@ -110,11 +113,12 @@ class Quarantine:
         if not rows:
             return
         self.reasons.update(row.fault for row in rows)
-        statement = _statement("copy {table} (source, partition, run_id, position, field, reason, original) from stdin (format binary)")
+        columns = "source, partition, run_id, position, field, reason, original, place"
+        statement = _statement(f"copy {{table}} ({columns}) from stdin (format binary)")
         with self._connection.cursor() as cursor, cursor.copy(statement) as copy:
-            copy.set_types(["text", "text", "text", "int8", "text", "text", "bytea"])
+            copy.set_types(["text", "text", "text", "int8", "text", "text", "bytea", "text"])
             for row in rows:
-                copy.write_row((*self._fixed, row.position, row.field, row.reason, row.original))
+                copy.write_row((*self._fixed, row.position, row.field, row.reason, row.original, row.place))
 
 
 def create(settings: Settings) -> None:
@@ -293,7 +297,7 @@ def _select(connection: "psycopg.Connection", condition: str, values: Sequence[A
     columns = _statement("""
         select
             id, source, partition, position, field, reason, original, run_id, quarantined_at, replayed_at,
-            topic, topic_partition, topic_offset, received_at, headers
+            topic, topic_partition, topic_offset, received_at, headers, place
         from {table}
     """)
     statement = SQL(" ").join([columns, _statement(condition), SQL("limit %s")])

@@ -16,7 +16,7 @@ import dagster as dg
 
 from pipeline_assets.core import names
 from pipeline_assets.core.project import Project, Span
-from pipeline_assets.core.resources import UNFINISHED, Platform, dagster_errors, days, key
+from pipeline_assets.core.resources import Platform, dagster_errors, is_running, key, last_day
 from pipeline_assets.ingestion.streaming.capture.connect import open_connect
 from pipeline_assets.ingestion.streaming.capture.connectors import connectors_of, is_applied, topics_of
 from pipeline_assets.ingestion.streaming.health import flow as health
@@ -75,7 +75,7 @@ def _records_landed(project: Project, checks: Sequence[dg.AssetCheckKey]) -> dg.
     def landed(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult | dg.SkipReason:
         from pipeline_assets.ingestion.streaming.health.arrivals import landed_snapshots, untyped
 
-        if _is_running(context, names.TYPE_RECORDS):
+        if is_running(context, names.TYPE_RECORDS):
             return dg.SkipReason("Records are being typed; what lands meanwhile is for the next run.")
         with dagster_errors():
             snapshots = landed_snapshots(platform.settings, streams)
@@ -105,7 +105,7 @@ def _days_changed(project: Project, use_case: UseCase) -> dg.SensorDefinition:
     def changed(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult | dg.SkipReason:
         from pipeline_assets.ingestion.streaming.health.arrivals import touched, untyped
 
-        if _is_running(context, job):
+        if is_running(context, job):
             return dg.SkipReason("Days are being materialized; what is typed meanwhile is for the next run.")
         before = _cursor(context)
         with dagster_errors():
@@ -123,7 +123,7 @@ def _days_result(use_case: UseCase, span: Span, found: "Touched", before: "Pendi
     """The run over the stale days that have ended, if there are any, and in the cursor what is left for later."""
     from pipeline_assets.ingestion.streaming.health.days import pending_days, reach_of, stale_days
 
-    reach, ended = reach_of(use_case), _last_day(span)
+    reach, ended = reach_of(use_case), last_day(span)
     if before.open_day is not None:
         found = replace(found, days=sorted({*found.days, before.open_day}))
     after = pending_days(found, reach, span, ended, datetime.now(UTC).date(), before.due)
@@ -148,12 +148,6 @@ def _pending(cursor: Mapping[str, Any]) -> "Pending":
     return Pending(open_day=open_day, due=[date.fromisoformat(day) for day in cursor.get("due_days", ())])
 
 
-def _last_day(span: Span) -> date | None:
-    """The last day that is a partition by now: a day is one when it has ended. None before the first has."""
-    last = days(span).get_last_partition_key()
-    return None if last is None else date.fromisoformat(last)
-
-
 def _tables_changed(project: Project) -> dg.SensorDefinition:
     logs = [change_log(source) for source in followed(project)]
     of_days = [names.build_features(use_case.name) for use_case in project.use_cases]
@@ -168,14 +162,14 @@ def _tables_changed(project: Project) -> dg.SensorDefinition:
     def changed(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult | dg.SkipReason:
         from pipeline_assets.ingestion.streaming.health.arrivals import touched
 
-        if _is_running(context, names.UPDATE_FOLLOWED_TABLES):
+        if is_running(context, names.UPDATE_FOLLOWED_TABLES):
             return dg.SkipReason("Tables are being updated; what changes meanwhile is for the next run.")
         with dagster_errors():
             found = touched(platform.settings, logs, _cursor(context))
         if not found.days or found.snapshots.keys() != {log.contract.name for log in logs}:
             return dg.SkipReason("No table has changed since the last run, or one has no changes in the lake yet.")
         is_new = found.since is not None and datetime.now(UTC) - found.since < ALONG
-        if is_new and _is_running(context, *of_days):
+        if is_new and is_running(context, *of_days):
             return dg.SkipReason("Days are being materialized, and tables with them; what is left is updated then, or some minutes later.")
         behind = [log for log in logs if _taken(context.instance, project, log.source) != str(found.snapshots[log.contract.name])]
         request = dg.RunRequest(run_key=_key(found.snapshots))
@@ -219,7 +213,7 @@ def _stream_health(project: Project) -> dg.SensorDefinition:
         with dagster_errors(), open_connect(platform.settings) as connect:
             look(platform.settings, connect, project, watch)
             lacking = [one.name for one in connectors_of(project) if not is_applied(platform.settings, connect, one)]
-        requests = [dg.RunRequest()] if lacking and not _is_running(context, names.APPLY_CONNECTORS) else []
+        requests = [dg.RunRequest()] if lacking and not is_running(context, names.APPLY_CONNECTORS) else []
         wrong = sorted("/".join(asset) for asset, seen in watch.seen.items() if seen.trouble)
         recorded_at = datetime.fromisoformat(before["recorded_at"]) if "recorded_at" in before else None
         cursor = {**before, "wrong": wrong, "remembered": health.dump(watch.memories, watch.restarts)}
@@ -251,10 +245,6 @@ def _events(asset: names.AssetName, seen: "Seen") -> list[dg.AssetObservation | 
 def _arrival(asset: names.AssetName, arrived: "Arrived") -> dg.AssetMaterialization:
     """That more has come to what others write to: so Dagster knows how fresh it is."""
     return dg.AssetMaterialization(key(asset), metadata=dict(arrived.numbers))
-
-
-def _is_running(context: dg.SensorEvaluationContext, *jobs: str) -> bool:
-    return any(context.instance.get_runs(dg.RunsFilter(job_name=job, statuses=UNFINISHED), limit=1) for job in jobs)
 
 
 def _cursor(context: dg.SensorEvaluationContext) -> dict[str, Any]:

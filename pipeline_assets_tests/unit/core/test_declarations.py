@@ -14,7 +14,7 @@ from pipeline_assets.core.rules import models
 from pipeline_assets.core.settings import read_code_settings
 from pipeline_assets.spec.features import FeatureView, Latest, Learned, RequestFeature, Windowed
 from pipeline_assets.spec.models import Model
-from pipeline_assets.spec.sources import Avro, CloudEvent, CsvLine, DebeziumChange, Load, RestEndpoint, Route
+from pipeline_assets.spec.sources import Avro, CloudEvent, CsvFile, CsvLine, DebeziumChange, Files, Load, RestEndpoint, Route
 from pipeline_assets.spec.tasks import Binary, MetricRule, Multiclass, Regression
 from pipeline_assets.spec.use_case import UseCase
 
@@ -55,6 +55,27 @@ def test_the_reference_use_case_keeps_every_rule(declared: UseCase) -> None:
     features = [feature for view in views_of(declared) for feature in view.features]
 
     assert sum(len(feature.windows) if isinstance(feature, Windowed) else 1 for feature in features) >= 40
+
+
+@pytest.mark.parametrize(
+    ("pattern", "written", "field"),
+    [
+        ("orders/*.csv", CsvFile(), "origin.pattern"),
+        ("orders/%m-%d.csv", CsvFile(), "origin.pattern"),
+        ("orders/%Y-%m-%d-%H.csv", CsvFile(), "origin.pattern"),
+        ("/orders/%Y-%j.csv", CsvFile(), "origin.pattern"),
+        ("../%Y-%j.csv", CsvFile(), "origin.pattern"),
+        ("orders/%Y-%j%", CsvFile(), "origin.pattern"),
+        ("%Y-%j.csv", CsvFile(delimiter=";;"), "origin.format.delimiter"),
+        ("%Y-%j.csv", CsvFile(columns=("code", "name")), "origin.format.columns lacks a field, which"),
+    ],
+)
+def test_files_of_days_have_the_day_in_their_path(declared: UseCase, pattern: str, written: CsvFile, field: str) -> None:
+    """A path below the folder, with a whole day; a file without a line of names has a column for each field."""
+    *sources, last = declared.sources
+    files = replace(last, load="daily", origin=Files(folder="inbox", pattern=pattern, format=written))
+
+    assert {one.field for one in problems(replace(declared, sources=(*sources, files)))} == {field}
 
 
 def test_only_a_postgres_table_can_be_followed_by_its_changes(declared: UseCase) -> None:

@@ -7,7 +7,6 @@ pages of an API. Headers are read of CloudEvents in binary mode alone, which kee
 import csv
 import io
 import json
-import re
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,13 +16,11 @@ from functools import cache, partial
 from typing import Any
 
 from pipeline_assets.ingestion.sources.json_objects import Fault, json_object
+from pipeline_assets.ingestion.sources.text_values import value_of
 from pipeline_assets.ingestion.streaming.decoding.schema_registry import SchemaOf, nobody
 from pipeline_assets.spec.contracts import Contract, FieldType
 from pipeline_assets.spec.sources import Avro, CloudEvent, CsvLine, DebeziumChange, Format, JsonObject, RecordStream
 
-INTEGER = re.compile(r"-?[0-9]{1,400}")
-NUMBER = re.compile(r"-?[0-9]{1,400}(\.[0-9]+)?([eE][+-]?[0-9]{1,4})?")
-BOOLEANS = {"true": True, "false": False}
 FRAME_BYTES = 5
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 TRUNCATE = "t"
@@ -105,18 +102,7 @@ def _csv_values(written: CsvLine, types: Mapping[str, FieldType], payload: bytes
         raise Fault("not a CSV line") from error
     if len(lines) != 1 or len(lines[0]) != len(written.columns):
         raise Fault("not a CSV line")
-    return {name: _value_of(types.get(name), text) for name, text in zip(written.columns, lines[0], strict=True)}
-
-
-def _value_of(kind: FieldType | None, text: str) -> Any:
-    """The value that a text stands for; the text itself where it is none of that kind, which the contract then finds."""
-    if not text:
-        return None
-    if kind == "integer" and INTEGER.fullmatch(text):
-        return int(text)
-    if kind == "number" and NUMBER.fullmatch(text):
-        return float(text)
-    return BOOLEANS.get(text, text) if kind == "boolean" else text
+    return {name: value_of(types.get(name), text) for name, text in zip(written.columns, lines[0], strict=True)}
 
 
 def _avro_decoder(written: Avro, schema_of: SchemaOf) -> Callable[[bytes, Headers], Event]:
@@ -222,7 +208,7 @@ def _change(written: DebeziumChange, types: Mapping[str, FieldType], payload: by
 def _change_value(kind: FieldType | None, value: Any) -> Any:
     """The value of a row; decimals come as text, so that nothing of them is lost on the way."""
     is_decimal = isinstance(value, str) and value and kind in {"integer", "number"}
-    return _value_of(kind, value) if is_decimal else value
+    return value_of(kind, value) if is_decimal else value
 
 
 def _committed_at(source: Mapping[str, Any]) -> str | None:

@@ -14,8 +14,8 @@ from pipeline_assets.core import names
 from pipeline_assets.ingestion.sources.contracts import Checked, check_batch
 from pipeline_assets.ingestion.sources.json_objects import Fault
 from pipeline_assets.ingestion.sources.json_rows import check_objects
+from pipeline_assets.ingestion.sources.plain_json import PlainRows, plain_json
 from pipeline_assets.ingestion.streaming.decoding.formats import Headers, decoder, headers_of
-from pipeline_assets.ingestion.streaming.decoding.plain_json import PlainRows, plain_json
 from pipeline_assets.ingestion.streaming.decoding.schema_registry import SchemaOf, nobody
 from pipeline_assets.spec.sources import EventStream, JsonObject, RecordStream
 

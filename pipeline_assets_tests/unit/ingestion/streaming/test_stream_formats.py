@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline_assets.ingestion.sources.json_rows import check_json_rows
+from pipeline_assets.ingestion.sources.plain_json import plain_json
 from pipeline_assets.ingestion.streaming.decoding.formats import decoder, headers_of
-from pipeline_assets.ingestion.streaming.decoding.plain_json import plain_json
 from pipeline_assets.ingestion.streaming.decoding.records import CheckedRecords, RecordReader, Share, share_of
 from pipeline_assets.ingestion.streaming.staged.change_log import log_contract
 from pipeline_assets.spec.sources import Avro, CloudEvent, CsvLine, DebeziumChange, EventStream, Route

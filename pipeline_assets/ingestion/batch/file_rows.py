@@ -1,0 +1,294 @@
+"""Rows of one file, checked part by part in bounded memory: lines of CSV or JSON, and row groups of Parquet.
+
+A part knows the line of the file that each of its rows begins in, counted from 1 (of Parquet the row), so that a broken row can be found.
+"""
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline_assets.core.errors import SourceChanged, SourceRefused
+from pipeline_assets.ingestion.sources.contracts import ARROW_TYPES, BrokenRow, Checked, check_batch
+from pipeline_assets.ingestion.sources.json_rows import check_json_rows
+from pipeline_assets.ingestion.sources.plain_json import PlainJson, plain_json
+from pipeline_assets.ingestion.sources.text_rows import check_texts
+from pipeline_assets.spec.contracts import Contract, FieldType
+from pipeline_assets.spec.sources import CsvFile, FileFormat, JsonLines, ParquetFile
+
+BLOCK_BYTES, LONGEST_ROW_BYTES, LONGEST_ROW_LINES = 1_000_000, 16_000_000, 1_000
+PARQUET_ROWS = 65_536
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+# Bytes that are not UTF-8 pass as they were, so that only the row that they stand in is broken.
+KEEP_BYTES = "surrogateescape"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Some rows of a file after their check, at positions from 0 on; `lines` has the line that each of them begins in."""
+
+    checked: Sequence[Checked]
+    lines: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenFile:
+    """A file that is being read; `path` is what errors call it."""
+
+    contract: Contract
+    path: str
+    content: pa.NativeFile
+    day: date | None
+
+    def refused(self, problem: str) -> SourceRefused:
+        """The error of a file that cannot be read, however often it is."""
+        return SourceRefused(self.contract.name, f"file '{self.path}' {problem}")
+
+
+def parts(file: OpenFile, written: FileFormat) -> Iterator[Part]:
+    """The rows of a file, part by part.
+
+    Raises SourceChanged for a file without a column that the contract has, or with one of another kind; SourceRefused for one that has a
+    row of more than 16 MB, or is no UTF-8.
+    """
+    match written:
+        case CsvFile():
+            yield from _csv_parts(file, written)
+        case JsonLines():
+            yield from _json_parts(file)
+        case ParquetFile():
+            yield from _parquet_parts(file)
+
+
+@dataclass(kw_only=True)
+class Lines:
+    """The lines of a file, a block at a time; `first` is the number of the first that has not been taken."""
+
+    file: OpenFile
+    first: int = 1
+    rest: bytes = b""
+    is_last: bool = False
+
+    def blocks(self) -> Iterator[bytes]:
+        """Whole lines, without the last sign of a line's end; those that are given back to `rest` come again with the next."""
+        while not self.is_last:
+            read = self.file.content.read(BLOCK_BYTES)
+            content, self.is_last = self.rest + read, not read
+            if self.first == 1:
+                self._refuse_utf_16(content)
+                content = content.removeprefix(BYTE_ORDER_MARK)
+            end = len(content) if self.is_last else content.rfind(b"\n") + 1
+            self.rest = content[end:]
+            if len(self.rest) > LONGEST_ROW_BYTES:
+                raise self.file.refused(f"has a row of more than {LONGEST_ROW_BYTES:,} bytes in line {self.first}")
+            if end:
+                yield content[:end].removesuffix(b"\n")
+
+    def give_back(self, lines: Sequence[bytes]) -> None:
+        """The last lines of a block, of a row that ends in a later one."""
+        self.rest = b"".join(line + b"\n" for line in lines) + self.rest
+
+    def _refuse_utf_16(self, content: bytes) -> None:
+        if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise self.file.refused("is UTF-16, expected UTF-8")
+
+
+def _json_parts(file: OpenFile) -> Iterator[Part]:
+    plain, lines = plain_json(file.contract), Lines(file=file)
+    for block in lines.blocks():
+        found = block.removesuffix(b"\r").replace(b"\r\n", b"\n").split(b"\n")
+        places = [place for place, line in enumerate(found) if line and not line.isspace()]
+        rows, numbers = [found[place] for place in places], lines.first + np.array(places, dtype=np.int64)
+        lines.first += len(found)
+        yield Part(checked=list(_checked_json(file, plain, rows)), lines=numbers)
+
+
+def _checked_json(file: OpenFile, plain: PlainJson | None, rows: Sequence[bytes]) -> Iterator[Checked]:
+    """JSON objects after their check: plain ones as whole columns, the others one by one."""
+    odd = np.arange(len(rows))
+    if plain is not None and rows:
+        found = plain.read(pa.array(rows, pa.binary()))
+        checked = check_batch(
+            file.contract, found.columns, first_position=0, original=lambda row: rows[found.places.item(row)], day=file.day
+        )
+        yield replace(checked.at(found.places), fields=found.fields)
+        odd = np.setdiff1d(odd, found.places, assume_unique=True)
+    if odd.size:
+        yield replace(check_json_rows(file.contract, [rows[place] for place in odd.tolist()], day=file.day).at(odd), originals=None)
+
+
+def _csv_parts(file: OpenFile, written: CsvFile) -> Iterator[Part]:
+    # Python's own limit of a value is 128 KiB, and holds for the process.
+    csv.field_size_limit(LONGEST_ROW_BYTES)
+    lines, columns = Lines(file=file), written.columns
+    for block in lines.blocks():
+        texts = None if columns is None else plain_csv(file.contract, columns, block, written.delimiter)
+        if texts is not None:
+            yield _plain_part(file, texts, block, lines.first)
+            lines.first += texts.num_rows
+            continue
+        rows = csv_rows(lines, block.split(b"\n"), written.delimiter)
+        if columns is None and rows:
+            columns, rows = _header(file, rows[0].values), rows[1:]
+        if columns is not None and rows:
+            yield Part(checked=[_checked_csv(file, columns, rows)], lines=np.array([row.line for row in rows]))
+
+
+def plain_csv(contract: Contract, columns: Sequence[str], block: bytes, delimiter: str) -> pa.RecordBatch | None:
+    """The texts of the contract's fields where each line of a block is a row by any reading of CSV; None where one may not be."""
+    from pyarrow import csv as arrow_csv
+
+    has_lone_return = block.count(b"\r") != block.count(b"\r\n") + block.endswith(b"\r")
+    if b"\0" in block or has_lone_return or not _is_quoted_plainly(block, delimiter):
+        return None
+    named = [field.name for field in contract.fields]
+    try:
+        texts = arrow_csv.read_csv(
+            pa.BufferReader(block),
+            arrow_csv.ReadOptions(column_names=list(columns), use_threads=False, block_size=len(block) + 1),
+            arrow_csv.ParseOptions(delimiter=delimiter),
+            arrow_csv.ConvertOptions(column_types=dict.fromkeys(named, pa.string()), include_columns=named, strings_can_be_null=False),
+        )
+    except pa.ArrowInvalid:  # such as bytes that are no UTF-8, or too few values in a line
+        return None
+    return texts.combine_chunks().to_batches()[0] if texts.num_rows == block.count(b"\n") + 1 else None
+
+
+def _is_quoted_plainly(block: bytes, delimiter: str) -> bool:
+    """Whether each quoted value stands between delimiters or line ends, and on one line."""
+    if b'"' not in block:
+        return True
+    signs = np.frombuffer(b"\n" + block + b"\n", np.uint8)
+    quotes, ends = np.flatnonzero(signs == ord('"')), np.flatnonzero(signs == ord("\n"))
+    if len(quotes) % 2 or (np.searchsorted(quotes, ends) % 2).any():
+        return False
+    around = [ord(delimiter), ord("\n"), ord('"')]
+    before, after = signs[quotes[::2] - 1], signs[quotes[1::2] + 1]
+    return bool(np.isin(before, around).all() and np.isin(after, [*around, ord("\r")]).all())
+
+
+def _plain_part(file: OpenFile, texts: pa.RecordBatch, block: bytes, first: int) -> Part:
+    originals = cache(lambda: block.split(b"\n"))
+    checked = check_texts(file.contract, texts, lambda row: originals()[row].removesuffix(b"\r"), day=file.day)
+    return Part(checked=[checked], lines=np.arange(first, first + texts.num_rows))
+
+
+class _Row(NamedTuple):
+    """A row of CSV: its values, None where it is no CSV; the line that it begins in, and its bytes."""
+
+    values: list[str] | None
+    line: int
+    original: bytes
+
+
+def csv_rows(lines: Lines, block: list[bytes], delimiter: str) -> list[_Row]:
+    """The rows of a block; one that does not end in it is left for the next. What is no CSV breaks one line: the next begins a row."""
+    texts, rows, begins = [line.decode(errors=KEEP_BYTES) for line in block], list[_Row](), 0
+    while begins < len(block):
+        start, reader = begins, csv.reader((f"{texts[n]}\n" for n in range(begins, len(texts))), delimiter=delimiter, strict=True)
+        try:
+            for values in reader:
+                ends = start + reader.line_num
+                if values:
+                    rows.append(_Row(values, lines.first + begins, b"\n".join(block[begins:ends]).rstrip(b"\r")))
+                begins = ends
+        except csv.Error:
+            is_cut_off = not lines.is_last and start + reader.line_num == len(block) and len(block) - begins < LONGEST_ROW_LINES
+            if is_cut_off:
+                lines.give_back(block[begins:])
+                break
+            rows.append(_Row(None, lines.first + begins, block[begins].rstrip(b"\r")))
+            begins += 1
+    lines.first += begins
+    return rows
+
+
+def _header(file: OpenFile, names: list[str] | None) -> tuple[str, ...]:
+    """The columns that the first line names."""
+    if names is None:
+        raise file.refused("has no line of column names at its beginning")
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise file.refused(f"names the column '{repeated[0]}' twice")
+    _require(file, {field.name: f"({field.type}) has no column" for field in file.contract.fields if field.name not in names})
+    return tuple(names)
+
+
+def _checked_csv(file: OpenFile, columns: Sequence[str], rows: Sequence[_Row]) -> Checked:
+    fits = np.array([row.values is not None and len(row.values) == len(columns) and _is_utf8(row) for row in rows])
+    kept = np.flatnonzero(fits)
+    values = [rows[place].values or [] for place in kept.tolist()]
+    named = dict(zip(columns, list(zip(*values, strict=True)) or [()] * len(columns), strict=True))
+    texts = pa.RecordBatch.from_pydict({field.name: pa.array(named[field.name], pa.string()) for field in file.contract.fields})
+    checked = check_texts(file.contract, texts, lambda row: rows[int(kept[row])].original, day=file.day).at(kept)
+    others = [
+        BrokenRow(position=row, field="", reason="not a CSV line", original=rows[row].original) for row in np.flatnonzero(~fits).tolist()
+    ]
+    broken = sorted([*checked.broken, *others], key=lambda row: row.position)
+    return replace(checked, broken=broken, fields=frozenset(columns))
+
+
+def _is_utf8(row: _Row) -> bool:
+    try:
+        row.original.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _parquet_parts(file: OpenFile) -> Iterator[Part]:
+    import pyarrow.parquet as pq
+
+    names = [field.name for field in file.contract.fields]
+    with pq.ParquetFile(file.content) as parquet:
+        _require(file, _parquet_problems(file.contract, parquet.schema_arrow))
+        first = 1
+        for batch in parquet.iter_batches(PARQUET_ROWS, columns=names):
+            columns = {name: _decoded(batch.column(name)) for name in names}
+            rows = pa.RecordBatch.from_pydict(columns)
+            checked = check_batch(file.contract, rows, first_position=0, day=file.day)
+            checked = replace(checked, fields=frozenset(parquet.schema_arrow.names))
+            yield Part(checked=[checked], lines=np.arange(first, first + rows.num_rows))
+            first += rows.num_rows
+
+
+def _parquet_problems(contract: Contract, schema: pa.Schema) -> Mapping[str, str]:
+    problems = dict[str, str]()
+    for field in contract.fields:
+        if field.name not in schema.names:
+            problems[field.name] = f"({field.type}) has no column"
+        elif not _serves(field.type, schema.field(field.name).type):
+            problems[field.name] = f"is {schema.field(field.name).type}, expected {field.type}"
+    return problems
+
+
+def _serves(kind: FieldType, found: pa.DataType) -> bool:
+    """Whether values of an Arrow type are of a type of contracts; a column of nulls is of each."""
+    if pa.types.is_dictionary(found):
+        found = found.value_type
+    is_integer, is_text = pa.types.is_integer(found), pa.types.is_string(found) or pa.types.is_large_string(found)
+    serves: dict[FieldType, bool] = {
+        "string": is_text,
+        "integer": is_integer,
+        "number": is_integer or pa.types.is_floating(found),
+        "boolean": pa.types.is_boolean(found),
+        "timestamp": pa.types.is_timestamp(found) and found.tz is not None,
+    }
+    return serves[kind] or pa.types.is_null(found)
+
+
+def _decoded(column: pa.Array) -> pa.Array:
+    """A column without a dictionary, texts of the usual kind."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    return column.cast(ARROW_TYPES["string"]) if pa.types.is_large_string(column.type) else column
+
+
+def _require(file: OpenFile, problems: Mapping[str, str]) -> None:
+    if problems:
+        raise SourceChanged(file.contract.name, {name: f"{problem} in '{file.path}'" for name, problem in problems.items()})

@@ -1,0 +1,98 @@
+"""The sensors that materialize the days whose files are new, changed or gone: they list folders, and read no file."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
+from hashlib import sha256
+from itertools import groupby
+
+import dagster as dg
+
+from pipeline_assets.core import names
+from pipeline_assets.core.project import Project, Span
+from pipeline_assets.core.resources import Platform, dagster_errors, is_running, last_day
+from pipeline_assets.core.settings import Settings
+from pipeline_assets.spec.sources import Files, Source
+from pipeline_assets.spec.use_case import UseCase
+
+SECONDS = 29
+# By source and day a digest of the files that there are.
+Seen = dict[str, dict[str, str]]
+
+
+def defs(project: Project) -> dg.Definitions:
+    """One sensor per use case that has sources of files with the day in their path."""
+    declared = [(use_case, [one for one in use_case.sources if _is_by_day(one)]) for use_case in project.use_cases]
+    return dg.Definitions(sensors=[_files_changed(project, use_case, sources) for use_case, sources in declared if sources])
+
+
+def _is_by_day(source: Source) -> bool:
+    return isinstance(source.origin, Files) and source.load == "daily"
+
+
+def _files_changed(project: Project, use_case: UseCase, sources: Sequence[Source]) -> dg.SensorDefinition:
+    job, span = names.build_features(use_case.name), project.span_of(use_case)
+
+    @dg.sensor(
+        name=names.files_changed(use_case.name),
+        job_name=job,
+        minimum_interval_seconds=SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Materializes the days that have ended and whose files are new, changed or gone, once nobody writes to them any more. "
+        "The cursor holds what there was of each day.",
+    )
+    def changed(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult | dg.SkipReason:
+        if is_running(context, job):
+            return dg.SkipReason("Days are being materialized; files that came meanwhile are for the next run.")
+        before: Seen = json.loads(context.cursor) if context.cursor else {}
+        with dagster_errors():
+            now = seen(platform.settings, sources, before)
+        stale = {day for source in now for day in _differing(before.get(source, {}), now[source], span)}
+        requests = [_request(now, *bounds) for bounds in _spans(sorted(stale))]
+        kept = {source: {day: digest for day, digest in found.items() if _is_ended(day, span)} for source, found in now.items()}
+        reason = None if requests else "No day that has ended has files that are new, changed or gone."
+        return dg.SensorResult(run_requests=requests, skip_reason=reason, cursor=json.dumps(kept))
+
+    return changed
+
+
+def seen(settings: Settings, sources: Sequence[Source], before: Seen) -> Seen:
+    """What there is of each day of each source; of a day with a file that was just changed what there was before."""
+    from pipeline_assets.ingestion.batch.files import days_of, folder_of
+
+    found, now = Seen(), datetime.now(UTC)
+    for source in sources:
+        if isinstance(source.origin, Files):
+            name, files = source.contract.name, folder_of(settings, source.contract, source.origin).found()
+            unsettled = {str(file.day) for file in files if not file.is_settled(now)}
+            days = {str(day): digest for day, digest in days_of(files).items()}
+            settled = {day: digest for day, digest in days.items() if day not in unsettled}
+            found[name] = settled | {day: digest for day, digest in before.get(name, {}).items() if day in unsettled}
+    return found
+
+
+def _differing(before: Mapping[str, str], now: Mapping[str, str], span: Span) -> Iterator[date]:
+    """The days that have ended and have other files than before."""
+    for day in sorted(before.keys() | now.keys()):
+        if before.get(day) != now.get(day) and _is_ended(day, span):
+            yield date.fromisoformat(day)
+
+
+def _is_ended(day: str, span: Span) -> bool:
+    last = last_day(span)
+    return last is not None and span.first <= date.fromisoformat(day) <= last
+
+
+def _spans(days: Sequence[date]) -> Iterator[tuple[date, date]]:
+    """Days that follow each other, by their first and last."""
+    # Less its place among the days, each of those that follow each other is the same.
+    for _, same in groupby(enumerate(days), key=lambda placed: placed[1] - timedelta(days=placed[0])):
+        following = [day for _, day in same]
+        yield following[0], following[-1]
+
+
+def _request(now: Seen, first: date, last: date) -> dg.RunRequest:
+    """A run over days; the same tick, repeated, requests the same run."""
+    known = json.dumps([now, str(first), str(last)], sort_keys=True)
+    tags = {**names.range_tags(first, last), "pipeline/reason": "files are new, changed or gone"}
+    return dg.RunRequest(run_key=sha256(known.encode()).hexdigest()[:16], tags=tags)
