@@ -120,6 +120,22 @@ class TableMismatch(PipelineError):
         super().__init__(f"Table '{table}' {problem}. It has: {', '.join(self.columns)}.")
 
 
+class ValueUnfit(TableMismatch):
+    """A column handed to a computation holds values that do not fit the type it works in; `row` is the first of them, from 0."""
+
+    def __init__(
+        self, table: str, column: str, kind: str, *, row: int, value: object, expected: str, key: Mapping[str, object] | None = None
+    ) -> None:
+        self.column, self.kind, self.row, self.value, self.expected, self.key = column, kind, row, value, expected, dict(key or {})
+        of_row = ", ".join(f"{name} {part}" for name, part in self.key.items())
+        place = f"row {row + 1} ({of_row})" if of_row else f"row {row + 1}"
+        super().__init__(table, f"has {kind} in {column}, the first {value!r} in {place}, where {expected} was expected", [column])
+
+    def of(self, key: Mapping[str, object]) -> "ValueUnfit":
+        """The same error with the key of the row."""
+        return ValueUnfit(self.table, self.column, self.kind, row=self.row, value=self.value, expected=self.expected, key=key)
+
+
 class ServiceFailed(PipelineError):
     """A service of the local stack did not start, or ended."""
 

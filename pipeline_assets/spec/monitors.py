@@ -10,10 +10,10 @@ from pipeline_assets.spec.tasks import MetricRule
 class Monitor:
     """Drift and performance of a model, judged per day against its training reference.
 
-    A feature has drifted when its population stability index over `bins` equal-frequency bins of the reference exceeds `max_psi`; a day
-    has drifted when the share of drifted features exceeds `max_drifted_share`, or the score itself has drifted. Performance fails where a
-    metric breaks one of `rules` on a day with at least `min_labels` mature labels. At most one retraining is requested in `cool_down`
-    (event time).
+    A feature has drifted when its population stability index over `bins` equal-frequency bins of the reference exceeds `max_psi`; a value
+    that holds a bin's share of the reference, such as a flag's or a constant's, has a bin of its own besides. A day has drifted when the
+    share of drifted features exceeds `max_drifted_share`, or the score itself has drifted. Performance fails where a metric breaks one of
+    `rules` on a day with at least `min_labels` mature labels. At most one retraining is requested in `cool_down` (event time).
     """
 
     bins: int

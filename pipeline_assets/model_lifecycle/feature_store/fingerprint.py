@@ -48,7 +48,7 @@ def _matrix(table: pa.Table, columns: Sequence[str]) -> tuple[Floats, Bools]:
 
 def _floats(found: pa.Array, table: pa.Table, column: str) -> Floats:
     # Adding zero turns a negative zero into a zero.
-    floats: Floats = pc.fill_null(found.cast(pa.float64()), 0.0).to_numpy(zero_copy_only=False) + 0.0
+    floats: Floats = pc.fill_null(found.cast(pa.float64(), safe=False), 0.0).to_numpy(zero_copy_only=False) + 0.0
     if np.isnan(floats).any():
         raise TableMismatch("features", f"holds NaN in {column}, where null was expected", table.column_names)
     return floats

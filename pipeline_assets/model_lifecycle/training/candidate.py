@@ -18,7 +18,7 @@ from pipeline_assets.model_lifecycle.training.contract import (
     baseline_features,
     model_features,
 )
-from pipeline_assets.model_lifecycle.training.dataset import labels_of, only
+from pipeline_assets.model_lifecycle.training.dataset import decision_of, labels_of, only
 from pipeline_assets.model_lifecycle.training.evaluate import Evaluation, evaluate
 from pipeline_assets.model_lifecycle.training.fit import Fitted, OnProgress, fit
 from pipeline_assets.model_lifecycle.training.judged import Judged, Scores
@@ -60,7 +60,10 @@ def train_candidate(model: Model, record: TrainingSet, training_set: pa.Table, o
     fitted = fit(model, features, training_set, on_progress)
     held = only(training_set, HOLDOUT)
     scorer = Scorer.load(fitted.artifact, _contract(model, record, fitted))
-    scores, rival_scores = scorer.score(held), baseline_scores(model, scorer.contract, training_set, features, on_progress)
+    scores, rival_scores = (
+        scorer.score(held, decision_of(model)),
+        baseline_scores(model, scorer.contract, training_set, features, on_progress),
+    )
     evaluation, baseline = evaluated(model, held, scores), evaluated(model, held, rival_scores)
     judged = Judged(labels=labels_of(model, held), scores=scores, baseline_scores=rival_scores)
     return Candidate(

@@ -8,7 +8,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline_assets.core.errors import TableMismatch, UserInputError
+from pipeline_assets.core.errors import TableMismatch, UserInputError, ValueUnfit
 from pipeline_assets.core.names import OBSERVATION_KNOWN_AT
 from pipeline_assets.model_lifecycle.feature_store.fingerprint import FEATURE_HASH
 from pipeline_assets.model_lifecycle.training.blocks import BLOCKS, HOLDOUT, TRAIN, VALIDATION, Block, BlockName
@@ -108,6 +108,11 @@ def only(training_set: pa.Table, block: BlockName) -> pa.Table:
     return training_set.filter(pc.equal(training_set[BLOCK], block))
 
 
+def decision_of(model: Model) -> tuple[str, ...]:
+    """The columns that name a decision: its keys and its time."""
+    return (*model.observations.keys, model.observations.decision_at)
+
+
 def labels_of(model: Model, training_set: pa.Table) -> Labels:
     """The encoded labels of a training set, in the order of its rows."""
     return task_kind(model.task).encode(training_set[LABEL], "training set", LABEL)
@@ -137,11 +142,19 @@ def known_labels(model: Model, labels: pa.Table, as_of: datetime, schema: pl.Sch
     label = model.label
     rows = _frame("labels", labels, (label.known_at,), (*label.keys, label.column))
     rows = rows.filter(pl.col(label.known_at) <= as_of).drop_nulls([*label.keys, label.column])
-    # Refuses a label that does not fit its task.
-    task_kind(model.task).encode(pa.chunked_array([rows[label.column].to_arrow()]), "labels", label.column)
+    _check_labels(model, rows)
     newest = rows.sort(label.known_at, label.column).unique(list(label.keys), keep="last", maintain_order=True)
     keys = [_key("labels", newest, theirs, ours, schema) for theirs, ours in zip(label.keys, model.observations.keys, strict=True)]
     return newest.select(*keys, pl.col(label.column).alias(LABEL), pl.col(label.known_at).alias(LABEL_KNOWN_AT))
+
+
+def _check_labels(model: Model, rows: pl.DataFrame) -> None:
+    """Raises TableMismatch, with the key where it is about a value, if a label does not fit its task."""
+    label = model.label
+    try:
+        task_kind(model.task).encode(pa.chunked_array([rows[label.column].to_arrow()]), "labels", label.column)
+    except ValueUnfit as error:
+        raise error.of(rows.select(label.keys).row(error.row, named=True)) from None
 
 
 def _key(table: str, rows: pl.DataFrame, theirs: str, ours: str, schema: pl.Schema) -> pl.Expr:

@@ -10,7 +10,7 @@ import pyarrow as pa
 from pipeline_assets.core.errors import LearningRefused
 from pipeline_assets.model_lifecycle.training.blocks import TRAIN, VALIDATION, BlockName
 from pipeline_assets.model_lifecycle.training.contract import ModelFeature
-from pipeline_assets.model_lifecycle.training.dataset import labels_of, only
+from pipeline_assets.model_lifecycle.training.dataset import decision_of, labels_of, only
 from pipeline_assets.model_lifecycle.training.matrix import THREADS, feature_matrix
 from pipeline_assets.model_lifecycle.training.tasks import task_kind
 from pipeline_assets.spec.models import Model
@@ -72,4 +72,4 @@ def _reason(error: Exception) -> str:
 
 def _block(model: Model, training_set: pa.Table, block: BlockName, features: Sequence[ModelFeature]) -> "xgboost.DMatrix":
     rows = only(training_set, block)
-    return feature_matrix(rows, features, labels_of(model, rows))
+    return feature_matrix(rows, features, labels_of(model, rows), keys=decision_of(model))

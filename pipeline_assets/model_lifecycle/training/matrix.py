@@ -11,9 +11,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline_assets.core.errors import TableMismatch
+from pipeline_assets.core.errors import TableMismatch, ValueUnfit
 from pipeline_assets.model_lifecycle.training.contract import ModelFeature
 from pipeline_assets.model_lifecycle.training.judged import Labels
+from pipeline_assets.model_lifecycle.training.narrow import narrowed
 
 if TYPE_CHECKING:
     import xgboost
@@ -23,12 +24,14 @@ if TYPE_CHECKING:
 THREADS = 1
 
 
-def feature_matrix(table: pa.Table, features: Sequence[ModelFeature], label: "Labels | None" = None) -> "xgboost.DMatrix":
+def feature_matrix(
+    table: pa.Table, features: Sequence[ModelFeature], label: "Labels | None" = None, *, keys: Sequence[str] = ()
+) -> "xgboost.DMatrix":
     """The rows of `table` as XGBoost's matrix, with the label where one is given; raises as `feature_values`."""
     import xgboost
 
     return xgboost.DMatrix(
-        feature_values(table, features),
+        feature_values(table, features, keys=keys),
         label=label,
         feature_names=[feature.name for feature in features],
         feature_types=["c" if feature.is_categorical else "q" for feature in features],
@@ -37,11 +40,11 @@ def feature_matrix(table: pa.Table, features: Sequence[ModelFeature], label: "La
     )
 
 
-def feature_values(table: pa.Table, features: Sequence[ModelFeature]) -> npt.NDArray[np.float32]:
+def feature_values(table: pa.Table, features: Sequence[ModelFeature], *, keys: Sequence[str] = ()) -> npt.NDArray[np.float32]:
     """The rows of `table` as numbers: (rows, features) in the order of `features`, NaN for null and for text that is no category.
 
-    Raises TableMismatch if a feature is missing, is of another type than its contract says, is NaN or infinite, or is a code that its
-    contract does not list.
+    `keys` are columns that name a row, for errors. Raises TableMismatch if a feature is missing or is of another type than its contract
+    says, and ValueUnfit if it is NaN, infinite or beyond 32-bit floats, or is a code that its contract does not list.
     """
     present = set(table.column_names)
     missing = [feature.name for feature in features if feature.name not in present]
@@ -49,35 +52,38 @@ def feature_values(table: pa.Table, features: Sequence[ModelFeature]) -> npt.NDA
         raise TableMismatch("features", f"lacks {', '.join(missing)}", table.column_names)
     values = np.empty((table.num_rows, len(features)), dtype=np.float32)
     columns = table.select([feature.name for feature in features]).columns
-    for position, (feature, column) in enumerate(zip(features, columns, strict=True)):
-        values[:, position] = _codes(feature, column) if feature.type == "text" else _numbers(feature, column)
+    try:
+        for position, (feature, column) in enumerate(zip(features, columns, strict=True)):
+            values[:, position] = _codes(feature, column) if feature.type == "text" else _numbers(feature, column)
+    except ValueUnfit as error:
+        raise error.of({key: table[key][error.row].as_py() for key in keys}) from None
     return values
 
 
-def _codes(feature: ModelFeature, column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
+def _codes(feature: ModelFeature, column: pa.ChunkedArray) -> npt.NDArray[np.float32]:
     """The position of each text among the learned categories, NaN where it is none of them."""
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type) or pa.types.is_null(column.type)):
         raise TableMismatch("features", f"has {feature.name} as {column.type}, where text was expected", [feature.name])
     found = pc.index_in(column.cast(pa.string()), value_set=pa.array(feature.categories, pa.string()), skip_nulls=True)
-    codes: npt.NDArray[np.float64] = found.cast(pa.float64()).to_numpy()
+    codes: npt.NDArray[np.float32] = found.cast(pa.float32()).to_numpy()
     return codes
 
 
-def _numbers(feature: ModelFeature, column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
+def _numbers(feature: ModelFeature, column: pa.ChunkedArray) -> npt.NDArray[np.float32]:
     """One feature with NaN for null."""
     if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
         raise TableMismatch("features", f"has {feature.name} as {column.type}, where a number was expected", [feature.name])
-    numbers: npt.NDArray[np.float64] = column.cast(pa.float64()).to_numpy()
-    if np.count_nonzero(~np.isfinite(numbers)) != column.null_count:
-        raise TableMismatch("features", f"has NaN or infinite values in {feature.name}, where null was expected", [feature.name])
+    numbers = narrowed(column, "features", feature.name)
     if feature.type == "category":
-        _check_codes(numbers, feature)
+        _check_codes(numbers, column, feature)
     return numbers
 
 
-def _check_codes(numbers: npt.NDArray[np.float64], feature: ModelFeature) -> None:
-    known = numbers[~np.isnan(numbers)]
-    if known.size and not (known.min() >= 0 and known.max() < len(feature.categories)):
-        found, expected = f"{known.min():g} to {known.max():g}", f"0 to {len(feature.categories) - 1}"
-        problem = f"has codes from {found} in {feature.name}, where {expected} were expected"
-        raise TableMismatch("features", problem, [feature.name])
+def _check_codes(numbers: npt.NDArray[np.float32], column: pa.ChunkedArray, feature: ModelFeature) -> None:
+    with np.errstate(invalid="ignore"):
+        is_code = (numbers >= 0) & (numbers < len(feature.categories)) & (numbers == np.floor(numbers))
+    is_unfit = ~(is_code | np.isnan(numbers))
+    if is_unfit.any():
+        row, expected = int(np.argmax(is_unfit)), f"a whole number from 0 to {len(feature.categories) - 1}"
+        problem = "codes that are none of its categories"
+        raise ValueUnfit("features", feature.name, problem, row=row, value=column[row].as_py(), expected=expected)

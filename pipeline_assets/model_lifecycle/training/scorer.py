@@ -4,6 +4,7 @@ XGBoost scores an array in place. For the same rows that gives the same bits as 
 single row takes a fraction of the time.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -41,14 +42,14 @@ class Scorer:
             raise ArtifactCorrupt(f"model file of {contract.model} as of {contract.as_of.isoformat()}", contract.sha256, found)
         return cls(booster=xgboost.Booster(params={"nthread": THREADS}, model_file=bytearray(artifact)), contract=contract)
 
-    def score(self, features: pa.Table) -> Scores:
+    def score(self, features: pa.Table, keys: Sequence[str] = ()) -> Scores:
         """Scores as 64-bit floats, in the order of the rows; a row gets the same bits whatever stands beside it.
 
         `features` needs the columns of the contract, in any order; others are ignored. Returns probabilities of a true label (rows,),
         probabilities of the classes in their order (rows, classes), or values in the contract's unit (rows,).
-        Raises TableMismatch if a column is missing or unfit.
+        Raises TableMismatch if a column is missing or unfit; `keys` are further columns that name a row then.
         """
-        return self.score_values(feature_values(features, self.contract.features))
+        return self.score_values(feature_values(features, self.contract.features, keys=keys))
 
     def score_values(self, matrix: npt.NDArray[np.float32]) -> Scores:
         """Scores of rows that are numbers already: (rows, features) in the contract's order, NaN for null, categories by code."""

@@ -20,6 +20,7 @@ from pipeline_assets.model_lifecycle.feature_store import offline
 from pipeline_assets.model_lifecycle.feature_store.fingerprint import FEATURE_HASH
 from pipeline_assets.model_lifecycle.registry import ledger, versions
 from pipeline_assets.model_lifecycle.registry.ledger import AskedVersion
+from pipeline_assets.model_lifecycle.training.dataset import decision_of
 from pipeline_assets.model_lifecycle.training.judged import Scores
 from pipeline_assets.model_lifecycle.training.tasks import task_kind
 from pipeline_assets.processing.lake import tables
@@ -76,7 +77,8 @@ def score_days(settings: Settings, model: Model, first: date, last: date, *, ver
             for start, end in _spans(stretch):
                 vectors = offline.vectors(settings, model, start, end, snapshot_id=snapshot_id)
                 if stretch.live is not None and vectors.num_rows:
-                    replacement.add(prediction_rows(model, stretch.live.version, vectors, stretch.live.scorer.score(vectors)))
+                    scores = stretch.live.scorer.score(vectors, decision_of(model))
+                    replacement.add(prediction_rows(model, stretch.live.version, vectors, scores))
                     rows[stretch.live.version] += vectors.num_rows
         if snapshot_id is not None:
             tables.keep(settings, names.vectors(model.name), snapshot_id, SCORED)

@@ -1,42 +1,27 @@
 """Drift of each feature and of the score per day: histograms over all rows, compared with the training reference.
 
 The measure is the population stability index, sum over bins of (p - q) · ln(p / q), where p is the share of the day's rows in a bin and q
-that of the reference (Siddiqi, Credit Risk Scorecards, 2006); nulls are a bin of their own, and text has a bin per category. A day is small
-beside its reference, and a feature that moves slowly takes few values on one day, so its index is large on every day, drift or not. A
-feature has therefore drifted when its index exceeds both the declared limit and what the days of the reference themselves show.
+that of the reference (Siddiqi, Credit Risk Scorecards, 2006); nulls are a bin of their own, text has a bin per category, and so has a value
+at which the reference heaps up. A day is small beside its reference, and a feature that moves slowly takes few values on one day, so its
+index is large on every day, drift or not. A feature has therefore drifted when its index exceeds both the declared limit and what the days
+of the reference themselves show. The reference is made anew from the archived training set whenever days are measured; no bins are stored.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipeline_assets.serving.monitoring.bins import Bins, cut
+
 SMALLEST_SHARE = 1e-4
 REFERENCE_DAYS_QUANTILE = 0.99
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bins:
-    """The inner edges of a column's bins: ascending, without repeats; a value belongs to the first bin whose edge it does not exceed."""
-
-    column: str
-    edges: tuple[float, ...]
-
-    @property
-    def count(self) -> int:
-        """The bins of values; that of nulls comes after them."""
-        return len(self.edges) + 1
-
-    def places(self, column: pa.ChunkedArray) -> NDArray[np.intp]:
-        """The bin of each value, any for a null."""
-        places: NDArray[np.intp] = np.searchsorted(
-            np.asarray(self.edges, dtype=np.float64), column.cast(pa.float64(), safe=False).to_numpy()
-        )
-        return places
+NO_CATEGORIES: Mapping[str, Sequence[str]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,26 +74,32 @@ class Drift:
 
 
 def reference(
-    rows: pa.Table, columns: Sequence[str], time_column: str, *, bins: int, max_psi: float, categories: Mapping[str, Sequence[str]]
+    rows: pa.Table,
+    columns: Sequence[str],
+    time_column: str,
+    *,
+    bins: int,
+    max_psi: float,
+    categories: Mapping[str, Sequence[str]] = NO_CATEGORIES,
 ) -> Reference:
-    """The reference made of training rows: `bins` bins of equal frequency per column (fewer where values repeat).
+    """The reference made of training rows: `bins` bins of equal frequency per column, and a bin per heap (see `bins.cut`).
 
     rows: one row per observation, with `columns` and with `time_column` in UTC. A column is numbers, or text if `categories` names those
     that have bins of their own. The limit of a column is the larger of `max_psi` and the 99th percentile of the index over the reference's
     own days.
     """
-    cut = tuple(
-        Categories(column=column, values=tuple(categories[column])) if column in categories else _bins(rows, column, bins)
+    chosen = tuple(
+        Categories(column=column, values=tuple(categories[column])) if column in categories else cut(rows.column(column), column, bins)
         for column in columns
     )
-    days, counts = histograms(rows, cut, time_column)
+    days, counts = histograms(rows, chosen, time_column)
     totals = [per_day.sum(axis=0) for per_day in counts]
     shares = tuple(total / max(total.sum(), 1) for total in totals)
     limits = tuple(
         max(max_psi, float(np.quantile([psi(day, share) for day in per_day], REFERENCE_DAYS_QUANTILE))) if days else max_psi
         for per_day, share in zip(counts, shares, strict=True)
     )
-    return Reference(bins=cut, shares=shares, limits=limits, rows=rows.num_rows)
+    return Reference(bins=chosen, shares=shares, limits=limits, rows=rows.num_rows)
 
 
 def measure(rows: pa.Table, against: Reference, time_column: str) -> list[Drift]:
@@ -139,12 +130,6 @@ def histograms(rows: pa.Table, bins: Sequence[AnyBins], time_column: str) -> tup
     """The UTC days of `rows`, and per column its bin counts: one row per day, one column per bin, nulls last. A NaN is above every edge."""
     days, day_of = np.unique(rows.column(time_column).to_numpy().astype("datetime64[D]"), return_inverse=True)
     return days.astype(object).tolist(), [_counts(rows.column(one.column), one, day_of, len(days)) for one in bins]
-
-
-def _bins(rows: pa.Table, column: str, bins: int) -> Bins:
-    values = rows.column(column).drop_null().to_numpy().astype(np.float64)
-    inner = np.quantile(values, np.linspace(0, 1, bins + 1)[1:-1], method="higher") if len(values) else np.array([])
-    return Bins(column=column, edges=tuple(float(edge) for edge in np.unique(inner)))
 
 
 def _counts(column: pa.ChunkedArray, bins: AnyBins, day_of: NDArray[np.intp], days: int) -> NDArray[np.int64]:

@@ -103,7 +103,8 @@ def matrix(features: Sequence[ModelFeature], known: Golden) -> npt.NDArray[np.fl
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
-    return column if is_text else column.cast(pa.float64())
+    # As the model takes them; whole numbers beyond 2^53 are rounded rather than refused.
+    return column if is_text else column.cast(pa.float64(), safe=False)
 
 
 def _scores(scores: Scores) -> tuple[Score, ...]:

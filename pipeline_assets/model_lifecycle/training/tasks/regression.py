@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline_assets.core.errors import TableMismatch
 from pipeline_assets.model_lifecycle.training.calibration import calibration_error
 from pipeline_assets.model_lifecycle.training.judged import Judged, Labels, Scores
+from pipeline_assets.model_lifecycle.training.narrow import narrowed
 from pipeline_assets.model_lifecycle.training.tasks.kind import Answers, TaskKind, unfit, without_nulls
 from pipeline_assets.spec.tasks import Regression
 
@@ -29,16 +29,18 @@ class RegressionKind(TaskKind):
         return {"objective": "reg:squarederror", "eval_metric": "rmse"}
 
     def encode(self, labels: "pa.ChunkedArray", table: str, column: str) -> Labels:
-        """The labels as 64-bit floats; raises TableMismatch for a type that is no number, a null, NaN or an infinite value."""
-        import numpy as np
+        """The labels as 64-bit floats; XGBoost learns from them as 32-bit floats, so they have to be finite as such.
+
+        Raises TableMismatch for a type that is no number or a null, ValueUnfit for NaN, an infinite value, or one beyond 32-bit floats.
+        """
         import pyarrow as pa
 
         kind = labels.type
         if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
             raise unfit(table, column, kind, "an integer or a number (task Regression)")
-        numbers: Labels = without_nulls(labels, table, column).cast(pa.float64(), safe=False).to_numpy()
-        if not np.isfinite(numbers).all():
-            raise TableMismatch(table, f"has NaN or infinite values in the label {column}, where a number was expected", [column])
+        present = without_nulls(labels, table, column)
+        narrowed(present, table, f"the label {column}")
+        numbers: Labels = present.cast(pa.float64(), safe=False).to_numpy()
         return numbers
 
     def metrics(self, labels: Labels, scores: Scores) -> dict[str, float | None]:

@@ -1,5 +1,6 @@
 """Learning: the same inputs give the same bytes, features are taken as the contract says, and broken ones are refused."""
 
+import re
 from dataclasses import replace
 from datetime import timedelta
 from hashlib import sha256
@@ -10,7 +11,7 @@ import pyarrow.compute as pc
 import pytest
 import xgboost
 
-from pipeline_assets.core.errors import LearningRefused, TableMismatch
+from pipeline_assets.core.errors import LearningRefused, TableMismatch, ValueUnfit
 from pipeline_assets.model_lifecycle.training.archive import TrainingSet
 from pipeline_assets.model_lifecycle.training.blocks import HOLDOUT, TRAIN, VALIDATION
 from pipeline_assets.model_lifecycle.training.candidate import train_candidate
@@ -19,6 +20,7 @@ from pipeline_assets.model_lifecycle.training.contract import ModelContract, Mod
 from pipeline_assets.model_lifecycle.training.dataset import BLOCK, build_training_set, labels_of, only
 from pipeline_assets.model_lifecycle.training.fit import Fitted, fit
 from pipeline_assets.model_lifecycle.training.matrix import feature_matrix, feature_values
+from pipeline_assets.model_lifecycle.training.narrow import GREATEST
 from pipeline_assets.model_lifecycle.training.scorer import Scorer
 from pipeline_assets.model_lifecycle.training.tasks import task_kind
 from pipeline_assets.spec.features import Learned
@@ -148,8 +150,10 @@ def test_categories_are_learned_as_categories() -> None:
     [
         (SIGNAL, float("nan"), "NaN or infinite"),
         (SIGNAL, float("inf"), "NaN or infinite"),
-        ("request__origin", 3, "codes from"),
-        ("request__origin", -1, "codes from"),
+        (SIGNAL, 1e39, "beyond 32-bit floats"),
+        (SIGNAL, -3.5e38, "beyond 32-bit floats"),
+        ("request__origin", 3, "codes that are none of its categories in request__origin, .* whole number from 0 to 2 was expected"),
+        ("request__origin", -1, "codes that are none of its categories"),
     ],
 )
 def test_values_that_no_feature_can_have_are_refused(name: str, value: float, problem: str) -> None:
@@ -159,6 +163,37 @@ def test_values_that_no_feature_can_have_are_refused(name: str, value: float, pr
 
     with pytest.raises(TableMismatch, match=problem):
         feature_matrix(broken, FEATURES)
+
+
+@pytest.mark.parametrize(("value", "problem"), [(1e39, "beyond 32-bit floats"), (float("nan"), "NaN or infinite values")])
+def test_a_value_that_no_32_bit_float_holds_is_refused_with_its_row(value: float, problem: str) -> None:
+    """Regression: 1e39 is finite with 64 bits, and failed inside XGBoost, which names neither the feature nor the row."""
+    place, numbers = ROWS.column_names.index(SIGNAL), ROWS[SIGNAL].to_pylist()
+    numbers[:3] = [None, 0.5, value]
+    broken = ROWS.set_column(place, SIGNAL, pa.array(numbers, pa.float64()))
+    key = f"row 3 \\(flight_id {ROWS['flight_id'][2]}, decision_at {re.escape(str(ROWS['decision_at'][2].as_py()))}\\)"
+
+    with pytest.raises(ValueUnfit, match=f"{problem} in {SIGNAL}, the first {re.escape(repr(value))} in {key}, where a finite number"):
+        fit(MODEL, FEATURES, broken, lambda _: None)
+
+
+def test_numbers_are_rounded_to_the_nearest_32_bit_float() -> None:
+    """The greatest one is kept, integers beyond 2^53 lose digits, and what is too small becomes 0; none of them is an error."""
+    feature, whole = ModelFeature(name="x", type="number"), ModelFeature(name="n", type="integer")
+    rows = pa.table({"x": [GREATEST, -GREATEST, 1e-60, None], "n": [2**60 + 1, -(2**63), 2**24 + 1, None]})
+
+    values = feature_values(rows, (feature, whole))
+
+    assert values[:3].tolist() == [[GREATEST, 2.0**60], [-GREATEST, -(2.0**63)], [0.0, 2.0**24]]
+    assert np.isnan(values[3]).all()
+
+
+def test_a_code_between_two_categories_is_refused() -> None:
+    """A code is a whole number; XGBoost would cut 0.5 to the category 0."""
+    feature = ModelFeature(name="kind", type="category", categories=("a", "b"))
+
+    with pytest.raises(ValueUnfit, match=r"none of its categories in kind, the first 0\.5 in row 2, where a whole number from 0 to 1"):
+        feature_values(pa.table({"kind": [1.0, 0.5, None]}), (feature,))
 
 
 def test_missing_columns_and_texts_are_refused() -> None:

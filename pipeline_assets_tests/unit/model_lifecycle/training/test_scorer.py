@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline_assets.core.errors import ArtifactCorrupt, TableMismatch
+from pipeline_assets.core.errors import ArtifactCorrupt, TableMismatch, ValueUnfit
 from pipeline_assets.model_lifecycle.training.matrix import feature_matrix, feature_values
 from pipeline_assets.model_lifecycle.training.scorer import Scorer
 from pipeline_assets.spec.tasks import Task
@@ -78,3 +78,12 @@ def test_a_missing_feature_is_named() -> None:
 
     with pytest.raises(TableMismatch, match=f"lacks {SIGNAL}"):
         scorer.score(rows.drop_columns([SIGNAL]))
+
+
+def test_a_value_that_no_32_bit_float_holds_is_named_with_its_decision() -> None:
+    """A batch of vectors is refused with the feature, the value and the decision."""
+    rows, _, scorer = _learned(BINARY)
+    broken = rows.set_column(rows.column_names.index(SIGNAL), SIGNAL, pa.array([0.5] * (rows.num_rows - 1) + [1e39]))
+
+    with pytest.raises(ValueUnfit, match=rf"in {SIGNAL}, the first 1e\+39 in row {rows.num_rows} \(flight_id {rows['flight_id'][-1]}"):
+        scorer.score(broken, ("flight_id", "decision_at"))

@@ -1,6 +1,7 @@
 """The kinds of tasks: labels that fit and those that do not, figures by hand and by property, baselines, answers and plots."""
 
 import math
+from decimal import Decimal
 from typing import get_args
 
 import numpy as np
@@ -65,6 +66,8 @@ def test_labels_that_fit_become_numbers(task: Task, values: tuple[object, ...], 
         (REGRESSION, ("3", "4"), "label outcome as string, where an integer or a number"),
         (REGRESSION, (True, False), "label outcome as bool, where an integer or a number"),
         (REGRESSION, (1.0, float("nan")), "NaN or infinite values in the label outcome"),
+        (REGRESSION, (1.0, 1e39), r"beyond 32-bit floats in the label outcome, the first 1e\+39 in row 2"),
+        (REGRESSION, (Decimal(1), Decimal("1e37") * 100), "beyond 32-bit floats in the label outcome"),
         (REGRESSION, (1.0, None), "1 nulls in the label outcome"),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline_assets.core.errors import TableMismatch, TooLittleToLearn, UserInputError
+from pipeline_assets.core.errors import TableMismatch, TooLittleToLearn, UserInputError, ValueUnfit
 from pipeline_assets.core.names import OBSERVATION_KNOWN_AT
 from pipeline_assets.model_lifecycle.feature_store.fingerprint import FEATURE_HASH
 from pipeline_assets.model_lifecycle.training.blocks import BLOCKS, BlockName
@@ -359,6 +359,17 @@ def test_a_label_that_does_not_fit_its_task_is_refused() -> None:
 
     with pytest.raises(TableMismatch, match="'labels' has the label is_late as int64, where a boolean"):
         build_training_set(MODEL, asked, numbers, AS_OF)
+
+
+def test_a_label_that_no_32_bit_float_holds_is_named_with_its_key() -> None:
+    """Regression: it was finite with 64 bits, and became infinite inside XGBoost."""
+    model = small_model(task=REGRESSION)
+    asked = vectors(model, 600)
+    known = labels(model, asked).slice(0, 1)
+    known = known.set_column(1, "is_late", pa.array([-1e39]))
+
+    with pytest.raises(ValueUnfit, match=rf"in the label is_late, the first -1e\+39 in row 1 \(flight_id {known['flight_id'][0]}\)"):
+        build_training_set(model, asked, known, AS_OF)
 
 
 HOURS = st.integers(0, 9 * 24).map(lambda hours: datetime(2013, 1, 1, tzinfo=UTC) + timedelta(hours=hours))

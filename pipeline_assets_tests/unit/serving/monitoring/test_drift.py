@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline_assets.serving.monitoring.drift import Bins, Categories, Reference, histograms, measure, psi, reference
+from pipeline_assets.serving.monitoring.bins import Bins
+from pipeline_assets.serving.monitoring.drift import Categories, Reference, histograms, measure, psi, reference
 
 START = datetime(2013, 5, 1, tzinfo=UTC)
 VALUES = st.lists(st.one_of(st.none(), st.floats(-5, 5, allow_nan=False), st.integers(-5, 5).map(float)), max_size=40)
@@ -21,7 +22,7 @@ def _rows(values: list[float | None], hours: int = 7) -> pa.Table:
 
 
 def _reference(rows: pa.Table, columns: list[str], bins: int) -> Reference:
-    return reference(rows, columns, "at", bins=bins, max_psi=0.25, categories={})
+    return reference(rows, columns, "at", bins=bins, max_psi=0.25)
 
 
 def _count(values: list[float | None], edges: tuple[float, ...]) -> list[int]:
@@ -70,12 +71,56 @@ def test_a_feature_that_is_large_on_every_day_of_the_reference_has_not_drifted()
 
 
 def test_a_column_of_nulls_and_a_constant_column_have_a_reference() -> None:
-    """Columns without anything to cut have few bins, and no error."""
+    """Columns without anything to cut have few bins, and no error: none, or below, at and above the constant."""
     rows = _rows([None] * 30).append_column("y", pa.array([1.0] * 30))
     against = _reference(rows, ["x", "y"], 10)
 
-    assert against.bins == (Bins(column="x", edges=()), Bins(column="y", edges=(1.0,)))
+    assert against.bins == (Bins(column="x", edges=()), Bins(column="y", edges=(np.nextafter(1.0, 0.0), 1.0)))
     assert not any(one.is_drifted for one in measure(rows, against, "at"))
+
+
+def _mixed(share: float, low: list[float], high: float, seed: int) -> list[float]:
+    """4,000 values, `share` of them `high` and the others drawn from `low`."""
+    generator = np.random.default_rng(seed)
+    values: list[float] = np.where(generator.random(4000) < share, high, generator.choice(low, 4000)).tolist()
+    return values
+
+
+RATES = np.random.default_rng(4).random(500).tolist()
+HEAPS = {
+    "flag": (_mixed(0.95, [0.0], 1.0, 1), [0.0] * 200),
+    "constant that falls": ([1.0] * 2000, [0.0] * 200),
+    "constant that moves by one bit": ([1.0] * 2000, [float(np.nextafter(1.0, 0.0))] * 200),
+    "rate": (_mixed(0.93, RATES, 1.0, 2), [0.5] * 200),
+    "category": (_mixed(0.92, [0.0, 1.0, 2.0, 3.0], 4.0, 3), [0.0] * 200),
+    "two heaps, and then what lies between": (_mixed(0.5, [0.0], 1.0, 5), [0.5] * 200),
+    "heap in the middle": (_mixed(0.92, [-1.0, 1.0], 0.0, 6), [1.0] * 200),
+    "nulls, and then none": ([None, 2.0, None, None] * 500, [2.0] * 200),
+}
+
+
+@pytest.mark.parametrize(("before", "after"), HEAPS.values(), ids=HEAPS)
+@pytest.mark.parametrize("sign", [1, -1], ids=["as it is", "mirrored"])
+def test_a_world_that_turns_over_drifts_where_values_heap_up(before: list[float | None], after: list[float | None], sign: int) -> None:
+    """Regression: with most of the reference at its greatest value all others shared its bin, and the index was 0 when they came."""
+    rows = [_rows(_signed(values, sign), hours=1) for values in (before, after)]
+    against = _reference(rows[0], ["x"], 10)
+
+    assert all(one.is_drifted for one in measure(rows[1], against, "at"))
+
+
+@pytest.mark.parametrize(("before", "after"), HEAPS.values(), ids=HEAPS)
+def test_negated_heaps_drift_as_much(before: list[float | None], after: list[float | None]) -> None:
+    """Index and limit are those of the negated values, whichever end the heap lies at."""
+    days = [*after[:100], *before[:100]]
+    found, mirrored = (measure(_rows(_signed(days, sign)), _reference(_rows(_signed(before, sign)), ["x"], 10), "at") for sign in (1, -1))
+
+    assert [one.psi for one in found] == pytest.approx([one.psi for one in mirrored])
+    assert [one.limit for one in found] == pytest.approx([one.limit for one in mirrored])
+
+
+def _signed(values: list[float | None], sign: int) -> list[float | None]:
+    return [None if value is None else sign * value for value in values]
 
 
 def _texts(*texts: str | None) -> pa.Table:

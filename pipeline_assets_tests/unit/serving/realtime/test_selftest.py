@@ -13,7 +13,7 @@ import pytest
 import xgboost
 
 from pipeline_assets.model_lifecycle.training.contract import ModelFeature
-from pipeline_assets.model_lifecycle.training.matrix import feature_matrix
+from pipeline_assets.model_lifecycle.training.matrix import feature_matrix, feature_values
 from pipeline_assets.model_lifecycle.training.scorer import Scorer
 from pipeline_assets.serving.realtime.selftest import (
     SPARSE_ROWS,
@@ -91,6 +91,16 @@ def test_golden_rows_are_spread_sparse_and_empty() -> None:
     assert rows.to_pylist()[-1] == {"a": None, "b": None, "c": None}
     assert sum(row["a"] is None and row["b"] is None for row in rows.to_pylist()) >= 4
     assert golden_rows(flight_delay, shuffled, NAMES).equals(rows)
+
+
+def test_whole_numbers_beyond_64_bit_floats_are_rounded_as_the_model_takes_them() -> None:
+    """An integer of more than 53 bits is a golden value like any other."""
+    features = (ModelFeature(name="n", type="integer"),)
+    rows = pa.table({"n": [2**60 + 1, None]})
+
+    kept = golden(rows, np.zeros(2))
+
+    np.testing.assert_array_equal(matrix(features, kept), feature_values(rows, features))
 
 
 @pytest.mark.parametrize("rows", [0, 1, 2])
