@@ -95,23 +95,36 @@ async def _close(server: asyncio.Server) -> None:
     for task in sessions:
         task.cancel()
     await asyncio.gather(*sessions, return_exceptions=True)
+    # The transports that were aborted are closed at the next turn of the loop.
+    await asyncio.sleep(0)
 
 
 async def _serve(port: int, context: ssl.SSLContext, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
     """One session. A client that asks for something else than TLS, or refuses the certificate, is hung up on."""
-    with suppress(OSError, asyncio.IncompleteReadError):
-        if (await client.readexactly(REQUEST_BYTES))[4:] == TLS_REQUEST:
-            to_client.write(b"S")
-            await to_client.start_tls(context)
-            server, to_server = await asyncio.open_connection(HOST, port)
-            await asyncio.gather(_pass_on(client, to_server), _pass_on(server, to_client))
-    to_client.close()
+    with suppress(OSError, asyncio.IncompleteReadError), _aborted(to_client):
+        if (await client.readexactly(REQUEST_BYTES))[4:] != TLS_REQUEST:
+            return
+        to_client.write(b"S")
+        await to_client.start_tls(context)
+        server, to_server = await asyncio.open_connection(HOST, port)
+        with _aborted(to_server):
+            both = [asyncio.create_task(_pass_on(client, to_server)), asyncio.create_task(_pass_on(server, to_client))]
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            for one in both:
+                one.cancel()
+
+
+@contextmanager
+def _aborted(writer: asyncio.StreamWriter) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        writer.transport.abort()
 
 
 async def _pass_on(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-    """Everything that comes, until one side ends; then the other one ends too."""
+    """Everything that comes, until one side ends."""
     with suppress(OSError):
         while data := await source.read(CHUNK_BYTES):
             target.write(data)
             await target.drain()
-    target.close()

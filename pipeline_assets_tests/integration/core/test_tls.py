@@ -79,7 +79,9 @@ def test_every_library_of_the_platform_verifies_the_server(
     with arrow_warehouse(right) as arrow, arrow.cursor() as cursor:
         cursor.execute("select 1")
         assert cursor.fetchall() == [(1,)]
-    assert catalog(right).list_namespaces() == []
+    lake = catalog(right)
+    assert lake.list_namespaces() == []
+    lake.close()
     for connect in (warehouse, arrow_warehouse, catalog):
         with pytest.raises(Exception, match="certificate verify failed"):
             connect(wrong)
