@@ -6,7 +6,15 @@ Libraries are imported where they are used, so that the code location loads with
 from typing import TYPE_CHECKING
 
 from pipeline_assets.core import names
-from pipeline_assets.core.settings import LakeSettings, ObjectStoreSettings, TrackingSettings, WarehouseSettings
+from pipeline_assets.core.dsn import sqlalchemy_url, with_time_zone
+from pipeline_assets.core.settings import (
+    CATALOG_DSN,
+    WAREHOUSE_DSN,
+    LakeSettings,
+    ObjectStoreSettings,
+    TrackingSettings,
+    WarehouseSettings,
+)
 
 if TYPE_CHECKING:
     import psycopg
@@ -22,7 +30,7 @@ def warehouse(settings: WarehouseSettings) -> "psycopg.Connection":
     """A connection to the warehouse database; time zone UTC, one transaction until commit or close."""
     import psycopg
 
-    return psycopg.connect(settings.warehouse_dsn.get_secret_value(), options="-c timezone=UTC")
+    return psycopg.connect(with_time_zone(WAREHOUSE_DSN, settings.warehouse_dsn))
 
 
 def arrow_warehouse(settings: WarehouseSettings) -> "AdbcConnection":
@@ -69,7 +77,7 @@ def catalog(settings: LakeSettings) -> "Catalog":
     lake = SqlCatalog(
         names.CATALOG,
         **{
-            "uri": settings.catalog_dsn.get_secret_value().replace("postgresql://", "postgresql+psycopg://", 1),
+            "uri": sqlalchemy_url(CATALOG_DSN, settings.catalog_dsn, "psycopg"),
             "warehouse": f"s3://{settings.s3_bucket}/{names.LAKE}",
             "s3.endpoint": settings.s3_endpoint,
             "s3.region": settings.s3_region,

@@ -57,6 +57,14 @@ class SettingsMalformed(UserInputError):
         super().__init__("\n".join(map(str, self.settings)))
 
 
+class SettingNotSupported(UserInputError):
+    """A setting says something that one of the libraries it is for cannot be given; it was given nothing."""
+
+    def __init__(self, setting: str, parameter: str, library: str, remedy: str) -> None:
+        self.setting, self.parameter, self.library, self.remedy = setting, parameter, library, remedy
+        super().__init__(f"{setting} says '{parameter}', which {library} cannot be given. {remedy}")
+
+
 class UnknownName(UserInputError):
     """A name that is not declared, with those that are."""
 

@@ -1,8 +1,8 @@
 """The forms that values of settings have, each with what a person reads who gave another one. Nothing here reads the environment."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated
-from urllib.parse import SplitResult, parse_qs, urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, SecretStr
 from pydantic_core import PydanticCustomError
@@ -13,7 +13,8 @@ LARGEST_PORT = 65_535
 
 AN_URL = "a URL with scheme, host and, if need be, port, such as http://127.0.0.1:9000"
 A_FOLDER = "file:///<path> or s3://<bucket>/<prefix>"
-A_DSN = "postgresql://<user>:<password>@<host>:<port>/<database>"
+A_DSN = "postgresql://<user>:<password>@<host>:<port>/<database>, or another connection string of libpq"
+SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 BROKERS = "host:port, several separated by commas"
 A_PORT = f"a port from 0 to {LARGEST_PORT} (0 picks a free one)"
 A_MODULE = "the dotted name of a Python package, such as shop.use_cases"
@@ -61,15 +62,42 @@ def _folder(text: str) -> str | None:
     return None if not parts.netloc and parts.path.startswith("/") else "is no absolute path"
 
 
-def _dsn(text: str) -> str | None:
-    parts, _ = _split(text)
-    if parts is None:
+def dsn_problem(text: str) -> str | None:
+    """What is wrong with a DSN by libpq's own rules, None where nothing is; not in libpq's words, which may show the password."""
+    from psycopg import ProgrammingError
+    from psycopg.conninfo import conninfo_to_dict
+
+    try:
+        given = {name: str(value) for name, value in conninfo_to_dict(text).items()}
+    except ProgrammingError:
+        return _unread(text)
+    if not _are_ports(given):
         return "has a host or a port that cannot be read"
-    if parts.scheme != "postgresql":
-        return "does not begin with postgresql://"
-    if not parts.hostname and "host" not in parse_qs(parts.query):
+    if given.get("sslmode", "prefer") not in SSL_MODES:
+        return f"has an sslmode other than {', '.join(SSL_MODES)}"
+    if "service" in given:
+        return None
+    if not given.get("host") and not given.get("hostaddr"):
         return "has no host"
-    return None if parts.path.strip("/") else "has no database"
+    return None if given.get("dbname") else "has no database"
+
+
+def _unread(text: str) -> str:
+    """Why libpq does not read a DSN, as far as that can be said without showing a part of it."""
+    is_uri = text.startswith(("postgresql://", "postgres://"))
+    if "://" in text and not is_uri:
+        return "does not begin with postgresql://"
+    if is_uri:
+        return "has a parameter that libpq does not know, or a character that must be percent-encoded"
+    return "does not begin with postgresql://, and is no list of keyword=value pairs"
+
+
+def _are_ports(given: Mapping[str, str]) -> bool:
+    """Each port is one, and there is one for all hosts or one each."""
+    ports = given.get("port", "").split(",")
+    hosts = (given.get("host") or given.get("hostaddr") or "").split(",")
+    are_numbers = all(not port or (port.isascii() and port.isdigit() and 0 < int(port) <= LARGEST_PORT) for port in ports)
+    return are_numbers and len(ports) in {1, len(hosts)}
 
 
 def _brokers(text: str) -> str | None:
@@ -101,7 +129,7 @@ def _number(kind: Callable[[str], float], largest: float, expected: str) -> Befo
 
 HttpUrl = Annotated[str, _text(_url, AN_URL)]
 FolderUrl = Annotated[str, _text(_folder, A_FOLDER)]
-Dsn = Annotated[SecretStr, _text(_dsn, A_DSN)]
+Dsn = Annotated[SecretStr, _text(dsn_problem, A_DSN)]
 Brokers = Annotated[str, _text(_brokers, BROKERS)]
 ModuleName = Annotated[str, _text(_module, A_MODULE)]
 Port = Annotated[int, _number(int, LARGEST_PORT, A_PORT)]

@@ -31,6 +31,7 @@ from pipeline_assets.core.setting_values import (
 )
 
 PREFIX = "PIPELINE_"
+WAREHOUSE_DSN, CATALOG_DSN, DAGSTER_DSN = (f"{PREFIX}{name}_DSN" for name in ("WAREHOUSE", "CATALOG", "DAGSTER"))
 STACK_ENV = "stack.env"
 MAVEN_CENTRAL = "https://repo1.maven.org/maven2"
 _ENVIRONMENT = Lock()

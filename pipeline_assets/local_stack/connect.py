@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from pipeline_assets.core import names
-from pipeline_assets.core.settings import PREFIX
+from pipeline_assets.core.dsn import read_address
+from pipeline_assets.core.settings import CATALOG_DSN, PREFIX
 from pipeline_assets.local_stack import java
 from pipeline_assets.local_stack.http import answers
 from pipeline_assets.local_stack.kafka import BOOTSTRAP, LOG4J, program, text
@@ -116,17 +116,24 @@ def secrets(settings: Mapping[str, str]) -> dict[str, str]:
     return {
         names.CONNECTOR_S3_ACCESS_KEY: settings[f"{PREFIX}S3_ACCESS_KEY"],
         names.CONNECTOR_S3_KEY: settings[f"{PREFIX}S3_SECRET_KEY"],
-        names.CONNECTOR_CATALOG: _password(settings[f"{PREFIX}CATALOG_DSN"]),
+        names.CONNECTOR_CATALOG: _password(CATALOG_DSN, settings[CATALOG_DSN]),
         **{
-            names.connector_replication(name.removeprefix(replication).lower()): _password(dsn)
+            names.connector_replication(name.removeprefix(replication).lower()): _password(name, dsn)
             for name, dsn in settings.items()
             if name.startswith(replication)
         },
     }
 
 
-def _password(dsn: str) -> str:
-    return unquote(urlsplit(dsn).password or "")
+def _password(name: str, dsn: str) -> str:
+    """The password of a DSN; there is none where a certificate says who connects. Raises SettingNotSupported for a file of passwords."""
+    address = read_address(name, dsn)
+    password = address.parameters.get("password", "")
+    if "passfile" in address.parameters and not password:
+        raise address.refused(
+            "passfile", "Kafka Connect", "Write the password into the DSN: it is kept in a file that only its owner reads."
+        )
+    return password
 
 
 DESCRIPTION = Description(

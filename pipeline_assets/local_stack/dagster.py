@@ -11,7 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipeline_assets.core.dsn import sqlalchemy_url
 from pipeline_assets.core.errors import ServiceFailed
+from pipeline_assets.core.settings import DAGSTER_DSN
 from pipeline_assets.local_stack import processes
 from pipeline_assets.local_stack.http import answers, ask_graphql
 from pipeline_assets.local_stack.plan import (
@@ -131,7 +133,7 @@ def environment(plan: Plan) -> dict[str, str]:
         **settings,
         **absolute,
         # dagster-postgres expects psycopg2, which SQLAlchemy no longer takes by itself from 2.1 on; it may go once dagster-postgres does.
-        "DAGSTER_POSTGRES_URL": plan.settings["PIPELINE_DAGSTER_DSN"].replace("postgresql://", "postgresql+psycopg2://", 1),
+        "DAGSTER_POSTGRES_URL": sqlalchemy_url(DAGSTER_DSN, plan.settings[DAGSTER_DSN], "psycopg2"),
         "DAGSTER_HOME": str(plan.root),
         HOME: str(plan.home),
         "PIPELINE_DAGSTER_FOLDER": str(folder(plan)),
@@ -182,8 +184,14 @@ def dotenv(root: Path, home: Path) -> Path:
 def write_dotenv(plan: Plan) -> None:
     """Put the environment into the file for the command line tools; lines that are not of the stack stay."""
     path = dotenv(plan.root, plan.home)
-    lines = [f"{name}='{value}'" for name, value in environment(plan).items()]
+    lines = [f"{name}={quoted(value)}" for name, value in environment(plan).items()]
     write_private(path, "\n".join([*others(path), BEGIN, *lines, END, ""]))
+
+
+def quoted(value: str) -> str:
+    """A value as dotenv files have it: a DSN of keyword=value pairs may have quotes of its own."""
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def remove_dotenv(path: Path) -> None:

@@ -3,6 +3,7 @@
 import sys
 from functools import partial
 
+from pipeline_assets.core.dsn import sqlalchemy_url
 from pipeline_assets.local_stack.http import answers
 from pipeline_assets.local_stack.plan import HOST, MLFLOW, POSTGRES, Description, Plan, Service, has, setting
 
@@ -18,7 +19,7 @@ def service(plan: Plan) -> Service:
         command=(sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", str(WORKERS)),
         folder=plan.home,
         environment={
-            "MLFLOW_BACKEND_STORE_URI": settings[DSN],
+            "MLFLOW_BACKEND_STORE_URI": sqlalchemy_url(DSN, settings[DSN], "psycopg"),
             "MLFLOW_SERVE_ARTIFACTS": "true",
             "MLFLOW_ARTIFACTS_DESTINATION": f"s3://{settings['PIPELINE_S3_BUCKET']}/mlflow",
             "MLFLOW_S3_ENDPOINT_URL": settings["PIPELINE_S3_ENDPOINT"],

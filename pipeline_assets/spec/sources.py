@@ -20,13 +20,14 @@ class RestEndpoint:
     """A paged endpoint of a REST API; the settings give URL and key of `service`.
 
     Asked with `since` and `until` (ISO 8601, half open, UTC), `limit` and `cursor`; answers a JSON object whose `records` holds the rows
-    and whose `next_cursor` is null on the last page.
+    and whose `next_cursor` is null on the last page. More than `max_pages` of a day, or of all there is, count as pages that never end.
     """
 
     service: str
     path: str
     records: str
     page_size: int = 1000
+    max_pages: int = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)

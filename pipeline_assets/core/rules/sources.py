@@ -55,6 +55,7 @@ def _source(source: Source) -> Iterator[Problem]:
         yield place.problem("known_at_commit", "is set", f"load='changes': loaded as '{source.load}', rows come without their commits")
     if isinstance(source.origin, RestEndpoint):
         yield from place.at_least("origin.page_size", source.origin.page_size, 1)
+        yield from place.at_least("origin.max_pages", source.origin.max_pages, 1)
     if isinstance(source.origin, Files):
         yield from _files(place, source, source.origin)
 

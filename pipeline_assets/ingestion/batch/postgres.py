@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from pipeline_assets.core.dsn import read_address
 from pipeline_assets.core.errors import SettingsMissing, SourceChanged, SourceRefused, SourceUnavailable
 from pipeline_assets.core.settings import PREFIX, Settings
 from pipeline_assets.ingestion.sources.contracts import Checked, check_batch
@@ -126,8 +127,10 @@ def _conninfo(settings: Settings, database: str) -> str:
 
     if database not in settings.databases:
         raise SettingsMissing([f"{PREFIX}DATABASES__{database.upper()}"])
-    dsn = settings.databases[database].get_secret_value()
-    return make_conninfo(dsn, connect_timeout=CONNECT_SECONDS, application_name="pipeline_assets")
+    dsn = settings.databases[database]
+    own = {"connect_timeout": str(CONNECT_SECONDS), "application_name": "pipeline_assets"}
+    said = read_address(f"{PREFIX}DATABASES__{database.upper()}", dsn).parameters
+    return make_conninfo(dsn.get_secret_value(), **{name: value for name, value in own.items() if name not in said})
 
 
 def _columns(connection: "psycopg.Connection", contract: Contract, origin: PostgresTable) -> dict[str, str]:

@@ -1,22 +1,23 @@
 """Days of a REST API, page after page: patient with a server that is busy or ill, quick to give up on one that refuses.
 
 A busy server (429) is asked again when it says (`Retry-After`), one that fails (5xx), cuts the line or is too slow after a growing, random
-pause, and only for so long. Every record keeps the bytes that it had in its page.
+pause, and only for so long. Every record keeps the bytes that it had in its page. Pages without end come to one, and are refused.
 """
 
-import json
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
-from email.utils import parsedate_to_datetime
+from email.utils import mktime_tz, parsedate_tz
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from pipeline_assets.core.errors import SettingsMissing, SourceRefused
-from pipeline_assets.core.http_errors import http_errors, is_transient, shown
+from pipeline_assets.core.http_errors import http_errors, is_transient
 from pipeline_assets.core.settings import PREFIX, RestService, Settings
+from pipeline_assets.ingestion.batch.pages import Page, read_page
 from pipeline_assets.ingestion.sources.contracts import Checked
 from pipeline_assets.ingestion.sources.json_rows import check_json_rows
 from pipeline_assets.spec.contracts import Contract
@@ -29,9 +30,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 API_KEY = "X-Api-Key"
-# Bytes that are not UTF-8 come back as they were, so that only the record they stand in is broken.
-KEEP_BYTES = "surrogateescape"
-DECODER = json.JSONDecoder()
+# What makes a reader give up that would else read without end; generous, as APIs that filter may well give some empty pages.
+IDLE_PAGES = 100
+PAGE_BYTES = 256 << 20
+SECONDS = re.compile(r"\d{1,9}(?:\.\d+)?", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,14 +46,6 @@ class Patience:
     first_pause_seconds: float = 0.1
     longest_pause_seconds: float = 10.0
     jitter_seconds: float = 0.5
-
-
-@dataclass(frozen=True, kw_only=True)
-class Page:
-    """The records of one answer as the bytes they came in, and the cursor of the next page; None on the last."""
-
-    records: list[bytes]
-    next_cursor: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,18 +68,26 @@ class ApiReader:
             position += len(page.records)
 
     def pages(self, day: date | None) -> Iterator[Page]:
-        """The pages of a day (None: of all there is), in the order of their cursors."""
+        """The pages of a day (None: of all there is), in the order of their cursors.
+
+        Raises SourceRefused where they do not end: a cursor comes twice, too many pages in a row bring nothing new, or there are too many.
+        """
         asked: dict[str, str] = {"limit": str(self.origin.page_size)} | ({} if day is None else _span(day))
-        seen: set[str] = set()
-        while True:
+        seen, before, idle = set[str](), set[bytes](), 0
+        for _ in range(self.origin.max_pages):
             page = self._page(asked)
             yield page
             if page.next_cursor is None:
                 return
             if page.next_cursor in seen:
                 raise SourceRefused(self.contract.name, f"it gave the cursor '{page.next_cursor}' twice, so its pages would never end")
+            records = set(page.records)
+            idle, before = (idle + 1 if records <= before else 0), records
+            if idle == IDLE_PAGES:
+                raise SourceRefused(self.contract.name, f"{IDLE_PAGES} pages in a row had no record that the page before had not")
             seen.add(page.next_cursor)
             asked["cursor"] = page.next_cursor
+        raise SourceRefused(self.contract.name, f"it has more than {self.origin.max_pages} pages, the `max_pages` of its declaration")
 
     def _page(self, asked: dict[str, str]) -> Page:
         import stamina
@@ -100,13 +102,29 @@ class ApiReader:
             wait_jitter=patience.jitter_seconds,
         )
         with http_errors(self.contract.name):
-            return retrying(self._ask)(asked)
+            return retrying(self._ask)(asked, deadline)
 
-    def _ask(self, asked: dict[str, str]) -> Page:
-        answer = self.client.get(self.origin.path, params=asked)
+    def _ask(self, asked: dict[str, str], deadline: float) -> Page:
+        with self.client.stream("GET", self.origin.path, params=asked) as answer:
+            content = self._content(answer, deadline)
+        if answer.has_redirect_location:
+            raise SourceRefused(self.contract.name, f"it redirects to {_place(answer)}, and redirects are not followed")
         if not answer.is_success:
-            answer.raise_for_status()
-        return read_page(self.contract.name, answer.content, self.origin.records)
+            _with_content(answer, content).raise_for_status()
+        return read_page(self.contract.name, content, self.origin.records)
+
+    def _content(self, answer: "httpx.Response", deadline: float) -> bytes:
+        """The bytes of an answer, unpacked; raises SourceRefused for too many of them, and ReadTimeout where they come too slowly."""
+        import httpx
+
+        content = bytearray()
+        for part in answer.iter_bytes():
+            content += part
+            if len(content) > PAGE_BYTES:
+                raise SourceRefused(self.contract.name, f"its page has more than {PAGE_BYTES >> 20} MiB; declare a smaller page_size")
+            if monotonic() > deadline:
+                raise httpx.ReadTimeout(f"a page takes longer than {self.patience.page_seconds:.0f} s", request=answer.request)
+        return bytes(content)
 
 
 @contextmanager
@@ -121,64 +139,6 @@ def open_endpoint(settings: Settings, contract: Contract, origin: RestEndpoint, 
     headers = {API_KEY: service.api_key.get_secret_value(), "Accept": "application/json"}
     with httpx.Client(base_url=service.url, headers=headers, timeout=patience.request_seconds) as client:
         yield ApiReader(contract=contract, origin=origin, client=client, patience=patience)
-
-
-def read_page(source: str, content: bytes, records: str) -> Page:
-    """The page that an answer holds; raises SourceRefused if it is not an object with a list of these records and a cursor."""
-    text = content.decode(errors=KEEP_BYTES)
-    try:
-        found = _fields(text, records)
-    except (ValueError, RecursionError) as error:
-        raise SourceRefused(source, f"it answered no page of JSON ({error}): {shown(text)}") from error
-    rows, cursor = found.get(records), found.get("next_cursor")
-    if not isinstance(rows, list) or not (cursor is None or isinstance(cursor, str)):
-        raise SourceRefused(source, f"its page has no list '{records}', or a next_cursor that is no text: {shown(text)}")
-    return Page(records=rows, next_cursor=cursor)
-
-
-def _fields(text: str, records: str) -> dict[str, object]:
-    """The fields of a JSON object, with each element of the list `records` as the bytes it was written in."""
-    found: dict[str, object] = {}
-    place = _expect(text, 0, "{")
-    while text[place : place + 1] != "}":
-        name, place = DECODER.raw_decode(text, place)
-        place = _expect(text, place, ":")
-        is_list = name == records and text[place : place + 1] == "["
-        found[name], place = _elements(text, place) if is_list else DECODER.raw_decode(text, place)
-        place = _next(text, place, "}")
-    if _blank(text, place + 1) != len(text):
-        raise ValueError(f"more text at character {place + 1}")
-    return found
-
-
-def _elements(text: str, place: int) -> tuple[list[bytes], int]:
-    """The elements of the list that starts at `place`, and the place after it."""
-    elements: list[bytes] = []
-    place = _expect(text, place, "[")
-    while text[place : place + 1] != "]":
-        _, end = DECODER.raw_decode(text, place)
-        elements.append(text[place:end].encode(errors=KEEP_BYTES))
-        place = _next(text, end, "]")
-    return elements, place + 1
-
-
-def _next(text: str, place: int, end: str) -> int:
-    """The place of the next element, or of `end`."""
-    place = _blank(text, place)
-    return place if text[place : place + 1] == end else _expect(text, place, ",")
-
-
-def _expect(text: str, place: int, character: str) -> int:
-    place = _blank(text, place)
-    if text[place : place + 1] != character:
-        raise ValueError(f"no '{character}' at character {place}")
-    return _blank(text, place + 1)
-
-
-def _blank(text: str, place: int) -> int:
-    while text[place : place + 1] in {" ", "\n", "\r", "\t"}:
-        place += 1
-    return place
 
 
 def _span(day: date) -> dict[str, str]:
@@ -209,12 +169,32 @@ def _log_retry(details: "RetryDetails") -> None:
     logger.info("Asking again in %.2f s, after attempt %s: %s", details.wait_for, details.retry_num, details.caused_by)
 
 
+def _with_content(answer: "httpx.Response", content: bytes) -> "httpx.Response":
+    """An answer that was read part by part, with all of it; what says how it was packed is gone."""
+    import httpx
+
+    packed = {"content-encoding", "content-length", "transfer-encoding"}
+    headers = [(name, value) for name, value in answer.headers.multi_items() if name not in packed]
+    return httpx.Response(answer.status_code, headers=headers, content=content, request=answer.request)
+
+
+def _place(answer: "httpx.Response") -> str:
+    """Where an answer redirects to, without what may be secret."""
+    target = answer.url.join(answer.headers["Location"])
+    return f"{target.scheme}://{target.netloc.decode(errors='replace')}{target.path}"
+
+
 def _retry_after(header: str | None) -> float | None:
-    """The seconds that a `Retry-After` header asks to wait; it holds seconds or an HTTP date (RFC 9110, 10.2.3)."""
+    """The seconds that a `Retry-After` header asks to wait; None if it cannot be read.
+
+    It holds seconds or a date in one of HTTP's three forms, all of them GMT (RFC 9110, 5.6.7 and 10.2.3).
+    """
     if header is None:
         return None
+    if SECONDS.fullmatch(header.strip()):
+        return float(header)
+    found = parsedate_tz(header)
     try:
-        seconds = float(header) if header[:1].isdigit() else (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds()
-    except (ValueError, TypeError):
+        return None if found is None else max(0.0, mktime_tz(found) - datetime.now(UTC).timestamp())
+    except (ValueError, OverflowError):
         return None
-    return max(0.0, seconds)

@@ -144,7 +144,8 @@ def _boolean(value: Any) -> bool:
 def _timestamp(value: Any) -> datetime:
     if not isinstance(value, str):
         raise TypeError
-    instant = datetime.fromisoformat(value)
+    # RFC 3339 takes `t` and `z` too; Python takes the first alone.
+    instant = datetime.fromisoformat(f"{value[:-1]}Z" if value[-1:] == "z" else value)
     if instant.utcoffset() is None:
         raise _WithoutZoneError
     return instant.astimezone(UTC)

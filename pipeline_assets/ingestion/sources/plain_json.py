@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 ODD_ESCAPES = r"\\u(?:0000|[dD][89a-fA-F])"
 # What DuckDB takes for a number and Python for an error; looked for only where a record has fields that the contract does not know.
 ODD_NUMBERS = r"(?i):\s*[-+]?(?:nan|inf)"
-INSTANT = r"[12]\d{3}-\d\d-\d\d[T ](?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{3}(?:\d{3})?)?(?:Z|[+-](?:0\d|1[0-4]):[0-5]\d)"
+INSTANT = r"[12]\d{3}-\d\d-\d\d[Tt ](?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{3}(?:\d{3})?)?(?:[Zz]|[+-](?:0\d|1[0-4]):[0-5]\d)"
 SQL_TYPES: dict[FieldType, str] = {
     "string": "VARCHAR",
     "integer": "BIGINT",
@@ -194,4 +194,4 @@ def _value(field: Field) -> str:
     column = f'found."{field.name}"'
     if field.type != "timestamp":
         return column
-    return f"case when regexp_full_match({column}, $instant) then epoch_us(try_cast({column} as timestamptz)) end"
+    return f"case when regexp_full_match({column}, $instant) then epoch_us(try_cast(upper({column}) as timestamptz)) end"

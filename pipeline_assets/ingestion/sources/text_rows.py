@@ -67,4 +67,7 @@ def _read(field: Field, texts: pa.Array) -> tuple[pa.Array, dict[int, Reason]]:
 
 
 def _cast(kind: FieldType, texts: pa.Array) -> pa.Array:
-    return pc.equal(texts, "true") if kind == "boolean" else texts.cast(ARROW_TYPES[kind])
+    if kind == "boolean":
+        return pc.equal(texts, "true")
+    # Arrow wants the `T` and the `Z` of a time in upper case.
+    return (pc.utf8_upper(texts) if kind == "timestamp" else texts).cast(ARROW_TYPES[kind])

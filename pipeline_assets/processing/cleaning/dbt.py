@@ -14,13 +14,23 @@ from datetime import date, timedelta
 from pathlib import Path
 from tempfile import mkdtemp
 
-from pipeline_assets.core.settings import SHIPPED, WarehouseSettings, environment_of_children, home_folder, read_code_settings, read_part
+from pipeline_assets.core.dsn import libpq_environment, read_address
+from pipeline_assets.core.settings import (
+    SHIPPED,
+    WAREHOUSE_DSN,
+    WarehouseSettings,
+    environment_of_children,
+    home_folder,
+    read_code_settings,
+    read_part,
+)
 
 PROGRAM = Path(sys.executable).with_name("dbt")
 # dbt for a run, with which it ends: `dbt_process.py`.
 PROGRAM_OF_RUNS = Path(sys.executable).with_name("pipeline-dbt")
+LIBRARY = "dbt"
 PARSED = "partial_parse.msgpack"
-# The parts of a DSN, with what libpq takes for those left out.
+# The parts of a DSN that a profile of dbt has, with what libpq takes for those left out.
 PARTS = {"host": "", "port": "5432", "user": "", "dbname": "", "sslmode": "prefer", "sslcert": "", "sslkey": "", "sslrootcert": ""}
 # Enough to read the project with, which connects to nothing.
 NOWHERE = {f"PIPELINE_DBT_{part.upper()}": "0" for part in PARTS} | {"DBT_ENV_SECRET_PASSWORD": ""}
@@ -40,15 +50,19 @@ def target_folder(project: Path) -> Path:
 
 
 def variables(settings: WarehouseSettings) -> dict[str, str]:
-    """What `profiles.yml` reads from the environment: the parts of the warehouse's DSN.
+    """What `profiles.yml` reads from the environment, the parts of the warehouse's DSN, and what else it says for libpq.
 
-    dbt keeps the value of a variable that begins with `DBT_ENV_SECRET_` out of all that it prints and writes.
+    dbt keeps the value of a variable that begins with `DBT_ENV_SECRET_` out of all that it prints and writes. Raises SettingNotSupported.
     """
-    from psycopg.conninfo import conninfo_to_dict
-
-    dsn = {name: str(value) for name, value in conninfo_to_dict(settings.warehouse_dsn.get_secret_value()).items()}
-    parts = {f"PIPELINE_DBT_{part.upper()}": dsn.get(part, default) for part, default in PARTS.items()}
-    return parts | {"DBT_ENV_SECRET_PASSWORD": dsn.get("password", "")}
+    address = read_address(WAREHOUSE_DSN, settings.warehouse_dsn)
+    ports = {port for _, port in address.hosts}
+    if len(ports) > 1:
+        raise address.refused("port", LIBRARY, "It takes one port for all hosts: let them listen at the same one.")
+    place = {"host": ",".join(host for host, _ in address.hosts), "port": ports.pop(), "user": address.user, "dbname": address.database}
+    parts = {**PARTS, **{name: value for name, value in address.parameters.items() if name in PARTS}, **place}
+    profile = {f"PIPELINE_DBT_{part.upper()}": value for part, value in parts.items()}
+    password = {"DBT_ENV_SECRET_PASSWORD": address.parameters.get("password", "")}
+    return libpq_environment(address, frozenset(PARTS), LIBRARY) | profile | password
 
 
 def between(first: date, last: date) -> list[str]:

@@ -33,7 +33,8 @@ STORES = {
     "PIPELINE_S3_SECRET_KEY": "secret",
 }
 URL = "a URL with scheme, host and, if need be, port, such as http://127.0.0.1:9000"
-DSN = "postgresql://<user>:<password>@<host>:<port>/<database>"
+NOT_SHOWN = "(the value is not shown)"
+DSN = "postgresql://<user>:<password>@<host>:<port>/<database>, or another connection string of libpq"
 
 
 class Predictions(WarehouseSettings, ObjectStoreSettings):
@@ -96,6 +97,18 @@ def test_a_connection_asks_for_one_part(connection: object, part: type[Part]) ->
             WarehouseSettings, "WAREHOUSE_DSN", f"postgresql://me:{SECRET}@db",
             f"has no database (the value is not shown); expected: {DSN}.",
         ),
+        (
+            WarehouseSettings, "WAREHOUSE_DSN", f"postgresql://me:{SECRET}@db/warehouse?sslmod=verify-full",
+            f"has a parameter that libpq does not know, or a character that must be percent-encoded {NOT_SHOWN}; expected: {DSN}.",
+        ),
+        (
+            WarehouseSettings, "WAREHOUSE_DSN", f"host=db dbname=warehouse password={SECRET} sslmode=verify",
+            f"has an sslmode other than disable, allow, prefer, require, verify-ca, verify-full {NOT_SHOWN}; expected: {DSN}.",
+        ),
+        (
+            WarehouseSettings, "WAREHOUSE_DSN", f"postgresql://me:{SECRET}@db,db2:1,db3:2/warehouse?port=1,2",
+            f"has a host or a port that cannot be read (the value is not shown); expected: {DSN}.",
+        ),
         (WarehouseSettings, "WAREHOUSE_DSN", f"postgresql:///{SECRET}", f"has no host (the value is not shown); expected: {DSN}."),
     ],
 )  # fmt: skip
@@ -117,7 +130,11 @@ def test_a_malformed_value_is_one_sentence(
     [
         ("PIPELINE_DATABASES", f"{{'orders': '{SECRET}'}}", "PIPELINE_DATABASES is no JSON (the value is not shown)"),
         ("PIPELINE_DATABASES", f'["{SECRET}"]', "PIPELINE_DATABASES is no mapping (the value is not shown)"),
-        ("PIPELINE_DATABASES__ORDERS", SECRET, "PIPELINE_DATABASES__ORDERS does not begin with postgresql:// (the value is not shown)"),
+        (
+            "PIPELINE_DATABASES__ORDERS",
+            SECRET,
+            "PIPELINE_DATABASES__ORDERS does not begin with postgresql://, and is no list of keyword=value pairs (the value is not shown)",
+        ),
         ("PIPELINE_SERVICES__RATES", SECRET, "PIPELINE_SERVICES__RATES is no mapping (the value is not shown)"),
         ("PIPELINE_SERVICES__RATES__URL", "rates", "PIPELINE_SERVICES__RATES__URL does not begin with http:// or https:// ('rates')"),
     ],

@@ -5,15 +5,17 @@ Secrets are names of a file that the worker reads (`settings.connect_secrets`): 
 
 import re
 from collections.abc import Mapping, Sequence
-from urllib.parse import unquote, urlsplit
 
 from pipeline_assets.core import names
+from pipeline_assets.core.dsn import jdbc_host, jdbc_properties, jdbc_url, read_address
 from pipeline_assets.core.errors import SettingsMissing
-from pipeline_assets.core.settings import PREFIX, Settings
+from pipeline_assets.core.settings import CATALOG_DSN, PREFIX, Settings
 from pipeline_assets.ingestion.streaming.capture.topics import Topic
 from pipeline_assets.spec.sources import PostgresTable
 
-POSTGRES_PORT = 5432
+DEBEZIUM, ICEBERG = "Debezium", "the catalog of Iceberg's sink"
+# Properties of the JDBC driver that the connector has as its own; all others are passed through.
+DATABASE_PROPERTIES = frozenset({"sslmode", "sslrootcert", "sslcert", "sslkey", "tcpKeepAlive"})
 BYTES = "org.apache.kafka.connect.converters.ByteArrayConverter"
 JSON = "org.apache.kafka.connect.json.JsonConverter"
 FOREVER = {"retention.ms": "-1", "retention.bytes": "-1"}
@@ -24,19 +26,12 @@ def changes(settings: Settings, database: str, tables: Sequence[PostgresTable]) 
     """The connector that turns the rows of the tables, and every later change of them, into records of one topic a table.
 
     Slot and publication are those of `names.replication`; the publication must be there. Raises SettingsMissing where no DSN is given for
-    the role that reads changes.
+    the role that reads changes, SettingNotSupported where Debezium cannot be given what it says.
     """
-    if database not in settings.replication:
-        raise SettingsMissing([f"{PREFIX}REPLICATION__{database.upper()}"])
-    dsn = urlsplit(settings.replication[database].get_secret_value())
     return {
         "connector.class": "io.debezium.connector.postgresql.PostgresConnector",
         "tasks.max": "1",
-        "database.hostname": str(dsn.hostname),
-        "database.port": str(dsn.port or POSTGRES_PORT),
-        "database.dbname": unquote(dsn.path.lstrip("/")),
-        "database.user": unquote(str(dsn.username)),
-        "database.password": _secret(settings, names.connector_replication(database)),
+        **_database(settings, database),
         "topic.prefix": database,
         "table.include.list": ",".join(sorted(re.escape(f"{each.schema}.{each.table}") for each in tables)),
         "plugin.name": "pgoutput",
@@ -59,6 +54,26 @@ def changes(settings: Settings, database: str, tables: Sequence[PostgresTable]) 
         "binary.handling.mode": "base64",
         **{f"{part}.converter": JSON for part in ("key", "value")},
         **{f"{part}.converter.schemas.enable": "false" for part in ("key", "value")},
+    }
+
+
+def _database(settings: Settings, database: str) -> dict[str, str]:
+    """Where the database is and how it is connected to, as its DSN says."""
+    setting = f"{PREFIX}REPLICATION__{database.upper()}"
+    if database not in settings.replication:
+        raise SettingsMissing([setting])
+    address = read_address(setting, settings.replication[database])
+    host, port = jdbc_host(address, DEBEZIUM)
+    properties = jdbc_properties(address, DEBEZIUM)
+    if "ApplicationName" in properties:
+        raise address.refused("application_name", DEBEZIUM, "Leave it out of this DSN: it names its connections itself.")
+    return {
+        "database.hostname": host,
+        "database.port": port,
+        "database.dbname": address.database,
+        "database.user": address.user,
+        "database.password": _secret(settings, names.connector_replication(database)),
+        **{f"{'database' if name in DATABASE_PROPERTIES else 'driver'}.{name}": value for name, value in properties.items()},
     }
 
 
@@ -125,12 +140,13 @@ def landing_topics(topic: str) -> list[Topic]:
 
 def _catalog(settings: Settings) -> Mapping[str, str]:
     """The lake's catalog in the terms of Iceberg's Java library; the same as `connections.catalog`."""
-    dsn = urlsplit(settings.catalog_dsn.get_secret_value())
+    address = read_address(CATALOG_DSN, settings.catalog_dsn)
     return {
         "catalog": names.CATALOG,
         "catalog.catalog-impl": "org.apache.iceberg.jdbc.JdbcCatalog",
-        "catalog.uri": f"jdbc:postgresql://{dsn.hostname}:{dsn.port or POSTGRES_PORT}{dsn.path}",
-        "catalog.jdbc.user": unquote(str(dsn.username)),
+        "catalog.uri": jdbc_url(address, ICEBERG),
+        **{f"catalog.jdbc.{name}": value for name, value in jdbc_properties(address, ICEBERG).items()},
+        "catalog.jdbc.user": address.user,
         "catalog.jdbc.password": _secret(settings, names.CONNECTOR_CATALOG),
         "catalog.jdbc.schema-version": "V1",
         "catalog.warehouse": f"s3://{settings.s3_bucket}/{names.LAKE}",

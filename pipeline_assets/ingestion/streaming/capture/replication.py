@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
 
 from pydantic import SecretStr
 
 from pipeline_assets.core import names
+from pipeline_assets.core.dsn import read_address
 from pipeline_assets.core.errors import SettingsMissing
 from pipeline_assets.core.settings import PREFIX, Settings
 from pipeline_assets.ingestion.streaming.health.flow import Slot
@@ -26,7 +26,7 @@ def publish(settings: Settings, database: str, tables: Sequence[PostgresTable]) 
     from psycopg.sql import SQL, Identifier, Literal
 
     _check_settings(settings, database)
-    reader = unquote(str(urlsplit(settings.replication[database].get_secret_value()).username))
+    reader = read_address(f"{PREFIX}REPLICATION__{database.upper()}", settings.replication[database]).user
     listed = SQL(", ").join(Identifier(each.schema, each.table) for each in tables)
     with _opened(settings.databases[database], database) as connection:
         connection.execute(SQL("select pg_advisory_xact_lock(hashtext({}))").format(Literal(names.replication(database))))

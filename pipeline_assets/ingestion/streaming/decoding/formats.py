@@ -21,6 +21,8 @@ from pipeline_assets.ingestion.streaming.decoding.schema_registry import SchemaO
 from pipeline_assets.spec.contracts import Contract, FieldType
 from pipeline_assets.spec.sources import Avro, CloudEvent, CsvLine, DebeziumChange, Format, JsonObject, RecordStream
 
+# A byte order mark before a line is no part of its first value.
+WITHOUT_MARK = "utf-8-sig"
 FRAME_BYTES = 5
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 TRUNCATE = "t"
@@ -97,7 +99,7 @@ def _bare(values: Mapping[str, Any]) -> Event:
 
 def _csv_values(written: CsvLine, types: Mapping[str, FieldType], payload: bytes) -> dict[str, Any]:
     try:
-        lines = list(csv.reader(io.StringIO(payload.decode(), newline=""), delimiter=written.delimiter, strict=True))
+        lines = list(csv.reader(io.StringIO(payload.decode(WITHOUT_MARK), newline=""), delimiter=written.delimiter, strict=True))
     except (ValueError, csv.Error) as error:
         raise Fault("not a CSV line") from error
     if len(lines) != 1 or len(lines[0]) != len(written.columns):

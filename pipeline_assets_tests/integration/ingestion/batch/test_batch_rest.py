@@ -1,13 +1,16 @@
 """Reading a REST API: paging, patience, refusals, and what is taken up after a kill."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from gzip import compress
 from threading import Event
 
 import pytest
 
 from pipeline_assets.core.errors import ContractViolation, SettingsMissing, SourceChanged, SourceRefused, SourceUnavailable
+from pipeline_assets.ingestion.batch import rest
 from pipeline_assets.ingestion.batch.load import stage_days
 from pipeline_assets.ingestion.batch.rest import Patience
 from pipeline_assets_tests.readings import (
@@ -161,6 +164,88 @@ def test_pages_that_would_never_end_are_refused(world: World) -> None:
         stage_days(settings, world.api, day(0), day(0), run_id="r")
 
     assert len(api.asked) == 2
+
+
+def test_empty_pages_with_ever_new_cursors_come_to_an_end(world: World) -> None:
+    """A hundred pages in a row without anything new are refused, and nothing of the day is staged."""
+
+    def answer(api: Api, query: dict[str, str]) -> Answer:
+        return 200, {}, page_of([reading()] if "cursor" not in query else [], str(len(api.asked)))
+
+    with serving(world.settings, answer) as (api, settings), pytest.raises(SourceRefused, match="100 pages in a row"):
+        stage_days(settings, world.api, day(0), day(0), run_id="r", patience=QUICK)
+
+    assert len(api.asked) == 101
+    assert world.manifests() == []
+
+
+def test_a_server_that_gives_the_same_page_for_each_cursor_comes_to_an_end(world: World) -> None:
+    """Its pages are not empty, but none of them has a record that the one before had not."""
+    endless = serving(world.settings, lambda api, _: (200, {}, page_of([reading()], str(len(api.asked)))))
+    with endless as (api, settings), pytest.raises(SourceRefused, match="100 pages in a row"):
+        stage_days(settings, world.api, day(0), day(0), run_id="r", patience=QUICK)
+
+    assert len(api.asked) == 101
+
+
+def test_a_day_has_so_many_pages_at_most(world: World) -> None:
+    """New records for ever are refused too, after the pages that are declared."""
+    origin = replace(world.api.origin, max_pages=7)
+    endless = serving(world.settings, lambda api, _: (200, {}, page_of([reading(sensor=f"s{len(api.asked)}")], str(len(api.asked)))))
+    with endless as (api, settings), pytest.raises(SourceRefused, match="more than 7 pages, the `max_pages` of its declaration"):
+        stage_days(settings, replace(world.api, origin=origin), day(0), day(0), run_id="r", patience=QUICK)
+
+    assert len(api.asked) == 7
+
+
+def test_empty_pages_between_others_are_no_end(world: World) -> None:
+    """An API that filters after it has paged may well give pages without a row."""
+    rows = [reading(sensor=f"s{number}") for number in range(3)]
+
+    def answer(_: Api, query: dict[str, str]) -> Answer:
+        place = int(query.get("cursor", "0"))
+        return 200, {}, page_of([rows[place // 40]] if place % 40 == 0 else [], str(place + 1) if place < 80 else "")
+
+    with serving(world.settings, answer) as (_, settings):
+        stage_days(settings, world.api, day(0), day(0), run_id="r", patience=QUICK)
+
+    assert world.staged() == rows
+
+
+def test_a_row_that_stands_on_two_pages_counts_once(world: World) -> None:
+    """Rows move to the next page while others are added before them."""
+    rows = [reading(sensor=f"s{number}") for number in range(4)]
+
+    def answer(_: Api, query: dict[str, str]) -> Answer:
+        return 200, {}, page_of(rows[:2], "2") if "cursor" not in query else page_of(rows[1:])
+
+    with serving(world.settings, answer) as (_, settings):
+        (staged,) = stage_days(settings, world.api, day(0), day(0), run_id="r", patience=QUICK)
+
+    assert world.staged() == rows
+    assert staged.manifest.reasons == {}
+
+
+def test_a_page_has_so_many_bytes_at_most(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is counted are the bytes after unpacking, so that a small answer cannot fill the memory."""
+    monkeypatch.setattr(rest, "PAGE_BYTES", 1 << 20)
+    packed = compress(page_of([reading(sensor="x" * (2 << 20))]))
+    large = serving(world.settings, lambda *_: (200, {"Content-Encoding": "gzip"}, packed))
+    with large as (api, settings), pytest.raises(SourceRefused, match="more than 1 MiB; declare a smaller page_size"):
+        stage_days(settings, world.api, day(0), day(0), run_id="r", patience=QUICK)
+
+    assert len(api.asked) == 1
+
+
+@pytest.mark.parametrize("target", ["/v2/readings?key=secret", "https://elsewhere.example/v1/readings?key=secret"])
+def test_a_redirect_is_refused_with_its_target(world: World, target: str) -> None:
+    """The key goes to the declared address alone; what stands in the query of the target is not shown."""
+    moved = serving(world.settings, lambda *_: (307, {"Location": target}, b""))
+    with moved as (api, settings), pytest.raises(SourceRefused, match=r"redirects to https?://[a-z0-9.:]+/v./readings, and") as caught:
+        stage_days(settings, world.api, day(0), day(0), run_id="r", patience=QUICK)
+
+    assert "secret" not in str(caught.value)
+    assert len(api.asked) == 1
 
 
 def test_a_service_without_url_and_key_is_a_missing_setting(world: World) -> None:

@@ -102,6 +102,8 @@ UNUSUAL_BUT_GOOD = [
     written(read_at="2013-05-01T08:00:00-04:00"),
     written(read_at="2013-05-01 12:00Z"),
     written(read_at="20130501T120000Z"),
+    written(read_at="2013-05-01t12:00:00z"),
+    b"\xef\xbb\xbf" + written(),
     written(kind=None),
 ]
 
@@ -136,7 +138,7 @@ def test_all_poison_at_once() -> None:
     assert faults(found) == {2 * number + 1: POISON[number % len(POISON)][1] for number in range(500)}
 
 
-TIMES = ["2013-05-01T12:00:00Z", "2013-05-01T12:00:00.123+01:00", "2013-05-01T12:00:00", "2013-13-01T12:00:00Z"]
+TIMES = ["2013-05-01T12:00:00Z", "2013-05-01t12:00:00z", "2013-05-01T12:00:00.123+01:00", "2013-05-01T12:00:00", "2013-13-01T12:00:00Z"]
 NUMBERS = st.integers(-(2**65), 2**65) | st.floats()
 SCALARS = st.none() | st.booleans() | NUMBERS | st.text(max_size=5) | st.sampled_from([*TIMES, "indoor", "a"])
 OBJECTS = st.dictionaries(
@@ -214,6 +216,16 @@ def test_lines_of_values() -> None:
 
     assert faults(found) == {}
     assert found.checked.good.to_pylist() == [reading(), reading() | dict.fromkeys(["kind", "level", "value", "is_valid"])]
+
+
+@pytest.mark.parametrize("line", [b"a1,indoor", b'"a1",indoor'])
+def test_a_byte_order_mark_before_a_line_is_no_part_of_its_first_value(line: bytes) -> None:
+    """Programs for tables put one before the first line of a file; the key is the same with it as without."""
+    rest = b",3,0.5,true,2013-05-01T12:00:00Z,2013-05-01T12:05:00Z,"
+    found = read(with_format(CSV), b"\xef\xbb\xbf" + line + rest, line + rest)
+
+    assert faults(found) == {}
+    assert found.checked.good.column("sensor").to_pylist() == ["a1", "a1"]
 
 
 @pytest.mark.parametrize(
