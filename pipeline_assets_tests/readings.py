@@ -106,9 +106,12 @@ class World:
     @property
     def api(self) -> Source:
         """The readings behind an API, two on a page."""
-        return Source(
-            contract=self.contract, origin=RestEndpoint(service=SERVICE, path="/v1/readings", records="rows", page_size=2), load="daily"
-        )
+        return Source(contract=self.contract, origin=self.endpoint, load="daily")
+
+    @property
+    def endpoint(self) -> RestEndpoint:
+        """The endpoint of the readings."""
+        return RestEndpoint(service=SERVICE, path="/v1/readings", records="rows", page_size=2)
 
     @contextmanager
     def database(self) -> Iterator[psycopg.Connection]:
