@@ -42,7 +42,8 @@ class Replayed:
 def replay(settings: Settings, contracts: Sequence[Contract], *, partition: str | None = None) -> list[Replayed]:
     """Checks the quarantined rows of these contracts again, of one partition or of all, and stages those that pass.
 
-    Records of topics are not among them: they join their typed table, which is for the streaming room to do.
+    Records of topics are not among them: they join their typed table, which is for the streaming room to do. Nor may followed tables be,
+    whose versions end with those after them.
     Gives one entry a partition that had rows waiting; the partitions with `replayed` rows are those to publish again.
     """
     quarantine.create(settings)
