@@ -12,7 +12,7 @@ from pipeline_assets.core.versions import in_table
 from pipeline_assets.ingestion.streaming.staged.changes import UNAVAILABLE
 from pipeline_assets.ingestion.streaming.staged.facts import Facts, first_values, numbered
 from pipeline_assets.ingestion.streaming.staged.position import Survey
-from pipeline_assets.spec.contracts import Contract, Field
+from pipeline_assets.spec.contracts import CLOCK_TOLERANCE, Contract, Field
 from pipeline_assets.spec.sources import PostgresTable, Source
 from pipeline_assets_tests.change_logs import log_schema
 
@@ -84,6 +84,7 @@ class Table:
     rows: dict[str, Row] = field(default_factory=dict)
     emitted: list[Row] = field(default_factory=list)
     versions: dict[str, list[tuple[Row | None, datetime]]] = field(default_factory=dict)
+    latest: dict[str, datetime] = field(default_factory=dict)
     now: int = 100
 
     def step(self, *, is_seen: bool) -> None:
@@ -101,8 +102,8 @@ class Table:
             del self.emitted[before:]
 
     def _field(self) -> int:
-        """When a row says that it was changed: now, or as before, or at some time."""
-        return self.random.choice([self.now, self.now, self.now - 1, 0, self.random.randint(0, self.now)])
+        """When a row says that it was changed: now, or as before, or at some time, ahead of its commit too."""
+        return self.random.choice([self.now, self.now, self.now - 1, 0, self.random.randint(0, self.now), self.now + 4, 10 * self.now])
 
     def _update(self, key: str) -> None:
         row = self.rows[key] = {**self.rows[key], "size": self.random.randint(0, 2), "updated_at": minute(self._field())}
@@ -151,12 +152,19 @@ class Table:
         """What is known of a key from now on."""
         own = self.versions.setdefault(key, [])
         before, at = own[-1] if own else (None, None)
+        moves_on = row is not None and self._moves_on(key, row["updated_at"])
         if (before is None) if row is None else (before is not None and _plain(before) == _plain(row)):
             return
         known = minute(self.now)
-        if row is not None and not self.by_commit and (at is None or row["updated_at"] > at):
+        if row is not None and not self.by_commit and moves_on and (at is None or row["updated_at"] > at):
             known = row["updated_at"]
         own.append((None if row is None else dict(row), known if at is None else max(known, at)))
+
+    def _moves_on(self, key: str, updated_at: datetime) -> bool:
+        """Whether a row says that it was changed later than it ever said before, and not after its commit."""
+        latest = self.latest.get(key)
+        self.latest[key] = updated_at if latest is None else max(latest, updated_at)
+        return (latest is None or updated_at > latest) and updated_at <= minute(self.now) + CLOCK_TOLERANCE
 
     def expected(self) -> list[Shown]:
         """The versions that counted for a while."""

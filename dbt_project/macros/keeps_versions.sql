@@ -6,7 +6,8 @@
             keeps_versions: 400 days
 
     At the end of each build, in its transaction, the versions are deleted that were superseded that long before the newest `known_at` of
-    the table. So the clock is the data's own, and the past can be replayed. What was known at that instant or later needs none of them, as
+    the table that is not in the future, as one mistaken time would else delete them all. So the clock is the data's own, and the past can be
+    replayed. What was known at that instant or later needs none of them, as
     it is `superseded_at > time`. Versions that count now stay, whatever their age.
 
     Since when a table keeps all versions is noted and never goes back, so that tables built by ranges of days in any order and tables
@@ -50,7 +51,9 @@
     {%- if keeps is not none and model.config.materialized != 'view' -%}
     {%- set at = config.get('event_time') -%}
     with newest as (
-        select max(known_at) - make_interval(hours => 24 * {{ (keeps | string).split(' ')[0] }}) as since from {{ this }}
+        select max(known_at) - make_interval(hours => 24 * {{ (keeps | string).split(' ')[0] }}) as since
+        from {{ this }}
+        where known_at <= now()
     ),
 
     bound as (

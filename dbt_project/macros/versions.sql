@@ -10,7 +10,9 @@
 
     A version counts from `known_at` until `superseded_at`, so that at each moment a key has one row or none: `was_known_at` below picks it.
     A row that was sent again without a change, but for `known_at`, is no new version: the earliest time stays, and the version ends when
-    the last of them was deleted. Of versions that were known at the same time the greatest row counts.
+    the last of them was deleted. A row that was deleted before it was known never counted. Of versions that were known at the same time the
+    one that was deleted last or not at all counts, as a row that moved to another day stands on the old one as deleted; of these the
+    greatest row.
 
     A staging model reads its raw table by it, and renames and casts:
 
@@ -28,6 +30,7 @@
 {% macro versions_of(rows, key, known_at) -%}
     {%- set keys = key | join(', ') -%}
     {%- set by_key = 'partition by ' ~ keys ~ ' order by ' ~ known_at -%}
+    {%- set in_order = by_key ~ ', _deleted_at, whole' -%}
     {%- set others = "'{" ~ known_at ~ ", _deleted_at, _loaded_at}'::text[]" -%}
     select
         *,
@@ -36,17 +39,17 @@
     from (
         select
             *,
-            least(_ended_at, lead({{ known_at }}) over ({{ by_key }}, whole)) as superseded_at
+            least(_ended_at, lead({{ known_at }}) over ({{ in_order }})) as superseded_at
         from (
             select
                 *,
                 first_value(_deleted_at) over (
-                    partition by {{ keys }}, _run order by {{ known_at }} desc, whole desc
+                    partition by {{ keys }}, _run order by {{ known_at }} desc, _deleted_at desc, whole desc
                 ) as _ended_at
             from (
                 select
                     *,
-                    count(*) filter (where not is_repeat) over ({{ by_key }}, whole) as _run
+                    count(*) filter (where not is_repeat) over ({{ in_order }}) as _run
                 from (
                     select
                         *,
@@ -54,8 +57,12 @@
                         and coalesce(lag(_deleted_at) over by_time > {{ known_at }}, true)
                         and to_jsonb(whole) - {{ others }} = lag(to_jsonb(whole) - {{ others }}) over by_time
                         as is_repeat
-                    from (select *, raw as whole from {{ rows }} as raw) as all_rows
-                    window by_time as ({{ by_key }}, whole)
+                    from (
+                        select *, raw as whole
+                        from {{ rows }} as raw
+                        where _deleted_at is null or _deleted_at > {{ known_at }}
+                    ) as all_rows
+                    window by_time as ({{ in_order }})
                 ) as compared
             ) as in_runs
         ) as ended

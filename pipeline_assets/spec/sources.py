@@ -80,11 +80,12 @@ class Source:
     `daily` loads one UTC day of the contract's `event_at` at a time; `snapshot` loads the whole table each time; `changes` follows the
     replication log of a Postgres table, so that a change is known seconds after its commit, and deletes are known at all.
 
-    A row's two times are the contract's fields, whichever way it is loaded. A version that leaves the field of `known_at` as it was, or
-    sets it back, is known at its commit (in a batch it takes the place of the version before). With `known_at_commit` the field is not
-    looked for in a followed table: each version is known at the commit of its change, and what stood in the first snapshot from that on,
-    so that nothing is known of the time before. Prefer a field that the table keeps: the commit is that of the database that a row was
-    last copied to. Deletions have no field, and are known at their commit. A later snapshot, as after a restore, changes only what differs.
+    A row's two times are the contract's fields, whichever way it is loaded. A change that leaves the field of `known_at` as it was, sets it
+    back, or puts it after its commit, is known at its commit (in a batch it takes the place of the version before). With `known_at_commit`
+    the field is not looked for in a followed table: each version is known at the commit of its change, and what stood in the first snapshot
+    from that on, so that nothing is known of the time before. Prefer a field that the table keeps: the commit is that of the database that
+    a row was last copied to. Deletions have no field, and are known at their commit. A later snapshot, as after a restore, changes only
+    what differs.
     """
 
     contract: Contract

@@ -17,10 +17,12 @@ import pyarrow as pa
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import warehouse
 from pipeline_assets.core.settings import Settings
+from pipeline_assets.core.versions import DELETED_AT
 from pipeline_assets.ingestion.sources import quarantine
 from pipeline_assets.ingestion.sources.contracts import BrokenRow, Checked
 from pipeline_assets.ingestion.sources.json_rows import check_json_rows
 from pipeline_assets.ingestion.staging import partitions as staging
+from pipeline_assets.ingestion.staging.earlier import add_earlier
 from pipeline_assets.ingestion.staging.partitions import Manifest
 from pipeline_assets.ingestion.staging.stage import Target, target_of
 from pipeline_assets.spec.contracts import Contract
@@ -42,7 +44,8 @@ class Replayed:
 def replay(settings: Settings, contracts: Sequence[Contract], *, partition: str | None = None) -> list[Replayed]:
     """Checks the quarantined rows of these contracts again, of one partition or of all, and stages those that pass.
 
-    Records of topics are not among them: they join their typed table, which is for the streaming room to do.
+    Records of topics are not among them: they join their typed table, which is for the streaming room to do. Nor may followed tables be,
+    whose versions end with those after them.
     Gives one entry a partition that had rows waiting; the partitions with `replayed` rows are those to publish again.
     """
     quarantine.create(settings)
@@ -83,13 +86,14 @@ def _join(settings: Settings, target: Target, manifest: Manifest, checked: Check
     if not fresh.good.num_rows:
         return []
     draft = target.draft(manifest.partition)
-    for part in _staged(target, manifest):
+    for part in _standing(target, manifest):
         draft.add(part)
     draft.add(replace(fresh, positions=fresh.positions + manifest.rows))
     repeats = draft.drop_repeats()
     late = [replace(row, position=row.position - manifest.rows) for row in repeats if row.position >= manifest.rows]
     with warehouse(settings) as connection:
         quarantine.keep(connection, target.contract.name, manifest.partition, target.run_id, repeats[: len(repeats) - len(late)])
+    add_earlier(target.contract, staging.read_versions(target.client, target.bucket, manifest, target.contract), draft)
     files = draft.upload()
     grown = staging.manifest_of(
         target.contract, manifest.partition, files, run_id=manifest.run_id, load_id=manifest.load_id, reasons=manifest.reasons
@@ -99,18 +103,20 @@ def _join(settings: Settings, target: Target, manifest: Manifest, checked: Check
     return late
 
 
-def _staged(target: Target, manifest: Manifest) -> Iterator[Checked]:
-    """What the partition holds, under the present contract; positions count from 0."""
+def _standing(target: Target, manifest: Manifest) -> Iterator[Checked]:
+    """What the partition holds, under the present contract, without rows that ended; positions count from 0."""
     position = 0
     for rows in staging.read_versions(target.client, target.bucket, manifest, target.contract):
-        yield Checked(good=rows, positions=np.arange(position, position + rows.num_rows))
+        stands = rows.column(DELETED_AT).is_null()
+        places = np.flatnonzero(stands.to_numpy(zero_copy_only=False))
+        yield Checked(good=rows.filter(stands), positions=position + places)
         position += rows.num_rows
 
 
 def _not_staged(target: Target, manifest: Manifest, checked: Checked) -> Checked:
-    """The good rows that the partition does not hold yet, value by value."""
+    """The good rows that do not stand in the partition yet, value by value."""
     asked, known = pl.DataFrame(pl.from_arrow(checked.good)), np.zeros(checked.good.num_rows, dtype=bool)
-    for part in _staged(target, manifest):
+    for part in _standing(target, manifest):
         there = pl.DataFrame(pl.from_arrow(part.good)).select(asked.columns)
         together = asked.with_row_index().join(there, on=asked.columns, how="semi", nulls_equal=True)
         known[together["index"].to_numpy()] = True

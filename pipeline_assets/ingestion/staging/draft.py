@@ -50,7 +50,7 @@ class Draft:
 
     def __init__(self, client: "S3Client", bucket: str, contract: Contract, partition: str, *, file_bytes: int = FILE_BYTES) -> None:
         self._client, self._bucket = client, bucket
-        self._contract, self._partition = versioned(contract), partition
+        self._contract, self.partition = versioned(contract), partition
         self._file_bytes = file_bytes
         self._segments: list[_Segment] = []
         self._originals: dict[int, bytes] = {}
@@ -102,6 +102,15 @@ class Draft:
         frames = (pl.DataFrame(pl.from_arrow(part.select(columns))) for part in parts)
         return pl.concat([frame.join(keys, on=keys.columns, how="semi") for frame in frames])
 
+    def take(self, versions: pl.DataFrame) -> None:
+        """Takes the rows of some versions out of the draft, whose repeats were dropped."""
+        for segment in self._segments if versions.height else ():
+            if segment.rows:
+                rows = pl.DataFrame(pl.from_arrow(self._read(segment).select(versions.columns))).with_row_index(ROW)
+                taken = rows.join(versions, on=versions.columns, how="semi")[ROW].to_numpy()
+                if taken.size:
+                    self._rewrite(segment, taken)
+
     def upload(self) -> list[StagedFile]:
         """The files of the draft, all on the object store."""
         for segment in self._segments:
@@ -115,7 +124,7 @@ class Draft:
         return self._segments[-1]
 
     def _put(self, segment: _Segment) -> StagedFile:
-        return staging.put_file(self._client, self._bucket, self._contract.name, self._partition, _close(segment), segment.rows)
+        return staging.put_file(self._client, self._bucket, self._contract.name, self.partition, _close(segment), segment.rows)
 
     def _suspects(self) -> list[pa.Table]:
         """All rows whose hash stands more than once, with segment, row and position."""

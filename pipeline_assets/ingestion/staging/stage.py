@@ -14,8 +14,6 @@ from threading import Event
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from pipeline_assets.core.connections import object_store, warehouse
 from pipeline_assets.core.errors import ContractViolation, SourceChanged
 from pipeline_assets.core.settings import Settings
@@ -24,7 +22,7 @@ from pipeline_assets.ingestion.sources.contracts import Checked
 from pipeline_assets.ingestion.sources.quarantine import Quarantine
 from pipeline_assets.ingestion.staging import partitions as staging
 from pipeline_assets.ingestion.staging.draft import FILE_BYTES, Draft
-from pipeline_assets.ingestion.staging.earlier import earlier_versions
+from pipeline_assets.ingestion.staging.earlier import add_earlier
 from pipeline_assets.ingestion.staging.partitions import Manifest, StagedFile, partition_of
 from pipeline_assets.spec.contracts import Contract
 
@@ -157,9 +155,7 @@ def _add_earlier(target: Target, partition: str, draft: Draft) -> None:
     manifest = staging.manifest_from(target.client, target.bucket, target.contract.name, partition)
     if manifest is None:
         return
-    staged = staging.read_versions(target.client, target.bucket, manifest, target.contract)
-    for batch in earlier_versions(target.contract, staged, draft).to_batches():
-        draft.add(Checked(good=batch, positions=np.arange(draft.rows, draft.rows + batch.num_rows)))
+    add_earlier(target.contract, staging.read_versions(target.client, target.bucket, manifest, target.contract), draft)
 
 
 def _audit(contract: Contract, partition: str, draft: Draft, broken: Quarantine, fields: set[str]) -> None:

@@ -58,12 +58,18 @@ def replay_rows(*, source: SourceOption = None, partition: PartitionOption = Non
     """Check quarantined rows against the present contracts, and take in those that keep them now."""
     from pipeline_assets.core.settings import load_settings
     from pipeline_assets.ingestion.batch.replay import replay
+    from pipeline_assets.ingestion.streaming.staged.replay import replay_versions
     from pipeline_assets.ingestion.streaming.typed.replay import replay_records
 
     check_asked(source, partition)
     settings, declared = load_settings(), project()
     asked = list(declared.contracts) if source is None else [contracts(declared)[source]]
-    staged = replay(settings, asked, partition=partition)
+    tables = [one for one in declared.sources if one.load == "changes" and one.contract in asked and partition in {None, names.SNAPSHOT}]
+    followed = {one.contract.name for one in declared.sources if one.load == "changes"}
+    staged = [
+        *replay(settings, [contract for contract in asked if contract.name not in followed], partition=partition),
+        *replay_versions(settings, tables),
+    ]
     own = [stream for stream in declared.streams if stream.contract in asked and partition in {None, names.STREAM}]
     typed = replay_records(settings, own, declared.streams)
     if as_json:

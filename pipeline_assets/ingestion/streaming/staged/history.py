@@ -8,8 +8,9 @@ new version, one that differs is, and one that is missing was deleted by then. S
 made again, moves nothing that was known. A change that was emitted again counts where it stood first.
 
 When a version is known. By the table's own field of `known_at`, as long as that moves on: a change that leaves the field as it was, or sets
-it back, is known at its commit, or else it would seem to have been known before it was made. A deletion is known at its commit. A version
-that equals the one before in all other fields changes nothing.
+it back, is known at its commit, or else it would seem to have been known before it was made. So is one whose field is later than its
+commit, or else it would hide all changes until then. A deletion is known at its commit. A version that equals the one before in all other
+fields changes nothing, but that its field may have moved on.
 """
 
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from pipeline_assets.core.versions import DELETED_AT, in_table, versioned
 from pipeline_assets.ingestion.streaming.staged import changes
 from pipeline_assets.ingestion.streaming.staged.change_log import COMMITTED_AT, DELETED, LSN, OFFSET, OPERATION, READ, TRUNCATED
 from pipeline_assets.ingestion.streaming.staged.facts import EPOCH, IS_CHANGE, ORDER, Facts, numbered, snapshots
-from pipeline_assets.spec.contracts import Contract
+from pipeline_assets.spec.contracts import CLOCK_TOLERANCE, Contract
 from pipeline_assets.spec.sources import Source
 
 
@@ -48,7 +49,7 @@ def versions(records: pa.Table, source: Source, facts: Facts) -> Versions:
     contract, there = source.contract, in_table(source)
     log = numbered(changes.frame(records, there), facts.epochs).filter(pl.col(OPERATION) != TRUNCATED)
     whole = _filled(_with_missing(log, contract.primary_key, facts), there, facts)
-    timed = _timed(_that_differ(whole, there), contract, known_at_commit=source.known_at_commit)
+    timed = _timed(_that_differ(_with_own_time(whole, source), there), contract)
     counted = timed.filter(pl.col(OPERATION) != DELETED)
     ended = pl.when("_is_ended").then(pl.col("_next")).alias(DELETED_AT)
     rows = counted.with_columns(ended, pl.col("_known").alias(contract.known_at)).with_row_index("_at")
@@ -65,7 +66,8 @@ def versions(records: pa.Table, source: Source, facts: Facts) -> Versions:
 def _with_missing(records: pl.DataFrame, key: Sequence[str], facts: Facts) -> pl.DataFrame:
     """The changes of rows in their order, each once, with a deletion of each row that a complete snapshot lacks."""
     is_read = pl.col(OPERATION) == READ
-    made = records.filter(~is_read).unique([LSN, OPERATION, *key], keep="first", maintain_order=True)
+    # The LSNs of a database that was restored begin anew, the times of its commits do not.
+    made = records.filter(~is_read).unique([LSN, COMMITTED_AT, OPERATION, *key], keep="first", maintain_order=True)
     rows = pl.concat([records.filter(is_read), made])
     begun = rows.group_by(key).agg(pl.col(EPOCH).min().alias("_begun"))
     missing = (
@@ -85,8 +87,21 @@ def _filled(records: pl.DataFrame, contract: Contract, facts: Facts) -> pl.DataF
     return filled.with_columns(pl.coalesce(pl.lit(None, pl.String), *lost).alias("_lost"))
 
 
+def _with_own_time(records: pl.DataFrame, source: Source) -> pl.DataFrame:
+    """The records by key in their order, with the time since when each was known as it says itself (`_own`), null where that cannot be."""
+    key, commit = source.contract.primary_key, pl.col(COMMITTED_AT)
+    ordered = records.sort(*key, "_row")
+    if source.known_at_commit:
+        return ordered.with_columns(_own=commit)
+    field = pl.when(pl.col(OPERATION) != DELETED).then(pl.col(source.contract.known_at))
+    # Ranks that are higher for each next key, so that the greatest so far is one of the same key; a window over the keys is slow.
+    rank = field.rank("dense").fill_null(0).cast(pl.Int64) + _is_as_before(key).not_().cum_sum().cast(pl.Int64) * (pl.len() + 1)
+    moves_on = (rank > rank.cum_max().shift(1)).fill_null(value=True)
+    return ordered.with_columns(_own=pl.when(moves_on & (field <= commit + CLOCK_TOLERANCE)).then(field))
+
+
 def _that_differ(records: pl.DataFrame, contract: Contract) -> pl.DataFrame:
-    """The records that change what is known of their key, by key in their order."""
+    """Those of the records, which are by key in their order, that change what is known of their key."""
     key = contract.primary_key
     values = [field.name for field in contract.fields if field.name not in {*key, contract.known_at}]
     is_deleted = pl.col(OPERATION) == DELETED
@@ -96,7 +111,7 @@ def _that_differ(records: pl.DataFrame, contract: Contract) -> pl.DataFrame:
         .then(was_deleted.not_().fill_null(value=False))
         .otherwise((was_deleted | _is_as_before(values).not_()).fill_null(value=True))
     )
-    return records.sort(*key, "_row").filter(differs)
+    return records.filter(differs)
 
 
 def _is_as_before(columns: Sequence[str]) -> pl.Expr:
@@ -106,11 +121,10 @@ def _is_as_before(columns: Sequence[str]) -> pl.Expr:
     )
 
 
-def _timed(records: pl.DataFrame, contract: Contract, *, known_at_commit: bool) -> pl.DataFrame:
+def _timed(records: pl.DataFrame, contract: Contract) -> pl.DataFrame:
     """The records that counted for a while: when they were known, when the next one of their key was, and whether that ends the row."""
-    key, field, commit = contract.primary_key, pl.col(contract.known_at), pl.col(COMMITTED_AT)
-    own = commit if known_at_commit else pl.when(pl.col(OPERATION) != DELETED).then(field)
-    timed = records.with_columns(_own=own, _is_first=_is_as_before(key).not_())
+    key = contract.primary_key
+    timed = records.with_columns(_is_first=_is_as_before(key).not_())
     known = _moving_on(timed.select("_own", COMMITTED_AT, "_is_first"))
     with_next = _with_next(timed.with_columns(known.alias("_known")), key)
     return _with_next(with_next.filter((pl.col("_known") < pl.col("_next")).fill_null(value=True)), key)

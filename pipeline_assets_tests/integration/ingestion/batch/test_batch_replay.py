@@ -114,6 +114,25 @@ def test_versions_that_pass_stand_beside_those_that_are_staged(world: World) -> 
     assert [row for row in quarantine.listed(world.settings, source=world.name) if row.replayed_at is None] == []
 
 
+def test_a_row_that_ended_with_a_stricter_contract_stands_again(world: World) -> None:
+    """Regression: a replayed row was taken for one that the partition held, though it had ended when it was quarantined, and was lost."""
+    rows = [*(reading(sensor=f"g{number}") for number in range(4)), reading(sensor="a", level=9)]
+    stricter = replace(world.table, contract=up_to(8, world))
+    source = replace(world.table, contract=replace(world.contract, primary_key=("sensor",)))
+    stricter = replace(stricter, contract=replace(stricter.contract, primary_key=("sensor",)))
+    world.fill(rows)
+    stage_days(world.settings, source, day(0), day(0), run_id="r1")
+    stage_days(world.settings, stricter, day(0), day(0), run_id="r2")
+    ended = [row for row in world.versions() if row["_deleted_at"] is not None]
+
+    found = replay(world.settings, [source.contract])
+
+    assert [row["sensor"] for row in ended] == ["a"]
+    assert found == outcome(world, 1, 0)
+    assert [row["level"] for row in world.staged() if row["sensor"] == "a"] == [9]
+    assert [row for row in world.versions() if row["_deleted_at"] is not None] == ended
+
+
 def test_a_field_that_is_new_to_the_contract_is_null_in_rows_that_were_staged_before(staged: World) -> None:
     """An additive change of the contract does not stand in the way of a replay."""
     note = Field(name="note", type="string", description="A remark.")

@@ -3,7 +3,7 @@
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pyarrow.parquet as pq
 import pytest
@@ -120,6 +120,36 @@ def test_what_was_known_stays_when_a_day_is_read_again(world: World) -> None:
     ]
     assert world.versions() == versions
     assert world.quarantined() == []
+
+
+def test_a_row_that_stands_again_as_it_was_long_ago_counts_again(world: World) -> None:
+    """Regression: a restored table lost the rows that had changed in between, and a row that came back seemed never to have been gone."""
+    source = replace(world.table, contract=replace(world.contract, primary_key=("sensor",)))
+    later = at(0) + timedelta(minutes=30)
+    backup = [reading(sensor="a", level=1), reading(sensor="b", level=1), reading(sensor="c", level=1)]
+    world.fill(backup)
+    stage_days(world.settings, source, day(0), day(0), run_id="r1")
+    world.run("delete from {table} where sensor <> 'c'")
+    world.add([reading(sensor="a", level=2, sent_at=later)])
+    stage_days(world.settings, source, day(0), day(0), run_id="r2")
+    before = datetime.now(UTC)
+    world.run("delete from {table}")
+    world.add(backup)
+    stage_days(world.settings, source, day(0), day(0), run_id="r3")
+    versions = world.versions()
+    stage_days(world.settings, source, day(0), day(0), run_id="r4")
+
+    known_again = [row["sensor"] for row in versions if row["sent_at"] > before]
+    assert sorted((row["sensor"], row["level"], row["_deleted_at"] is not None) for row in versions) == [
+        ("a", 1, False),
+        ("a", 1, False),
+        ("a", 2, True),
+        ("b", 1, False),
+        ("b", 1, True),
+        ("c", 1, False),
+    ]
+    assert sorted(known_again) == ["a", "b"]
+    assert sorted(world.versions(), key=str) == sorted(versions, key=str)
 
 
 def test_one_key_on_two_days_is_two_rows(world: World) -> None:

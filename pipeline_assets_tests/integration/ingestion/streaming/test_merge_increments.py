@@ -14,12 +14,14 @@ from pipeline_assets.core.connections import arrow_files, catalog, object_store
 from pipeline_assets.core.errors import ContractViolation
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.core.versions import versioned
+from pipeline_assets.ingestion.batch.replay import Replayed
 from pipeline_assets.ingestion.sources import quarantine
 from pipeline_assets.ingestion.staging.partitions import MANIFEST, Manifest, folder, read_manifest, read_staged
 from pipeline_assets.ingestion.streaming.staged.change_log import log_contract
 from pipeline_assets.ingestion.streaming.staged.checks import checked
 from pipeline_assets.ingestion.streaming.staged.history import versions
 from pipeline_assets.ingestion.streaming.staged.increment import MOST_SMALL
+from pipeline_assets.ingestion.streaming.staged.replay import replay_versions
 from pipeline_assets.ingestion.streaming.staged.state import stage_state
 from pipeline_assets.processing.lake import compaction
 from pipeline_assets.processing.lake.tables import publish_snapshot
@@ -86,6 +88,24 @@ def test_each_increment_leaves_what_a_merge_of_the_whole_would(isolated: Setting
         assert done.changes == end
     assert increments >= 2
     assert publish_snapshot(isolated, versioned(source.contract)).table_rows == manifest_of(isolated).rows
+
+
+def test_a_replayed_version_ends_as_it_did(isolated: Settings) -> None:
+    """Regression: of a broken version only the row was kept, so that a replay after a fix made a row stand again that had been deleted."""
+    log = [
+        record("r", 10, 0, thing("A", 1, 5), "last"),
+        record("u", 20, 1, thing("A", 2, 15)),
+        record("c", 21, 2, thing("B", 3, 16)),
+        record("d", 30, 3, {"id": "A"}),
+    ]
+    emit(isolated, log)
+    stage_state(isolated, SOURCE, run_id="first")
+    mended = replace(SOURCE, contract=replace(THINGS.contract, broken_share=1.0))
+    found = replay_versions(isolated, [mended])
+
+    assert found == [Replayed(source=SOURCE.contract.name, partition=names.SNAPSHOT, replayed=2, still_broken=0)]
+    assert content(isolated) == at_once(pa.Table.from_pylist(log, schema=SCHEMA), mended)
+    assert replay_versions(isolated, [mended]) == []
 
 
 def test_new_versions_are_appended_and_other_files_stay(isolated: Settings) -> None:

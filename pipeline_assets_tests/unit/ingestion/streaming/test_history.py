@@ -52,6 +52,51 @@ def test_a_change_that_does_not_move_its_field_on_is_known_at_its_commit() -> No
     ]
 
 
+@pytest.mark.parametrize("field", [20, 15], ids=["left as it was", "set back"])
+def test_a_change_after_a_touch_is_known_at_its_commit_too(field: int) -> None:
+    """Regression: the field of a row that was only touched was forgotten, so that a change seemed known before it was made, a leak."""
+    log = [
+        record("r", 10, 0, thing("A", 1, 5), "last"),
+        record("u", 20, 1, thing("A", 1, 20)),
+        record("u", 40, 2, thing("A", 2, field)),
+    ]
+
+    assert merged(log) == [("A", 1, None, minute(5), None), ("A", 2, None, minute(40), None)]
+
+
+def test_a_field_that_is_later_than_its_commit_hides_no_later_change() -> None:
+    """Regression: one `updated_at` in the year 2099 hid all changes of its row until then, and its deletion."""
+    log = [
+        record("r", 10, 0, thing("A", 1, 5), "last"),
+        record("u", 20, 1, thing("A", 2, 45_000_000)),
+        record("u", 30, 2, thing("A", 3, 30)),
+        record("d", 40, 3, {"id": "A"}),
+    ]
+
+    assert merged(log) == [
+        ("A", 1, None, minute(5), None),
+        ("A", 2, None, minute(20), None),
+        ("A", 3, None, minute(30), minute(40)),
+    ]
+
+
+def test_a_change_with_the_place_of_one_before_a_restore_counts() -> None:
+    """Regression: a restored database counts its LSNs anew, and a change at one that its row had before was taken for a repeat."""
+    log = [
+        record("r", 10, 0, thing("A", 1, 5), "last"),
+        record("u", 20, 1, thing("A", 2, 20)),
+        record("r", 12, 2, thing("A", 1, 5), "last") | {"_committed_at": minute(100)},
+        record("u", 20, 3, thing("A", 3, 110)) | {"_committed_at": minute(110)},
+    ]
+
+    assert merged(log) == [
+        ("A", 1, None, minute(5), None),
+        ("A", 2, None, minute(20), None),
+        ("A", 1, None, minute(100), None),
+        ("A", 3, None, minute(110), None),
+    ]
+
+
 def test_a_restored_table_moves_nothing_that_was_known() -> None:
     """Of a snapshot that is taken again only what differs counts, from that on; what is missing was deleted by then."""
     log = [
@@ -76,8 +121,8 @@ def test_a_row_that_was_changed_and_deleted_at_once_has_ended() -> None:
     """Regression: a version that counted at no time hid the deletion after it, and the one before seemed to count for ever."""
     log = [
         record("r", 10, 0, thing("A", 1, 5), "last"),
-        record("u", 20, 1, thing("A", 2, 30)),
-        record("d", 25, 2, {"id": "A"}),
+        record("u", 26, 1, thing("A", 2, 30)),
+        record("d", 28, 2, {"id": "A"}),
     ]
 
     assert merged(log) == [("A", 1, None, minute(5), minute(30))]
