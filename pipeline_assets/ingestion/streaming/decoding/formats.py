@@ -208,7 +208,7 @@ def _change(written: DebeziumChange, types: Mapping[str, FieldType], unsaid: Seq
     row = {} if operation == TRUNCATE else change.get(ROW_OPERATIONS.get(operation, "")) if isinstance(operation, str) else None
     if not isinstance(row, dict) or not isinstance(source, dict):
         raise Fault("not a change event")
-    about = {
+    about: dict[str | None, Any] = {
         written.operation: operation,
         written.lsn: source.get("lsn"),
         written.committed_at: _committed_at(source),
