@@ -2,8 +2,8 @@
 
 Two questions. Of a table that is followed by its changes: does each key stand in the merged rows with the values that it has in the
 source, both as of one instant, and is each that breaks the contract there in quarantine here, and no row? Of a topic: is each record, from
-the low to the high watermark, in the typed table or in quarantine, and in one of them only, once? But for `read_table` the functions compare
-what they are given, and read nothing.
+the low to the high watermark, in the typed table or in quarantine, and in one of them only, once? But for `read_table` the functions
+compare what they are given, and read nothing.
 """
 
 import json

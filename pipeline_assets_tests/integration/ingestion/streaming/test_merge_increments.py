@@ -25,7 +25,7 @@ from pipeline_assets.processing.lake import compaction
 from pipeline_assets.processing.lake.tables import publish_snapshot
 from pipeline_assets.spec.sources import Source
 from pipeline_assets_tests.change_logs import put_log
-from pipeline_assets_tests.followed_tables import BY_COMMIT, SCHEMA, THINGS, Row, disturbed, facts_of, played, record, thing
+from pipeline_assets_tests.followed_tables import BY_COMMIT, SCHEMA, THINGS, UNREAD, Row, disturbed, facts_of, minute, played, record, thing
 
 KEYS = [f"key-{number:03d}" for number in range(60)]
 SNAPSHOT = [record("r", 10, number, thing(key, 1, 5), "last" if key == KEYS[-1] else "true") for number, key in enumerate(KEYS)]
@@ -72,7 +72,7 @@ def at_once(log: pa.Table, source: Source = SOURCE) -> tuple[list[Row], list[tup
 def test_each_increment_leaves_what_a_merge_of_the_whole_would(isolated: Settings, seed: int) -> None:
     """Deletions, other keys, broken and lost values, changes emitted again, snapshots: the same rows and the same quarantine."""
     random, source = Random(seed), breaking(BY_COMMIT if seed % 2 else THINGS)  # noqa: S311 - rows for a test, not secrets
-    table = played(random, 20, by_commit=bool(seed % 2))
+    table = played(random, 20, by_commit=bool(seed % 2), breaks=0.1)
     for _ in range(25):
         table.step(is_seen=True)
     log, increments = disturbed(table), 0
@@ -198,6 +198,27 @@ def test_a_compacted_log_is_gone_on_with(isolated: Settings) -> None:
     assert (compacted.files_before, compacted.files_after) == (2, 1)
     assert (second.whole_because, second.keys_merged, third.whole_because) == (None, 1, None)
     assert content(isolated) == at_once(pa.Table.from_pylist([*SNAPSHOT, update, later], schema=SCHEMA))
+
+
+def test_a_broken_change_is_merged_with_its_key_and_its_replay_with_the_whole(isolated: Settings) -> None:
+    """Also where compaction put both into one file: they stand at one offset, and the replay is not taken for what was merged."""
+    broken, whole = (record("u", 20, 60, thing(KEYS[0], 0, 15) | {UNREAD: fields}) for fields in ({"size"}, set()))
+    emit(isolated, SNAPSHOT)
+    stage_state(isolated, SOURCE, run_id="first")
+    emit(isolated, [broken])
+    second = stage_state(isolated, SOURCE, run_id="second")
+    ended = content(isolated)
+    emit(isolated, [whole])
+    with catalog(isolated) as lake:
+        table = lake.load_table(names.typed(log_contract(SOURCE.contract).name))
+        compaction.compact(arrow_files(isolated), table, min_files=2, target_bytes=1 << 20)
+    third = stage_state(isolated, SOURCE, run_id="third")
+
+    assert (second.whole_because, second.keys_merged) == (None, 1)
+    assert ended == at_once(pa.Table.from_pylist([*SNAPSHOT, broken], schema=SCHEMA))
+    assert (ended[0][0]["_deleted_at"], ended[1][0][:3]) == (minute(15), (60, "size", "wrong type"))
+    assert third.whole_because == "records before those that were merged"
+    assert content(isolated) == at_once(pa.Table.from_pylist([*SNAPSHOT, whole], schema=SCHEMA))
 
 
 def test_many_increments_do_not_leave_many_files(isolated: Settings) -> None:
