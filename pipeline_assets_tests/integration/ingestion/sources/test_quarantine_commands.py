@@ -91,6 +91,7 @@ def test_what_is_in_quarantine_of_a_followed_table_is_merged_again(settings: Set
     replayed = pipeline(settings, "quarantine", "replay", "--source", "planes")
     log = pipeline(settings, "quarantine", "list", "--source", "planes_changes")
     (left,) = quarantine.listed(settings, source="planes")
+    quarantine.replace(settings, "planes", "snapshot", [], run_id="staged")
 
     assert "planes is merged again from its changes" in replayed.stdout
     assert "--select 'key:\"staged/planes\"'" in replayed.stdout
