@@ -205,6 +205,11 @@ def staged(contract: str) -> AssetName:
     return ("staged", contract)
 
 
+def change_log(contract: str) -> str:
+    """The contract of the changes of a followed table."""
+    return f"{contract}_changes"
+
+
 def typed(contract: str) -> AssetName:
     """The lake table of a stream's events that kept their contract, with the place of each in its topic."""
     return (TYPED, contract)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 SHOWN_ROWS = 50
 
-SourceOption = Annotated[str | None, typer.Option("--source", help="Rows of this source or stream only, such as weather.")]
+SourceOption = Annotated[str | None, typer.Option("--source", help="Rows of this source, stream or change log only, such as weather.")]
 PartitionOption = Annotated[str | None, typer.Option("--partition", help="Rows of this UTC day (YYYY-MM-DD), `snapshot` or `stream` only.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 commands = typer.Typer(no_args_is_help=True, help="Rows that broke their contract: which, why, and once more.")
@@ -70,8 +70,10 @@ def check_asked(source: str | None, partition: str | None) -> None:
     from pipeline_assets.core.errors import UnknownDay, UnknownName
 
     declared = project()
-    if source is not None and source not in contracts(declared):
-        raise UnknownName("source", source, list(contracts(declared)))
+    logs = [names.change_log(one.contract.name) for one in declared.sources if one.load == "changes"]
+    known = [*contracts(declared), *logs]
+    if source is not None and source not in known:
+        raise UnknownName("source", source, known)
     if partition is None or partition in {names.SNAPSHOT, names.UNDATED, names.STREAM}:
         return
     spans = [(use_case.first_day, use_case.last_day) for use_case in declared.use_cases]

@@ -1,7 +1,7 @@
 """The commands `quarantine replay`, which joins those of the sources, and `audit sources`. What they need is loaded when they run."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,6 @@ from pipeline_assets.ingestion.sources.commands import (
 )
 
 if TYPE_CHECKING:
-    from pipeline_assets.core.project import Project
     from pipeline_assets.ingestion.batch.replay import Replayed
 
 audit = typer.Typer(no_args_is_help=True, help="Reconcile what is in one place with what should be there.")
@@ -45,7 +44,8 @@ def audit_sources(*, as_json: JsonOption = False) -> None:
     for verdict in verify(load_settings(), project()):
         found.append(verdict)
         if not as_json:
-            typer.echo(f"{'WRONG' if verdict.problems else 'ok':<6}{verdict.subject:<44}{verdict.compared:>12,} {verdict.unit}")
+            held = f", {verdict.in_quarantine:,} in quarantine" if verdict.in_quarantine else ""
+            typer.echo(f"{'WRONG' if verdict.problems else 'ok':<6}{verdict.subject:<44}{verdict.compared:>12,} {verdict.unit}{held}")
             for problem in verdict.problems:
                 typer.echo(f"      {problem}")
     if as_json:
@@ -58,37 +58,51 @@ def replay_rows(*, source: SourceOption = None, partition: PartitionOption = Non
     """Check quarantined rows against the present contracts, and take in those that keep them now."""
     from pipeline_assets.core.settings import load_settings
     from pipeline_assets.ingestion.batch.replay import replay
-    from pipeline_assets.ingestion.streaming.staged.replay import replay_versions
+    from pipeline_assets.ingestion.sources import quarantine
+    from pipeline_assets.ingestion.streaming.streams import followed, record_streams
     from pipeline_assets.ingestion.streaming.typed.replay import replay_records
 
     check_asked(source, partition)
     settings, declared = load_settings(), project()
-    asked = list(declared.contracts) if source is None else [contracts(declared)[source]]
-    tables = [one for one in declared.sources if one.load == "changes" and one.contract in asked and partition in {None, names.SNAPSHOT}]
-    followed = {one.contract.name for one in declared.sources if one.load == "changes"}
-    staged = [
-        *replay(settings, [contract for contract in asked if contract.name not in followed], partition=partition),
-        *replay_versions(settings, tables),
-    ]
-    own = [stream for stream in declared.streams if stream.contract in asked and partition in {None, names.STREAM}]
-    typed = replay_records(settings, own, declared.streams)
+    streams, asked = record_streams(declared), set(contracts(declared)) if source is None else {source}
+    tables = {names.change_log(one.contract.name): one.contract.name for one in followed(declared)}
+    # The rows of a followed table are those that its log leaves, and come from nowhere else.
+    batches = [one for name, one in contracts(declared).items() if name in asked - set(tables.values())]
+    staged = replay(settings, batches, partition=partition)
+    own = [one for one in streams if asked & {one.contract.name, tables.get(one.contract.name)} and partition in {None, names.STREAM}]
+    typed = replay_records(settings, own, streams)
     if as_json:
         typer.echo(json.dumps([asdict(one) for one in (*staged, *typed)], indent=2))
         return
-    if not staged and not typed:
+    merged = [table for table in tables.values() if table in asked and quarantine.counted(settings, source=table)]
+    if not staged and not typed and not merged:
         typer.echo("No rows to replay are in quarantine.")
-    _print_replayed(declared, staged, "staged")
-    _print_replayed(declared, typed, "typed")
+    _print_replayed(staged, "staged", lambda name: next_assets(declared, name))
+    _print_replayed([one for one in typed if one.source not in tables], "typed", lambda name: [names.staged(name)])
+    _print_changes([one for one in typed if one.source in tables], tables, merged)
 
 
-def _print_replayed(declared: "Project", replayed: "Sequence[Replayed]", done: str) -> None:
-    for source in sorted({one.source for one in replayed}):
-        own = [one for one in replayed if one.source == source]
+def _print_replayed(replayed: "Sequence[Replayed]", done: str, next_of: Callable[[str], Sequence[names.AssetName]]) -> None:
+    for source, own in _by_source(replayed).items():
         typer.echo(f"{source}: {sum(one.replayed for one in own)} rows {done}, {sum(one.still_broken for one in own)} still broken")
-        further = next_assets(declared, source) if done == "staged" else [names.staged(source)]
         changed = [one.partition for one in own if one.replayed]
         if changed:
-            typer.echo(f"  Changed: {', '.join(changed)}. Publish with:\n  {_publishing(further, changed)}")
+            typer.echo(f"  Changed: {', '.join(changed)}. Publish with:\n  {_publishing(next_of(source), changed)}")
+
+
+def _print_changes(replayed: "Sequence[Replayed]", tables: Mapping[str, str], merged: Sequence[str]) -> None:
+    """Prints what became of the changes of followed tables, and how each that has rows in quarantine is merged again."""
+    changed = dict.fromkeys(merged)
+    for source, own in _by_source(replayed).items():
+        typer.echo(f"{source}: {sum(one.replayed for one in own)} changes typed, {sum(one.still_broken for one in own)} still broken")
+        changed |= {tables[source]: None}
+    for table in changed:
+        typer.echo(f"  {table} is merged again from its changes, under the present contract, with:")
+        typer.echo(f"  {_publishing([names.staged(table)], [names.SNAPSHOT])}")
+
+
+def _by_source(replayed: "Sequence[Replayed]") -> "dict[str, list[Replayed]]":
+    return {source: [one for one in replayed if one.source == source] for source in sorted({one.source for one in replayed})}
 
 
 def _publishing(assets: Sequence[names.AssetName], partitions: Sequence[str]) -> str:

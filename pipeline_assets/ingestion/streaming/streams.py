@@ -6,7 +6,17 @@ from pipeline_assets.core import names
 from pipeline_assets.core.errors import UnknownName
 from pipeline_assets.core.project import Project, tables_of
 from pipeline_assets.core.versions import in_table
-from pipeline_assets.ingestion.streaming.staged.change_log import ABSENT, COMMITTED_AT, LSN, OPERATION, SNAPSHOT, TRANSACTION, log_contract
+from pipeline_assets.ingestion.streaming.staged.change_log import (
+    ABSENT,
+    BROKEN,
+    BROKEN_FIELD,
+    COMMITTED_AT,
+    LSN,
+    OPERATION,
+    SNAPSHOT,
+    TRANSACTION,
+    log_contract,
+)
 from pipeline_assets.spec.sources import DebeziumChange, EventStream, PostgresTable, RecordStream, Source
 from pipeline_assets.spec.use_case import UseCase
 
@@ -49,9 +59,19 @@ def change_log(source: Source) -> ChangeLog:
         contract=log_contract(in_table(source)),
         topic=names.changes_topic(table.database, table.schema, table.table),
         format=DebeziumChange(
-            operation=OPERATION, lsn=LSN, committed_at=COMMITTED_AT, transaction=TRANSACTION, snapshot=SNAPSHOT, absent=ABSENT
+            operation=OPERATION,
+            lsn=LSN,
+            committed_at=COMMITTED_AT,
+            transaction=TRANSACTION,
+            snapshot=SNAPSHOT,
+            absent=ABSENT,
         ),
     )
+
+
+def broken_field(stream: RecordStream) -> str | None:
+    """The field that is not null in rows of a stream that stand for records in quarantine; None where it has no such rows."""
+    return BROKEN if BROKEN_FIELD in stream.contract.fields else None
 
 
 def followed_table(source: Source) -> PostgresTable:

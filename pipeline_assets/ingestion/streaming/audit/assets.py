@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pipeline_assets.ingestion.streaming.audit.audit import Verdict
 
 OF_RECORDS = "Each record is in a typed table or in quarantine, exactly once."
-OF_ROWS = "The rows that its changes leave equal the rows of the table."
+OF_ROWS = "The rows that its changes leave equal the rows of the table; those that break the contract are in quarantine and do not stand."
 
 
 def specs(project: Project) -> list[dg.AssetCheckSpec]:
@@ -46,5 +46,9 @@ def _result(verdict: "Verdict") -> dg.AssetCheckResult:
         check_name=names.RECONCILED,
         passed=not verdict.problems,
         severity=dg.AssetCheckSeverity.ERROR,
-        metadata={verdict.unit: dg.MetadataValue.int(verdict.compared), "problems": dg.MetadataValue.json(list(verdict.problems))},
+        metadata={
+            verdict.unit: dg.MetadataValue.int(verdict.compared),
+            **({"in_quarantine": dg.MetadataValue.int(verdict.in_quarantine)} if verdict.unit == "keys" else {}),
+            "problems": dg.MetadataValue.json(list(verdict.problems)),
+        },
     )

@@ -42,7 +42,7 @@ from pipeline_assets.ingestion.streaming.decoding.schema_registry import schemas
 from pipeline_assets.ingestion.streaming.landing.refetch import refetch_from
 from pipeline_assets.ingestion.streaming.staged.change_log import log_contract
 from pipeline_assets.ingestion.streaming.staged.log import open_log
-from pipeline_assets.ingestion.streaming.streams import change_log, followed, followed_table, record_streams
+from pipeline_assets.ingestion.streaming.streams import broken_field, change_log, followed, followed_table, record_streams
 from pipeline_assets.ingestion.streaming.typed.table import OFFSET, PARTITION, TOPIC, position_of
 from pipeline_assets.spec.sources import RecordStream, Source
 
@@ -64,6 +64,7 @@ class Verdict:
     """What the audit found of a topic or a table, by the asset that it is about.
 
     `compared` counts what was looked at, in `unit`; `problems` names what is lost, duplicated or different, and is empty where nothing is.
+    `in_quarantine` counts the keys of a table that break the contract in the source and are in quarantine here.
     """
 
     subject: str
@@ -71,6 +72,7 @@ class Verdict:
     compared: int
     unit: Literal["records", "keys"]
     problems: Sequence[str]
+    in_quarantine: int = 0
 
 
 def pause() -> None:
@@ -122,23 +124,30 @@ def verify_table(settings: Settings, source: Source, reading: TableReading, mean
     A snapshot of the table may be under way, which shows in no offset before it is complete: so differences count if the table, read again,
     has any after Debezium has emitted all that it had.
     """
-    compared, problems = 0, list[str]()
+    verdict = Verdict(subject=f"table {source.contract.name}", asset=_log_asset(source), compared=0, unit="keys", problems=())
     try:
-        found = compare_table(settings, source, reading, meanwhile)
-        compared, problems = found.compared, _differences(found)
-        if problems:
+        verdict = _with(verdict, compare_table(settings, source, reading, meanwhile))
+        if verdict.problems:
             _await_heartbeat(settings, source, meanwhile)
-            found = compare_table(settings, source, _read(settings, source), meanwhile)
-            compared, problems = found.compared, _differences(found)
+            verdict = _with(verdict, compare_table(settings, source, _read(settings, source), meanwhile))
     except TransientError as error:
-        problems = [*problems, str(error)]
-    return Verdict(subject=f"table {source.contract.name}", asset=_log_asset(source), compared=compared, unit="keys", problems=problems)
+        return replace(verdict, problems=[*verdict.problems, str(error)])
+    return verdict
+
+
+def _with(verdict: Verdict, found: Difference) -> Verdict:
+    return replace(verdict, compared=found.compared, problems=_differences(found), in_quarantine=found.quarantined)
 
 
 def _differences(found: Difference) -> list[str]:
-    keys = {"missing in the lake": found.missing, "gone from the source": found.extra, "different": found.different}
-    counts = dict(zip(keys, (found.counts[name] for name in ("missing", "extra", "different")), strict=True))
-    return [f"{counts[what]} keys are {what}: {_listed(list(which))}" for what, which in keys.items() if counts[what]]
+    keys = {
+        "missing": ("missing in the lake", found.missing),
+        "extra": ("gone from the source", found.extra),
+        "different": ("different", found.different),
+        "held_back": ("in quarantine, and keep the contract in the source", found.held_back),
+        "standing": ("rows in the lake, and break the contract in the source", found.standing),
+    }
+    return [f"{found.counts[name]} keys are {what}: {_listed(which)}" for name, (what, which) in keys.items() if found.counts[name]]
 
 
 def _lost_and_doubled(audit: OffsetAudit) -> list[str]:
@@ -251,8 +260,11 @@ def _in_tables(lake: "Catalog", streams: Sequence[RecordStream]) -> Iterator[tup
     for stream in streams:
         table = open_table(lake, names.typed(stream.contract.name))
         if table is not None and table.current_snapshot() is not None:
-            rows = table.scan(selected_fields=(TOPIC, PARTITION, OFFSET)).to_arrow_batch_reader()
-            yield from offsets_of(rows, TOPIC, PARTITION, OFFSET)
+            marks = [name for name in table.schema().column_names if name == broken_field(stream)]
+            rows = table.scan(selected_fields=(TOPIC, PARTITION, OFFSET, *marks)).to_arrow_batch_reader()
+            # What the log has of a broken change is beside its record, which is in quarantine.
+            whole = (batch.filter(batch.column(marks[0]).is_null()) for batch in rows) if marks else rows
+            yield from offsets_of(whole, TOPIC, PARTITION, OFFSET)
 
 
 def _in_quarantine(connection: "psycopg.Connection", streams: Sequence[RecordStream]) -> Iterator[tuple[Place, np.ndarray]]:

@@ -1,14 +1,16 @@
 """Both ends compared: whether anything was lost or duplicated between a source and the lake.
 
 Two questions. Of a table that is followed by its changes: does each key stand in the merged rows with the values that it has in the
-source, both as of one instant? Of a topic: is each record, from the low to the high watermark, in the typed table or in quarantine, and in
-one of them only, once? But for `read_table` the functions compare what they are given, and read nothing.
+source, both as of one instant, and is each that breaks the contract there in quarantine here, and no row? Of a topic: is each record, from
+the low to the high watermark, in the typed table or in quarantine, and in one of them only, once? But for `read_table` the functions
+compare what they are given, and read nothing.
 """
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -18,10 +20,11 @@ import pyarrow.compute as pc
 from pipeline_assets.core.errors import SnapshotIncomplete
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.batch.postgres import TableSnapshot, open_table
-from pipeline_assets.ingestion.sources.contracts import Checked, arrow_schema
+from pipeline_assets.ingestion.sources.contracts import Checked, arrow_schema, check_batch
+from pipeline_assets.ingestion.sources.json_rows import READERS
 from pipeline_assets.ingestion.streaming.staged.change_log import LSN, TRANSACTION
-from pipeline_assets.ingestion.streaming.staged.changes import merge
-from pipeline_assets.spec.contracts import Contract
+from pipeline_assets.ingestion.streaming.staged.changes import Merged, merge
+from pipeline_assets.spec.contracts import Contract, Field
 from pipeline_assets.spec.sources import PostgresTable
 
 Key = tuple[object, ...]
@@ -29,6 +32,15 @@ Place = tuple[str, int]
 # Offsets from the first to before the second.
 Span = tuple[int, int]
 DIGEST = "_digest"
+# Whether a key is good or broken, null where it is not at all: in the source, and in the lake.
+THERE, HERE = pl.col("_there"), pl.col("_here")
+DIFFERENCES = {
+    "missing": THERE.is_not_null() & HERE.is_null(),
+    "extra": THERE.is_null() & (HERE == "good"),
+    "different": pl.col(DIGEST) != pl.col(f"{DIGEST}_lake"),
+    "held_back": (THERE == "good") & (HERE == "broken"),
+    "standing": (THERE == "broken") & (HERE == "good"),
+}
 # The LSN up to which the log is made, not only written out: a commit that waits for no disk is seen before its record is there.
 INSTANT = """
     select (pg_current_wal_insert_lsn() - '0/0')::bigint, pg_snapshot_xmax(seen)::text::bigint,
@@ -66,14 +78,19 @@ class TableReading:
 class Difference:
     """How merged rows differ from their source, as numbers of keys and up to `SHOWN` of them; `compared` keys are in either.
 
-    `missing` stand in the source only, `extra` in the lake only, `different` in both with other values.
+    `missing` are in the source only, `extra` in the lake only, `different` in both with other values. `held_back` keep the contract in the
+    source and are in quarantine here; `standing` break it in the source and are no less rows here. `quarantined` counts the keys that are
+    broken on both sides, which is as it should be.
     """
 
     compared: int
     missing: Sequence[Key]
     extra: Sequence[Key]
     different: Sequence[Key]
+    held_back: Sequence[Key]
+    standing: Sequence[Key]
     counts: Mapping[str, int]
+    quarantined: int
 
     @property
     def is_none(self) -> bool:
@@ -153,7 +170,7 @@ def digests(contract: Contract, rows: pa.RecordBatch | pa.Table) -> pl.DataFrame
 
 
 def compare(contract: Contract, source: TableReading, log: pa.Table) -> Difference:
-    """How the rows that a change log leaves differ from a reading of their source, as of the reading.
+    """How the rows that a change log leaves, held against the contract, differ from a reading of their source, as of the reading.
 
     The log must have been read after the table, and hold all changes up to the reading's LSN. Raises SnapshotIncomplete while
     it does not hold all of the table.
@@ -161,31 +178,56 @@ def compare(contract: Contract, source: TableReading, log: pa.Table) -> Differen
     merged = merge(seen_at(log, source.instant), contract)
     if not merged.is_complete:
         raise SnapshotIncomplete(contract.name, merged.changes)
-    return difference(contract, source, merged.rows)
+    good, broken = _standing(contract, merged)
+    return difference(contract, source, good, broken)
 
 
-def difference(contract: Contract, source: TableReading, merged: pa.Table | pa.RecordBatch) -> Difference:
-    """How merged rows differ from a reading of their source, both as of one instant, as far as the source keeps the contract."""
+def _standing(contract: Contract, merged: Merged) -> tuple[pa.RecordBatch, pl.DataFrame]:
+    """The merged rows that keep the contract, and the keys of all others: of broken rows, broken changes and values that are lost."""
     key = list(contract.primary_key)
-    ours = digests(contract, merged)
-    both = source.digests.join(ours, on=key, how="full", suffix="_lake", coalesce=True, nulls_equal=True)
-    both = both.join(source.broken, on=key, how="anti", nulls_equal=True).sort(key)
-    here, there = pl.col(DIGEST).is_null(), pl.col(f"{DIGEST}_lake").is_null()
-    found = {
-        "missing": both.filter(there).select(key),
-        "extra": both.filter(here).select(key),
-        "different": both.filter(pl.col(DIGEST) != pl.col(f"{DIGEST}_lake")).select(key),
-    }
+    (batch,) = merged.rows.combine_chunks().to_batches() or [pa.RecordBatch.from_pylist([], merged.rows.schema)]
+    is_good = np.zeros(batch.num_rows, dtype=bool)
+    is_good[check_batch(contract, batch, first_position=0).positions] = True
+    is_good[[row for row, _ in merged.unresolved]] = False
+    others = pl.DataFrame(pl.from_arrow(batch.select(key))).filter(pl.Series(~is_good)).drop_nulls()
+    return batch.filter(pa.array(is_good)), pl.concat([others, merged.broken])
+
+
+def difference(
+    contract: Contract, source: TableReading, merged: pa.Table | pa.RecordBatch, broken: pl.DataFrame | None = None
+) -> Difference:
+    """How merged rows differ from a reading of their source, both as of one instant; `broken` are the keys in quarantine (None: none)."""
+    key = list(contract.primary_key)
+    sides = [
+        source.digests.with_columns(_there=pl.lit("good")),
+        source.broken.unique().with_columns(_there=pl.lit("broken")).join(source.digests, on=key, how="anti", nulls_equal=True),
+    ]
+    held = source.broken.clear() if broken is None else broken
+    ours = [digests(contract, merged).with_columns(_here=pl.lit("good")), held.unique().with_columns(_here=pl.lit("broken"))]
+    there, here = pl.concat(sides, how="diagonal"), pl.concat(ours, how="diagonal")
+    both = there.join(here, on=key, how="full", suffix="_lake", coalesce=True, nulls_equal=True).sort(key)
+    found = {name: both.filter(is_so.fill_null(value=False)).select(key) for name, is_so in DIFFERENCES.items()}
     shown = {name: tuple(keys.head(SHOWN).rows()) for name, keys in found.items()}
-    return Difference(compared=both.height, **shown, counts={name: keys.height for name, keys in found.items()})
+    counts = {name: keys.height for name, keys in found.items()}
+    quarantined = both.filter((THERE == "broken") & (HERE == "broken")).height
+    return Difference(compared=both.height, **shown, counts=counts, quarantined=quarantined)
 
 
 def _broken_keys(contract: Contract, parts: Sequence[Checked]) -> pl.DataFrame:
     """The keys of the rows that break their contract in the source; one without a whole key is none."""
     schema = pl.DataFrame(pl.from_arrow(arrow_schema(contract).empty_table())).select(contract.primary_key).schema
+    fields = [field for field in contract.fields if field.name in contract.primary_key]
     originals = [json.loads(row.original) for part in parts for row in part.broken]
-    keys = [{name: row.get(name) for name in contract.primary_key} for row in originals]
-    return pl.DataFrame(keys, schema=schema, strict=False).drop_nulls()
+    keys = [{field.name: _key_value(field, row.get(field.name)) for field in fields} for row in originals]
+    return pl.DataFrame(keys, schema=schema).drop_nulls()
+
+
+def _key_value(field: Field, value: Any) -> Any:
+    """A part of a key; None where it is none of its type."""
+    try:
+        return None if value is None else READERS[field.type](value)
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def audit_offsets(

@@ -8,7 +8,7 @@ import csv
 import io
 import json
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -18,6 +18,7 @@ from typing import Any
 from pipeline_assets.ingestion.sources.json_objects import Fault, json_object
 from pipeline_assets.ingestion.sources.text_values import value_of
 from pipeline_assets.ingestion.streaming.decoding.schema_registry import SchemaOf, nobody
+from pipeline_assets.ingestion.streaming.staged.change_log import BROKEN, BROKEN_FIELD
 from pipeline_assets.spec.contracts import Contract, FieldType
 from pipeline_assets.spec.sources import Avro, CloudEvent, CsvLine, DebeziumChange, Format, JsonObject, RecordStream
 
@@ -79,7 +80,9 @@ def decoder(contract: Contract, written: Format, schema_of: SchemaOf = nobody) -
         case CloudEvent():
             return _with_bytes(lambda payload, headers: _cloud_event(written, payload, headers))
         case DebeziumChange():
-            return lambda payload, _: None if payload is None else _change(written, types, payload)
+            # Nobody but the check of a change knows what is broken in it.
+            unsaid = [BROKEN] if BROKEN_FIELD in contract.fields else []
+            return lambda payload, _: None if payload is None else _change(written, types, unsaid, payload)
 
 
 def _with_bytes(decode: Callable[[bytes, Headers], Event]) -> Decode:
@@ -183,7 +186,7 @@ def _attributes(headers: Headers) -> dict[str, Any]:
     return {DATA_CONTENT_TYPE if name == CONTENT_TYPE else name.removeprefix(ATTRIBUTE): value for name, value in texts.items()}
 
 
-def _change(written: DebeziumChange, types: Mapping[str, FieldType], payload: bytes) -> Event:
+def _change(written: DebeziumChange, types: Mapping[str, FieldType], unsaid: Sequence[str], payload: bytes) -> Event:
     found = json_object(payload)
     # The converter puts the schema beside the change unless it is configured not to.
     change = found["payload"] if found.keys() == {"schema", "payload"} else found
@@ -193,15 +196,17 @@ def _change(written: DebeziumChange, types: Mapping[str, FieldType], payload: by
     row = {} if operation == TRUNCATE else change.get(ROW_OPERATIONS.get(operation, "")) if isinstance(operation, str) else None
     if not isinstance(row, dict) or not isinstance(source, dict):
         raise Fault("not a change event")
-    about = {
+    about: dict[str | None, Any] = {
         written.operation: operation,
         written.lsn: source.get("lsn"),
         written.committed_at: _committed_at(source),
         written.transaction: source.get("txId"),
         written.snapshot: source.get("snapshot"),
+        written.absent: None,
+        **dict.fromkeys(unsaid),
     }
     if operation in STANDING:
-        lacking = sorted(types.keys() - row.keys() - about.keys() - {written.absent})
+        lacking = sorted(types.keys() - row.keys() - about.keys())
         about[written.absent] = json.dumps(lacking) if lacking else None
     values = {name: _change_value(types.get(name), value) for name, value in row.items()}
     return Event(values=values | {field: value for field, value in about.items() if field is not None}, envelope=source)

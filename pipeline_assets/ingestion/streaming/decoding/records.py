@@ -15,8 +15,10 @@ from pipeline_assets.ingestion.sources.contracts import Checked, check_batch
 from pipeline_assets.ingestion.sources.json_objects import Fault
 from pipeline_assets.ingestion.sources.json_rows import check_objects
 from pipeline_assets.ingestion.sources.plain_json import PlainRows, plain_json
+from pipeline_assets.ingestion.streaming.decoding.broken_changes import partly_read
 from pipeline_assets.ingestion.streaming.decoding.formats import Headers, decoder, headers_of
 from pipeline_assets.ingestion.streaming.decoding.schema_registry import SchemaOf, nobody
+from pipeline_assets.ingestion.streaming.staged.change_log import BROKEN_FIELD
 from pipeline_assets.spec.sources import EventStream, JsonObject, RecordStream
 
 PAYLOAD, RECEIVED_AT = "payload", "received_at"
@@ -53,11 +55,18 @@ class CheckedRecords:
     """Some records after their check: `checked` has their places among those given as its positions.
 
     `left` counts the records that are events of other streams, `skipped` those that are no events by the rules of their format.
+    `partly` has the broken changes of a table's log as far as they can be read; None for all other records.
     """
 
     checked: Checked
     left: int
     skipped: int
+    partly: Checked | None = None
+
+    @property
+    def parts(self) -> tuple[Checked, ...]:
+        """All rows that there are of the records, those of broken ones last."""
+        return (self.checked,) if self.partly is None else (self.checked, self.partly)
 
 
 class RecordReader:
@@ -68,6 +77,7 @@ class RecordReader:
         self._share = share
         self._decode = decoder(stream.contract, stream.format, schema_of)
         self._plain = plain_json(stream.contract, share.field) if isinstance(stream.format, JsonObject) else None
+        self._is_log = BROKEN_FIELD in stream.contract.fields
         self._known_at = stream.contract.known_at if stream.known_at_record_time else None
         # The clock of a database that is followed decides nothing: its changes go by the order of its log.
         self._is_dated = isinstance(stream, EventStream)
@@ -138,7 +148,14 @@ class RecordReader:
         received_at = times.take(pa.array(taken, pa.int64())) if self._is_dated else None
         checked = check_objects(self.contract, found, [_bytes(payloads, place) for place in taken], received_at=received_at)
         placed = replace(checked.at(np.array(taken, dtype=np.int64)), originals=None)
-        return CheckedRecords(checked=placed, left=passed["left"], skipped=passed["skipped"])
+        partly = self._partly(dict(zip(taken, found, strict=True)), placed)
+        return CheckedRecords(checked=placed, left=passed["left"], skipped=passed["skipped"], partly=partly)
+
+    def _partly(self, found: Mapping[int, Found], checked: Checked) -> Checked | None:
+        if not self._is_log:
+            return None
+        changes = {row.position: one for row in checked.broken if not isinstance(one := found[row.position], Fault)}
+        return partly_read(self.contract, changes, checked.broken)
 
     def _one(self, payload: bytes | None, received_at: datetime | None, headers: Headers) -> Found | NotOurs:
         """The values of a record or its fault; `left` if it is another stream's, `skipped` if it is no event."""

@@ -13,6 +13,10 @@ follows, as changes are only emitted after it. A truncated table is as after an 
 
 What a change does not have. Of a large value that a change did not touch, and of a column that the table did not have while it changed
 (it was dropped, and is there again), a row keeps the value of the change before. Nothing is made up where the log never had it.
+
+A broken change. One with a value that cannot be read is in the log without it (`_broken`): its row is not what it was before, and what it
+is now is known with a later change, or with the replay of this one, which is then in the log at the same offset and takes its place. Where
+the key itself cannot be read nobody knows which row it is, and only its place in a snapshot counts. A deletion says enough by its key.
 """
 
 import json
@@ -26,6 +30,7 @@ from pipeline_assets.core.errors import TableMismatch
 from pipeline_assets.ingestion.sources.contracts import ARROW_TYPES
 from pipeline_assets.ingestion.streaming.staged.change_log import (
     ABSENT,
+    BROKEN,
     COMMITTED_AT,
     CREATED,
     DELETED,
@@ -46,6 +51,7 @@ from pipeline_assets.ingestion.streaming.staged.facts import (
     epochs_of,
     first_values,
     is_from,
+    is_unread,
     marks,
     numbered,
 )
@@ -62,12 +68,14 @@ class Merged:
     `lsn` is that of the newest change that was seen (None: no change at all), `changes` how many distinct ones there were since the newest
     complete snapshot. Without any (`is_complete` false) rows are missing that stood in the table before its changes were read. `unresolved`
     lists, as row and field, the absent values that are nowhere in the log: they are null in `rows`, and only the source knows them.
+    `broken` are the keys whose newest change cannot be read, which are not among the rows.
     """
 
     rows: pa.Table
     lsn: int | None
     changes: int
     is_complete: bool
+    broken: pl.DataFrame
     unresolved: Sequence[tuple[int, str]] = ()
 
 
@@ -89,13 +97,15 @@ def merge(log: pa.Table, contract: Contract, *, at: int | None = None) -> Merged
     changes = _in_order(numbered(records, epochs_of(marks(records), change_offsets(records))), contract.primary_key, at)
     last = changes.unique(contract.primary_key, keep="last")
     standing = last.filter(~pl.col(OPERATION).is_in((DELETED, TRUNCATED))).sort(contract.primary_key)
-    filled, absent = resolved(standing, changes, contract, _first_values(changes, contract))
+    is_broken, key = pl.col(BROKEN).is_not_null(), list(contract.primary_key)
+    filled, absent = resolved(standing.filter(~is_broken), changes, contract, _first_values(changes, contract))
     unresolved = sorted((row, name) for name in absent for row in filled[f"_is_lost_{name}"].arg_true().to_list())
     return Merged(
         rows=rows_in(filled, contract),
         lsn=newest_lsn(changes),
         changes=changes.height,
         is_complete=bool((changes[EPOCH] > 0).any() and changes["_is_complete"].any()),
+        broken=standing.filter(is_broken).select(key).drop_nulls(),
         unresolved=tuple(unresolved),
     )
 
@@ -124,12 +134,14 @@ def check(log: pa.Table, contract: Contract) -> None:
 
 
 def frame(log: pa.Table, contract: Contract) -> pl.DataFrame:
-    """Each record once, by offset."""
-    optional = [name for name in (TRANSACTION, SNAPSHOT, ABSENT) if name in log.column_names]
+    """Each record once, by offset; one that was replayed as it is since."""
+    optional = [name for name in (TRANSACTION, SNAPSHOT, ABSENT, BROKEN) if name in log.column_names]
     columns = list(dict.fromkeys([*(field.name for field in contract.fields), OPERATION, LSN, COMMITTED_AT, OFFSET, *optional]))
     frame = pl.DataFrame(pl.from_arrow(log.select(columns)))
-    frame = frame.with_columns(pl.lit(None, pl.String).alias(name) for name in (SNAPSHOT, ABSENT) if name not in optional)
-    return frame.unique(OFFSET, keep="any").sort(OFFSET)
+    frame = frame.with_columns(pl.lit(None, pl.String).alias(name) for name in (SNAPSHOT, ABSENT, BROKEN) if name not in optional)
+    has_broken = frame[BROKEN].null_count() < frame.height
+    readable_first = frame.sort(pl.col(BROKEN).is_not_null()) if has_broken else frame
+    return readable_first.unique(OFFSET, keep="first").sort(OFFSET)
 
 
 def _in_order(records: pl.DataFrame, key: Sequence[str], at: int | None) -> pl.DataFrame:
@@ -153,8 +165,8 @@ def resolved(
 ) -> tuple[pl.DataFrame, list[str]]:
     """Some of the changes with the values that they did not have, from the newest change of the row that did; and the fields of these.
 
-    Each such field comes with `_is_lost_<field>`: whether its value is nowhere in the log. What a change lacks that stands before any
-    record with a value (`first_values`) is null: the table did not have the column.
+    Each such field comes with `_is_lost_<field>`: whether its value is nowhere in the log, or could not be read. What a change lacks that
+    stands before any record with a value (`first_values`) is null: the table did not have the column.
     """
     values = [field.name for field in contract.fields if field.name not in contract.primary_key]
     absent = [name for name in values if changes.select(_is_absent(changes, name).any()).item()]
@@ -188,7 +200,9 @@ def _last_known(changes: pl.DataFrame, absent: Sequence[str], first_values: Mapp
     places = changes.select("_row", *(place.alias(f"_at_{name}") for name, place in newest.items()))
     values = [changes[name].gather(places[f"_at_{name}"]).alias(name) for name in absent]
     had = changes.select((is_from(first_values[name]) if name in first_values else pl.lit(value=False)).alias(name) for name in absent)
-    lost = [(places[f"_at_{name}"].is_null() & had[name]).alias(f"_is_lost_{name}") for name in absent]
+    unread = changes.select("_row", *(is_unread(changes, name).alias(name) for name in absent))
+    gone = {name: unread[name].gather(places[f"_at_{name}"]).fill_null(value=False) for name in absent}
+    lost = [((places[f"_at_{name}"].is_null() & had[name]) | gone[name]).alias(f"_is_lost_{name}") for name in absent]
     return pl.DataFrame([places["_row"], *values, *lost])
 
 

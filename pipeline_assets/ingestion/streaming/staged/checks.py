@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline_assets.core.versions import DELETED_AT, versioned
-from pipeline_assets.ingestion.sources.contracts import BrokenRow, Checked, check_batch
+from pipeline_assets.ingestion.sources.contracts import BrokenRow, Checked, Reason, check_batch
 from pipeline_assets.ingestion.sources.originals import row_bytes
 from pipeline_assets.ingestion.streaming.staged.history import Versions
 from pipeline_assets.spec.contracts import Contract
@@ -16,24 +16,26 @@ from pipeline_assets.spec.contracts import Contract
 def checked(contract: Contract, found: Versions) -> Checked:
     """The versions that keep the contract, at their offsets; a broken one ended the one before it.
 
-    One with a large value that is nowhere in the log is broken too, its field missing.
+    One with a large value that is nowhere in the log is broken too, its field missing; and so is a change that could not be read.
     """
     (batch,) = found.rows.combine_chunks().to_batches() or [pa.RecordBatch.from_pylist([], found.rows.schema)]
     held = check_batch(versioned(contract), batch, first_position=0)
-    known = {row.position for row in held.broken}
-    lost = [
-        BrokenRow(position=row, field=field, reason="missing", original=row_bytes(batch, row))
-        for row, field in found.unresolved.items()
-        if row not in known
+    own = [row for row in held.broken if row.position not in found.unread]
+    known = {row.position for row in own}
+    unread = {row: next(iter(faults.items())) for row, faults in found.unread.items()}
+    lost: dict[int, tuple[str, Reason]] = {row: (field, "missing") for row, field in found.unresolved.items() if row not in known}
+    others = [
+        BrokenRow(position=row, field=field, reason=reason, original=row_bytes(batch, row))
+        for row, (field, reason) in {**lost, **unread}.items()
     ]
-    broken = [*held.broken, *lost]
+    broken = [*own, *others]
     is_broken = np.zeros(batch.num_rows, dtype=bool)
     is_broken[[row.position for row in broken]] = True
     kept = np.flatnonzero(~is_broken)
     good = _ended(held.good, batch, found, is_broken) if broken else held.good
     # No source has the time of a deletion.
-    own = replace(held, good=good, positions=kept, broken=broken, fields=held.fields - {DELETED_AT})
-    return own.at(found.offsets.to_numpy())
+    whole = replace(held, good=good, positions=kept, broken=broken, fields=held.fields - {DELETED_AT})
+    return whole.at(found.offsets.to_numpy())
 
 
 def _ended(good: pa.RecordBatch, batch: pa.RecordBatch, found: Versions, is_broken: np.ndarray) -> pa.RecordBatch:

@@ -4,13 +4,14 @@ The log is cut into epochs, where by offset a snapshot begins or the table was t
 follow from the operation, LSN and offset of each record alone. With them the records of any keys can be merged without the others.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import polars as pl
 
-from pipeline_assets.ingestion.streaming.staged.change_log import COMMITTED_AT, LSN, OFFSET, OPERATION, READ, SNAPSHOT, TRUNCATED
+from pipeline_assets.ingestion.streaming.staged.change_log import BROKEN, COMMITTED_AT, LSN, OFFSET, OPERATION, READ, SNAPSHOT, TRUNCATED
 
 LAST_OF_SNAPSHOT = ("last", "last_in_data_collection")
 # The order of changes: an epoch's snapshot comes first, then its changes by LSN, then by offset.
@@ -114,16 +115,23 @@ def snapshots(epochs: Sequence[Epoch]) -> pl.DataFrame:
 
 
 def first_values(records: pl.DataFrame, columns: Sequence[str], known: Mapping[str, Place]) -> dict[str, Place]:
-    """By column the place of the first record with a value, among numbered records and those `known` already."""
+    """By column the place of the first record with a value, readable or not, among numbered records and those `known` already."""
     if records.is_empty():
         return dict(known)
-    ordered = records.select(*ORDER, *(pl.col(name).is_not_null() for name in columns)).sort(ORDER)
+    ordered = records.select(*ORDER, *(pl.col(name).is_not_null() | is_unread(records, name) for name in columns)).sort(ORDER)
     least, found = _place(ordered, 0), dict(known)
     for name in columns:
         if (name not in found or least < found[name]) and ordered[name].any():
             place = _place(ordered, int(ordered[name].arg_max() or 0))
             found[name] = min(place, found.get(name, place))
     return found
+
+
+def is_unread(records: pl.DataFrame, name: str) -> pl.Expr:
+    """Whether one of some records has a value of a field that could not be read."""
+    if records[BROKEN].null_count() == records.height:
+        return pl.lit(value=False)
+    return pl.col(BROKEN).str.contains(f"{json.dumps(name)}: ", literal=True).fill_null(value=False)
 
 
 def _place(ordered: pl.DataFrame, row: int) -> Place:

@@ -11,8 +11,12 @@ When a version is known. By the table's own field of `known_at`, as long as that
 it back, is known at its commit, or else it would seem to have been known before it was made. So is one whose field is later than its
 commit, or else it would hide all changes until then. A deletion is known at its commit. A version that equals the one before in all other
 fields changes nothing, but that its field may have moved on.
+
+A change with a value that cannot be read is a version too, known as any other: it ends the one before, and counts until the next. So its
+replay, with the value, gives the same times. What equals it but for values that are not known is taken for no new version.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,9 +25,19 @@ import polars as pl
 import pyarrow as pa
 
 from pipeline_assets.core.versions import DELETED_AT, in_table, versioned
+from pipeline_assets.ingestion.sources.contracts import Reason
 from pipeline_assets.ingestion.streaming.staged import changes
-from pipeline_assets.ingestion.streaming.staged.change_log import COMMITTED_AT, DELETED, LSN, OFFSET, OPERATION, READ, TRUNCATED
-from pipeline_assets.ingestion.streaming.staged.facts import EPOCH, IS_CHANGE, ORDER, Facts, numbered, snapshots
+from pipeline_assets.ingestion.streaming.staged.change_log import (
+    BROKEN,
+    COMMITTED_AT,
+    DELETED,
+    LSN,
+    OFFSET,
+    OPERATION,
+    READ,
+    TRUNCATED,
+)
+from pipeline_assets.ingestion.streaming.staged.facts import EPOCH, IS_CHANGE, ORDER, Facts, is_unread, numbered, snapshots
 from pipeline_assets.spec.contracts import CLOCK_TOLERANCE, Contract
 from pipeline_assets.spec.sources import Source
 
@@ -34,33 +48,42 @@ class Versions:
 
     rows: the contract's fields (any of them may be null; no rule was checked) and `_deleted_at`. offsets: where each stands in the topic.
     next_at: when the next version of its key was known, or its deletion; null for the current one. `unresolved` lists, by row, the first
-    field whose value is nowhere in the log: null in `rows`. `keys` counts those that were merged, also such without any version.
+    field whose value is nowhere in the log: null in `rows`. `unread` says, by row, of a change that is broken what is wrong with each field
+    that is. `keys` counts those that were merged, also such without any version.
     """
 
     rows: pa.Table
     offsets: pa.Array
     next_at: pa.Array
     unresolved: dict[int, str]
+    unread: dict[int, dict[str, Reason]]
     keys: int
 
 
 def versions(records: pa.Table, source: Source, facts: Facts) -> Versions:
     """All versions of the keys of some records: all that the log of a table has of these keys, in any order and with any repeats."""
     contract, there = source.contract, in_table(source)
-    log = numbered(changes.frame(records, there), facts.epochs).filter(pl.col(OPERATION) != TRUNCATED)
+    log = _of_rows(numbered(changes.frame(records, there), facts.epochs), contract.primary_key)
     whole = _filled(_with_missing(log, contract.primary_key, facts), there, facts)
     timed = _timed(_that_differ(_with_own_time(whole, source), there), contract)
     counted = timed.filter(pl.col(OPERATION) != DELETED)
     ended = pl.when("_is_ended").then(pl.col("_next")).alias(DELETED_AT)
     rows = counted.with_columns(ended, pl.col("_known").alias(contract.known_at)).with_row_index("_at")
-    lost = rows.filter(pl.col("_lost").is_not_null())
+    lost, broken = (rows.filter(pl.col(name).is_not_null()) for name in ("_lost", BROKEN))
     return Versions(
         rows=changes.rows_in(rows, versioned(contract)),
         offsets=rows[OFFSET].to_arrow(),
         next_at=rows["_next"].to_arrow(),
         unresolved=dict(zip(lost["_at"].to_list(), lost["_lost"].to_list(), strict=True)),
+        unread=dict(zip(broken["_at"].to_list(), map(json.loads, broken[BROKEN].to_list()), strict=True)),
         keys=log.n_unique(contract.primary_key),
     )
+
+
+def _of_rows(records: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
+    """The records of which it is known whose row they changed."""
+    is_lost = pl.col(BROKEN).is_not_null() & pl.any_horizontal(pl.col(name).is_null() for name in key)
+    return records.filter((pl.col(OPERATION) != TRUNCATED) & ~is_lost)
 
 
 def _with_missing(records: pl.DataFrame, key: Sequence[str], facts: Facts) -> pl.DataFrame:
@@ -81,10 +104,18 @@ def _with_missing(records: pl.DataFrame, key: Sequence[str], facts: Facts) -> pl
 
 
 def _filled(records: pl.DataFrame, contract: Contract, facts: Facts) -> pl.DataFrame:
-    """The records with the values that a change did not have, and the first field whose value the log does not have at all (`_lost`)."""
+    """The records with the values that a change did not have.
+
+    `_lost` is the first field whose value the log does not have at all, null for a broken change; `_unknown` lists all without a value for
+    that reason, or as it could not be read.
+    """
     filled, absent = changes.resolved(records, records, contract, facts.first_values)
-    lost = [pl.when(pl.col(f"_is_lost_{name}") & (pl.col(OPERATION) != DELETED)).then(pl.lit(name)) for name in absent]
-    return filled.with_columns(pl.coalesce(pl.lit(None, pl.String), *lost).alias("_lost"))
+    lost = {name: pl.col(f"_is_lost_{name}") & (pl.col(OPERATION) != DELETED) for name in absent}
+    first = pl.coalesce(pl.lit(None, pl.String), *(pl.when(is_lost).then(pl.lit(name)) for name, is_lost in lost.items()))
+    unread = {field.name: is_unread(filled, field.name) | lost.get(field.name, pl.lit(value=False)) for field in contract.fields}
+    listed = [pl.when(is_unknown).then(pl.lit(f"{name},")) for name, is_unknown in unread.items()]
+    unknown = pl.concat_str(pl.lit(""), *listed, ignore_nulls=True)
+    return filled.with_columns(pl.when(pl.col(BROKEN).is_null()).then(first).alias("_lost"), unknown.alias("_unknown"))
 
 
 def _with_own_time(records: pl.DataFrame, source: Source) -> pl.DataFrame:
@@ -104,6 +135,7 @@ def _that_differ(records: pl.DataFrame, contract: Contract) -> pl.DataFrame:
     """Those of the records, which are by key in their order, that change what is known of their key."""
     key = contract.primary_key
     values = [field.name for field in contract.fields if field.name not in {*key, contract.known_at}]
+    values.append("_unknown")
     is_deleted = pl.col(OPERATION) == DELETED
     was_deleted = pl.when(_is_as_before(key)).then(is_deleted.shift(1))
     differs = (

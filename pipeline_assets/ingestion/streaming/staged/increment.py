@@ -23,7 +23,7 @@ from pipeline_assets.ingestion.staging import partitions as staging
 from pipeline_assets.ingestion.staging.draft import FILE_BYTES
 from pipeline_assets.ingestion.staging.partitions import Manifest, StagedFile
 from pipeline_assets.ingestion.staging.stage import Staged, Target, refuse_too_many_broken
-from pipeline_assets.ingestion.streaming.staged.change_log import LSN, OFFSET, OPERATION, READ
+from pipeline_assets.ingestion.streaming.staged.change_log import BROKEN, LSN, OFFSET, OPERATION, READ
 from pipeline_assets.ingestion.streaming.staged.checks import checked
 from pipeline_assets.ingestion.streaming.staged.facts import Facts
 from pipeline_assets.ingestion.streaming.staged.history import Versions, versions
@@ -73,7 +73,8 @@ def merge_increment(
 def _fresh(log: Log, position: Position) -> pa.Table | str:
     """The records that the log did not have at a position; a reason where that is not known, or they are many.
 
-    The content of a file never changes, so it is what new files hold beside what was in files that are gone, which compaction took away.
+    The content of a file never changes, so it is what new files hold beside what was in files that are gone, which compaction took away. A
+    broken change and its replay stand at one offset, and are two records.
     """
     schema = pa.schema([*log.schema, *PLACE])
     files = log.files_since(position.snapshot)
@@ -82,13 +83,20 @@ def _fresh(log: Log, position: Position) -> pa.Table | str:
     added, gone = files
     if sum(file.record_count for file in added) - sum(file.record_count for file in gone) > MOST_FRESH:
         return f"more than {MOST_FRESH:,} new records"
-    known = np.unique(np.concatenate([np.empty(0, np.int64), *(batch[0].to_numpy() for batch in log.batches(gone, [OFFSET]))]))
+    known = np.unique(np.concatenate([np.empty(0, np.int64), *map(_identities, log.batches(gone, [OFFSET, BROKEN]))]))
     parts, there = [schema.empty_table()], 0
     for batch in log.batches(added, schema.names):
-        is_known = is_among(known, batch.column(OFFSET).to_numpy())
-        there += np.unique(batch.column(OFFSET).to_numpy()[is_known]).size
+        found = _identities(batch)
+        is_known = is_among(known, found)
+        there += np.unique(found[is_known]).size
         parts.append(pa.Table.from_batches([batch.filter(pa.array(~is_known))]))
     return pa.concat_tables(parts) if there == len(known) else "records that are gone from the log"
+
+
+def _identities(records: pa.RecordBatch) -> np.ndarray:
+    """A number for each record that no other has: its offset, and whether it is broken."""
+    is_broken = records.column(BROKEN).is_valid().to_numpy(zero_copy_only=False)
+    return np.asarray(2 * records.column(OFFSET).to_numpy() + is_broken, dtype=np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)

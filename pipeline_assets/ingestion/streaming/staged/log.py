@@ -14,7 +14,17 @@ from pipeline_assets.core.arrow import batches_in
 from pipeline_assets.core.errors import TableMismatch, UnknownName
 from pipeline_assets.core.iceberg import open_table, planned
 from pipeline_assets.ingestion.sources.contracts import ARROW_TYPES
-from pipeline_assets.ingestion.streaming.staged.change_log import ABSENT, COMMITTED_AT, LSN, OFFSET, OPERATION, PARTITION, SNAPSHOT, TOPIC
+from pipeline_assets.ingestion.streaming.staged.change_log import (
+    ABSENT,
+    BROKEN,
+    COMMITTED_AT,
+    LSN,
+    OFFSET,
+    OPERATION,
+    PARTITION,
+    SNAPSHOT,
+    TOPIC,
+)
 from pipeline_assets.ingestion.streaming.staged.keys import rows_of
 from pipeline_assets.spec.contracts import Contract
 
@@ -32,6 +42,7 @@ META = pa.schema(
         (OFFSET, pa.int64()),
         (SNAPSHOT, pa.string()),
         (ABSENT, pa.string()),
+        (BROKEN, pa.string()),
     ]
 )
 PLACE = pa.schema([(TOPIC, pa.string()), (PARTITION, pa.int32())])

@@ -66,8 +66,9 @@ class Tally:
 
 @dataclass(kw_only=True)
 class Chunk:
-    """Records after their check: good rows with their places, broken ones with theirs, and all offsets seen with them.
+    """Records after their check: rows with their places, broken records with theirs, and all offsets seen with them.
 
+    `rows` are the good ones, and of a table's changes also what can be read of those that are broken.
     `absent` names the declared fields that some change of a table lacked, `signs` which records are of another schema.
     """
 
@@ -140,7 +141,7 @@ def _take(chunk: Chunk, arrived: Arrived, reader: RecordReader) -> None:
 def _check(chunk: Chunk, records: pa.Table, reader: RecordReader) -> None:
     found = reader.read(records)
     checked, tally = found.checked, chunk.tally
-    chunk.rows.append(typed_events(reader.contract, checked, records))
+    chunk.rows += [typed_events(reader.contract, part, records) for part in found.parts]
     broken = broken_records(checked.broken, records, reader)
     chunk.signs.add(checked, records, [one.headers for one in broken])
     chunk.absent |= absent_fields(checked.good)

@@ -25,6 +25,7 @@ from pipeline_assets.ingestion.sources.quarantine import QuarantinedRow
 from pipeline_assets.ingestion.streaming.decoding.records import RecordReader, share_of
 from pipeline_assets.ingestion.streaming.decoding.schema_registry import schemas_of
 from pipeline_assets.ingestion.streaming.landing import tables as landing
+from pipeline_assets.ingestion.streaming.streams import broken_field
 from pipeline_assets.ingestion.streaming.typed.table import (
     OFFSET_SCHEMA,
     append_events,
@@ -91,14 +92,14 @@ def _replay(
     seen = position_of(table).seen
     rows = [row for row in page if seen.has(row.topic_partition or 0, np.array([row.topic_offset]))[0]]
     records = _records(rows, reader.headers)
-    checked = reader.read(records).checked
-    events = typed_events(stream.contract, checked, records)
-    _append(lake, table, stream, events)
+    found = reader.read(records)
+    checked = found.checked
+    _append(lake, table, stream, pa.concat_tables([typed_events(stream.contract, part, records) for part in found.parts]))
     with connection.transaction():
         for broken in checked.broken:
             quarantine.mark_still_broken(connection, rows[broken.position].id, broken)
         quarantine.mark_replayed(connection, [rows[place].id for place in checked.positions])
-    return days_of(events.column(stream.contract.event_at)).to_pylist(), len(rows) - events.num_rows
+    return days_of(checked.good.column(stream.contract.event_at)).to_pylist(), len(rows) - checked.good.num_rows
 
 
 def _records(rows: Sequence[QuarantinedRow], headers: Sequence[str]) -> pa.Table:
@@ -128,14 +129,21 @@ def _append(lake: "Catalog", table: "Table", stream: RecordStream, events: pa.Ta
 
 
 def _not_there(lake: "Catalog", stream: RecordStream, events: pa.Table) -> pa.Table:
-    """The events whose place is not in the table on the days of the events."""
+    """The events whose place is not in the table on the days of the events; a broken change is no other than itself."""
     days = sorted(days_of(events.column(stream.contract.event_at)).unique().to_pylist())
     if not days:
         return events
     typed = typed_days(lake, stream.contract, days[0], days[-1])
-    asked = pl.DataFrame(pl.from_arrow(events.select(OFFSET_SCHEMA.names))).with_row_index()
-    known = np.zeros(events.num_rows, dtype=bool)
-    for batch in (batch for day in days for batch in typed.read(day, OFFSET_SCHEMA)):
-        found = asked.join(pl.DataFrame(pl.from_arrow(batch)), on=OFFSET_SCHEMA.names, how="semi")
-        known[found.get_column("index").to_numpy()] = True
+    broken = broken_field(stream)
+    schema = pa.schema([*OFFSET_SCHEMA, *([] if broken is None else [(broken, pa.string())])])
+    asked, known = _places(events.select(schema.names), broken).with_row_index(), np.zeros(events.num_rows, dtype=bool)
+    for batch in (batch for day in days for batch in typed.read(day, schema)):
+        there = _places(batch, broken)
+        known[asked.join(there, on=there.columns, how="semi")["index"].to_numpy()] = True
     return events.filter(pa.array(~known))
+
+
+def _places(rows: pa.Table | pa.RecordBatch, broken: str | None) -> pl.DataFrame:
+    """The place of each row in its topic, and whether it stands for a record in quarantine."""
+    is_broken = pl.lit(value=False) if broken is None else pl.col(broken).is_not_null()
+    return pl.DataFrame(pl.from_arrow(rows)).select(*OFFSET_SCHEMA.names, is_broken.alias("_is_broken"))

@@ -10,6 +10,7 @@ import pytest
 from pipeline_assets.core.connections import warehouse
 from pipeline_assets.core.settings import PREFIX, Settings
 from pipeline_assets.ingestion.sources import quarantine
+from pipeline_assets.ingestion.sources.contracts import BrokenRow
 from pipeline_assets.ingestion.sources.json_rows import check_json_rows
 from pipeline_assets.ingestion.staging.partitions import read_manifest
 from pipeline_assets.ingestion.staging.stage import stage_partition, target_of
@@ -81,3 +82,18 @@ def test_what_is_not_there_is_said_in_a_sentence(settings: Settings, arguments: 
     assert ended.returncode == 2
     assert expected in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_what_is_in_quarantine_of_a_followed_table_is_merged_again(settings: Settings) -> None:
+    """Its rows come of its log alone: none is staged beside it; the command that merges it is printed, and its log can be asked for."""
+    row = BrokenRow(position=3, field="engines", reason="out of range", original=b'{"tailnum": "N1", "engines": 2}')
+    quarantine.replace(settings, "planes", "snapshot", [row], run_id="staged")
+    replayed = pipeline(settings, "quarantine", "replay", "--source", "planes")
+    log = pipeline(settings, "quarantine", "list", "--source", "planes_changes")
+    (left,) = quarantine.listed(settings, source="planes")
+    quarantine.replace(settings, "planes", "snapshot", [], run_id="staged")
+
+    assert "planes is merged again from its changes" in replayed.stdout
+    assert "--select 'key:\"staged/planes\"'" in replayed.stdout
+    assert left.replayed_at is None
+    assert log.stdout == "No rows are in quarantine.\n"

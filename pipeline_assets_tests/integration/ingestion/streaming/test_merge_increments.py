@@ -14,20 +14,18 @@ from pipeline_assets.core.connections import arrow_files, catalog, object_store
 from pipeline_assets.core.errors import ContractViolation
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.core.versions import versioned
-from pipeline_assets.ingestion.batch.replay import Replayed
 from pipeline_assets.ingestion.sources import quarantine
 from pipeline_assets.ingestion.staging.partitions import MANIFEST, Manifest, folder, read_manifest, read_staged
 from pipeline_assets.ingestion.streaming.staged.change_log import log_contract
 from pipeline_assets.ingestion.streaming.staged.checks import checked
 from pipeline_assets.ingestion.streaming.staged.history import versions
 from pipeline_assets.ingestion.streaming.staged.increment import MOST_SMALL
-from pipeline_assets.ingestion.streaming.staged.replay import replay_versions
 from pipeline_assets.ingestion.streaming.staged.state import stage_state
 from pipeline_assets.processing.lake import compaction
 from pipeline_assets.processing.lake.tables import publish_snapshot
 from pipeline_assets.spec.sources import Source
 from pipeline_assets_tests.change_logs import put_log
-from pipeline_assets_tests.followed_tables import BY_COMMIT, SCHEMA, THINGS, Row, disturbed, facts_of, played, record, thing
+from pipeline_assets_tests.followed_tables import BY_COMMIT, SCHEMA, THINGS, UNREAD, Row, disturbed, facts_of, minute, played, record, thing
 
 KEYS = [f"key-{number:03d}" for number in range(60)]
 SNAPSHOT = [record("r", 10, number, thing(key, 1, 5), "last" if key == KEYS[-1] else "true") for number, key in enumerate(KEYS)]
@@ -74,7 +72,7 @@ def at_once(log: pa.Table, source: Source = SOURCE) -> tuple[list[Row], list[tup
 def test_each_increment_leaves_what_a_merge_of_the_whole_would(isolated: Settings, seed: int) -> None:
     """Deletions, other keys, broken and lost values, changes emitted again, snapshots: the same rows and the same quarantine."""
     random, source = Random(seed), breaking(BY_COMMIT if seed % 2 else THINGS)  # noqa: S311 - rows for a test, not secrets
-    table = played(random, 20, by_commit=bool(seed % 2))
+    table = played(random, 20, by_commit=bool(seed % 2), breaks=0.1)
     for _ in range(25):
         table.step(is_seen=True)
     log, increments = disturbed(table), 0
@@ -90,8 +88,8 @@ def test_each_increment_leaves_what_a_merge_of_the_whole_would(isolated: Setting
     assert publish_snapshot(isolated, versioned(source.contract)).table_rows == manifest_of(isolated).rows
 
 
-def test_a_replayed_version_ends_as_it_did(isolated: Settings) -> None:
-    """Regression: of a broken version only the row was kept, so that a replay after a fix made a row stand again that had been deleted."""
+def test_a_version_that_a_new_contract_takes_ends_as_it_did(isolated: Settings) -> None:
+    """Regression: a replay of the row alone, as quarantine has it, made a row stand again that had been deleted since."""
     log = [
         record("r", 10, 0, thing("A", 1, 5), "last"),
         record("u", 20, 1, thing("A", 2, 15)),
@@ -101,11 +99,12 @@ def test_a_replayed_version_ends_as_it_did(isolated: Settings) -> None:
     emit(isolated, log)
     stage_state(isolated, SOURCE, run_id="first")
     mended = replace(SOURCE, contract=replace(THINGS.contract, broken_share=1.0))
-    found = replay_versions(isolated, [mended])
+    broken = quarantine.counted(isolated, source=SOURCE.contract.name)
+    stage_state(isolated, mended, run_id="mended")
 
-    assert found == [Replayed(source=SOURCE.contract.name, partition=names.SNAPSHOT, replayed=2, still_broken=0)]
+    assert len(broken) > 0
+    assert quarantine.counted(isolated, source=SOURCE.contract.name) == {}
     assert content(isolated) == at_once(pa.Table.from_pylist(log, schema=SCHEMA), mended)
-    assert replay_versions(isolated, [mended]) == []
 
 
 def test_new_versions_are_appended_and_other_files_stay(isolated: Settings) -> None:
@@ -218,6 +217,27 @@ def test_a_compacted_log_is_gone_on_with(isolated: Settings) -> None:
     assert (compacted.files_before, compacted.files_after) == (2, 1)
     assert (second.whole_because, second.keys_merged, third.whole_because) == (None, 1, None)
     assert content(isolated) == at_once(pa.Table.from_pylist([*SNAPSHOT, update, later], schema=SCHEMA))
+
+
+def test_a_broken_change_is_merged_with_its_key_and_its_replay_with_the_whole(isolated: Settings) -> None:
+    """Also where compaction put both into one file: they stand at one offset, and the replay is not taken for what was merged."""
+    broken, whole = (record("u", 20, 60, thing(KEYS[0], 0, 15) | {UNREAD: fields}) for fields in ({"size"}, set()))
+    emit(isolated, SNAPSHOT)
+    stage_state(isolated, SOURCE, run_id="first")
+    emit(isolated, [broken])
+    second = stage_state(isolated, SOURCE, run_id="second")
+    ended = content(isolated)
+    emit(isolated, [whole])
+    with catalog(isolated) as lake:
+        table = lake.load_table(names.typed(log_contract(SOURCE.contract).name))
+        compaction.compact(arrow_files(isolated), table, min_files=2, target_bytes=1 << 20)
+    third = stage_state(isolated, SOURCE, run_id="third")
+
+    assert (second.whole_because, second.keys_merged) == (None, 1)
+    assert ended == at_once(pa.Table.from_pylist([*SNAPSHOT, broken], schema=SCHEMA))
+    assert (ended[0][0]["_deleted_at"], ended[1][0][:3]) == (minute(15), (60, "size", "wrong type"))
+    assert third.whole_because == "records before those that were merged"
+    assert content(isolated) == at_once(pa.Table.from_pylist([*SNAPSHOT, whole], schema=SCHEMA))
 
 
 def test_many_increments_do_not_leave_many_files(isolated: Settings) -> None:

@@ -1,5 +1,7 @@
 """Sources that change their schema, through real Debezium, Kafka and Connect: what is added flows, what is gone stops its source."""
 
+import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,14 +23,18 @@ from pipeline_assets.core.errors import SourceChanged
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import Platform
 from pipeline_assets.core.settings import Settings
+from pipeline_assets.ingestion.batch.replay import Replayed
 from pipeline_assets.ingestion.sources import quarantine
 from pipeline_assets.ingestion.staging.partitions import read_manifest
 from pipeline_assets.ingestion.streaming import assets
+from pipeline_assets.ingestion.streaming.audit.audit import pause, verify_table, verify_topic
+from pipeline_assets.ingestion.streaming.audit.compare import read_table
 from pipeline_assets.ingestion.streaming.capture.connect import open_connect
 from pipeline_assets.ingestion.streaming.capture.connectors import apply, connectors_of
 from pipeline_assets.ingestion.streaming.landing.refetch import refetch_from
-from pipeline_assets.ingestion.streaming.staged.state import stage_state
-from pipeline_assets.ingestion.streaming.streams import change_log
+from pipeline_assets.ingestion.streaming.staged.state import StagedState, stage_state
+from pipeline_assets.ingestion.streaming.streams import change_log, followed_table
+from pipeline_assets.ingestion.streaming.typed.replay import replay_records
 from pipeline_assets.ingestion.streaming.typed.rows import Typed, type_landed
 from pipeline_assets.local_stack.plan import write_private
 from pipeline_assets.processing.lake import tables
@@ -65,6 +71,30 @@ DDL = """
         tailnum text primary key, seats integer, engine text, updated_at timestamptz not null default '2013-01-01T00:00:00Z'
     );
     insert into {table} (tailnum, seats, engine) values ('A', 100, 'jet'), ('B', 200, 'jet'), ('C', 300, 'jet');
+"""
+
+
+GAUGES = replace(
+    PLANES,
+    name="gauges",
+    description="Gauges.",
+    fields=(
+        Field(name="gauge_id", type="integer", required=True, description="Number of the gauge."),
+        Field(name="level", type="number", description="What it shows."),
+        Field(name="share", type="number", description="What it shows, of all."),
+        Field(name="valid_until", type="timestamp", description="When it has to be calibrated."),
+        PLANES.fields[-1],
+    ),
+    primary_key=("gauge_id",),
+    broken_share=0.9,
+)
+GAUGES_DDL = """
+    create table gauges (
+        gauge_id bigint primary key, level double precision, share numeric(12, 4), valid_until timestamptz,
+        updated_at timestamptz not null default now()
+    );
+    insert into gauges (gauge_id, level, share, valid_until) values
+        (1, 1.5, 0.5, '2030-01-01Z'), (2, 2.5, 0.5, null), (3, 3.5, 0.5, null), (4, 'NaN', 0.5, null);
 """
 
 
@@ -157,8 +187,8 @@ def connected(settings: Settings, project: Project) -> Iterator[None]:
 
 
 @pytest.fixture
-def ops(streams: Settings, cluster: psycopg.Connection, fresh_database: Callable[[SecretStr], SecretStr]) -> Iterator[Followed]:
-    """Two followed tables of three aircraft each, of which a first snapshot is staged."""
+def empty(streams: Settings, cluster: psycopg.Connection, fresh_database: Callable[[SecretStr], SecretStr]) -> Iterator[Followed]:
+    """A database of its own, with its role that reads changes; connectors must be gone before the fixture ends."""
     owned, database = fresh_database(streams.databases[DATABASE]), f"fleet_{token_hex(5)}"
     base, _, _ = streams.replication[DATABASE].get_secret_value().rpartition("/")
     secrets = Path(streams.connect_secrets).with_name(f"{database}.properties")
@@ -167,18 +197,23 @@ def ops(streams: Settings, cluster: psycopg.Connection, fresh_database: Callable
     )
     reader = SecretStr(f"{base}/{owned.get_secret_value().rpartition('/')[2]}")
     own = {"databases": {database: owned}, "replication": {database: reader}, "connect_secrets": str(secrets)}
-    made = Followed(settings=streams.model_copy(update=own), database=database)
-    made.execute(DDL.format(table="planes"), DDL.format(table="gliders"))
-    with connected(made.settings, made.project):
-        for source in (made.planes, made.gliders):
-            made.settle(source, 3)
-            made.type(source)
-            stage_state(made.settings, source, run_id="test")
-        yield made
+    yield Followed(settings=streams.model_copy(update=own), database=database)
     slot = [names.replication(database)]
     in_use = "select 1 from pg_replication_slots where slot_name = %s and active"
     until(lambda: cluster.execute(in_use, slot).fetchall(), lambda found: found == [])
     cluster.execute("select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = %s", slot)
+
+
+@pytest.fixture
+def ops(empty: Followed) -> Iterator[Followed]:
+    """Two followed tables of three aircraft each, of which a first snapshot is staged."""
+    empty.execute(DDL.format(table="planes"), DDL.format(table="gliders"))
+    with connected(empty.settings, empty.project):
+        for source in (empty.planes, empty.gliders):
+            empty.settle(source, 3)
+            empty.type(source)
+            stage_state(empty.settings, source, run_id="test")
+        yield empty
 
 
 @pytest.mark.timeout(300)
@@ -352,3 +387,82 @@ def test_events_of_the_future_and_very_late_ones_are_broken(streams: Settings, e
     assert (done.rows, done.days) == (1, [date(2013, 5, 1)])
     assert dict(done.broken) == {"sent_at from the future": 1, "read_at from the future": 1, "sent_at too late": 1}
     assert read_manifest(streams, stream.contract.name, "2099-01-01") is None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gauges:
+    """A followed table of gauges, step by step."""
+
+    ops: Followed
+    source: Source
+
+    def take(self, changes: int) -> StagedState:
+        """What was staged, once so many changes have landed."""
+        self.ops.settle(self.source, changes)
+        self.ops.type(self.source)
+        return stage_state(self.ops.settings, self.source, run_id="test")
+
+    def standing(self) -> dict[int, float | None]:
+        """The level of the gauges that stand in the table, as far as they are known."""
+        rows = World(settings=self.ops.settings, name=self.source.contract.name).staged(names.SNAPSHOT)
+        newest = {row["gauge_id"]: row for row in sorted(rows, key=lambda row: row["updated_at"])}
+        return {key: row["level"] for key, row in sorted(newest.items()) if row.get("_deleted_at") is None}
+
+    def quarantined(self) -> Counter[int]:
+        """How many versions of each gauge are in quarantine."""
+        rows = quarantine.listed(self.ops.settings, source=self.source.contract.name)
+        return Counter(json.loads(row.original)["gauge_id"] for row in rows)
+
+    def audit(self) -> tuple[list[str], int]:
+        """The problems that the audit finds, and how many keys are in quarantine."""
+        log, settings = change_log(self.source), self.ops.settings
+        reading = read_table(settings, self.source.contract, followed_table(self.source))
+
+        def meanwhile() -> None:
+            pause()
+            self.ops.type(self.source)
+
+        table = verify_table(settings, self.source, reading, meanwhile)
+        return [*table.problems, *verify_topic(settings, [log], log.topic, meanwhile).problems], table.in_quarantine
+
+
+@pytest.mark.timeout(300)
+def test_a_row_whose_newest_change_is_broken_does_not_stand(empty: Followed) -> None:
+    """NaN, an infinite time, and a snapshot that ends with such a row: in quarantine, as in a batch, until a good change comes.
+
+    The audit looks at these keys too, and a lake from before there was anything of broken changes in a log is mended by a replay.
+    """
+    contract = replace(GAUGES, name=f"gauges_{empty.database}")
+    source = Source(contract=contract, origin=PostgresTable(database=empty.database, table="gauges"), load="changes")
+    gauges, log = Gauges(ops=empty, source=source), change_log(source)
+    empty.execute(GAUGES_DDL)
+    with connected(empty.settings, Project(use_cases=(replace(flights, sources=(source,), streams=()),))):
+        gauges.take(4)
+        first = gauges.standing(), gauges.quarantined()
+        empty.execute(
+            "update gauges set level = 'NaN', updated_at = now() where gauge_id = 1",
+            "update gauges set share = 'NaN', updated_at = now() where gauge_id = 2",
+            "update gauges set valid_until = 'infinity', updated_at = now() where gauge_id = 3",
+            "update gauges set level = 4.5, updated_at = now() where gauge_id = 4",
+            "insert into gauges (gauge_id, level) values (5, '-Infinity'), (6, 6.5)",
+        )
+        gauges.take(10)
+        broken, found = (gauges.standing(), gauges.quarantined()), gauges.audit()
+        empty.execute("update gauges set level = 7.5, updated_at = now() where gauge_id = 1", "delete from gauges where gauge_id = 5")
+        mended = gauges.take(12)
+        after, later = gauges.standing(), gauges.audit()
+        with catalog(empty.settings) as lake:
+            lake.load_table(names.typed(log.contract.name)).delete("_broken is not null")
+        stage_state(empty.settings, source, run_id="test")
+        as_before, blind = gauges.standing(), gauges.audit()
+        replayed = [replay_records(empty.settings, [log], [log]) for _ in range(2)]
+        stage_state(empty.settings, source, run_id="test")
+
+    assert first == ({1: 1.5, 2: 2.5, 3: 3.5}, {4: 1})
+    assert broken == ({4: 4.5, 6: 6.5}, {1: 1, 2: 1, 3: 1, 4: 1, 5: 1})
+    assert (found, later) == (([], 4), ([], 2))
+    assert (after, mended.whole_because) == ({1: 7.5, 4: 4.5, 6: 6.5}, None)
+    assert as_before == {1: 7.5, 2: 2.5, 3: 3.5, 4: 4.5, 6: 6.5}
+    assert blind == (["2 keys are rows in the lake, and break the contract in the source: (2,), (3,)"], 0)
+    assert replayed == [[Replayed(source=log.contract.name, partition=names.STREAM, replayed=0, still_broken=5)]] * 2
+    assert gauges.standing() == after

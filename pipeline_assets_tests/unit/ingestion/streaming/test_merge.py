@@ -113,9 +113,9 @@ class Merging:
 def test_a_log_merged_by_buckets_is_as_merged_at_once(
     tmp_path_factory: pytest.TempPathFactory, seed: int, steps: int, buckets: int, *, by_commit: bool
 ) -> None:
-    """Whichever keys are together, also where rows were given other keys: the same rows, the same quarantine, each key once."""
+    """Whichever keys are together, also of rows with other keys, of broken changes: the same rows, the same quarantine, each key once."""
     source = breaking(BY_COMMIT if by_commit else THINGS)
-    log = disturbed(played(Random(seed), steps, by_commit=by_commit))  # noqa: S311 - rows for a test, not secrets
+    log = disturbed(played(Random(seed), steps, by_commit=by_commit, breaks=0.2))  # noqa: S311 - rows for a test, not secrets
     survey, folder = surveyed(log, source), tmp_path_factory.mktemp("buckets")
     spill = Spill(folder=Path(folder), buckets=buckets, contract=in_table(source), connected=survey.moves.connected())
     facts = spill.write(iter(log.to_batches(max_chunksize=5)), log.schema, Facts(epochs=survey.epochs()))
@@ -130,9 +130,9 @@ def test_a_log_merged_by_buckets_is_as_merged_at_once(
 @settings(max_examples=100)
 @given(seed=st.integers(0, 10**9), steps=st.integers(1, 60), by_commit=st.booleans())
 def test_increments_end_with_the_rows_and_the_quarantine_of_one_merge(seed: int, steps: int, *, by_commit: bool) -> None:
-    """Cut anywhere, with changes emitted again, lost values, broken rows and new snapshots: after each increment as merged at once."""
+    """Cut anywhere, with changes emitted again, lost values, all that is broken, new snapshots: after each increment as merged at once."""
     random, source = Random(seed), breaking(BY_COMMIT if by_commit else THINGS)  # noqa: S311 - rows for a test, not secrets
-    log = disturbed(played(random, steps, by_commit=by_commit))
+    log = disturbed(played(random, steps, by_commit=by_commit, breaks=0.2))
     cuts = sorted({0, log.num_rows, *(random.randint(1, log.num_rows) for _ in range(4) if log.num_rows)})
     merging = Merging(source)
     for start, end in pairwise(cuts):

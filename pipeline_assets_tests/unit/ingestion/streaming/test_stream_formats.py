@@ -442,15 +442,20 @@ def test_what_is_no_change_of_a_row(envelope: dict[str, object]) -> None:
     assert faults(read(with_format(CHANGE), json.dumps(envelope).encode())) == {0: "not a change event"}
 
 
+LOG = replace(
+    stream_of(),
+    contract=log_contract(READINGS),
+    format=DebeziumChange(
+        operation="_op", lsn="_lsn", committed_at="_committed_at", transaction="_txid", snapshot="_snapshot", absent="_absent"
+    ),
+)
+
+
 def test_a_change_says_which_declared_fields_its_row_lacks() -> None:
     """Of a row that stands after it; one that is null is not lacking, and of a deleted row only the key is known."""
-    written_as = DebeziumChange(
-        operation="_op", lsn="_lsn", committed_at="_committed_at", transaction="_txid", snapshot="_snapshot", absent="_absent"
-    )
-    stream = replace(stream_of(), contract=log_contract(READINGS), format=written_as)
     whole = {**change()["after"], "kind": None, "level": None, "sent_at": None, "colour": "red"}  # type: ignore[dict-item]
     payloads = [change(), change(after=whole), change("d"), change("t")]
-    found = read(stream, *(json.dumps(payload).encode() for payload in payloads))
+    found = read(LOG, *(json.dumps(payload).encode() for payload in payloads))
 
     assert faults(found) == {}
     assert found.checked.good.column("_absent").to_pylist() == ['["kind", "level", "sent_at"]', None, None, None]
@@ -554,3 +559,44 @@ def test_what_is_an_event_is_told_with_all_headers_of_a_record() -> None:
     assert binary.is_event(None, {})
     assert changes.is_event(json.dumps(change()).encode(), {})
     assert not changes.is_event(None, {"trace": b"1"})
+
+
+def of_row(operation: str = "u", **values: object) -> bytes:
+    """A change that gives a row these values."""
+    whole = change(operation)
+    return json.dumps(whole | {name: {**row, **values} for name in ("before", "after") if isinstance(row := whole[name], dict)}).encode()
+
+
+def test_a_broken_change_is_known_as_far_as_it_can_be_read() -> None:
+    """Its row and what it did to it, with all values but those at fault; it is in quarantine no less, by the first of them."""
+    bad = of_row(value="NaN", level="many", read_at="infinity")
+    found = read(LOG, of_row(), bad, of_row("d", value="-Infinity"), of_row("r", value=float("nan"), _broken="own"))
+    assert found.partly is not None
+    rows = found.partly.good.select(["sensor", "value", "is_valid", "read_at", "_op", "_lsn", "_broken"]).to_pylist()
+
+    assert found.checked.good.num_rows == 1
+    assert list(faults(found)) == list(found.partly.positions) == [1, 2, 3]
+    assert [(row["sensor"], row["_op"], row["_lsn"], row["value"]) for row in rows] == [("a1", kind, 8, None) for kind in "udr"]
+    assert [list(json.loads(row["_broken"])) for row in rows] == [["level", "value", "read_at"], ["value"], ["value"]]
+    assert [found.checked.broken[number].fault for number in range(3)] == [
+        " ".join(next(iter(json.loads(row["_broken"]).items()))) for row in rows
+    ]
+    assert [(row["is_valid"], row["read_at"] is None) for row in rows] == [(True, True), (True, False), (True, False)]
+
+
+def test_a_key_that_cannot_be_read_is_null_and_an_envelope_that_cannot_leaves_nothing() -> None:
+    """Nobody knows which row that is, and it has its place in a snapshot; of what is no change, not even that is known."""
+    no_place = change(source={"lsn": "first", "ts_ms": 1367409900000}, after={"value": "NaN"})
+    found = read(LOG, of_row("r", sensor=7), json.dumps(no_place).encode(), b"{", json.dumps(change(after=None)).encode())
+    assert found.partly is not None
+
+    assert faults(found) == {0: "sensor wrong type", 1: "value wrong type", 2: "not a JSON object", 3: "not a change event"}
+    assert [(row["sensor"], row["_op"], row["value"]) for row in found.partly.good.to_pylist()] == [(None, "r", 0.5)]
+    assert list(found.partly.positions) == [0]
+
+
+def test_broken_events_are_in_quarantine_alone() -> None:
+    """Only the log of a table has use for what is left of a broken record."""
+    found = read(with_format(CHANGE), of_row(value="NaN"))
+
+    assert (found.partly, len(found.parts), list(faults(found))) == (None, 1, [0])

@@ -495,7 +495,8 @@ def test_a_change_of_another_schema_has_the_table_looked_at(bench: Bench, row: d
     assert (first.rows, asked, refused, looks) == (1, [], 1, [True, True, False])
     if "level" in row:
         assert (dict(done.broken), bench.quarantine) == ({"level wrong type": 1}, {(0, 1): "level wrong type"})
-        assert [row["_absent"] for row in typed] == [None, None]
+        assert [row["_absent"] for row in typed] == [None, None, None]
+        assert [(row["level"], row["_broken"]) for row in typed] == [(3, None), (None, '{"level": "wrong type"}'), (3, None)]
     else:
         assert bench.quarantine == {}
         assert [json.loads(row["_absent"] or "[]") for row in typed] == [[], ["is_valid", "level", "read_at", "sent_at", "value"], []]

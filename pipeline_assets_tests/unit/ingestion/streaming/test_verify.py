@@ -62,32 +62,37 @@ def _offsets(spans: Sequence[Span]) -> list[int]:
 @settings(max_examples=100)
 @given(seed=st.integers(0, 10**9), size=st.integers(0, 60))
 def test_planted_differences_are_found_and_no_others(seed: int, size: int) -> None:
-    """Rows left out, rows too many and values changed in any field are named by key; the order of rows says nothing."""
+    """Rows left out or too many, values changed in any field, keys in quarantine on one side only are named; the order says nothing."""
     random = Random(seed)  # noqa: S311 - rows for a test, not secrets
     rows = [airport(number) for number in range(size)]
     lake = {row["faa"]: dict(row) for row in rows}
-    fates = {key: random.choice(["same", "same", "same", "gone", "changed", "doubtful"]) for key in lake}
+    fates = {key: random.choice(["same", "same", "same", "gone", "changed", "broken", "standing", "held", "lost"]) for key in lake}
     edits: list[Row] = [{"altitude_ft": 0}, {"name": ""}, {"latitude": 40.0000001}, {"time_zone": None}, {"updated_at": NOW.replace(day=2)}]
     for key, fate in fates.items():
-        if fate == "gone":
+        if fate in {"gone", "broken", "held", "lost"}:
             del lake[key]
         elif fate == "changed":
             lake[key] |= random.choice(edits)
     extra = [f"X{number}" for number in range(random.randint(0, 5))]
     lake |= {key: airport(0, faa=key) for key in extra}
     shuffled = random.sample(list(lake.values()), len(lake))
-    doubtful = [key for key, fate in fates.items() if fate == "doubtful"]
-    found = difference(CONTRACT, source([row for row in rows if row["faa"] not in doubtful], doubtful), table(shuffled))
+    broken = [key for key, fate in fates.items() if fate in {"broken", "standing", "lost"}]
+    held = [key for key, fate in fates.items() if fate in {"broken", "held"}]
+    reading = source([row for row in rows if row["faa"] not in broken], broken)
+    found = difference(CONTRACT, reading, table(shuffled), reading.broken.clear().vstack(pl.DataFrame({"faa": held}, {"faa": pl.String})))
+    counts = Counter(fates.values())
 
-    assert {key for (key,) in found.missing} <= {key for key, fate in fates.items() if fate == "gone"}
+    assert {key for (key,) in found.missing} <= {key for key, fate in fates.items() if fate in {"gone", "lost"}}
     assert found.counts == {
-        "missing": Counter(fates.values())["gone"],
+        "missing": counts["gone"] + counts["lost"],
         "extra": len(extra),
-        "different": Counter(fates.values())["changed"],
+        "different": counts["changed"],
+        "held_back": counts["held"],
+        "standing": counts["standing"],
     }
     assert {key for (key,) in found.extra} == set(extra)
-    assert found.compared == size - len(doubtful) + len(extra)
-    assert found.is_none == (not extra and not {"gone", "changed"} & set(fates.values()))
+    assert (found.compared, found.quarantined) == (size + len(extra), counts["broken"])
+    assert found.is_none == (not extra and set(fates.values()) <= {"same", "broken"})
 
 
 def test_zero_has_no_sign_and_null_is_a_value() -> None:
