@@ -194,7 +194,8 @@ class Table:
         """Whether a row says that it was changed later than it ever said before, and not after its commit."""
         if row is None or self.by_commit or "updated_at" in row.get(UNREAD, ()):
             return False
-        before, updated_at = latest.get(key), row["updated_at"]
+        before = latest.get(key)
+        updated_at: datetime = row["updated_at"]
         latest[key] = updated_at if before is None else max(before, updated_at)
         return (before is None or updated_at > before) and updated_at <= minute(self.now) + CLOCK_TOLERANCE
 
