@@ -85,12 +85,12 @@ def _newest_drafted(contract: Contract, rows: pl.DataFrame, draft: Draft) -> pl.
 def _back(contract: Contract, before: _Before, newest: pl.DataFrame, draft: Draft) -> _Back:
     """What stands as it was long ago: its newest drafted version had ended, or is older than a staged one."""
     key, known_at = list(contract.primary_key), pl.col(contract.known_at)
-    nothing = before.ended.clear()
-    if _is_time_fixed(contract, draft):
-        return _Back(ended=nothing, drafted=nothing, standing=nothing)
     ended = before.ended.join(newest, on=key).filter(known_at == pl.col(NEWEST)).drop(NEWEST)
     older = before.others.join(newest, on=key).filter(known_at > pl.col(NEWEST)).select(key)
     keys = pl.concat([ended.select(key), older]).unique()
+    if keys.is_empty() or _is_time_fixed(contract, draft):
+        nothing = before.ended.clear()
+        return _Back(ended=nothing, drafted=nothing, standing=nothing)
     drafted = draft.rows_of(keys, before.ended.columns).join(newest, on=key).filter(known_at == pl.col(NEWEST)).drop(NEWEST)
     last = pl.concat([before.others, ended]).sort(known_at).unique(key, keep="last", maintain_order=True)
     same = [field.name for field in contract.fields if field.name != contract.known_at]
