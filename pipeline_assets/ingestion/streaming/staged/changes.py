@@ -50,6 +50,7 @@ from pipeline_assets.ingestion.streaming.staged.facts import (
     change_offsets,
     epochs_of,
     first_values,
+    has_broken,
     is_from,
     is_unread,
     marks,
@@ -139,8 +140,7 @@ def frame(log: pa.Table, contract: Contract) -> pl.DataFrame:
     columns = list(dict.fromkeys([*(field.name for field in contract.fields), OPERATION, LSN, COMMITTED_AT, OFFSET, *optional]))
     frame = pl.DataFrame(pl.from_arrow(log.select(columns)))
     frame = frame.with_columns(pl.lit(None, pl.String).alias(name) for name in (SNAPSHOT, ABSENT, BROKEN) if name not in optional)
-    has_broken = frame[BROKEN].null_count() < frame.height
-    readable_first = frame.sort(pl.col(BROKEN).is_not_null()) if has_broken else frame
+    readable_first = frame.sort(pl.col(BROKEN).is_not_null()) if has_broken(frame) else frame
     return readable_first.unique(OFFSET, keep="first").sort(OFFSET)
 
 

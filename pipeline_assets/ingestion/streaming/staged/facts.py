@@ -127,9 +127,14 @@ def first_values(records: pl.DataFrame, columns: Sequence[str], known: Mapping[s
     return found
 
 
+def has_broken(records: pl.DataFrame) -> bool:
+    """Whether any of some records is broken."""
+    return records[BROKEN].null_count() < records.height
+
+
 def is_unread(records: pl.DataFrame, name: str) -> pl.Expr:
     """Whether one of some records has a value of a field that could not be read."""
-    if records[BROKEN].null_count() == records.height:
+    if not has_broken(records):
         return pl.lit(value=False)
     return pl.col(BROKEN).str.contains(f"{json.dumps(name)}: ", literal=True).fill_null(value=False)
 

@@ -37,7 +37,7 @@ from pipeline_assets.ingestion.streaming.staged.change_log import (
     READ,
     TRUNCATED,
 )
-from pipeline_assets.ingestion.streaming.staged.facts import EPOCH, IS_CHANGE, ORDER, Facts, is_unread, numbered, snapshots
+from pipeline_assets.ingestion.streaming.staged.facts import EPOCH, IS_CHANGE, ORDER, Facts, has_broken, is_unread, numbered, snapshots
 from pipeline_assets.spec.contracts import CLOCK_TOLERANCE, Contract
 from pipeline_assets.spec.sources import Source
 
@@ -112,7 +112,8 @@ def _filled(records: pl.DataFrame, contract: Contract, facts: Facts) -> pl.DataF
     filled, absent = changes.resolved(records, records, contract, facts.first_values)
     lost = {name: pl.col(f"_is_lost_{name}") & (pl.col(OPERATION) != DELETED) for name in absent}
     first = pl.coalesce(pl.lit(None, pl.String), *(pl.when(is_lost).then(pl.lit(name)) for name, is_lost in lost.items()))
-    unread = {field.name: is_unread(filled, field.name) | lost.get(field.name, pl.lit(value=False)) for field in contract.fields}
+    names = [field.name for field in contract.fields if has_broken(filled) or field.name in lost]
+    unread = {name: is_unread(filled, name) | lost.get(name, pl.lit(value=False)) for name in names}
     listed = [pl.when(is_unknown).then(pl.lit(f"{name},")) for name, is_unknown in unread.items()]
     unknown = pl.concat_str(pl.lit(""), *listed, ignore_nulls=True)
     return filled.with_columns(pl.when(pl.col(BROKEN).is_null()).then(first).alias("_lost"), unknown.alias("_unknown"))

@@ -2,8 +2,9 @@
 
 An increment of the landing table is surveyed first: the offsets that it holds, with those seen before, must leave no gap. Then it is read
 in chunks. Of each chunk the broken records go to quarantine, then the good ones and the position reached become one commit of the typed
-table. A kill between the two leaves a quarantine that is ahead of the table; the next run starts from the table and puts the same records
-in quarantine again, in their own place. Runs of one stream wait for each other; one that lost its lock without knowing fails to commit.
+table; in the log of a followed table also what can be read of the broken ones. A kill between the two leaves a quarantine that is ahead of
+the table; the next run starts from the table and puts the same records in quarantine again, in their own place. Runs of one stream wait for
+each other; one that lost its lock without knowing fails to commit.
 
 **Too many broken records.** The contract's share is held against at least `MIN_JUDGED` records: a chunk with fewer is judged together with
 those before it, so that one broken record in a quiet hour does not stop the stream, and a trickle of nothing but broken ones does.
