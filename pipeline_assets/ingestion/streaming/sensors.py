@@ -218,7 +218,8 @@ def _stream_health(project: Project) -> dg.SensorDefinition:
         watch = Watch(now=datetime.now(UTC), memories=memories, restarts=restarts)
         with dagster_errors(), open_connect(platform.settings) as connect:
             look(platform.settings, connect, project, watch)
-            lacking = [one.name for one in connectors_of(project) if not is_applied(platform.settings, connect, one)]
+            declared, verdicts = connectors_of(project), watch.verdicts
+            lacking = [one.name for one in declared if not is_applied(platform.settings, connect, one, verdicts.get(one.name))]
         requests = [dg.RunRequest()] if lacking and not _is_running(context, names.APPLY_CONNECTORS) else []
         wrong = sorted("/".join(asset) for asset, seen in watch.seen.items() if seen.trouble)
         recorded_at = datetime.fromisoformat(before["recorded_at"]) if "recorded_at" in before else None
