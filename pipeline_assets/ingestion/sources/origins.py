@@ -8,6 +8,8 @@ from pipeline_assets.spec.contracts import Contract, Field
 from pipeline_assets.spec.sources import Origin, PostgresTable
 
 ODCS_VERSION = "v3.0.2"
+# The schema of tables that are named without one.
+PUBLIC = "public"
 
 
 def system_of(origin: Origin) -> str:
@@ -16,8 +18,10 @@ def system_of(origin: Origin) -> str:
 
 
 def source_name(origin: Origin) -> AssetName:
-    """The asset of an outside table, or of the records of an endpoint."""
-    return names.source_asset(system_of(origin), origin.table if isinstance(origin, PostgresTable) else origin.records)
+    """The asset of an outside table, or of the records of an endpoint. Tables of one name in two schemas are two assets."""
+    if not isinstance(origin, PostgresTable):
+        return names.source_asset(system_of(origin), origin.records)
+    return names.source_asset(system_of(origin), origin.table if origin.schema == PUBLIC else f"{origin.schema}.{origin.table}")
 
 
 def kind_of(origin: Origin) -> str:

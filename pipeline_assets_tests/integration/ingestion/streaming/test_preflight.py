@@ -1,11 +1,10 @@
 """Tables of every kind in one real database: what the preflight says of each, what is published, and that its remedies are right."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from secrets import token_hex
-from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -13,14 +12,13 @@ from psycopg.sql import SQL, Identifier
 from pydantic import SecretStr
 
 from pipeline_assets.core import names
-from pipeline_assets.core.errors import NotFollowed, SourceRefused
+from pipeline_assets.core.errors import NotFollowed
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.streaming.capture.preflight import Contracts, Verdict
 from pipeline_assets.ingestion.streaming.capture.replication import examine, publish
 from pipeline_assets.ingestion.streaming.capture.table_rules import identifier
 from pipeline_assets.spec.contracts import Contract, Field
 from pipeline_assets.spec.sources import PostgresTable
-from pipeline_assets_tests.stack_services import cluster_of
 
 OWNED = "airline_ops"
 STATEMENT = re.compile(r"`((?:alter|create|grant) [^`]*;)`")
@@ -62,8 +60,6 @@ DDL = f"""
     create table open_to_all (id bigint primary key, note text, {AT});
     alter table open_to_all enable row level security;
     create policy everything on open_to_all for select using (true);
-    create table guarded (id bigint primary key, note text, {AT});
-    alter table guarded enable row level security, force row level security;
     create schema closed;
     create table closed.letters (id bigint primary key, note text, {AT});
     create table "Orders" (id bigint primary key, note text, {AT});
@@ -71,7 +67,7 @@ DDL = f"""
     create table "order$items" (id bigint primary key, note text, {AT});
     create table "order items" (id bigint primary key, note text, {AT});
     create table other_note (id bigint primary key, note interval, {AT});
-"""
+"""  # noqa: S608 - made of constants
 ID, NOTE = Field(name="id", type="integer", required=True, description="Which."), Field(name="note", type="string", description="What.")
 UPDATED = Field(name="updated_at", type="timestamp", required=True, description="When.")
 CONTRACT = Contract(
@@ -159,6 +155,13 @@ class Shop:
             for statement in statements:
                 connection.execute(SQL(statement))
 
+    def change(self, name: str) -> None:
+        """Updates and deletes rows of a table, as its application does."""
+        table = self.table(name)
+        with psycopg.connect(self.settings.databases[self.database].get_secret_value()) as connection:
+            for statement in ("update {} set updated_at = now()", "delete from {}"):
+                connection.execute(SQL(statement).format(Identifier(table.schema, table.table)))
+
     def published(self) -> set[str]:
         """The tables whose changes are published."""
         with psycopg.connect(self.settings.databases[self.database].get_secret_value()) as connection:
@@ -187,18 +190,13 @@ class Shop:
 
 
 @pytest.fixture
-def shop(stores: Settings, fresh_database: Callable[[SecretStr], SecretStr]) -> Iterator[Shop]:
+def shop(stores: Settings, fresh_database: Callable[[SecretStr], SecretStr]) -> Shop:
     """An empty database whose name no other test has."""
     owned, database = fresh_database(stores.databases[OWNED]), f"shop_{token_hex(6)}"
     base = stores.replication[OWNED].get_secret_value().rpartition("/")[0]
     reader = SecretStr(f"{base}/{owned.get_secret_value().rpartition('/')[2]}")
     settings = stores.model_copy(update={"databases": {database: owned}, "replication": {database: reader}})
-    yield Shop(settings=settings, database=database)
-
-
-def reader_of(shop: Shop) -> str:
-    """The role that reads changes."""
-    return str(urlsplit(shop.settings.replication[shop.database].get_secret_value()).username)
+    return Shop(settings=settings, database=database)
 
 
 def said(verdict: Verdict, shop: Shop) -> dict[str, list[str]]:
@@ -222,14 +220,8 @@ def test_each_table_is_followed_or_refused_by_name_and_the_remedies_are_right(sh
     with pytest.raises(NotFollowed) as refused:
         shop.publish(*EXPECTED)
     published = shop.published()
-    changed = [
-        name
-        for name in EXPECTED
-        if EXPECTED[name][0] is None or "not there" not in EXPECTED[name][0] and 'schema "nowhere' not in EXPECTED[name][0]
-    ]
-    for name in set(changed) - {"shown", "kept", "guarded"}:
-        table = identifier(shop.table(name))
-        shop.execute(f"update {table} set updated_at = now()", f"delete from {table}")
+    for name in EXPECTED.keys() - {"shown", "kept", "ORDERS", "nowhere.at_all"}:
+        shop.change(name)
 
     assert published == accepted
     assert sorted(str(refused.value).splitlines()) == sorted(sentence for sentences in found.values() for sentence in sentences)
