@@ -10,7 +10,6 @@ from pydantic import SecretStr
 from pipeline_assets.core import names
 from pipeline_assets.core.errors import NotFollowed, SettingsMissing
 from pipeline_assets.core.settings import PREFIX, Settings
-from pipeline_assets.ingestion.batch.postgres import misfits
 from pipeline_assets.ingestion.streaming.capture.catalog import Catalog, Publication, read_catalog
 from pipeline_assets.ingestion.streaming.capture.preflight import Contracts, Verdict, captured_in, judged
 from pipeline_assets.ingestion.streaming.capture.table_rules import PUBLISHES_GENERATED
@@ -58,6 +57,8 @@ def publish(settings: Settings, database: str, tables: Sequence[PostgresTable], 
 def _examined(
     connection: "psycopg.Connection", settings: Settings, database: str, tables: Sequence[PostgresTable], contracts: Contracts
 ) -> tuple[Catalog, Verdict]:
+    from pipeline_assets.ingestion.batch.postgres import misfits
+
     catalog = read_catalog(connection, database, _reader(settings, database), tables)
     captured = captured_in(catalog, contracts)
     new = [table for table in contracts if table in catalog.tables and table not in captured and catalog.tables[table].is_known]
