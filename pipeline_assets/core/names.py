@@ -150,8 +150,8 @@ def connector_replication(database: str) -> str:
 
 
 def source_asset(system: str, table: str) -> AssetName:
-    """The table or endpoint of an outside system, as the asset graph shows it."""
-    return (system, table)
+    """The table or endpoint of an outside system, as the asset graph shows it, which knows letters, digits and underscores alone."""
+    return (system, _word(table))
 
 
 def build_features(use_case: str) -> str:

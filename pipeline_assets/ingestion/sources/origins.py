@@ -21,7 +21,7 @@ def source_name(origin: Origin) -> AssetName:
     """The asset of an outside table, or of the records of an endpoint. Tables of one name in two schemas are two assets."""
     if not isinstance(origin, PostgresTable):
         return names.source_asset(system_of(origin), origin.records)
-    return names.source_asset(system_of(origin), origin.table if origin.schema == PUBLIC else f"{origin.schema}.{origin.table}")
+    return names.source_asset(system_of(origin), origin.table if origin.schema == PUBLIC else f"{origin.schema}__{origin.table}")
 
 
 def kind_of(origin: Origin) -> str:
