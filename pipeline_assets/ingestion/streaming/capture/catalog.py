@@ -20,8 +20,8 @@ PERMANENT, TEMPORARY = "p", "t"
 # How `pg_attribute` writes the kinds of generated columns, and `pg_publication` which of them it publishes.
 STORED, VIRTUAL = "s", "v"
 
-# Names as they are written in SQL, with their schema.
-QUALIFIED_NAMES = "select set_config('search_path', '', true)"
+# While these queries run, names are written as SQL writes them: with their schema.
+QUALIFIED_NAMES, USUAL_NAMES = "set local search_path to ''", "set local search_path to default"
 SERVER = """
     select current_setting('server_version_num')::int as version, pg_is_in_recovery() as is_standby,
         current_setting('wal_level') as wal_level,
@@ -261,6 +261,7 @@ def read_catalog(connection: "psycopg.Connection", database: str, reader: str, t
         (server,) = cursor.execute(SERVER, asked).fetchall()
         publication = cursor.execute(PUBLICATION, asked).fetchone()
         rows = cursor.execute(TABLES, asked).fetchall()
+    connection.execute(USUAL_NAMES)
     return Catalog(
         database=database,
         reader=reader,
