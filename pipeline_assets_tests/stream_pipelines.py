@@ -312,6 +312,21 @@ def pipeline_on(streams: Settings, *, registers: Sequence[str] = ("accounts",), 
         _take_away(pipeline)
 
 
+@contextmanager
+def tables_on(streams: Settings, ddl: str, declare: Callable[[str], Sequence[Source]]) -> Iterator[Pipeline]:
+    """A pipeline without topics of its own, with an operational database of these tables, as they are declared for its name."""
+    database = f"ops_{token_hex(4)}"
+    sources = tuple(declare(database))
+    project = Project(use_cases=(replace(flights, sources=sources, streams=()),))
+    pipeline = Pipeline(settings=_with_database(streams, database), project=project)
+    with pipeline.operations() as connection:
+        connection.execute(ddl)
+    try:
+        yield pipeline
+    finally:
+        _take_away(pipeline)
+
+
 def _with_database(streams: Settings, database: str) -> Settings:
     """Settings with an empty operational database, and its role that reads changes."""
     owned, reading = (each[OWNED].get_secret_value().rpartition("/")[0] for each in (streams.databases, streams.replication))

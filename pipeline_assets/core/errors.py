@@ -184,6 +184,29 @@ class SourceRefused(PipelineError):
         super().__init__(f"Source '{source}' refused: {problem}. Check its settings and its declaration.")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Obstacle:
+    """What keeps a table (or, where `table` is None, a whole database) from being followed, and what to do: SQL where a statement helps."""
+
+    database: str
+    table: str | None
+    problem: str
+    expected: str
+    remedy: str
+
+    def __str__(self) -> str:
+        where = f"Database '{self.database}'" if self.table is None else f"Table {self.table} of database '{self.database}'"
+        return f"{where} {self.problem}. Expected: {self.expected}. {self.remedy}"
+
+
+class NotFollowed(PipelineError):
+    """Changes of tables that cannot be followed rightly, with every reason; these tables are not published."""
+
+    def __init__(self, obstacles: Sequence[Obstacle]) -> None:
+        self.obstacles = tuple(obstacles)
+        super().__init__("\n".join(map(str, self.obstacles)))
+
+
 class ModelRejected(PipelineError):
     """A candidate, or a version asked for by name, may not go live."""
 

@@ -97,8 +97,8 @@ def replication(database: str) -> str:
 
 
 def changes_topic(database: str, schema: str, table: str) -> str:
-    """The topic of the changes of a table."""
-    return f"{database}.{schema}.{table}"
+    """The topic of the changes of a table, as Debezium names it: a sign that no topic may have becomes an underscore."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", f"{database}.{schema}.{table}")
 
 
 def heartbeat_topic(database: str) -> str:
@@ -118,17 +118,17 @@ def landing_control_topic(topic: str) -> str:
 
 def connector(name: str) -> AssetName:
     """A connector, as the asset graph shows it."""
-    return (CONNECTORS, _plain(name))
+    return (CONNECTORS, _word(name))
 
 
 def topic(name: str) -> AssetName:
     """A topic, as the asset graph shows it."""
-    return ("topics", _plain(name))
+    return ("topics", _word(name))
 
 
 def landed(topic: str) -> AssetName:
-    """The lake table of a topic's records as they came."""
-    return (LANDED, _plain(topic))
+    """The lake table of a topic's records as they came. Topics that differ in case alone have tables of their own."""
+    return (LANDED, _word(topic))
 
 
 def landed_header(header: str) -> str:
@@ -137,7 +137,11 @@ def landed_header(header: str) -> str:
 
 
 def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9_]", "_", name.lower())
+    return _word(name).lower()
+
+
+def _word(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_]", "_", name)
 
 
 def connector_replication(database: str) -> str:
@@ -146,8 +150,8 @@ def connector_replication(database: str) -> str:
 
 
 def source_asset(system: str, table: str) -> AssetName:
-    """The table or endpoint of an outside system, as the asset graph shows it."""
-    return (system, table)
+    """The table or endpoint of an outside system, as the asset graph shows it, which knows letters, digits and underscores alone."""
+    return (system, _word(table))
 
 
 def files_asset(folder: str, pattern: str) -> AssetName:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from pipeline_assets.core.names import files_asset
+from pipeline_assets.core import names
 from pipeline_assets.spec.features import FeatureView
 from pipeline_assets.spec.sources import Files, PostgresTable, RestEndpoint, Source
 from pipeline_assets.spec.use_case import UseCase
@@ -23,6 +23,7 @@ def clashes(use_cases: Sequence[UseCase]) -> Iterator[Clash]:
     """Every name that two different declarations have; equal ones are one and the same."""
     yield from _clashes("contract", use_cases, _contracts)
     yield from _clashes("origin", use_cases, lambda one: ((_origin(source), source) for source in _sources(one)))
+    yield from _clashes("landing table", use_cases, _landing_tables)
     yield from _clashes("view", use_cases, lambda one: ((view.name, view) for view in _views(one)))
     yield from _clashes("entity", use_cases, lambda one: ((view.entity.name, view.entity) for view in _views(one)))
     yield from _clashes("cleaned table", use_cases, lambda one: ((view.source.name, view.source) for view in _views(one)))
@@ -50,6 +51,14 @@ def _sources(use_case: UseCase) -> Iterator[Source]:
     yield from (stream.history.source for stream in use_case.streams if stream.history is not None)
 
 
+def _landing_tables(use_case: UseCase) -> Iterator[tuple[str, Source]]:
+    """Where the changes of followed tables land, by the names that are made of theirs: signs become underscores."""
+    for source in _sources(use_case):
+        table = source.origin
+        if source.load == "changes" and isinstance(table, PostgresTable):
+            yield names.landed(names.changes_topic(table.database, table.schema, table.table))[1], source
+
+
 def _views(use_case: UseCase) -> Iterator[FeatureView]:
     """The views of a use case, one as often as a model names it."""
     return (view for model in use_case.models for view in model.views)
@@ -62,4 +71,4 @@ def _origin(source: Source) -> str:
         case RestEndpoint() as endpoint:
             return f"{endpoint.service}/{endpoint.path}"
         case Files() as files:
-            return "/".join(files_asset(files.folder, files.pattern))
+            return "/".join(names.files_asset(files.folder, files.pattern))

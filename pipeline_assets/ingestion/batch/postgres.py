@@ -134,18 +134,30 @@ def _conninfo(settings: Settings, database: str) -> str:
 
 
 def _columns(connection: "psycopg.Connection", contract: Contract, origin: PostgresTable) -> dict[str, str]:
-    table = _table(origin).as_string(connection)
-    columns: dict[str, str] = dict(connection.execute(COLUMN_TYPES, [table]).fetchall())
+    columns = _types(connection, origin)
     if not columns:
-        raise SourceRefused(contract.name, f"database '{origin.database}' has no table {table}")
-    problems = {
+        raise SourceRefused(contract.name, f"database '{origin.database}' has no table {_table(origin).as_string(connection)}")
+    problems = _misfits(contract, columns)
+    if problems:
+        raise SourceChanged(contract.name, problems)
+    return columns
+
+
+def misfits(connection: "psycopg.Connection", contract: Contract, origin: PostgresTable) -> dict[str, str]:
+    """The fields of a contract that a table has no column for, or one of another type, with what is wrong."""
+    return _misfits(contract, _types(connection, origin))
+
+
+def _types(connection: "psycopg.Connection", origin: PostgresTable) -> dict[str, str]:
+    return dict(connection.execute(COLUMN_TYPES, [_table(origin).as_string(connection)]).fetchall())
+
+
+def _misfits(contract: Contract, columns: Mapping[str, str]) -> dict[str, str]:
+    return {
         field.name: f"({field.type}) has no column" if field.name not in columns else f"is {columns[field.name]}, expected {field.type}"
         for field in contract.fields
         if columns.get(field.name) not in SERVES[field.type]
     }
-    if problems:
-        raise SourceChanged(contract.name, problems)
-    return columns
 
 
 def _table(origin: PostgresTable) -> "sql.Identifier":

@@ -1,4 +1,4 @@
-"""The commands of the quarantine: `quarantine list` and `show`; batch ingestion adds `replay`. What they need is loaded when they run."""
+"""The commands `quarantine list` and `show`, and the group `sources`; later rooms add to both. What they need is loaded when they run."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -20,6 +20,7 @@ SHOWN_ROWS = 50
 SourceOption = Annotated[str | None, typer.Option("--source", help="Rows of this source, stream or change log only, such as weather.")]
 PartitionOption = Annotated[str | None, typer.Option("--partition", help="Rows of this UTC day (YYYY-MM-DD), `snapshot` or `stream` only.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+sources = typer.Typer(no_args_is_help=True, help="Sources as they are declared, held against what is there.")
 commands = typer.Typer(no_args_is_help=True, help="Rows that broke their contract: which, why, and once more.")
 
 
@@ -28,6 +29,7 @@ def register(app: typer.Typer) -> None:
     commands.command("list")(list_rows)
     commands.command("show")(show_row)
     app.add_typer(commands, name="quarantine")
+    app.add_typer(sources, name="sources")
 
 
 def list_rows(

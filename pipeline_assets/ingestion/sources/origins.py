@@ -8,6 +8,8 @@ from pipeline_assets.spec.contracts import Contract, Field
 from pipeline_assets.spec.sources import Files, Origin, PostgresTable, RestEndpoint
 
 ODCS_VERSION = "v3.0.2"
+# The schema of tables that are named without one.
+PUBLIC = "public"
 
 
 def system_of(origin: Origin) -> str:
@@ -22,10 +24,11 @@ def system_of(origin: Origin) -> str:
 
 
 def source_name(origin: Origin) -> AssetName:
-    """The asset of an outside table, of the records of an endpoint, or of files."""
+    """The asset of an outside table, of the records of an endpoint, or of files. Tables of one name in two schemas are two assets."""
     match origin:
         case PostgresTable():
-            return names.source_asset(origin.database, origin.table)
+            table = origin.table if origin.schema == PUBLIC else f"{origin.schema}__{origin.table}"
+            return names.source_asset(origin.database, table)
         case RestEndpoint():
             return names.source_asset(origin.service, origin.records)
         case Files():

@@ -1,4 +1,7 @@
-"""The commands `quarantine replay`, which joins those of the sources, and `audit sources`. What they need is loaded when they run."""
+"""The commands `quarantine replay` and `sources preflight`, which join those of the sources, and `audit sources`.
+
+What they need is loaded when they run.
+"""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +20,7 @@ from pipeline_assets.ingestion.sources.commands import (
     contracts,
     next_assets,
     project,
+    sources,
 )
 
 if TYPE_CHECKING:
@@ -26,8 +30,9 @@ audit = typer.Typer(no_args_is_help=True, help="Reconcile what is in one place w
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands to the app and to those of the quarantine."""
+    """Add the commands to the app, to those of the quarantine and to those of the sources."""
     commands.command("replay")(replay_rows)
+    sources.command("preflight")(preflight)
     audit.command("sources")(audit_sources)
     app.add_typer(audit, name="audit")
 
@@ -51,6 +56,28 @@ def audit_sources(*, as_json: JsonOption = False) -> None:
     if as_json:
         typer.echo(json.dumps([asdict(verdict) for verdict in found], indent=2))
     if any(verdict.problems for verdict in found):
+        raise typer.Exit(1)
+
+
+def preflight(*, as_json: JsonOption = False) -> None:
+    """Judge whether the changes of each followed table can be followed rightly, and say what to do where not. Exit code 1 if so.
+
+    The catalogs of the databases are read, and nothing is changed.
+    """
+    from pipeline_assets.core.settings import load_settings
+    from pipeline_assets.ingestion.streaming.capture.connectors import connectors_of, examined
+
+    settings = load_settings()
+    found = [verdict for one in connectors_of(project()) if (verdict := examined(settings, one)) is not None]
+    obstacles = [one for verdict in found for one in verdict.obstacles]
+    if as_json:
+        typer.echo(json.dumps([asdict(one) for one in obstacles], indent=2))
+    else:
+        for table in (table for verdict in found for table in verdict.accepted):
+            typer.echo(f"ok    {table.database} {table.schema}.{table.table}")
+        for obstacle in obstacles:
+            typer.echo(f"WRONG {obstacle}")
+    if obstacles:
         raise typer.Exit(1)
 
 

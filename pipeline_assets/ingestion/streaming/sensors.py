@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import dagster as dg
 
@@ -18,9 +18,9 @@ from pipeline_assets.core import names
 from pipeline_assets.core.project import Project, Span
 from pipeline_assets.core.resources import Platform, dagster_errors, is_running, key, last_day
 from pipeline_assets.ingestion.streaming.capture.connect import open_connect
-from pipeline_assets.ingestion.streaming.capture.connectors import connectors_of, is_applied, topics_of
+from pipeline_assets.ingestion.streaming.capture.connectors import connectors_of, is_applied, obstacles_of, topics_of
 from pipeline_assets.ingestion.streaming.health import flow as health
-from pipeline_assets.ingestion.streaming.streams import change_log, followed, record_streams, streams_behind
+from pipeline_assets.ingestion.streaming.streams import ChangeLog, change_log, followed, followed_table, record_streams, streams_behind
 from pipeline_assets.spec.sources import Source
 from pipeline_assets.spec.use_case import UseCase
 
@@ -166,16 +166,27 @@ def _tables_changed(project: Project) -> dg.SensorDefinition:
             return dg.SkipReason("Tables are being updated; what changes meanwhile is for the next run.")
         with dagster_errors():
             found = touched(platform.settings, logs, _cursor(context))
-        if not found.days or found.snapshots.keys() != {log.contract.name for log in logs}:
+            absent = [log for log in logs if log.contract.name not in found.snapshots]
+            refused = obstacles_of(platform.settings, project) if found.days and absent else {}
+        if not found.days or any(followed_table(log.source) not in refused for log in absent):
             return dg.SkipReason("No table has changed since the last run, or one has no changes in the lake yet.")
         is_new = found.since is not None and datetime.now(UTC) - found.since < ALONG
         if is_new and is_running(context, *of_days):
             return dg.SkipReason("Days are being materialized, and tables with them; what is left is updated then, or some minutes later.")
-        behind = [log for log in logs if _taken(context.instance, project, log.source) != str(found.snapshots[log.contract.name])]
-        request = dg.RunRequest(run_key=_key(found.snapshots))
+        there = [log for log in logs if log not in absent]
+        behind = [log for log in there if _taken(context.instance, project, log.source) != str(found.snapshots[log.contract.name])]
+        selection = without_tables(cast("dg.RepositoryDefinition", context.repository_def), absent) if absent else None
+        request = dg.RunRequest(run_key=_key(found.snapshots), asset_selection=selection)
         return dg.SensorResult(run_requests=[request] if behind else [], cursor=json.dumps(dict(found.snapshots)))
 
     return changed
+
+
+def without_tables(repository: dg.RepositoryDefinition, absent: Sequence[ChangeLog]) -> list[dg.AssetKey]:
+    """What a run that updates followed tables makes without tables that cannot be followed: nothing that is made of these."""
+    tables = [key(names.staged(log.source.contract.name)) for log in absent]
+    below = dg.AssetSelection.assets(*tables).downstream().resolve(repository.asset_graph)
+    return sorted(repository.get_job(names.UPDATE_FOLLOWED_TABLES).asset_layer.selected_asset_keys - below)
 
 
 def _taken(instance: dg.DagsterInstance, project: Project, source: Source) -> str | None:
@@ -212,7 +223,8 @@ def _stream_health(project: Project) -> dg.SensorDefinition:
         watch = Watch(now=datetime.now(UTC), memories=memories, restarts=restarts)
         with dagster_errors(), open_connect(platform.settings) as connect:
             look(platform.settings, connect, project, watch)
-            lacking = [one.name for one in connectors_of(project) if not is_applied(platform.settings, connect, one)]
+            declared, verdicts = connectors_of(project), watch.verdicts
+            lacking = [one.name for one in declared if not is_applied(platform.settings, connect, one, verdicts.get(one.name))]
         requests = [dg.RunRequest()] if lacking and not is_running(context, names.APPLY_CONNECTORS) else []
         wrong = sorted("/".join(asset) for asset, seen in watch.seen.items() if seen.trouble)
         recorded_at = datetime.fromisoformat(before["recorded_at"]) if "recorded_at" in before else None

@@ -35,6 +35,7 @@ from pipeline_assets.ingestion.streaming.audit.compare import (
     size,
     spans,
 )
+from pipeline_assets.ingestion.streaming.capture.connectors import obstacles_of
 from pipeline_assets.ingestion.streaming.capture.replication import confirmed_lsn
 from pipeline_assets.ingestion.streaming.capture.topics import watermarks
 from pipeline_assets.ingestion.streaming.decoding.records import RecordReader, share_of
@@ -85,16 +86,20 @@ def verify(
 ) -> Iterator[Verdict]:
     """Audits the topics and followed tables whose assets are asked for (None: all); `meanwhile` lets landing and typing proceed.
 
-    The tables are read first: while the topics are audited, what the tables showed is emitted and typed.
+    The tables are read first: while the topics are audited, what the tables showed is emitted and typed. A table that cannot be followed is
+    not read.
     """
-    streams = record_streams(project)
+    streams, refused = record_streams(project), obstacles_of(settings, project)
     own = [source for source in followed(project) if asked is None or _log_asset(source) in asked]
-    readings = [(source, _read(settings, source)) for source in own]
+    readings = [(source, _read(settings, source)) for source in own if followed_table(source) not in refused]
     for topic in dict.fromkeys(stream.topic for stream in streams):
         if asked is None or names.topic(topic) in asked:
             yield verify_topic(settings, streams, topic, meanwhile)
     for source, reading in readings:
         yield verify_table(settings, source, reading, meanwhile)
+    for source in own:
+        if followed_table(source) in refused:
+            yield _verdict(source, [str(one) for one in refused[followed_table(source)]])
 
 
 def _log_asset(source: Source) -> names.AssetName:
@@ -124,7 +129,7 @@ def verify_table(settings: Settings, source: Source, reading: TableReading, mean
     A snapshot of the table may be under way, which shows in no offset before it is complete: so differences count if the table, read again,
     has any after Debezium has emitted all that it had.
     """
-    verdict = Verdict(subject=f"table {source.contract.name}", asset=_log_asset(source), compared=0, unit="keys", problems=())
+    verdict = _verdict(source)
     try:
         verdict = _with(verdict, compare_table(settings, source, reading, meanwhile))
         if verdict.problems:
@@ -137,6 +142,11 @@ def verify_table(settings: Settings, source: Source, reading: TableReading, mean
 
 def _with(verdict: Verdict, found: Difference) -> Verdict:
     return replace(verdict, compared=found.compared, problems=_differences(found), in_quarantine=found.quarantined)
+
+
+def _verdict(source: Source, problems: Sequence[str] = ()) -> Verdict:
+    """What is known of a table that was not compared."""
+    return Verdict(subject=f"table {source.contract.name}", asset=_log_asset(source), compared=0, unit="keys", problems=problems)
 
 
 def _differences(found: Difference) -> list[str]:

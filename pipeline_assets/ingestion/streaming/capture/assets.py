@@ -8,7 +8,7 @@ from pipeline_assets.core import names
 from pipeline_assets.core.errors import PipelineError, TransientError
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import Platform, dagster_errors, key
-from pipeline_assets.ingestion.streaming.capture.connectors import Connector, apply, connectors_of, topics_of
+from pipeline_assets.ingestion.streaming.capture.connectors import Connector, apply, connectors_of, runs_despite, topics_of
 from pipeline_assets.ingestion.streaming.streams import record_streams
 from pipeline_assets.spec.sources import RecordStream
 
@@ -26,10 +26,13 @@ def connectors(project: Project) -> dg.AssetsDefinition:
                 if error is not None:
                     context.log.error("%s: %s", one.name, error)
                     hindered.append(error)
+                if error is not None and not runs_despite(one, error):
                     continue
                 # The values of secrets are in a file of the worker; the configuration names them only.
-                config = dg.MetadataValue.json(dict(one.config(platform.settings)))
-                yield dg.MaterializeResult(asset_key=key(names.connector(one.name)), metadata={"config": config})
+                metadata: dict[str, dg.RawMetadataValue] = {"config": dg.MetadataValue.json(dict(one.config(platform.settings)))}
+                if error is not None:
+                    metadata["not_followed"] = str(error)
+                yield dg.MaterializeResult(asset_key=key(names.connector(one.name)), metadata=metadata)
             if hindered:
                 # What a retry cannot mend comes first.
                 raise min(hindered, key=lambda error: isinstance(error, TransientError))

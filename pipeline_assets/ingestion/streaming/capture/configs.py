@@ -11,6 +11,7 @@ from pipeline_assets.core.dsn import jdbc_host, jdbc_properties, jdbc_url, read_
 from pipeline_assets.core.errors import SettingsMissing
 from pipeline_assets.core.settings import CATALOG_DSN, PREFIX, Settings
 from pipeline_assets.ingestion.streaming.capture.topics import Topic
+from pipeline_assets.spec.contracts import Contract
 from pipeline_assets.spec.sources import PostgresTable
 
 DEBEZIUM, ICEBERG = "Debezium", "the catalog of Iceberg's sink"
@@ -19,21 +20,26 @@ DATABASE_PROPERTIES = frozenset({"sslmode", "sslrootcert", "sslcert", "sslkey", 
 BYTES = "org.apache.kafka.connect.converters.ByteArrayConverter"
 JSON = "org.apache.kafka.connect.json.JsonConverter"
 FOREVER = {"retention.ms": "-1", "retention.bytes": "-1"}
+CASE_MATTERS = "(?-i)"
 COMMIT_MS, PATIENCE_MS, HEARTBEAT_MS = "1000", "10000", "5000"
 
 
-def changes(settings: Settings, database: str, tables: Sequence[PostgresTable]) -> dict[str, str]:
+def changes(
+    settings: Settings, database: str, tables: Sequence[PostgresTable], contracts: Mapping[PostgresTable, Contract] | None = None
+) -> dict[str, str]:
     """The connector that turns the rows of the tables, and every later change of them, into records of one topic a table.
 
-    Slot and publication are those of `names.replication`; the publication must be there. Raises SettingsMissing where no DSN is given for
-    the role that reads changes, SettingNotSupported where Debezium cannot be given what it says.
+    A row that is given another key of its contract (of a table without one: another primary key) ends, and another one is created. Slot and
+    publication are those of `names.replication`; the publication must be there. Raises SettingsMissing where no DSN is given for the role
+    that reads changes, SettingNotSupported where Debezium cannot be given what it says.
     """
     return {
         "connector.class": "io.debezium.connector.postgresql.PostgresConnector",
         "tasks.max": "1",
         **_database(settings, database),
         "topic.prefix": database,
-        "table.include.list": ",".join(sorted(re.escape(f"{each.schema}.{each.table}") for each in tables)),
+        "table.include.list": ",".join(sorted(map(_expression, tables))),
+        **_keys(contracts or {}),
         "plugin.name": "pgoutput",
         "slot.name": names.replication(database),
         "publication.name": names.replication(database),
@@ -77,9 +83,25 @@ def _database(settings: Settings, database: str) -> dict[str, str]:
     }
 
 
+def _keys(contracts: Mapping[PostgresTable, Contract]) -> dict[str, str]:
+    """The columns that identify the rows of each table, where they are not to be those of its primary key."""
+    keys = [f"{_expression(table)}:{','.join(map(_literal, own.primary_key))}" for table, own in contracts.items()]
+    return {"message.key.columns": ";".join(sorted(keys))} if keys else {}
+
+
+def _expression(table: PostgresTable) -> str:
+    """A regular expression of Java that matches the name of a table alone; Debezium would take names in another case for the same."""
+    return rf"{CASE_MATTERS}{_literal(table.schema)}\.{_literal(table.table)}"
+
+
+def _literal(name: str) -> str:
+    """A name as part of such an expression, without the signs that Debezium splits lists of them at."""
+    return re.sub(r"\W", lambda sign: r"\." if sign[0] == "." else rf"\x{{{ord(sign[0]):x}}}", name)
+
+
 def changes_topics(database: str, tables: Sequence[PostgresTable]) -> list[Topic]:
     """The topics that the connector of a database's changes writes to. One partition each: changes keep the order of their commits."""
-    captured = [names.changes_topic(database, each.schema, each.table) for each in tables]
+    captured = dict.fromkeys(names.changes_topic(database, each.schema, each.table) for each in tables)
     return [Topic(name=name, partitions=1, configs=FOREVER) for name in (*captured, names.heartbeat_topic(database))]
 
 

@@ -5,19 +5,22 @@ topic is landed once, whichever streams read it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import catalog
-from pipeline_assets.core.errors import PipelineError, SourceUnavailable
+from pipeline_assets.core.errors import NotFollowed, Obstacle, PipelineError, SourceUnavailable
 from pipeline_assets.core.names import AssetName
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.settings import Settings
+from pipeline_assets.core.versions import in_table
 from pipeline_assets.ingestion.sources.origins import source_name
 from pipeline_assets.ingestion.streaming.capture import configs as connectors
 from pipeline_assets.ingestion.streaming.capture.connect import Connect, open_connect
-from pipeline_assets.ingestion.streaming.capture.replication import count_rows, drop_slot, is_published, publish, slot_of
+from pipeline_assets.ingestion.streaming.capture.preflight import Contracts, Verdict
+from pipeline_assets.ingestion.streaming.capture.replication import count_rows, drop_slot, examine, publish, slot_of
+from pipeline_assets.ingestion.streaming.capture.table_rules import identifier
 from pipeline_assets.ingestion.streaming.capture.topics import Topic, end_offsets, ensure_topics
 from pipeline_assets.ingestion.streaming.decoding.formats import headers_of
 from pipeline_assets.ingestion.streaming.streams import followed, followed_table, record_streams
@@ -37,7 +40,7 @@ class Connector:
     """A connector: the assets that it reads and the topics that it must find, who owns these, and how it is configured and prepared.
 
     `topic` is the topic that it lands (`is_of_changes` if another connector fills it) with some `headers` of its records, `database` that
-    whose changes it reads: one of both.
+    whose changes it reads: one of both. `contracts` are those of the `tables` that it follows.
     """
 
     name: str
@@ -50,17 +53,22 @@ class Connector:
     is_of_changes: bool = False
     database: str | None = None
     tables: Sequence[PostgresTable] = ()
+    contracts: Contracts = field(default_factory=dict)
 
     def prepare(self, settings: Settings) -> None:
         """Makes what the connector must find: topics, and a publication or a landing table."""
         ensure_topics(settings, self.topics)
         if self.database is not None:
-            publish(settings, self.database, self.tables)
+            publish(settings, self.database, self.tables, self.contracts)
         if self.topic is not None:
             from pipeline_assets.ingestion.streaming.landing.tables import ensure_landing_table
 
             with catalog(settings) as lake:
                 ensure_landing_table(lake, self.topic, self.headers)
+
+
+# A connector as it runs (None: it does not), and what hinders it.
+Outcome = tuple[Connector | None, PipelineError | None]
 
 
 def connectors_of(project: Project) -> list[Connector]:
@@ -79,41 +87,95 @@ def topics_of(project: Project) -> list[str]:
     return list(dict.fromkeys(stream.topic for stream in record_streams(project)))
 
 
+def examined(settings: Settings, connector: Connector) -> Verdict | None:
+    """The preflight of the database that a connector follows; None of a connector that lands a topic."""
+    return None if connector.database is None else examine(settings, connector.database, connector.tables, connector.contracts)
+
+
+def following(connector: Connector, verdict: Verdict | None) -> Connector | None:
+    """A connector with those of its tables alone that can be followed; None where it has none left. The topics of all stay."""
+    if verdict is None:
+        return connector
+    database, own = str(connector.database), {table: connector.contracts[table] for table in verdict.accepted}
+    configured = partial(connectors.changes, database=database, tables=list(own), contracts=own)
+    return replace(connector, tables=list(own), contracts=own, config=configured) if own else None
+
+
 def apply(settings: Settings, connectors: Sequence[Connector]) -> Iterator[tuple[Connector, PipelineError | None]]:
     """Has connectors run as they are declared, all at once; nothing happens to one that does.
 
     Gives each once it has taken what was there for it (the rows of the tables that it follows, or the records of the topic that it lands),
-    or else what hinders it, which keeps no other from its work. Expects the one that fills a topic before the one that lands it.
+    or else what hinders it, which keeps no other from its work. A connector some of whose tables cannot be followed runs without them, is
+    given as it runs, and NotFollowed beside it. Expects the connector that fills a topic before the one that lands it.
     """
     with open_connect(settings) as connect:
-        refused = {one.name: _hindrance(partial(_put, settings, connect, one)) for one in connectors}
+        put = {one.name: _tried(partial(_put, settings, connect, one)) for one in connectors}
         for one in connectors:
-            yield one, refused[one.name] or _hindrance(partial(_await_arrival, settings, connect, one))
+            running, error = put[one.name]
+            late = None if running is None else _tried(partial(_await_arrival, settings, connect, running))[1]
+            yield running or one, late or error
 
 
-def _hindrance(step: Callable[[], None]) -> PipelineError | None:
+def runs_despite(connector: Connector, error: PipelineError) -> bool:
+    """Whether a connector, as `apply` gave it, runs: what hinders it are tables that it runs without."""
+    own = {None, *map(identifier, connector.tables)}
+    return isinstance(error, NotFollowed) and not own & {one.table for one in error.obstacles}
+
+
+def obstacles_of(settings: Settings, project: Project) -> dict[PostgresTable, Sequence[Obstacle]]:
+    """The followed tables that cannot be followed rightly, by the catalogs of their databases, with what keeps them from it."""
+    verdicts = [examined(settings, connector) for connector in connectors_of(project)]
+    return {table: found for verdict in verdicts if verdict is not None for table, found in verdict.of_tables.items()}
+
+
+def _tried(step: Callable[[], Outcome]) -> Outcome:
+    """What a step gives, or what hinders it."""
     try:
-        step()
+        return step()
     except PipelineError as error:
-        return error
-    return None
+        return None, error
 
 
-def _put(settings: Settings, connect: Connect, connector: Connector) -> None:
-    if connector.database is not None and not _captures_all(settings, connect, connector, connector.database):
-        _give_up_slot(settings, connect, connector, connector.database)
-    connector.prepare(settings)
-    connect.put(connector.name, connector.config(settings))
+def _put(settings: Settings, connect: Connect, connector: Connector) -> Outcome:
+    """The connector as it runs now, with what keeps some of its tables from being followed."""
+    verdict = examined(settings, connector)
+    if verdict is None:
+        connector.prepare(settings)
+        connect.put(connector.name, connector.config(settings))
+        return connector, None
+    own, error = following(connector, verdict), NotFollowed(verdict.obstacles) if verdict.obstacles else None
+    if own is None:
+        _stop(settings, connect, connector, verdict)
+        return None, error
+    if not _captures_all(settings, connect, own, verdict):
+        _give_up_slot(settings, connect, own)
+    own.prepare(settings)
+    connect.put(own.name, own.config(settings))
+    return own, error
 
 
-def _captures_all(settings: Settings, connect: Connect, connector: Connector, database: str) -> bool:
-    """Whether no table of a connector is new: published each, and in its configuration where it has one."""
-    wanted, known = connector.config(settings)[TABLES].split(","), connect.connectors()
-    captured = connect.config(connector.name).get(TABLES, "").split(",") if connector.name in known else wanted
-    return set(wanted) <= set(captured) and is_published(settings, database, connector.tables)
+def _stop(settings: Settings, connect: Connect, connector: Connector, verdict: Verdict) -> None:
+    """Follows none of the tables any more; what keeps the database as a whole from being followed may pass, and changes nothing."""
+    # Those who read the topics must find them.
+    ensure_topics(settings, connector.topics)
+    if not verdict.of_database:
+        _give_up_slot(settings, connect, connector)
+        publish(settings, str(connector.database), ())
 
 
-def _give_up_slot(settings: Settings, connect: Connect, connector: Connector, database: str) -> None:
+def _captures_all(settings: Settings, connect: Connect, connector: Connector, verdict: Verdict) -> bool:
+    """Whether no table of a connector is new: each is published whole, and in its configuration where it has one."""
+    wanted, known = _included(connector.config(settings)), connect.connectors()
+    included = _included(connect.config(connector.name)) if connector.name in known else wanted
+    return wanted <= included and verdict.captured >= set(connector.tables)
+
+
+def _included(config: Mapping[str, str]) -> set[str]:
+    """The tables in a configuration. One that was put by an earlier version does not say that case matters, and captures the same."""
+    return {each.removeprefix(connectors.CASE_MATTERS) for each in config.get(TABLES, "").split(",")}
+
+
+def _give_up_slot(settings: Settings, connect: Connect, connector: Connector) -> None:
     """Deletes a connector and its slot, so that it starts with a snapshot of all its tables; nothing happens at its first start.
 
     A connector that has offsets takes no snapshot of a table that is added to it: the rows from before would never be emitted. Changes of
@@ -121,6 +183,7 @@ def _give_up_slot(settings: Settings, connect: Connect, connector: Connector, da
     """
     import stamina
 
+    database = str(connector.database)
     connect.delete(connector.name)
     for attempt in stamina.retry_context(on=SourceUnavailable, attempts=None, timeout=PATIENCE_SECONDS, wait_initial=0.2, wait_max=2.0):
         with attempt:
@@ -129,7 +192,7 @@ def _give_up_slot(settings: Settings, connect: Connect, connector: Connector, da
                 raise SourceUnavailable(database, f"still has a reader of the slot {names.replication(database)}")
 
 
-def _await_arrival(settings: Settings, connect: Connect, connector: Connector) -> None:
+def _await_arrival(settings: Settings, connect: Connect, connector: Connector) -> Outcome:
     """Returns once a connector has taken what there is for it now; raises SourceUnavailable where it has not got so far in some minutes."""
     import stamina
 
@@ -137,6 +200,7 @@ def _await_arrival(settings: Settings, connect: Connect, connector: Connector) -
     for attempt in stamina.retry_context(on=SourceUnavailable, attempts=None, timeout=PATIENCE_SECONDS, wait_initial=0.5, wait_max=2.0):
         with attempt:
             _check_arrived(settings, connect, connector, wanted)
+    return connector, None
 
 
 def _ends(settings: Settings, connector: Connector) -> dict[str, int]:
@@ -171,22 +235,33 @@ def marks_of(connector: Connector) -> int:
     return 1 if connector.is_of_changes else 0
 
 
-def is_applied(settings: Settings, connect: Connect, connector: Connector) -> bool:
-    """Whether a connector is there as it is declared."""
-    wanted = {**connector.config(settings), "name": connector.name}
-    return connector.name in connect.connectors() and connect.config(connector.name) == wanted
+def is_applied(settings: Settings, connect: Connect, connector: Connector, verdict: Verdict | None) -> bool:
+    """Whether a connector is there as it is declared, with those of its tables that can be followed; where it cannot be, nothing is to do.
+
+    verdict: the preflight of the database that it follows (`examined`).
+    """
+    own, is_there = following(connector, verdict), connector.name in connect.connectors()
+    if verdict is not None and verdict.of_database:
+        return True
+    if verdict is not None and (verdict.surplus or not verdict.captured >= set(verdict.accepted)):
+        return False
+    if own is None or not is_there:
+        return own is None and not is_there
+    return connect.config(own.name) == {**own.config(settings), "name": own.name}
 
 
 def _changes(database: str, sources: Sequence[Source]) -> Connector:
-    tables = [followed_table(source) for source in sources]
+    contracts = {followed_table(source): in_table(source) for source in sources}
+    tables = list(contracts)
     return Connector(
         name=names.changes_connector(database),
         reads=[source_name(table) for table in tables],
         topics=connectors.changes_topics(database, tables),
         owners=sorted({source.contract.owner for source in sources}),
-        config=lambda settings: connectors.changes(settings, database, tables),
+        config=partial(connectors.changes, database=database, tables=tables, contracts=contracts),
         database=database,
         tables=tables,
+        contracts=contracts,
     )
 
 

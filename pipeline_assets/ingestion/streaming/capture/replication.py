@@ -1,4 +1,4 @@
-"""What a database must offer before its changes can be read: a publication of the tables, and the right to read them."""
+"""What a database must offer before its changes can be read: a publication of the tables that can be followed, and rights to them."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,56 +8,114 @@ from pydantic import SecretStr
 
 from pipeline_assets.core import names
 from pipeline_assets.core.dsn import read_address
-from pipeline_assets.core.errors import SettingsMissing
+from pipeline_assets.core.errors import NotFollowed, SettingsMissing
 from pipeline_assets.core.settings import PREFIX, Settings
+from pipeline_assets.ingestion.streaming.capture.catalog import Catalog, Publication, read_catalog
+from pipeline_assets.ingestion.streaming.capture.preflight import Contracts, Verdict, captured_in, judged
+from pipeline_assets.ingestion.streaming.capture.table_rules import PUBLISHES_GENERATED
 from pipeline_assets.ingestion.streaming.health.flow import Slot
 from pipeline_assets.spec.sources import PostgresTable
 
 if TYPE_CHECKING:
+    from typing import LiteralString
+
     import psycopg
+    from psycopg.sql import Composed, Identifier
 
 
-def publish(settings: Settings, database: str, tables: Sequence[PostgresTable]) -> None:
-    """Publish the tables (all columns, none but these) and let the role that reads changes read them; in one transaction.
+def examine(settings: Settings, database: str, tables: Sequence[PostgresTable], contracts: Contracts | None = None) -> Verdict:
+    """What keeps a database and its tables from being followed; nothing is changed.
 
-    Works as the owner of the tables, whom `settings.databases` names. Where somebody else has published the tables already, nothing is
-    changed. Raises SettingsMissing without a DSN of either role, SourceRefused for a table that is not there.
+    `contracts` are those of the tables (None: only the rules of the database count). Raises SettingsMissing without a DSN of either role,
+    SourceUnavailable if the database does not answer.
     """
-    from psycopg.sql import SQL, Identifier, Literal
+    _check_settings(settings, database)
+    with _opened(settings.databases[database], database) as connection:
+        return _examined(connection, settings, database, tables, contracts or {})[1]
+
+
+def publish(settings: Settings, database: str, tables: Sequence[PostgresTable], contracts: Contracts | None = None) -> None:
+    """Publish those of the tables that can be followed (all columns, none but these) and let the role that reads changes read them.
+
+    One transaction judges and publishes, as the owner of the tables, whom `settings.databases` names. Of a publication that is right
+    already nothing is changed, so that somebody else may own it. Raises SettingsMissing without a DSN of either role, and NotFollowed,
+    once the others are published, with what keeps tables from being followed; where that is the database, nothing was changed.
+    """
+    from psycopg.sql import SQL, Literal
 
     _check_settings(settings, database)
-    reader = read_address(f"{PREFIX}REPLICATION__{database.upper()}", settings.replication[database]).user
-    listed = SQL(", ").join(Identifier(each.schema, each.table) for each in tables)
     with _opened(settings.databases[database], database) as connection:
         connection.execute(SQL("select pg_advisory_xact_lock(hashtext({}))").format(Literal(names.replication(database))))
-        published = _published(connection, names.replication(database))
-        if published == {(each.schema, each.table) for each in tables}:
-            return
-        statement = "create publication {} for table {}" if published is None else "alter publication {} set table {}"
-        connection.execute(SQL(statement).format(Identifier(names.replication(database)), listed))
-        connection.execute(SQL("grant select on {} to {}").format(listed, Identifier(reader)))
+        catalog, verdict = _examined(connection, settings, database, tables, contracts or {})
+        if not verdict.of_database:
+            for statement in publishing(catalog, verdict):
+                connection.execute(statement)
+    if verdict.obstacles:
+        raise NotFollowed(verdict.obstacles)
 
 
-def is_published(settings: Settings, database: str, tables: Sequence[PostgresTable]) -> bool:
-    """Whether the changes of all these tables are published; raises as `publish`."""
-    _check_settings(settings, database)
-    with _opened(settings.databases[database], database) as connection:
-        published = _published(connection, names.replication(database)) or set()
-    return {(each.schema, each.table) for each in tables} <= published
+def _examined(
+    connection: "psycopg.Connection", settings: Settings, database: str, tables: Sequence[PostgresTable], contracts: Contracts
+) -> tuple[Catalog, Verdict]:
+    from pipeline_assets.ingestion.batch.postgres import misfits
+
+    catalog = read_catalog(connection, database, _reader(settings, database), tables)
+    captured = captured_in(catalog, contracts)
+    new = [table for table in contracts if table in catalog.tables and table not in captured and catalog.tables[table].is_known]
+    return catalog, judged(catalog, contracts, {table: misfits(connection, contracts[table], table) for table in new})
+
+
+def _reader(settings: Settings, database: str) -> str:
+    """The role that reads the changes of a database."""
+    return read_address(f"{PREFIX}REPLICATION__{database.upper()}", settings.replication[database]).user
+
+
+def publishing(catalog: Catalog, verdict: Verdict) -> "list[Composed]":
+    """The statements that make a publication what a verdict accepts; none where it is that already.
+
+    A table that is listed with a row filter or some columns alone is taken out and listed anew.
+    """
+    from psycopg.sql import SQL, Identifier
+
+    name, publication = Identifier(names.replication(catalog.database)), catalog.publication
+    facts = {table: catalog.tables[table] for table in verdict.accepted}
+    narrowed = [table for table, one in facts.items() if one.has_filter or one.has_column_list]
+    gone = [*sorted(verdict.surplus), *((table.schema, table.table) for table in narrowed)]
+    new = [table for table, one in facts.items() if table in narrowed or not one.is_published]
+    unreadable = [table for table, one in facts.items() if not one.has_select]
+    statements = []
+    if publication is None and facts:
+        statements.append(SQL("create publication {}").format(name))
+    statements += [SQL("alter publication {} drop table {}").format(name, Identifier(*table)) for table in gone]
+    if facts and not (publication is not None and _is_complete(catalog, publication)):
+        statements.append(SQL("alter publication {} set ({})").format(name, SQL(_options(catalog))))
+    statements += [SQL("alter publication {} add table {}").format(name, _named(table)) for table in new]
+    statements += [SQL("grant select on {} to {}").format(_named(table), Identifier(catalog.reader)) for table in unreadable]
+    return statements
+
+
+def _named(table: PostgresTable) -> "Identifier":
+    from psycopg.sql import Identifier
+
+    return Identifier(table.schema, table.table)
+
+
+def _is_complete(catalog: Catalog, publication: Publication) -> bool:
+    """Whether a publication has the options that it should have, or is somebody else's."""
+    has_generated = publication.has_generated or catalog.server.version < PUBLISHES_GENERATED
+    return not publication.is_owned or (publication.has_all_operations and publication.is_via_root and has_generated)
+
+
+def _options(catalog: Catalog) -> "LiteralString":
+    """All operations; changes of partitions as changes of what they are partitions of; generated columns with the others."""
+    options: LiteralString = "publish = 'insert, update, delete, truncate', publish_via_partition_root = true"
+    return options if catalog.server.version < PUBLISHES_GENERATED else f"{options}, publish_generated_columns = stored"
 
 
 def _check_settings(settings: Settings, database: str) -> None:
     for setting, known in (("DATABASES", settings.databases), ("REPLICATION", settings.replication)):
         if database not in known:
             raise SettingsMissing([f"{PREFIX}{setting}__{database.upper()}"])
-
-
-def _published(connection: "psycopg.Connection", publication: str) -> set[tuple[str, str]] | None:
-    """The tables of a publication; None where there is none."""
-    if connection.execute("select 1 from pg_publication where pubname = %s", (publication,)).fetchone() is None:
-        return None
-    found = connection.execute("select schemaname, tablename from pg_publication_tables where pubname = %s", (publication,))
-    return {(schema, table) for schema, table in found}
 
 
 def slot_of(settings: Settings, database: str) -> Slot | None:

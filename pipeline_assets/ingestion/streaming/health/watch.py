@@ -1,23 +1,26 @@
 """A look at everything that a stream passes: the database's slot, the connectors, the landed and typed records. Nothing is consumed."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import catalog
+from pipeline_assets.core.errors import NotFollowed, Obstacle
 from pipeline_assets.core.iceberg import open_table
 from pipeline_assets.core.names import AssetName
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.streaming.capture.connect import FAILED, Connect, Status
-from pipeline_assets.ingestion.streaming.capture.connectors import Connector, committed, connectors_of, marks_of
+from pipeline_assets.ingestion.streaming.capture.connectors import Connector, committed, connectors_of, examined, marks_of
+from pipeline_assets.ingestion.streaming.capture.preflight import Verdict
 from pipeline_assets.ingestion.streaming.capture.replication import drop_slot, slot_of
 from pipeline_assets.ingestion.streaming.capture.topics import end_offsets
 from pipeline_assets.ingestion.streaming.health.flow import LOST, Flow, Memory, Restarts, remember, slot_trouble, trouble
-from pipeline_assets.ingestion.streaming.streams import record_streams
+from pipeline_assets.ingestion.streaming.streams import ChangeLog, followed_table, record_streams
 from pipeline_assets.ingestion.streaming.typed.table import position_of
+from pipeline_assets.spec.sources import RecordStream
 
 TODO_CONNECTOR = (
     "See `pipeline logs connect`. What failed is restarted automatically, at most five times an hour; after that fix the cause and "
@@ -37,12 +40,13 @@ class Seen:
 
 @dataclass(kw_only=True)
 class Watch:
-    """What is remembered from look to look, and what was seen at this one, by asset."""
+    """What is remembered from look to look, and what was seen at this one, by asset; of followed databases the preflight, by connector."""
 
     now: datetime
     memories: dict[str, Memory] = field(default_factory=dict)
     restarts: dict[str, Restarts] = field(default_factory=dict)
     seen: dict[AssetName, Seen] = field(default_factory=dict)
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
 
     def flow(self, asset: AssetName, flow: Flow) -> str | None:
         """What is wrong with a flow, and remembers it."""
@@ -56,15 +60,35 @@ def look(settings: Settings, connect: Connect, project: Project, watch: Watch) -
     streams, ends = record_streams(project), _ends(settings, project)
     known = set(connect.connectors())
     for connector in connectors_of(project):
+        asset, verdict = names.connector(connector.name), examined(settings, connector)
         if connector.name in known:
-            watch.seen[names.connector(connector.name)] = _connector(settings, connect, connector, ends, watch)
+            watch.seen[asset] = _connector(settings, connect, connector, ends, watch)
+        if verdict is not None:
+            watch.verdicts[connector.name] = verdict
+        if verdict is not None and verdict.of_database:
+            watch.seen[asset] = _refused(verdict.of_database, {})
     with catalog(settings) as lake:
         for stream in streams:
             table = open_table(lake, names.typed(stream.contract.name))
             done = 0 if table is None else sum(position_of(table).seen.next_offsets.values())
             asset, flow = names.typed(stream.contract.name), Flow(done=done, end=ends[stream.topic])
             numbers = {"lag": flow.lag, "next_offsets": flow.done, "end_offsets": flow.end}
-            watch.seen[asset] = Seen(numbers=numbers, trouble=watch.flow(asset, flow), todo=TODO_FLOW)
+            obstacles = _obstacles(stream, watch)
+            trouble = watch.flow(asset, flow)
+            watch.seen[asset] = _refused(obstacles, numbers) if obstacles else Seen(numbers=numbers, trouble=trouble, todo=TODO_FLOW)
+
+
+def _obstacles(stream: RecordStream, watch: Watch) -> Sequence[Obstacle]:
+    """What keeps the table of a stream from being followed."""
+    if not isinstance(stream, ChangeLog):
+        return ()
+    table = followed_table(stream.source)
+    return watch.verdicts[names.changes_connector(table.database)].of_tables.get(table, ())
+
+
+def _refused(obstacles: Sequence[Obstacle], numbers: Mapping[str, int | str]) -> Seen:
+    """An asset whose database, or table, is not followed."""
+    return Seen(numbers=numbers, trouble=str(NotFollowed(obstacles)), todo=" ".join(one.remedy for one in obstacles))
 
 
 def _ends(settings: Settings, project: Project) -> Mapping[str, int]:

@@ -16,7 +16,8 @@ from pipeline_assets.use_cases.nyc_flights import use_case
 from pipeline_assets.use_cases.nyc_flights.sources import airlines, airports, flight_departures, planes
 from pipeline_assets_tests.connector_configs import HIDDEN, SNAPSHOT, settings_with
 
-TABLES = [each.origin for each in (planes, airports, airlines) if isinstance(each.origin, PostgresTable)]
+CONTRACTS = {each.origin: each.contract for each in (planes, airports, airlines) if isinstance(each.origin, PostgresTable)}
+TABLES = list(CONTRACTS)
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def test_the_connectors_are_as_they_were(settings: Settings) -> None:
     """Their configurations equal the committed snapshot; rewrite the file when a change is meant."""
     topic = flight_departures.topic
     found = {
-        names.changes_connector("airline_ops"): connectors.changes(settings, "airline_ops", TABLES),
+        names.changes_connector("airline_ops"): connectors.changes(settings, "airline_ops", TABLES, CONTRACTS),
         names.landing_connector(topic): connectors.landing(settings, topic),
     }
 
@@ -78,10 +79,14 @@ def test_no_secret_is_in_a_configuration(settings: Settings) -> None:
 
 
 def test_names_of_tables_are_taken_literally(settings: Settings) -> None:
-    """The connector reads them as regular expressions; a dot in one matches a dot only."""
-    table = PostgresTable(database="airline_ops", table="a.b", schema="s")
+    """The connector reads them as regular expressions, in which case matters, and lists as split at signs that no name may have then."""
+    table = PostgresTable(database="airline_ops", table="a.b", schema="S")
+    odd = PostgresTable(database="airline_ops", table="Größe: a;b", schema="s,t")
+    contracts = {odd: replace(planes.contract, primary_key=("tailnum", "a,b"))}
+    config = connectors.changes(settings, "airline_ops", [table, odd], contracts)
 
-    assert connectors.changes(settings, "airline_ops", [table])["table.include.list"] == r"s\.a\.b"
+    assert config["table.include.list"] == r"(?-i)S\.a\.b,(?-i)s\x{2c}t\.Größe\x{3a}\x{20}a\x{3b}b"
+    assert config["message.key.columns"] == r"(?-i)s\x{2c}t\.Größe\x{3a}\x{20}a\x{3b}b:tailnum,a\x{2c}b"
 
 
 def test_a_database_without_a_role_that_reads_changes_names_the_setting(settings: Settings) -> None:
@@ -103,7 +108,12 @@ def test_topics_of_changes_keep_the_order_and_every_record() -> None:
     assert {(topic.partitions, topic.configs["retention.ms"]) for topic in topics} == {(1, "-1")}
 
 
-@pytest.mark.parametrize(("topic", "table"), [("flight-departures", "flight_departures"), ("ops.public.Planes", "ops_public_planes")])
+@pytest.mark.parametrize(("topic", "table"), [("flight-departures", "flight_departures"), ("ops.public.Planes", "ops_public_Planes")])
 def test_a_topic_lands_in_a_table_of_its_name(topic: str, table: str) -> None:
-    """Signs that a table name cannot have become underscores."""
+    """Signs that a table name cannot have become underscores; topics that differ in case land apart."""
     assert names.landed(topic) == ("landed", table)
+
+
+def test_topics_of_changes_are_named_as_debezium_names_them() -> None:
+    """A sign that no topic may have becomes an underscore; dots, hyphens and case stay."""
+    assert names.changes_topic("ops", "sales-eu", "Order$ items.ü") == "ops.sales-eu.Order__items._"

@@ -16,7 +16,9 @@ from pipeline_assets.ingestion.sources import assets as sources
 from pipeline_assets.ingestion.streaming import assets as streaming
 from pipeline_assets.ingestion.streaming.capture.connectors import Connector, connectors_of, topics_of
 from pipeline_assets.ingestion.streaming.decoding.records import share_of
-from pipeline_assets.ingestion.streaming.streams import record_streams, streams_behind
+from pipeline_assets.ingestion.streaming.sensors import without_tables
+from pipeline_assets.ingestion.streaming.streams import change_log, followed, record_streams, streams_behind
+from pipeline_assets.spec.sources import PostgresTable
 from pipeline_assets_tests.connector_configs import SNAPSHOT, settings_with
 from pipeline_assets_tests.shops import DATABASE, SHOP, TOPIC, demand, model, placed, refunded, refunds, use_case
 
@@ -161,6 +163,35 @@ def test_a_use_case_reacts_to_the_streams_behind_the_tables_that_it_reads() -> N
     assert streams_behind(project, refunds) == (placed, refunded)
     assert streams_behind(project, readers) == (placed, refunded)
     assert streams_behind(project, apart) == ()
+
+
+def test_a_table_that_cannot_be_followed_is_left_out_of_the_run_that_updates_the_others(graph: dg.Definitions) -> None:
+    """With all that is made of it; nothing is left out where all are followed."""
+    customers, products = (change_log(source) for source in followed(SHOP))
+    repository = graph.get_repository_def()
+    every, some = (set(without_tables(repository, absent)) for absent in ((), (customers,)))
+
+    assert every - some == {dg.AssetKey(["staged", "customers"])}
+    assert dg.AssetKey(["staged", products.source.contract.name]) in some
+
+
+def test_tables_of_odd_names_and_of_one_name_in_two_schemas_are_assets_of_their_own() -> None:
+    """The graph of such a project loads, and each table, topic and landing table is one of them."""
+    places = [("public", "Orders"), ("public", "orders"), ("eu", "orders"), ("sales, eu", "Größe: a;b"), ("public", "order$items")]
+    first = next(source for source in followed(SHOP))
+    odd = tuple(
+        replace(
+            first, contract=replace(first.contract, name=f"odd_{number}"), origin=PostgresTable(database="shop", schema=schema, table=table)
+        )
+        for number, (schema, table) in enumerate(places)
+    )
+    project = Project(use_cases=(replace(refunds, sources=odd, streams=()),))
+    jobs = dg.Definitions(resources={"platform": Platform()}, jobs=[dg.define_asset_job(name) for name in JOBS])
+    keys = {spec.key for spec in dg.Definitions.merge(sources.defs(project), streaming.defs(project), jobs).resolve_all_asset_specs()}
+    tables = [key for key in keys if key.path[0] == "shop"]
+
+    assert len(tables) == len([key for key in keys if key.path[0] == "landed"]) == len(places)
+    assert dg.AssetKey(["shop", "eu__orders"]) in tables
 
 
 def test_use_cases_without_streams_have_no_sensors_and_no_checks() -> None:
