@@ -106,9 +106,12 @@ class World:
     @property
     def api(self) -> Source:
         """The readings behind an API, two on a page."""
-        return Source(
-            contract=self.contract, origin=RestEndpoint(service=SERVICE, path="/v1/readings", records="rows", page_size=2), load="daily"
-        )
+        return Source(contract=self.contract, origin=self.endpoint, load="daily")
+
+    @property
+    def endpoint(self) -> RestEndpoint:
+        """The endpoint of the API."""
+        return RestEndpoint(service=SERVICE, path="/v1/readings", records="rows", page_size=2)
 
     @contextmanager
     def database(self) -> Iterator[psycopg.Connection]:
@@ -248,6 +251,7 @@ class Api:
 
     answer: Callable[["Api", dict[str, str]], Answer]
     asked: list[dict[str, str]] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     lock: Lock = field(default_factory=Lock)
 
@@ -256,6 +260,7 @@ class Api:
         query = dict(parse_qsl(urlsplit(path).query))
         with self.lock:
             self.asked.append(query)
+            self.paths.append(urlsplit(path).path)
             self.headers.append({name.lower(): value for name, value in headers.items()})
         return self.answer(self, query)
 

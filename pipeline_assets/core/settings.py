@@ -41,12 +41,15 @@ ROOT = SHIPPED if SHIPPED.exists() else _PACKAGE.parent
 
 
 class RestService(BaseModel):
-    """Where a REST source is, and its API key."""
+    """Where a REST source is, and the credentials that its login needs."""
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     url: HttpUrl
-    api_key: SecretStr
+    api_key: SecretStr | None = None
+    token: SecretStr | None = None
+    user: str | None = None
+    password: SecretStr | None = None
 
 
 class SchemaRegistry(BaseModel):

@@ -3,15 +3,18 @@
 import json
 import re
 from collections.abc import Collection, Iterator
+from string import Formatter
 from typing import get_args
 
 from pipeline_assets.core.names import landed
 from pipeline_assets.core.project import sources_of
-from pipeline_assets.core.rules.problems import TOPIC, Place, Problem
+from pipeline_assets.core.rules.problems import TOPIC, Place, Problem, listed
 from pipeline_assets.spec.contracts import FIELD_TYPES, Contract, Field
 from pipeline_assets.spec.sources import Avro, CloudEvent, CsvLine, DebeziumChange, EventStream, Load, PostgresTable, RestEndpoint, Source
 from pipeline_assets.spec.use_case import UseCase
 
+# What a template of a REST endpoint may take.
+TIMES = {"since", "until"}
 # What CloudEvents allows as the name of an attribute.
 ATTRIBUTE = re.compile(r"[a-z0-9]+")
 
@@ -38,8 +41,24 @@ def _source(source: Source) -> Iterator[Problem]:
     if source.known_at_commit and source.load != "changes":
         yield place.problem("known_at_commit", "is set", f"load='changes': loaded as '{source.load}', rows come without their commits")
     if isinstance(source.origin, RestEndpoint):
-        yield from place.at_least("origin.page_size", source.origin.page_size, 1)
-        yield from place.at_least("origin.max_pages", source.origin.max_pages, 1)
+        yield from _endpoint(place, source.origin, is_daily=source.load == "daily")
+
+
+def _endpoint(place: Place, origin: RestEndpoint, *, is_daily: bool) -> Iterator[Problem]:
+    yield from place.at_least("origin.page_size", origin.page_size, 1)
+    yield from place.at_least("origin.max_pages", origin.max_pages, 1)
+    if not origin.path.startswith("/"):
+        yield place.problem("origin.path", "does not begin with /", "the path below the URL of the service")
+    for field, template in (("origin.path", origin.path), *((f"origin.query '{name}'", value) for name, value in origin.query)):
+        try:
+            unknown = {name for _, name, _, _ in Formatter().parse(template) if name is not None} - TIMES
+        except ValueError:
+            yield place.problem(field, "is no template", "closed braces, such as {since:%Y-%m-%d}")
+            continue
+        if unknown:
+            yield place.problem(field, f"takes {listed(unknown)}", "{since} and {until}")
+    if not is_daily and "{" in origin.path:
+        yield place.problem("origin.path", "takes a time", "a path without one: the load is not 'daily'")
 
 
 def _contract(declared: Source | EventStream, contract: Contract) -> Iterator[Problem]:

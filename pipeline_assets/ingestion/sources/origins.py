@@ -1,11 +1,12 @@
 """What outside systems are called in the asset graph, and what a contract says in the terms of the Open Data Contract Standard."""
 
+import re
 from datetime import timedelta
 
 from pipeline_assets.core import names
 from pipeline_assets.core.names import AssetName
 from pipeline_assets.spec.contracts import Contract, Field
-from pipeline_assets.spec.sources import Origin, PostgresTable
+from pipeline_assets.spec.sources import Origin, PostgresTable, RestEndpoint
 
 ODCS_VERSION = "v3.0.2"
 
@@ -16,8 +17,14 @@ def system_of(origin: Origin) -> str:
 
 
 def source_name(origin: Origin) -> AssetName:
-    """The asset of an outside table, or of the records of an endpoint."""
-    return names.source_asset(system_of(origin), origin.table if isinstance(origin, PostgresTable) else origin.records)
+    """The asset of an outside table or endpoint."""
+    return names.source_asset(system_of(origin), origin.table if isinstance(origin, PostgresTable) else _endpoint_name(origin))
+
+
+def _endpoint_name(origin: RestEndpoint) -> str:
+    """The last part of its path that is no template: many APIs call their records `data`."""
+    parts = [part for part in origin.path.split("/") if part and "{" not in part]
+    return re.sub(r"\W", "_", parts[-1] if parts else origin.service)
 
 
 def kind_of(origin: Origin) -> str:

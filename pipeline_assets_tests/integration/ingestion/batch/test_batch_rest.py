@@ -190,7 +190,7 @@ def test_a_server_that_gives_the_same_page_for_each_cursor_comes_to_an_end(world
 
 def test_a_day_has_so_many_pages_at_most(world: World) -> None:
     """New records for ever are refused too, after the pages that are declared."""
-    origin = replace(world.api.origin, max_pages=7)
+    origin = replace(world.endpoint, max_pages=7)
     endless = serving(world.settings, lambda api, _: (200, {}, page_of([reading(sensor=f"s{len(api.asked)}")], str(len(api.asked)))))
     with endless as (api, settings), pytest.raises(SourceRefused, match="more than 7 pages, the `max_pages` of its declaration"):
         stage_days(settings, replace(world.api, origin=origin), day(0), day(0), run_id="r", patience=QUICK)

@@ -1,0 +1,212 @@
+"""REST APIs of other shapes: each kind of pages and of login, where records and times stand, and what means nothing."""
+
+import json
+from base64 import b64encode
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from pipeline_assets.core.errors import SettingsMissing, SourceRefused
+from pipeline_assets.core.settings import Settings
+from pipeline_assets.ingestion.batch.load import stage_days, stage_snapshot
+from pipeline_assets.ingestion.batch.rest import Patience
+from pipeline_assets.spec.rest import (
+    ApiKey,
+    BasicLogin,
+    BearerToken,
+    CursorPages,
+    LinkedPages,
+    Login,
+    NoLogin,
+    NumberedPages,
+    OffsetPages,
+    OnePage,
+)
+from pipeline_assets.spec.sources import Source
+from pipeline_assets_tests.readings import FIRST, SERVICE, Answer, Api, World, day, reading, serving
+
+QUICK = Patience(request_seconds=5, page_seconds=20, attempts=2, first_pause_seconds=0, longest_pause_seconds=0.01, jitter_seconds=0)
+ROWS = [reading(sensor=f"s{number}") for number in range(5)]
+# What a server gives at most, however many are asked for.
+MOST = 2
+
+
+def shaped(world: World, **changed: Any) -> Source:
+    """The readings behind an API of another shape."""
+    return replace(world.api, origin=replace(world.endpoint, page_size=100, **changed))
+
+
+def answered(content: object, **headers: str) -> Answer:
+    """An answer of JSON."""
+    return 200, headers, json.dumps(content, default=datetime.isoformat).encode()
+
+
+def numbered(_: Api, query: dict[str, str]) -> Answer:
+    """Pages by number, in an envelope, with fewer rows than were asked for."""
+    start = (int(query["page"]) - 1) * MOST
+    return answered({"meta": {"page": query["page"]}, "data": {"items": ROWS[start : start + MOST]}})
+
+
+def from_offset(_: Api, query: dict[str, str]) -> Answer:
+    """The answer itself is the list, from an offset on."""
+    start = int(query["skip"])
+    return answered(ROWS[start : start + MOST])
+
+
+def linked_in_header(_: Api, query: dict[str, str]) -> Answer:
+    """The next page is in a header, with a query of its own."""
+    start = int(query.get("from", "0"))
+    rest = (
+        {"Link": f'</v1/readings?from={start + MOST}&q=a%2Bb>; rel="next", </v1/readings>; rel="first"'} if start + MOST < len(ROWS) else {}
+    )
+    return answered({"rows": ROWS[start : start + MOST]}, **rest)
+
+
+def linked_in_body(_: Api, query: dict[str, str]) -> Answer:
+    """The next page is a URL in the answer, relative to the one that was asked for."""
+    start = int(query.get("from", "0"))
+    link = f"?from={start + MOST}" if start + MOST < len(ROWS) else None
+    return answered({"rows": ROWS[start : start + MOST], "links": {"next": link}})
+
+
+def with_cursor(_: Api, query: dict[str, str]) -> Answer:
+    """The cursor is a number in an envelope, and zero begins."""
+    start = int(query.get("after", "0"))
+    return answered({"rows": ROWS[start : start + MOST], "meta": {"after": start + MOST if start + MOST < len(ROWS) else None}})
+
+
+@pytest.mark.parametrize(
+    ("answer", "changed", "requests"),
+    [
+        (numbered, {"pages": NumberedPages(), "records": "data.items"}, 4),
+        (from_offset, {"pages": OffsetPages(parameter="skip", size=None), "records": ""}, 4),
+        (linked_in_header, {"pages": LinkedPages()}, 3),
+        (linked_in_body, {"pages": LinkedPages(field="links.next", size=None)}, 3),
+        (with_cursor, {"pages": CursorPages(parameter="after", field="meta.after")}, 3),
+        (lambda *_: answered({"rows": ROWS}), {"pages": OnePage()}, 1),
+    ],
+    ids=["numbered", "offset", "link header", "next url", "cursor", "one page"],
+)  # fmt: skip
+def test_pages_follow_each_other_in_each_way(
+    world: World, answer: Callable[[Api, dict[str, str]], Answer], changed: Mapping[str, Any], requests: int
+) -> None:
+    """All rows of a day are staged, once, although the server gives fewer on a page than were asked for."""
+    with serving(world.settings, answer) as (api, settings):
+        stage_days(settings, shaped(world, **changed), day(0), day(0), run_id="r", patience=QUICK)
+
+    assert world.staged() == ROWS
+    assert len(api.asked) == requests
+    assert all(headers["x-api-key"] == "key" for headers in api.headers)
+
+
+def with_credentials(settings: Settings, **given: Any) -> Settings:
+    """The settings with other credentials of the service."""
+    service = settings.services[SERVICE].model_copy(update={"api_key": None, **given})
+    return settings.model_copy(update={"services": {**settings.services, SERVICE: service}})
+
+
+@pytest.mark.parametrize(
+    ("login", "given", "needed", "header"),
+    [
+        (ApiKey(header="X-Token"), {"api_key": SecretStr("k y")}, "API_KEY", {"x-token": "k y"}),
+        (BearerToken(), {"token": SecretStr("t")}, "TOKEN", {"authorization": "Bearer t"}),
+        (
+            BasicLogin(), {"user": "me", "password": SecretStr("p:w")}, "USER, PIPELINE_SERVICES__READINGS__PASSWORD",
+            {"authorization": f"Basic {b64encode(b'me:p:w').decode()}"},
+        ),
+        (NoLogin(), {}, None, {}),
+    ],
+    ids=["key", "bearer", "basic", "none"],
+)  # fmt: skip
+def test_each_kind_of_login(world: World, login: Login, given: dict[str, Any], needed: str | None, header: dict[str, str]) -> None:
+    """Credentials come from the settings, which lack them by name, and go into every request."""
+    source = shaped(world, login=login, pages=NumberedPages(), records="data.items")
+    with serving(world.settings, numbered) as (api, settings):
+        if needed is not None:
+            with pytest.raises(SettingsMissing, match=f"PIPELINE_SERVICES__READINGS__{needed}"):
+                stage_days(with_credentials(settings), source, day(0), day(0), run_id="r", patience=QUICK)
+        stage_days(with_credentials(settings, **given), source, day(0), day(0), run_id="r", patience=QUICK)
+
+    assert world.staged() == ROWS
+    assert all(headers.items() >= header.items() for headers in api.headers)
+    assert all(({"x-api-key", "authorization"} & headers.keys()) == (header.keys() & {"authorization"}) for headers in api.headers)
+
+
+def test_a_key_in_the_query_is_in_no_error(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """It is put into links too, and neither errors nor the log of requests show it."""
+    source = shaped(world, login=ApiKey(query="key"), pages=LinkedPages())
+    caplog.set_level("INFO")
+    with serving(world.settings, linked_in_header) as (api, settings):
+        own = with_credentials(settings, api_key=SecretStr("hidden"))
+        stage_days(own, source, day(0), day(0), run_id="r", patience=QUICK)
+        api.answer = lambda *_: (403, {}, b"no")
+        with pytest.raises(SourceRefused) as refused:
+            stage_days(own, source, day(1), day(1), run_id="r", patience=QUICK)
+
+    assert [query["key"] for query in api.asked] == ["hidden"] * len(api.asked)
+    assert [query.get("q") for query in api.asked[:3]] == [None, "a+b", "a+b"]
+    assert "hidden" not in str(refused.value) + caplog.text
+
+
+def test_times_stand_where_and_how_they_are_declared(world: World) -> None:
+    """In the path and in the query, in the formats that an API expects; a snapshot is asked for without them."""
+    query = (("day", "{since:%Y-%m-%d}"), ("before", "{until:epoch_ms}"), ("unit", "metric"))
+    source = shaped(world, path="/v1/{since:%Y/%m}/readings", query=query, pages=OnePage())
+    whole = replace(shaped(world, query=query, pages=OnePage()), load="snapshot")
+    with serving(world.settings, lambda *_: answered({"rows": ROWS})) as (api, settings):
+        stage_days(settings, source, day(0), day(0), run_id="r", patience=QUICK)
+        stage_snapshot(settings, whole, run_id="r", patience=QUICK)
+
+    assert api.paths == ["/v1/2013/05/readings", "/v1/readings"]
+    assert api.asked == [{"day": FIRST.isoformat(), "before": "1367452800000", "unit": "metric"}, {"unit": "metric"}]
+
+
+@pytest.mark.parametrize("status", [404, 204])
+def test_a_status_may_mean_nothing(world: World, status: int) -> None:
+    """Where it is declared a day without rows is staged; else the answer is refused."""
+    with serving(world.settings, lambda *_: (status, {}, b"")) as (_, settings):
+        (staged,) = stage_days(settings, shaped(world, nothing=(status,)), day(0), day(0), run_id="r", patience=QUICK)
+        with pytest.raises(SourceRefused):
+            stage_days(settings, shaped(world), day(1), day(1), run_id="r", patience=QUICK)
+
+    assert staged.manifest.rows == 0
+
+
+def test_an_error_inside_an_answer_of_success_is_one(world: World) -> None:
+    """Where it stands is declared; an empty one is none."""
+    source = shaped(world, pages=OnePage(), error="status.error")
+    with serving(world.settings, lambda *_: answered({"rows": ROWS, "status": {"error": "half of it"}})) as (api, settings):
+        with pytest.raises(SourceRefused, match="reports an error: half of it"):
+            stage_days(settings, source, day(0), day(0), run_id="r", patience=QUICK)
+        api.answer = lambda *_: answered({"rows": ROWS, "status": {"error": ""}})
+        stage_days(settings, source, day(0), day(0), run_id="r", patience=QUICK)
+
+    assert world.staged() == ROWS
+
+
+@pytest.mark.parametrize(
+    "link", ["https://elsewhere.example/v1/readings?key=hidden", "//elsewhere.example/", "http://127.0.0.1:1/v1/readings"]
+)
+def test_a_link_to_another_server_is_refused(world: World, link: str) -> None:
+    """The credentials go to the declared server alone, whatever an answer says."""
+    source = shaped(world, pages=LinkedPages(field="next"))
+    strange = serving(world.settings, lambda *_: answered({"rows": ROWS, "next": link}))
+    with strange as (api, settings), pytest.raises(SourceRefused, match=r"its next page is at https?://[a-z0-9.]+:\d+, and") as refused:
+        stage_days(settings, source, day(0), day(0), run_id="r", patience=QUICK)
+
+    assert "hidden" not in str(refused.value)
+    assert len(api.asked) == 1
+
+
+def test_links_that_go_round_come_to_an_end(world: World) -> None:
+    """A URL that was given before is refused, without its query."""
+    source = shaped(world, pages=LinkedPages(field="next"))
+    round_and_round = serving(world.settings, lambda *_: answered({"rows": ROWS, "next": "/v1/readings?key=hidden"}))
+    with round_and_round as (api, settings), pytest.raises(SourceRefused, match="cursor '/v1/readings' twice"):
+        stage_days(settings, source, day(0), day(0), run_id="r", patience=QUICK)
+
+    assert len(api.asked) == 2
