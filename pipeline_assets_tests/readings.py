@@ -281,6 +281,10 @@ def serving(settings: Settings, answer: Callable[[Api, dict[str, str]], Answer])
             self.end_headers()
             self.wfile.write(body)
 
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.do_GET()
+
         def log_message(self, *_: object) -> None:
             """Says nothing."""
 

@@ -50,6 +50,9 @@ class RestService(BaseModel):
     token: SecretStr | None = None
     user: str | None = None
     password: SecretStr | None = None
+    token_url: HttpUrl | None = None
+    client_id: str | None = None
+    client_secret: SecretStr | None = None
 
 
 class SchemaRegistry(BaseModel):

@@ -70,8 +70,15 @@ class BasicLogin:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClientCredentials:
+    """OAuth 2 (RFC 6749, 4.4): a token that the setting `token_url` gives for `client_id` and `client_secret`, as a bearer's."""
+
+    scope: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class NoLogin:
     """Anybody may ask."""
 
 
-Login = ApiKey | BearerToken | BasicLogin | NoLogin
+Login = ApiKey | BearerToken | BasicLogin | ClientCredentials | NoLogin

@@ -25,7 +25,8 @@ class RestEndpoint:
     the parameters that name a time.
     records: where in the answer the list of rows is, with dots (`data.items`); empty where the answer itself is the list.
     nothing: statuses that mean that there are no rows. error: where an answer of success reports an error, if it has one.
-    More than `max_pages` of a day, or of all there is, count as pages that never end.
+    More than `max_pages` of a day, or of all there is, count as pages that never end. No more than `requests_per_second` are sent (None: as
+    many as the server answers).
     """
 
     service: str
@@ -38,6 +39,7 @@ class RestEndpoint:
     max_pages: int = 100_000
     nothing: tuple[int, ...] = ()
     error: str | None = None
+    requests_per_second: float | None = None
 
 
 Origin = PostgresTable | RestEndpoint

@@ -47,6 +47,8 @@ def _source(source: Source) -> Iterator[Problem]:
 def _endpoint(place: Place, origin: RestEndpoint, *, is_daily: bool) -> Iterator[Problem]:
     yield from place.at_least("origin.page_size", origin.page_size, 1)
     yield from place.at_least("origin.max_pages", origin.max_pages, 1)
+    if origin.requests_per_second is not None and not 0 < origin.requests_per_second < float("inf"):
+        yield place.problem("origin.requests_per_second", f"is {origin.requests_per_second}", "more than 0")
     if not origin.path.startswith("/"):
         yield place.problem("origin.path", "does not begin with /", "the path below the URL of the service")
     for field, template in (("origin.path", origin.path), *((f"origin.query '{name}'", value) for name, value in origin.query)):

@@ -1,19 +1,27 @@
 """Who asks a service: what its settings must have for a kind of login, and how that goes into a request."""
 
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from threading import Lock
+from time import monotonic, sleep
 from typing import TYPE_CHECKING
+from urllib.parse import quote_plus, urlsplit
 
 from pydantic import SecretStr
 
-from pipeline_assets.core.errors import SettingsMissing
+from pipeline_assets.core.errors import SettingsMissing, SourceRefused
+from pipeline_assets.core.http_errors import json_fields
 from pipeline_assets.core.settings import PREFIX, RestService, Settings
-from pipeline_assets.spec.rest import ApiKey, BasicLogin, BearerToken, Login, NoLogin
+from pipeline_assets.spec.rest import ApiKey, BasicLogin, BearerToken, ClientCredentials, Login, NoLogin
 from pipeline_assets.spec.sources import RestEndpoint
 
 if TYPE_CHECKING:
     import httpx
+
+TOKEN_SECONDS = 10.0
+# How long a token lasts whose server does not say.
+UNSAID_SECONDS = 300
 
 
 def service_of(settings: Settings, origin: RestEndpoint) -> RestService:
@@ -38,8 +46,41 @@ def login_of(login: Login, service: RestService) -> "Callable[[httpx.Request], N
         case BasicLogin():
             pair = b64encode(f"{service.user}:{_secret(service.password)}".encode()).decode()
             return partial(_put_header, "Authorization", f"Basic {pair}")
+        case ClientCredentials(scope=scope):
+            return Tokens(service, {} if scope is None else {"scope": scope})
         case NoLogin():
             return _put_nothing
+
+
+class Tokens:
+    """Tokens of OAuth 2, each used for nine tenths of the time that it lasts."""
+
+    def __init__(self, service: RestService, scope: Mapping[str, str]) -> None:
+        self._service, self._scope = service, scope
+        self._lock, self._token, self._until = Lock(), "", 0.0
+
+    def __call__(self, request: "httpx.Request") -> None:
+        """Puts a token that lasts into a request; raises httpx.HTTPError or SourceRefused where none is given."""
+        with self._lock:
+            if monotonic() >= self._until:
+                self._token, seconds = self._given()
+                self._until = monotonic() + 0.9 * seconds
+            _put_header("Authorization", f"Bearer {self._token}", request)
+
+    def _given(self) -> tuple[str, float]:
+        import httpx
+
+        url = str(self._service.token_url)
+        # RFC 6749, 2.3.1: both are written as in a form, then joined.
+        login = quote_plus(str(self._service.client_id)), quote_plus(_secret(self._service.client_secret))
+        answer = httpx.post(url, data={"grant_type": "client_credentials", **self._scope}, auth=login, timeout=TOKEN_SECONDS)
+        if not answer.is_success:
+            answer.raise_for_status()
+        found = json_fields(answer)
+        token, lasts = found.get("access_token"), str(found.get("expires_in", UNSAID_SECONDS))
+        if not isinstance(token, str) or not lasts.isdecimal():
+            raise SourceRefused(urlsplit(url).path, "it answered no token (`access_token`) with the seconds that it lasts (`expires_in`)")
+        return token, float(lasts)
 
 
 def _put_parameter(name: str, value: str, request: "httpx.Request") -> None:
@@ -66,5 +107,22 @@ def _needed(login: Login) -> tuple[str, ...]:
             return ("token",)
         case BasicLogin():
             return ("user", "password")
+        case ClientCredentials():
+            return ("token_url", "client_id", "client_secret")
         case NoLogin():
             return ()
+
+
+class Pace:
+    """Lets a request go no sooner than so many seconds after the one before."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds, self._next, self._lock = seconds, 0.0, Lock()
+
+    def __call__(self, _: "httpx.Request") -> None:
+        """Returns once the request may go."""
+        with self._lock:
+            now = monotonic()
+            self._next = max(now, self._next)
+            sleep(self._next - now)
+            self._next += self._seconds

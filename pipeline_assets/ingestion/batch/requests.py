@@ -34,7 +34,7 @@ class _Times(Formatter):
     def format_field(self, value: Any, format_spec: str) -> str:
         if format_spec in {"epoch", "epoch_ms"}:
             return str(int(value.timestamp()) * (1000 if format_spec == "epoch_ms" else 1))
-        return value.strftime(format_spec) if format_spec else value.isoformat()
+        return str(value.strftime(format_spec) if format_spec else value.isoformat())
 
 
 def first_request(origin: RestEndpoint, day: date | None) -> Asked:

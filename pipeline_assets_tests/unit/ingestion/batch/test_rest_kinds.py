@@ -4,7 +4,8 @@ import json
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import datetime
+from datetime import date, datetime
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -12,12 +13,13 @@ from pydantic import SecretStr
 
 from pipeline_assets.core.errors import SettingsMissing, SourceRefused
 from pipeline_assets.core.settings import Settings
-from pipeline_assets.ingestion.batch.load import stage_days, stage_snapshot
-from pipeline_assets.ingestion.batch.rest import Patience
+from pipeline_assets.ingestion.batch.rest import Patience, open_endpoint
+from pipeline_assets.ingestion.sources.originals import json_bytes
 from pipeline_assets.spec.rest import (
     ApiKey,
     BasicLogin,
     BearerToken,
+    ClientCredentials,
     CursorPages,
     LinkedPages,
     Login,
@@ -26,18 +28,26 @@ from pipeline_assets.spec.rest import (
     OffsetPages,
     OnePage,
 )
-from pipeline_assets.spec.sources import Source
-from pipeline_assets_tests.readings import FIRST, SERVICE, Answer, Api, World, day, reading, serving
+from pipeline_assets.spec.sources import RestEndpoint
+from pipeline_assets_tests.connector_configs import settings_with
+from pipeline_assets_tests.readings import FIRST, READINGS, SERVICE, Answer, Api, Row, reading, serving
 
 QUICK = Patience(request_seconds=5, page_seconds=20, attempts=2, first_pause_seconds=0, longest_pause_seconds=0.01, jitter_seconds=0)
-ROWS = [reading(sensor=f"s{number}") for number in range(5)]
+SETTINGS = settings_with("shop")
+ROWS = [json.loads(json_bytes(reading(sensor=f"s{number}"))) for number in range(5)]
 # What a server gives at most, however many are asked for.
 MOST = 2
 
 
-def shaped(world: World, **changed: Any) -> Source:
+def shaped(**changed: Any) -> RestEndpoint:
     """The readings behind an API of another shape."""
-    return replace(world.api, origin=replace(world.endpoint, page_size=100, **changed))
+    return replace(RestEndpoint(service=SERVICE, path="/v1/readings", records="rows", page_size=100), **changed)
+
+
+def read(settings: Settings, origin: RestEndpoint, asked: date | None = FIRST) -> list[Row]:
+    """The records of a day (None: of all there is)."""
+    with open_endpoint(settings, READINGS, origin, QUICK) as reader:
+        return [json.loads(record) for page in reader.pages(asked) for record in page.records]
 
 
 def answered(content: object, **headers: str) -> Answer:
@@ -92,13 +102,12 @@ def with_cursor(_: Api, query: dict[str, str]) -> Answer:
     ids=["numbered", "offset", "link header", "next url", "cursor", "one page"],
 )  # fmt: skip
 def test_pages_follow_each_other_in_each_way(
-    world: World, answer: Callable[[Api, dict[str, str]], Answer], changed: Mapping[str, Any], requests: int
+    answer: Callable[[Api, dict[str, str]], Answer], changed: Mapping[str, Any], requests: int
 ) -> None:
-    """All rows of a day are staged, once, although the server gives fewer on a page than were asked for."""
-    with serving(world.settings, answer) as (api, settings):
-        stage_days(settings, shaped(world, **changed), day(0), day(0), run_id="r", patience=QUICK)
+    """All rows of a day come, once, although the server gives fewer on a page than were asked for."""
+    with serving(SETTINGS, answer) as (api, settings):
+        assert read(settings, shaped(**changed)) == ROWS
 
-    assert world.staged() == ROWS
     assert len(api.asked) == requests
     assert all(headers["x-api-key"] == "key" for headers in api.headers)
 
@@ -122,91 +131,124 @@ def with_credentials(settings: Settings, **given: Any) -> Settings:
     ],
     ids=["key", "bearer", "basic", "none"],
 )  # fmt: skip
-def test_each_kind_of_login(world: World, login: Login, given: dict[str, Any], needed: str | None, header: dict[str, str]) -> None:
+def test_each_kind_of_login(login: Login, given: dict[str, Any], needed: str | None, header: dict[str, str]) -> None:
     """Credentials come from the settings, which lack them by name, and go into every request."""
-    source = shaped(world, login=login, pages=NumberedPages(), records="data.items")
-    with serving(world.settings, numbered) as (api, settings):
+    source = shaped(login=login, pages=NumberedPages(), records="data.items")
+    with serving(SETTINGS, numbered) as (api, settings):
         if needed is not None:
             with pytest.raises(SettingsMissing, match=f"PIPELINE_SERVICES__READINGS__{needed}"):
-                stage_days(with_credentials(settings), source, day(0), day(0), run_id="r", patience=QUICK)
-        stage_days(with_credentials(settings, **given), source, day(0), day(0), run_id="r", patience=QUICK)
+                read(with_credentials(settings), source)
+        assert read(with_credentials(settings, **given), source) == ROWS
 
-    assert world.staged() == ROWS
     assert all(headers.items() >= header.items() for headers in api.headers)
     assert all(({"x-api-key", "authorization"} & headers.keys()) == (header.keys() & {"authorization"}) for headers in api.headers)
 
 
-def test_a_key_in_the_query_is_in_no_error(world: World, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_key_in_the_query_is_in_no_error(caplog: pytest.LogCaptureFixture) -> None:
     """It is put into links too, and neither errors nor the log of requests show it."""
-    source = shaped(world, login=ApiKey(query="key"), pages=LinkedPages())
+    source = shaped(login=ApiKey(query="key"), pages=LinkedPages())
     caplog.set_level("INFO")
-    with serving(world.settings, linked_in_header) as (api, settings):
+    with serving(SETTINGS, linked_in_header) as (api, settings):
         own = with_credentials(settings, api_key=SecretStr("hidden"))
-        stage_days(own, source, day(0), day(0), run_id="r", patience=QUICK)
+        read(own, source)
         api.answer = lambda *_: (403, {}, b"no")
         with pytest.raises(SourceRefused) as refused:
-            stage_days(own, source, day(1), day(1), run_id="r", patience=QUICK)
+            read(own, source)
 
     assert [query["key"] for query in api.asked] == ["hidden"] * len(api.asked)
     assert [query.get("q") for query in api.asked[:3]] == [None, "a+b", "a+b"]
     assert "hidden" not in str(refused.value) + caplog.text
 
 
-def test_times_stand_where_and_how_they_are_declared(world: World) -> None:
+def test_a_token_is_asked_for_once_as_long_as_it_lasts(caplog: pytest.LogCaptureFixture) -> None:
+    """OAuth 2 client credentials: id and secret go to the server of tokens alone, and a token that ended is replaced."""
+    given: list[dict[str, str]] = []
+
+    def answer(api: Api, query: dict[str, str]) -> Answer:
+        if api.paths[-1] == "/token":
+            given.append(api.headers[-1])
+            return answered({"access_token": f"t{len(given)}", "expires_in": 3600 if len(given) == 1 else "0"})
+        return numbered(api, query)
+
+    source = shaped(login=ClientCredentials(scope="read"), pages=NumberedPages(), records="data.items")
+    with serving(SETTINGS, answer) as (api, settings):
+        url = settings.services[SERVICE].url
+        own = with_credentials(settings, token_url=f"{url}/token", client_id="me", client_secret=SecretStr("p:w"))
+        assert read(own, source) == ROWS
+        first = [headers["authorization"] for path, headers in zip(api.paths, api.headers, strict=True) if path != "/token"]
+        assert read(own, source) == ROWS
+        api.answer = lambda *_: (401, {}, b'{"error": "invalid_client"}')
+        with pytest.raises(SourceRefused, match=r"POST /token answered 401") as refused:
+            read(own, source)
+
+    assert first == ["Bearer t1"] * 4
+    assert given[0]["authorization"] == f"Basic {b64encode(b'me:p%3Aw').decode()}"
+    # Those of the second load end at once.
+    assert len(given) == 5
+    assert "p:w" not in str(refused.value) + caplog.text
+
+
+def test_a_declared_rate_is_kept() -> None:
+    """Requests are so far apart at least."""
+    with serving(SETTINGS, numbered) as (api, settings):
+        began = monotonic()
+        read(settings, shaped(pages=NumberedPages(), records="data.items", requests_per_second=20.0))
+
+    assert len(api.asked) == 4
+    assert monotonic() - began >= 3 / 20
+
+
+def test_times_stand_where_and_how_they_are_declared() -> None:
     """In the path and in the query, in the formats that an API expects; a snapshot is asked for without them."""
     query = (("day", "{since:%Y-%m-%d}"), ("before", "{until:epoch_ms}"), ("unit", "metric"))
-    source = shaped(world, path="/v1/{since:%Y/%m}/readings", query=query, pages=OnePage())
-    whole = replace(shaped(world, query=query, pages=OnePage()), load="snapshot")
-    with serving(world.settings, lambda *_: answered({"rows": ROWS})) as (api, settings):
-        stage_days(settings, source, day(0), day(0), run_id="r", patience=QUICK)
-        stage_snapshot(settings, whole, run_id="r", patience=QUICK)
+    source = shaped(path="/v1/{since:%Y/%m}/readings", query=query, pages=OnePage())
+    whole = replace(source, path="/v1/readings")
+    with serving(SETTINGS, lambda *_: answered({"rows": ROWS})) as (api, settings):
+        read(settings, source)
+        read(settings, whole, None)
 
     assert api.paths == ["/v1/2013/05/readings", "/v1/readings"]
     assert api.asked == [{"day": FIRST.isoformat(), "before": "1367452800000", "unit": "metric"}, {"unit": "metric"}]
 
 
 @pytest.mark.parametrize("status", [404, 204])
-def test_a_status_may_mean_nothing(world: World, status: int) -> None:
-    """Where it is declared a day without rows is staged; else the answer is refused."""
-    with serving(world.settings, lambda *_: (status, {}, b"")) as (_, settings):
-        (staged,) = stage_days(settings, shaped(world, nothing=(status,)), day(0), day(0), run_id="r", patience=QUICK)
+def test_a_status_may_mean_nothing(status: int) -> None:
+    """Where it is declared a day has no rows; else the answer is refused."""
+    with serving(SETTINGS, lambda *_: (status, {}, b"")) as (_, settings):
+        assert read(settings, shaped(nothing=(status,))) == []
         with pytest.raises(SourceRefused):
-            stage_days(settings, shaped(world), day(1), day(1), run_id="r", patience=QUICK)
-
-    assert staged.manifest.rows == 0
+            read(settings, shaped())
 
 
-def test_an_error_inside_an_answer_of_success_is_one(world: World) -> None:
+def test_an_error_inside_an_answer_of_success_is_one() -> None:
     """Where it stands is declared; an empty one is none."""
-    source = shaped(world, pages=OnePage(), error="status.error")
-    with serving(world.settings, lambda *_: answered({"rows": ROWS, "status": {"error": "half of it"}})) as (api, settings):
+    source = shaped(pages=OnePage(), error="status.error")
+    with serving(SETTINGS, lambda *_: answered({"rows": ROWS, "status": {"error": "half of it"}})) as (api, settings):
         with pytest.raises(SourceRefused, match="reports an error: half of it"):
-            stage_days(settings, source, day(0), day(0), run_id="r", patience=QUICK)
+            read(settings, source)
         api.answer = lambda *_: answered({"rows": ROWS, "status": {"error": ""}})
-        stage_days(settings, source, day(0), day(0), run_id="r", patience=QUICK)
-
-    assert world.staged() == ROWS
+        assert read(settings, source) == ROWS
 
 
 @pytest.mark.parametrize(
     "link", ["https://elsewhere.example/v1/readings?key=hidden", "//elsewhere.example/", "http://127.0.0.1:1/v1/readings"]
 )
-def test_a_link_to_another_server_is_refused(world: World, link: str) -> None:
+def test_a_link_to_another_server_is_refused(link: str) -> None:
     """The credentials go to the declared server alone, whatever an answer says."""
-    source = shaped(world, pages=LinkedPages(field="next"))
-    strange = serving(world.settings, lambda *_: answered({"rows": ROWS, "next": link}))
+    source = shaped(pages=LinkedPages(field="next"))
+    strange = serving(SETTINGS, lambda *_: answered({"rows": ROWS, "next": link}))
     with strange as (api, settings), pytest.raises(SourceRefused, match=r"its next page is at https?://[a-z0-9.]+:\d+, and") as refused:
-        stage_days(settings, source, day(0), day(0), run_id="r", patience=QUICK)
+        read(settings, source)
 
     assert "hidden" not in str(refused.value)
     assert len(api.asked) == 1
 
 
-def test_links_that_go_round_come_to_an_end(world: World) -> None:
+def test_links_that_go_round_come_to_an_end() -> None:
     """A URL that was given before is refused, without its query."""
-    source = shaped(world, pages=LinkedPages(field="next"))
-    round_and_round = serving(world.settings, lambda *_: answered({"rows": ROWS, "next": "/v1/readings?key=hidden"}))
+    source = shaped(pages=LinkedPages(field="next"))
+    round_and_round = serving(SETTINGS, lambda *_: answered({"rows": ROWS, "next": "/v1/readings?key=hidden"}))
     with round_and_round as (api, settings), pytest.raises(SourceRefused, match="cursor '/v1/readings' twice"):
-        stage_days(settings, source, day(0), day(0), run_id="r", patience=QUICK)
+        read(settings, source)
 
     assert len(api.asked) == 2
