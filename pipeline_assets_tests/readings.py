@@ -252,6 +252,7 @@ class Api:
     answer: Callable[["Api", dict[str, str]], Answer]
     asked: list[dict[str, str]] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     lock: Lock = field(default_factory=Lock)
 
@@ -282,7 +283,7 @@ def serving(settings: Settings, answer: Callable[[Api, dict[str, str]], Answer])
             self.wfile.write(body)
 
         def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
+            api.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
             self.do_GET()
 
         def log_message(self, *_: object) -> None:

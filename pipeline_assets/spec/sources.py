@@ -20,9 +20,11 @@ class PostgresTable:
 class RestEndpoint:
     """An endpoint of a REST API; the settings give the URL of `service`, and what its `login` needs.
 
-    path, and the values of `query`: templates that take `since` and `until`, the bounds of the day that is asked for (half open, UTC), in
-    ISO 8601, in a format of `strftime` (`{since:%Y-%m-%d}`), or as `{since:epoch}` and `{since:epoch_ms}`. A snapshot is asked for without
-    the parameters that name a time.
+    path, and the values of `query` and `body`: templates that take `since` and `until`, the bounds of the day that is asked for (half open,
+    UTC), in ISO 8601, in a format of `strftime` (`{since:%Y-%m-%d}`), or as `{since:epoch}` and `{since:epoch_ms}`. A snapshot is asked for
+    without the parameters that name a time.
+    body: of a request by POST, values by their places in a JSON object, with dots (`variables.first`); braces that begin no template are
+    doubled. The parameters of `pages` then stand in it too.
     records: where in the answer the list of rows is, with dots (`data.items`); empty where the answer itself is the list.
     nothing: statuses that mean that there are no rows. error: where an answer of success reports an error, if it has one.
     More than `max_pages` of a day, or of all there is, count as pages that never end. No more than `requests_per_second` are sent (None: as
@@ -33,6 +35,7 @@ class RestEndpoint:
     path: str
     records: str
     query: tuple[tuple[str, str], ...] = (("since", "{since}"), ("until", "{until}"))
+    body: tuple[tuple[str, str | int], ...] | None = None
     pages: Pages = CursorPages()
     login: Login = ApiKey()
     page_size: int = 1000

@@ -51,7 +51,8 @@ def _endpoint(place: Place, origin: RestEndpoint, *, is_daily: bool) -> Iterator
         yield place.problem("origin.requests_per_second", f"is {origin.requests_per_second}", "more than 0")
     if not origin.path.startswith("/"):
         yield place.problem("origin.path", "does not begin with /", "the path below the URL of the service")
-    for field, template in (("origin.path", origin.path), *((f"origin.query '{name}'", value) for name, value in origin.query)):
+    named = [(f"origin.{part} '{name}'", value) for part in ("query", "body") for name, value in getattr(origin, part) or ()]
+    for field, template in (("origin.path", origin.path), *((field, value) for field, value in named if isinstance(value, str))):
         try:
             unknown = {name for _, name, _, _ in Formatter().parse(template) if name is not None} - TIMES
         except ValueError:

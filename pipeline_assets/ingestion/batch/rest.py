@@ -111,7 +111,7 @@ class ApiReader:
 
     def _ask(self, asked: Asked, deadline: float) -> Page:
         source, origin = self.contract.name, self.origin
-        with self.client.stream("GET", asked.url, params=asked.query) as answer:
+        with self.client.stream("GET" if asked.body is None else "POST", asked.url, params=asked.query, json=asked.body) as answer:
             content = self._content(answer, deadline)
         if answer.status_code in origin.nothing:
             return Page(records=[], next_cursor=None)

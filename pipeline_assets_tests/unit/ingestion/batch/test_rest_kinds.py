@@ -211,6 +211,47 @@ def test_times_stand_where_and_how_they_are_declared() -> None:
     assert api.asked == [{"day": FIRST.isoformat(), "before": "1367452800000", "unit": "metric"}, {"unit": "metric"}]
 
 
+def test_a_query_of_graphql_is_a_body() -> None:
+    """Its variables stand in the body with those of the pages; an error inside the answer is one."""
+    query = "query($after: String) {{ readings(after: $after) {{ nodes }} }}"
+    origin = shaped(
+        path="/graphql",
+        query=(),
+        body=(("query", query), ("variables.day", "{since:%Y-%m-%d}"), ("variables.all", 1)),
+        pages=CursorPages(parameter="variables.after", field="data.readings.page.end", size="variables.first"),
+        records="data.readings.nodes",
+        error="errors",
+    )
+
+    def answer(api: Api, _: dict[str, str]) -> Answer:
+        start = int(json.loads(api.bodies[-1])["variables"].get("after", 0))
+        page = {"nodes": ROWS[start : start + MOST], "page": {"end": str(start + MOST) if start + MOST < len(ROWS) else None}}
+        return answered({"data": {"readings": page}})
+
+    with serving(SETTINGS, answer) as (api, settings):
+        assert read(settings, origin) == ROWS
+        api.answer = lambda *_: answered({"data": None, "errors": [{"message": "too complex"}]})
+        with pytest.raises(SourceRefused, match="too complex"):
+            read(settings, origin)
+
+    first = {"day": FIRST.isoformat(), "all": 1, "first": 100}
+    written = query.replace("{{", "{").replace("}}", "}")
+    assert [json.loads(body) for body in api.bodies[:2]] == [
+        {"query": written, "variables": first},
+        {"query": written, "variables": first | {"after": "2"}},
+    ]
+    assert set(api.paths) == {"/graphql"}
+
+
+def test_pages_of_a_search_have_numbers_in_its_body() -> None:
+    """Numbers and offsets are numbers of JSON there."""
+    offset = shaped(query=(), body=(("kind", "all"),), pages=OffsetPages(parameter="from", size="size"), records="")
+    with serving(SETTINGS, lambda api, _: answered(ROWS[json.loads(api.bodies[-1])["from"] :][:MOST])) as (api, settings):
+        assert read(settings, offset) == ROWS
+
+    assert [json.loads(body)["from"] for body in api.bodies] == [0, 2, 4, 5]
+
+
 @pytest.mark.parametrize("status", [404, 204])
 def test_a_status_may_mean_nothing(status: int) -> None:
     """Where it is declared a day has no rows; else the answer is refused."""
