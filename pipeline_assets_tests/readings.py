@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -110,7 +111,7 @@ class World:
 
     @property
     def endpoint(self) -> RestEndpoint:
-        """The endpoint of the readings."""
+        """The endpoint of the API."""
         return RestEndpoint(service=SERVICE, path="/v1/readings", records="rows", page_size=2)
 
     @contextmanager
@@ -251,6 +252,8 @@ class Api:
 
     answer: Callable[["Api", dict[str, str]], Answer]
     asked: list[dict[str, str]] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     lock: Lock = field(default_factory=Lock)
 
@@ -259,13 +262,16 @@ class Api:
         query = dict(parse_qsl(urlsplit(path).query))
         with self.lock:
             self.asked.append(query)
+            self.paths.append(urlsplit(path).path)
             self.headers.append({name.lower(): value for name, value in headers.items()})
         return self.answer(self, query)
 
 
 @contextmanager
-def serving(settings: Settings, answer: Callable[[Api, dict[str, str]], Answer]) -> Iterator[tuple[Api, Settings]]:
-    """An API that answers so, and settings that name it as the service `readings`."""
+def serving(
+    settings: Settings, answer: Callable[[Api, dict[str, str]], Answer], context: ssl.SSLContext | None = None
+) -> Iterator[tuple[Api, Settings]]:
+    """An API that answers so, over TLS if a context is given, and settings that name it as the service `readings`."""
     api = Api(answer=answer)
 
     class Handler(BaseHTTPRequestHandler):
@@ -279,13 +285,21 @@ def serving(settings: Settings, answer: Callable[[Api, dict[str, str]], Answer])
             self.end_headers()
             self.wfile.write(body)
 
+        def do_POST(self) -> None:
+            api.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
+            self.do_GET()
+
         def log_message(self, *_: object) -> None:
             """Says nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.daemon_threads = True
+        if context is not None:
+            # Each session's own thread shakes hands, not the one that accepts.
+            server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
         Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        service = RestService(url=f"http://127.0.0.1:{server.server_port}", api_key=SecretStr("key"))
+        scheme = "http" if context is None else "https"
+        service = RestService(url=f"{scheme}://127.0.0.1:{server.server_port}", api_key=SecretStr("key"))
         yield api, settings.model_copy(update={"services": {**settings.services, SERVICE: service}})
         server.shutdown()
 

@@ -42,12 +42,21 @@ ROOT = SHIPPED if SHIPPED.exists() else _PACKAGE.parent
 
 
 class RestService(BaseModel):
-    """Where a REST source is, and its API key."""
+    """Where a REST source is, and the credentials that its login needs; `authority` is a PEM file of those who may sign its certificate."""
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     url: HttpUrl
-    api_key: SecretStr
+    api_key: SecretStr | None = None
+    token: SecretStr | None = None
+    user: str | None = None
+    password: SecretStr | None = None
+    token_url: HttpUrl | None = None
+    client_id: str | None = None
+    client_secret: SecretStr | None = None
+    certificate: Path | None = None
+    certificate_key: Path | None = None
+    authority: Path | None = None
 
 
 class SchemaRegistry(BaseModel):

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline_assets.spec.contracts import Contract
+from pipeline_assets.spec.rest import ApiKey, CursorPages, Login, Pages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,17 +18,31 @@ class PostgresTable:
 
 @dataclass(frozen=True, kw_only=True)
 class RestEndpoint:
-    """A paged endpoint of a REST API; the settings give URL and key of `service`.
+    """An endpoint of a REST API; the settings give the URL of `service`, and what its `login` needs.
 
-    Asked with `since` and `until` (ISO 8601, half open, UTC), `limit` and `cursor`; answers a JSON object whose `records` holds the rows
-    and whose `next_cursor` is null on the last page. More than `max_pages` of a day, or of all there is, count as pages that never end.
+    path, and the values of `query` and `body`: templates that take `since` and `until`, the bounds of the day that is asked for (half open,
+    UTC), in ISO 8601, in a format of `strftime` (`{since:%Y-%m-%d}`), or as `{since:epoch}` and `{since:epoch_ms}`. A snapshot is asked for
+    without the parameters that name a time.
+    body: of a request by POST, values by their places in a JSON object, with dots (`variables.first`); braces that begin no template are
+    doubled. The parameters of `pages` then stand in it too.
+    records: where in the answer the list of rows is, with dots (`data.items`); empty where the answer itself is the list.
+    nothing: statuses that mean that there are no rows. error: where an answer of success reports an error, if it has one.
+    More than `max_pages` of a day, or of all there is, count as pages that never end. No more than `requests_per_second` are sent (None: as
+    many as the server answers).
     """
 
     service: str
     path: str
     records: str
+    query: tuple[tuple[str, str], ...] = (("since", "{since}"), ("until", "{until}"))
+    body: tuple[tuple[str, str | int], ...] | None = None
+    pages: Pages = CursorPages()
+    login: Login = ApiKey()
     page_size: int = 1000
     max_pages: int = 100_000
+    nothing: tuple[int, ...] = ()
+    error: str | None = None
+    requests_per_second: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

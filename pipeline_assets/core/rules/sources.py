@@ -3,11 +3,12 @@
 import json
 import re
 from collections.abc import Collection, Iterator
+from string import Formatter
 from typing import get_args
 
 from pipeline_assets.core.names import landed
 from pipeline_assets.core.project import sources_of
-from pipeline_assets.core.rules.problems import TOPIC, Place, Problem
+from pipeline_assets.core.rules.problems import TOPIC, Place, Problem, listed
 from pipeline_assets.spec.contracts import FIELD_TYPES, Contract, Field
 from pipeline_assets.spec.sources import (
     Avro,
@@ -24,6 +25,8 @@ from pipeline_assets.spec.sources import (
 )
 from pipeline_assets.spec.use_case import UseCase
 
+# What a template of a REST endpoint may take.
+TIMES = {"since", "until"}
 # What CloudEvents allows as the name of an attribute.
 ATTRIBUTE = re.compile(r"[a-z0-9]+")
 # The parts of a day that the path of a file may have, and which of them make a whole one.
@@ -54,10 +57,29 @@ def _source(source: Source) -> Iterator[Problem]:
     if source.known_at_commit and source.load != "changes":
         yield place.problem("known_at_commit", "is set", f"load='changes': loaded as '{source.load}', rows come without their commits")
     if isinstance(source.origin, RestEndpoint):
-        yield from place.at_least("origin.page_size", source.origin.page_size, 1)
-        yield from place.at_least("origin.max_pages", source.origin.max_pages, 1)
+        yield from _endpoint(place, source.origin, is_daily=source.load == "daily")
     if isinstance(source.origin, Files):
         yield from _files(place, source, source.origin)
+
+
+def _endpoint(place: Place, origin: RestEndpoint, *, is_daily: bool) -> Iterator[Problem]:
+    yield from place.at_least("origin.page_size", origin.page_size, 1)
+    yield from place.at_least("origin.max_pages", origin.max_pages, 1)
+    if origin.requests_per_second is not None and not 0 < origin.requests_per_second < float("inf"):
+        yield place.problem("origin.requests_per_second", f"is {origin.requests_per_second}", "more than 0")
+    if not origin.path.startswith("/"):
+        yield place.problem("origin.path", "does not begin with /", "the path below the URL of the service")
+    named = [(f"origin.{part} '{name}'", value) for part in ("query", "body") for name, value in getattr(origin, part) or ()]
+    for field, template in (("origin.path", origin.path), *((field, value) for field, value in named if isinstance(value, str))):
+        try:
+            unknown = {name for _, name, _, _ in Formatter().parse(template) if name is not None} - TIMES
+        except ValueError:
+            yield place.problem(field, "is no template", "closed braces, such as {since:%Y-%m-%d}")
+            continue
+        if unknown:
+            yield place.problem(field, f"takes {listed(unknown)}", "{since} and {until}")
+    if not is_daily and "{" in origin.path:
+        yield place.problem("origin.path", "takes a time", "a path without one: the load is not 'daily'")
 
 
 def _files(place: Place, source: Source, origin: Files) -> Iterator[Problem]:

@@ -16,7 +16,7 @@ CURSOR = "next_cursor"
 KEEP_BYTES = "surrogateescape"
 BYTE_ORDER_MARK = "\ufeff"
 # Numbers stay the text that they are: Python makes no integer of more than 4,300 digits, and a cursor may be one.
-DECODER = json.JSONDecoder(parse_int=str, parse_float=str, strict=False)
+RECORDS = json.JSONDecoder(parse_int=str, parse_float=str, strict=False)
 # What begins and ends a value that holds others, and texts, which may have such signs in them.
 BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 
@@ -29,46 +29,84 @@ class Page:
     next_cursor: str | None
 
 
-def read_page(source: str, content: bytes, records: str) -> Page:
-    """The page that an answer holds; raises SourceRefused if it is not an object with one list of these records and at most one cursor.
+def read_page(source: str, content: bytes, records: str, cursor: str | None = CURSOR, error: str | None = None) -> Page:
+    """The page that an answer holds, its records and its cursor at these places in it (names with dots between them).
 
     A list that is null is an empty one, unless the page reports an error. A cursor is a text or a number, as it was written; null, an empty
-    text and none at all end the pages.
+    text and none at all end the pages. Raises SourceRefused for an answer without one list of records, with two members of one name beside
+    them, or with an error.
     """
     text = content.decode(errors=KEEP_BYTES).removeprefix(BYTE_ORDER_MARK)
     try:
-        found = _members(text, records)
-    except (ValueError, RecursionError) as error:
-        raise SourceRefused(source, f"it answered no page of JSON ({error}): {shown(text)}") from error
-    rows = found.get(records, ...)
-    if rows is None and not any(found.get(name) for name in ("error", "errors")):
+        found = _answer(text, records.split(".") if records else [])
+    except (ValueError, RecursionError) as problem:
+        raise SourceRefused(source, f"it answered no page of JSON ({problem}): {shown(text)}") from problem
+    reported = _at(found, error) if error is not None else None
+    if reported:
+        raise SourceRefused(source, f"it reports an error: {shown(str(reported))}")
+    rows = _at(found, records, ...)
+    if rows is None and not any(_at(found, name) for name in ("error", "errors")):
         rows = []
     if not isinstance(rows, list):
         raise SourceRefused(source, f"its page has no list '{records}': {shown(text)}")
-    return Page(records=rows, next_cursor=_cursor(source, found.get(CURSOR)))
+    return Page(records=rows, next_cursor=None if cursor is None else _cursor(source, cursor, _at(found, cursor)))
 
 
-def _cursor(source: str, found: object) -> str | None:
+def _at(found: object, path: str, absent: object = None) -> object:
+    """What stands at a place, or what `absent` is; null where a member on the way is null."""
+    for name in path.split(".") if path else ():
+        if found is None:
+            return None
+        if not isinstance(found, dict) or name not in found:
+            return absent
+        found = found[name]
+    return found
+
+
+def _cursor(source: str, name: str, found: object) -> str | None:
     if found is None or isinstance(found, str):
         return found or None
-    raise SourceRefused(source, f"its page has a {CURSOR} that is neither a text nor a number")
+    raise SourceRefused(source, f"its page has a {name} that is neither a text nor a number")
 
 
-def _members(text: str, records: str) -> dict[str, object]:
-    """The members of a JSON object, with each element of the list `records` as the bytes it was written in; ValueError for a name twice."""
+def _answer(text: str, path: list[str]) -> object:
+    """What an answer says, with each element of the list at `path` as the bytes it was written in."""
+    start = _blank(text, 0)
+    found, end = _value(text, start, path)
+    if _blank(text, end) != len(text):
+        raise ValueError(f"more text at character {end}")
+    return found
+
+
+def _value(text: str, place: int, path: list[str] | None) -> tuple[object, int]:
+    """The value at `place` and the place after it; `path` leads from it to the records, None where it does not."""
+    first = text[place : place + 1]
+    if path == [] and first == "[":
+        return _elements(text, place)
+    if path and first == "{":
+        return _members(text, place, path)
+    return DECODER.raw_decode(text, place)
+
+
+def _members(text: str, place: int, path: list[str]) -> tuple[dict[str, object], int]:
+    """The members of the object at `place`, on the way to the records, and the place after it."""
     found: dict[str, object] = {}
-    place = _expect(text, 0, "{")
+    place = _expect(text, place, "{")
     while text[place : place + 1] != "}":
         is_named = text[place : place + 1] == '"'
         name, place = DECODER.raw_decode(text, place)
         if not is_named or name in found:
             raise ValueError(f"a member that is named twice or by no text before character {place}")
         place = _expect(text, place, ":")
-        is_list = name == records and text[place : place + 1] == "["
-        found[name], place = _elements(text, place) if is_list else DECODER.raw_decode(text, place)
+        found[name], place = _value(text, place, path[1:] if name == path[0] else None)
         place = _next(text, place, "}")
-    if _blank(text, place + 1) != len(text):
-        raise ValueError(f"more text at character {place + 1}")
+    return found, place + 1
+
+
+def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("two members of one name")
     return found
 
 
@@ -86,7 +124,7 @@ def _elements(text: str, place: int) -> tuple[list[bytes], int]:
 def _end(text: str, place: int) -> int:
     """The place after the value that begins at `place`."""
     try:
-        return DECODER.raw_decode(text, place)[1]
+        return RECORDS.raw_decode(text, place)[1]
     except RecursionError:
         depth = 0
         for found in BRACKETS.finditer(text, place):
@@ -94,6 +132,10 @@ def _end(text: str, place: int) -> int:
             if depth == 0:
                 return found.end()
         raise
+
+
+# Beside the records two members of one name are two answers; which of a record's counts is found when it is read.
+DECODER = json.JSONDecoder(parse_int=str, parse_float=str, strict=False, object_pairs_hook=_distinct)
 
 
 def _next(text: str, place: int, end: str) -> int:

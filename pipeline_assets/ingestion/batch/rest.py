@@ -8,19 +8,22 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime
 from email.utils import mktime_tz, parsedate_tz
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from pipeline_assets.core.errors import SettingsMissing, SourceRefused
+from pipeline_assets.core.errors import SourceRefused
 from pipeline_assets.core.http_errors import http_errors, is_transient
-from pipeline_assets.core.settings import PREFIX, RestService, Settings
+from pipeline_assets.core.settings import Settings
+from pipeline_assets.ingestion.batch.logins import Pace, login_of, service_of, verification
 from pipeline_assets.ingestion.batch.pages import Page, read_page
+from pipeline_assets.ingestion.batch.requests import Asked, first_request, next_request
 from pipeline_assets.ingestion.sources.contracts import Checked
 from pipeline_assets.ingestion.sources.json_rows import check_json_rows
 from pipeline_assets.spec.contracts import Contract
+from pipeline_assets.spec.rest import CursorPages, LinkedPages
 from pipeline_assets.spec.sources import RestEndpoint
 
 if TYPE_CHECKING:
@@ -29,7 +32,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-API_KEY = "X-Api-Key"
 # What makes a reader give up that would else read without end; generous, as APIs that filter may well give some empty pages.
 IDLE_PAGES = 100
 PAGE_BYTES = 256 << 20
@@ -68,28 +70,31 @@ class ApiReader:
             position += len(page.records)
 
     def pages(self, day: date | None) -> Iterator[Page]:
-        """The pages of a day (None: of all there is), in the order of their cursors.
+        """The pages of a day (None: of all there is), one after the other.
 
-        Raises SourceRefused where they do not end: a cursor comes twice, too many pages in a row bring nothing new, or there are too many.
+        Raises SourceRefused where they do not end: a page is named twice, too many in a row bring nothing new, or there are too many.
         """
-        asked: dict[str, str] = {"limit": str(self.origin.page_size)} | ({} if day is None else _span(day))
-        seen, before, idle = set[str](), set[bytes](), 0
+        source, asked, seen = self.contract.name, first_request(self.origin, day), set[str]()
+        before, idle = set[bytes](), 0
         for _ in range(self.origin.max_pages):
             page = self._page(asked)
             yield page
-            if page.next_cursor is None:
+            following = next_request(source, self.origin, asked, str(self.client.base_url), page)
+            if following is None:
                 return
             if page.next_cursor in seen:
-                raise SourceRefused(self.contract.name, f"it gave the cursor '{page.next_cursor}' twice, so its pages would never end")
+                named = page.next_cursor if following.query is not None else following.shown
+                raise SourceRefused(source, f"it gave the cursor '{named}' twice, so its pages would never end")
             records = set(page.records)
             idle, before = (idle + 1 if records <= before else 0), records
             if idle == IDLE_PAGES:
-                raise SourceRefused(self.contract.name, f"{IDLE_PAGES} pages in a row had no record that the page before had not")
-            seen.add(page.next_cursor)
-            asked["cursor"] = page.next_cursor
-        raise SourceRefused(self.contract.name, f"it has more than {self.origin.max_pages} pages, the `max_pages` of its declaration")
+                raise SourceRefused(source, f"{IDLE_PAGES} pages in a row had no record that the page before had not")
+            if page.next_cursor is not None:
+                seen.add(page.next_cursor)
+            asked = following
+        raise SourceRefused(source, f"it has more than {self.origin.max_pages} pages, the `max_pages` of its declaration")
 
-    def _page(self, asked: dict[str, str]) -> Page:
+    def _page(self, asked: Asked) -> Page:
         import stamina
 
         patience, deadline = self.patience, monotonic() + self.patience.page_seconds
@@ -104,14 +109,21 @@ class ApiReader:
         with http_errors(self.contract.name):
             return retrying(self._ask)(asked, deadline)
 
-    def _ask(self, asked: dict[str, str], deadline: float) -> Page:
-        with self.client.stream("GET", self.origin.path, params=asked) as answer:
+    def _ask(self, asked: Asked, deadline: float) -> Page:
+        source, origin = self.contract.name, self.origin
+        with self.client.stream("GET" if asked.body is None else "POST", asked.url, params=asked.query, json=asked.body) as answer:
             content = self._content(answer, deadline)
+        if answer.status_code in origin.nothing:
+            return Page(records=[], next_cursor=None)
         if answer.has_redirect_location:
-            raise SourceRefused(self.contract.name, f"it redirects to {_place(answer)}, and redirects are not followed")
+            raise SourceRefused(source, f"it redirects to {_place(answer)}, and redirects are not followed")
         if not answer.is_success:
             _with_content(answer, content).raise_for_status()
-        return read_page(self.contract.name, content, self.origin.records)
+        if not isinstance(origin.pages, LinkedPages) or origin.pages.field is not None:
+            field = origin.pages.field if isinstance(origin.pages, CursorPages | LinkedPages) else None
+            return read_page(source, content, origin.records, field, origin.error)
+        link = answer.links.get("next", {}).get("url")
+        return replace(read_page(source, content, origin.records, None, origin.error), next_cursor=link)
 
     def _content(self, answer: "httpx.Response", deadline: float) -> bytes:
         """The bytes of an answer, unpacked; raises SourceRefused for too many of them, and ReadTimeout where they come too slowly."""
@@ -129,28 +141,24 @@ class ApiReader:
 
 @contextmanager
 def open_endpoint(settings: Settings, contract: Contract, origin: RestEndpoint, patience: Patience | None = None) -> Iterator[ApiReader]:
-    """An endpoint with its connections, which are closed when the block ends; raises SettingsMissing without URL and key."""
+    """An endpoint with its connections, which are closed when the block ends; raises SettingsMissing without URL and credentials."""
     import httpx
     from stamina.instrumentation import set_on_retry_hooks
 
     set_on_retry_hooks([_log_retry])
     patience = patience or Patience()
-    service = _service(settings, origin)
-    headers = {API_KEY: service.api_key.get_secret_value(), "Accept": "application/json"}
-    with httpx.Client(base_url=service.url, headers=headers, timeout=patience.request_seconds) as client:
+    service = service_of(settings, origin)
+    paces = [] if origin.requests_per_second is None else [Pace(1 / origin.requests_per_second)]
+    # httpx logs the URL of each request, which may have a key in its query.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    with httpx.Client(
+        base_url=service.url,
+        headers={"Accept": "application/json"},
+        event_hooks={"request": [*paces, login_of(origin.login, service)]},
+        verify=verification(origin, service),
+        timeout=patience.request_seconds,
+    ) as client:
         yield ApiReader(contract=contract, origin=origin, client=client, patience=patience)
-
-
-def _span(day: date) -> dict[str, str]:
-    since = datetime.combine(day, time(), UTC)
-    return {"since": since.isoformat(), "until": (since + timedelta(days=1)).isoformat()}
-
-
-def _service(settings: Settings, origin: RestEndpoint) -> RestService:
-    if origin.service not in settings.services:
-        name = f"{PREFIX}SERVICES__{origin.service.upper()}"
-        raise SettingsMissing([f"{name}__URL", f"{name}__API_KEY"])
-    return settings.services[origin.service]
 
 
 def _pause(error: Exception, seconds_left: float) -> bool | float:

@@ -1,5 +1,6 @@
 """What outside systems are called in the asset graph, and what a contract says in the terms of the Open Data Contract Standard."""
 
+import re
 from datetime import timedelta
 
 from pipeline_assets.core import names
@@ -30,9 +31,15 @@ def source_name(origin: Origin) -> AssetName:
             table = origin.table if origin.schema == PUBLIC else f"{origin.schema}__{origin.table}"
             return names.source_asset(origin.database, table)
         case RestEndpoint():
-            return names.source_asset(origin.service, origin.records)
+            return names.source_asset(origin.service, _endpoint_name(origin))
         case Files():
             return names.files_asset(origin.folder, origin.pattern)
+
+
+def _endpoint_name(origin: RestEndpoint) -> str:
+    """The last part of its path that is no template: many APIs call their records `data`."""
+    parts = [part for part in origin.path.split("/") if part and "{" not in part]
+    return re.sub(r"\W", "_", parts[-1] if parts else origin.service)
 
 
 def kind_of(origin: Origin) -> str:

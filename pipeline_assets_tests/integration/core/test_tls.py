@@ -124,7 +124,7 @@ def test_debezium_verifies_the_server(streams: Settings, secure_port: int, trust
 
 def problems(settings: Settings) -> list[str]:
     """What Debezium says of its configuration after it has connected to the database."""
-    config = connectors.changes(settings, DATABASE, [])
+    config = connectors.changes(settings, DATABASE, []) | {"name": "tls"}
     with open_connect(settings) as connect:
         found = connect.client.put(f"/connector-plugins/{config['connector.class'].rpartition('.')[2]}/config/validate", json=config).json()
     return [error for each in found["configs"] for error in each["value"]["errors"]]

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -220,6 +221,25 @@ def test_pages_keys_and_rounds_are_of_a_size_that_works(declared: UseCase) -> No
     assert [one.field for one in problems(replace(declared, sources=(*sources, paged)))] == ["origin.page_size"]
     assert "entity" in [one.field for one in problems(with_model(declared, views=(doubled,)))]
     assert [one.field for one in problems(with_model(declared, early_stopping_rounds=0))] == ["early_stopping_rounds"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "field"),
+    [
+        ({"path": "v1/observations"}, "origin.path"),
+        ({"path": "/v1/{day}"}, "origin.path"),
+        ({"path": "/v1/{since"}, "origin.path"),
+        ({"query": (("from", "{begin}"),)}, "origin.query 'from'"),
+        ({"max_pages": 0}, "origin.max_pages"),
+    ],
+)
+def test_an_endpoint_takes_the_bounds_of_a_day_and_nothing_else(declared: UseCase, changed: dict[str, Any], field: str) -> None:
+    """Templates of path and query are read at load."""
+    weather = next(source for source in declared.sources if isinstance(source.origin, RestEndpoint))
+    asked = replace(weather, origin=replace(weather.origin, **changed))
+    sources = tuple(asked if source is weather else source for source in declared.sources)
+
+    assert [one.field for one in problems(replace(declared, sources=sources))] == [field]
 
 
 def test_a_length_of_time_is_at_most_a_century(declared: UseCase) -> None:

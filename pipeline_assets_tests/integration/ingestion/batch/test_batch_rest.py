@@ -8,12 +8,16 @@ from gzip import compress
 from threading import Event
 
 import pytest
+from pydantic import SecretStr
 
 from pipeline_assets.core.errors import ContractViolation, SettingsMissing, SourceChanged, SourceRefused, SourceUnavailable
 from pipeline_assets.ingestion.batch import rest
 from pipeline_assets.ingestion.batch.load import stage_days
 from pipeline_assets.ingestion.batch.rest import Patience
+from pipeline_assets.ingestion.sources.originals import json_bytes
+from pipeline_assets.spec.rest import BearerToken, NumberedPages
 from pipeline_assets_tests.readings import (
+    SERVICE,
     Answer,
     Api,
     Row,
@@ -246,6 +250,25 @@ def test_a_redirect_is_refused_with_its_target(world: World, target: str) -> Non
 
     assert "secret" not in str(caught.value)
     assert len(api.asked) == 1
+
+
+def test_an_api_of_another_shape_is_staged_and_quarantined_like_any(world: World) -> None:
+    """Page numbers, a bearer token and records in an envelope: rows are staged, a broken one keeps its bytes."""
+    rows, broken = [reading(sensor=f"s{number}") for number in range(3)], b'{"sensor": "s9",  "level": 1e400}'
+
+    def answer(_: Api, query: dict[str, str]) -> Answer:
+        page = [json_bytes(row) for row in rows[int(query["page"]) - 1 :][:1]] or ([broken] if query["page"] == "4" else [])
+        return 200, {}, b'{"data": {"items": [' + b", ".join(page) + b"]}}"
+
+    origin = replace(world.endpoint, records="data.items", pages=NumberedPages(), login=BearerToken())
+    with serving(world.settings, answer) as (api, settings):
+        service = settings.services[SERVICE].model_copy(update={"token": SecretStr("t")})
+        own = settings.model_copy(update={"services": {SERVICE: service}})
+        stage_days(own, with_share(0.5, replace(world.api, origin=origin)), day(0), day(0), run_id="r", patience=QUICK)
+
+    assert world.staged() == rows
+    assert world.originals() == [broken]
+    assert {headers["authorization"] for headers in api.headers} == {"Bearer t"}
 
 
 def test_a_service_without_url_and_key_is_a_missing_setting(world: World) -> None:
