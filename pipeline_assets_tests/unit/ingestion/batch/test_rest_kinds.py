@@ -193,7 +193,7 @@ def test_a_token_is_asked_for_once_as_long_as_it_lasts(caplog: pytest.LogCapture
 
 
 def test_both_sides_show_certificates(tmp_path: Path) -> None:
-    """Mutual TLS: the authority of the settings verifies the server, which lets in who shows a certificate that its own authority signed."""
+    """Mutual TLS: the authority of the settings verifies the server, which lets in who shows a certificate of its own authority."""
     authority = make_authority(tmp_path, "authority")
     context = server_context(tmp_path, authority, HOST)
     context.verify_mode = ssl.CERT_REQUIRED
