@@ -15,7 +15,8 @@ from traceback import extract_tb
 from types import ModuleType
 
 from pipeline_assets.core.columns import Tables, cleaned_models
-from pipeline_assets.core.errors import DeclarationProblem, SpecError, UnknownName
+from pipeline_assets.core.errors import SpecError, UnknownName
+from pipeline_assets.core.problems import DeclarationProblem
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.rules import features, models, sources, types
 from pipeline_assets.core.rules.problems import Place, Problem

@@ -11,7 +11,8 @@ from urllib.parse import quote
 
 from pydantic import SecretStr
 
-from pipeline_assets.core.errors import MalformedSetting, SettingNotSupported, SettingsMalformed
+from pipeline_assets.core.errors import SettingNotSupported, SettingsMalformed
+from pipeline_assets.core.problems import MalformedSetting
 from pipeline_assets.core.setting_values import A_DSN, dsn_problem
 from pipeline_assets.core.settings import in_environment
 

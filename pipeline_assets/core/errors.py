@@ -5,9 +5,10 @@ decides whether trying again can help: a `TransientError` may be retried, no oth
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
+
+from pipeline_assets.core.problems import DeclarationProblem, MalformedSetting, Obstacle
 
 DAYS_SHOWN = 5
 
@@ -32,20 +33,6 @@ class SettingsMissing(UserInputError):
         super().__init__(
             f"Missing settings: {', '.join(self.names)}. Set them in the environment, or run `pipeline up` to start them on this machine."
         )
-
-
-@dataclass(frozen=True)
-class MalformedSetting:
-    """A value of a setting that cannot be used; `shown` is the value, None where it is or may be secret."""
-
-    name: str
-    problem: str
-    expected: str
-    shown: str | None
-
-    def __str__(self) -> str:
-        value = repr(self.shown) if self.shown is not None else "the value is not shown"
-        return f"{self.name} {self.problem} ({value}); expected: {self.expected}."
 
 
 class SettingsMalformed(UserInputError):
@@ -80,22 +67,6 @@ class UnknownDay(UserInputError):
         self.day, self.first, self.last = day, first, last
         until = f"and up to {last}" if last is not None else "onwards"
         super().__init__(f"No day '{day}'. A day is a UTC date YYYY-MM-DD, from {first} {until}.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class DeclarationProblem:
-    """What is wrong with one field of one declared object, where it is declared, and what would be right."""
-
-    use_case: str
-    file: str
-    subject: str
-    field: str
-    problem: str
-    expected: str
-
-    def __str__(self) -> str:
-        what = f"{self.field} {self.problem}".strip()
-        return f"{self.subject} (use case '{self.use_case}'): {what}. Expected: {self.expected}. Fix {self.file}."
 
 
 class SpecError(UserInputError):
@@ -182,21 +153,6 @@ class SourceRefused(PipelineError):
     def __init__(self, source: str, problem: str) -> None:
         self.source, self.problem = source, problem
         super().__init__(f"Source '{source}' refused: {problem}. Check its settings and its declaration.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Obstacle:
-    """What keeps a table (or, where `table` is None, a whole database) from being followed, and what to do: SQL where a statement helps."""
-
-    database: str
-    table: str | None
-    problem: str
-    expected: str
-    remedy: str
-
-    def __str__(self) -> str:
-        where = f"Database '{self.database}'" if self.table is None else f"Table {self.table} of database '{self.database}'"
-        return f"{where} {self.problem}. Expected: {self.expected}. {self.remedy}"
 
 
 class NotFollowed(PipelineError):

@@ -17,7 +17,8 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
-from pipeline_assets.core.errors import MalformedSetting, SettingsMalformed, SettingsMissing
+from pipeline_assets.core.errors import SettingsMalformed, SettingsMissing
+from pipeline_assets.core.problems import MalformedSetting
 from pipeline_assets.core.setting_values import (
     MALFORMED,
     MALFORMED_SECRET,

@@ -11,8 +11,9 @@ from urllib.parse import quote_plus, urlsplit
 
 from pydantic import SecretStr
 
-from pipeline_assets.core.errors import MalformedSetting, SettingsMalformed, SettingsMissing, SourceRefused
+from pipeline_assets.core.errors import SettingsMalformed, SettingsMissing, SourceRefused
 from pipeline_assets.core.http_errors import json_fields
+from pipeline_assets.core.problems import MalformedSetting
 from pipeline_assets.core.settings import PREFIX, RestService, Settings
 from pipeline_assets.spec.rest import ApiKey, BasicLogin, BearerToken, ClientCertificate, ClientCredentials, Login, NoLogin
 from pipeline_assets.spec.sources import RestEndpoint

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline_assets.core import names
 from pipeline_assets.core.columns import Columns
-from pipeline_assets.core.errors import DeclarationProblem
+from pipeline_assets.core.problems import DeclarationProblem
 from pipeline_assets.core.project import Project, tables_of
 from pipeline_assets.processing.cleaning import retention
 from pipeline_assets.processing.cleaning.dbt import project_folder

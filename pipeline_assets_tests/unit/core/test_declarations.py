@@ -9,7 +9,8 @@ import pytest
 from pipeline_assets.core import declarations
 from pipeline_assets.core.columns import cleaned_models
 from pipeline_assets.core.declarations import load_project, read_project
-from pipeline_assets.core.errors import DeclarationProblem, SpecError, UnknownName
+from pipeline_assets.core.errors import SpecError, UnknownName
+from pipeline_assets.core.problems import DeclarationProblem
 from pipeline_assets.core.project import Project, views_of
 from pipeline_assets.core.rules import models
 from pipeline_assets.core.settings import read_code_settings

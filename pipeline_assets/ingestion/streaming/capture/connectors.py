@@ -10,8 +10,9 @@ from functools import partial
 
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import catalog
-from pipeline_assets.core.errors import NotFollowed, Obstacle, PipelineError, SourceUnavailable
+from pipeline_assets.core.errors import NotFollowed, PipelineError, SourceUnavailable
 from pipeline_assets.core.names import AssetName
+from pipeline_assets.core.problems import Obstacle
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.core.versions import in_table

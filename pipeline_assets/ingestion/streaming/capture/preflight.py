@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pipeline_assets.core import names
-from pipeline_assets.core.errors import Obstacle
+from pipeline_assets.core.problems import Obstacle
 from pipeline_assets.ingestion.streaming.capture.catalog import PARTITIONED, STORED, Catalog, Server
 from pipeline_assets.ingestion.streaming.capture.table_rules import Subject, declared_columns, problems_of, quoted
 from pipeline_assets.spec.contracts import Contract

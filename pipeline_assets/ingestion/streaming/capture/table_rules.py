@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from pipeline_assets.core import names
-from pipeline_assets.core.errors import Obstacle
+from pipeline_assets.core.problems import Obstacle
 from pipeline_assets.ingestion.streaming.capture.catalog import (
     FOREIGN_TABLE,
     MATERIALIZED_VIEW,

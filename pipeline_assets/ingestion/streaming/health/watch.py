@@ -7,9 +7,10 @@ from datetime import datetime
 
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import catalog
-from pipeline_assets.core.errors import NotFollowed, Obstacle
+from pipeline_assets.core.errors import NotFollowed
 from pipeline_assets.core.iceberg import open_table
 from pipeline_assets.core.names import AssetName
+from pipeline_assets.core.problems import Obstacle
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.streaming.capture.connect import FAILED, Connect, Status
