@@ -52,32 +52,26 @@ def judged(catalog: Catalog, contracts: Contracts, misfits: Misfits) -> Verdict:
     `misfits` count for tables that are not captured. One that is has rules of its own for columns that change (`typed.schema_changes`).
     """
     captured = captured_in(catalog, contracts)
-    of_tables = {
-        table: found
-        for table, facts in catalog.tables.items()
-        if (
-            found := list(
-                problems_of(
-                    Subject(
-                        catalog=catalog,
-                        table=table,
-                        facts=facts,
-                        contract=contracts.get(table),
-                        is_captured=table in captured,
-                        misfits={} if table in captured else misfits.get(table, {}),
-                    )
-                )
-            )
+    subjects = [
+        Subject(
+            catalog=catalog,
+            table=table,
+            facts=facts,
+            contract=contracts.get(table),
+            is_captured=table in captured,
+            misfits={} if table in captured else misfits.get(table, {}),
         )
-    }
-    listed = frozenset() if catalog.publication is None else catalog.publication.listed
-    accepted = {(table.schema, table.table) for table in catalog.tables if table not in of_tables}
+        for table, facts in catalog.tables.items()
+    ]
+    found = {subject.table: list(problems_of(subject)) for subject in subjects}
+    of_tables = {table: obstacles for table, obstacles in found.items() if obstacles}
+    accepted = {(table.schema, table.table) for table in found if table not in of_tables}
     return Verdict(
         tables=list(catalog.tables),
         of_database=list(_problems_of_server(catalog)),
         of_tables=of_tables,
         captured=captured,
-        surplus=listed - accepted,
+        surplus=frozenset() if catalog.publication is None else catalog.publication.listed - accepted,
     )
 
 
