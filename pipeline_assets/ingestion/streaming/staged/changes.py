@@ -140,8 +140,9 @@ def frame(log: pa.Table, contract: Contract) -> pl.DataFrame:
     columns = list(dict.fromkeys([*(field.name for field in contract.fields), OPERATION, LSN, COMMITTED_AT, OFFSET, *optional]))
     frame = pl.DataFrame(pl.from_arrow(log.select(columns)))
     frame = frame.with_columns(pl.lit(None, pl.String).alias(name) for name in (SNAPSHOT, ABSENT, BROKEN) if name not in optional)
-    readable_first = frame.sort(pl.col(BROKEN).is_not_null()) if has_broken(frame) else frame
-    return readable_first.unique(OFFSET, keep="first").sort(OFFSET)
+    if not has_broken(frame):
+        return frame.unique(OFFSET, keep="any").sort(OFFSET)
+    return frame.sort(pl.col(BROKEN).is_not_null()).unique(OFFSET, keep="first").sort(OFFSET)
 
 
 def _in_order(records: pl.DataFrame, key: Sequence[str], at: int | None) -> pl.DataFrame:

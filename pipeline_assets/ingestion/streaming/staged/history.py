@@ -107,7 +107,7 @@ def _filled(records: pl.DataFrame, contract: Contract, facts: Facts) -> pl.DataF
     """The records with the values that a change did not have.
 
     `_lost` is the first field whose value the log does not have at all, null for a broken change; `_unknown` lists all without a value for
-    that reason, or as it could not be read.
+    that reason, or as it could not be read, where there are any.
     """
     filled, absent = changes.resolved(records, records, contract, facts.first_values)
     lost = {name: pl.col(f"_is_lost_{name}") & (pl.col(OPERATION) != DELETED) for name in absent}
@@ -115,8 +115,8 @@ def _filled(records: pl.DataFrame, contract: Contract, facts: Facts) -> pl.DataF
     names = [field.name for field in contract.fields if has_broken(filled) or field.name in lost]
     unread = {name: is_unread(filled, name) | lost.get(name, pl.lit(value=False)) for name in names}
     listed = [pl.when(is_unknown).then(pl.lit(f"{name},")) for name, is_unknown in unread.items()]
-    unknown = pl.concat_str(pl.lit(""), *listed, ignore_nulls=True)
-    return filled.with_columns(pl.when(pl.col(BROKEN).is_null()).then(first).alias("_lost"), unknown.alias("_unknown"))
+    unknown = [pl.concat_str(listed, ignore_nulls=True).alias("_unknown")] if listed else []
+    return filled.with_columns(pl.when(pl.col(BROKEN).is_null()).then(first).alias("_lost"), *unknown)
 
 
 def _with_own_time(records: pl.DataFrame, source: Source) -> pl.DataFrame:
@@ -136,7 +136,7 @@ def _that_differ(records: pl.DataFrame, contract: Contract) -> pl.DataFrame:
     """Those of the records, which are by key in their order, that change what is known of their key."""
     key = contract.primary_key
     values = [field.name for field in contract.fields if field.name not in {*key, contract.known_at}]
-    values.append("_unknown")
+    values += [name for name in records.columns if name == "_unknown"]
     is_deleted = pl.col(OPERATION) == DELETED
     was_deleted = pl.when(_is_as_before(key)).then(is_deleted.shift(1))
     differs = (
