@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -267,8 +268,10 @@ class Api:
 
 
 @contextmanager
-def serving(settings: Settings, answer: Callable[[Api, dict[str, str]], Answer]) -> Iterator[tuple[Api, Settings]]:
-    """An API that answers so, and settings that name it as the service `readings`."""
+def serving(
+    settings: Settings, answer: Callable[[Api, dict[str, str]], Answer], context: ssl.SSLContext | None = None
+) -> Iterator[tuple[Api, Settings]]:
+    """An API that answers so, over TLS if a context is given, and settings that name it as the service `readings`."""
     api = Api(answer=answer)
 
     class Handler(BaseHTTPRequestHandler):
@@ -291,8 +294,12 @@ def serving(settings: Settings, answer: Callable[[Api, dict[str, str]], Answer])
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.daemon_threads = True
+        if context is not None:
+            # Each session's own thread shakes hands, not the one that accepts.
+            server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
         Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        service = RestService(url=f"http://127.0.0.1:{server.server_port}", api_key=SecretStr("key"))
+        scheme = "http" if context is None else "https"
+        service = RestService(url=f"{scheme}://127.0.0.1:{server.server_port}", api_key=SecretStr("key"))
         yield api, settings.model_copy(update={"services": {**settings.services, SERVICE: service}})
         server.shutdown()
 

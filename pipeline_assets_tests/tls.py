@@ -48,16 +48,21 @@ def make_authority(folder: Path, name: str) -> Authority:
 
 def server_context(folder: Path, authority: Authority, host: str) -> ssl.SSLContext:
     """What a server with a certificate for `host`, an address, signed by the authority, needs."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(make_certificate(folder, authority, host))
+    return context
+
+
+def make_certificate(folder: Path, authority: Authority, host: str) -> Path:
+    """A certificate for an address, signed by the authority, in one file with its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     names = x509.SubjectAlternativeName([x509.IPAddress(ip_address(host))])
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
     built = _builder(subject, authority.name, key).add_extension(names, critical=False)
-    path = folder / f"server-{host}.pem"
+    path = folder / f"{host}.pem"
     own = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     path.write_bytes(own + built.sign(authority.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(path)
-    return context
+    return path
 
 
 def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:

@@ -41,7 +41,7 @@ ROOT = SHIPPED if SHIPPED.exists() else _PACKAGE.parent
 
 
 class RestService(BaseModel):
-    """Where a REST source is, and the credentials that its login needs."""
+    """Where a REST source is, and the credentials that its login needs; `authority` is a PEM file of those who may sign its certificate."""
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
@@ -53,6 +53,9 @@ class RestService(BaseModel):
     token_url: HttpUrl | None = None
     client_id: str | None = None
     client_secret: SecretStr | None = None
+    certificate: Path | None = None
+    certificate_key: Path | None = None
+    authority: Path | None = None
 
 
 class SchemaRegistry(BaseModel):

@@ -77,8 +77,13 @@ class ClientCredentials:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClientCertificate:
+    """Mutual TLS: the settings `certificate` and `certificate_key`, paths of PEM files."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class NoLogin:
     """Anybody may ask."""
 
 
-Login = ApiKey | BearerToken | BasicLogin | ClientCredentials | NoLogin
+Login = ApiKey | BearerToken | BasicLogin | ClientCredentials | ClientCertificate | NoLogin

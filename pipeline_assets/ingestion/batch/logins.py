@@ -1,5 +1,6 @@
 """Who asks a service: what its settings must have for a kind of login, and how that goes into a request."""
 
+import ssl
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -10,10 +11,10 @@ from urllib.parse import quote_plus, urlsplit
 
 from pydantic import SecretStr
 
-from pipeline_assets.core.errors import SettingsMissing, SourceRefused
+from pipeline_assets.core.errors import MalformedSetting, SettingsMalformed, SettingsMissing, SourceRefused
 from pipeline_assets.core.http_errors import json_fields
 from pipeline_assets.core.settings import PREFIX, RestService, Settings
-from pipeline_assets.spec.rest import ApiKey, BasicLogin, BearerToken, ClientCredentials, Login, NoLogin
+from pipeline_assets.spec.rest import ApiKey, BasicLogin, BearerToken, ClientCertificate, ClientCredentials, Login, NoLogin
 from pipeline_assets.spec.sources import RestEndpoint
 
 if TYPE_CHECKING:
@@ -48,8 +49,27 @@ def login_of(login: Login, service: RestService) -> "Callable[[httpx.Request], N
             return partial(_put_header, "Authorization", f"Basic {pair}")
         case ClientCredentials(scope=scope):
             return Tokens(service, {} if scope is None else {"scope": scope})
-        case NoLogin():
+        case ClientCertificate() | NoLogin():
             return _put_nothing
+
+
+def verification(origin: RestEndpoint, service: RestService) -> "ssl.SSLContext | bool":
+    """How the server is verified, and what it is shown if it asks who connects; raises SettingsMalformed for files that cannot be used."""
+    import httpx
+
+    is_shown = isinstance(origin.login, ClientCertificate)
+    if service.authority is None and not is_shown:
+        return True
+    try:
+        context = httpx.create_ssl_context() if service.authority is None else ssl.create_default_context(cafile=service.authority)
+        if is_shown and service.certificate is not None:
+            # With an empty password a key that has one is an error, and nothing waits for somebody to type it.
+            context.load_cert_chain(service.certificate, service.certificate_key, password="")
+    except OSError as error:
+        name = f"{PREFIX}SERVICES__{origin.service}".upper()
+        problem = f"has a file for TLS that cannot be used: {error}"
+        raise SettingsMalformed([MalformedSetting(name, problem, "readable PEM files, the key without a password", None)]) from error
+    return context
 
 
 class Tokens:
@@ -109,6 +129,8 @@ def _needed(login: Login) -> tuple[str, ...]:
             return ("user", "password")
         case ClientCredentials():
             return ("token_url", "client_id", "client_secret")
+        case ClientCertificate():
+            return ("certificate", "certificate_key")
         case NoLogin():
             return ()
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from pipeline_assets.core.errors import SourceRefused
 from pipeline_assets.core.http_errors import http_errors, is_transient
 from pipeline_assets.core.settings import Settings
-from pipeline_assets.ingestion.batch.logins import Pace, login_of, service_of
+from pipeline_assets.ingestion.batch.logins import Pace, login_of, service_of, verification
 from pipeline_assets.ingestion.batch.pages import Page, read_page
 from pipeline_assets.ingestion.batch.requests import Asked, first_request, next_request
 from pipeline_assets.ingestion.sources.contracts import Checked
@@ -155,6 +155,7 @@ def open_endpoint(settings: Settings, contract: Contract, origin: RestEndpoint, 
         base_url=service.url,
         headers={"Accept": "application/json"},
         event_hooks={"request": [*paces, login_of(origin.login, service)]},
+        verify=verification(origin, service),
         timeout=patience.request_seconds,
     ) as client:
         yield ApiReader(contract=contract, origin=origin, client=client, patience=patience)

@@ -1,17 +1,19 @@
 """REST APIs of other shapes: each kind of pages and of login, where records and times stand, and what means nothing."""
 
 import json
+import ssl
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import date, datetime
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
 
-from pipeline_assets.core.errors import SettingsMissing, SourceRefused
+from pipeline_assets.core.errors import SettingsMalformed, SettingsMissing, SourceRefused, SourceUnavailable
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.batch.rest import Patience, open_endpoint
 from pipeline_assets.ingestion.sources.originals import json_bytes
@@ -19,6 +21,7 @@ from pipeline_assets.spec.rest import (
     ApiKey,
     BasicLogin,
     BearerToken,
+    ClientCertificate,
     ClientCredentials,
     CursorPages,
     LinkedPages,
@@ -31,6 +34,7 @@ from pipeline_assets.spec.rest import (
 from pipeline_assets.spec.sources import RestEndpoint
 from pipeline_assets_tests.connector_configs import settings_with
 from pipeline_assets_tests.readings import FIRST, READINGS, SERVICE, Answer, Api, Row, reading, serving
+from pipeline_assets_tests.tls import HOST, make_authority, make_certificate, server_context
 
 QUICK = Patience(request_seconds=5, page_seconds=20, attempts=2, first_pause_seconds=0, longest_pause_seconds=0.01, jitter_seconds=0)
 SETTINGS = settings_with("shop")
@@ -186,6 +190,31 @@ def test_a_token_is_asked_for_once_as_long_as_it_lasts(caplog: pytest.LogCapture
     # Those of the second load end at once.
     assert len(given) == 5
     assert "p:w" not in str(refused.value) + caplog.text
+
+
+def test_both_sides_show_certificates(tmp_path: Path) -> None:
+    """Mutual TLS: the authority of the settings verifies the server, which lets in who shows a certificate that its own one signed."""
+    authority = make_authority(tmp_path, "authority")
+    context = server_context(tmp_path, authority, HOST)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(authority.certificate)
+    own = make_certificate(tmp_path, authority, "127.0.0.9")
+    shown = {"certificate": own, "certificate_key": own, "authority": authority.certificate}
+    origin = shaped(login=ClientCertificate(), pages=OnePage())
+
+    with serving(SETTINGS, lambda *_: answered({"rows": ROWS}), context) as (api, settings):
+        assert read(with_credentials(settings, **shown), origin) == ROWS
+        with pytest.raises(SourceUnavailable):
+            read(with_credentials(settings, authority=authority.certificate), shaped(login=NoLogin(), pages=OnePage()))
+        stranger = make_authority(tmp_path, "stranger").certificate
+        with pytest.raises(SourceUnavailable, match="certificate verify failed"):
+            read(with_credentials(settings, **shown | {"authority": stranger}), origin)
+        with pytest.raises(SettingsMissing, match="PIPELINE_SERVICES__READINGS__CERTIFICATE, PIPELINE_SERVICES__READINGS__CERTIFICATE_KEY"):
+            read(settings, origin)
+        with pytest.raises(SettingsMalformed, match="PIPELINE_SERVICES__READINGS has a file for TLS that cannot be used"):
+            read(with_credentials(settings, **shown | {"certificate": tmp_path / "nowhere.pem"}), origin)
+
+    assert len(api.asked) == 1
 
 
 def test_a_declared_rate_is_kept() -> None:
