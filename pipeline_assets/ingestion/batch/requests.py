@@ -26,6 +26,7 @@ class Asked:
     url: str
     query: Mapping[str, str] | None
     fields: Mapping[str, str | int] | None = None
+    is_first: bool = True
 
     @property
     def shown(self) -> str:
@@ -110,8 +111,8 @@ def next_request(source: str, origin: RestEndpoint, asked: Asked, base_url: str,
 def _with(asked: Asked, parameter: str, value: str | int) -> Asked:
     """The same with another value of a parameter of the body, if there is one, else of the query."""
     if asked.fields is not None:
-        return replace(asked, fields={**asked.fields, parameter: value})
-    return replace(asked, query={**(asked.query or {}), parameter: str(value)})
+        return replace(asked, fields={**asked.fields, parameter: value}, is_first=False)
+    return replace(asked, query={**(asked.query or {}), parameter: str(value)}, is_first=False)
 
 
 def _number(asked: Asked, parameter: str) -> int:
@@ -124,7 +125,7 @@ def _linked(source: str, asked: Asked, base_url: str, link: str) -> Asked:
     place, declared = _server(url), _server(base_url)
     if place != declared:
         raise SourceRefused(source, f"its next page is at {place}, and the declared server is {declared}")
-    return replace(asked, url=url, query=None)
+    return replace(asked, url=url, query=None, is_first=False)
 
 
 def _server(url: str) -> str:

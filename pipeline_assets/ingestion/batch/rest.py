@@ -23,7 +23,7 @@ from pipeline_assets.ingestion.batch.requests import Asked, first_request, next_
 from pipeline_assets.ingestion.sources.contracts import Checked
 from pipeline_assets.ingestion.sources.json_rows import check_json_rows
 from pipeline_assets.spec.contracts import Contract
-from pipeline_assets.spec.rest import CursorPages, LinkedPages
+from pipeline_assets.spec.rest import CursorPages, LinkedPages, NumberedPages, OffsetPages
 from pipeline_assets.spec.sources import RestEndpoint
 
 if TYPE_CHECKING:
@@ -113,7 +113,8 @@ class ApiReader:
         source, origin = self.contract.name, self.origin
         with self.client.stream("GET" if asked.body is None else "POST", asked.url, params=asked.query, json=asked.body) as answer:
             content = self._content(answer, deadline)
-        if answer.status_code in origin.nothing:
+        # A cursor or a link promised more: what means nothing there would end the day in its middle.
+        if answer.status_code in origin.nothing and (asked.is_first or isinstance(origin.pages, NumberedPages | OffsetPages)):
             return Page(records=[], next_cursor=None)
         if answer.has_redirect_location:
             raise SourceRefused(source, f"it redirects to {_place(answer)}, and redirects are not followed")

@@ -290,6 +290,21 @@ def test_a_status_may_mean_nothing(status: int) -> None:
             read(settings, shaped())
 
 
+@pytest.mark.parametrize("pages", [CursorPages(parameter="after", field="meta.after"), LinkedPages()])
+def test_a_day_does_not_end_in_its_middle_with_nothing(pages: CursorPages | LinkedPages) -> None:
+    """An answer promised a next page: a status that means nothing for a day is refused there. Past the last number it is the end."""
+
+    def answer(api: Api, query: dict[str, str]) -> Answer:
+        if len(api.asked) == 2:
+            return 404, {}, b"expired"
+        return with_cursor(api, query) if isinstance(pages, CursorPages) else linked_in_header(api, query)
+
+    with serving(SETTINGS, answer) as (_, settings), pytest.raises(SourceRefused, match="answered 404: expired"):
+        read(settings, shaped(pages=pages, nothing=(404,)))
+    with serving(SETTINGS, lambda api, query: numbered(api, query) if query["page"] != "4" else (404, {}, b"")) as (_, settings):
+        assert read(settings, shaped(pages=NumberedPages(), records="data.items", nothing=(404,))) == ROWS
+
+
 def test_an_error_inside_an_answer_of_success_is_one() -> None:
     """Where it stands is declared; an empty one is none."""
     source = shaped(pages=OnePage(), error="status.error")
