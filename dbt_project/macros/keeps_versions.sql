@@ -6,9 +6,9 @@
             keeps_versions: 400 days
 
     At the end of each build, in its transaction, the versions are deleted that were superseded that long before the newest `known_at` of
-    the table that is not in the future, as one mistaken time would else delete them all. So the clock is the data's own, and the past can be
-    replayed. What was known at that instant or later needs none of them, as
-    it is `superseded_at > time`. Versions that count now stay, whatever their age.
+    the table that is not in the future, as one mistaken time would else delete them all. So the clock is the data's own, and the past can
+    be replayed. What was known at that instant or later needs none of them, as it is `superseded_at > time`. Versions that count now stay,
+    whatever their age.
 
     Since when a table keeps all versions is noted and never goes back, so that tables built by ranges of days in any order and tables
     built at once are equal, also after the newest row was withdrawn. It begins anew with a table that is made anew under another
