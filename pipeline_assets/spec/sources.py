@@ -1,6 +1,7 @@
 """Where rows come from: tables of an operational database, pages of a REST API, files, topics of events."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Literal
 
 from pipeline_assets.spec.contracts import Contract
@@ -85,15 +86,32 @@ class Files:
 
 
 Origin = PostgresTable | RestEndpoint | Files
-Load = Literal["daily", "snapshot", "changes"]
+Load = Literal["daily", "snapshot", "incremental", "changes"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cursor:
+    """The column of a table by which its new and changed rows are found: one that every write sets anew, and never back.
+
+    `column` is a field of the contract: the time of the write, or a whole number that grows. Rows become visible when they are committed,
+    and their column was set before that, so each reading goes back behind the one before by `lateness`: a length of time that no
+    transaction stays open for (clocks that differ included), or so many numbers. What was seen before is not doubled.
+    """
+
+    column: str
+    lateness: timedelta | int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """A contract and the place that keeps it.
 
-    `daily` loads one UTC day of the contract's `event_at` at a time; `snapshot` loads the whole table each time; `changes` follows the
-    replication log of a Postgres table, so that a change is known seconds after its commit, and deletes are known at all.
+    `daily` loads one UTC day of the contract's `event_at` at a time; `snapshot` loads the whole table each time; `incremental` loads the
+    rows of a Postgres table that were written since the last time; `changes` follows the replication log of a Postgres table, so that a
+    change is known seconds after its commit, and deletes are known at all.
+
+    What was written since is found by Postgres' own number of the writing transaction (`xmin`), exactly, by going through the table; or
+    by a `cursor`, which an index serves. Both leave out deletions, which a run finds when asked to (`find_deletes`), by all keys.
 
     A row's two times are the contract's fields, whichever way it is loaded. A change that leaves the field of `known_at` as it was, sets it
     back, or puts it after its commit, is known at its commit (in a batch it takes the place of the version before). With `known_at_commit`
@@ -107,6 +125,7 @@ class Source:
     origin: Origin
     load: Load
     known_at_commit: bool = False
+    cursor: Cursor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

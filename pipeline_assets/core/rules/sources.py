@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Collection, Iterator
+from datetime import timedelta
 from string import Formatter
 from typing import get_args
 
@@ -15,6 +16,7 @@ from pipeline_assets.spec.sources import (
     CloudEvent,
     CsvFile,
     CsvLine,
+    Cursor,
     DebeziumChange,
     EventStream,
     Files,
@@ -56,6 +58,10 @@ def _source(source: Source) -> Iterator[Problem]:
         yield place.problem("load", "is 'changes'", "a Postgres table as origin")
     if source.known_at_commit and source.load != "changes":
         yield place.problem("known_at_commit", "is set", f"load='changes': loaded as '{source.load}', rows come without their commits")
+    if source.load == "incremental" and not isinstance(source.origin, PostgresTable):
+        yield place.problem("load", "is 'incremental'", "a Postgres table as origin")
+    if source.cursor is not None:
+        yield from _cursor(place, source, source.cursor)
     if isinstance(source.origin, RestEndpoint):
         yield from _endpoint(place, source.origin, is_daily=source.load == "daily")
     if isinstance(source.origin, Files):
@@ -102,6 +108,21 @@ def _csv_file(place: Place, source: Source, written: CsvFile) -> Iterator[Proble
     if written.columns is not None:
         for field in source.contract.fields:
             yield from place.one_of("origin.format.columns lacks a field, which", field.name, written.columns)
+
+
+def _cursor(place: Place, source: Source, cursor: Cursor) -> Iterator[Problem]:
+    if source.load != "incremental":
+        yield place.problem("cursor", "is set", f"load='incremental': loaded as '{source.load}', rows are not found by a column")
+    types = {field.name: field.type for field in source.contract.fields if field.type in {"timestamp", "integer"}}
+    yield from place.one_of("cursor.column", cursor.column, types)
+    if types.get(cursor.column) == "timestamp" and not isinstance(cursor.lateness, timedelta):
+        yield place.problem("cursor.lateness", f"is {cursor.lateness!r}", "a timedelta, as the column is a time")
+    elif types.get(cursor.column) == "integer" and not isinstance(cursor.lateness, int):
+        yield place.problem("cursor.lateness", f"is {cursor.lateness!r}", "a whole number, as the column is one")
+    elif isinstance(cursor.lateness, timedelta):
+        yield from place.not_negative("cursor.lateness", cursor.lateness)
+    else:
+        yield from place.at_least("cursor.lateness", cursor.lateness, 0)
 
 
 def _contract(declared: Source | EventStream, contract: Contract) -> Iterator[Problem]:

@@ -31,7 +31,15 @@ from pipeline_assets.spec.sources import Source
 if TYPE_CHECKING:
     from pipeline_assets.ingestion.staging.stage import Staged
 
+Results = Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]
 LOGGED_EVERY_PARTITIONS = 25
+
+
+class Reading(dg.Config):
+    """How a source that is loaded incrementally is read: `find_deletes` compares all keys, `from_the_start` reads all rows again."""
+
+    find_deletes: bool = False
+    from_the_start: bool = False
 
 
 def defs(project: Project) -> dg.Definitions:
@@ -46,7 +54,7 @@ def _staged(project: Project, source: Source) -> dg.AssetsDefinition:
     is_history = contract.name in project.histories
     asset_key = key(names.staged(contract.name))
 
-    @dg.asset(
+    asset = dg.asset(
         key=asset_key,
         deps=[key(source_name(source.origin))],
         partitions_def=days(project.span_of(home)) if by_day else None,
@@ -65,12 +73,13 @@ def _staged(project: Project, source: Source) -> dg.AssetsDefinition:
             *([] if is_history else [dg.AssetCheckSpec(COMPLETE, asset=asset_key, description="No partition is without rows.")]),
         ],
     )
-    def staged(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+
+    def materialized(context: dg.AssetExecutionContext, platform: Platform, reading: Reading) -> Results:
         begun = monotonic()
         with dagster_errors():
             try:
                 with naming_dependents(context):
-                    done = _stage(context, platform, source, by_day=by_day)
+                    done = _stage(context, platform, source, reading)
             except SourceChanged as error:
                 yield source_changed(asset_key, CONTRACT, error)
                 raise
@@ -84,13 +93,29 @@ def _staged(project: Project, source: Source) -> dg.AssetsDefinition:
             metadata=_metadata(source, done, monotonic() - begun), check_results=_checks(done, is_whole=not is_history)
         )
 
+    if source.load == "incremental":
+
+        @asset
+        def increment(context: dg.AssetExecutionContext, platform: Platform, config: Reading) -> Results:
+            yield from materialized(context, platform, config)
+
+        return increment
+
+    @asset
+    def staged(context: dg.AssetExecutionContext, platform: Platform) -> Results:
+        yield from materialized(context, platform, Reading())
+
     return staged
 
 
-def _stage(context: dg.AssetExecutionContext, platform: Platform, source: Source, *, by_day: bool) -> "list[Staged]":
+def _stage(context: dg.AssetExecutionContext, platform: Platform, source: Source, reading: Reading) -> "list[Staged]":
+    from pipeline_assets.ingestion.batch.incremental import stage_written
     from pipeline_assets.ingestion.batch.load import stage_days, stage_snapshot
 
-    if not by_day:
+    if source.load == "incremental":
+        asked = {"find_deletes": reading.find_deletes, "from_the_start": reading.from_the_start}
+        return [stage_written(platform.settings, source, run_id=context.run.run_id, **asked)]
+    if source.load == "snapshot":
         return [stage_snapshot(platform.settings, source, run_id=context.run.run_id)]
     first, last = asked_days(context)
     return stage_days(

@@ -4,18 +4,19 @@ One transaction holds a snapshot of the database; every reader joins that snapsh
 together. A day's rows come in an order that their values alone decide (the time first): read again, they have the same positions.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import polars as pl
 import pyarrow as pa
 
 from pipeline_assets.core.dsn import read_address
 from pipeline_assets.core.errors import SettingsMissing, SourceChanged, SourceRefused, SourceUnavailable
 from pipeline_assets.core.settings import PREFIX, Settings
-from pipeline_assets.ingestion.sources.contracts import Checked, check_batch
+from pipeline_assets.ingestion.sources.contracts import Checked, arrow_schema, check_batch
 from pipeline_assets.spec.contracts import Contract, FieldType
 from pipeline_assets.spec.sources import PostgresTable
 
@@ -48,12 +49,13 @@ PASSING_CODES = ("08", "40", "53", "55", "57")
 
 @dataclass(frozen=True, kw_only=True)
 class TableSnapshot:
-    """A table as it was when it was opened; `columns` maps its columns to their Postgres types."""
+    """A table as it was when it was opened, not before `opened_at` by the database's clock; `columns` maps its columns to their types."""
 
     contract: Contract
     origin: PostgresTable
     conninfo: str
     snapshot: str
+    opened_at: datetime
     columns: Mapping[str, str]
 
     @contextmanager
@@ -87,6 +89,29 @@ class TableReader:
         """The rows that belong to no day at all, as they have neither of their two times."""
         return self._checked([_select(self._table, _neither_time(self._table.contract))], None)
 
+    def where(self, condition: "sql.Composable", first_position: int) -> Iterator[tuple[Checked, pa.Table]]:
+        """The rows that meet a condition, checked, each part with the keys of all its rows, broken ones included."""
+        position, contract = first_position, self._table.contract
+        for batch in self._batches(_select(self._table, condition, first=())):
+            checked = check_batch(contract, batch, first_position=position, day=None)
+            yield replace(checked, fields=frozenset(self._table.columns)), typed_keys(contract, batch)
+            position += batch.num_rows
+
+    def all_keys(self) -> Iterator[pa.Table]:
+        """The keys of all rows."""
+        from psycopg import sql
+
+        contract = self._table.contract
+        for batch in self._batches(_select(self._table, sql.SQL("true"), first=(), fields=contract.primary_key)):
+            yield typed_keys(contract, batch)
+
+    def one(self, query: str) -> dict[str, Any]:
+        """The one row of a query, by its columns."""
+        with source_errors(self._table.contract.name), closing(self._connection.cursor()) as cursor:
+            cursor.execute(query)
+            (row,) = cursor.fetch_arrow_table().to_pylist()
+        return dict(row)
+
     def _checked(self, queries: list[str], day: date | None) -> Iterator[Checked]:
         position, fields = 0, frozenset(self._table.columns)
         for query in queries:
@@ -118,8 +143,9 @@ def open_table(settings: Settings, contract: Contract, origin: PostgresTable) ->
             connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
             connection.read_only = True
             columns = _columns(connection, contract, origin)
-            (snapshot,) = connection.execute("select pg_export_snapshot()").fetchall()[0]
-        yield TableSnapshot(contract=contract, origin=origin, conninfo=conninfo, snapshot=snapshot, columns=columns)
+            # The time at which the transaction began: it precedes the snapshot, which the first statement takes.
+            ((snapshot, opened_at),) = connection.execute("select pg_export_snapshot(), now()").fetchall()
+        yield TableSnapshot(contract=contract, origin=origin, conninfo=conninfo, snapshot=snapshot, opened_at=opened_at, columns=columns)
 
 
 def _conninfo(settings: Settings, database: str) -> str:
@@ -136,7 +162,7 @@ def _conninfo(settings: Settings, database: str) -> str:
 def _columns(connection: "psycopg.Connection", contract: Contract, origin: PostgresTable) -> dict[str, str]:
     columns = _types(connection, origin)
     if not columns:
-        raise SourceRefused(contract.name, f"database '{origin.database}' has no table {_table(origin).as_string(connection)}")
+        raise SourceRefused(contract.name, f"database '{origin.database}' has no table {table_of(origin).as_string(connection)}")
     problems = _misfits(contract, columns)
     if problems:
         raise SourceChanged(contract.name, problems)
@@ -149,7 +175,7 @@ def misfits(connection: "psycopg.Connection", contract: Contract, origin: Postgr
 
 
 def _types(connection: "psycopg.Connection", origin: PostgresTable) -> dict[str, str]:
-    return dict(connection.execute(COLUMN_TYPES, [_table(origin).as_string(connection)]).fetchall())
+    return dict(connection.execute(COLUMN_TYPES, [table_of(origin).as_string(connection)]).fetchall())
 
 
 def _misfits(contract: Contract, columns: Mapping[str, str]) -> dict[str, str]:
@@ -160,7 +186,8 @@ def _misfits(contract: Contract, columns: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _table(origin: PostgresTable) -> "sql.Identifier":
+def table_of(origin: PostgresTable) -> "sql.Identifier":
+    """The table with its schema, quoted."""
     from psycopg import sql
 
     return sql.Identifier(origin.schema, origin.table)
@@ -177,18 +204,21 @@ def _queries(table: TableSnapshot, day: date | None) -> list[str]:
     return [_select(table, dated), _select(table, undated)]
 
 
-def _select(table: TableSnapshot, condition: "sql.Composable", first: tuple[str, ...] | None = None) -> str:
-    """Reads the contract's fields in their order; rows by `first` (the time, if not given), then key, then all the rest."""
+def _select(
+    table: TableSnapshot, condition: "sql.Composable", first: tuple[str, ...] | None = None, fields: Collection[str] | None = None
+) -> str:
+    """Reads the contract's fields in their order (or those of `fields`); rows by `first` (None: the time), then key, then all the rest."""
     from psycopg import sql
 
-    fields = {field.name: SERVES[field.type][table.columns[field.name]] for field in table.contract.fields}
+    declared = [field for field in table.contract.fields if fields is None or field.name in fields]
+    casts = {field.name: SERVES[field.type][table.columns[field.name]] for field in declared}
     read = [
         sql.Identifier(name) if cast is None else sql.SQL("{0}::{1} as {0}").format(sql.Identifier(name), sql.SQL(cast))
-        for name, cast in fields.items()
+        for name, cast in casts.items()
     ]
-    order = dict.fromkeys((*((table.contract.event_at,) if first is None else first), *table.contract.primary_key, *fields))
+    order = dict.fromkeys((*((table.contract.event_at,) if first is None else first), *table.contract.primary_key, *casts))
     statement = sql.SQL("select {} from {} where {} order by {}").format(
-        sql.SQL(", ").join(read), _table(table.origin), condition, sql.SQL(", ").join(map(sql.Identifier, order))
+        sql.SQL(", ").join(read), table_of(table.origin), condition, sql.SQL(", ").join(map(sql.Identifier, order))
     )
     return statement.as_string()
 
@@ -212,6 +242,15 @@ def _neither_time(contract: Contract) -> "sql.Composed":
     from psycopg import sql
 
     return sql.SQL(" and ").join(_no_time(sql.Identifier(name)) for name in (contract.event_at, contract.known_at))
+
+
+def typed_keys(contract: Contract, batch: pa.RecordBatch) -> pa.Table:
+    """The keys of rows in the contract's types; null where a value does not fit."""
+    schema, keys = arrow_schema(contract), pl.DataFrame(pl.from_arrow(batch.select(list(contract.primary_key))))
+    whole = [name for name in keys.columns if keys.schema[name].is_float() and pa.types.is_integer(schema.field(name).type)]
+    keys = keys.with_columns(pl.when(pl.col(name).floor() == pl.col(name)).then(pl.col(name)) for name in whole)
+    empty = pl.DataFrame(pl.from_arrow(pa.schema([schema.field(name) for name in keys.columns]).empty_table()))
+    return keys.with_columns(pl.col(name).cast(kind, strict=False) for name, kind in empty.schema.items()).to_arrow()
 
 
 @contextmanager

@@ -158,11 +158,24 @@ def replacing(
         yield Quarantine(connection, source, partition, run_id)
 
 
+def remove(connection: "psycopg.Connection", source: str, partition: str, positions: Sequence[int]) -> None:
+    """Takes the rows at some positions out of the quarantine of a partition."""
+    statement = _statement("delete from {table} where source = %s and partition = %s and position = any(%s)")
+    connection.execute(statement, [source, partition, list(positions)])
+
+
 def faults(connection: "psycopg.Connection", source: str, partition: str) -> dict[str, int]:
     """How many rows of a partition are in quarantine, replayed ones included, by what is wrong with them."""
     statement = _statement("select field, reason, count(*) from {table} where source = %s and partition = %s group by 1, 2")
     found = connection.execute(statement, [source, partition]).fetchall()
     return {fault(field, reason): count for field, reason, count in found}
+
+
+def next_position(connection: "psycopg.Connection", source: str, partition: str) -> int:
+    """A position after those of all rows of a partition that are in quarantine."""
+    statement = _statement("select coalesce(max(position) + 1, 0) from {table} where source = %s and partition = %s")
+    ((position,),) = connection.execute(statement, [source, partition]).fetchall()
+    return int(position)
 
 
 def replace(settings: Settings, source: str, partition: str, rows: Sequence[BrokenRow], *, run_id: str) -> None:

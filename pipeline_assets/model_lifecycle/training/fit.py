@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -39,7 +40,8 @@ def fit(model: Model, features: Sequence[ModelFeature], training_set: pa.Table, 
 
     Only the rounds up to the best are kept. `on_progress` gets a line about the validation loss now and then. The same rows, features and
     parameters give the same bytes, on any machine with the same version of XGBoost.
-    Raises LearningRefused where XGBoost refuses the parameters, or the labels by them.
+    Raises LearningRefused where XGBoost refuses the parameters, or the labels by them, and where the validation loss is not finite: a
+    squared label beyond 3.4e38 is infinite to XGBoost, which then learns nothing and says nothing.
     """
     import xgboost
 
@@ -59,8 +61,10 @@ def fit(model: Model, features: Sequence[ModelFeature], training_set: pa.Table, 
         )
     except xgboost.core.XGBoostError as error:
         raise LearningRefused(model.name, parameters, _reason(error)) from error
-    best = booster[: booster.best_iteration + 1]
     losses = next(iter(history[VALIDATION].values()))
+    if not all(map(isfinite, losses)):
+        raise LearningRefused(model.name, parameters, "the validation loss is not finite: labels are too large for 32-bit floats.")
+    best = booster[: booster.best_iteration + 1]
     return Fitted(artifact=bytes(best.save_raw(FORMAT)), features=tuple(features), rounds=best.num_boosted_rounds(), losses=tuple(losses))
 
 

@@ -253,3 +253,23 @@ def test_a_stream_that_changed_names_its_dependents(world: World, tmp_path: Path
     assert ended.returncode == 1
     assert f"field 'sensor' is missing in the newest 12 records of the topic '{world.name}', expected string" in ended.stderr
     assert "Nothing was written. Dependents: features/comfort." in ended.stderr
+
+
+def test_a_table_is_loaded_incrementally_and_its_deletions_are_found_where_a_run_asks(world: World) -> None:
+    """The asset has no days; its configuration asks for deletions, and each run adds to what the run before staged."""
+    world.fill([reading(sensor="a"), reading(sensor="b")])
+    defs = definitions(project_of(replace(world.table, load="incremental")), world.settings.home)
+    asset, staged = dg.AssetKey(["staged", world.name]), []
+
+    for statement, asked in (("select 1", False), ("delete from {table} where sensor = 'a'", False), ("select 1", True)):
+        world.run(statement)
+        with dg.instance_for_test() as instance:
+            result = defs.resolve_implicit_global_asset_job_def().execute_in_process(
+                instance=instance,
+                asset_selection=[asset],
+                run_config={"ops": {asset.to_python_identifier(): {"config": {"find_deletes": asked}}}},
+            )
+        assert result.success
+        staged.append([row["sensor"] for row in world.staged("snapshot")])
+
+    assert staged == [["a", "b"], ["a", "b"], ["b"]]

@@ -16,7 +16,7 @@ from pipeline_assets.core.rules import models
 from pipeline_assets.core.settings import read_code_settings
 from pipeline_assets.spec.features import FeatureView, Latest, Learned, RequestFeature, Windowed
 from pipeline_assets.spec.models import Model
-from pipeline_assets.spec.sources import Avro, CloudEvent, CsvFile, CsvLine, DebeziumChange, Files, Load, RestEndpoint, Route
+from pipeline_assets.spec.sources import Avro, CloudEvent, CsvFile, CsvLine, Cursor, DebeziumChange, Files, Load, RestEndpoint, Route
 from pipeline_assets.spec.tasks import Binary, MetricRule, Multiclass, Regression
 from pipeline_assets.spec.use_case import UseCase
 
@@ -89,7 +89,7 @@ def test_only_a_postgres_table_can_be_followed_by_its_changes(declared: UseCase)
     unknown = problems(replace(declared, sources=(replace(table, load="hourly"),), streams=()))  # type: ignore[arg-type]
 
     assert [(one.subject, one.expected) for one in endpoint] == [("Source 'weather'", "a Postgres table as origin")]
-    assert [one.expected for one in unknown] == ["one of changes, daily, snapshot"]
+    assert [one.expected for one in unknown] == ["one of changes, daily, incremental, snapshot"]
     assert check(replace(declared, sources=(*others, replace(table, load="changes"))))
 
 
@@ -149,6 +149,40 @@ def test_two_sources_of_one_name_in_a_use_case_are_refused(declared: UseCase) ->
         (f"Contract '{listed.contract.name}'", "name"),
         ("Origin 'airline_ops/public.flight_history'", "name"),
     }
+
+
+@pytest.mark.parametrize(
+    ("load", "cursor", "field"),
+    [
+        ("snapshot", Cursor(column="updated_at", lateness=timedelta(hours=1)), "cursor"),
+        ("incremental", Cursor(column="tailnum", lateness=timedelta(hours=1)), "cursor.column"),
+        ("incremental", Cursor(column="updated_at", lateness=5), "cursor.lateness"),
+        ("incremental", Cursor(column="updated_at", lateness=timedelta(hours=-1)), "cursor.lateness"),
+        ("incremental", Cursor(column="seats", lateness=timedelta(hours=1)), "cursor.lateness"),
+        ("incremental", Cursor(column="seats", lateness=-1), "cursor.lateness"),
+    ],
+)
+def test_a_cursor_that_finds_nothing_in_order_is_refused(declared: UseCase, load: Load, cursor: Cursor, field: str) -> None:
+    """It belongs to a table that is loaded incrementally: a time with a length of time, or a whole number with one."""
+    found = problems(_with_planes(declared, load=load, cursor=cursor))
+
+    assert [one.field for one in found] == [field]
+
+
+@pytest.mark.parametrize("cursor", [None, Cursor(column="updated_at", lateness=timedelta(0)), Cursor(column="seats", lateness=10)])
+def test_a_table_may_be_loaded_incrementally_with_a_cursor_or_without(declared: UseCase, cursor: Cursor | None) -> None:
+    """By a time, by a whole number, or by the transactions that wrote its rows; an endpoint has neither."""
+    weather = next(source for source in declared.sources if source.contract.name == "weather")
+    endpoint = problems(replace(declared, sources=(*declared.sources[:1], replace(weather, load="incremental")), streams=()))
+
+    assert check(_with_planes(declared, load="incremental", cursor=cursor))
+    assert [one.expected for one in endpoint] == ["a Postgres table as origin"]
+
+
+def _with_planes(use_case: UseCase, **changed: object) -> UseCase:
+    """`use_case` with its table of planes changed."""
+    sources = tuple(replace(one, **changed) if one.contract.name == "planes" else one for one in use_case.sources)  # type: ignore[arg-type]
+    return replace(use_case, sources=sources)
 
 
 def test_two_models_of_one_name_in_a_use_case_are_refused(declared: UseCase) -> None:

@@ -17,7 +17,7 @@ from pipeline_assets.model_lifecycle.training.blocks import HOLDOUT, TRAIN, VALI
 from pipeline_assets.model_lifecycle.training.candidate import train_candidate
 from pipeline_assets.model_lifecycle.training.code_state import code_version
 from pipeline_assets.model_lifecycle.training.contract import ModelContract, ModelFeature, baseline_features, model_features
-from pipeline_assets.model_lifecycle.training.dataset import BLOCK, build_training_set, labels_of, only
+from pipeline_assets.model_lifecycle.training.dataset import BLOCK, LABEL, build_training_set, labels_of, only
 from pipeline_assets.model_lifecycle.training.fit import Fitted, fit
 from pipeline_assets.model_lifecycle.training.matrix import feature_matrix, feature_values
 from pipeline_assets.model_lifecycle.training.narrow import GREATEST
@@ -175,6 +175,16 @@ def test_a_value_that_no_32_bit_float_holds_is_refused_with_its_row(value: float
 
     with pytest.raises(ValueUnfit, match=f"{problem} in {SIGNAL}, the first {re.escape(repr(value))} in {key}, where a finite number"):
         fit(MODEL, FEATURES, broken, lambda _: None)
+
+
+def test_labels_whose_loss_is_infinite_are_refused() -> None:
+    """Regression: with labels whose squares no 32-bit float holds every round had the loss infinity, and a constant was learned."""
+    model = small_model(task=REGRESSION)
+    rows = build_training_set(model, VECTORS, labels(model, VECTORS), AS_OF)
+    large = rows.set_column(rows.column_names.index(LABEL), LABEL, pc.multiply(rows[LABEL], 1e25))
+
+    with pytest.raises(LearningRefused, match="the validation loss is not finite"):
+        fit(model, model_features(model, only(rows, TRAIN)), large, lambda _: None)
 
 
 def test_numbers_are_rounded_to_the_nearest_32_bit_float() -> None:

@@ -1,0 +1,184 @@
+"""What was written to a table since it was last read, beside all that is staged of it.
+
+The rows of the increment come first; staged files stay as they are but for rows that the increment has again, which leave them, and
+versions that ended, which are marked. A key that is read again leaves the quarantine, and is in it again where its row is still broken.
+In memory are one file, and 40 bytes for each row of the increment (8 for each key of the table, where all keys are known).
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from pipeline_assets.core.versions import DELETED_AT, versioned
+from pipeline_assets.ingestion.sources import quarantine
+from pipeline_assets.ingestion.sources.contracts import Checked, arrow_schema
+from pipeline_assets.ingestion.sources.quarantine import Quarantine, QuarantinedRow
+from pipeline_assets.ingestion.staging import partitions as staging
+from pipeline_assets.ingestion.staging.draft import FILE_BYTES, Draft, version_hashes
+from pipeline_assets.ingestion.staging.partitions import Manifest, StagedFile
+from pipeline_assets.ingestion.staging.stage import Staged, Target, refuse_too_many_broken
+from pipeline_assets.spec.contracts import Contract
+
+if TYPE_CHECKING:
+    import psycopg
+
+# Each increment may leave a small file; so many are written together with the next.
+SMALL_BYTES, MOST_SMALL = FILE_BYTES // 4, 16
+KEY, KNOWN_AT = "_key", "_known_at"
+# A part of a reading: its rows after their check, and the keys of all of them, broken ones included, in the contract's types.
+Part = tuple[Checked, pa.Table]
+
+
+@dataclass(kw_only=True)
+class Touched:
+    """The keys of a reading as hashes, and the newest version that it has of each.
+
+    `all_keys` are the sorted hashes of all keys that the table holds, where a reading was asked for them; a key that is not there is gone.
+    `is_whole` when all rows of the table are read.
+    """
+
+    contract: Contract
+    is_whole: bool
+    all_keys: np.ndarray | None
+    fields: set[str] = field(default_factory=set)
+    _keys: list[np.ndarray] = field(default_factory=list)
+    _versions: list[pl.DataFrame] = field(default_factory=list)
+
+    def add(self, checked: Checked, keys: pa.Table) -> None:
+        """Adds a part of the reading."""
+        self.fields |= checked.fields
+        self._keys.append(key_hashes(pl.DataFrame(keys).drop_nulls()))
+        good = pl.DataFrame(pl.from_arrow(checked.good))
+        own = pl.Series(KEY, key_hashes(good.select(self.contract.primary_key)), pl.UInt64)
+        self._versions.append(pl.DataFrame([own, good.get_column(self.contract.known_at).alias(KNOWN_AT)]))
+
+    def newest(self) -> pl.DataFrame:
+        """The sorted hashes of the keys that were read, with the time at which the newest good version was known; null: all are broken."""
+        keys = pl.DataFrame({KEY: np.unique(np.concatenate([np.empty(0, np.uint64), *self._keys]))}, {KEY: pl.UInt64})
+        if not self._versions:
+            return keys.with_columns(pl.lit(None, pl.Datetime("us", "UTC")).alias(KNOWN_AT))
+        newest = pl.concat(self._versions).group_by(KEY).agg(pl.col(KNOWN_AT).max())
+        return keys.join(newest, on=KEY, how="left", maintain_order="left")
+
+    def is_settled(self, keys: pl.DataFrame, newest: pl.DataFrame) -> np.ndarray:
+        """Which of some keys were read again, or are gone; of a key that is null nobody knows."""
+        hashes = key_hashes(keys)
+        settled = is_in(newest.get_column(KEY).to_numpy(), hashes)
+        if self.all_keys is not None:
+            settled |= ~is_in(self.all_keys, hashes)
+        settled &= keys.select(pl.all_horizontal(pl.all().is_not_null())).to_series().to_numpy()
+        return settled
+
+
+def key_hashes(keys: pl.DataFrame) -> np.ndarray:
+    """The hash of each key; equal within a process for equal keys of the contract's types."""
+    return keys.hash_rows(seed=0).to_numpy()
+
+
+def is_in(ordered: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    """Which of the asked are among some sorted values."""
+    places = np.minimum(np.searchsorted(ordered, asked), max(len(ordered) - 1, 0))
+    return ordered[places] == asked if len(ordered) else np.zeros(len(asked), dtype=bool)
+
+
+def stage_increment(
+    connection: "psycopg.Connection", target: Target, manifest: Manifest | None, partition: str, parts: Iterable[Part], touched: Touched
+) -> Staged:
+    """Puts an increment beside what a manifest says is staged (None: nothing); the caller holds the lock of the partition.
+
+    `touched` gathers what the parts are about. Files come first, then the quarantine in one transaction,
+    and the manifest last. Raises ContractViolation if more than the contract's share of all rows is broken; then all is as it was.
+    """
+    began, contract = monotonic(), target.contract
+    with connection.transaction():
+        waiting = [] if touched.is_whole else quarantine.waiting(connection, contract.name, partition)
+        replaced: list[int] | None = None if touched.is_whole else []
+        with quarantine.replacing(connection, contract.name, partition, target.run_id, positions=replaced) as broken:
+            draft = _draft(target, partition, parts, touched, broken)
+        newest = touched.newest()
+        quarantine.remove(connection, contract.name, partition, _settled(contract, waiting, touched, newest))
+        reasons = quarantine.faults(connection, contract.name, partition)
+        files = [*_kept_files(target, manifest, draft, touched, newest), *draft.upload()]
+        refuse_too_many_broken(contract, partition, sum(file.rows for file in files), reasons)
+    made = staging.manifest_of(contract, partition, files, run_id=target.run_id, reasons=reasons, made_from=target.made_from)
+    staging.publish(target.client, target.bucket, made)
+    promised = {one.name for one in contract.fields}
+    return Staged(manifest=made, seconds=monotonic() - began, unknown_fields=tuple(sorted(touched.fields - promised)))
+
+
+def _draft(target: Target, partition: str, parts: Iterable[Part], touched: Touched, broken: Quarantine) -> Draft:
+    """The good rows of the increment; the others are added to the quarantine."""
+    draft = target.draft(partition)
+    for checked, keys in parts:
+        touched.add(checked, keys)
+        draft.add(checked)
+        broken.add(checked.broken)
+    broken.add(draft.drop_repeats())
+    return draft
+
+
+def _settled(contract: Contract, waiting: Sequence[QuarantinedRow], touched: Touched, newest: pl.DataFrame) -> list[int]:
+    """The positions of rows in quarantine whose key was read again, or is gone."""
+    originals: list[Mapping[str, Any]] = [json.loads(row.original) for row in waiting]
+    schema = pl.DataFrame(pl.from_arrow(arrow_schema(contract).empty_table())).schema
+    keys = pl.DataFrame({name: _read([one.get(name) for one in originals], schema[name]) for name in contract.primary_key})
+    is_settled = touched.is_settled(keys, newest)
+    return [row.position for row, is_so in zip(waiting, is_settled, strict=True) if is_so]
+
+
+def _read(values: list[Any], kind: pl.DataType) -> pl.Series:
+    """Values of JSON in a type of the contract; null where they do not fit."""
+    return pl.Series([_instant(one) for one in values] if kind == pl.Datetime else values, dtype=kind, strict=False)
+
+
+def _instant(value: object) -> datetime | None:
+    try:
+        return datetime.fromisoformat(str(value))
+    except ValueError:
+        return None
+
+
+def _kept_files(target: Target, manifest: Manifest | None, draft: Draft, touched: Touched, newest: pl.DataFrame) -> Iterator[StagedFile]:
+    """The staged files without versions that the draft has, with those that ended marked; many small ones become one."""
+    if manifest is None:
+        return
+    again, drafted, files = target.draft(manifest.partition), np.sort(draft.hashes()), manifest.files
+    small = {file.path for file in files if file.bytes < SMALL_BYTES}
+    for file in files:
+        rows, is_as_it_was = _rows(target, manifest, file, drafted, touched, newest)
+        if is_as_it_was and not (file.path in small and len(small) >= MOST_SMALL):
+            yield file
+            continue
+        for batch in rows.to_batches():
+            again.add(Checked(good=batch, positions=np.arange(batch.num_rows)))
+    yield from again.upload()
+
+
+def _rows(
+    target: Target, manifest: Manifest, file: StagedFile, drafted: np.ndarray, touched: Touched, newest: pl.DataFrame
+) -> tuple[pa.Table, bool]:
+    """The rows of a file that stay, and whether they are all that there were, as they were."""
+    contract, schema = target.contract, arrow_schema(versioned(target.contract))
+    batches = list(staging.read_versions(target.client, target.bucket, replace(manifest, files=(file,)), contract))
+    left = [batch.filter(pa.array(~is_in(drafted, version_hashes(contract, batch)))) for batch in batches]
+    rows = pl.DataFrame(pl.from_arrow(pa.Table.from_batches(left, schema)))
+    ends = _ends(contract, rows, touched, newest)
+    ended_at = pl.when(ends).then(pl.lit(datetime.now(UTC))).otherwise(pl.col(DELETED_AT)).alias(DELETED_AT)
+    return rows.with_columns(ended_at).to_arrow().cast(schema), rows.height == sum(map(len, batches)) and not ends.any()
+
+
+def _ends(contract: Contract, rows: pl.DataFrame, touched: Touched, newest: pl.DataFrame) -> pl.Series:
+    """Which staged versions ended: of keys that are gone, that stand there as they were before, or whose row is broken now."""
+    keys = key_hashes(rows.select(contract.primary_key))
+    found = rows.with_columns(pl.Series(KEY, keys, pl.UInt64)).join(newest, on=KEY, how="left", maintain_order="left")
+    is_older = found.get_column(KNOWN_AT) < found.get_column(contract.known_at)
+    is_read = pl.Series(is_in(newest.get_column(KEY).to_numpy(), keys), dtype=pl.Boolean)
+    is_gone = pl.Series(np.zeros(len(keys), bool) if touched.all_keys is None else ~is_in(touched.all_keys, keys), dtype=pl.Boolean)
+    return found.get_column(DELETED_AT).is_null() & ((is_read & is_older.fill_null(value=True)) | is_gone)
