@@ -91,13 +91,13 @@ def _edges_of_heaps(found: Floats, counts: Ints, is_heap: NDArray[np.bool_], bin
 def _run_edges(values: Floats, label: Ints) -> Floats:
     """The edges between the bins of a run; what lies between two of them belongs to the outer one.
 
-    Between the two bins beside the middle it belongs to the nearer, and the point half way has a bin of its own.
+    Between the two bins beside the middle it belongs to the nearer, and the point half way has a bin of its own, if there is a float there.
     """
     last = np.flatnonzero(np.diff(label))
     lower, upper = values[last], values[last + 1]
     below, above = label[last], label[last + 1]
     half = lower / 2 + upper / 2
-    is_middle = (below < 0) & (above > 0)
+    is_middle = (below < 0) & (above > 0) & (lower < half) & (half < upper)
     outer = np.where(above > 0, lower, just_below(upper))
     return np.concatenate([outer[~is_middle], just_below(half[is_middle]), half[is_middle]])
 
