@@ -85,7 +85,7 @@ def test_what_is_read_as_whole_columns_is_what_is_read_row_by_row(content: bytes
     block = content.removesuffix(b"\n")
     quick = file_rows.plain_csv(contract, ["one", "two"], block, ",")
     opened = OpenFile(contract=contract, path="x", content=pa.BufferReader(b""), day=None)
-    slow = file_rows.csv_rows(file_rows.Lines(file=opened, is_last=True), block.split(b"\n"), ",")
+    slow = file_rows.csv_rows(file_rows.Lines(file=opened, block_bytes=1, is_last=True), block.split(b"\n"), ",")
 
     assert quick is None or [list(row.values()) for row in quick.to_pylist()] == [row.values for row in slow]
 
@@ -166,7 +166,7 @@ def test_a_row_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_json_lines_keep_their_numbers_and_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plain and odd objects, empty lines and broken ones, however the file is cut into blocks."""
-    monkeypatch.setattr(file_rows, "BLOCK_BYTES", 100)
+    monkeypatch.setattr(file_rows, "JSON_BLOCK_BYTES", 100)
     fine = json.dumps(reading(), default=datetime.isoformat).encode()
     nested = fine[:-1] + b', "more": {"deep": [1]}}'
     lines = [fine, b"", b"  ", nested, b"{broken", fine.replace(b'"level": 3', b'"level": 99'), b'{"a": 1, "a": 2}', fine]
