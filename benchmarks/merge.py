@@ -108,12 +108,8 @@ def records(table: str, operations: np.ndarray, keys: np.ndarray, lsns: np.ndarr
         "_snapshot": pl.lit("true"),
     }
     schema = typed_schema(log_contract(source(table).contract))
-    return (
-        frame.with_columns(**meta, _absent=pl.lit(None, pl.String), _broken=pl.lit(None, pl.String), **placed)
-        .select(schema.names)
-        .to_arrow()
-        .cast(schema)
-    )
+    nothing = pl.lit(None, pl.String)
+    return frame.with_columns(**meta, _absent=nothing, _broken=nothing, **placed).select(schema.names).to_arrow().cast(schema)
 
 
 def snapshot(settings: Settings, table: str, rows: int) -> None:
