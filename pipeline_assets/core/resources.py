@@ -3,12 +3,15 @@
 Secrets stay in the settings, which are read when a run asks for them: no resource field holds one, so none shows in the UI.
 """
 
+import json
 import warnings
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import date, timedelta
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pydantic
@@ -86,6 +89,17 @@ def last_day(span: Span) -> date | None:
 def is_running(context: dg.SensorEvaluationContext, *jobs: str) -> bool:
     """Whether a run of one of these jobs has not ended."""
     return any(context.instance.get_runs(dg.RunsFilter(job_name=job, statuses=UNFINISHED), limit=1) for job in jobs)
+
+
+def cursor_of(context: dg.SensorEvaluationContext) -> dict[str, Any]:
+    """What a sensor left in its cursor at its last tick; empty before the first."""
+    return json.loads(context.cursor) if context.cursor else {}
+
+
+def run_key(seen: Mapping[str, object], *span: date) -> str:
+    """A name for what a sensor has seen, and the days that it asks for: the same tick, repeated, requests the same run."""
+    named = [dict(seen), *map(str, span)] if span else dict(seen)
+    return sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def use_case_tags(use_case: UseCase) -> dict[str, str]:

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline_assets.core.errors import SourceChanged, SourceRefused
+from pipeline_assets.ingestion.batch.pages import KEEP_BYTES
 from pipeline_assets.ingestion.sources.contracts import ARROW_TYPES, BrokenRow, Checked, check_batch
 from pipeline_assets.ingestion.sources.json_rows import check_json_rows
 from pipeline_assets.ingestion.sources.plain_json import PlainJson, plain_json
@@ -26,8 +27,6 @@ BLOCK_BYTES, JSON_BLOCK_BYTES = 1_000_000, 8_000_000
 LONGEST_ROW_BYTES, LONGEST_ROW_LINES = 16_000_000, 1_000
 PARQUET_ROWS = 65_536
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-# Bytes that are not UTF-8 pass as they were, so that only the row that they stand in is broken.
-KEEP_BYTES = "surrogateescape"
 
 
 @dataclass(frozen=True, kw_only=True)

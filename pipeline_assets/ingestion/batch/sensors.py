@@ -3,14 +3,13 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
-from hashlib import sha256
 from itertools import groupby
 
 import dagster as dg
 
 from pipeline_assets.core import names
-from pipeline_assets.core.project import Project, Span
-from pipeline_assets.core.resources import Platform, dagster_errors, is_running, last_day
+from pipeline_assets.core.project import Project, Span, days_between
+from pipeline_assets.core.resources import Platform, cursor_of, dagster_errors, is_running, last_day, run_key
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.spec.sources import Files, Source
 from pipeline_assets.spec.use_case import UseCase
@@ -44,12 +43,13 @@ def _files_changed(project: Project, use_case: UseCase, sources: Sequence[Source
     def changed(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult | dg.SkipReason:
         if is_running(context, job):
             return dg.SkipReason("Days are being materialized; files that came meanwhile are for the next run.")
-        before: Seen = json.loads(context.cursor) if context.cursor else {}
+        before: Seen = cursor_of(context)
         with dagster_errors():
             now = seen(platform.settings, sources, before)
-        stale = {day for source in now for day in _differing(before.get(source, {}), now[source], span)}
-        requests = [_request(now, *bounds) for bounds in _spans(sorted(stale))]
-        kept = {source: {day: digest for day, digest in found.items() if _is_ended(day, span)} for source, found in now.items()}
+        ended = _ended_days(span)
+        stale = {day for source in now for day in _differing(before.get(source, {}), now[source]) if day in ended}
+        requests = [_request(now, *bounds) for bounds in _spans(sorted(map(date.fromisoformat, stale)))]
+        kept = {source: {day: digest for day, digest in found.items() if day in ended} for source, found in now.items()}
         reason = None if requests else "No day that has ended has files that are new, changed or gone."
         return dg.SensorResult(run_requests=requests, skip_reason=reason, cursor=json.dumps(kept))
 
@@ -71,16 +71,15 @@ def seen(settings: Settings, sources: Sequence[Source], before: Seen) -> Seen:
     return found
 
 
-def _differing(before: Mapping[str, str], now: Mapping[str, str], span: Span) -> Iterator[date]:
-    """The days that have ended and have other files than before."""
-    for day in sorted(before.keys() | now.keys()):
-        if before.get(day) != now.get(day) and _is_ended(day, span):
-            yield date.fromisoformat(day)
+def _differing(before: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
+    """The days that have other files than before."""
+    yield from (day for day in before.keys() | now.keys() if before.get(day) != now.get(day))
 
 
-def _is_ended(day: str, span: Span) -> bool:
+def _ended_days(span: Span) -> set[str]:
+    """The days that are partitions by now."""
     last = last_day(span)
-    return last is not None and span.first <= date.fromisoformat(day) <= last
+    return set() if last is None else set(map(str, days_between(span.first, last)))
 
 
 def _spans(days: Sequence[date]) -> Iterator[tuple[date, date]]:
@@ -92,7 +91,6 @@ def _spans(days: Sequence[date]) -> Iterator[tuple[date, date]]:
 
 
 def _request(now: Seen, first: date, last: date) -> dg.RunRequest:
-    """A run over days; the same tick, repeated, requests the same run."""
-    known = json.dumps([now, str(first), str(last)], sort_keys=True)
+    """A run over days."""
     tags = {**names.range_tags(first, last), "pipeline/reason": "files are new, changed or gone"}
-    return dg.RunRequest(run_key=sha256(known.encode()).hexdigest()[:16], tags=tags)
+    return dg.RunRequest(run_key=run_key(now, first, last), tags=tags)

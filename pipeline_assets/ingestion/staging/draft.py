@@ -188,6 +188,12 @@ def version_hashes(contract: Contract, rows: pa.RecordBatch) -> np.ndarray:
     return pl.DataFrame(pl.from_arrow(rows.select(list(version_key(contract))))).hash_rows(seed=0).to_numpy()
 
 
+def is_in(ordered: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    """Which of the asked are among some sorted values."""
+    places = np.minimum(np.searchsorted(ordered, asked), max(len(ordered) - 1, 0))
+    return ordered[places] == asked if len(ordered) else np.zeros(len(asked), dtype=bool)
+
+
 def _as_versions(contract: Contract, rows: pa.RecordBatch) -> pa.RecordBatch:
     schema = arrow_schema(contract)
     return pa.RecordBatch.from_arrays(columns_in(rows, schema), schema=schema)

@@ -19,7 +19,7 @@ import pyarrow as pa
 from pipeline_assets.core import names
 from pipeline_assets.core.versions import DELETED_AT, version_key, versioned
 from pipeline_assets.ingestion.sources.contracts import Checked, arrow_schema
-from pipeline_assets.ingestion.staging.draft import Draft, version_hashes
+from pipeline_assets.ingestion.staging.draft import Draft, is_in, version_hashes
 from pipeline_assets.spec.contracts import Contract
 
 NEWEST, IS_STANDING = "__newest", "__is_standing"
@@ -63,16 +63,11 @@ def _before(contract: Contract, staged: Iterator[pa.RecordBatch], draft: Draft) 
     drafted, schema = np.sort(draft.hashes()), arrow_schema(versioned(contract))
     others, ended = [schema.empty_table()], [schema.empty_table()]
     for batch in staged:
-        is_drafted = _is_in(drafted, version_hashes(contract, batch))
+        is_drafted = is_in(drafted, version_hashes(contract, batch))
         was_deleted = batch.column(DELETED_AT).is_valid().to_numpy(zero_copy_only=False)
         others.append(pa.Table.from_batches([batch.filter(pa.array(~is_drafted))], schema))
         ended.append(pa.Table.from_batches([batch.filter(pa.array(is_drafted & was_deleted))], schema))
     return _Before(others=pl.DataFrame(pl.from_arrow(pa.concat_tables(others))), ended=pl.DataFrame(pl.from_arrow(pa.concat_tables(ended))))
-
-
-def _is_in(ordered: np.ndarray, asked: np.ndarray) -> np.ndarray:
-    places = np.minimum(np.searchsorted(ordered, asked), max(len(ordered) - 1, 0))
-    return ordered[places] == asked if len(ordered) else np.zeros(len(asked), dtype=bool)
 
 
 def _newest_drafted(contract: Contract, rows: pl.DataFrame, draft: Draft) -> pl.DataFrame:

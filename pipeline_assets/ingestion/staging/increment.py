@@ -21,7 +21,7 @@ from pipeline_assets.ingestion.sources import quarantine
 from pipeline_assets.ingestion.sources.contracts import Checked, arrow_schema
 from pipeline_assets.ingestion.sources.quarantine import Quarantine, QuarantinedRow
 from pipeline_assets.ingestion.staging import partitions as staging
-from pipeline_assets.ingestion.staging.draft import FILE_BYTES, Draft, version_hashes
+from pipeline_assets.ingestion.staging.draft import FILE_BYTES, Draft, is_in, version_hashes
 from pipeline_assets.ingestion.staging.partitions import Manifest, StagedFile
 from pipeline_assets.ingestion.staging.stage import Staged, Target, refuse_too_many_broken
 from pipeline_assets.spec.contracts import Contract
@@ -80,12 +80,6 @@ class Touched:
 def key_hashes(keys: pl.DataFrame) -> np.ndarray:
     """The hash of each key; equal within a process for equal keys of the contract's types."""
     return keys.hash_rows(seed=0).to_numpy()
-
-
-def is_in(ordered: np.ndarray, asked: np.ndarray) -> np.ndarray:
-    """Which of the asked are among some sorted values."""
-    places = np.minimum(np.searchsorted(ordered, asked), max(len(ordered) - 1, 0))
-    return ordered[places] == asked if len(ordered) else np.zeros(len(asked), dtype=bool)
 
 
 def stage_increment(

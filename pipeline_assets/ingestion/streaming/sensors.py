@@ -9,14 +9,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
-from hashlib import sha256
 from typing import TYPE_CHECKING, Any, cast
 
 import dagster as dg
 
 from pipeline_assets.core import names
 from pipeline_assets.core.project import Project, Span
-from pipeline_assets.core.resources import Platform, dagster_errors, is_running, key, last_day
+from pipeline_assets.core.resources import Platform, cursor_of, dagster_errors, is_running, key, last_day, run_key
 from pipeline_assets.ingestion.streaming.capture.connect import open_connect
 from pipeline_assets.ingestion.streaming.capture.connectors import connectors_of, is_applied, obstacles_of, topics_of
 from pipeline_assets.ingestion.streaming.health import flow as health
@@ -79,13 +78,13 @@ def _records_landed(project: Project, checks: Sequence[dg.AssetCheckKey]) -> dg.
             return dg.SkipReason("Records are being typed; what lands meanwhile is for the next run.")
         with dagster_errors():
             snapshots = landed_snapshots(platform.settings, streams)
-            waiting = untyped(platform.settings, streams) if snapshots != _cursor(context) else []
+            waiting = untyped(platform.settings, streams) if snapshots != cursor_of(context) else []
         if not waiting:
             return dg.SkipReason("Nothing has landed since the last run.")
         # A table that has nothing to type would take the others half a second.
         tables = [key(names.typed(stream.contract.name)) for stream in waiting]
         own = [check for check in checks if check.asset_key in tables]
-        request = dg.RunRequest(run_key=_key(snapshots), asset_selection=tables, asset_check_keys=own)
+        request = dg.RunRequest(run_key=run_key(snapshots), asset_selection=tables, asset_check_keys=own)
         return dg.SensorResult(run_requests=[request], cursor=json.dumps(snapshots))
 
     return landed
@@ -107,7 +106,7 @@ def _days_changed(project: Project, use_case: UseCase) -> dg.SensorDefinition:
 
         if is_running(context, job):
             return dg.SkipReason("Days are being materialized; what is typed meanwhile is for the next run.")
-        before = _cursor(context)
+        before = cursor_of(context)
         with dagster_errors():
             found = touched(platform.settings, streams, before.get("snapshots", {}))
             is_new = found.since is not None and datetime.now(UTC) - found.since < BURST
@@ -138,7 +137,7 @@ def _days_result(use_case: UseCase, span: Span, found: "Touched", before: "Pendi
     if stale is None:
         return dg.SensorResult(skip_reason="No day that has ended received events since the last run.", cursor=cursor)
     tags = {**names.range_tags(*stale), "pipeline/reason": f"{len(found.days)} days received events"}
-    return dg.SensorResult(run_requests=[dg.RunRequest(run_key=_key(found.snapshots, *stale), tags=tags)], cursor=cursor)
+    return dg.SensorResult(run_requests=[dg.RunRequest(run_key=run_key(found.snapshots, *stale), tags=tags)], cursor=cursor)
 
 
 def _pending(cursor: Mapping[str, Any]) -> "Pending":
@@ -165,7 +164,7 @@ def _tables_changed(project: Project) -> dg.SensorDefinition:
         if is_running(context, names.UPDATE_FOLLOWED_TABLES):
             return dg.SkipReason("Tables are being updated; what changes meanwhile is for the next run.")
         with dagster_errors():
-            found = touched(platform.settings, logs, _cursor(context))
+            found = touched(platform.settings, logs, cursor_of(context))
             absent = [log for log in logs if log.contract.name not in found.snapshots]
             refused = obstacles_of(platform.settings, project) if found.days and absent else {}
         if not found.days or any(followed_table(log.source) not in refused for log in absent):
@@ -176,7 +175,7 @@ def _tables_changed(project: Project) -> dg.SensorDefinition:
         there = [log for log in logs if log not in absent]
         behind = [log for log in there if _taken(context.instance, project, log.source) != str(found.snapshots[log.contract.name])]
         selection = without_tables(cast("dg.RepositoryDefinition", context.repository_def), absent) if absent else None
-        request = dg.RunRequest(run_key=_key(found.snapshots), asset_selection=selection)
+        request = dg.RunRequest(run_key=run_key(found.snapshots), asset_selection=selection)
         return dg.SensorResult(run_requests=[request] if behind else [], cursor=json.dumps(dict(found.snapshots)))
 
     return changed
@@ -218,7 +217,7 @@ def _stream_health(project: Project) -> dg.SensorDefinition:
         from pipeline_assets.ingestion.streaming.health.arrivals import arrived
         from pipeline_assets.ingestion.streaming.health.watch import Watch, look
 
-        before = _cursor(context)
+        before = cursor_of(context)
         memories, restarts = health.load(before.get("remembered", {}))
         watch = Watch(now=datetime.now(UTC), memories=memories, restarts=restarts)
         with dagster_errors(), open_connect(platform.settings) as connect:
@@ -257,13 +256,3 @@ def _events(asset: names.AssetName, seen: "Seen") -> list[dg.AssetObservation | 
 def _arrival(asset: names.AssetName, arrived: "Arrived") -> dg.AssetMaterialization:
     """That more has come to what others write to: so Dagster knows how fresh it is."""
     return dg.AssetMaterialization(key(asset), metadata=dict(arrived.numbers))
-
-
-def _cursor(context: dg.SensorEvaluationContext) -> dict[str, Any]:
-    return json.loads(context.cursor) if context.cursor else {}
-
-
-def _key(snapshots: Mapping[str, int], *span: date) -> str:
-    """A name for these snapshots, and days: the same tick, repeated, requests the same run."""
-    named = [dict(snapshots), *map(str, span)] if span else dict(snapshots)
-    return sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:16]

@@ -59,12 +59,7 @@ def change_log(source: Source) -> ChangeLog:
         contract=log_contract(in_table(source)),
         topic=names.changes_topic(table.database, table.schema, table.table),
         format=DebeziumChange(
-            operation=OPERATION,
-            lsn=LSN,
-            committed_at=COMMITTED_AT,
-            transaction=TRANSACTION,
-            snapshot=SNAPSHOT,
-            absent=ABSENT,
+            operation=OPERATION, lsn=LSN, committed_at=COMMITTED_AT, transaction=TRANSACTION, snapshot=SNAPSHOT, absent=ABSENT
         ),
     )
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from typing import LiteralString
 
     import psycopg
-    from psycopg.sql import Composed, Identifier
+    from psycopg.sql import Composed
 
 
 def examine(settings: Settings, database: str, tables: Sequence[PostgresTable], contracts: Contracts | None = None) -> Verdict:
@@ -77,6 +77,8 @@ def publishing(catalog: Catalog, verdict: Verdict) -> "list[Composed]":
     """
     from psycopg.sql import SQL, Identifier
 
+    from pipeline_assets.ingestion.batch.postgres import table_of
+
     name, publication = Identifier(names.replication(catalog.database)), catalog.publication
     facts = {table: catalog.tables[table] for table in verdict.accepted}
     narrowed = [table for table, one in facts.items() if one.has_filter or one.has_column_list]
@@ -89,15 +91,9 @@ def publishing(catalog: Catalog, verdict: Verdict) -> "list[Composed]":
     statements += [SQL("alter publication {} drop table {}").format(name, Identifier(*table)) for table in gone]
     if facts and not (publication is not None and _is_complete(catalog, publication)):
         statements.append(SQL("alter publication {} set ({})").format(name, SQL(_options(catalog))))
-    statements += [SQL("alter publication {} add table {}").format(name, _named(table)) for table in new]
-    statements += [SQL("grant select on {} to {}").format(_named(table), Identifier(catalog.reader)) for table in unreadable]
+    statements += [SQL("alter publication {} add table {}").format(name, table_of(table)) for table in new]
+    statements += [SQL("grant select on {} to {}").format(table_of(table), Identifier(catalog.reader)) for table in unreadable]
     return statements
-
-
-def _named(table: PostgresTable) -> "Identifier":
-    from psycopg.sql import Identifier
-
-    return Identifier(table.schema, table.table)
 
 
 def _is_complete(catalog: Catalog, publication: Publication) -> bool:
@@ -145,9 +141,11 @@ def drop_slot(settings: Settings, database: str) -> None:
 
 def count_rows(settings: Settings, table: PostgresTable) -> int:
     """How many rows a table has now, as the role that reads its changes sees it."""
-    from psycopg.sql import SQL, Identifier
+    from psycopg.sql import SQL
 
-    query = SQL("select count(*) from {}").format(Identifier(table.schema, table.table))
+    from pipeline_assets.ingestion.batch.postgres import table_of
+
+    query = SQL("select count(*) from {}").format(table_of(table))
     with _opened(settings.replication[table.database], table.database) as connection:
         (rows,) = connection.execute(query).fetchone() or (0,)
     return int(rows)
