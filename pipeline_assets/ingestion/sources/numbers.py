@@ -12,7 +12,7 @@ from typing import Any
 
 INT64 = 2**63
 # As databases, JSON and CSV write them; and what Postgres, its Arrow driver and Debezium call values that are no numbers, in any case.
-NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]{1,6})?")
+NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,6})?")
 NO_NUMBERS: Mapping[str, float] = {
     "nan": float("nan"),
     **dict.fromkeys(("infinity", "inf", "positive_infinity"), float("inf")),
@@ -97,7 +97,7 @@ def decimal_reader(precision: int, scale: int) -> Reader:
         rounded = exact.quantize(unit, context=EXACT)
         if rounded != exact:
             raise TooPreciseError
-        return rounded
+        return rounded if exact else abs(rounded)
 
     return decimal
 

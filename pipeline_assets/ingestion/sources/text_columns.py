@@ -1,6 +1,7 @@
 """Columns of texts in the types of their fields, exactly: as Arrow reads them where they are written as most are, else one by one."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -23,6 +24,8 @@ PLAIN: Mapping[FieldType, str] = {
     "boolean": r"^(true|false)$",
     "timestamp": f"^{INSTANT}$",
 }
+# Texts of so many signs are read as decimals by Arrow as by `values`, or not at all; of more digits it loses some.
+FEW_SIGNS = 38
 # Which values of a column cannot be read, by reason.
 Faults: TypeAlias = "dict[Reason, np.ndarray]"
 Typed = tuple[pa.Array, Faults]
@@ -30,6 +33,9 @@ Typed = tuple[pa.Array, Faults]
 
 def from_texts(field: Field, texts: pa.Array) -> Typed:
     """Texts in the type of their field, null where one cannot be read, and which these are by reason; null stays null."""
+    if field.type == "decimal" and (pc.max(pc.binary_length(texts)).as_py() or 0) <= FEW_SIGNS:
+        with suppress(pa.ArrowInvalid):
+            return texts.cast(arrow_type(field)), {}
     is_plain = pc.match_substring_regex(texts, plain_text(field)).fill_null(True)
     try:
         column = _cast(field, texts if is_plain.true_count == len(texts) else pc.if_else(is_plain, texts, pa.scalar(None, texts.type)))
