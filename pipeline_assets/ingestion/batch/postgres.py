@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from pipeline_assets.core.dsn import read_address
 from pipeline_assets.core.errors import SettingsMissing, SourceChanged, SourceRefused, SourceUnavailable
-from pipeline_assets.core.settings import PREFIX, Settings
+from pipeline_assets.core.settings import PREFIX, DatabaseSettings, Settings
 from pipeline_assets.ingestion.sources.contracts import Checked, arrow_schema, check_batch
 from pipeline_assets.spec.contracts import Contract, FieldType
 from pipeline_assets.spec.sources import PostgresTable
@@ -135,7 +135,7 @@ def open_table(settings: Settings, contract: Contract, origin: PostgresTable) ->
     """
     import psycopg
 
-    conninfo = _conninfo(settings, origin.database)
+    conninfo = conninfo_of(settings, origin.database)
     with source_errors(contract.name, connecting=True):
         connection = psycopg.connect(conninfo)
     with closing(connection):
@@ -148,7 +148,8 @@ def open_table(settings: Settings, contract: Contract, origin: PostgresTable) ->
         yield TableSnapshot(contract=contract, origin=origin, conninfo=conninfo, snapshot=snapshot, opened_at=opened_at, columns=columns)
 
 
-def _conninfo(settings: Settings, database: str) -> str:
+def conninfo_of(settings: DatabaseSettings, database: str) -> str:
+    """The connection string of a database; raises SettingsMissing without a DSN."""
     from psycopg.conninfo import make_conninfo
 
     if database not in settings.databases:

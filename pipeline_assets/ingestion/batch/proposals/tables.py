@@ -1,0 +1,247 @@
+"""The declaration of a Postgres table, from its catalog and a sample of its rows.
+
+What the catalog says counts: types, `not null`, lengths, values of enumerations, the primary key and comments. The sample shows the rest.
+"""
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import psycopg
+import pyarrow as pa
+from psycopg import sql
+from psycopg.rows import class_row
+
+from pipeline_assets.core.errors import ProposalRefused
+from pipeline_assets.core.settings import DatabaseSettings
+from pipeline_assets.ingestion.batch.postgres import SERVES, conninfo_of, source_errors, table_of
+from pipeline_assets.ingestion.sources.proposals.code import Noted, text
+from pipeline_assets.ingestion.sources.proposals.module import module_text
+from pipeline_assets.ingestion.sources.proposals.proposal import Proposal, name_of, proposed
+from pipeline_assets.ingestion.sources.proposals.samples import SAMPLE_BYTES, SAMPLE_SECONDS, Column, Sample, arrow_column
+from pipeline_assets.spec.contracts import FieldType
+from pipeline_assets.spec.sources import Load, PostgresTable
+
+# In this order a column is held against the types that it may serve.
+TRIED: tuple[FieldType, ...] = ("boolean", "integer", "timestamp", "string", "number")
+# A decimal with more digits than this is not the same as a 64-bit float.
+FLOAT_DIGITS = 15
+# Longer texts are cut off in a sample, which shows of them how they begin.
+LONGEST_TEXT = 1_000
+BATCH_BYTES = "1000000"
+TABLE, PARTITIONED = "r", "p"
+RELATION = """
+    select c.relkind::text as kind, c.reltuples::bigint as rows, coalesce(obj_description(c.oid, 'pg_class'), '') as description,
+        array(
+            select a.attname::text from pg_index as i, unnest(i.indkey::int2[]) with ordinality as k(number, place)
+            join pg_attribute as a on a.attnum = k.number
+            where i.indrelid = c.oid and i.indisprimary and a.attrelid = c.oid and k.place <= i.indnkeyatts order by k.place
+        ) as key
+    from pg_class as c where c.oid = to_regclass(%s) and c.relkind in ('r', 'p', 'v', 'm', 'f')
+"""
+COLUMNS = """
+    select a.attname::text as name, format_type(a.atttypid, a.atttypmod) as shown,
+        case t.typtype when 'e' then 'enum' when 'd' then format_type(t.typbasetype, null) else format_type(t.oid, null) end as kind,
+        case when t.typtype = 'd' then t.typtypmod else a.atttypmod end as modifier,
+        a.attnotnull or (t.typtype = 'd' and t.typnotnull) as is_required,
+        coalesce(col_description(a.attrelid, a.attnum), '') as description,
+        array(select e.enumlabel::text from pg_enum as e where e.enumtypid = t.oid order by e.enumsortorder) as labels,
+        array(
+            select pg_get_constraintdef(c.oid) from pg_constraint as c
+            where c.contype = 'c' and (c.conrelid = a.attrelid and c.conkey = array[a.attnum] or c.contypid = t.oid) order by c.conname
+        ) as checks
+    from pg_attribute as a join pg_type as t on t.oid = a.atttypid
+    where a.attrelid = to_regclass(%s) and a.attnum > 0 and not a.attisdropped order by a.attnum
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Relation:
+    """A table, or what is read like one: its kind, its rows as far as the server knows (-1: it does not), and its primary key."""
+
+    kind: str
+    rows: int
+    description: str
+    key: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CatalogColumn:
+    """What the catalog says of a column; `kind` is its type without length, of a domain that which it is made of."""
+
+    name: str
+    shown: str
+    kind: str
+    modifier: int
+    is_required: bool
+    description: str
+    labels: Sequence[str]
+    checks: Sequence[str]
+
+    @property
+    def length(self) -> int | None:
+        """The greatest number of characters."""
+        return self.modifier - 4 if self.kind in {"character varying", "character"} and self.modifier > 4 else None  # noqa: PLR2004
+
+
+def propose_table(settings: DatabaseSettings, origin: PostgresTable, name: str | None, rows: int) -> tuple[Proposal, str]:
+    """The proposal of a table, and its module; at most so many rows are read.
+
+    Raises SettingsMissing without a DSN, ProposalRefused if there is no such table, and what `source_errors` make of errors.
+    """
+    conninfo, wanted = conninfo_of(settings, origin.database), name or name_of(origin.table)
+    with source_errors(wanted, connecting=True):
+        connection = psycopg.connect(conninfo)
+    with closing(connection), source_errors(wanted):
+        relation, columns = _catalog(connection, wanted, origin)
+    fields = [_column(column) for column in columns]
+    served = [(column, catalog) for column, catalog in zip(fields, columns, strict=True) if column.type is not None]
+    values = _rows(wanted, conninfo, origin, relation, served, rows) if served else pa.table({})
+    filled = {column.name: arrow_column(column, values.column(number)) for number, (column, _) in enumerate(served)}
+    sample = Sample(
+        columns=[filled.get(column.name, column) for column in fields],
+        rows=values.num_rows,
+        looked_at=_looked_at(origin, relation, values.num_rows),
+        key=tuple(relation.key),
+        description=relation.description,
+    )
+    return _declared(wanted, origin, relation, sample)
+
+
+def field_type(column: CatalogColumn) -> tuple[FieldType | None, tuple[str, ...]]:
+    """The type of the field that a column can be, None where it can be none, and what a person should know of it."""
+    kind = next((kind for kind in TRIED if column.kind in SERVES[kind]), None)
+    if column.kind != "numeric":
+        return kind, ()
+    precision, scale = (column.modifier - 4) >> 16 & 0xFFFF, (column.modifier - 4) & 0x7FF
+    if column.modifier >= 0 and scale == 0 and precision <= FLOAT_DIGITS:
+        return "integer", ()
+    if column.modifier >= 0 and precision <= FLOAT_DIGITS:
+        return "number", ()
+    return "number", (f"{column.shown} may have more digits than the {FLOAT_DIGITS} that a number keeps",)
+
+
+def _column(column: CatalogColumn) -> Column:
+    kind, remarks = field_type(column)
+    checks = tuple(f"checked by the table: {text(check)}" for check in column.checks)
+    return Column(
+        name=column.name,
+        type=kind,
+        reason="" if kind is not None else f"{column.shown}: no type of a contract holds it",
+        required=column.is_required,
+        allowed=tuple(column.labels) if kind == "string" else (),
+        max_length=column.length if kind == "string" else None,
+        description=column.description,
+        remarks=(*remarks, *checks),
+    )
+
+
+def _catalog(connection: psycopg.Connection, name: str, origin: PostgresTable) -> tuple[Relation, list[CatalogColumn]]:
+    table = table_of(origin).as_string(connection)
+    found = connection.cursor(row_factory=class_row(Relation)).execute(RELATION, [table]).fetchone()
+    if found is None:
+        raise ProposalRefused(name, f"database '{origin.database}' has no table {table}, or its role may not use its schema")
+    return found, connection.cursor(row_factory=class_row(CatalogColumn)).execute(COLUMNS, [table]).fetchall()
+
+
+def _rows(
+    name: str, conninfo: str, origin: PostgresTable, relation: Relation, columns: Sequence[tuple[Column, CatalogColumn]], rows: int
+) -> pa.Table:
+    """Some rows of a table, as batches read them; of a large one from blocks all over it, if they have any."""
+    is_large = relation.rows > 2 * rows and relation.kind in {TABLE, PARTITIONED}
+    # Blocks are chosen rather than rows, and some have less than their share: a third more of them than is needed.
+    shares = [min(100, 400 / 3 * rows / relation.rows), None] if is_large else [None]
+    for share in shares:
+        found = _read_rows(name, conninfo, _select(origin, share, columns, rows))
+        if found.num_rows:
+            break
+    return found
+
+
+def _read_rows(name: str, conninfo: str, query: str) -> pa.Table:
+    from adbc_driver_postgresql import dbapi
+
+    batches, size = list[pa.RecordBatch](), 0
+    with source_errors(name, connecting=True):
+        connection = dbapi.connect(conninfo)
+    with closing(connection), source_errors(name), closing(connection.cursor()) as cursor:
+        cursor.execute(f"set statement_timeout = {int(SAMPLE_SECONDS * 1000)}")
+        cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": BATCH_BYTES})
+        cursor.execute(query)
+        reader = cursor.fetch_record_batch()
+        for batch in reader:
+            batches.append(batch)
+            size += batch.nbytes
+            if size >= SAMPLE_BYTES:
+                break
+        return pa.Table.from_batches(batches, reader.schema)
+
+
+def _select(origin: PostgresTable, share: float | None, columns: Sequence[tuple[Column, CatalogColumn]], rows: int) -> str:
+    sampled = sql.SQL("") if share is None else sql.SQL(" tablesample system ({})").format(sql.Literal(round(share, 6)))
+    read = sql.SQL(", ").join(_read(column, catalog, number) for number, (column, catalog) in enumerate(columns))
+    return sql.SQL("select {} from {}{} limit {}").format(read, table_of(origin), sampled, sql.Literal(rows)).as_string()
+
+
+def _read(column: Column, catalog: CatalogColumn, number: int) -> sql.Composable:
+    named, place = sql.Identifier(column.name), sql.Identifier(f"c{number}")
+    if column.type == "string":
+        return sql.SQL("left({}::text, {}) as {}").format(named, sql.Literal(LONGEST_TEXT), place)
+    cast = SERVES[column.type][catalog.kind] if column.type is not None else None
+    return sql.SQL("{} as {}").format(named, place) if cast is None else sql.SQL("{}::{} as {}").format(named, sql.SQL(cast), place)
+
+
+def _looked_at(origin: PostgresTable, relation: Relation, rows: int) -> str:
+    known = f" of about {relation.rows:,}" if relation.rows > rows else ""
+    return f"{rows:,} rows{known} of {text(f'{origin.schema}.{origin.table}')} in database {text(origin.database)}, and its catalog"
+
+
+def _declared(name: str, origin: PostgresTable, relation: Relation, sample: Sample) -> tuple[Proposal, str]:
+    """The proposal and its module; a table with a key and without a time may be known by the commits of its changes."""
+    proposal = proposed(name, sample)
+    is_followed = relation.kind in {TABLE, PARTITIONED} and proposal.is_keyed
+    if proposal.times is None and is_followed:
+        proposal = proposed(name, _with_commit(sample), known_at=_commit_name(sample))
+        known: list[tuple[str, Any]] = [("known_at_commit", True)]
+        return proposal, module_text(proposal, "Source", [("origin", origin), ("load", _followed("no time stands in the table")), *known])
+    return proposal, module_text(proposal, "Source", [("origin", origin), ("load", _load(proposal, is_followed=is_followed))])
+
+
+def _load(proposal: Proposal, *, is_followed: bool) -> Noted:
+    times = proposal.times
+    if times is None:
+        return _guess("snapshot", "without a time there are no days")
+    if times.is_changed and is_followed:
+        return _followed(f"rows seem to be changed ({times.known_at})")
+    if times.is_changed:
+        return _guess("snapshot", f"rows seem to be changed ({times.known_at}), and without a primary key changes are not followed")
+    return _guess("daily", f"rows seem to be added and not changed; have an index on {times.event_at}")
+
+
+def _followed(why: str) -> Noted:
+    return _guess("changes", f"{why}; `pipeline sources preflight` says whether they can be followed")
+
+
+def _guess(load: Load, why: str) -> Noted:
+    return Noted(value=load, comments=[f"guess: {why}"])
+
+
+def _commit_name(sample: Sample) -> str:
+    taken = {column.name for column in sample.columns}
+    return next(name for name in ("committed_at", "known_at", *(f"known_at_{n}" for n in range(len(taken)))) if name not in taken)
+
+
+def _with_commit(sample: Sample) -> Sample:
+    """The sample with a column for the time of the commit, which stands in no table."""
+    now = datetime.now(UTC)
+    column = Column(
+        name=_commit_name(sample),
+        type="timestamp",
+        values=[now] * sample.rows,
+        required=True,
+        is_added=True,
+        description="When the change was committed, and so could be known.",
+    )
+    return replace(sample, columns=[*sample.columns, column])
