@@ -121,10 +121,12 @@ def _declared(proposal: Proposal, origin: RestEndpoint, *, is_daily: bool, is_na
 def _pairs(query: str) -> tuple[tuple[str, str], ...]:
     """The parameters of a query; a value that takes a time is a template, and stands as it is."""
     pairs = [part.partition("=") for part in query.split("&") if part]
-    plain = {"{": "{{", "}": "}}"}
-    return tuple(
-        (unquote_plus(name), value if "{" in value else unquote_plus(value).translate(str.maketrans(plain))) for name, _, value in pairs
-    )
+    return tuple((unquote_plus(name), value if "{" in value else _escaped(unquote_plus(value))) for name, _, value in pairs)
+
+
+def _escaped(value: str) -> str:
+    """A value as a template that takes nothing."""
+    return value.replace("{", "{{").replace("}", "}}")
 
 
 def _login(service: RestService) -> Login:

@@ -119,7 +119,7 @@ def _field(column: Column, *, is_time: bool) -> Field:
 
 def _described(given: str) -> str:
     """A comment of a catalog in one line."""
-    return " ".join(given.split())[:LONGEST_DESCRIPTION]
+    return " ".join(given.encode(errors="replace").decode().split())[:LONGEST_DESCRIPTION]
 
 
 def _of_times(times: Times | None, *, is_certain: bool) -> dict[str, list[str]]:

@@ -80,8 +80,8 @@ def guessed_times(columns: Sequence[Column], days: Sequence[date] = (), known_at
 
 
 def has_known_name(name: str) -> bool:
-    """Whether the name of a time says that something was known then."""
-    return _rank(KNOWN, name) < len(KNOWN)
+    """Whether the name of a time says that something was known then, rather than began."""
+    return _rank(KNOWN, name) < len(KNOWN) and not _words(name) & BEGINS
 
 
 def _event(times: Mapping[str, Column], known: str, days: Sequence[date]) -> str:
