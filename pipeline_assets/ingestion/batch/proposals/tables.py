@@ -17,6 +17,7 @@ from psycopg.rows import class_row
 from pipeline_assets.core.errors import ProposalRefused
 from pipeline_assets.core.settings import DatabaseSettings
 from pipeline_assets.ingestion.batch.postgres import SERVES, conninfo_of, source_errors, table_of
+from pipeline_assets.ingestion.batch.proposals.checks import promised
 from pipeline_assets.ingestion.sources.proposals.code import Noted, text
 from pipeline_assets.ingestion.sources.proposals.module import module_text
 from pipeline_assets.ingestion.sources.proposals.proposal import Proposal, name_of, proposed
@@ -125,13 +126,16 @@ def field_type(column: CatalogColumn) -> tuple[FieldType | None, tuple[str, ...]
 
 def _column(column: CatalogColumn) -> Column:
     kind, remarks = field_type(column)
-    checks = tuple(f"checked by the table: {text(check)}" for check in column.checks)
+    promise = promised(kind, column.checks)
+    checks = tuple(f"checked by the table: {text(check)}" for check in promise.others)
     return Column(
         name=column.name,
         type=kind,
         reason="" if kind is not None else f"{column.shown}: no type of a contract holds it",
         required=column.is_required,
-        allowed=tuple(column.labels) if kind == "string" else (),
+        minimum=promise.minimum,
+        maximum=promise.maximum,
+        allowed=promise.allowed or (tuple(column.labels) if kind == "string" else ()),
         max_length=column.length if kind == "string" else None,
         description=column.description,
         remarks=(*remarks, *checks),

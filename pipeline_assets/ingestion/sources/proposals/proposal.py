@@ -112,6 +112,8 @@ def _field(column: Column, *, is_time: bool) -> Field:
         type=column.type or "string",
         description=_described(column.description) or column.name,
         required=is_required or is_time,
+        minimum=column.minimum,
+        maximum=column.maximum,
         allowed=column.allowed,
         max_length=column.max_length,
     )

@@ -36,7 +36,7 @@ class Column:
     """A column of a sample.
 
     type: of the field that it can be; None where it can be none, which `reason` explains. values: in that type, None for null.
-    required: whether the source promises a value (None: it promises nothing). `allowed` and `max_length` are likewise promises.
+    required: whether the source promises a value (None: it promises nothing). The rules of a field are likewise promises.
     remarks: what a person should know of it. is_added: whether it is of the platform, as the time at which a record was received.
     """
 
@@ -45,6 +45,8 @@ class Column:
     values: Sequence[Any] = ()
     reason: str = ""
     required: bool | None = None
+    minimum: float | None = None
+    maximum: float | None = None
     allowed: tuple[str, ...] = ()
     max_length: int | None = None
     description: str = ""
