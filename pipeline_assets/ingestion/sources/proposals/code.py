@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from datetime import timedelta
 from typing import Any
-from unicodedata import east_asian_width
+from unicodedata import category, east_asian_width
 
 LINE = 140
 INDENT = 4
@@ -45,9 +45,10 @@ def assignment(name: str, value: Any) -> str:
 
 def comment(text: str, indent: int = 0) -> str:
     """One line of comment, cut off where it is too long."""
-    line = " " * indent + "# " + "".join(sign if sign.isprintable() else _escaped(sign) for sign in text[:LINE])
-    if len(text) <= LINE and _width(line) <= LINE:
+    line = " " * indent + "# " + "".join(sign if sign.isprintable() else _escaped(sign) for sign in text[: LINE + 1])
+    if max(len(line), _width(line)) <= LINE:
         return line
+    line = line[: LINE - 1]
     while _width(line) >= LINE:
         line = line[:-1]
     return f"{line.rstrip()}…"
@@ -84,7 +85,7 @@ def _lines(value: Any, before: str, after: str, indent: int) -> list[str]:
     if is_dataclass(value) and not isinstance(value, Call | type):
         return _lines(call_of(value), before, after, indent)
     line = None if _has_comments(value) else f"{' ' * indent}{before}{_flat(value)}{after}"
-    if line is not None and (_width(line) <= LINE or not isinstance(value, Call | tuple | str)):
+    if line is not None and (_fits(value, line) or not isinstance(value, Call | tuple | str)):
         return [line]
     if isinstance(value, str):
         return _pieces(value, before, after, indent)
@@ -146,5 +147,11 @@ def _escaped(sign: str) -> str:
     return repr(sign)[1:-1]
 
 
+def _fits(value: Any, line: str) -> bool:
+    """Whether a value stands in one line: where the width of a sign is not certain, in the way that the formatter leaves as it is."""
+    is_left_in_parts = isinstance(value, Call) or (isinstance(value, tuple) and len(value) > 1)
+    return (sum(1 if sign.isascii() else 2 for sign in line) if is_left_in_parts else _width(line)) <= LINE
+
+
 def _width(line: str) -> int:
-    return sum(2 if east_asian_width(sign) in "WF" else 1 for sign in line)
+    return sum(0 if category(sign) in {"Mn", "Me"} else 2 if east_asian_width(sign) in "WF" else 1 for sign in line)

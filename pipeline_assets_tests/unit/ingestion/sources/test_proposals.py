@@ -288,8 +288,9 @@ def test_a_comment_is_one_line_that_fits(value: str, indent: int) -> None:
 
 
 @settings(max_examples=60)
-@given(st.lists(st.one_of(st.text(max_size=400), TEXTS), min_size=1, max_size=4), st.lists(TEXTS, max_size=3))
+@given(st.lists(st.one_of(st.text(max_size=400), TEXTS), min_size=2, max_size=4), st.lists(TEXTS, max_size=3))
 @example(["a" * 200, "b c" * 100], ["x" * 150])
+@example(["描述" * 60, "描述 " * 60], [])
 def test_declarations_are_laid_out_as_the_formatter_does(names: list[str], columns: list[str]) -> None:
     """Texts of any length and kind, in calls and tuples, come out of the formatter as they went in."""
     module = f"{assignment('made', Contract(**_CONTRACT, description=names[0], primary_key=(*names, *columns)))}\n"
