@@ -32,7 +32,7 @@ FLOAT_DIGITS = 15
 # Longer texts are cut off in a sample, which shows of them how they begin.
 LONGEST_TEXT = 1_000
 BATCH_BYTES = "1000000"
-TABLE, PARTITIONED = "r", "p"
+TABLE, PARTITIONED, VIEW, MATERIALIZED_VIEW = "r", "p", "v", "m"
 RELATION = """
     select c.relkind::text as kind, c.reltuples::bigint as rows, coalesce(obj_description(c.oid, 'pg_class'), '') as description,
         array(
@@ -97,10 +97,10 @@ def propose_table(settings: DatabaseSettings, origin: PostgresTable, name: str |
         connection = psycopg.connect(conninfo)
     with closing(connection), source_errors(wanted):
         relation, columns = _catalog(connection, wanted, origin)
-    fields = [_column(column) for column in columns]
+    fields = [_column(column, has_promises=relation.kind not in {VIEW, MATERIALIZED_VIEW}) for column in columns]
     served = [(column, catalog) for column, catalog in zip(fields, columns, strict=True) if column.type is not None]
     values = _rows(wanted, conninfo, origin, relation, served, rows) if served else pa.table({})
-    filled = {column.name: arrow_column(column, values.column(number)) for number, (column, _) in enumerate(served)}
+    filled = {column.name: arrow_column(column, values.column(number).combine_chunks()) for number, (column, _) in enumerate(served)}
     sample = Sample(
         columns=[filled.get(column.name, column) for column in fields],
         rows=values.num_rows,
@@ -124,7 +124,8 @@ def field_type(column: CatalogColumn) -> tuple[FieldType | None, tuple[str, ...]
     return "number", (f"{column.shown} may have more digits than the {FLOAT_DIGITS} that a number keeps",)
 
 
-def _column(column: CatalogColumn) -> Column:
+def _column(column: CatalogColumn, *, has_promises: bool) -> Column:
+    """A column without values; of a view the catalog never says that there is always one."""
     kind, remarks = field_type(column)
     promise = promised(kind, column.checks)
     checks = tuple(f"checked by the table: {text(check)}" for check in promise.others)
@@ -132,7 +133,7 @@ def _column(column: CatalogColumn) -> Column:
         name=column.name,
         type=kind,
         reason="" if kind is not None else f"{column.shown}: no type of a contract holds it",
-        required=column.is_required,
+        required=column.is_required if has_promises else None,
         minimum=promise.minimum,
         maximum=promise.maximum,
         allowed=promise.allowed or (tuple(column.labels) if kind == "string" else ()),
@@ -155,8 +156,7 @@ def _rows(
 ) -> pa.Table:
     """Some rows of a table, as batches read them; of a large one from blocks all over it, if they have any."""
     is_large = relation.rows > 2 * rows and relation.kind in {TABLE, PARTITIONED}
-    # Blocks are chosen rather than rows, and some have less than their share: a third more of them than is needed.
-    shares = [min(100, 400 / 3 * rows / relation.rows), None] if is_large else [None]
+    shares = [100 * rows / relation.rows, None] if is_large else [None]
     for share in shares:
         found = _read_rows(name, conninfo, _select(origin, share, columns, rows))
         if found.num_rows:

@@ -55,15 +55,15 @@ def _candidates(able: Sequence[Column], times: Times | None) -> Iterator[Sequenc
 
 
 def _is_able(column: Column) -> bool:
-    """Whether a column may be of a key: whole numbers, short texts and times that are never null, and nowhere allowed to be."""
-    if column.type not in {"string", "integer", "timestamp"} or column.nulls or column.required is False:
+    """Whether a column may be of a key: whole numbers, short texts and times that are never null."""
+    if column.type not in {"string", "integer", "timestamp"} or column.nulls:
         return False
     return column.type != "string" or all(len(value) <= LONGEST_KEY for value in column.values)
 
 
-def _preference(column: Column) -> tuple[bool, bool, bool]:
-    """Identifiers come first, then times, as of two fields of which one is a time that is most often the other; then the rest."""
-    return (column.name != "id", not IDENTIFIER.fullmatch(column.name), column.type != "timestamp")
+def _preference(column: Column) -> tuple[bool, ...]:
+    """What may never be null comes first, then identifiers, then times, as the second field of a key is most often one; then the rest."""
+    return (column.required is False, column.name != "id", not IDENTIFIER.fullmatch(column.name), column.type != "timestamp")
 
 
 def _is_unique(columns: Sequence[Column]) -> bool:
