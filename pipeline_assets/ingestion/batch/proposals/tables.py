@@ -21,14 +21,12 @@ from pipeline_assets.ingestion.batch.proposals.checks import promised
 from pipeline_assets.ingestion.sources.proposals.code import Noted, text
 from pipeline_assets.ingestion.sources.proposals.module import module_text
 from pipeline_assets.ingestion.sources.proposals.proposal import Proposal, name_of, proposed
-from pipeline_assets.ingestion.sources.proposals.samples import SAMPLE_BYTES, SAMPLE_SECONDS, Column, Sample, arrow_column
+from pipeline_assets.ingestion.sources.proposals.samples import FLOAT_DIGITS, SAMPLE_BYTES, SAMPLE_SECONDS, Column, Sample, arrow_column
 from pipeline_assets.spec.contracts import FieldType
 from pipeline_assets.spec.sources import Load, PostgresTable
 
 # In this order a column is held against the types that it may serve.
 TRIED: tuple[FieldType, ...] = ("boolean", "integer", "timestamp", "string", "number")
-# A decimal with more digits than this is not the same as a 64-bit float.
-FLOAT_DIGITS = 15
 # Longer texts are cut off in a sample, which shows of them how they begin.
 LONGEST_TEXT = 1_000
 BATCH_BYTES = "1000000"
