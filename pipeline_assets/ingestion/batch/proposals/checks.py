@@ -50,7 +50,7 @@ def _read(kind: FieldType | None, check: str) -> Promise | None:
     if kind == "string" and listed is not None:
         return Promise(allowed=tuple(text.rpartition("'")[0][1:].replace("''", "'") for text in re.findall(TEXT, listed["texts"])))
     compared = [COMPARED.fullmatch(part) for part in condition.split(" AND ")]
-    if kind not in {"integer", "number"} or any(each is None for each in compared):
+    if kind not in {"integer", "number", "decimal"} or any(each is None for each in compared):
         return None
     read = Promise()
     for each in compared:

@@ -19,18 +19,18 @@ from pipeline_assets.ingestion.sources.proposals.proposal import Proposal, are_w
 from pipeline_assets.ingestion.sources.proposals.samples import (
     MOST_COLUMNS,
     SAMPLE_BYTES,
+    TRIED,
     Column,
     ReadRows,
     Sample,
     arrow_column,
+    decimal_column,
     json_columns,
     nameless,
     text_columns,
 )
-from pipeline_assets.spec.contracts import FieldType
 from pipeline_assets.spec.sources import CsvFile, FileFormat, Files, JsonLines, ParquetFile
 
-TRIED: tuple[FieldType, ...] = ("boolean", "integer", "number", "timestamp", "string")
 MOST_FILES = 100
 PARQUET_MAGIC, BEGINNING_BYTES = b"PAR1", 65_536
 DELIMITERS = ",;\t|"
@@ -191,12 +191,13 @@ def _columns(kind: FileFormat, read: Sequence[FileRows]) -> ReadRows:
 
 
 def _parquet_column(name: str, values: pa.ChunkedArray) -> Column:
-    kind = field_type(values.type)
-    if kind is None:
-        return Column(name=name, type=None, values=[None] * len(values), reason=f"{values.type}: no type of a contract holds it")
-    return arrow_column(Column(name=name, type=kind), decoded(values.combine_chunks()))
+    column = field_type(name, values.type)
+    return replace(column, values=[None] * len(values)) if column.type is None else arrow_column(column, decoded(values.combine_chunks()))
 
 
-def field_type(found: pa.DataType) -> FieldType | None:
-    """The type of the field that a column of Parquet can be; None where it can be none."""
-    return None if pa.types.is_null(found) else next((kind for kind in TRIED if serves(kind, found)), None)
+def field_type(name: str, found: pa.DataType) -> Column:
+    """The column that one of Parquet can be, without its values."""
+    if pa.types.is_decimal(found):
+        return decimal_column(name, found.precision, found.scale)
+    kind = None if pa.types.is_null(found) else next((kind for kind in TRIED if serves(kind, found)), None)
+    return Column(name=name, type=kind, reason="" if kind is not None else f"{text(str(found))} has no type of contracts")

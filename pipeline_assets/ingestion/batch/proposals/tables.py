@@ -16,20 +16,29 @@ from psycopg.rows import class_row
 
 from pipeline_assets.core.errors import ProposalRefused
 from pipeline_assets.core.settings import DatabaseSettings
-from pipeline_assets.ingestion.batch.postgres import SERVES, conninfo_of, source_errors, table_of
+from pipeline_assets.ingestion.batch.postgres import connect, conninfo_of, source_errors, table_of
 from pipeline_assets.ingestion.batch.proposals.checks import promised
+from pipeline_assets.ingestion.sources.numbers import number_in
+from pipeline_assets.ingestion.sources.postgres_types import NUMERIC, OTHERWISE, REFUSED, SERVED
 from pipeline_assets.ingestion.sources.proposals.code import Noted, text
 from pipeline_assets.ingestion.sources.proposals.module import module_text
 from pipeline_assets.ingestion.sources.proposals.proposal import Proposal, name_of, proposed
-from pipeline_assets.ingestion.sources.proposals.samples import FLOAT_DIGITS, SAMPLE_BYTES, SAMPLE_SECONDS, Column, Sample, arrow_column
-from pipeline_assets.spec.contracts import FieldType
+from pipeline_assets.ingestion.sources.proposals.samples import (
+    INTEGER,
+    SAMPLE_BYTES,
+    SAMPLE_SECONDS,
+    Column,
+    Sample,
+    arrow_column,
+    decimal_column,
+    json_column,
+)
 from pipeline_assets.spec.sources import Load, PostgresTable
 
-# In this order a column is held against the types that it may serve.
-TRIED: tuple[FieldType, ...] = ("boolean", "integer", "timestamp", "string", "number")
 # Longer texts are cut off in a sample, which shows of them how they begin.
 LONGEST_TEXT = 1_000
 BATCH_BYTES = "1000000"
+UNSAID = "guess: numeric without digits, of the type that its values show"
 TABLE, PARTITIONED, VIEW, MATERIALIZED_VIEW = "r", "p", "v", "m"
 RELATION = """
     select c.relkind::text as kind, c.reltuples::bigint as rows, coalesce(obj_description(c.oid, 'pg_class'), '') as description,
@@ -90,15 +99,15 @@ def propose_table(settings: DatabaseSettings, origin: PostgresTable, name: str |
 
     Raises SettingsMissing without a DSN, ProposalRefused if there is no such table, and what `source_errors` make of errors.
     """
-    conninfo, wanted = conninfo_of(settings, origin.database), name or name_of(origin.table)
-    with source_errors(wanted, connecting=True):
-        connection = psycopg.connect(conninfo)
-    with closing(connection), source_errors(wanted):
+    wanted = name or name_of(origin.table)
+    with closing(connect(settings, wanted, origin.database)) as connection, source_errors(wanted):
         relation, columns = _catalog(connection, wanted, origin)
     fields = [_column(column, has_promises=relation.kind not in {VIEW, MATERIALIZED_VIEW}) for column in columns]
     served = [(column, catalog) for column, catalog in zip(fields, columns, strict=True) if column.type is not None]
-    values = _rows(wanted, conninfo, origin, relation, served, rows) if served else pa.table({})
-    filled = {column.name: arrow_column(column, values.column(number).combine_chunks()) for number, (column, _) in enumerate(served)}
+    values = _rows(wanted, conninfo_of(settings, origin.database), origin, relation, served, rows) if served else pa.table({})
+    filled = {
+        column.name: _filled(column, catalog, values.column(number).combine_chunks()) for number, (column, catalog) in enumerate(served)
+    }
     sample = Sample(
         columns=[filled.get(column.name, column) for column in fields],
         rows=values.num_rows,
@@ -109,36 +118,45 @@ def propose_table(settings: DatabaseSettings, origin: PostgresTable, name: str |
     return _declared(wanted, origin, relation, sample)
 
 
-def field_type(column: CatalogColumn) -> tuple[FieldType | None, tuple[str, ...]]:
-    """The type of the field that a column can be, None where it can be none, and what a person should know of it."""
-    kind = next((kind for kind in TRIED if column.kind in SERVES[kind]), None)
-    if column.kind != "numeric":
-        return kind, ()
-    precision, scale = (column.modifier - 4) >> 16 & 0xFFFF, (column.modifier - 4) & 0x7FF
-    if column.modifier >= 0 and scale == 0 and precision <= FLOAT_DIGITS:
-        return "integer", ()
-    if column.modifier >= 0 and precision <= FLOAT_DIGITS:
-        return "number", ()
-    return "number", (f"{column.shown} may have more digits than the {FLOAT_DIGITS} that a number keeps",)
+def field_type(column: CatalogColumn) -> Column:
+    """The column of a sample that one of a table can be, without its values; `numeric` without digits is decided by these."""
+    if column.kind == NUMERIC and column.modifier >= 0:
+        digits = column.modifier - 4
+        # Eleven bits with a sign, behind the digits that there are.
+        return decimal_column(column.name, digits >> 16 & 0xFFFF, (digits & 0x7FF ^ 0x400) - 0x400)
+    served = SERVED.get(column.kind, (None,))
+    reason = "" if column.kind in SERVED else f"{text(column.shown)} {REFUSED.get(column.kind, OTHERWISE)}"
+    return Column(name=column.name, type=served[0], reason=reason)
 
 
 def _column(column: CatalogColumn, *, has_promises: bool) -> Column:
     """A column without values; of a view the catalog never says that there is always one."""
-    kind, remarks = field_type(column)
-    promise = promised(kind, column.checks)
+    found = field_type(column)
+    promise = promised(found.type, column.checks)
     checks = tuple(f"checked by the table: {text(check)}" for check in promise.others)
-    return Column(
-        name=column.name,
-        type=kind,
-        reason="" if kind is not None else f"{column.shown}: no type of a contract holds it",
+    return replace(
+        found,
         required=column.is_required if has_promises else None,
         minimum=promise.minimum,
         maximum=promise.maximum,
-        allowed=promise.allowed or (tuple(column.labels) if kind == "string" else ()),
-        max_length=column.length if kind == "string" else None,
+        allowed=promise.allowed or (tuple(column.labels) if found.type == "string" else ()),
+        max_length=column.length if found.type == "string" else None,
         description=column.description,
-        remarks=(*remarks, *checks),
+        remarks=(*found.remarks, *checks),
     )
+
+
+def _filled(column: Column, catalog: CatalogColumn, values: pa.Array) -> Column:
+    """The column with its values; one of numbers with any digits is what these show."""
+    if catalog.kind != NUMERIC or catalog.modifier >= 0:
+        return arrow_column(column, values)
+    texts = values.to_pylist()
+    numbers = [int(text) if text is not None and INTEGER.fullmatch(text) else number_in(text or "") for text in texts]
+    shown = json_column(column.name, numbers)
+    if shown.type is None:
+        return arrow_column(replace(column, type="number", remarks=(UNSAID, *column.remarks)), values)
+    kept = replace(column, type=shown.type, precision=shown.precision, scale=shown.scale, remarks=(UNSAID, *shown.remarks, *column.remarks))
+    return arrow_column(kept, values)
 
 
 def _catalog(connection: psycopg.Connection, name: str, origin: PostgresTable) -> tuple[Relation, list[CatalogColumn]]:
@@ -191,8 +209,7 @@ def _read(column: Column, catalog: CatalogColumn, number: int) -> sql.Composable
     named, place = sql.Identifier(column.name), sql.Identifier(f"c{number}")
     if column.type == "string":
         return sql.SQL("left({}::text, {}) as {}").format(named, sql.Literal(LONGEST_TEXT), place)
-    cast = SERVES[column.type][catalog.kind] if column.type is not None else None
-    return sql.SQL("{} as {}").format(named, place) if cast is None else sql.SQL("{}::{} as {}").format(named, sql.SQL(cast), place)
+    return sql.SQL("{}::text as {}" if catalog.kind == NUMERIC else "{} as {}").format(named, place)
 
 
 def _looked_at(origin: PostgresTable, relation: Relation, rows: int) -> str:

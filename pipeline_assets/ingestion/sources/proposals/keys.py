@@ -42,12 +42,12 @@ def _candidates(able: Sequence[Column], times: Times | None) -> Iterator[Sequenc
 
     Numbers that are no identifiers are often different without meaning to, and so are times: one that is goes with what happened to.
     """
-    telling = [column for column in able if column.type == "string" or (column.type == "integer" and IDENTIFIER.fullmatch(column.name))]
+    telling = [column for column in able if column.type == "string" or (column.is_whole and IDENTIFIER.fullmatch(column.name))]
     events = [column for column in able if times is not None and column.name == times.event_at]
     yield from ([column] for column in telling)
     if events and _is_unique(events):
         yield [*telling[:1], *events]
-    yield from ([column] for column in able if column.type == "integer")
+    yield from ([column] for column in able if column.is_whole)
     changing = {times.known_at} if times is not None and times.is_changed else set[str]()
     tried = [column for column in able if (column.type != "timestamp" or column in events) and column.name not in changing][:TRIED]
     for count in range(2, TOGETHER + 1):
@@ -56,7 +56,7 @@ def _candidates(able: Sequence[Column], times: Times | None) -> Iterator[Sequenc
 
 def _is_able(column: Column) -> bool:
     """Whether a column may be of a key: whole numbers, short texts and times that are never null."""
-    if column.type not in {"string", "integer", "timestamp"} or column.nulls:
+    if not (column.is_whole or column.type in {"string", "timestamp"}) or column.nulls:
         return False
     return column.type != "string" or all(len(value) <= LONGEST_KEY for value in column.values)
 

@@ -3,9 +3,10 @@
 import builtins
 import keyword
 from collections.abc import Iterator, Sequence
+from textwrap import wrap
 from typing import Any
 
-from pipeline_assets.ingestion.sources.proposals.code import Call, Noted, assignment, call_of, comment, names_in, text
+from pipeline_assets.ingestion.sources.proposals.code import LINE, Call, Noted, assignment, call_of, comment, names_in, text
 from pipeline_assets.ingestion.sources.proposals.proposal import Proposal
 from pipeline_assets.spec import contracts, rest, sources
 
@@ -47,7 +48,9 @@ def _about(proposal: Proposal) -> Iterator[str]:
         yield f"This does not load yet: {proposal.problem}."
     if proposal.left_out:
         yield "Left out:"
-        yield from (f"- {text(name[:SHOWN_LEFT_OUT])}: {reason}" for name, reason in proposal.left_out[:SHOWN_LEFT_OUT])
+        for name, reason in proposal.left_out[:SHOWN_LEFT_OUT]:
+            first, *rest = wrap(f"- {text(name[:SHOWN_LEFT_OUT])}: {reason}", LINE - len("#   "), break_on_hyphens=False)
+            yield from (first, *(f"  {line}" for line in rest))
     if len(proposal.left_out) > SHOWN_LEFT_OUT:
         yield f"- and {len(proposal.left_out) - SHOWN_LEFT_OUT:,} more"
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
+from decimal import Decimal
 
 from pipeline_assets.core.errors import ProposalRefused
 from pipeline_assets.core.rules.problems import NAME, NAME_RULE
@@ -17,6 +18,8 @@ OWNER, VERSION, BROKEN_SHARE = "team:unknown", "0.1.0", 0.01
 # Values that are few, and come again and again, are shown.
 FEW_VALUES, TIMES_EACH = 12, 5
 SHOWN_LENGTH = 40
+# Years that no clock shows.
+STAND_INS = {1, 9999}
 LONGEST_DESCRIPTION = 1_000
 # Where nothing can be one of the two times; no field has such a name, so the declaration is refused until it is edited.
 NO_TIME = "?"
@@ -114,6 +117,8 @@ def _field(column: Column, *, is_time: bool) -> Field:
         required=is_required or is_time,
         minimum=column.minimum,
         maximum=column.maximum,
+        precision=column.precision,
+        scale=column.scale,
         allowed=column.allowed,
         max_length=column.max_length,
     )
@@ -156,6 +161,8 @@ def _remarks(column: Column, rows: int, instants: set[str]) -> Iterator[str]:
     seen = [part for part in (_range(column), _lengths(column), _nulls(column, rows)) if part]
     if seen:
         yield f"seen: {'; '.join(seen)}"
+    if column.type == "timestamp" and any(value.year in STAND_INS for value in column.values if value is not None):
+        yield "edit: years 1 and 9999 may stand for none, which `sentinels` say"
     few = _few_values(column)
     if few:
         yield f"the values seen: {', '.join(text(value[:SHOWN_LENGTH]) for value in few)}"
@@ -165,7 +172,7 @@ def _remarks(column: Column, rows: int, instants: set[str]) -> Iterator[str]:
 
 def _range(column: Column) -> str:
     values = [value for value in column.values if value is not None]
-    if column.type not in {"integer", "number", "timestamp"} or not values:
+    if column.type not in {"integer", "number", "decimal", "timestamp"} or not values:
         return ""
     return f"{_shown(min(values))} to {_shown(max(values))}"
 
@@ -192,7 +199,7 @@ def _few_values(column: Column) -> list[str]:
 def _shown(value: object) -> str:
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    return repr(value)
+    return f"{value:f}" if isinstance(value, Decimal) else repr(value)
 
 
 def name_of(given: str) -> str:

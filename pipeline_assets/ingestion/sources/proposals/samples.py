@@ -8,25 +8,29 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from pipeline_assets.ingestion.sources.contracts import ARROW_TYPES, check_batch
+from pipeline_assets.ingestion.sources.arrow_types import arrow_type
+from pipeline_assets.ingestion.sources.contracts import check_batch
 from pipeline_assets.ingestion.sources.json_objects import Fault, json_object
-from pipeline_assets.ingestion.sources.json_rows import read_values
-from pipeline_assets.ingestion.sources.text_values import INTEGER, NUMBER, value_of
-from pipeline_assets.spec.contracts import Contract, Field, FieldType
+from pipeline_assets.ingestion.sources.values import read_values, value_of
+from pipeline_assets.spec.contracts import MOST_DIGITS, Contract, Field, FieldType
 
 # The bounds of a sample, whatever it is of.
 SAMPLE_ROWS, SAMPLE_BYTES, SAMPLE_SECONDS = 10_000, 32 << 20, 30.0
 MOST_COLUMNS = 500
 # In this order the types are tried.
-TRIED: tuple[FieldType, ...] = ("boolean", "integer", "number", "timestamp", "string")
-# A number that is written so is more than its value, such as a postal code.
-LEADING_ZERO = re.compile(r"-?0[0-9].*")
+TRIED: tuple[FieldType, ...] = ("boolean", "integer", "number", "decimal", "timestamp", "string")
+# What is a number without doubt: one with a sign or zeros before it may as well be a telephone number or a postal code.
+INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,399})")
+NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,399})(\.[0-9]{1,400})?([eE][+-]?[0-9]{1,4})?")
 # How many digits a 64-bit float keeps of any number.
 FLOAT_DIGITS = 15
+# How many digits the largest whole number of 64 bits has.
+INTEGER_DIGITS = 19
 LARGEST = 2**63
 NAIVE_TIME = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?)?")
 
@@ -47,11 +51,23 @@ class Column:
     required: bool | None = None
     minimum: float | None = None
     maximum: float | None = None
+    precision: int | None = None
+    scale: int | None = None
     allowed: tuple[str, ...] = ()
     max_length: int | None = None
     description: str = ""
     remarks: tuple[str, ...] = ()
     is_added: bool = False
+
+    @property
+    def field(self) -> Field:
+        """The field that it can be, as far as its values are concerned."""
+        return Field(name="value", type=self.type or "string", description="", precision=self.precision, scale=self.scale)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether its values are whole numbers."""
+        return self.type == "integer" or (self.type == "decimal" and self.scale == 0)
 
     @property
     def nulls(self) -> int:
@@ -131,9 +147,9 @@ def json_column(name: str, values: Sequence[Any]) -> Column:
         return Column(name=name, type=None, values=values, reason="no value was seen")
     for kind in TRIED:
         if all(_is_written_as(kind, value) for value in given):
-            found = _read(name, kind, values)
+            found = _read(typed(name, kind, given), values)
             if found is not None:
-                return _remarked(found, given)
+                return found
     return Column(name=name, type=None, values=values, reason=_why_none(given))
 
 
@@ -144,10 +160,36 @@ def text_column(name: str, texts: Sequence[str]) -> Column:
         return Column(name=name, type=None, values=[None] * len(texts), reason="no value was seen")
     for kind in TRIED:
         if all(_is_text_of(kind, text) for text in given):
-            found = _read(name, kind, [value_of(kind, text) for text in texts])
+            found = _read(typed(name, kind, given), [value_of(kind, text) for text in texts])
             if found is not None:
-                return _remarked(found, given)
-    return Column(name=name, type=None, values=[None] * len(texts), reason="it has text that no part of the platform can hold")
+                return found
+    return Column(name=name, type=None, values=[None] * len(texts), reason="texts that no field can hold")
+
+
+def typed(name: str, kind: FieldType, given: Sequence[Any]) -> Column:
+    """A column of a type without its values, with what these, as they came, say beyond it.
+
+    Numbers that a float does not keep are decimals of as many digits as there may be, of which so many after the point as were seen.
+    """
+    if kind == "decimal":
+        scale = min(max(map(_places, given)), MOST_DIGITS)
+        remark = f"guess: {scale} digits after the point were seen, and {max(map(_digits, given))} in all"
+        return Column(name=name, type=kind, precision=MOST_DIGITS, scale=scale, remarks=(remark,))
+    return Column(name=name, type=kind, remarks=_remarks(given) if kind == "string" else ())
+
+
+def decimal_column(name: str, precision: int, scale: int) -> Column:
+    """A column of exact numbers of so many digits, `scale` of them after the point, of a source that says so; without its values.
+
+    A scale may be less than 0, or more than there are digits.
+    """
+    before, after = max(precision - scale, 0), max(scale, 0)
+    if not after and before < INTEGER_DIGITS:
+        return Column(name=name, type="integer")
+    if before + after <= MOST_DIGITS:
+        return Column(name=name, type="decimal", precision=before + after, scale=after)
+    remark = f"of up to {before + after} digits a number keeps {FLOAT_DIGITS}, and a decimal has at most {MOST_DIGITS}"
+    return Column(name=name, type="number", remarks=(remark,))
 
 
 def arrow_column(column: Column, values: pa.Array) -> Column:
@@ -155,7 +197,7 @@ def arrow_column(column: Column, values: pa.Array) -> Column:
     if column.type is None:
         return column
     checked = check_batch(
-        nameless([Field(name="value", type=column.type, description="")]),
+        nameless([column.field]),
         pa.RecordBatch.from_arrays([values], names=["value"]),
         first_position=0,
     )
@@ -170,48 +212,64 @@ def _breaking(column: Column, broken: int, reason: str, rows: int) -> Column:
 
 
 def _is_written_as(kind: FieldType, value: Any) -> bool:
-    """Whether a value of JSON is written as those of a type are: 1.0 is read as a whole number, but no whole number is written so."""
-    return not (kind == "integer" and isinstance(value, float))
+    """Whether a value of JSON is written as those of a type are, and loses nothing by being one.
+
+    1.0 is read as a whole number, but no whole number is written so; a decimal may come as a text, but is none where numbers do.
+    """
+    if kind == "integer":
+        return not isinstance(value, float | Decimal)
+    is_number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
+    if kind == "number":
+        return is_number and _is_kept_by_float(value)
+    return is_number if kind == "decimal" else isinstance(value, bool if kind == "boolean" else str)
 
 
 def _is_text_of(kind: FieldType, text: str) -> bool:
-    """Whether a text is written as values of a type are, and loses nothing by being one."""
+    """Whether a text is written as values of a type are, and loses nothing by being one.
+
+    Whole numbers beyond 64 bits are names of things rather than amounts, and stay text.
+    """
     if kind == "integer":
-        return INTEGER.fullmatch(text) is not None and not LEADING_ZERO.fullmatch(text)
-    if kind == "number":
-        is_whole = INTEGER.fullmatch(text) is not None
-        # Whole numbers beyond 64 bits are names of things rather than amounts, and a text keeps all of their digits.
-        return NUMBER.fullmatch(text) is not None and not re.match(r"-?0[0-9]", text) and not (is_whole and abs(int(text)) >= LARGEST)
+        return INTEGER.fullmatch(text) is not None
+    if kind in {"number", "decimal"}:
+        is_number = NUMBER.fullmatch(text) is not None and not (INTEGER.fullmatch(text) and abs(int(text)) >= LARGEST)
+        return is_number and (kind == "decimal" or _is_kept_by_float(text))
     return True
 
 
-def _read(name: str, kind: FieldType, values: Sequence[Any]) -> Column | None:
-    """The column in a type; None where a value is none of that type."""
-    read, unread = read_values(Field(name=name, type=kind, description=""), values)
+def _read(column: Column, values: Sequence[Any]) -> Column | None:
+    """The column with its values; None where one is none of its type."""
+    read, unread = read_values(column.field, values)
     if unread:
         return None
-    found = arrow_column(Column(name=name, type=kind), pa.array(read, ARROW_TYPES[kind]))
+    found = arrow_column(column, pa.array(read, arrow_type(column.field)))
     return found if found.type is not None else None
 
 
-def _remarked(column: Column, given: Sequence[Any]) -> Column:
-    """The column with what its values, as they came, say beyond their type."""
-    if column.type == "number":
-        digits = max(_digits(value) for value in given)
-        lost = f"up to {digits} digits were seen, and a number keeps {FLOAT_DIGITS}" if digits > FLOAT_DIGITS else ""
-        return replace(column, remarks=(lost,)) if lost else column
-    if column.type != "string":
-        return column
-    if all(INTEGER.fullmatch(text) for text in given) and any(abs(int(text)) >= LARGEST for text in given):
-        return replace(column, remarks=("whole numbers beyond 64 bits",))
-    times = sum(NAIVE_TIME.fullmatch(text) is not None for text in given)
-    return replace(column, remarks=("times or days without a zone name no instant, so they stay text",)) if times == len(given) else column
+def _remarks(texts: Sequence[str]) -> tuple[str, ...]:
+    """What texts say beyond that they are."""
+    if all(INTEGER.fullmatch(text) for text in texts):
+        return ("whole numbers, some of them beyond 64 bits",) if any(abs(int(text)) >= LARGEST for text in texts) else ()
+    if all(NAIVE_TIME.fullmatch(text) for text in texts):
+        return ("times or days without a zone name no instant, so they stay text",)
+    return ()
+
+
+def _is_kept_by_float(value: Any) -> bool:
+    """Whether the float that is nearest to a number is written as it is; NaN and infinities are no numbers, and are found later."""
+    exact = Decimal(str(value))
+    return not exact.is_finite() or Decimal(repr(float(exact))) == exact
 
 
 def _digits(value: Any) -> int:
-    """How many digits a number is written with; what was read as a float has lost those that it does not keep."""
-    mantissa = "" if isinstance(value, float) else re.split("[eE]", str(value))[0]
-    return len(re.sub(r"[^0-9]", "", mantissa).strip("0"))
+    """How many digits a number is written with, without zeros around them."""
+    return len(re.sub(r"[^0-9]", "", re.split("[eE]", str(value))[0]).strip("0"))
+
+
+def _places(value: Any) -> int:
+    """How many digits of a number stand after the point."""
+    exponent = Decimal(str(value)).normalize().as_tuple().exponent
+    return max(0, -exponent) if isinstance(exponent, int) else 0
 
 
 def _why_none(given: Sequence[Any]) -> str:
@@ -220,9 +278,9 @@ def _why_none(given: Sequence[Any]) -> str:
         return f"its values are {' and '.join(kinds)}: a field has one type"
     if kinds[0] in {"objects", "lists"}:
         return f"{kinds[0]}: contracts have single values alone"
-    return f"{kinds[0]} that no part of the platform can hold"
+    return f"{kinds[0]} that no field can hold"
 
 
 def _kind_of(value: Any) -> str:
-    names = {bool: "true or false", int: "numbers", float: "numbers", str: "texts", dict: "objects", list: "lists"}
+    names = {bool: "true or false", int: "numbers", float: "numbers", str: "texts", Decimal: "numbers", dict: "objects", list: "lists"}
     return names[type(value)]

@@ -11,6 +11,7 @@ from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 
 from pipeline_assets.core.rules.problems import LONGEST
+from pipeline_assets.ingestion.sources.contracts import FIRST_INSTANT, LAST_INSTANT
 from pipeline_assets.ingestion.sources.proposals.samples import Column
 from pipeline_assets.spec.contracts import CLOCK_TOLERANCE
 
@@ -60,7 +61,8 @@ def guessed_times(columns: Sequence[Column], days: Sequence[date] = (), known_at
 
     days: the UTC day of each row, which its `event_at` lies in, as far as one does. known_at: the column, where that is certain.
     """
-    times = {column.name: column for column in columns if column.type == "timestamp" and not column.nulls}
+    able = [column for column in columns if column.type == "timestamp" and not column.nulls]
+    times = {column.name: column for column in able if all(FIRST_INSTANT <= value < LAST_INSTANT for value in column.values)}
     if not times:
         return None
     known = known_at or min(times, key=lambda name: (_rank(KNOWN, name), not times[name].required, -_latest(times, name), name))
@@ -105,7 +107,7 @@ def _is_near(column: Column, known: Column) -> bool:
 
 def _is_ahead(column: Column, known: Column) -> bool:
     """Whether a time is a plan: by its name, or as it is later than what is known."""
-    is_later = any(one > other + CLOCK_TOLERANCE for one, other in zip(column.values, known.values, strict=True))
+    is_later = any(one - other > CLOCK_TOLERANCE for one, other in zip(column.values, known.values, strict=True))
     return is_later or bool(_words(column.name) & PLANS)
 
 

@@ -133,7 +133,7 @@ def test_each_kind_of_file_is_known_by_its_content(
         timedelta(minutes=15),
     )
     assert "# seen: 0.25 to 19.25; null in 1 of 20 rows" in module
-    assert ('- "tags": list<element: string>: no type' in module) == (kind == ParquetFile())
+    assert ('- "tags": "list<element: string>" has no type of contracts' in module) == (kind == ParquetFile())
     assert read(tmp_path, found) == (20, [])
 
 

@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -76,13 +77,15 @@ def columns_of(**values: Sequence[Any]) -> list[Column]:
         ([1, None, -(2**63)], "integer"),
         ([1, 2.5], "number"),
         ([1.0, 2.0], "number"),
-        ([2**63], "number"),
+        ([2**63, 1], "decimal"),
+        ([Decimal("12345678901234567.25")], "decimal"),
+        ([Decimal("0.30000000000000004")], "number"),
         ([True, None], "boolean"),
         (["2013-05-01T12:00:00Z", "2013-05-01T14:00:00.123456+02:00"], "timestamp"),
         (["2013-05-01T12:00:00", "2013-05-01T12:00:00Z"], "string"),
         (["2013-05-01"], "string"),
         (["1", "2"], "string"),
-        (["0001-01-01T00:00:00Z"], "string"),
+        (["0001-01-01T00:00:00Z"], "timestamp"),
     ],
 )
 def test_the_type_of_json_is_the_first_that_reads_every_value(values: list[Any], kind: str) -> None:
@@ -98,6 +101,7 @@ def test_the_type_of_json_is_the_first_that_reads_every_value(values: list[Any],
         (["1", "2.50"], "number"),
         (["01.5"], "string"),
         (["99999999999999999999", "1"], "string"),
+        (["12345678901234567.25"], "decimal"),
         (["+4912345"], "string"),
         (["true", "false"], "boolean"),
         (["0", "1"], "integer"),
@@ -119,8 +123,8 @@ def test_the_type_of_texts_loses_nothing(texts: list[str], kind: str) -> None:
         ([{"a": 1}], "objects: contracts have single values alone"),
         ([[1], None], "lists: contracts have single values alone"),
         (["a", 1], "its values are numbers and texts: a field has one type"),
-        (["\0"], "texts that no part of the platform can hold"),
-        ([float("nan")], "numbers that no part of the platform can hold"),
+        (["\0"], "texts that no field can hold"),
+        ([float("nan")], "numbers that no field can hold"),
     ],
 )
 def test_what_no_field_can_hold_is_left_out_with_the_reason(values: list[Any], reason: str) -> None:
@@ -133,8 +137,8 @@ def test_what_no_field_can_hold_is_left_out_with_the_reason(values: list[Any], r
 @pytest.mark.parametrize(
     ("texts", "remark"),
     [
-        (["0.12345678901234567"], "up to 17 digits were seen, and a number keeps 15"),
-        (["99999999999999999999"], "whole numbers beyond 64 bits"),
+        (["12345678901234567.25"], "guess: 2 digits after the point were seen, and 19 in all"),
+        (["99999999999999999999"], "whole numbers, some of them beyond 64 bits"),
         (["2013-05-01", "2013-05-02T10:00"], "times or days without a zone name no instant, so they stay text"),
     ],
 )
@@ -148,6 +152,37 @@ def test_values_of_arrow_that_would_break_their_rows_leave_their_column_out() ->
     found = samples.arrow_column(Column(name="a", type="number"), pa.array([1.0, float("nan"), None]))
 
     assert (found.type, found.reason) == (None, "number, but 1 of 3 values would put their rows in quarantine (not finite)")
+
+
+@pytest.mark.parametrize(
+    ("precision", "scale", "expected"),
+    [
+        (18, 0, ("integer", None, None)),
+        (19, 0, ("decimal", 19, 0)),
+        (9, 2, ("decimal", 9, 2)),
+        (3, 5, ("decimal", 5, 5)),
+        (3, -2, ("integer", None, None)),
+        (30, -8, ("decimal", 38, 0)),
+        (39, 0, ("number", None, None)),
+    ],
+)
+def test_exact_numbers_are_of_the_type_that_holds_all_their_digits(
+    precision: int, scale: int, expected: tuple[str, int | None, int | None]
+) -> None:
+    """Whole numbers below 64 bits are integers; what no decimal holds is a number, with a remark."""
+    found = samples.decimal_column("a", precision, scale)
+
+    assert (found.type, found.precision, found.scale) == expected
+    assert bool(found.remarks) == (found.type == "number")
+
+
+def test_times_that_stand_for_none_are_no_times_of_a_row() -> None:
+    """They are values of a field, which a person may declare to be sentinels."""
+    ends = [datetime(9999, 12, 31, tzinfo=UTC), NOON]
+    proposal = proposed("a", Sample(columns=columns_of(id=[1, 2], updated_at=ends, sent_at=after(0, 1)), rows=2, looked_at=""))
+
+    assert (proposal.contract.event_at, proposal.contract.known_at) == ("sent_at", "sent_at")
+    assert "            # edit: years 1 and 9999 may stand for none, which `sentinels` say\n" in module_of(proposal)
 
 
 def after(*minutes: float) -> list[datetime]:
