@@ -78,6 +78,14 @@ class SpecError(UserInputError):
         super().__init__(count + "\n- ".join(map(str, self.problems)))
 
 
+class ProposalRefused(UserInputError):
+    """Nothing can be proposed of a source, or not written where it was asked for."""
+
+    def __init__(self, source: str, problem: str) -> None:
+        self.source, self.problem = source, problem
+        super().__init__(f"No proposal of '{source}': {problem}. Nothing was written.")
+
+
 class ContractViolation(PipelineError):
     """More rows of a partition broke their contract than the contract lets pass; nothing of the partition became visible."""
 

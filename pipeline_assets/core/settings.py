@@ -121,15 +121,35 @@ class LakeSettings(ObjectStoreSettings):
     catalog_dsn: Dsn
 
 
-class SourceSettings(Part):
-    """The outside systems that batches are read from, by name; each database for the role that reads batches."""
+class DatabaseSettings(Part):
+    """The databases that batches are read from, by name, each for the role that reads batches."""
 
     databases: dict[str, Dsn]
+
+
+class ServiceSettings(Part):
+    """The REST APIs that batches are read from, by name."""
+
     services: dict[str, RestService]
+
+
+class FolderSettings(Part):
+    """The folders that files are read from, by name."""
+
     folders: dict[str, FileFolder] = {}
 
 
-class StreamSettings(Part):
+class SourceSettings(DatabaseSettings, ServiceSettings, FolderSettings):
+    """The outside systems that batches are read from."""
+
+
+class BrokerSettings(Part):
+    """Kafka's brokers."""
+
+    kafka_bootstrap: Brokers
+
+
+class StreamSettings(BrokerSettings):
     """Kafka, Kafka Connect and what they read.
 
     `replication`: the databases that are followed, by name, each for the role that reads changes. `registries`: the schema registries that
@@ -137,7 +157,6 @@ class StreamSettings(Part):
     their secrets from.
     """
 
-    kafka_bootstrap: Brokers
     connect_url: HttpUrl
     connect_secrets: str
     replication: dict[str, Dsn]

@@ -181,7 +181,7 @@ def _plain_part(file: OpenFile, texts: pa.RecordBatch, block: bytes, first: int)
     return Part(checked=[checked], lines=np.arange(first, first + texts.num_rows))
 
 
-class _Row(NamedTuple):
+class CsvRow(NamedTuple):
     """A row of CSV: its values, None where it is no CSV; the line that it begins in, and its bytes."""
 
     values: list[str] | None
@@ -189,23 +189,23 @@ class _Row(NamedTuple):
     original: bytes
 
 
-def csv_rows(lines: Lines, block: list[bytes], delimiter: str) -> list[_Row]:
+def csv_rows(lines: Lines, block: list[bytes], delimiter: str) -> list[CsvRow]:
     """The rows of a block; one that does not end in it is left for the next. What is no CSV breaks one line: the next begins a row."""
-    texts, rows, begins = [line.decode(errors=KEEP_BYTES) for line in block], list[_Row](), 0
+    texts, rows, begins = [line.decode(errors=KEEP_BYTES) for line in block], list[CsvRow](), 0
     while begins < len(block):
         start, reader = begins, csv.reader((f"{texts[n]}\n" for n in range(begins, len(texts))), delimiter=delimiter, strict=True)
         try:
             for values in reader:
                 ends = start + reader.line_num
                 if values:
-                    rows.append(_Row(values, lines.first + begins, b"\n".join(block[begins:ends]).rstrip(b"\r")))
+                    rows.append(CsvRow(values, lines.first + begins, b"\n".join(block[begins:ends]).rstrip(b"\r")))
                 begins = ends
         except csv.Error:
             is_cut_off = not lines.is_last and start + reader.line_num == len(block) and len(block) - begins < LONGEST_ROW_LINES
             if is_cut_off:
                 lines.give_back(block[begins:])
                 break
-            rows.append(_Row(None, lines.first + begins, block[begins].rstrip(b"\r")))
+            rows.append(CsvRow(None, lines.first + begins, block[begins].rstrip(b"\r")))
             begins += 1
     lines.first += begins
     return rows
@@ -222,8 +222,8 @@ def _header(file: OpenFile, names: list[str] | None) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _checked_csv(file: OpenFile, columns: Sequence[str], rows: Sequence[_Row]) -> Checked:
-    fits = np.array([row.values is not None and len(row.values) == len(columns) and _is_utf8(row) for row in rows])
+def _checked_csv(file: OpenFile, columns: Sequence[str], rows: Sequence[CsvRow]) -> Checked:
+    fits = np.array([row.values is not None and len(row.values) == len(columns) and is_utf8(row) for row in rows])
     kept = np.flatnonzero(fits)
     values = [rows[place].values or [] for place in kept.tolist()]
     named = dict(zip(columns, list(zip(*values, strict=True)) or [()] * len(columns), strict=True))
@@ -236,7 +236,8 @@ def _checked_csv(file: OpenFile, columns: Sequence[str], rows: Sequence[_Row]) -
     return replace(checked, broken=broken, fields=frozenset(columns))
 
 
-def _is_utf8(row: _Row) -> bool:
+def is_utf8(row: CsvRow) -> bool:
+    """Whether the bytes of a row are text."""
     try:
         row.original.decode()
     except UnicodeDecodeError:
@@ -252,7 +253,7 @@ def _parquet_parts(file: OpenFile) -> Iterator[Part]:
         _require(file, _parquet_problems(file.contract, parquet.schema_arrow))
         first = 1
         for batch in parquet.iter_batches(PARQUET_ROWS, columns=names):
-            columns = {name: _decoded(batch.column(name)) for name in names}
+            columns = {name: decoded(batch.column(name)) for name in names}
             rows = pa.RecordBatch.from_pydict(columns)
             checked = check_batch(file.contract, rows, first_position=0, day=file.day)
             checked = replace(checked, fields=frozenset(parquet.schema_arrow.names))
@@ -265,17 +266,17 @@ def _parquet_problems(contract: Contract, schema: pa.Schema) -> Mapping[str, str
     for field in contract.fields:
         if field.name not in schema.names:
             problems[field.name] = f"({field.type}) has no column"
-        elif not _serves(field.type, schema.field(field.name).type):
+        elif not serves(field.type, schema.field(field.name).type):
             problems[field.name] = f"is {schema.field(field.name).type}, expected {field.type}"
     return problems
 
 
-def _serves(kind: FieldType, found: pa.DataType) -> bool:
+def serves(kind: FieldType, found: pa.DataType) -> bool:
     """Whether values of an Arrow type are of a type of contracts; a column of nulls is of each."""
     if pa.types.is_dictionary(found):
         found = found.value_type
     is_integer, is_text = pa.types.is_integer(found), pa.types.is_string(found) or pa.types.is_large_string(found)
-    serves: dict[FieldType, bool] = {
+    held: dict[FieldType, bool] = {
         "string": is_text,
         "integer": is_integer or pa.types.is_decimal(found),
         "number": is_integer or pa.types.is_floating(found) or pa.types.is_decimal(found),
@@ -283,10 +284,10 @@ def _serves(kind: FieldType, found: pa.DataType) -> bool:
         "boolean": pa.types.is_boolean(found),
         "timestamp": pa.types.is_timestamp(found) and found.tz is not None,
     }
-    return serves[kind] or pa.types.is_null(found)
+    return held[kind] or pa.types.is_null(found)
 
 
-def _decoded(column: pa.Array) -> pa.Array:
+def decoded(column: pa.Array) -> pa.Array:
     """A column without a dictionary, texts of the usual kind."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()

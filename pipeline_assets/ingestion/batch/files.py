@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline_assets.core.errors import SettingsMissing, SourceRefused, SourceUnavailable
-from pipeline_assets.core.settings import PREFIX, FileFolder, Settings
+from pipeline_assets.core.settings import PREFIX, FileFolder, FolderSettings, Settings
 from pipeline_assets.ingestion.batch.file_rows import OpenFile, Part, parts
 from pipeline_assets.ingestion.sources.contracts import Checked
 from pipeline_assets.spec.contracts import Contract
@@ -76,9 +76,15 @@ class Folder:
 
     def parts(self, contract: Contract, file: FoundFile, day: date | None) -> Iterator[Part]:
         """The rows of a file, part by part; raises SourceUnavailable for one that is being written."""
-        with self._errors(file.path), self._open(file) as content:
+        with self.opened(file) as content:
             yield from parts(OpenFile(contract=contract, path=file.path, content=content, day=day), self.origin.format)
         self._require_unchanged(file)
+
+    @contextmanager
+    def opened(self, file: FoundFile) -> Iterator[pa.NativeFile]:
+        """The content of a file, without its compression; raises SourceUnavailable for one that cannot be read to its end."""
+        with self._errors(file.path), self._open(file) as content:
+            yield content
 
     def digest(self, file: FoundFile) -> str:
         """The SHA-256 of a file's bytes."""
@@ -146,7 +152,7 @@ def open_folder(settings: Settings, contract: Contract, origin: Files) -> Iterat
     yield FileReader(contract=contract, folder=folder_of(settings, contract, origin))
 
 
-def folder_of(settings: Settings, contract: Contract, origin: Files) -> Folder:
+def folder_of(settings: FolderSettings, contract: Contract, origin: Files) -> Folder:
     """The folder of a source; raises SettingsMissing without its URL."""
     if origin.folder not in settings.folders:
         raise SettingsMissing([f"{PREFIX}FOLDERS__{origin.folder.upper()}__URL"])

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from pipeline_assets.core.errors import SettingsMalformed, SettingsMissing, SourceRefused
 from pipeline_assets.core.http_errors import json_fields
 from pipeline_assets.core.problems import MalformedSetting
-from pipeline_assets.core.settings import PREFIX, RestService, Settings
+from pipeline_assets.core.settings import PREFIX, RestService, ServiceSettings
 from pipeline_assets.spec.rest import ApiKey, BasicLogin, BearerToken, ClientCertificate, ClientCredentials, Login, NoLogin
 from pipeline_assets.spec.sources import RestEndpoint
 
@@ -26,7 +26,7 @@ TOKEN_SECONDS = 10.0
 UNSAID_SECONDS = 300
 
 
-def service_of(settings: Settings, origin: RestEndpoint) -> RestService:
+def service_of(settings: ServiceSettings, origin: RestEndpoint) -> RestService:
     """Where a service is and who asks it; raises SettingsMissing with all that its login needs and the settings have not."""
     service = settings.services.get(origin.service)
     needed = [] if service is not None else ["url"]

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from pipeline_assets.core.dsn import read_address
 from pipeline_assets.core.errors import SettingsMissing, SourceChanged, SourceRefused, SourceUnavailable
-from pipeline_assets.core.settings import PREFIX, Settings
+from pipeline_assets.core.settings import PREFIX, DatabaseSettings, Settings
 from pipeline_assets.ingestion.sources.contracts import Checked, check_batch
 from pipeline_assets.ingestion.sources.originals import row_bytes
 from pipeline_assets.ingestion.sources.postgres_types import NUMERIC, READ_AS_TEXT, Columns, columns_of, misfits
@@ -142,20 +142,21 @@ def open_table(settings: Settings, contract: Contract, origin: PostgresTable) ->
             columns = _columns(connection, contract, origin)
             # The time at which the transaction began: it precedes the snapshot, which the first statement takes.
             ((snapshot, opened_at),) = connection.execute("select pg_export_snapshot(), now()").fetchall()
-        conninfo = _conninfo(settings, origin.database)
+        conninfo = conninfo_of(settings, origin.database)
         yield TableSnapshot(contract=contract, origin=origin, conninfo=conninfo, snapshot=snapshot, opened_at=opened_at, columns=columns)
 
 
-def connect(settings: Settings, source: str, database: str) -> "psycopg.Connection":
+def connect(settings: DatabaseSettings, source: str, database: str) -> "psycopg.Connection":
     """A connection to a database for `source`; raises SettingsMissing without a DSN, SourceUnavailable, SourceRefused."""
     import psycopg
 
-    conninfo = _conninfo(settings, database)
+    conninfo = conninfo_of(settings, database)
     with source_errors(source, connecting=True):
         return psycopg.connect(conninfo)
 
 
-def _conninfo(settings: Settings, database: str) -> str:
+def conninfo_of(settings: DatabaseSettings, database: str) -> str:
+    """The connection string of a database; raises SettingsMissing without a DSN."""
     from psycopg.conninfo import make_conninfo
 
     if database not in settings.databases:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from pipeline_assets.core.errors import SourceRefused
 from pipeline_assets.core.http_errors import http_errors, is_transient
-from pipeline_assets.core.settings import Settings
+from pipeline_assets.core.settings import ServiceSettings
 from pipeline_assets.ingestion.batch.logins import Pace, login_of, service_of, verification
 from pipeline_assets.ingestion.batch.pages import Page, read_page
 from pipeline_assets.ingestion.batch.requests import Asked, first_request, next_request
@@ -48,6 +48,14 @@ class Patience:
     first_pause_seconds: float = 0.1
     longest_pause_seconds: float = 10.0
     jitter_seconds: float = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """The bytes of an answer, and the URL that its header `Link` names as the next one."""
+
+    content: bytes
+    link: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +102,20 @@ class ApiReader:
             asked = following
         raise SourceRefused(source, f"it has more than {self.origin.max_pages} pages, the `max_pages` of its declaration")
 
+    def first_answer(self, day: date | None) -> Answer | None:
+        """What is answered to the request for the first page of a day (None: of all there is), as it is; None if that says `nothing`."""
+        return self._answer(first_request(self.origin, day))
+
     def _page(self, asked: Asked) -> Page:
+        source, origin, answer = self.contract.name, self.origin, self._answer(asked)
+        if answer is None:
+            return Page(records=[], next_cursor=None)
+        field = origin.pages.field if isinstance(origin.pages, CursorPages | LinkedPages) else None
+        page = read_page(source, answer.content, origin.records, field, origin.error)
+        is_in_header = isinstance(origin.pages, LinkedPages) and field is None
+        return replace(page, next_cursor=answer.link) if is_in_header else page
+
+    def _answer(self, asked: Asked) -> Answer | None:
         import stamina
 
         patience, deadline = self.patience, monotonic() + self.patience.page_seconds
@@ -109,22 +130,18 @@ class ApiReader:
         with http_errors(self.contract.name):
             return retrying(self._ask)(asked, deadline)
 
-    def _ask(self, asked: Asked, deadline: float) -> Page:
-        source, origin = self.contract.name, self.origin
+    def _ask(self, asked: Asked, deadline: float) -> Answer | None:
+        origin = self.origin
         with self.client.stream("GET" if asked.body is None else "POST", asked.url, params=asked.query, json=asked.body) as answer:
             content = self._content(answer, deadline)
         # A cursor or a link promised more: what means nothing there would end the day in its middle.
         if answer.status_code in origin.nothing and (asked.is_first or isinstance(origin.pages, NumberedPages | OffsetPages)):
-            return Page(records=[], next_cursor=None)
+            return None
         if answer.has_redirect_location:
-            raise SourceRefused(source, f"it redirects to {_place(answer)}, and redirects are not followed")
+            raise SourceRefused(self.contract.name, f"it redirects to {_place(answer)}, and redirects are not followed")
         if not answer.is_success:
             _with_content(answer, content).raise_for_status()
-        if not isinstance(origin.pages, LinkedPages) or origin.pages.field is not None:
-            field = origin.pages.field if isinstance(origin.pages, CursorPages | LinkedPages) else None
-            return read_page(source, content, origin.records, field, origin.error)
-        link = answer.links.get("next", {}).get("url")
-        return replace(read_page(source, content, origin.records, None, origin.error), next_cursor=link)
+        return Answer(content=content, link=answer.links.get("next", {}).get("url"))
 
     def _content(self, answer: "httpx.Response", deadline: float) -> bytes:
         """The bytes of an answer, unpacked; raises SourceRefused for too many of them, and ReadTimeout where they come too slowly."""
@@ -141,7 +158,9 @@ class ApiReader:
 
 
 @contextmanager
-def open_endpoint(settings: Settings, contract: Contract, origin: RestEndpoint, patience: Patience | None = None) -> Iterator[ApiReader]:
+def open_endpoint(
+    settings: ServiceSettings, contract: Contract, origin: RestEndpoint, patience: Patience | None = None
+) -> Iterator[ApiReader]:
     """An endpoint with its connections, which are closed when the block ends; raises SettingsMissing without URL and credentials."""
     import httpx
     from stamina.instrumentation import set_on_retry_hooks

@@ -1,9 +1,13 @@
-"""The commands `quarantine list` and `show`, and the group `sources`; later rooms add to both. What they need is loaded when they run."""
+"""The commands `quarantine list` and `show`, and the groups `sources` and `sources propose`; later rooms add to them.
+
+What they need is loaded when they run.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import date, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,15 +16,20 @@ from pipeline_assets.core import names
 
 if TYPE_CHECKING:
     from pipeline_assets.core.project import Project
+    from pipeline_assets.ingestion.sources.proposals.proposal import Proposal
     from pipeline_assets.ingestion.sources.quarantine import QuarantinedRow
     from pipeline_assets.spec.contracts import Contract
 
-SHOWN_ROWS = 50
+SHOWN_ROWS, SAMPLED_ROWS = 50, 10_000
 
 SourceOption = Annotated[str | None, typer.Option("--source", help="Rows of this source, stream or change log only, such as weather.")]
 PartitionOption = Annotated[str | None, typer.Option("--partition", help="Rows of this UTC day (YYYY-MM-DD), `snapshot` or `stream` only.")]
+NameOption = Annotated[str | None, typer.Option("--name", help="Name of the contract. Default: made from that of the source.")]
+RowsOption = Annotated[int, typer.Option("--rows", min=1, help="Look at so many rows, at most.")]
+OutputOption = Annotated[Path | None, typer.Option("--output", help="Write a file that there is not yet. Default: standard output.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 sources = typer.Typer(no_args_is_help=True, help="Sources as they are declared, held against what is there.")
+proposals = typer.Typer(no_args_is_help=True, help="Write the contract of a source as Python code, from what a sample of it shows.")
 commands = typer.Typer(no_args_is_help=True, help="Rows that broke their contract: which, why, and once more.")
 
 
@@ -29,6 +38,7 @@ def register(app: typer.Typer) -> None:
     commands.command("list")(list_rows)
     commands.command("show")(show_row)
     app.add_typer(commands, name="quarantine")
+    sources.add_typer(proposals, name="propose")
     app.add_typer(sources, name="sources")
 
 
@@ -83,6 +93,32 @@ def check_asked(source: str | None, partition: str | None) -> None:
     if day is None or not any(first <= day <= (last or day) for first, last in spans):
         ends = [last for _, last in spans if last is not None]
         raise UnknownDay(partition, min(first for first, _ in spans), max(ends) if len(ends) == len(spans) else None)
+
+
+def check_proposal(name: str | None, output: Path | None) -> None:
+    """Raises ProposalRefused for a name that no contract may have, and for a file that is there."""
+    from pipeline_assets.core.errors import ProposalRefused
+    from pipeline_assets.core.rules.problems import NAME, NAME_RULE
+
+    if name is not None and not NAME.fullmatch(name):
+        raise ProposalRefused(name, f"--name is no name of a contract, {NAME_RULE}")
+    if output is not None and output.exists():
+        raise ProposalRefused(str(output), "--output is there already, and is not replaced")
+
+
+def write_proposal(proposal: "Proposal", module: str, output: Path | None) -> None:
+    """Writes a module, and on standard error what there is to know of it. Exit code 1 where it does not load before it was edited."""
+    if output is None:
+        typer.echo(module, nl=False)
+    else:
+        with output.open("x", encoding="utf-8") as file:
+            file.write(module)
+    typer.echo(f"Looked at {proposal.sample.looked_at}.", err=True)
+    if proposal.left_out:
+        typer.echo(f"{len(proposal.left_out)} columns were left out; the comments say why.", err=True)
+    if proposal.problem:
+        typer.echo(f"The proposal does not load yet: {proposal.problem}.", err=True)
+        raise typer.Exit(1)
 
 
 def project() -> "Project":

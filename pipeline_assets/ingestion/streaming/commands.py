@@ -1,4 +1,4 @@
-"""The commands `quarantine replay` and `sources preflight`, which join those of the sources, and `audit sources`.
+"""The commands `quarantine replay`, `sources preflight` and `sources propose topic`, which join those of the sources, and `audit sources`.
 
 What they need is loaded when they run.
 """
@@ -6,21 +6,28 @@ What they need is loaded when they run.
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline_assets.core import names
 from pipeline_assets.ingestion.sources.commands import (
+    SAMPLED_ROWS,
     JsonOption,
+    NameOption,
+    OutputOption,
     PartitionOption,
+    RowsOption,
     SourceOption,
     check_asked,
+    check_proposal,
     commands,
     contracts,
     next_assets,
     project,
+    proposals,
     sources,
+    write_proposal,
 )
 
 if TYPE_CHECKING:
@@ -33,6 +40,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands to the app, to those of the quarantine and to those of the sources."""
     commands.command("replay")(replay_rows)
     sources.command("preflight")(preflight)
+    proposals.command("topic")(propose_topic)
     audit.command("sources")(audit_sources)
     app.add_typer(audit, name="audit")
 
@@ -79,6 +87,21 @@ def preflight(*, as_json: JsonOption = False) -> None:
             typer.echo(f"WRONG {obstacle}")
     if obstacles:
         raise typer.Exit(1)
+
+
+def propose_topic(
+    topic: Annotated[str, typer.Argument(metavar="TOPIC", help="A topic whose records are JSON objects.")],
+    *,
+    name: NameOption = None,
+    rows: RowsOption = SAMPLED_ROWS,
+    output: OutputOption = None,
+) -> None:
+    """Propose the contract of a topic, from its newest records."""
+    from pipeline_assets.core.settings import BrokerSettings, home_folder, read_part
+    from pipeline_assets.ingestion.streaming.proposals import propose_topic as proposal_of
+
+    check_proposal(name, output)
+    write_proposal(*proposal_of(read_part(BrokerSettings, home_folder()), topic, name, rows), output)
 
 
 def replay_rows(*, source: SourceOption = None, partition: PartitionOption = None, as_json: JsonOption = False) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pipeline_assets.core.errors import SourceRefused, SourceUnavailable
-from pipeline_assets.core.settings import Settings
+from pipeline_assets.core.settings import BrokerSettings, Settings
 
 if TYPE_CHECKING:
     from confluent_kafka import KafkaError, KafkaException
@@ -56,7 +56,7 @@ def end_offsets(settings: Settings, topics: Sequence[str]) -> dict[tuple[str, in
     return _offsets(_admin(settings), topics, OffsetSpec.latest())
 
 
-def watermarks(settings: Settings, topics: Sequence[str]) -> dict[tuple[str, int], tuple[int, int]]:
+def watermarks(settings: BrokerSettings, topics: Sequence[str]) -> dict[tuple[str, int], tuple[int, int]]:
     """Of each partition the first offset that it still keeps and the one that its next record will get; as `end_offsets`."""
     from confluent_kafka.admin import OffsetSpec
 
@@ -64,6 +64,11 @@ def watermarks(settings: Settings, topics: Sequence[str]) -> dict[tuple[str, int
     # The last first: what is let go meanwhile shows as an empty partition, and never as one that ends before it begins.
     ends, begins = (_offsets(client, topics, spec) for spec in (OffsetSpec.latest(), OffsetSpec.earliest()))
     return {place: (min(begins.get(place, end), end), end) for place, end in ends.items()}
+
+
+def topic_names(settings: BrokerSettings) -> list[str]:
+    """The topics of the broker that are not its own."""
+    return sorted(name for name in _partitions(_admin(settings)) if not name.startswith("__"))
 
 
 def _offsets(client: "AdminClient", topics: Sequence[str], spec: "OffsetSpec") -> dict[tuple[str, int], int]:
@@ -75,7 +80,7 @@ def _offsets(client: "AdminClient", topics: Sequence[str], spec: "OffsetSpec") -
     return {(partition.topic, partition.partition): _result(future).offset for partition, future in found.items()}
 
 
-def _admin(settings: Settings) -> "AdminClient":
+def _admin(settings: BrokerSettings) -> "AdminClient":
     from confluent_kafka.admin import AdminClient
 
     # What goes wrong is raised; the library would print every connection that ends as well.

@@ -15,10 +15,12 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from pydantic import SecretStr
 from pyiceberg.table import Table
+from typer.testing import CliRunner
 
+from pipeline_assets.cli import app
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import catalog
-from pipeline_assets.core.errors import OffsetsMissing, SettingsMissing, SourceRefused, SourceUnavailable
+from pipeline_assets.core.errors import OffsetsMissing, SettingsMissing, SourceRefused, SourceUnavailable, UnknownName
 from pipeline_assets.core.settings import Settings, StackSettings
 from pipeline_assets.ingestion.sources import quarantine
 from pipeline_assets.ingestion.streaming.capture import configs as connectors
@@ -37,6 +39,7 @@ from pipeline_assets.local_stack.ports import free_port
 from pipeline_assets.processing.lake import tables
 from pipeline_assets.spec.sources import CloudEvent, EventStream, PostgresTable
 from pipeline_assets_tests.landings import Landed, event, land, stream_of
+from pipeline_assets_tests.proposed_modules import declared, formatted, problems_of
 from pipeline_assets_tests.stack_services import FREE, heal, kill
 from pipeline_assets_tests.stream_records import Headers, consume, produce, until
 
@@ -334,3 +337,29 @@ def test_records_that_did_not_land_are_fetched_from_the_topic(streams: Settings)
     assert all(one.received_at is not None for one in found)
     with pytest.raises(OffsetsMissing, match="the topic keeps 0 to 5 alone"):
         list(fetch(name, 0, 4, 6))
+
+
+def test_a_topic_is_proposed_from_its_newest_records(streams: Settings, topic: str) -> None:
+    """Of each partition the newest: JSON alone counts, the record's time is that of knowing, and no other setting is needed."""
+    rows = [{"order_id": f"o{number}", "amount": number, "ordered_at": f"2013-05-01T12:{number:02}:00Z"} for number in range(40)]
+    produce(streams, topic, [b"old"] * 20 + [json.dumps(row).encode() for row in rows] + [b"no JSON", None], partitions=2)
+    environment = {"PIPELINE_KAFKA_BOOTSTRAP": streams.kafka_bootstrap}
+
+    ended = CliRunner().invoke(app, ["sources", "propose", "topic", topic, "--name", "orders", "--rows", "30"], env=environment)
+    unknown = CliRunner().invoke(app, ["sources", "propose", "topic", "no-such-topic"], env=environment)
+
+    found = declared(ended.stdout)
+    assert (ended.exit_code, problems_of(found), formatted(ended.stdout)) == (0, [], ended.stdout)
+    assert isinstance(found, EventStream)
+    assert (found.topic, found.known_at_record_time) == (topic, True)
+    assert [(field.name, field.type, field.required) for field in found.contract.fields] == [
+        ("order_id", "string", True),
+        ("amount", "integer", True),
+        ("ordered_at", "timestamp", True),
+        ("received_at", "timestamp", True),
+    ]
+    assert (found.contract.primary_key, found.contract.event_at, found.contract.known_at) == (("order_id",), "ordered_at", "received_at")
+    assert f'# Looked at: the newest 29 records of topic "{topic}".' in ended.stdout
+    assert "# Rows among them that cannot be read: 1." in ended.stdout
+    assert isinstance(unknown.exception, UnknownName)
+    assert topic in str(unknown.exception)
