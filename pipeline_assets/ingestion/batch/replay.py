@@ -18,14 +18,14 @@ from pipeline_assets.core import names
 from pipeline_assets.core.connections import warehouse
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.core.versions import DELETED_AT
+from pipeline_assets.ingestion.batch.again import check_again
 from pipeline_assets.ingestion.sources import quarantine
 from pipeline_assets.ingestion.sources.contracts import BrokenRow, Checked
-from pipeline_assets.ingestion.sources.json_rows import check_json_rows
 from pipeline_assets.ingestion.staging import partitions as staging
 from pipeline_assets.ingestion.staging.earlier import add_earlier
 from pipeline_assets.ingestion.staging.partitions import Manifest
 from pipeline_assets.ingestion.staging.stage import Target, target_of
-from pipeline_assets.spec.contracts import Contract
+from pipeline_assets.spec.sources import RecordStream, Source
 
 if TYPE_CHECKING:
     import psycopg
@@ -41,8 +41,8 @@ class Replayed:
     still_broken: int
 
 
-def replay(settings: Settings, contracts: Sequence[Contract], *, partition: str | None = None) -> list[Replayed]:
-    """Checks the quarantined rows of these contracts again, of one partition or of all, and stages those that pass.
+def replay(settings: Settings, declared: Sequence[Source | RecordStream], *, partition: str | None = None) -> list[Replayed]:
+    """Checks the quarantined rows of these sources and streams again, of one partition or of all, and stages those that pass.
 
     Records of topics are not among them: they join their typed table, which is for the streaming room to do. Nor may followed tables be,
     whose versions end with those after them.
@@ -52,21 +52,22 @@ def replay(settings: Settings, contracts: Sequence[Contract], *, partition: str 
     found: list[Replayed] = []
     with warehouse(settings) as connection:
         connection.autocommit = True
-        for contract in contracts:
-            waiting = quarantine.waiting_partitions(connection, contract.name)
+        for one in declared:
+            waiting = quarantine.waiting_partitions(connection, one.contract.name)
             asked = [name for name in waiting if name != names.STREAM and (partition is None or name == partition)]
-            found += [_replay_partition(settings, connection, contract, name) for name in asked]
+            found += [_replay_partition(settings, connection, one, name) for name in asked]
     return found
 
 
-def _replay_partition(settings: Settings, connection: "psycopg.Connection", contract: Contract, partition: str) -> Replayed:
+def _replay_partition(settings: Settings, connection: "psycopg.Connection", declared: Source | RecordStream, partition: str) -> Replayed:
+    contract = declared.contract
     with quarantine.locked(connection, contract.name, partition), connection.transaction():
         rows = quarantine.waiting(connection, contract.name, partition)
         target = target_of(settings, contract, run_id="replay")
         manifest = staging.manifest_from(target.client, target.bucket, contract.name, partition)
         if manifest is None:
             return Replayed(source=contract.name, partition=partition, replayed=0, still_broken=len(rows))
-        checked = check_json_rows(contract, [row.original for row in rows], day=_day(partition))
+        checked = check_again(declared, rows, day=_day(partition))
         broken = [*checked.broken, *_join(settings, target, manifest, checked)]
         for row in broken:
             quarantine.mark_still_broken(connection, rows[row.position].id, row)

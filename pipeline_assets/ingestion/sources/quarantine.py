@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 TABLE = "rows"
 # The column that an older table lacks.
-NEWEST = "place"
+NEWEST = "columns"
 DDL = """
     create schema if not exists {schema};
     create table if not exists {table} (
@@ -46,7 +46,8 @@ DDL = """
         add column if not exists topic_offset bigint,
         add column if not exists received_at timestamptz,
         add column if not exists headers jsonb,
-        add column if not exists place text;
+        add column if not exists place text,
+        add column if not exists columns text[];
     create index if not exists rows_by_partition on {table} (source, partition);
     create unique index if not exists rows_by_offset on {table} (source, topic, topic_partition, topic_offset) where topic is not null;
 """
@@ -57,7 +58,7 @@ class QuarantinedRow:
     """A row of the quarantine; `replayed_at` is set once it was staged after all. `position` counts from 0 within the partition.
 
     A record of a topic has its place there too; its partition is `stream`, its position the offset. All other rows have no such place.
-    `place` is where a person finds a row of a file: its path and line.
+    `place` is where a person finds a row of a file: its path and line; `columns` are those that its file named in the first line.
     `headers` are those that the record is read by, in base64 by their names; None where there are none.
     """
 
@@ -77,6 +78,7 @@ class QuarantinedRow:
     received_at: datetime | None = None
     headers: Mapping[str, str] | None = None
     place: str | None = None
+    columns: list[str] | None = None
 
     def header(self, name: str) -> bytes | None:
         """The bytes of a header; None where there is no such."""
@@ -113,12 +115,13 @@ class Quarantine:
         if not rows:
             return
         self.reasons.update(row.fault for row in rows)
-        columns = "source, partition, run_id, position, field, reason, original, place"
+        columns = "source, partition, run_id, position, field, reason, original, place, columns"
         statement = _statement(f"copy {{table}} ({columns}) from stdin (format binary)")
         with self._connection.cursor() as cursor, cursor.copy(statement) as copy:
-            copy.set_types(["text", "text", "text", "int8", "text", "text", "bytea", "text"])
+            copy.set_types(["text", "text", "text", "int8", "text", "text", "bytea", "text", "text[]"])
             for row in rows:
-                copy.write_row((*self._fixed, row.position, row.field, row.reason, row.original, row.place))
+                columns_of_file = None if row.columns is None else list(row.columns)
+                copy.write_row((*self._fixed, row.position, row.field, row.reason, row.original, row.place, columns_of_file))
 
 
 def create(settings: Settings) -> None:
@@ -310,7 +313,7 @@ def _select(connection: "psycopg.Connection", condition: str, values: Sequence[A
     columns = _statement("""
         select
             id, source, partition, position, field, reason, original, run_id, quarantined_at, replayed_at,
-            topic, topic_partition, topic_offset, received_at, headers, place
+            topic, topic_partition, topic_offset, received_at, headers, place, columns
         from {table}
     """)
     statement = SQL(" ").join([columns, _statement(condition), SQL("limit %s")])
