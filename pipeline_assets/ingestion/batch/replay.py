@@ -25,7 +25,7 @@ from pipeline_assets.ingestion.staging import partitions as staging
 from pipeline_assets.ingestion.staging.earlier import add_earlier
 from pipeline_assets.ingestion.staging.partitions import Manifest
 from pipeline_assets.ingestion.staging.stage import Target, target_of
-from pipeline_assets.spec.sources import RecordStream, Source
+from pipeline_assets.spec.sources import Files, RecordStream, Source
 
 if TYPE_CHECKING:
     import psycopg
@@ -68,13 +68,19 @@ def _replay_partition(settings: Settings, connection: "psycopg.Connection", decl
         if manifest is None:
             return Replayed(source=contract.name, partition=partition, replayed=0, still_broken=len(rows))
         checked = check_again(declared, rows, day=_day(partition))
-        broken = [*checked.broken, *_join(settings, target, manifest, checked)]
+        broken = [*checked.broken, *_join(settings, _as_read(declared, target, manifest), manifest, checked)]
         for row in broken:
             quarantine.mark_still_broken(connection, rows[row.position].id, row)
         kept_back = {row.position for row in broken}
         passed = [row.id for place, row in enumerate(rows) if place not in kept_back]
         quarantine.mark_replayed(connection, passed)
     return Replayed(source=contract.name, partition=partition, replayed=len(passed), still_broken=len(kept_back))
+
+
+def _as_read(declared: Source | RecordStream, target: Target, manifest: Manifest) -> Target:
+    """The target, which of files that are read once still knows which these were: a replay reads none of them."""
+    is_of_files = isinstance(declared, Source) and isinstance(declared.origin, Files)
+    return replace(target, made_from=manifest.made_from) if is_of_files else target
 
 
 def _day(partition: str) -> date | None:
@@ -97,7 +103,13 @@ def _join(settings: Settings, target: Target, manifest: Manifest, checked: Check
     add_earlier(target.contract, staging.read_versions(target.client, target.bucket, manifest, target.contract), draft)
     files = draft.upload()
     grown = staging.manifest_of(
-        target.contract, manifest.partition, files, run_id=manifest.run_id, load_id=manifest.load_id, reasons=manifest.reasons
+        target.contract,
+        manifest.partition,
+        files,
+        run_id=manifest.run_id,
+        load_id=manifest.load_id,
+        reasons=manifest.reasons,
+        made_from=target.made_from,
     )
     added = fresh.good.num_rows - len(late)
     staging.publish(target.client, target.bucket, replace(grown, replayed=manifest.replayed + added))

@@ -167,6 +167,18 @@ def remove(connection: "psycopg.Connection", source: str, partition: str, positi
     connection.execute(statement, [source, partition, list(positions)])
 
 
+def remove_repeated(connection: "psycopg.Connection", source: str, partition: str, since: int) -> None:
+    """Takes rows out that are there again at a position from `since` on: with the same place, the same bytes and the same fault."""
+    statement = _statement("""
+        delete from {table} as older using {table} as newer
+        where older.source = %s and older.partition = %s and newer.source = older.source and newer.partition = older.partition
+            and older.position < %s and newer.position >= %s
+            and (coalesce(newer.place, ''), newer.field, newer.reason, newer.original)
+                = (coalesce(older.place, ''), older.field, older.reason, older.original)
+    """)
+    connection.execute(statement, [source, partition, since, since])
+
+
 def faults(connection: "psycopg.Connection", source: str, partition: str) -> dict[str, int]:
     """How many rows of a partition are in quarantine, replayed ones included, by what is wrong with them."""
     statement = _statement("select field, reason, count(*) from {table} where source = %s and partition = %s group by 1, 2")
@@ -242,6 +254,11 @@ def waiting(connection: "psycopg.Connection", source: str, partition: str) -> li
     return _select(
         connection, "where source = %s and partition = %s and replayed_at is null order by position, id", [source, partition], limit=None
     )
+
+
+def all_rows(connection: "psycopg.Connection", source: str, partition: str) -> list[QuarantinedRow]:
+    """The rows of a partition, replayed ones included, in the order of their positions."""
+    return _select(connection, "where source = %s and partition = %s order by position, id", [source, partition], limit=None)
 
 
 def waiting_records(connection: "psycopg.Connection", source: str, topic: str, *, after: int, limit: int) -> list[QuarantinedRow]:
