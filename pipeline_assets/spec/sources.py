@@ -77,8 +77,9 @@ class Files:
 
     `pattern` is the path of the files below it: `*` and `?` stand for any signs but a slash, and the codes of `strftime` for the parts of a
     UTC day (`%Y`, `%m`, `%d`, `%j`, `%y`; `%%` is a percent sign), as in `orders/%Y-%m-%d/*.csv.gz`. Loaded `daily` a file belongs to the
-    day in its path, as a `snapshot` all files together are the table, and `incremental` each file is read once. Files that end in `.gz` or `.zst` are compressed. A file whose name
-    begins with a dot or an underscore, or ends in `.tmp`, `.part`, `.partial` or `.filepart`, is not there yet.
+    day in its path, as a `snapshot` all files together are the table, and `incremental` each file is read once. Files that end in `.gz` or
+    `.zst` are compressed. A file whose name begins with a dot or an underscore, or ends in `.tmp`, `.part`, `.partial` or `.filepart`, is
+    not there yet.
     """
 
     folder: str
