@@ -67,7 +67,7 @@ def stage_snapshot(settings: Settings, source: Source, *, run_id: str, patience:
     return staged
 
 
-def stage_increment(
+def stage_new_rows(
     settings: Settings,
     source: Source,
     *,

@@ -19,7 +19,7 @@ from pipeline_assets.core.versions import DELETED_AT
 from pipeline_assets.ingestion.batch import assets, new_files, sensors
 from pipeline_assets.ingestion.batch.file_index import read_index
 from pipeline_assets.ingestion.batch.files import folder_of
-from pipeline_assets.ingestion.batch.load import stage_increment, stage_snapshot
+from pipeline_assets.ingestion.batch.load import stage_new_rows, stage_snapshot
 from pipeline_assets.ingestion.batch.replay import replay
 from pipeline_assets.ingestion.staging import partitions as staging
 from pipeline_assets.ingestion.staging.stage import Staged
@@ -42,7 +42,7 @@ def source_of(world: World) -> Source:
 
 def stage(box: Inbox, source: Source, *, find_deletes: bool = False, from_the_start: bool = False) -> Staged:
     """Reads what is new."""
-    return stage_increment(box.settings, source, run_id="r", find_deletes=find_deletes, from_the_start=from_the_start)
+    return stage_new_rows(box.settings, source, run_id="r", find_deletes=find_deletes, from_the_start=from_the_start)
 
 
 def levels(world: World) -> list[tuple[str, int, bool]]:

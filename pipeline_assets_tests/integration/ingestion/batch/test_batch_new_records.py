@@ -11,7 +11,7 @@ import pytest
 from pipeline_assets.core.errors import ContractViolation, SourceUnavailable
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.core.versions import DELETED_AT
-from pipeline_assets.ingestion.batch.load import stage_increment
+from pipeline_assets.ingestion.batch.load import stage_new_rows
 from pipeline_assets.ingestion.batch.replay import replay
 from pipeline_assets.ingestion.batch.rest import Patience
 from pipeline_assets.ingestion.staging import partitions as staging
@@ -78,7 +78,7 @@ class Reader:
     def stage(self, source: Source | None = None, *, find_deletes: bool = False, from_the_start: bool = False) -> Staged:
         """Reads what is new."""
         asked = source or self.source
-        return stage_increment(self.settings, asked, run_id="r", patience=HASTY, find_deletes=find_deletes, from_the_start=from_the_start)
+        return stage_new_rows(self.settings, asked, run_id="r", patience=HASTY, find_deletes=find_deletes, from_the_start=from_the_start)
 
     def asked_since(self) -> list[str | None]:
         """What the first pages were asked for."""
