@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from pipeline_assets.core import connections, names
 from pipeline_assets.core.settings import Settings
-from pipeline_assets.ingestion.sources.contracts import ARROW_TYPES
+from pipeline_assets.ingestion.sources.arrow_types import arrow_type
 from pipeline_assets.ingestion.streaming.staged.change_log import log_contract
 from pipeline_assets.ingestion.streaming.staged.changes import UNAVAILABLE
 from pipeline_assets.spec.contracts import Contract
@@ -35,7 +35,7 @@ def live(settings: Settings, seed: int) -> tuple[Tables, Plan]:
 
 def log_schema(contract: Contract) -> pa.Schema:
     """The columns of a change log."""
-    own = [(field.name, ARROW_TYPES[field.type]) for field in log_contract(contract).fields]
+    own = [(field.name, arrow_type(field)) for field in log_contract(contract).fields]
     return pa.schema([*own, ("_topic", pa.string()), ("_partition", pa.int32()), ("_offset", pa.int64())])
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import stamina
 
 from pipeline_assets.core.errors import SchemaConflict
-from pipeline_assets.spec.contracts import FieldType
+from pipeline_assets.spec.contracts import Field, FieldType
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
@@ -43,12 +43,19 @@ PROPERTIES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """A column as a declaration wants it."""
+    """A column as a declaration wants it; `digits` are those of a decimal: how many in all, and how many after the point."""
 
     name: str
     type: ColumnType
     required: bool
     doc: str = ""
+    digits: tuple[int, int] = (0, 0)
+
+
+def column_of(field: Field) -> Column:
+    """The column of a field of a contract."""
+    digits = (field.precision or 0, field.scale or 0)
+    return Column(name=field.name, type=field.type, required=field.required, doc=field.description, digits=digits)
 
 
 def open_table(catalog: "Catalog", identifier: Identifier) -> "Table | None":
@@ -144,10 +151,12 @@ def _make_namespace(catalog: "Catalog", namespace: str) -> None:
             raise
 
 
-def _types() -> "dict[ColumnType, PrimitiveType]":
+def _type(column: Column) -> "PrimitiveType":
     from pyiceberg import types
 
-    return {
+    if column.type == "decimal":
+        return types.DecimalType(*column.digits)
+    known: dict[ColumnType, PrimitiveType] = {
         "string": types.StringType(),
         "integer": types.LongType(),
         "number": types.DoubleType(),
@@ -157,15 +166,15 @@ def _types() -> "dict[ColumnType, PrimitiveType]":
         "int": types.IntegerType(),
         "date": types.DateType(),
     }
+    return known[column.type]
 
 
 def _schema(columns: Sequence[Column], key: Sequence[str]) -> "Schema":
     from pyiceberg.schema import Schema
     from pyiceberg.types import NestedField
 
-    types = _types()
     fields = [
-        NestedField(position, column.name, types[column.type], required=column.required, doc=column.doc or None)
+        NestedField(position, column.name, _type(column), required=column.required, doc=column.doc or None)
         for position, column in enumerate(columns, start=1)
     ]
     ids = [field.field_id for field in fields if field.name in key and field.required]
@@ -198,22 +207,22 @@ def follow(table: "Table", wanted: Sequence[Column], dropped: Sequence[str]) -> 
 
 
 def _conflicts(table: "Table", wanted: Sequence[Column]) -> dict[str, str]:
-    types, present = _types(), {field.name: field for field in table.schema().fields}
+    present = {field.name: field for field in table.schema().fields}
     problems = {}
     for column in wanted:
         field = present.get(column.name)
         if field is None:
             if column.required:
                 problems[column.name] = "is new and required, but older rows have no value for it"
-        elif field.field_type != types[column.type]:
-            problems[column.name] = f"is {column.type}, but {field.field_type} in the table"
+        elif field.field_type != _type(column):
+            problems[column.name] = f"is {_type(column)}, but {field.field_type} in the table"
         elif column.required and field.optional:
             problems[column.name] = "is required, but older rows may hold null"
     return problems
 
 
 def _extend(table: "Table", wanted: Sequence[Column]) -> None:
-    types, present = _types(), {field.name: field for field in table.schema().fields}
+    present = {field.name: field for field in table.schema().fields}
     new = [column for column in wanted if column.name not in present]
     freed = [column for column in wanted if column.name in present and present[column.name].required and not column.required]
     retold = [column for column in wanted if column.name in present and column.doc and present[column.name].doc != column.doc]
@@ -221,7 +230,7 @@ def _extend(table: "Table", wanted: Sequence[Column]) -> None:
         return
     with table.update_schema() as update:
         for column in new:
-            update.add_column(column.name, types[column.type], doc=column.doc or None)
+            update.add_column(column.name, _type(column), doc=column.doc or None)
         for column in freed:
             update.make_column_optional(column.name)
         for column in retold:

@@ -189,7 +189,8 @@ def _column(contract: Contract, field: Field) -> dg.TableColumn:
     is_key = contract.primary_key == (field.name,)
     tags = {"owner": contract.owner} | ({"primary_key": ""} if field.name in contract.primary_key else {})
     constraints = dg.TableColumnConstraints(nullable=not field.required, unique=is_key)
-    return dg.TableColumn(field.name, field.type, field.description, constraints, tags)
+    kind = f"decimal({field.precision}, {field.scale})" if field.type == "decimal" else field.type
+    return dg.TableColumn(field.name, kind, field.description, constraints, tags)
 
 
 def key(name: Sequence[str]) -> dg.AssetKey:

@@ -5,11 +5,14 @@ The terms are those of the Open Data Contract Standard 3 (https://bitol-io.githu
 """
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Literal, get_args
 
-FieldType = Literal["string", "integer", "number", "boolean", "timestamp"]
+FieldType = Literal["string", "integer", "number", "decimal", "boolean", "timestamp"]
 FIELD_TYPES: tuple[FieldType, ...] = get_args(FieldType)
+# What the lake and the warehouse both hold.
+MOST_DIGITS = 38
 # What the clocks of two machines may differ by.
 CLOCK_TOLERANCE = timedelta(minutes=5)
 
@@ -18,8 +21,13 @@ CLOCK_TOLERANCE = timedelta(minutes=5)
 class Field:
     """One field of a contract.
 
-    `integer` is 64-bit, `number` a 64-bit float that is neither NaN nor infinite, `timestamp` an instant in UTC to the microsecond.
-    `minimum` and `maximum` are inclusive; `allowed` lists the only values of a string; `max_length` is in characters.
+    `integer` is 64-bit, `number` a 64-bit float that is neither NaN nor infinite, `timestamp` an instant in UTC to the microsecond in the
+    years 1 to 9999. `decimal` has `precision` digits, `scale` of them after the point, and is never rounded: a value with more
+    breaks its row. `minimum` and `maximum` are inclusive; `allowed` lists the only values of a string; `max_length` is in characters.
+
+    `sentinels` are values that mean that there is none, and become null: -999 for what was not measured, 9999-12-31 for no end, "N/A". In a
+    field that is no string a text is looked for where values come as text (CSV, JSON). NaN, and infinity of numbers and of Postgres' times,
+    are `float("nan")`, `float("inf")` and `float("-inf")`. All other values are kept as they are.
     """
 
     name: str
@@ -28,6 +36,9 @@ class Field:
     required: bool = False
     minimum: float | None = None
     maximum: float | None = None
+    precision: int | None = None
+    scale: int | None = None
+    sentinels: tuple[str | float | Decimal | datetime, ...] = ()
     allowed: tuple[str, ...] = ()
     max_length: int | None = None
 

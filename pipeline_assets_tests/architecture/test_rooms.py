@@ -93,15 +93,18 @@ def test_only_wiring_imports_dagster(file: Path) -> None:
 @pytest.mark.parametrize("file", sorted((PRODUCT / "spec").glob("*.py")), ids=_relative)
 def test_the_vocabulary_needs_the_standard_library_only(file: Path) -> None:
     """`spec` imports itself and the standard library."""
-    allowed = {"collections", "dataclasses", "datetime", "typing"}
+    allowed = {"collections", "dataclasses", "datetime", "decimal", "typing"}
     assert {module.split(".")[0] for module in _imports(file) if not module.startswith("pipeline_assets.spec")} <= allowed
 
 
 @pytest.mark.parametrize("file", sorted((PRODUCT / "use_cases").rglob("*.py")), ids=_relative)
 def test_declarations_import_the_vocabulary_only(file: Path) -> None:
-    """A use case imports `spec`, itself and the standard library's dates."""
-    own = ("pipeline_assets.spec", "pipeline_assets.use_cases")
-    assert {module for module in _imports(file) if not module.startswith(own)} <= {"datetime", "datetime.date", "datetime.timedelta"}
+    """A use case imports `spec`, itself and the standard library's dates and decimals."""
+    own, values = (
+        ("pipeline_assets.spec", "pipeline_assets.use_cases"),
+        {f"datetime.{name}" for name in ("UTC", "date", "datetime", "timedelta")},
+    )
+    assert {module for module in _imports(file) if not module.startswith(own)} <= {"datetime", *values, "decimal", "decimal.Decimal"}
 
 
 @pytest.mark.parametrize("file", [file for file in MODULES if _relative(file) != "core/settings.py"], ids=_relative)

@@ -2,15 +2,16 @@
 
 import json
 import re
-from collections.abc import Collection, Iterator
-from datetime import timedelta
+from collections.abc import Collection, Iterator, Mapping
+from datetime import datetime, timedelta
+from decimal import Decimal
 from string import Formatter
 from typing import get_args
 
 from pipeline_assets.core.names import landed
 from pipeline_assets.core.project import sources_of
 from pipeline_assets.core.rules.problems import TOPIC, Place, Problem, listed
-from pipeline_assets.spec.contracts import FIELD_TYPES, Contract, Field
+from pipeline_assets.spec.contracts import FIELD_TYPES, MOST_DIGITS, Contract, Field
 from pipeline_assets.spec.sources import (
     Avro,
     CloudEvent,
@@ -34,6 +35,15 @@ ATTRIBUTE = re.compile(r"[a-z0-9]+")
 # The parts of a day that the path of a file may have, and which of them make a whole one.
 CODE = re.compile(r"%.?")
 DAY_CODES = {"%Y", "%y", "%m", "%d", "%j"}
+# Beside texts, which values of fields may come as.
+SENTINELS: Mapping[str, tuple[type, ...]] = {
+    "string": (str,),
+    "integer": (str, int, float),
+    "number": (str, int, float),
+    "decimal": (str, int, float, Decimal),
+    "boolean": (str,),
+    "timestamp": (str, float, datetime),
+}
 WHOLE_DAYS = [{year, *rest} for year in ("%Y", "%y") for rest in (("%m", "%d"), ("%j",))]
 
 
@@ -168,8 +178,8 @@ def _contract(declared: Source | EventStream, contract: Contract) -> Iterator[Pr
 def _field(place: Place, field: Field) -> Iterator[Problem]:
     yield from place.one_of("type", field.type, FIELD_TYPES)
     has_range = field.minimum is not None or field.maximum is not None
-    if has_range and field.type not in {"integer", "number"}:
-        yield place.problem("minimum", "is set", "a range on an integer or a number")
+    if has_range and field.type not in {"integer", "number", "decimal"}:
+        yield place.problem("minimum", "is set", "a range on an integer, a number or a decimal")
     for name, bound in (("minimum", field.minimum), ("maximum", field.maximum)):
         yield from place.finite(name, 0 if bound is None else bound)
     if field.max_length is not None:
@@ -178,6 +188,29 @@ def _field(place: Place, field: Field) -> Iterator[Problem]:
         yield place.problem("minimum", "exceeds maximum", "minimum <= maximum")
     if (field.allowed or field.max_length is not None) and field.type != "string":
         yield place.problem("allowed", "is set", "a list of values on a string")
+    yield from _decimal(place, field)
+    yield from _sentinels(place, field)
+
+
+def _decimal(place: Place, field: Field) -> Iterator[Problem]:
+    if field.type != "decimal":
+        if field.precision is not None or field.scale is not None:
+            yield place.problem("precision", "is set", "digits of a decimal")
+        return
+    precision = field.precision if field.precision is not None else 0
+    if not 1 <= precision <= MOST_DIGITS:
+        yield place.problem("precision", f"is {field.precision}", f"the digits of the decimal, 1 to {MOST_DIGITS}")
+    if field.scale is None or not 0 <= field.scale <= precision:
+        yield place.problem("scale", f"is {field.scale}", "the digits after the point, of the digits that there are")
+
+
+def _sentinels(place: Place, field: Field) -> Iterator[Problem]:
+    kinds = SENTINELS.get(field.type, ())
+    for sentinel in field.sentinels:
+        if not isinstance(sentinel, kinds) or isinstance(sentinel, bool):
+            yield place.problem("sentinels", f"have {sentinel!r}", f"values of type {field.type}, or texts that stand for none")
+        elif isinstance(sentinel, datetime) and sentinel.utcoffset() is None:
+            yield place.problem("sentinels", f"have {sentinel!r}", "times with a zone, such as UTC")
 
 
 def _stream(stream: EventStream, others: Collection[EventStream]) -> Iterator[Problem]:

@@ -15,7 +15,8 @@ import pyarrow as pa
 
 from pipeline_assets.core.errors import SourceChanged, SourceRefused
 from pipeline_assets.ingestion.batch.pages import KEEP_BYTES
-from pipeline_assets.ingestion.sources.contracts import ARROW_TYPES, BrokenRow, Checked, check_batch
+from pipeline_assets.ingestion.sources.arrow_types import ARROW_TYPES
+from pipeline_assets.ingestion.sources.contracts import BrokenRow, Checked, check_batch
 from pipeline_assets.ingestion.sources.json_rows import check_json_rows
 from pipeline_assets.ingestion.sources.plain_json import PlainJson, plain_json
 from pipeline_assets.ingestion.sources.text_rows import check_texts
@@ -306,8 +307,9 @@ def _serves(kind: FieldType, found: pa.DataType) -> bool:
     is_integer, is_text = pa.types.is_integer(found), pa.types.is_string(found) or pa.types.is_large_string(found)
     serves: dict[FieldType, bool] = {
         "string": is_text,
-        "integer": is_integer,
-        "number": is_integer or pa.types.is_floating(found),
+        "integer": is_integer or pa.types.is_decimal(found),
+        "number": is_integer or pa.types.is_floating(found) or pa.types.is_decimal(found),
+        "decimal": is_integer or pa.types.is_decimal(found),
         "boolean": pa.types.is_boolean(found),
         "timestamp": pa.types.is_timestamp(found) and found.tz is not None,
     }

@@ -4,20 +4,23 @@ One transaction holds a snapshot of the database; every reader joins that snapsh
 together. A day's rows come in an order that their values alone decide (the time first): read again, they have the same positions.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import polars as pl
 import pyarrow as pa
 
 from pipeline_assets.core.dsn import read_address
 from pipeline_assets.core.errors import SettingsMissing, SourceChanged, SourceRefused, SourceUnavailable
 from pipeline_assets.core.settings import PREFIX, Settings
-from pipeline_assets.ingestion.sources.contracts import Checked, arrow_schema, check_batch
-from pipeline_assets.spec.contracts import Contract, FieldType
+from pipeline_assets.ingestion.sources.contracts import Checked, check_batch
+from pipeline_assets.ingestion.sources.originals import row_bytes
+from pipeline_assets.ingestion.sources.postgres_types import NUMERIC, READ_AS_TEXT, Columns, columns_of, misfits
+from pipeline_assets.ingestion.sources.typed_columns import typed
+from pipeline_assets.spec.contracts import Contract
 from pipeline_assets.spec.sources import PostgresTable
 
 if TYPE_CHECKING:
@@ -27,21 +30,6 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS = 10
 BATCH_BYTES = "1000000"
-# The types that may serve a field, and the type they are read as where Arrow has no such type.
-TEXT, FLOAT = "text", "double precision"
-SERVES: Mapping[FieldType, Mapping[str, str | None]] = {
-    "string": {TEXT: None, "character varying": None, "character": TEXT, "name": None, "uuid": TEXT, "enum": TEXT, "citext": TEXT},
-    "integer": {"smallint": None, "integer": None, "bigint": None, "numeric": FLOAT},
-    "number": {"smallint": None, "integer": None, "bigint": None, "real": None, FLOAT: None, "numeric": FLOAT},
-    "boolean": {"boolean": None},
-    "timestamp": {"timestamp with time zone": None},
-}
-COLUMN_TYPES = """
-    select a.attname, case t.typtype
-        when 'e' then 'enum' when 'd' then format_type(t.typbasetype, null) else format_type(t.oid, null) end
-    from pg_attribute as a join pg_type as t on t.oid = a.atttypid
-    where a.attrelid = to_regclass(%s) and a.attnum > 0 and not a.attisdropped
-"""
 # What a server that will be well again says when it refuses a connection.
 PASSING = ("starting up", "shutting down", "too many", "connection slots", "recovery mode")
 PASSING_CODES = ("08", "40", "53", "55", "57")
@@ -56,7 +44,7 @@ class TableSnapshot:
     conninfo: str
     snapshot: str
     opened_at: datetime
-    columns: Mapping[str, str]
+    columns: Columns
 
     @contextmanager
     def reader(self) -> Iterator["TableReader"]:
@@ -93,7 +81,7 @@ class TableReader:
         """The rows that meet a condition, checked, each part with the keys of all its rows, broken ones included."""
         position, contract = first_position, self._table.contract
         for batch in self._batches(_select(self._table, condition, first=())):
-            checked = check_batch(contract, batch, first_position=position, day=None)
+            checked = check_batch(contract, batch, first_position=position, original=self._original(batch))
             yield replace(checked, fields=frozenset(self._table.columns)), typed_keys(contract, batch)
             position += batch.num_rows
 
@@ -116,14 +104,26 @@ class TableReader:
         position, fields = 0, frozenset(self._table.columns)
         for query in queries:
             for batch in self._batches(query):
-                yield replace(check_batch(self._table.contract, batch, first_position=position, day=day), fields=fields)
+                checked = check_batch(self._table.contract, batch, first_position=position, original=self._original(batch), day=day)
+                yield replace(checked, fields=fields)
                 position += batch.num_rows
+
+    def _original(self, batch: pa.RecordBatch) -> Callable[[int], bytes]:
+        """The bytes of a row of a batch; `numeric` comes as text, so that no digit is lost, and is a number no less."""
+        numbers = {name for name, column in self._table.columns.items() if column.type == NUMERIC}
+        return partial(row_bytes, batch, numbers=numbers)
 
     def _batches(self, query: str) -> Iterator[pa.RecordBatch]:
         with source_errors(self._table.contract.name), closing(self._connection.cursor()) as cursor:
             cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": BATCH_BYTES})
             cursor.execute(query)
-            yield from (batch for batch in cursor.fetch_record_batch() if batch.num_rows)
+            yield from (_plain(batch) for batch in cursor.fetch_record_batch() if batch.num_rows)
+
+
+def _plain(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The same rows, where what the driver has no Arrow type for (`numeric`) is the text that it is underneath."""
+    columns = [column.storage if isinstance(column, pa.ExtensionArray) else column for column in batch.columns]
+    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
 
 
 @contextmanager
@@ -135,17 +135,24 @@ def open_table(settings: Settings, contract: Contract, origin: PostgresTable) ->
     """
     import psycopg
 
-    conninfo = _conninfo(settings, origin.database)
-    with source_errors(contract.name, connecting=True):
-        connection = psycopg.connect(conninfo)
-    with closing(connection):
+    with closing(connect(settings, contract.name, origin.database)) as connection:
         with source_errors(contract.name):
             connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
             connection.read_only = True
             columns = _columns(connection, contract, origin)
             # The time at which the transaction began: it precedes the snapshot, which the first statement takes.
             ((snapshot, opened_at),) = connection.execute("select pg_export_snapshot(), now()").fetchall()
+        conninfo = _conninfo(settings, origin.database)
         yield TableSnapshot(contract=contract, origin=origin, conninfo=conninfo, snapshot=snapshot, opened_at=opened_at, columns=columns)
+
+
+def connect(settings: Settings, source: str, database: str) -> "psycopg.Connection":
+    """A connection to a database for `source`; raises SettingsMissing without a DSN, SourceUnavailable, SourceRefused."""
+    import psycopg
+
+    conninfo = _conninfo(settings, database)
+    with source_errors(source, connecting=True):
+        return psycopg.connect(conninfo)
 
 
 def _conninfo(settings: Settings, database: str) -> str:
@@ -159,31 +166,14 @@ def _conninfo(settings: Settings, database: str) -> str:
     return make_conninfo(dsn.get_secret_value(), **{name: value for name, value in own.items() if name not in said})
 
 
-def _columns(connection: "psycopg.Connection", contract: Contract, origin: PostgresTable) -> dict[str, str]:
-    columns = _types(connection, origin)
+def _columns(connection: "psycopg.Connection", contract: Contract, origin: PostgresTable) -> Columns:
+    columns = columns_of(connection, table_of(origin).as_string(connection))
     if not columns:
         raise SourceRefused(contract.name, f"database '{origin.database}' has no table {table_of(origin).as_string(connection)}")
-    problems = _misfits(contract, columns)
+    problems = misfits(contract, columns)
     if problems:
         raise SourceChanged(contract.name, problems)
     return columns
-
-
-def misfits(connection: "psycopg.Connection", contract: Contract, origin: PostgresTable) -> dict[str, str]:
-    """The fields of a contract that a table has no column for, or one of another type, with what is wrong."""
-    return _misfits(contract, _types(connection, origin))
-
-
-def _types(connection: "psycopg.Connection", origin: PostgresTable) -> dict[str, str]:
-    return dict(connection.execute(COLUMN_TYPES, [table_of(origin).as_string(connection)]).fetchall())
-
-
-def _misfits(contract: Contract, columns: Mapping[str, str]) -> dict[str, str]:
-    return {
-        field.name: f"({field.type}) has no column" if field.name not in columns else f"is {columns[field.name]}, expected {field.type}"
-        for field in contract.fields
-        if columns.get(field.name) not in SERVES[field.type]
-    }
 
 
 def table_of(origin: PostgresTable) -> "sql.Identifier":
@@ -210,13 +200,11 @@ def _select(
     """Reads the contract's fields in their order (or those of `fields`); rows by `first` (None: the time), then key, then all the rest."""
     from psycopg import sql
 
-    declared = [field for field in table.contract.fields if fields is None or field.name in fields]
-    casts = {field.name: SERVES[field.type][table.columns[field.name]] for field in declared}
+    declared = [field.name for field in table.contract.fields if fields is None or field.name in fields]
     read = [
-        sql.Identifier(name) if cast is None else sql.SQL("{0}::{1} as {0}").format(sql.Identifier(name), sql.SQL(cast))
-        for name, cast in casts.items()
+        sql.SQL("{0}::text as {0}" if table.columns[name].type in READ_AS_TEXT else "{0}").format(sql.Identifier(name)) for name in declared
     ]
-    order = dict.fromkeys((*((table.contract.event_at,) if first is None else first), *table.contract.primary_key, *casts))
+    order = dict.fromkeys((*((table.contract.event_at,) if first is None else first), *table.contract.primary_key, *declared))
     statement = sql.SQL("select {} from {} where {} order by {}").format(
         sql.SQL(", ").join(read), table_of(table.origin), condition, sql.SQL(", ").join(map(sql.Identifier, order))
     )
@@ -246,11 +234,8 @@ def _neither_time(contract: Contract) -> "sql.Composed":
 
 def typed_keys(contract: Contract, batch: pa.RecordBatch) -> pa.Table:
     """The keys of rows in the contract's types; null where a value does not fit."""
-    schema, keys = arrow_schema(contract), pl.DataFrame(pl.from_arrow(batch.select(list(contract.primary_key))))
-    whole = [name for name in keys.columns if keys.schema[name].is_float() and pa.types.is_integer(schema.field(name).type)]
-    keys = keys.with_columns(pl.when(pl.col(name).floor() == pl.col(name)).then(pl.col(name)) for name in whole)
-    empty = pl.DataFrame(pl.from_arrow(pa.schema([schema.field(name) for name in keys.columns]).empty_table()))
-    return keys.with_columns(pl.col(name).cast(kind, strict=False) for name, kind in empty.schema.items()).to_arrow()
+    fields = {field.name: field for field in contract.fields}
+    return pa.table({name: typed(fields[name], batch.column(name))[0] for name in contract.primary_key})
 
 
 @contextmanager

@@ -7,6 +7,7 @@ pass finds something are single rows looked at.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
 from functools import partial
 from typing import Literal
 
@@ -14,28 +15,25 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline_assets.ingestion.sources.arrow_types import ARROW_TYPES, arrow_type
 from pipeline_assets.ingestion.sources.originals import row_bytes
-from pipeline_assets.spec.contracts import CLOCK_TOLERANCE, Contract, Field, FieldType
+from pipeline_assets.ingestion.sources.text_columns import Typed
+from pipeline_assets.ingestion.sources.typed_columns import EPOCH, MICROSECOND, typed, without_sentinels
+from pipeline_assets.spec.contracts import CLOCK_TOLERANCE, Contract, Field
 
-ARROW_TYPES: dict[FieldType, pa.DataType] = {
-    "string": pa.string(),
-    "integer": pa.int64(),
-    "number": pa.float64(),
-    "boolean": pa.bool_(),
-    "timestamp": pa.timestamp("us", tz="UTC"),
-}
 Reason = Literal[
-    "missing", "wrong type", "without zone", "not finite", "out of range", "not allowed", "too long", "outside the day", "too late",
-    "from the future", "repeated version", "not a JSON object", "repeated field",
+    "missing", "wrong type", "without zone", "not finite", "too precise", "out of range", "not allowed", "too long", "outside the day",
+    "too late", "from the future", "repeated version", "not a JSON object", "repeated field",
     "empty record", "not a CSV line", "not this Avro schema", "unknown schema id", "not a CloudEvent", "not a change event",
     "unknown event type", "unknown columns",
 ]  # fmt: skip
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-MICROSECOND = timedelta(microseconds=1)
 # The instants that every part of the platform can hold; those outside are Postgres' infinity and its like.
+INSTANTS = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
+# Of the two times of a row the days before and after are asked for too.
 FIRST_INSTANT, LAST_INSTANT = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)
 
 Finding = tuple[str, Reason, np.ndarray]
+Bound = float | Decimal | None
 
 
 def fault(field: str, reason: str) -> str:
@@ -90,7 +88,7 @@ def arrow_schema(contract: Contract) -> pa.Schema:
     """
     return pa.schema(
         [
-            pa.field(field.name, ARROW_TYPES[field.type], nullable=not field.required, metadata={"description": field.description})
+            pa.field(field.name, arrow_type(field), nullable=not field.required, metadata={"description": field.description})
             for field in contract.fields
         ]
     )
@@ -113,63 +111,52 @@ def check_batch(
     known after they had been received.
     """
     columns = {field.name: typed(field, batch.column(field.name)) for field in contract.fields}
-    values = {name: column for name, (column, _) in columns.items()}
-    unread = {name: mask for name, (_, mask) in columns.items() if mask is not None}
-    findings = [*_field_findings(contract, values, unread), *_time_findings(contract, values, day, received_at)]
+    checked = check_columns(contract, columns, original or partial(row_bytes, batch), day=day, received_at=received_at)
+    return replace(checked, fields=frozenset(batch.schema.names)).at(np.arange(first_position, first_position + batch.num_rows))
+
+
+def check_columns(
+    contract: Contract,
+    columns: Mapping[str, Typed],
+    original: Callable[[int], bytes],
+    *,
+    day: date | None = None,
+    received_at: pa.Array | None = None,
+) -> Checked:
+    """As `check_batch`, of columns in the contract's types by field, null where a value cannot be read, with which these are by reason.
+
+    At fault is the first field that cannot be read, then the first that breaks a rule. Rows stand at 0 and after.
+    """
+    values = {field.name: without_sentinels(field, columns[field.name][0]) for field in contract.fields}
+    unread = [(field.name, reason, mask) for field in contract.fields for reason, mask in columns[field.name][1].items()]
+    findings = [*unread, *_field_findings(contract, values), *_time_findings(contract, values, day, received_at)]
     rows = pa.RecordBatch.from_arrays(list(values.values()), names=list(values))
-    positions, fields = np.arange(first_position, first_position + batch.num_rows), frozenset(batch.schema.names)
+    positions = np.arange(rows.num_rows)
     if not findings:
-        return Checked(good=_as_promised(contract, rows), positions=positions, fields=fields)
-    first = _first_finding(findings, batch.num_rows)
+        return Checked(good=_as_promised(contract, rows), positions=positions, fields=frozenset(values))
+    first = _first_finding(findings, rows.num_rows)
     kept = first == len(findings)
-    written = original or partial(row_bytes, batch)
     broken = [
-        BrokenRow(position=int(positions[row]), field=findings[first[row]][0], reason=findings[first[row]][1], original=written(int(row)))
-        for row in np.flatnonzero(~kept)
+        BrokenRow(position=row, field=findings[first[row]][0], reason=findings[first[row]][1], original=original(row))
+        for row in np.flatnonzero(~kept).tolist()
     ]
     good = _as_promised(contract, rows.filter(pa.array(kept)))
-    return Checked(good=good, positions=positions[kept], broken=broken, fields=fields)
-
-
-def typed(field: Field, column: pa.Array) -> tuple[pa.Array, np.ndarray | None]:
-    """A column in its contract's type, and which of its values have none (null in the column); no mask where all have one.
-
-    An integer may come as a number without a fraction (as in JSON Schema), a number as an integer. A column of any other kind raises
-    pa.ArrowInvalid; a reader sees to it that none comes here.
-    """
-    target = ARROW_TYPES[field.type]
-    if column.type == target:
-        return column, None
-    if field.type == "integer" and pa.types.is_floating(column.type):
-        whole = pc.and_(pc.equal(pc.floor(column), column), pc.less(pc.abs(column), 2.0**63))
-        wrong = _mask(pc.invert(whole))
-        read = pc.if_else(whole, column, pa.scalar(None, column.type)).cast(target, safe=False)
-        return read, wrong if wrong.any() else None
-    if pa.types.is_timestamp(column.type) or pa.types.is_uint64(column.type):
-        return _exactly(column, target)
-    return column.cast(target, safe=field.type != "number"), None
-
-
-def _exactly(column: pa.Array, target: pa.DataType) -> tuple[pa.Array, np.ndarray | None]:
-    """A column in another type, and which of its values that type does not have, such as times between two microseconds."""
-    read = column.cast(target, safe=False)
-    # Whole numbers beyond 64 bits with a sign come out negative, and back as they were.
-    differs = pc.less(read, 0) if pa.types.is_uint64(column.type) else pc.not_equal(read.cast(column.type, safe=False), column)
-    wrong = _mask(differs)
-    return pc.if_else(pa.array(wrong), pa.scalar(None, target), read), wrong if wrong.any() else None
+    return Checked(good=good, positions=positions[kept], broken=broken, fields=frozenset(values))
 
 
 def _as_promised(contract: Contract, rows: pa.RecordBatch) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(rows.columns, schema=arrow_schema(contract))
 
 
-def _field_findings(contract: Contract, values: Mapping[str, pa.Array], wrong: Mapping[str, np.ndarray]) -> Iterator[Finding]:
+def _field_findings(contract: Contract, values: Mapping[str, pa.Array]) -> Iterator[Finding]:
     for field in contract.fields:
         column = values[field.name]
-        if field.name in wrong:
-            yield field.name, "wrong type", wrong[field.name]
         if field.required and column.null_count:
             yield field.name, "missing", _mask(column.is_null())
+        if field.type == "timestamp":
+            first, last = (FIRST_INSTANT, LAST_INSTANT) if field.name in {contract.event_at, contract.known_at} else INSTANTS
+            for reason, mask in _outside("out of range", column.view(pa.int64()), _microseconds(first), _microseconds(last)):
+                yield field.name, reason, mask
         for reason, mask in _value_findings(field, column):
             yield field.name, reason, mask
 
@@ -177,10 +164,10 @@ def _field_findings(contract: Contract, values: Mapping[str, pa.Array], wrong: M
 def _value_findings(field: Field, column: pa.Array) -> Iterator[tuple[Reason, np.ndarray]]:
     if field.type == "number" and pc.all(pc.is_finite(column)).as_py() is False:
         yield "not finite", _mask(pc.invert(pc.is_finite(column)))
-    if field.type == "timestamp":
-        yield from _outside("out of range", column.view(pa.int64()), _microseconds(FIRST_INSTANT), _microseconds(LAST_INSTANT))
     if field.type in {"integer", "number"}:
         yield from _outside("out of range", column, field.minimum, field.maximum)
+    if field.type == "decimal":
+        yield from _outside("out of range", column, *(None if one is None else Decimal(str(one)) for one in (field.minimum, field.maximum)))
     if field.allowed:
         is_allowed = pc.is_in(column, value_set=pa.array(field.allowed, column.type))
         if is_allowed.true_count < len(column) - column.null_count:
@@ -213,7 +200,7 @@ def _time_findings(contract: Contract, values: Mapping[str, pa.Array], day: date
             yield contract.known_at, reason, mask
 
 
-def _outside(reason: Reason, column: pa.Array, low: float | None, high: float | None) -> Iterator[tuple[Reason, np.ndarray]]:
+def _outside(reason: Reason, column: pa.Array, low: Bound, high: Bound) -> Iterator[tuple[Reason, np.ndarray]]:
     """The rows below `low` or above `high`, if there are any. Nulls and NaN are not."""
     if low is None and high is None:
         return

@@ -1,6 +1,7 @@
 """The JSON object of a row, read strictly, or what is wrong with the row."""
 
 import json
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,9 +22,12 @@ class Fault(ValueError):
 
 
 def json_object(row: bytes) -> dict[str, Any]:
-    """The fields of a JSON object; raises Fault for bytes that are none, or that name a field twice at any depth."""
+    """The fields of a JSON object; raises Fault for bytes that are none, or that name a field twice at any depth.
+
+    A number with a point or an exponent is a Decimal: exactly what stands there.
+    """
     try:
-        found = json.loads(row, object_pairs_hook=_distinct)
+        found = json.loads(row, object_pairs_hook=_distinct, parse_float=Decimal)
     except Fault:
         raise
     # RecursionError: brackets nested deeper than the parser goes.

@@ -1,20 +1,26 @@
 """The bytes that stand for a row where its source gave values and no bytes: a JSON object that reads back to the same values."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
+from decimal import Decimal
 
 import pyarrow as pa
 
 from pipeline_assets.core.versions import DELETED_AT
+from pipeline_assets.ingestion.sources.typed_columns import from_floats
 
 
-def row_bytes(batch: pa.RecordBatch, row: int) -> bytes:
-    """A row of a batch by its index; a time outside of the years 1 to 9999 as its microseconds since 1970."""
+def row_bytes(batch: pa.RecordBatch, row: int, numbers: Collection[str] = ()) -> bytes:
+    """A row of a batch by its index; a time outside of the years 1 to 9999 as its microseconds since 1970.
+
+    numbers: columns whose texts are numbers, and are written as such.
+    """
     values: dict[str, object] = {}
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         try:
-            values[name] = column[row].as_py()
+            value = (from_floats(column.slice(row, 1))[0] if pa.types.is_float32(column.type) else column[row]).as_py()
+            values[name] = Decimal(value) if name in numbers and value is not None else value
         except (OverflowError, ValueError):
             values[name] = column[row].value
     return json_bytes(values)
@@ -25,8 +31,13 @@ def json_bytes(values: Mapping[str, object]) -> bytes:
 
     `_deleted_at` is left out, which no source has.
     """
-    own = {name: value for name, value in values.items() if name != DELETED_AT}
-    return json.dumps(own, default=_written, ensure_ascii=False).encode()
+    own = (f"{_text(name)}: {_text(value)}" for name, value in values.items() if name != DELETED_AT)
+    return f"{{{', '.join(own)}}}".encode()
+
+
+def _text(value: object) -> str:
+    """A value as JSON; a decimal with all of its digits."""
+    return str(value) if isinstance(value, Decimal) else json.dumps(value, default=_written, ensure_ascii=False)
 
 
 def _written(value: object) -> str:

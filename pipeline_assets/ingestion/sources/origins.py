@@ -1,14 +1,17 @@
 """What outside systems are called in the asset graph, and what a contract says in the terms of the Open Data Contract Standard."""
 
 import re
+from collections.abc import Mapping
 from datetime import timedelta
 
 from pipeline_assets.core import names
 from pipeline_assets.core.names import AssetName
-from pipeline_assets.spec.contracts import Contract, Field
+from pipeline_assets.spec.contracts import Contract, Field, FieldType
 from pipeline_assets.spec.sources import Files, Origin, PostgresTable, RestEndpoint
 
 ODCS_VERSION = "v3.0.2"
+# The standard's `date` is any point in time, its `number` any number.
+LOGICAL_TYPES: Mapping[FieldType, str] = {"timestamp": "date", "decimal": "number"}
 # The schema of tables that are named without one.
 PUBLIC = "public"
 
@@ -84,11 +87,12 @@ def _property(contract: Contract, field: Field) -> dict[str, object]:
     kept = {name: limit for name, limit in limits.items() if limit is not None}
     described: dict[str, object] = {
         "name": field.name,
-        # The standard's `date` is any point in time.
-        "logicalType": "date" if field.type == "timestamp" else field.type,
+        "logicalType": LOGICAL_TYPES.get(field.type, field.type),
         "description": field.description,
         "required": field.required,
     }
+    if field.type == "decimal":
+        described |= {"physicalType": f"decimal({field.precision}, {field.scale})"}
     if field.name in contract.primary_key:
         described |= {"primaryKey": True, "primaryKeyPosition": contract.primary_key.index(field.name) + 1}
     if field.allowed:

@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline_assets.ingestion.sources.contracts import ARROW_TYPES
+from pipeline_assets.ingestion.sources.arrow_types import arrow_type
+from pipeline_assets.ingestion.sources.text_columns import INSTANT, from_texts, plain_text
 from pipeline_assets.spec.contracts import Contract, Field, FieldType
 
 if TYPE_CHECKING:
@@ -23,11 +24,14 @@ if TYPE_CHECKING:
 ODD_ESCAPES = r"\\u(?:0000|[dD][89a-fA-F])"
 # What DuckDB takes for a number and Python for an error; looked for only where a record has fields that the contract does not know.
 ODD_NUMBERS = r"(?i):\s*[-+]?(?:nan|inf)"
-INSTANT = r"[12]\d{3}-\d\d-\d\d[Tt ](?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{3}(?:\d{3})?)?(?:[Zz]|[+-](?:0\d|1[0-4]):[0-5]\d)"
+# Numbers so near to 0 that DuckDB may make them 0, looked for where there are signs of one; decimals of more digits than a float keeps.
+TINY, LONG_TEXT = r"[eE]-[0-9]{3}|[0-9]{300}", 300
+LONG_DECIMAL = r'"(?:{names})"\s*:\s*-?[0-9.]{{16}}'
 SQL_TYPES: dict[FieldType, str] = {
     "string": "VARCHAR",
     "integer": "BIGINT",
     "number": "DOUBLE",
+    "decimal": "VARCHAR",
     "boolean": "BOOLEAN",
     "timestamp": "VARCHAR",
 }
@@ -35,6 +39,7 @@ JSON_TYPES: dict[FieldType, set[str]] = {
     "string": {"VARCHAR"},
     "integer": {"BIGINT", "UBIGINT"},
     "number": {"BIGINT", "UBIGINT", "DOUBLE"},
+    "decimal": {"BIGINT", "UBIGINT", "DOUBLE", "VARCHAR"},
     "boolean": {"BOOLEAN"},
     "timestamp": {"VARCHAR"},
 }
@@ -103,7 +108,7 @@ class PlainJson:
         if not is_plain.all():
             rows = rows.filter(pa.array(is_plain))
         (batch,) = rows.combine_chunks().to_batches() or [pa.RecordBatch.from_pylist([], rows.schema)]
-        columns = [batch.column(f"f{number}").cast(ARROW_TYPES[field.type]) for number, field in enumerate(self._contract.fields)]
+        columns = [_typed(field, batch.column(f"f{number}")) for number, field in enumerate(self._contract.fields)]
         return PlainRows(
             places=batch.column("place").to_numpy(),
             columns=pa.RecordBatch.from_arrays(columns, names=[field.name for field in self._contract.fields]),
@@ -127,7 +132,7 @@ class PlainJson:
     def _rows(self, texts: pa.Array) -> pa.Table:
         records = pa.table({"place": np.arange(len(texts)), "text": texts})
         self._connection.register("records", pa.Table.from_batches(records.to_batches(SCANNED_ROWS), records.schema))
-        found: pa.Table = self._connection.sql(self._query, params={"odd": ODD_ESCAPES, "instant": INSTANT}).to_arrow_table()
+        found: pa.Table = self._connection.sql(self._query, params={"odd": ODD_ESCAPES, "tiny": TINY, "instant": INSTANT}).to_arrow_table()
         self._connection.unregister("records")
         return found
 
@@ -152,9 +157,16 @@ def _shape(text: str) -> Shape:
     return Shape(fields=fields.split(SEPARATOR), kinds=[kind.strip("'") for kind in kinds.strip("[]").split(", ")])
 
 
+def _typed(field: Field, column: pa.Array) -> pa.Array:
+    return from_texts(field, column)[0] if field.type == "decimal" else column.cast(arrow_type(field))
+
+
 def _is_read(field: Field, column: pa.ChunkedArray) -> np.ndarray:
     """Which values of a column were read; none is where it does not fit the type."""
-    found = pc.is_finite(column).fill_null(False) if field.type == "number" else column.is_valid()
+    if field.type == "decimal":
+        found = pc.match_substring_regex(column, plain_text(field)).fill_null(False)
+    else:
+        found = pc.is_finite(column).fill_null(False) if field.type == "number" else column.is_valid()
     return np.asarray(found.to_numpy(), dtype=bool)
 
 
@@ -170,6 +182,8 @@ def _query(fields: Sequence[Field], asked: Mapping[str, FieldType], route_field:
     values = [f"{_value(field)} as f{number}" for number, field in enumerate(fields)]
     if route_field is not None:
         values.append(f'found."{route_field}" as route')
+    decimals = "|".join(field.name for field in fields if field.type == "decimal")
+    is_exact = f"not regexp_matches(text, '{LONG_DECIMAL.format(names=decimals)}')" if decimals else "true"
     # A flat object ends with its first closing brace. Materialized, as else the fields of texts that are no JSON would be asked for, which
     # is an error.
     return f"""
@@ -177,6 +191,11 @@ def _query(fields: Sequence[Field], asked: Mapping[str, FieldType], route_field:
             select place, text from records
             where starts_with(text, '{{') and instr(text, '}}') = length(text) and text[-2] not in (',', ' ', chr(9), chr(10), chr(13))
                 and not contains(text, '[') and json_valid(text) and (not contains(text, '\\u') or not regexp_matches(text, $odd))
+                and (
+                    length(text) <= {LONG_TEXT} and not contains(text, 'e-') and not contains(text, 'E-')
+                    or not regexp_matches(text, $tiny)
+                )
+                and {is_exact}
         ),
         read as (
             select

@@ -19,7 +19,11 @@ SQL_TYPES: dict[FieldType, str] = {
     "boolean": "boolean",
     "timestamp": "timestamp with time zone",
 }
-FOUND = "select column_name, data_type, is_nullable from information_schema.columns where table_schema = %s and table_name = %s"
+FOUND = """
+    select a.attname, format_type(a.atttypid, a.atttypmod), not a.attnotnull from pg_attribute as a
+    join pg_class as c on c.oid = a.attrelid join pg_namespace as n on n.oid = c.relnamespace
+    where n.nspname = %s and c.relname = %s and a.attnum > 0 and not a.attisdropped
+"""
 
 # Type and nullability of the columns of a table, by name.
 Columns = dict[str, tuple[str, bool]]
@@ -34,9 +38,14 @@ def follow_contract(settings: Settings, contract: Contract) -> None:
     with connections.warehouse(settings) as connection:
         # One connection at a time makes or changes tables of this schema.
         connection.execute("select pg_advisory_xact_lock(hashtext(%s))", [names.RAW])
-        found = {name: (kind, nullable == "YES") for name, kind, nullable in connection.execute(FOUND, names.raw(contract.name))}
+        found = {name: (kind, nullable) for name, kind, nullable in connection.execute(FOUND, names.raw(contract.name))}
         for statement in _create(contract) if not found else _extend(contract, found):
             connection.execute(statement)
+
+
+def sql_type(field: Field) -> str:
+    """The type of the column of a field, as Postgres writes it."""
+    return f"numeric({field.precision},{field.scale})" if field.type == "decimal" else SQL_TYPES[field.type]
 
 
 def qualified(contract: Contract) -> "sql.Identifier":
@@ -76,9 +85,10 @@ def _extend(contract: Contract, found: Columns) -> "Iterator[sql.Composed]":
 
 def _conflicts(contract: Contract, found: Columns) -> Iterator[tuple[str, str]]:
     for field in contract.fields:
-        kind, nullable = found.get(field.name, (SQL_TYPES[field.type], True))
-        if kind != SQL_TYPES[field.type]:
-            yield field.name, f"is {kind} and would have to be {SQL_TYPES[field.type]}"
+        wanted = sql_type(field)
+        kind, nullable = found.get(field.name, (wanted, True))
+        if kind != wanted:
+            yield field.name, f"is {kind} and would have to be {wanted}"
         elif field.required and nullable:
             yield field.name, "would have to be required, which the rows that are there need not fulfil"
 
@@ -86,4 +96,4 @@ def _conflicts(contract: Contract, found: Columns) -> Iterator[tuple[str, str]]:
 def _definition(field: Field) -> "sql.Composed":
     from psycopg import sql
 
-    return sql.SQL("{} {}").format(sql.Identifier(field.name), sql.SQL(SQL_TYPES[field.type] + (" not null" if field.required else "")))
+    return sql.SQL("{} {}").format(sql.Identifier(field.name), sql.SQL(sql_type(field) + (" not null" if field.required else "")))

@@ -18,7 +18,7 @@ from pipeline_assets.core import names
 from pipeline_assets.core.declarations import read_project
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.settings import read_code_settings
-from pipeline_assets.processing.cleaning.raw_schema import LOADED_AT, SQL_TYPES
+from pipeline_assets.processing.cleaning.raw_schema import LOADED_AT, SQL_TYPES, sql_type
 from pipeline_assets.spec.contracts import Contract
 from pipeline_assets.spec.use_case import UseCase
 
@@ -57,7 +57,7 @@ def sources_path(dbt_project: Path, use_case: UseCase) -> Path:
 
 def _table(contract: Contract, *, by_day: bool) -> dict[str, Any]:
     loaded_at = {"name": LOADED_AT, "data_type": SQL_TYPES["timestamp"], "description": "When the row was copied, by the wall clock."}
-    columns = [{"name": f.name, "data_type": SQL_TYPES[f.type], "description": f.description} for f in contract.fields]
+    columns = [{"name": f.name, "data_type": sql_type(f), "description": f.description} for f in contract.fields]
     return {
         "name": contract.name,
         "description": contract.description,

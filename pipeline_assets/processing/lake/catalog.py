@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from pipeline_assets.core import names
 from pipeline_assets.core.errors import TableMismatch
-from pipeline_assets.core.iceberg import Column, ColumnType, Identifier, follow, open_or_create
+from pipeline_assets.core.iceberg import Column, ColumnType, Identifier, column_of, follow, open_or_create
 from pipeline_assets.spec.contracts import Contract
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def table_for_contract(catalog: "Catalog", contract: Contract, *, by_day: bool) 
     A new optional field is added (null in older rows), a required one may become optional, descriptions follow. Raises SchemaConflict
     naming every field that was retyped, dropped, added as required or made required, or if the partitioning differs.
     """
-    columns = [Column(name=f.name, type=f.type, required=f.required, doc=f.description) for f in contract.fields]
+    columns = [column_of(field) for field in contract.fields]
     table = open_or_create(catalog, names.lake(contract.name), columns, contract.event_at if by_day else None, contract.primary_key)
     return follow(table, columns, dropped=[name for name in table.schema().column_names if name not in {c.name for c in columns}])
 

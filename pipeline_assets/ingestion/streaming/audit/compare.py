@@ -6,11 +6,9 @@ the low to the high watermark, in the typed table or in quarantine, and in one o
 compare what they are given, and read nothing.
 """
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -21,10 +19,11 @@ from pipeline_assets.core.errors import SnapshotIncomplete
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.batch.postgres import TableSnapshot, open_table
 from pipeline_assets.ingestion.sources.contracts import Checked, arrow_schema, check_batch
-from pipeline_assets.ingestion.sources.json_rows import READERS
+from pipeline_assets.ingestion.sources.json_objects import json_object
+from pipeline_assets.ingestion.sources.text_columns import from_values
 from pipeline_assets.ingestion.streaming.staged.change_log import LSN, TRANSACTION
 from pipeline_assets.ingestion.streaming.staged.changes import Merged, merge
-from pipeline_assets.spec.contracts import Contract, Field
+from pipeline_assets.spec.contracts import Contract
 from pipeline_assets.spec.sources import PostgresTable
 
 Key = tuple[object, ...]
@@ -215,19 +214,10 @@ def difference(
 
 def _broken_keys(contract: Contract, parts: Sequence[Checked]) -> pl.DataFrame:
     """The keys of the rows that break their contract in the source; one without a whole key is none."""
-    schema = pl.DataFrame(pl.from_arrow(arrow_schema(contract).empty_table())).select(contract.primary_key).schema
+    originals = [json_object(row.original) for part in parts for row in part.broken]
     fields = [field for field in contract.fields if field.name in contract.primary_key]
-    originals = [json.loads(row.original) for part in parts for row in part.broken]
-    keys = [{field.name: _key_value(field, row.get(field.name)) for field in fields} for row in originals]
-    return pl.DataFrame(keys, schema=schema).drop_nulls()
-
-
-def _key_value(field: Field, value: Any) -> Any:
-    """A part of a key; None where it is none of its type."""
-    try:
-        return None if value is None else READERS[field.type](value)
-    except (TypeError, ValueError, OverflowError):
-        return None
+    keys = {field.name: from_values(field, [row.get(field.name) for row in originals])[0] for field in fields}
+    return pl.DataFrame(pl.from_arrow(pa.table(keys))).select(contract.primary_key).drop_nulls()
 
 
 def audit_offsets(

@@ -58,6 +58,8 @@ def changes(
         "decimal.handling.mode": "string",
         "time.precision.mode": "isostring",
         "binary.handling.mode": "base64",
+        # Else it has no value for the type `name` in a change, though it has one in a snapshot.
+        "include.unknown.datatypes": "true",
         **{f"{part}.converter": JSON for part in ("key", "value")},
         **{f"{part}.converter.schemas.enable": "false" for part in ("key", "value")},
     }

@@ -11,12 +11,11 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
 from functools import cache, partial
 from typing import Any
 
 from pipeline_assets.ingestion.sources.json_objects import Fault, json_object
-from pipeline_assets.ingestion.sources.text_values import value_of
+from pipeline_assets.ingestion.sources.values import NUMERIC, value_of
 from pipeline_assets.ingestion.streaming.decoding.schema_registry import SchemaOf, nobody
 from pipeline_assets.ingestion.streaming.staged.change_log import BROKEN, BROKEN_FIELD
 from pipeline_assets.spec.contracts import Contract, FieldType
@@ -26,6 +25,7 @@ from pipeline_assets.spec.sources import Avro, CloudEvent, CsvLine, DebeziumChan
 WITHOUT_MARK = "utf-8-sig"
 FRAME_BYTES = 5
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+NO_WIDTHS: Mapping[str, int] = {}
 TRUNCATE = "t"
 # The attributes that an event must have, and the header of the one that is no `ce_…`.
 REQUIRED = ("specversion", "id", "source", "type")
@@ -63,11 +63,11 @@ def _header_of(attribute: str) -> str:
     return CONTENT_TYPE if attribute == DATA_CONTENT_TYPE else f"{ATTRIBUTE}{attribute}"
 
 
-def decoder(contract: Contract, written: Format, schema_of: SchemaOf = nobody) -> Decode:
+def decoder(contract: Contract, written: Format, schema_of: SchemaOf = nobody, widths: Mapping[str, int] = NO_WIDTHS) -> Decode:
     """A function from the bytes and headers of a record to its event; None for a record that is no event and no fault.
 
-    `schema_of` asks the registry that the format names, if any. The function raises Fault for bytes that are not of the format, and
-    whatever `schema_of` raises where it cannot know.
+    `schema_of` asks the registry that the format names, if any; `widths` as for `RecordReader`. The function raises Fault for bytes that
+    are not of the format, and whatever `schema_of` raises where it cannot know.
     """
     types = {field.name: field.type for field in contract.fields}
     match written:
@@ -82,7 +82,8 @@ def decoder(contract: Contract, written: Format, schema_of: SchemaOf = nobody) -
         case DebeziumChange():
             # Nobody but the check of a change knows what is broken in it.
             unsaid = [BROKEN] if BROKEN_FIELD in contract.fields else []
-            return lambda payload, _: None if payload is None else _change(written, types, unsaid, payload)
+            changed = Changed(types=types, widths=widths)
+            return lambda payload, _: None if payload is None else _change(written, changed, unsaid, payload)
 
 
 def _with_bytes(decode: Callable[[bytes, Headers], Event]) -> Decode:
@@ -158,9 +159,7 @@ def _writer_schema(schema_of: SchemaOf, number: int) -> Any | None:
 
 def _json_value(value: Any) -> Any:
     """A value of Avro's logical types as JSON would have it."""
-    if isinstance(value, datetime | date):
-        return value.isoformat()
-    return float(value) if isinstance(value, Decimal) else value
+    return value.isoformat() if isinstance(value, datetime | date) else value
 
 
 def _cloud_event(written: CloudEvent, payload: bytes, headers: Headers) -> Event:
@@ -186,7 +185,7 @@ def _attributes(headers: Headers) -> dict[str, Any]:
     return {DATA_CONTENT_TYPE if name == CONTENT_TYPE else name.removeprefix(ATTRIBUTE): value for name, value in texts.items()}
 
 
-def _change(written: DebeziumChange, types: Mapping[str, FieldType], unsaid: Sequence[str], payload: bytes) -> Event:
+def _change(written: DebeziumChange, changed: "Changed", unsaid: Sequence[str], payload: bytes) -> Event:
     found = json_object(payload)
     # The converter puts the schema beside the change unless it is configured not to.
     change = found["payload"] if found.keys() == {"schema", "payload"} else found
@@ -206,16 +205,27 @@ def _change(written: DebeziumChange, types: Mapping[str, FieldType], unsaid: Seq
         **dict.fromkeys(unsaid),
     }
     if operation in STANDING:
-        lacking = sorted(types.keys() - row.keys() - about.keys())
+        lacking = sorted(changed.types.keys() - row.keys() - about.keys())
         about[written.absent] = json.dumps(lacking) if lacking else None
-    values = {name: _change_value(types.get(name), value) for name, value in row.items()}
+    values = {name: changed.value(name, value) for name, value in row.items()}
     return Event(values=values | {field: value for field, value in about.items() if field is not None}, envelope=source)
 
 
-def _change_value(kind: FieldType | None, value: Any) -> Any:
-    """The value of a row; decimals come as text, so that nothing of them is lost on the way."""
-    is_decimal = isinstance(value, str) and value and kind in {"integer", "number"}
-    return value_of(kind, value) if is_decimal else value
+@dataclass(frozen=True, kw_only=True)
+class Changed:
+    """What is known of the columns of a followed table: the types of their fields, and which are filled up with blanks."""
+
+    types: Mapping[str, FieldType]
+    widths: Mapping[str, int]
+
+    def value(self, name: str, value: Any) -> Any:
+        """The value of a column; decimals come as text, so that nothing of them is lost, and blanks that only fill up are no part of it."""
+        if not isinstance(value, str):
+            return value
+        kind = self.types.get(name)
+        if kind in NUMERIC and value:
+            return value_of(kind, value)
+        return value.rstrip(" ") if len(value) == self.widths.get(name) else value
 
 
 def _committed_at(source: Mapping[str, Any]) -> str | None:

@@ -16,7 +16,7 @@ from pipeline_assets.ingestion.sources.json_objects import Fault
 from pipeline_assets.ingestion.sources.json_rows import check_objects
 from pipeline_assets.ingestion.sources.plain_json import PlainRows, plain_json
 from pipeline_assets.ingestion.streaming.decoding.broken_changes import partly_read
-from pipeline_assets.ingestion.streaming.decoding.formats import Headers, decoder, headers_of
+from pipeline_assets.ingestion.streaming.decoding.formats import NO_WIDTHS, Headers, decoder, headers_of
 from pipeline_assets.ingestion.streaming.decoding.schema_registry import SchemaOf, nobody
 from pipeline_assets.ingestion.streaming.staged.change_log import BROKEN_FIELD
 from pipeline_assets.spec.sources import EventStream, JsonObject, RecordStream
@@ -70,12 +70,15 @@ class CheckedRecords:
 
 
 class RecordReader:
-    """Reads the records of a topic as the rows of a stream; `schema_of` asks the registry that its format names, if any."""
+    """Reads the records of a topic as the rows of a stream; `schema_of` asks the registry that its format names, if any.
 
-    def __init__(self, stream: RecordStream, share: Share, schema_of: SchemaOf = nobody) -> None:
+    widths: of the changes of a table the columns whose values are filled up with blanks to so many characters.
+    """
+
+    def __init__(self, stream: RecordStream, share: Share, schema_of: SchemaOf = nobody, widths: Mapping[str, int] = NO_WIDTHS) -> None:
         self.contract, self.headers = stream.contract, headers_of(stream)
         self._share = share
-        self._decode = decoder(stream.contract, stream.format, schema_of)
+        self._decode = decoder(stream.contract, stream.format, schema_of, widths)
         self._plain = plain_json(stream.contract, share.field) if isinstance(stream.format, JsonObject) else None
         self._is_log = BROKEN_FIELD in stream.contract.fields
         self._known_at = stream.contract.known_at if stream.known_at_record_time else None

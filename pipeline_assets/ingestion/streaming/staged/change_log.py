@@ -44,7 +44,7 @@ def log_contract(contract: Contract) -> Contract:
     values that can be read. `_broken` says of each other field what is wrong with it, as a JSON object; it is null in all other changes.
     Once the record has been replayed its change is there too, at the same offset, and takes the place of the broken one.
     """
-    loose = [Field(name=field.name, type=field.type, description=field.description) for field in contract.fields]
+    loose = [replace(field, required=False, minimum=None, maximum=None, allowed=(), max_length=None) for field in contract.fields]
     return replace(
         contract,
         name=names.change_log(contract.name),

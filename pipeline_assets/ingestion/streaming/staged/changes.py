@@ -27,7 +27,7 @@ import polars as pl
 import pyarrow as pa
 
 from pipeline_assets.core.errors import TableMismatch
-from pipeline_assets.ingestion.sources.contracts import ARROW_TYPES
+from pipeline_assets.ingestion.sources.arrow_types import arrow_type
 from pipeline_assets.ingestion.streaming.staged.change_log import (
     ABSENT,
     BROKEN,
@@ -113,7 +113,7 @@ def merge(log: pa.Table, contract: Contract, *, at: int | None = None) -> Merged
 
 def rows_in(frame: pl.DataFrame, contract: Contract) -> pa.Table:
     """The columns of a contract, in its order and types, any of them nullable."""
-    fields = [pa.field(field.name, ARROW_TYPES[field.type]) for field in contract.fields]
+    fields = [pa.field(field.name, arrow_type(field)) for field in contract.fields]
     return frame.select(field.name for field in contract.fields).to_arrow().cast(pa.schema(fields))
 
 

@@ -13,7 +13,7 @@ from pipeline_assets.core import names
 from pipeline_assets.core.arrow import batches_in
 from pipeline_assets.core.errors import TableMismatch, UnknownName
 from pipeline_assets.core.iceberg import open_table, planned
-from pipeline_assets.ingestion.sources.contracts import ARROW_TYPES
+from pipeline_assets.ingestion.sources.arrow_types import ARROW_TYPES, arrow_type
 from pipeline_assets.ingestion.streaming.staged.change_log import (
     ABSENT,
     BROKEN,
@@ -59,7 +59,7 @@ class Log:
     @property
     def schema(self) -> pa.Schema:
         """The columns that a merge needs."""
-        fields = [pa.field(field.name, ARROW_TYPES[field.type]) for field in self.contract.fields if field.name not in META.names]
+        fields = [pa.field(field.name, arrow_type(field)) for field in self.contract.fields if field.name not in META.names]
         return pa.schema([*fields, *META])
 
     def files(self) -> "list[DataFile]":

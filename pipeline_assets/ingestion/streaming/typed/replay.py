@@ -22,10 +22,10 @@ from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.batch.replay import Replayed
 from pipeline_assets.ingestion.sources import quarantine
 from pipeline_assets.ingestion.sources.quarantine import QuarantinedRow
-from pipeline_assets.ingestion.streaming.decoding.records import RecordReader, share_of
-from pipeline_assets.ingestion.streaming.decoding.schema_registry import schemas_of
+from pipeline_assets.ingestion.streaming.decoding.records import RecordReader
 from pipeline_assets.ingestion.streaming.landing import tables as landing
 from pipeline_assets.ingestion.streaming.streams import broken_field
+from pipeline_assets.ingestion.streaming.typed.readers import reader_of
 from pipeline_assets.ingestion.streaming.typed.table import (
     OFFSET_SCHEMA,
     append_events,
@@ -62,7 +62,7 @@ def replay_records(settings: Settings, asked: Sequence[RecordStream], streams: S
             catalog(settings) as lake,
         ):
             connection.autocommit = True
-            reader, days, still_broken = _reader(settings, stream, streams), Counter[date](), 0
+            reader, days, still_broken = reader_of(settings, lake, stream, streams), Counter[date](), 0
             for page in _pages(connection, stream):
                 passed, kept = _replay(connection, lake, stream, reader, page)
                 days.update(passed)
@@ -71,10 +71,6 @@ def replay_records(settings: Settings, asked: Sequence[RecordStream], streams: S
         if still_broken:
             found.append(Replayed(source=contract.name, partition=names.STREAM, replayed=0, still_broken=still_broken))
     return found
-
-
-def _reader(settings: Settings, stream: RecordStream, streams: Sequence[RecordStream]) -> RecordReader:
-    return RecordReader(stream, share_of(stream, streams), schemas_of(settings, stream.format))
 
 
 def _pages(connection: "psycopg.Connection", stream: RecordStream) -> Iterator[list[QuarantinedRow]]:

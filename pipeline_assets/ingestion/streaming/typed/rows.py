@@ -26,13 +26,13 @@ from pipeline_assets.core.connections import catalog, warehouse
 from pipeline_assets.core.errors import ContractViolation, LakeBusy, SourceChanged
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.sources import quarantine
-from pipeline_assets.ingestion.streaming.decoding.records import RecordReader, share_of
-from pipeline_assets.ingestion.streaming.decoding.schema_registry import schemas_of
+from pipeline_assets.ingestion.streaming.decoding.records import RecordReader
 from pipeline_assets.ingestion.streaming.landing import tables as landing
 from pipeline_assets.ingestion.streaming.landing.offsets import Seen, Spans
 from pipeline_assets.ingestion.streaming.landing.refetch import Refetch, refuse
 from pipeline_assets.ingestion.streaming.landing.tables import Increment
 from pipeline_assets.ingestion.streaming.typed.chunks import Chunk, Tally, arrivals, broken_records, chunks
+from pipeline_assets.ingestion.streaming.typed.readers import reader_of
 from pipeline_assets.ingestion.streaming.typed.schema_changes import MIN_CHANGED, Look, Signs, look_of, problems
 from pipeline_assets.ingestion.streaming.typed.table import Position, append_events, position_of, rows_of, typed_schema, typed_table
 from pipeline_assets.spec.sources import RecordStream
@@ -93,7 +93,6 @@ def type_landed(
     """
     quarantine.create(settings)
     contract = stream.contract
-    reader = RecordReader(stream, share_of(stream, streams), schemas_of(settings, stream.format))
     with (
         closing(warehouse(settings)) as connection,
         quarantine.locked(connection, contract.name, names.STREAM),
@@ -105,6 +104,7 @@ def type_landed(
             covered = [(number, *span) for number, spans in chunk.covered.partitions.items() for span in spans]
             quarantine.replace_records(connection, contract.name, stream.topic, covered, chunk.broken, run_id)
 
+        reader = reader_of(settings, lake, stream, streams)
         return type_into(lake, stream, reader, keep, refetch, run_id=run_id, look=look_of(settings, stream))
 
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from pipeline_assets.core import names
 from pipeline_assets.core.arrow import batches_in
 from pipeline_assets.core.errors import SchemaConflict
-from pipeline_assets.core.iceberg import Column, follow, open_or_create, open_table, planned
+from pipeline_assets.core.iceberg import Column, column_of, follow, open_or_create, open_table, planned
 from pipeline_assets.ingestion.sources.contracts import Checked, arrow_schema
 from pipeline_assets.ingestion.streaming.landing import tables as landing
 from pipeline_assets.ingestion.streaming.landing.offsets import Seen
@@ -89,8 +89,7 @@ def typed_table(catalog: "Catalog", contract: Contract) -> "Table":
     A table that nothing was ever written to follows any change: a contract may be corrected before its first row.
     """
     identifier = names.typed(contract.name)
-    own = [Column(name=f.name, type=f.type, required=f.required, doc=f.description) for f in contract.fields]
-    wanted = [*own, *PLACE]
+    wanted = [*map(column_of, contract.fields), *PLACE]
     table = open_or_create(catalog, identifier, wanted, contract.event_at, properties=PROPERTIES)
     known = {column.name for column in wanted}
     try:

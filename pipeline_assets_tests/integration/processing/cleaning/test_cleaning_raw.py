@@ -9,15 +9,20 @@ from multiprocessing.connection import Connection
 
 import pyarrow as pa
 import pytest
+from psycopg.sql import SQL, Identifier
 
 from pipeline_assets.core import connections, names
 from pipeline_assets.core.errors import SchemaConflict, UnknownName
 from pipeline_assets.core.settings import Settings
+from pipeline_assets.core.versions import versioned
+from pipeline_assets.ingestion.batch.load import stage_snapshot
 from pipeline_assets.processing.cleaning import inspection, raw_tables
-from pipeline_assets.processing.cleaning.raw_schema import follow_contract
+from pipeline_assets.processing.cleaning.raw_schema import follow_contract, qualified
 from pipeline_assets.processing.lake import tables
 from pipeline_assets.spec.contracts import Contract, Field
 from pipeline_assets_tests.lake_rows import TRIPS, day, in_lake, stage, trip_rows, trips
+from pipeline_assets_tests.postgres_edges import KEY, edge_rows, edges_contract, edges_ddl
+from pipeline_assets_tests.readings import World
 
 RAW_TRIPS = ".".join(names.raw(TRIPS.name))
 
@@ -208,3 +213,19 @@ def test_raw_tables_report_when_they_were_loaded(isolated: Settings) -> None:
     assert not stale.is_fresh
     assert stale.age is not None
     assert stale.age > TRIPS.freshness
+
+
+def test_values_at_the_edges_of_their_types_reach_the_warehouse_as_they_are(world: World) -> None:
+    """From a table through staged files and lake to the raw table: decimals with all digits, whole numbers beyond all floats."""
+    contract, rows = edges_contract(world.name), [row for row in edge_rows() if row.fault is None]
+    world.fill([{KEY: str(number), **row.texts} for number, row in enumerate(rows)], edges_ddl("{table}"))
+
+    stage_snapshot(world.settings, replace(world.table, contract=contract), run_id="r")
+    tables.publish_snapshot(world.settings, versioned(contract))
+    raw_tables.load_raw_snapshot(world.settings, versioned(contract))
+    with connections.warehouse(world.settings) as connection:
+        cursor = connection.execute(SQL("select * from {} order by {}").format(qualified(contract), Identifier(KEY)))
+        columns = [column.name for column in cursor.description or ()]
+        found = [dict(zip(columns, row, strict=True)) for row in cursor.fetchall()]
+
+    assert [{name: each[name] for name in row.values} for each, row in zip(found, rows, strict=True)] == [row.values for row in rows]

@@ -18,7 +18,7 @@ from pipeline_assets.core.errors import SourceChanged, SourceRefused
 from pipeline_assets.ingestion.batch import file_rows
 from pipeline_assets.ingestion.batch.file_rows import OpenFile, parts
 from pipeline_assets.ingestion.sources.json_rows import check_objects
-from pipeline_assets.ingestion.sources.text_values import value_of
+from pipeline_assets.ingestion.sources.values import value_of
 from pipeline_assets.spec.contracts import Contract, Field
 from pipeline_assets.spec.sources import CsvFile, FileFormat, JsonLines, ParquetFile
 from pipeline_assets_tests.readings import READINGS, reading
@@ -98,8 +98,8 @@ def test_what_is_read_as_whole_columns_is_what_is_read_row_by_row(content: bytes
         (b"a1,indoor,3\n", "not a CSV line"),
         (LINE.replace(b"a1", b"\xff"), "not a CSV line"),
         (LINE.replace(b",3,", b",0x3,"), "level wrong type"),
-        (LINE.replace(b",3,", b"," + b"9" * 5000 + b","), "level wrong type"),
-        (LINE.replace(b"0.5", b"1e999"), "value not finite"),
+        (LINE.replace(b",3,", b"," + b"9" * 5000 + b","), "level out of range"),
+        (LINE.replace(b"0.5", b"1e999"), "value out of range"),
         (LINE.replace(b"05-01T12:00", b"02-30T12:00"), "read_at wrong type"),
         (LINE.replace(b"12:00:00Z", b"12:00:00"), "read_at without zone"),
         (LINE.replace(b"a1", b"a\0"), "sensor wrong type"),

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline_assets.core.errors import TableMismatch
-from pipeline_assets.ingestion.sources.contracts import ARROW_TYPES, check_batch
+from pipeline_assets.ingestion.sources.arrow_types import arrow_type
+from pipeline_assets.ingestion.sources.contracts import check_batch
 from pipeline_assets.ingestion.streaming.staged.change_log import log_contract
 from pipeline_assets.ingestion.streaming.staged.changes import UNAVAILABLE, Merged, merge
 from pipeline_assets.spec.contracts import Field
@@ -356,7 +357,7 @@ def test_the_contract_of_a_log_takes_deleted_and_broken_rows() -> None:
         {"tailnum": "N2", "_op": "d", "_lsn": 2, "_committed_at": NOW},
         {"tailnum": "N3", "_op": "m", "_lsn": 3, "_committed_at": NOW},
     ]
-    schema = pa.schema([(field.name, ARROW_TYPES[field.type]) for field in contract.fields])
+    schema = pa.schema([(field.name, arrow_type(field)) for field in contract.fields])
     checked = check_batch(contract, pa.RecordBatch.from_pylist(rows, schema=schema), first_position=0)
 
     assert checked.good.column("tailnum").to_pylist() == ["N1", "N2"]
