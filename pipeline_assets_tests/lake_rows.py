@@ -94,9 +94,9 @@ class Waiting:
         self._dsn = settings.catalog_dsn.get_secret_value()
 
     def for_writers(self, count: int) -> None:
-        """Returns once `count` writers wait; raises AssertionError if they do not within 30 s."""
+        """Returns once `count` writers wait; raises AssertionError if they do not within two minutes."""
         query = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
-        deadline, pause = monotonic() + 30, Event()
+        deadline, pause = monotonic() + 120, Event()
         with psycopg.connect(self._dsn, autocommit=True) as connection:
             while (found := connection.execute(query).fetchone()) != (count,):
                 assert monotonic() < deadline, f"{found} writers wait, expected {count}"
