@@ -82,13 +82,18 @@ readers = UseCase(
 
 def dbt_project(folder: Path, project: Project, **added: str) -> Path:
     """A dbt project in `folder` with the macros and settings of the product, the models of library and readers, and files by path."""
+    return dbt_project_of(folder, project, MODELS, added)
+
+
+def dbt_project_of(folder: Path, project: Project, models: Path, added: Mapping[str, str]) -> Path:
+    """A dbt project in `folder` with the macros and settings of the product, the models of a folder, and files by path."""
     folder.mkdir(parents=True)
     product = read_code_settings().dbt_project
     for part in ("macros", "tests"):
         shutil.copytree(product / part, folder / part)
     for part in ("dbt_project.yml", "profiles.yml"):
         shutil.copy(product / part, folder / part)
-    shutil.copytree(MODELS, folder / "models")
+    shutil.copytree(models, folder / "models")
     for path, text in added.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text)

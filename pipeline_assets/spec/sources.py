@@ -23,7 +23,8 @@ class RestEndpoint:
 
     path, and the values of `query` and `body`: templates that take `since` and `until`, the bounds of the day that is asked for (half open,
     UTC), in ISO 8601, in a format of `strftime` (`{since:%Y-%m-%d}`), or as `{since:epoch}` and `{since:epoch_ms}`. A snapshot is asked for
-    without the parameters that name a time.
+    without the parameters that name a time. Loaded `incremental`, `since` is the newest value of the cursor that was read, less its
+    lateness (a number as it is); the first time it is asked without those parameters.
     body: of a request by POST, values by their places in a JSON object, with dots (`variables.first`); braces that begin no template are
     doubled. The parameters of `pages` then stand in it too.
     records: where in the answer the list of rows is, with dots (`data.items`); empty where the answer itself is the list.
@@ -76,8 +77,9 @@ class Files:
 
     `pattern` is the path of the files below it: `*` and `?` stand for any signs but a slash, and the codes of `strftime` for the parts of a
     UTC day (`%Y`, `%m`, `%d`, `%j`, `%y`; `%%` is a percent sign), as in `orders/%Y-%m-%d/*.csv.gz`. Loaded `daily` a file belongs to the
-    day in its path, as a `snapshot` all files together are the table. Files that end in `.gz` or `.zst` are compressed. A file whose name
-    begins with a dot or an underscore, or ends in `.tmp`, `.part`, `.partial` or `.filepart`, is not there yet.
+    day in its path, as a `snapshot` all files together are the table, and `incremental` each file is read once. Files that end in `.gz` or
+    `.zst` are compressed. A file whose name begins with a dot or an underscore, or ends in `.tmp`, `.part`, `.partial` or `.filepart`, is
+    not there yet.
     """
 
     folder: str
@@ -91,11 +93,12 @@ Load = Literal["daily", "snapshot", "incremental", "changes"]
 
 @dataclass(frozen=True, kw_only=True)
 class Cursor:
-    """The column of a table by which its new and changed rows are found: one that every write sets anew, and never back.
+    """The column by which new and changed rows of a table or an API are found: one that every write sets anew, and never back.
 
     `column` is a field of the contract: the time of the write, or a whole number that grows. Rows become visible when they are committed,
     and their column was set before that, so each reading goes back behind the one before by `lateness`: a length of time that no
-    transaction stays open for (clocks that differ included), or so many numbers. What was seen before is not doubled.
+    transaction stays open for (clocks that differ included), or so many numbers; of an API longer than a reading takes, as records change
+    while pages are read. What was seen before is not doubled.
     """
 
     column: str
@@ -107,11 +110,12 @@ class Source:
     """A contract and the place that keeps it.
 
     `daily` loads one UTC day of the contract's `event_at` at a time; `snapshot` loads the whole table each time; `incremental` loads the
-    rows of a Postgres table that were written since the last time; `changes` follows the replication log of a Postgres table, so that a
+    rows that are new since the last time; `changes` follows the replication log of a Postgres table, so that a
     change is known seconds after its commit, and deletes are known at all.
 
-    What was written since is found by Postgres' own number of the writing transaction (`xmin`), exactly, by going through the table; or
-    by a `cursor`, which an index serves. Both leave out deletions, which a run finds when asked to (`find_deletes`), by all keys.
+    What was written to a table since is found by Postgres' own number of the writing transaction (`xmin`), exactly, by going through the
+    table; or by a `cursor`, which an index serves. An API is read by a `cursor`. These leave out deletions, which a run finds when asked to
+    (`find_deletes`), by all keys. Of files each is read once, by its content; they add rows, and take none away.
 
     A row's two times are the contract's fields, whichever way it is loaded. A change that leaves the field of `known_at` as it was, sets it
     back, or puts it after its commit, is known at its commit (in a batch it takes the place of the version before). With `known_at_commit`

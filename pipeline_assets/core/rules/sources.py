@@ -68,34 +68,51 @@ def _source(source: Source) -> Iterator[Problem]:
         yield place.problem("load", "is 'changes'", "a Postgres table as origin")
     if source.known_at_commit and source.load != "changes":
         yield place.problem("known_at_commit", "is set", f"load='changes': loaded as '{source.load}', rows come without their commits")
-    if source.load == "incremental" and not isinstance(source.origin, PostgresTable):
-        yield place.problem("load", "is 'incremental'", "a Postgres table as origin")
+    if source.load == "incremental" and isinstance(source.origin, RestEndpoint) and source.cursor is None:
+        yield place.problem("cursor", "is not set", "for load='incremental' of an endpoint the field by which its records are found")
     if source.cursor is not None:
         yield from _cursor(place, source, source.cursor)
     if isinstance(source.origin, RestEndpoint):
-        yield from _endpoint(place, source.origin, is_daily=source.load == "daily")
+        yield from _endpoint(place, source)
     if isinstance(source.origin, Files):
         yield from _files(place, source, source.origin)
 
 
-def _endpoint(place: Place, origin: RestEndpoint, *, is_daily: bool) -> Iterator[Problem]:
+def _endpoint(place: Place, source: Source) -> Iterator[Problem]:
+    origin = source.origin
+    if not isinstance(origin, RestEndpoint):
+        return
     yield from place.at_least("origin.page_size", origin.page_size, 1)
     yield from place.at_least("origin.max_pages", origin.max_pages, 1)
     if origin.requests_per_second is not None and not 0 < origin.requests_per_second < float("inf"):
         yield place.problem("origin.requests_per_second", f"is {origin.requests_per_second}", "more than 0")
     if not origin.path.startswith("/"):
         yield place.problem("origin.path", "does not begin with /", "the path below the URL of the service")
+    yield from _templates(place, source, origin)
+    if source.load != "daily" and "{" in origin.path:
+        yield place.problem("origin.path", "takes a time", "a path without one: the load is not 'daily'")
+
+
+def _templates(place: Place, source: Source, origin: RestEndpoint) -> Iterator[Problem]:
+    """What is wrong with the templates of an endpoint, and with what they take together."""
     named = [(f"origin.{part} '{name}'", value) for part in ("query", "body") for name, value in getattr(origin, part) or ()]
-    for field, template in (("origin.path", origin.path), *((field, value) for field, value in named if isinstance(value, str))):
+    texts = [("origin.path", origin.path), *((field, value) for field, value in named if isinstance(value, str))]
+    known, taken = {"since"} if source.load == "incremental" else TIMES, set[str]()
+    is_number = source.cursor is not None and not isinstance(source.cursor.lateness, timedelta)
+    for field, template in texts:
         try:
-            unknown = {name for _, name, _, _ in Formatter().parse(template) if name is not None} - TIMES
+            parts = [(name, written) for _, name, written, _ in Formatter().parse(template) if name is not None]
         except ValueError:
             yield place.problem(field, "is no template", "closed braces, such as {since:%Y-%m-%d}")
             continue
-        if unknown:
-            yield place.problem(field, f"takes {listed(unknown)}", "{since} and {until}")
-    if not is_daily and "{" in origin.path:
-        yield place.problem("origin.path", "takes a time", "a path without one: the load is not 'daily'")
+        names = {name for name, _ in parts}
+        taken |= names
+        if names - known:
+            yield place.problem(field, f"takes {listed(names - known)}", " and ".join(f"{{{name}}}" for name in sorted(known)))
+        elif source.load == "incremental" and is_number and any(written for _, written in parts):
+            yield place.problem(field, "writes a number as a time", "{since} alone, as the cursor is a whole number")
+    if source.load == "incremental" and not taken & known:
+        yield place.problem("origin.query", "takes no {since}", "a parameter with the cursor, for load='incremental'")
 
 
 def _files(place: Place, source: Source, origin: Files) -> Iterator[Problem]:
@@ -123,6 +140,8 @@ def _csv_file(place: Place, source: Source, written: CsvFile) -> Iterator[Proble
 def _cursor(place: Place, source: Source, cursor: Cursor) -> Iterator[Problem]:
     if source.load != "incremental":
         yield place.problem("cursor", "is set", f"load='incremental': loaded as '{source.load}', rows are not found by a column")
+    elif isinstance(source.origin, Files):
+        yield place.problem("cursor", "is set", "a table or an endpoint as origin: new files are found by their content")
     types = {field.name: field.type for field in source.contract.fields if field.type in {"timestamp", "integer"}}
     yield from place.one_of("cursor.column", cursor.column, types)
     if types.get(cursor.column) == "timestamp" and not isinstance(cursor.lateness, timedelta):

@@ -109,12 +109,12 @@ def _staged(project: Project, source: Source) -> dg.AssetsDefinition:
 
 
 def _stage(context: dg.AssetExecutionContext, platform: Platform, source: Source, reading: Reading) -> "list[Staged]":
-    from pipeline_assets.ingestion.batch.incremental import stage_written
-    from pipeline_assets.ingestion.batch.load import stage_days, stage_snapshot
+    from pipeline_assets.ingestion.batch.load import stage_days, stage_new_rows, stage_snapshot
 
     if source.load == "incremental":
-        asked = {"find_deletes": reading.find_deletes, "from_the_start": reading.from_the_start}
-        return [stage_written(platform.settings, source, run_id=context.run.run_id, **asked)]
+        find_deletes, from_the_start = reading.find_deletes, reading.from_the_start
+        run_id = context.run.run_id
+        return [stage_new_rows(platform.settings, source, run_id=run_id, find_deletes=find_deletes, from_the_start=from_the_start)]
     if source.load == "snapshot":
         return [stage_snapshot(platform.settings, source, run_id=context.run.run_id)]
     first, last = asked_days(context)

@@ -104,9 +104,11 @@ class Lines:
 def _json_parts(file: OpenFile) -> Iterator[Part]:
     plain, lines = plain_json(file.contract), Lines(file=file, block_bytes=JSON_BLOCK_BYTES)
     for block in lines.blocks():
-        found = block.removesuffix(b"\r").replace(b"\r\n", b"\n").split(b"\n")
-        places = [place for place, line in enumerate(found) if line and not line.isspace()]
-        rows, numbers = [found[place] for place in places], lines.first + np.array(places, dtype=np.int64)
+        # Most files have neither of the two, and looking for a byte is quick.
+        found = (block.removesuffix(b"\r").replace(b"\r\n", b"\n") if b"\r" in block else block).split(b"\n")
+        has_empty = not all(found) or any(map(bytes.isspace, found))
+        places = [place for place, line in enumerate(found) if line and not line.isspace()] if has_empty else range(len(found))
+        rows, numbers = [found[place] for place in places] if has_empty else found, lines.first + np.array(places, dtype=np.int64)
         lines.first += len(found)
         yield Part(checked=list(_checked_json(file, plain, rows)), lines=numbers)
 
@@ -132,14 +134,23 @@ def _csv_parts(file: OpenFile, written: CsvFile) -> Iterator[Part]:
     for block in lines.blocks():
         texts = None if columns is None else plain_csv(file.contract, columns, block, written.delimiter)
         if texts is not None:
-            yield _plain_part(file, texts, block, lines.first)
+            yield _with_columns(_plain_part(file, texts, block, lines.first), written, columns)
             lines.first += texts.num_rows
             continue
         rows = csv_rows(lines, block.split(b"\n"), written.delimiter)
         if columns is None and rows:
             columns, rows = _header(file, rows[0].values), rows[1:]
         if columns is not None and rows:
-            yield Part(checked=[_checked_csv(file, columns, rows)], lines=np.array([row.line for row in rows]))
+            part = Part(checked=[_checked_csv(file.contract, columns, rows, file.day)], lines=np.array([row.line for row in rows]))
+            yield _with_columns(part, written, columns)
+
+
+def _with_columns(part: Part, written: CsvFile, columns: Sequence[str] | None) -> Part:
+    """A part whose broken rows say what columns their file named, if it did: without them nobody could read them again."""
+    if written.columns is not None or columns is None:
+        return part
+    named = tuple(columns)
+    return replace(part, checked=[replace(each, broken=[replace(row, columns=named) for row in each.broken]) for each in part.checked])
 
 
 def plain_csv(contract: Contract, columns: Sequence[str], block: bytes, delimiter: str) -> pa.RecordBatch | None:
@@ -222,13 +233,32 @@ def _header(file: OpenFile, names: list[str] | None) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _checked_csv(file: OpenFile, columns: Sequence[str], rows: Sequence[CsvRow]) -> Checked:
+def check_csv_lines(contract: Contract, columns: Sequence[str], delimiter: str, lines: Sequence[bytes], day: date | None) -> Checked:
+    """Which lines of values keep their contract, each by itself and at the position that it has among them.
+
+    A field that has no column is null.
+    """
+    return _checked_csv(contract, columns, [CsvRow(_values(line, delimiter), 0, line) for line in lines], day)
+
+
+def _values(line: bytes, delimiter: str) -> list[str] | None:
+    """The values of a line of CSV, which quotes may spread over several; None where it is none."""
+    texts = line.decode(errors=KEEP_BYTES).split("\n")
+    try:
+        rows = list(csv.reader((f"{text}\n" for text in texts), delimiter=delimiter, strict=True))
+    except csv.Error:
+        return None
+    return rows[0] if len(rows) == 1 and rows[0] else None
+
+
+def _checked_csv(contract: Contract, columns: Sequence[str], rows: Sequence[CsvRow], day: date | None) -> Checked:
     fits = np.array([row.values is not None and len(row.values) == len(columns) and is_utf8(row) for row in rows])
     kept = np.flatnonzero(fits)
     values = [rows[place].values or [] for place in kept.tolist()]
     named = dict(zip(columns, list(zip(*values, strict=True)) or [()] * len(columns), strict=True))
-    texts = pa.RecordBatch.from_pydict({field.name: pa.array(named[field.name], pa.string()) for field in file.contract.fields})
-    checked = check_texts(file.contract, texts, lambda row: rows[int(kept[row])].original, day=file.day).at(kept)
+    absent = [None] * len(kept)
+    texts = pa.RecordBatch.from_pydict({field.name: pa.array(named.get(field.name, absent), pa.string()) for field in contract.fields})
+    checked = check_texts(contract, texts, lambda row: rows[int(kept[row])].original, day=day).at(kept)
     others = [
         BrokenRow(position=row, field="", reason="not a CSV line", original=rows[row].original) for row in np.flatnonzero(~fits).tolist()
     ]

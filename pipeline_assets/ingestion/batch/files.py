@@ -134,11 +134,11 @@ class FileReader:
                 continue
             seen.add(digest)
             for part in self.folder.parts(self.contract, file, day):
-                yield from _placed(part, file.path, position)
+                yield from placed(part, file.path, position)
                 position += len(part.lines)
 
 
-def _placed(part: Part, path: str, position: int) -> Iterator[Checked]:
+def placed(part: Part, path: str, position: int) -> Iterator[Checked]:
     """A part at its position in the partition, its broken rows with their place in the file."""
     places = np.arange(position, position + len(part.lines))
     for checked in part.checked:

@@ -99,7 +99,7 @@ def stage_written(settings: Settings, source: Source, *, run_id: str, find_delet
 
 def _table(source: Source) -> PostgresTable:
     if not isinstance(source.origin, PostgresTable):
-        raise SourceRefused(source.contract.name, "only a Postgres table can be loaded incrementally")
+        raise SourceRefused(source.contract.name, "only a Postgres table is read by what was written to it")
     return source.origin
 
 

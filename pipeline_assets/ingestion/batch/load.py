@@ -6,10 +6,14 @@ from datetime import date
 
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import object_store
+from pipeline_assets.core.errors import SourceRefused
 from pipeline_assets.core.project import days_between
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.batch import resume
 from pipeline_assets.ingestion.batch.files import open_folder
+from pipeline_assets.ingestion.batch.incremental import stage_written
+from pipeline_assets.ingestion.batch.new_files import stage_new_files
+from pipeline_assets.ingestion.batch.new_records import stage_new_records
 from pipeline_assets.ingestion.batch.postgres import TableReader, open_table
 from pipeline_assets.ingestion.batch.rest import Patience, open_endpoint
 from pipeline_assets.ingestion.sources import quarantine
@@ -61,6 +65,31 @@ def stage_snapshot(settings: Settings, source: Source, *, run_id: str, patience:
     with _open(settings, source, patience) as open_reader:
         (staged,) = stage_each(settings, target, [None], open_reader)
     return staged
+
+
+def stage_new_rows(
+    settings: Settings,
+    source: Source,
+    *,
+    run_id: str,
+    find_deletes: bool = False,
+    from_the_start: bool = False,
+    patience: Patience | None = None,
+) -> Staged:
+    """Stages what came to a source since it was last read, beside what was staged of it; `from_the_start` reads all there is again.
+
+    With `find_deletes` also what is gone from a table or an API; raises SourceRefused where that is asked of files, which are added to.
+    """
+    match source.origin:
+        case PostgresTable():
+            return stage_written(settings, source, run_id=run_id, find_deletes=find_deletes, from_the_start=from_the_start)
+        case RestEndpoint():
+            asked = {"find_deletes": find_deletes, "from_the_start": from_the_start}
+            return stage_new_records(settings, source, run_id=run_id, patience=patience, **asked)
+        case Files():
+            if find_deletes:
+                raise SourceRefused(source.contract.name, "files that are read once say nothing of deletions; run it without find_deletes")
+            return stage_new_files(settings, source, run_id=run_id, from_the_start=from_the_start)
 
 
 @contextmanager

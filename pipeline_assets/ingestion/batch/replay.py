@@ -18,14 +18,14 @@ from pipeline_assets.core import names
 from pipeline_assets.core.connections import warehouse
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.core.versions import DELETED_AT
+from pipeline_assets.ingestion.batch.again import check_again
 from pipeline_assets.ingestion.sources import quarantine
 from pipeline_assets.ingestion.sources.contracts import BrokenRow, Checked
-from pipeline_assets.ingestion.sources.json_rows import check_json_rows
 from pipeline_assets.ingestion.staging import partitions as staging
 from pipeline_assets.ingestion.staging.earlier import add_earlier
 from pipeline_assets.ingestion.staging.partitions import Manifest
 from pipeline_assets.ingestion.staging.stage import Target, target_of
-from pipeline_assets.spec.contracts import Contract
+from pipeline_assets.spec.sources import Files, RecordStream, Source
 
 if TYPE_CHECKING:
     import psycopg
@@ -41,8 +41,8 @@ class Replayed:
     still_broken: int
 
 
-def replay(settings: Settings, contracts: Sequence[Contract], *, partition: str | None = None) -> list[Replayed]:
-    """Checks the quarantined rows of these contracts again, of one partition or of all, and stages those that pass.
+def replay(settings: Settings, declared: Sequence[Source | RecordStream], *, partition: str | None = None) -> list[Replayed]:
+    """Checks the quarantined rows of these sources and streams again, of one partition or of all, and stages those that pass.
 
     Records of topics are not among them: they join their typed table, which is for the streaming room to do. Nor may followed tables be,
     whose versions end with those after them.
@@ -52,28 +52,35 @@ def replay(settings: Settings, contracts: Sequence[Contract], *, partition: str 
     found: list[Replayed] = []
     with warehouse(settings) as connection:
         connection.autocommit = True
-        for contract in contracts:
-            waiting = quarantine.waiting_partitions(connection, contract.name)
+        for one in declared:
+            waiting = quarantine.waiting_partitions(connection, one.contract.name)
             asked = [name for name in waiting if name != names.STREAM and (partition is None or name == partition)]
-            found += [_replay_partition(settings, connection, contract, name) for name in asked]
+            found += [_replay_partition(settings, connection, one, name) for name in asked]
     return found
 
 
-def _replay_partition(settings: Settings, connection: "psycopg.Connection", contract: Contract, partition: str) -> Replayed:
+def _replay_partition(settings: Settings, connection: "psycopg.Connection", declared: Source | RecordStream, partition: str) -> Replayed:
+    contract = declared.contract
     with quarantine.locked(connection, contract.name, partition), connection.transaction():
         rows = quarantine.waiting(connection, contract.name, partition)
         target = target_of(settings, contract, run_id="replay")
         manifest = staging.manifest_from(target.client, target.bucket, contract.name, partition)
         if manifest is None:
             return Replayed(source=contract.name, partition=partition, replayed=0, still_broken=len(rows))
-        checked = check_json_rows(contract, [row.original for row in rows], day=_day(partition))
-        broken = [*checked.broken, *_join(settings, target, manifest, checked)]
+        checked = check_again(declared, rows, day=_day(partition))
+        broken = [*checked.broken, *_join(settings, _as_read(declared, target, manifest), manifest, checked)]
         for row in broken:
             quarantine.mark_still_broken(connection, rows[row.position].id, row)
         kept_back = {row.position for row in broken}
         passed = [row.id for place, row in enumerate(rows) if place not in kept_back]
         quarantine.mark_replayed(connection, passed)
     return Replayed(source=contract.name, partition=partition, replayed=len(passed), still_broken=len(kept_back))
+
+
+def _as_read(declared: Source | RecordStream, target: Target, manifest: Manifest) -> Target:
+    """The target, which of files that are read once still knows which these were: a replay reads none of them."""
+    is_of_files = isinstance(declared, Source) and isinstance(declared.origin, Files)
+    return replace(target, made_from=manifest.made_from) if is_of_files else target
 
 
 def _day(partition: str) -> date | None:
@@ -96,7 +103,13 @@ def _join(settings: Settings, target: Target, manifest: Manifest, checked: Check
     add_earlier(target.contract, staging.read_versions(target.client, target.bucket, manifest, target.contract), draft)
     files = draft.upload()
     grown = staging.manifest_of(
-        target.contract, manifest.partition, files, run_id=manifest.run_id, load_id=manifest.load_id, reasons=manifest.reasons
+        target.contract,
+        manifest.partition,
+        files,
+        run_id=manifest.run_id,
+        load_id=manifest.load_id,
+        reasons=manifest.reasons,
+        made_from=target.made_from,
     )
     added = fresh.good.num_rows - len(late)
     staging.publish(target.client, target.bucket, replace(grown, replayed=manifest.replayed + added))

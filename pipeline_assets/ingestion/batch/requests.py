@@ -16,6 +16,13 @@ V = TypeVar("V", str, str | int)
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
+@dataclass(frozen=True)
+class Since:
+    """Where a cursor is: records from it on are asked for."""
+
+    value: datetime | int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Asked:
     """A request: its path, and its query; or the URL of a page that an answer named, which has a query of its own (None).
@@ -49,18 +56,22 @@ class Asked:
 
 
 class _Times(Formatter):
-    """Fills times into a template, in the formats of `strftime` and as seconds (`epoch`) or milliseconds (`epoch_ms`) since 1970."""
+    """Fills times into a template, in the formats of `strftime` and as seconds (`epoch`) or milliseconds (`epoch_ms`) since 1970.
+
+    Of a cursor that is a whole number, that number.
+    """
 
     def format_field(self, value: Any, format_spec: str) -> str:
+        if isinstance(value, int):
+            return str(value)
         if format_spec in {"epoch", "epoch_ms"}:
             return str(int(value.timestamp()) * (1000 if format_spec == "epoch_ms" else 1))
         return str(value.strftime(format_spec) if format_spec else value.isoformat())
 
 
-def first_request(origin: RestEndpoint, day: date | None) -> Asked:
-    """The request for the first page of a day (None: of all there is, without the parameters that name a time)."""
-    since = None if day is None else datetime.combine(day, time(), UTC)
-    times = {} if since is None else {"since": since, "until": since + timedelta(days=1)}
+def first_request(origin: RestEndpoint, asked: date | Since | None) -> Asked:
+    """The request for the first page of a day, or of what came since (None: of all there is, without the parameters that name a time)."""
+    times = _times(asked)
     url, query = _Times().vformat(origin.path, (), times), _filled(origin.query, times)
     paging = {**_size(origin), **_start(origin)}
     if origin.body is None:
@@ -68,7 +79,16 @@ def first_request(origin: RestEndpoint, day: date | None) -> Asked:
     return Asked(url=url, query=query, fields={**_filled(origin.body, times), **paging})
 
 
-def _filled(templates: Iterable[tuple[str, V]], times: Mapping[str, datetime]) -> dict[str, V]:
+def _times(asked: date | Since | None) -> Mapping[str, datetime | int]:
+    if asked is None:
+        return {}
+    if isinstance(asked, Since):
+        return {"since": asked.value}
+    since = datetime.combine(asked, time(), UTC)
+    return {"since": since, "until": since + timedelta(days=1)}
+
+
+def _filled(templates: Iterable[tuple[str, V]], times: Mapping[str, datetime | int]) -> dict[str, V]:
     """Each value with its times, or as it is where it is no text; without times those that take none."""
     fixed = [(name, value) for name, value in templates if times or not isinstance(value, str) or not names_in(value)]
     return {name: _Times().vformat(value, (), times) if isinstance(value, str) else value for name, value in fixed}

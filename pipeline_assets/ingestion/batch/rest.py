@@ -19,7 +19,7 @@ from pipeline_assets.core.http_errors import http_errors, is_transient
 from pipeline_assets.core.settings import ServiceSettings
 from pipeline_assets.ingestion.batch.logins import Pace, login_of, service_of, verification
 from pipeline_assets.ingestion.batch.pages import Page, read_page
-from pipeline_assets.ingestion.batch.requests import Asked, first_request, next_request
+from pipeline_assets.ingestion.batch.requests import Asked, Since, first_request, next_request
 from pipeline_assets.ingestion.sources.contracts import Checked
 from pipeline_assets.ingestion.sources.json_rows import check_json_rows
 from pipeline_assets.spec.contracts import Contract
@@ -72,17 +72,23 @@ class ApiReader:
 
         Raises SourceUnavailable when patience has run out, SourceRefused for any answer that asking again would not change.
         """
-        position = 0
-        for page in self.pages(day):
+        return self._checked(self.pages(day), 0, day)
+
+    def since(self, since: Since | None, first_position: int) -> Iterator[Checked]:
+        """The records from a cursor on (None: all), checked, page after page; errors as those of a day."""
+        return self._checked(self.pages(since), first_position, None)
+
+    def _checked(self, pages: Iterator[Page], position: int, day: date | None) -> Iterator[Checked]:
+        for page in pages:
             yield check_json_rows(self.contract, page.records, first_position=position, day=day)
             position += len(page.records)
 
-    def pages(self, day: date | None) -> Iterator[Page]:
-        """The pages of a day (None: of all there is), one after the other.
+    def pages(self, wanted: date | Since | None) -> Iterator[Page]:
+        """The pages of a day, or of what came since (None: of all there is), one after the other.
 
         Raises SourceRefused where they do not end: a page is named twice, too many in a row bring nothing new, or there are too many.
         """
-        source, asked, seen = self.contract.name, first_request(self.origin, day), set[str]()
+        source, asked, seen = self.contract.name, first_request(self.origin, wanted), set[str]()
         before, idle = set[bytes](), 0
         for _ in range(self.origin.max_pages):
             page = self._page(asked)

@@ -25,7 +25,7 @@ Reason = Literal[
     "missing", "wrong type", "without zone", "not finite", "too precise", "out of range", "not allowed", "too long", "outside the day",
     "too late", "from the future", "repeated version", "not a JSON object", "repeated field",
     "empty record", "not a CSV line", "not this Avro schema", "unknown schema id", "not a CloudEvent", "not a change event",
-    "unknown event type",
+    "unknown event type", "unknown columns",
 ]  # fmt: skip
 # The instants that every part of the platform can hold; those outside are Postgres' infinity and its like.
 INSTANTS = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
@@ -45,7 +45,8 @@ def fault(field: str, reason: str) -> str:
 class BrokenRow:
     """One row that broke its contract: where it stood in its source's partition, the first field at fault, and the bytes it came as.
 
-    `place` is where a person finds it at its source, such as file and line; None where its source has no such place.
+    `place` is where a person finds it at its source, such as file and line; None where its source has no such place. `columns` are those
+    that the first line of its file named, where the bytes are a line of values.
     """
 
     position: int
@@ -53,6 +54,7 @@ class BrokenRow:
     reason: Reason
     original: bytes
     place: str | None = None
+    columns: tuple[str, ...] | None = None
 
     @property
     def fault(self) -> str:

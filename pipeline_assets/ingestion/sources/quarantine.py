@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 TABLE = "rows"
 # The column that an older table lacks.
-NEWEST = "place"
+NEWEST = "columns"
 DDL = """
     create schema if not exists {schema};
     create table if not exists {table} (
@@ -46,7 +46,8 @@ DDL = """
         add column if not exists topic_offset bigint,
         add column if not exists received_at timestamptz,
         add column if not exists headers jsonb,
-        add column if not exists place text;
+        add column if not exists place text,
+        add column if not exists columns text[];
     create index if not exists rows_by_partition on {table} (source, partition);
     create unique index if not exists rows_by_offset on {table} (source, topic, topic_partition, topic_offset) where topic is not null;
 """
@@ -57,7 +58,7 @@ class QuarantinedRow:
     """A row of the quarantine; `replayed_at` is set once it was staged after all. `position` counts from 0 within the partition.
 
     A record of a topic has its place there too; its partition is `stream`, its position the offset. All other rows have no such place.
-    `place` is where a person finds a row of a file: its path and line.
+    `place` is where a person finds a row of a file: its path and line; `columns` are those that its file named in the first line.
     `headers` are those that the record is read by, in base64 by their names; None where there are none.
     """
 
@@ -77,6 +78,7 @@ class QuarantinedRow:
     received_at: datetime | None = None
     headers: Mapping[str, str] | None = None
     place: str | None = None
+    columns: list[str] | None = None
 
     def header(self, name: str) -> bytes | None:
         """The bytes of a header; None where there is no such."""
@@ -113,12 +115,13 @@ class Quarantine:
         if not rows:
             return
         self.reasons.update(row.fault for row in rows)
-        columns = "source, partition, run_id, position, field, reason, original, place"
+        columns = "source, partition, run_id, position, field, reason, original, place, columns"
         statement = _statement(f"copy {{table}} ({columns}) from stdin (format binary)")
         with self._connection.cursor() as cursor, cursor.copy(statement) as copy:
-            copy.set_types(["text", "text", "text", "int8", "text", "text", "bytea", "text"])
+            copy.set_types(["text", "text", "text", "int8", "text", "text", "bytea", "text", "text[]"])
             for row in rows:
-                copy.write_row((*self._fixed, row.position, row.field, row.reason, row.original, row.place))
+                columns_of_file = None if row.columns is None else list(row.columns)
+                copy.write_row((*self._fixed, row.position, row.field, row.reason, row.original, row.place, columns_of_file))
 
 
 def create(settings: Settings) -> None:
@@ -162,6 +165,18 @@ def remove(connection: "psycopg.Connection", source: str, partition: str, positi
     """Takes the rows at some positions out of the quarantine of a partition."""
     statement = _statement("delete from {table} where source = %s and partition = %s and position = any(%s)")
     connection.execute(statement, [source, partition, list(positions)])
+
+
+def remove_repeated(connection: "psycopg.Connection", source: str, partition: str, since: int) -> None:
+    """Takes rows out that are there again at a position from `since` on: with the same place, the same bytes and the same fault."""
+    statement = _statement("""
+        delete from {table} as older using {table} as newer
+        where older.source = %s and older.partition = %s and newer.source = older.source and newer.partition = older.partition
+            and older.position < %s and newer.position >= %s
+            and (coalesce(newer.place, ''), newer.field, newer.reason, newer.original)
+                = (coalesce(older.place, ''), older.field, older.reason, older.original)
+    """)
+    connection.execute(statement, [source, partition, since, since])
 
 
 def faults(connection: "psycopg.Connection", source: str, partition: str) -> dict[str, int]:
@@ -241,6 +256,11 @@ def waiting(connection: "psycopg.Connection", source: str, partition: str) -> li
     )
 
 
+def all_rows(connection: "psycopg.Connection", source: str, partition: str) -> list[QuarantinedRow]:
+    """The rows of a partition, replayed ones included, in the order of their positions."""
+    return _select(connection, "where source = %s and partition = %s order by position, id", [source, partition], limit=None)
+
+
 def waiting_records(connection: "psycopg.Connection", source: str, topic: str, *, after: int, limit: int) -> list[QuarantinedRow]:
     """Records of a topic that have not been replayed, at most so many, in the order of their ids and beginning after one."""
     condition = "where source = %s and topic = %s and replayed_at is null and id > %s order by id"
@@ -310,7 +330,7 @@ def _select(connection: "psycopg.Connection", condition: str, values: Sequence[A
     columns = _statement("""
         select
             id, source, partition, position, field, reason, original, run_id, quarantined_at, replayed_at,
-            topic, topic_partition, topic_offset, received_at, headers, place
+            topic, topic_partition, topic_offset, received_at, headers, place, columns
         from {table}
     """)
     statement = SQL(" ").join([columns, _statement(condition), SQL("limit %s")])

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 MANIFEST = "_manifest.json"
+# Where `made_from` has the path of an index of files.
+INDEX = "index"
 SCHEME = "s3://"
 READERS = 8
 
@@ -66,6 +68,11 @@ class Manifest:
     reasons: Mapping[str, int] = field(default_factory=dict)
     replayed: int = 0
     made_from: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def paths(self) -> list[str]:
+        """All objects that belong to the partition: its files and, where there is one, the index of the source's files that were read."""
+        return [*(file.path for file in self.files), *([self.made_from[INDEX]] if INDEX in self.made_from else [])]
 
 
 def partition_of(day: date | None) -> str:

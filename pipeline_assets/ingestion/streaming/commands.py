@@ -32,6 +32,7 @@ from pipeline_assets.ingestion.sources.commands import (
 
 if TYPE_CHECKING:
     from pipeline_assets.ingestion.batch.replay import Replayed
+    from pipeline_assets.spec.sources import RecordStream, Source
 
 audit = typer.Typer(no_args_is_help=True, help="Reconcile what is in one place with what should be there.")
 
@@ -117,7 +118,8 @@ def replay_rows(*, source: SourceOption = None, partition: PartitionOption = Non
     streams, asked = record_streams(declared), set(contracts(declared)) if source is None else {source}
     tables = {names.change_log(one.contract.name): one.contract.name for one in followed(declared)}
     # The rows of a followed table are those that its log leaves, and come from nowhere else.
-    batches = [one for name, one in contracts(declared).items() if name in asked - set(tables.values())]
+    everything: list[Source | RecordStream] = [*declared.sources, *declared.streams]
+    batches = [one for one in everything if one.contract.name in asked - set(tables.values())]
     staged = replay(settings, batches, partition=partition)
     own = [one for one in streams if asked & {one.contract.name, tables.get(one.contract.name)} and partition in {None, names.STREAM}]
     typed = replay_records(settings, own, streams)

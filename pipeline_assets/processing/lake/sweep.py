@@ -114,7 +114,7 @@ def _named_by_manifests(client: "S3Client", bucket: str, keys: Iterable[str]) ->
     partitions = {tuple(key.split("/")[1:3]) for key in keys}
     with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
         manifests = pool.map(lambda partition: staging.manifest_from(client, bucket, *partition), partitions)
-        return {_key(bucket, file.path) for manifest in manifests if manifest is not None for file in manifest.files}
+        return {_key(bucket, path) for manifest in manifests if manifest is not None for path in manifest.paths}
 
 
 def _key(bucket: str, path: str) -> str:

@@ -16,7 +16,19 @@ from pipeline_assets.core.rules import models
 from pipeline_assets.core.settings import read_code_settings
 from pipeline_assets.spec.features import FeatureView, Latest, Learned, RequestFeature, Windowed
 from pipeline_assets.spec.models import Model
-from pipeline_assets.spec.sources import Avro, CloudEvent, CsvFile, CsvLine, Cursor, DebeziumChange, Files, Load, RestEndpoint, Route
+from pipeline_assets.spec.sources import (
+    Avro,
+    CloudEvent,
+    CsvFile,
+    CsvLine,
+    Cursor,
+    DebeziumChange,
+    Files,
+    JsonLines,
+    Load,
+    RestEndpoint,
+    Route,
+)
 from pipeline_assets.spec.tasks import Binary, MetricRule, Multiclass, Regression
 from pipeline_assets.spec.use_case import UseCase
 
@@ -171,12 +183,51 @@ def test_a_cursor_that_finds_nothing_in_order_is_refused(declared: UseCase, load
 
 @pytest.mark.parametrize("cursor", [None, Cursor(column="updated_at", lateness=timedelta(0)), Cursor(column="seats", lateness=10)])
 def test_a_table_may_be_loaded_incrementally_with_a_cursor_or_without(declared: UseCase, cursor: Cursor | None) -> None:
-    """By a time, by a whole number, or by the transactions that wrote its rows; an endpoint has neither."""
-    weather = next(source for source in declared.sources if source.contract.name == "weather")
-    endpoint = problems(replace(declared, sources=(*declared.sources[:1], replace(weather, load="incremental")), streams=()))
-
+    """By a time, by a whole number, or by the transactions that wrote its rows."""
     assert check(_with_planes(declared, load="incremental", cursor=cursor))
-    assert [one.expected for one in endpoint] == ["a Postgres table as origin"]
+
+
+HOUR = Cursor(column="updated_at", lateness=timedelta(hours=1))
+SEATS = Cursor(column="seats", lateness=10)
+INBOX = Files(folder="inbox", pattern="*.jsonl", format=JsonLines())
+ENDPOINT = RestEndpoint(service="weather", path="/planes", records="data", query=(("from", "{since}"),))
+
+
+@pytest.mark.parametrize(
+    ("cursor", "query", "field"),
+    [
+        (None, (("from", "{since}"),), "cursor"),
+        (HOUR, (("since", "{since}"), ("until", "{until}")), "origin.query 'until'"),
+        (HOUR, (("expand", "lines"),), "origin.query"),
+        (SEATS, (("after_id", "{since:epoch}"),), "origin.query 'after_id'"),
+    ],
+)
+def test_an_endpoint_without_a_cursor_that_its_request_takes_is_refused(
+    declared: UseCase, cursor: Cursor | None, query: tuple[tuple[str, str], ...], field: str
+) -> None:
+    """It needs a field to go by and a parameter that takes it; nobody knows an end, and a number has no format of a time."""
+    found = problems(_with_planes(declared, load="incremental", cursor=cursor, origin=replace(ENDPOINT, query=query)))
+
+    assert [one.field for one in found] == [field]
+
+
+def test_files_with_a_cursor_are_refused(declared: UseCase) -> None:
+    """What is new of them is found by their content."""
+    assert [one.field for one in problems(_with_planes(declared, load="incremental", cursor=HOUR, origin=INBOX))] == ["cursor"]
+
+
+@pytest.mark.parametrize(
+    ("cursor", "origin"),
+    [
+        (HOUR, replace(ENDPOINT, query=(("from", "{since:%Y-%m-%d}"),))),
+        (SEATS, replace(ENDPOINT, query=(("after_id", "{since}"), ("expand", "lines")))),
+        (SEATS, replace(ENDPOINT, query=(), body=(("filter.after", "{since}"),))),
+        (None, INBOX),
+    ],
+)
+def test_endpoints_and_files_may_be_loaded_incrementally(declared: UseCase, cursor: Cursor | None, origin: RestEndpoint | Files) -> None:
+    """An endpoint by a time or a number that its query or its body takes, files by their content, without a day in their path."""
+    assert check(_with_planes(declared, load="incremental", cursor=cursor, origin=origin))
 
 
 def _with_planes(use_case: UseCase, **changed: object) -> UseCase:

@@ -19,10 +19,11 @@ from pipeline_assets.core.resources import Platform
 from pipeline_assets.core.settings import FileFolder, Settings
 from pipeline_assets.ingestion.batch import sensors
 from pipeline_assets.ingestion.batch.load import stage_days
+from pipeline_assets.ingestion.batch.replay import replay
 from pipeline_assets.ingestion.sources import quarantine
 from pipeline_assets.spec.sources import CsvFile, Files, Source
 from pipeline_assets.use_cases.nyc_flights import use_case as flights
-from pipeline_assets_tests.readings import World, at, day, reading
+from pipeline_assets_tests.readings import World, at, day, reading, with_field
 from pipeline_assets_tests.stack_env import write_stack_env
 
 FOLDER = "inbox"
@@ -119,6 +120,19 @@ def test_a_file_that_is_written_again_takes_the_place_of_what_it_was(world: Worl
 
     assert renamed == [before | {"_deleted_at": None}]
     assert sorted(world.staged(), key=lambda row: row["sent_at"]) == [before, after]
+
+
+def test_a_broken_line_of_csv_joins_its_day_once_the_contract_is_mended(world: World, inbox: Inbox) -> None:
+    """Regression: its bytes were taken for JSON, so that it stayed broken. Its columns are those that its file named when it was read."""
+    inbox.put("2013/05/01/a.csv.gz", csv(reading(), reading(sensor="a2"), reading(sensor="b2", level=99), reading(kind="upstairs")))
+    stage_days(inbox.settings, source_of(world), day(0), day(0), run_id="r")
+    inbox.put("2013/05/01/a.csv.gz", csv({"level": 1, "sensor": "later"}))
+
+    (found,) = replay(inbox.settings, [with_field("level", source_of(world), maximum=100)])
+
+    assert (found.replayed, found.still_broken) == (1, 1)
+    assert world.staged() == [reading(), reading(sensor="a2"), reading(sensor="b2", level=99)]
+    assert [(fault, done) for _, _, fault, done in world.quarantined()] == [("level out of range", True), ("kind not allowed", False)]
 
 
 def test_the_sensor_requests_days_whose_files_changed(world: World, tmp_path: Path) -> None:

@@ -253,7 +253,7 @@ def test_small_increments_become_one_file_and_a_replay_is_not_lost(world: World)
         staged = _stage(world, source)
     wider = with_field("level", source, maximum=100)
 
-    (replayed,) = replay(world.settings, [wider.contract])
+    (replayed,) = replay(world.settings, [wider])
     world.add([reading(sensor="z")])
     _stage(world, wider)
 

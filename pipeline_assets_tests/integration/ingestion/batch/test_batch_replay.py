@@ -12,7 +12,8 @@ from pipeline_assets.ingestion.batch.load import stage_days
 from pipeline_assets.ingestion.batch.replay import Replayed, replay
 from pipeline_assets.ingestion.sources import quarantine
 from pipeline_assets.ingestion.staging import partitions as staging
-from pipeline_assets.spec.contracts import Contract, Field
+from pipeline_assets.spec.contracts import Field
+from pipeline_assets.spec.sources import Source
 from pipeline_assets_tests.readings import World, at, day, reading, with_field
 
 
@@ -25,9 +26,9 @@ def staged(world: World) -> World:
     return world
 
 
-def up_to(maximum: float, world: World) -> Contract:
-    """The contract of a world with a higher bound for the level."""
-    return with_field("level", world.table, maximum=maximum).contract
+def up_to(maximum: float, world: World) -> Source:
+    """The table of a world with a higher bound for the level in its contract."""
+    return with_field("level", world.table, maximum=maximum)
 
 
 def outcome(world: World, replayed: int, still_broken: int) -> list[Replayed]:
@@ -67,7 +68,7 @@ def test_without_a_fix_nothing_changes(staged: World) -> None:
     """Rows that are still broken stay as they are, and the partition keeps its very files."""
     before = staged.manifest()
 
-    found = replay(staged.settings, [staged.contract])
+    found = replay(staged.settings, [staged.table])
 
     assert found == outcome(staged, 0, 3)
     assert staged.manifest() == before
@@ -88,8 +89,8 @@ def test_a_replay_that_was_killed_before_its_mark_adds_nothing_twice(staged: Wor
 
 def test_reading_the_partition_again_does_not_double_what_was_replayed(staged: World) -> None:
     """The source is the truth: after a new reading each row stands once, in the files or in quarantine."""
-    mended = replace(staged.table, contract=up_to(12, staged))
-    replay(staged.settings, [mended.contract])
+    mended = up_to(12, staged)
+    replay(staged.settings, [mended])
     before = sorted(staged.staged(), key=lambda row: str(row["sensor"]))
 
     stage_days(staged.settings, mended, day(0), day(0), run_id="r2")
@@ -117,7 +118,7 @@ def test_versions_that_pass_stand_beside_those_that_are_staged(world: World) -> 
 def test_a_row_that_ended_with_a_stricter_contract_stands_again(world: World) -> None:
     """Regression: a replayed row was taken for one that the partition held, though it had ended when it was quarantined, and was lost."""
     rows = [*(reading(sensor=f"g{number}") for number in range(4)), reading(sensor="a", level=9)]
-    stricter = replace(world.table, contract=up_to(8, world))
+    stricter = up_to(8, world)
     source = replace(world.table, contract=replace(world.contract, primary_key=("sensor",)))
     stricter = replace(stricter, contract=replace(stricter.contract, primary_key=("sensor",)))
     world.fill(rows)
@@ -125,7 +126,7 @@ def test_a_row_that_ended_with_a_stricter_contract_stands_again(world: World) ->
     stage_days(world.settings, stricter, day(0), day(0), run_id="r2")
     ended = [row for row in world.versions() if row["_deleted_at"] is not None]
 
-    found = replay(world.settings, [source.contract])
+    found = replay(world.settings, [source])
 
     assert [row["sensor"] for row in ended] == ["a"]
     assert found == outcome(world, 1, 0)
@@ -138,7 +139,8 @@ def test_a_field_that_is_new_to_the_contract_is_null_in_rows_that_were_staged_be
     note = Field(name="note", type="string", description="A remark.")
     wider = up_to(12, staged)
 
-    replay(staged.settings, [replace(wider, fields=(*wider.fields, note), version="1.1.0")])
+    contract = replace(wider.contract, fields=(*wider.contract.fields, note), version="1.1.0")
+    replay(staged.settings, [replace(wider, contract=contract)])
 
     assert {row["note"] for row in staged.staged()} == {None}
     assert staged.manifest().version == "1.1.0"
@@ -147,8 +149,8 @@ def test_a_field_that_is_new_to_the_contract_is_null_in_rows_that_were_staged_be
 def test_a_required_field_that_staged_rows_lack_asks_for_a_new_reading(staged: World) -> None:
     """Rows cannot be given a value that they never had: nothing changes, and the error says what is missing."""
     note = Field(name="value_2", type="number", description="Another value.", required=True)
-    wider = with_field("kind", staged.table, allowed=()).contract
-    stricter = replace(wider, fields=(*wider.fields, note))
+    wider = with_field("kind", staged.table, allowed=())
+    stricter = replace(wider, contract=replace(wider.contract, fields=(*wider.contract.fields, note)))
     with warehouse(staged.settings) as connection:
         new = json.dumps(reading(sensor="n") | {"value_2": 1.0}, default=str).encode()
         connection.execute("update quarantine.rows set original = %s where source = %s and field = 'kind'", [new, staged.name])
@@ -166,7 +168,7 @@ def test_rows_of_a_partition_that_was_never_staged_wait(world: World) -> None:
     world.run("insert into {table} (sensor) values ('lost')")
     stage_days(world.settings, world.table, day(0), day(0), run_id="r")
 
-    found = replay(world.settings, [world.contract])
+    found = replay(world.settings, [world.table])
 
     assert found == [Replayed(source=world.name, partition="undated", replayed=0, still_broken=1)]
     assert staging.manifest_from(object_store(world.settings), world.settings.s3_bucket, world.name, "undated") is None

@@ -28,7 +28,7 @@ from pipeline_assets_tests.stack_env import write_stack_env
 STREAM = stream_of("sensed")
 CASE: UseCase = replace(flights, streams=(STREAM,))
 BUILD_FEATURES = names.build_features(flights.name)
-TABLE = Source(contract=stream_of("kept").contract, origin=PostgresTable(database="house", table="kept"), load="changes")
+TABLE = Source(contract=stream_of("kept").contract, origin=PostgresTable(database="airline_ops", table="kept"), load="changes")
 FOLLOWING: UseCase = replace(flights, streams=(), sources=(TABLE,))
 Answer = dg.SensorResult | dg.SkipReason
 

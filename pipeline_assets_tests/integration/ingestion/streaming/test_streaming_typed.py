@@ -184,7 +184,7 @@ def test_replayed_records_enter_the_typed_table_once(topic: Topic) -> None:
     topic.land(*records(0, EVENTS, broken=broken))
     topic.type()
     mended = replace(topic.stream, contract=with_level(topic.stream, 20))
-    batch = replay(topic.settings, [mended.contract])
+    batch = replay(topic.settings, [mended])
     found = replay_records(topic.settings, [mended], [mended])
     again = replay_records(topic.settings, [mended], [mended])
 
