@@ -119,7 +119,6 @@ def test_the_catalog_promises_and_the_sample_shows(world: World) -> None:
     assert next(field.description for field in contract.fields if field.name == "amount") == "What was paid, in EUR; null until it is."
     for line in (
         f'# Looked at: 100 rows of "public.{world.name}" in database "airline_ops", and its catalog.',
-        "#   'UTC'",
         '# - "tags": "text[]" has no type of contracts; leave it out, or declare a view of the table with a cast',
         '# - "Odd Name": string, but its name is not a lower-case name of letters, digits and underscores, at most 48 long',
         "            # seen: 1.25 to 123.75; null in 25 of 100 rows",
