@@ -1,5 +1,5 @@
 """Room 2, batch ingestion: days of outside tables and APIs, read and staged as files.
 
 Responsibility: read a source consistently and within bounded memory, hold every row against the contract, and stage what kept it.
-Input: Postgres tables and REST endpoints. Output: per contract and day Parquet files on the object store with a manifest.
+Input: Postgres tables, REST endpoints and files. Output: per contract and day Parquet files on the object store with a manifest.
 """
