@@ -134,7 +134,15 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class JsonObject:
-    """Each record is a JSON object with the contract's fields."""
+    """Each record is a JSON object with the contract's fields.
+
+    `is_framed`: five bytes stand before it, a zero and the id that a schema registry gave its JSON Schema (Confluent's wire format). With
+    `registry`, whose URL and credentials the settings give, that id must be of a JSON Schema there. The contract alone says which values
+    are good: records are not held against the schema of the registry.
+    """
+
+    is_framed: bool = False
+    registry: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,10 +159,33 @@ class Avro:
 
     `is_framed`: five bytes stand before it, a zero and the id that a schema registry gave its schema (Confluent's wire format). The
     settings give URL and credentials of `registry`: with one, a record is read with the schema that it was written with, which the
-    registry has under that id, and resolved to `schema` by Avro's rules; without one it must have been written with `schema`.
+    registry has under that id with all that it refers to, and resolved to `schema` by Avro's rules; without one it must have been written
+    with `schema`.
     """
 
     schema: str
+    is_framed: bool = False
+    registry: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protobuf:
+    """Each record is a Protobuf message whose full name, with its package, is `message`; its fields are those of the contract by name.
+
+    schema: the text of the `.proto` file that declares the message; `imports` are pairs of path and text of the files that it imports, but
+    for those of `google/protobuf`. Instead, with `registry`, a record is read with the schema that it was written with; the settings give
+    URL and credentials.
+    `is_framed`: before the message stand a zero, the id that a schema registry gave its schema, and the place of the message in that
+    (Confluent's wire format).
+
+    An enum is the name of its value, `google.protobuf.Timestamp` an instant (what is finer than a microsecond is cut off), its wrappers
+    their value or null, and `confluent.type.Decimal` a decimal. What is not there is null where Protobuf can say so (`optional`, members of
+    a `oneof`, messages, proto2), else the default of its type. Lists, maps, bytes and other messages can be no field of a contract.
+    """
+
+    message: str
+    schema: str | None = None
+    imports: tuple[tuple[str, str], ...] = ()
     is_framed: bool = False
     registry: str | None = None
 
@@ -190,7 +221,7 @@ class DebeziumChange:
     absent: str | None = None
 
 
-Format = JsonObject | CsvLine | Avro | CloudEvent | DebeziumChange
+Format = JsonObject | CsvLine | Avro | Protobuf | CloudEvent | DebeziumChange
 
 
 @dataclass(frozen=True, kw_only=True)

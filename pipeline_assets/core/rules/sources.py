@@ -11,6 +11,7 @@ from typing import get_args
 from pipeline_assets.core.names import landed
 from pipeline_assets.core.project import sources_of
 from pipeline_assets.core.rules.problems import TOPIC, Place, Problem, listed
+from pipeline_assets.core.rules.protobuf import protobuf_problems
 from pipeline_assets.spec.contracts import FIELD_TYPES, MOST_DIGITS, Contract, Field
 from pipeline_assets.spec.sources import (
     Avro,
@@ -21,8 +22,10 @@ from pipeline_assets.spec.sources import (
     DebeziumChange,
     EventStream,
     Files,
+    JsonObject,
     Load,
     PostgresTable,
+    Protobuf,
     RestEndpoint,
     Source,
 )
@@ -242,7 +245,9 @@ def _format(place: Place, stream: EventStream) -> Iterator[Problem]:
         yield from _csv(place, stream, written)
     if isinstance(written, Avro) and not _is_record_schema(written.schema):
         yield place.problem("format.schema", "is no Avro record", "a schema as JSON")
-    if isinstance(written, Avro) and written.registry is not None and not written.is_framed:
+    if isinstance(written, Protobuf):
+        yield from protobuf_problems(place, stream, written)
+    if isinstance(written, Avro | Protobuf | JsonObject) and written.registry is not None and not written.is_framed:
         yield place.problem("format.registry", "is set", "framed records (is_framed=True)")
     if isinstance(written, CloudEvent):
         yield from _cloud_event(place, stream, written)

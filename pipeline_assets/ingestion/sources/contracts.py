@@ -24,8 +24,8 @@ from pipeline_assets.spec.contracts import CLOCK_TOLERANCE, Contract, Field
 Reason = Literal[
     "missing", "wrong type", "without zone", "not finite", "too precise", "out of range", "not allowed", "too long", "outside the day",
     "too late", "from the future", "repeated version", "not a JSON object", "repeated field",
-    "empty record", "not a CSV line", "not this Avro schema", "unknown schema id", "not a CloudEvent", "not a change event",
-    "unknown event type", "unknown columns",
+    "empty record", "not a CSV line", "not this Avro schema", "not this Protobuf message", "unknown field", "no schema id",
+    "unknown schema id", "not a CloudEvent", "not a change event", "unknown event type", "unknown columns",
 ]  # fmt: skip
 # The instants that every part of the platform can hold; those outside are Postgres' infinity and its like.
 INSTANTS = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))

@@ -7,23 +7,24 @@ pages of an API. Headers are read of CloudEvents in binary mode alone, which kee
 import csv
 import io
 import json
-import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from typing import Any
 
 from pipeline_assets.ingestion.sources.json_objects import Fault, json_object
 from pipeline_assets.ingestion.sources.values import NUMERIC, value_of
-from pipeline_assets.ingestion.streaming.decoding.schema_registry import SchemaOf, nobody
+from pipeline_assets.ingestion.streaming.decoding.avro import avro_values
+from pipeline_assets.ingestion.streaming.decoding.frames import FRAME_BYTES, schema_id
+from pipeline_assets.ingestion.streaming.decoding.protobuf import protobuf_values
+from pipeline_assets.ingestion.streaming.decoding.schema_registry import JSON, SchemaOf, nobody
 from pipeline_assets.ingestion.streaming.staged.change_log import BROKEN, BROKEN_FIELD
 from pipeline_assets.spec.contracts import Contract, FieldType
-from pipeline_assets.spec.sources import Avro, CloudEvent, CsvLine, DebeziumChange, Format, JsonObject, RecordStream
+from pipeline_assets.spec.sources import Avro, CloudEvent, CsvLine, DebeziumChange, Format, JsonObject, Protobuf, RecordStream
 
 # A byte order mark before a line is no part of its first value.
 WITHOUT_MARK = "utf-8-sig"
-FRAME_BYTES = 5
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 NO_WIDTHS: Mapping[str, int] = {}
 TRUNCATE = "t"
@@ -72,11 +73,13 @@ def decoder(contract: Contract, written: Format, schema_of: SchemaOf = nobody, w
     types = {field.name: field.type for field in contract.fields}
     match written:
         case JsonObject():
-            return _with_bytes(lambda payload, _: _bare(json_object(payload)))
+            return _bare(_json_values(written, schema_of))
         case CsvLine():
-            return _with_bytes(lambda payload, _: _bare(_csv_values(written, types, payload)))
+            return _bare(partial(_csv_values, written, types))
         case Avro():
-            return _with_bytes(_avro_decoder(written, schema_of))
+            return _bare(avro_values(written, schema_of))
+        case Protobuf():
+            return _bare(protobuf_values(written, schema_of))
         case CloudEvent():
             return _with_bytes(lambda payload, headers: _cloud_event(written, payload, headers))
         case DebeziumChange():
@@ -97,8 +100,14 @@ def _with_bytes(decode: Callable[[bytes, Headers], Event]) -> Decode:
     return read
 
 
-def _bare(values: Mapping[str, Any]) -> Event:
-    return Event(values=values, envelope=values)
+def _bare(values_of: Callable[[bytes], Mapping[str, Any]]) -> Decode:
+    """The same for records that are nothing but their values."""
+
+    def read(payload: bytes, _: Headers) -> Event:
+        values = values_of(payload)
+        return Event(values=values, envelope=values)
+
+    return _with_bytes(read)
 
 
 def _csv_values(written: CsvLine, types: Mapping[str, FieldType], payload: bytes) -> dict[str, Any]:
@@ -111,55 +120,16 @@ def _csv_values(written: CsvLine, types: Mapping[str, FieldType], payload: bytes
     return {name: value_of(types.get(name), text) for name, text in zip(written.columns, lines[0], strict=True)}
 
 
-def _avro_decoder(written: Avro, schema_of: SchemaOf) -> Callable[[bytes, Headers], Event]:
-    import fastavro
-    from fastavro.read import SchemaResolutionError
+def _json_values(written: JsonObject, schema_of: SchemaOf) -> Callable[[bytes], dict[str, Any]]:
+    is_known = cache(lambda number: (found := schema_of(number)) is not None and found.kind == JSON)
 
-    declared = fastavro.parse_schema(json.loads(written.schema))
-    writers = cache(partial(_writer_schema, schema_of))
-
-    def decode(payload: bytes, _: Headers) -> Event:
-        content = io.BytesIO(payload)
-        number = _schema_id(content.read(FRAME_BYTES)) if written.is_framed else 0
-        writer = declared if written.registry is None else writers(number)
-        if writer is None:
+    def read(payload: bytes) -> dict[str, Any]:
+        number = schema_id(payload)
+        if written.registry is not None and not is_known(number):
             raise Fault("unknown schema id")
-        try:
-            found = fastavro.schemaless_reader(content, writer, None if writer is declared else declared)
-        # What fastavro raises for bytes of another schema depends on where it gets lost.
-        except (
-            ValueError, TypeError, LookupError, EOFError, OverflowError, MemoryError, StopIteration, struct.error, SchemaResolutionError
-        ) as error:  # fmt: skip
-            raise Fault("not this Avro schema") from error
-        if not isinstance(found, dict) or content.read(1):
-            raise Fault("not this Avro schema")
-        return _bare({name: _json_value(value) for name, value in found.items()})
+        return json_object(payload[FRAME_BYTES:])
 
-    return decode
-
-
-def _schema_id(frame: bytes) -> int:
-    """The id in a frame: four bytes after a zero."""
-    if len(frame) < FRAME_BYTES or frame[0]:
-        raise Fault("not this Avro schema")
-    return int.from_bytes(frame[1:])
-
-
-def _writer_schema(schema_of: SchemaOf, number: int) -> Any | None:
-    """The schema of an id as fastavro reads it; None where there is none that it can read."""
-    import fastavro
-    from fastavro.schema import SchemaParseException
-
-    found = schema_of(number)
-    try:
-        return None if found is None else fastavro.parse_schema(found)
-    except (SchemaParseException, ValueError, TypeError, LookupError, RecursionError):
-        return None
-
-
-def _json_value(value: Any) -> Any:
-    """A value of Avro's logical types as JSON would have it."""
-    return value.isoformat() if isinstance(value, datetime | date) else value
+    return read if written.is_framed else json_object
 
 
 def _cloud_event(written: CloudEvent, payload: bytes, headers: Headers) -> Event:

@@ -79,7 +79,8 @@ class RecordReader:
         self.contract, self.headers = stream.contract, headers_of(stream)
         self._share = share
         self._decode = decoder(stream.contract, stream.format, schema_of, widths)
-        self._plain = plain_json(stream.contract, share.field) if isinstance(stream.format, JsonObject) else None
+        is_plain = isinstance(stream.format, JsonObject) and not stream.format.is_framed
+        self._plain = plain_json(stream.contract, share.field) if is_plain else None
         self._is_log = BROKEN_FIELD in stream.contract.fields
         self._known_at = stream.contract.known_at if stream.known_at_record_time else None
         # The clock of a database that is followed decides nothing: its changes go by the order of its log.
