@@ -1,7 +1,8 @@
-"""A schema registry of a test's own, on loopback: `GET /schemas/ids/{id}` of Confluent's REST interface, with its errors."""
+"""A schema registry of a test's own, on loopback: schemas by id, and by subject and version, of Confluent's REST interface, with its errors."""
 
 import base64
 import json
+import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from threading import Thread
 from typing import Any
+from urllib.parse import unquote
 
 import fastavro
 
@@ -52,13 +54,23 @@ def framed(number: int, schema: dict[str, Any], **changed: object) -> bytes:
     return b"\0" + struct.pack(">I", number) + content.getvalue()
 
 
+def reference(name: str, subject: str, version: int = 1) -> dict[str, Any]:
+    """A reference as a registry answers it."""
+    return {"name": name, "subject": subject, "version": version}
+
+
 @dataclass(kw_only=True)
 class Registry:
-    """What a registry has: schemas as JSON by id. `asked` are the paths that it was asked for; `ill` answers are 503 before it recovers."""
+    """What a registry has: schemas as JSON by id, and answers by subject and version.
+
+    `about` is what is answered of an id beside, or instead. `asked` are the paths that it was asked for; `ill` answers are 503 before it
+    recovers.
+    """
 
     url: str = ""
     schemas: dict[int, Any] = field(default_factory=dict)
     about: dict[int, dict[str, Any]] = field(default_factory=dict)
+    subjects: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     ill: int = 0
 
@@ -66,6 +78,11 @@ class Registry:
     def settings(self) -> SchemaRegistry:
         """How it is reached."""
         return SchemaRegistry.model_validate({"url": self.url, "user": USER, "password": PASSWORD})
+
+    def has_text(self, number: int, kind: str, text: str, *references: dict[str, Any]) -> None:
+        """Give a schema of another kind than Avro an id."""
+        self.schemas[number] = None
+        self.about[number] = {"schema": text, "schemaType": kind, "references": list(references)}
 
     def answer(self, path: str, authorization: str | None) -> tuple[int, dict[str, Any]]:
         """Status and body of an answer."""
@@ -75,6 +92,9 @@ class Registry:
             return 503, {"error_code": 50301, "message": "not yet"}
         if authorization != "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode():
             return 401, {"error_code": 401, "message": "Unauthorized"}
+        if subject := re.fullmatch(r"/subjects/([^/]+)/versions/(\d+)\?deleted=true", path):
+            found = self.subjects.get((unquote(subject[1]), int(subject[2])))
+            return (200, found) if found is not None else (404, {"error_code": 40402, "message": "Version not found."})
         start, _, number = path.rpartition("/")
         if start != "/schemas/ids":
             return 404, {"error_code": 404, "message": "HTTP 404 Not Found"}
