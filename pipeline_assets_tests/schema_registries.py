@@ -1,4 +1,4 @@
-"""A schema registry of a test's own, on loopback: schemas by id, and by subject and version, of Confluent's REST interface, with its errors."""
+"""A schema registry of a test's own, on loopback: Confluent's REST interface for schemas by id, and by subject and version."""
 
 import base64
 import json

@@ -137,7 +137,7 @@ def _write(folder: Path, path: str, content: str) -> None:
 
 def _what_is_wrong(said: str) -> str:
     """The first of the compiler's errors, without its warnings."""
-    lines = [line for line in said.splitlines() if re.match(r"[\w./+-]+\.proto:|[\w./+-]+: ", line) and "warning:" not in line]
+    lines = [line for line in said.splitlines() if re.match(r"\S+:\d+:\d+: |\S+\.proto: ", line) and "warning:" not in line]
     return (lines or said.splitlines()[-1:] or ["the compiler ended without a word"])[0][:300]
 
 

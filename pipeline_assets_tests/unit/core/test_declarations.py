@@ -25,7 +25,9 @@ from pipeline_assets.spec.sources import (
     DebeziumChange,
     Files,
     JsonLines,
+    JsonObject,
     Load,
+    Protobuf,
     RestEndpoint,
     Route,
 )
@@ -411,6 +413,17 @@ def test_a_malformed_contract_is_refused(declared: UseCase, changed: dict[str, o
     assert [one.field for one in found] == [field]
 
 
+LACKING = "format.message lacks field 'carrier', which"
+DEPARTURE = """
+syntax = "proto3";
+import "google/protobuf/timestamp.proto";
+message Departure {
+  string flight_id = 1; string carrier = 2; string tailnum = 3; string origin = 4; string dest = 5;
+  optional double delay_minutes = 6; bool is_cancelled = 7;
+  google.protobuf.Timestamp event_at = 20;
+  google.protobuf.Timestamp recorded_at = 21;
+}
+"""
 COLUMNS = ("flight_id", "carrier", "tailnum", "origin", "dest", "event_at", "delay_minutes", "is_cancelled")
 
 
@@ -423,6 +436,19 @@ COLUMNS = ("flight_id", "carrier", "tailnum", "origin", "dest", "event_at", "del
         ({"format": Avro(schema="{")}, "format.schema"),
         ({"format": Avro(schema='"string"')}, "format.schema"),
         ({"format": Avro(schema='{"type": "record", "name": "Departure", "fields": []}', registry="events")}, "format.registry"),
+        ({"format": JsonObject(registry="events")}, "format.registry"),
+        ({"format": Protobuf(message="Departure")}, "format"),
+        ({"format": Protobuf(message="Departure", registry="events")}, "format.registry"),
+        ({"format": Protobuf(message="Departure", registry="events", is_framed=True, imports=(("a.proto", ""),))}, "format.imports"),
+        ({"format": Protobuf(message="Departure", registry="events", is_framed=True, schema=DEPARTURE)}, "format"),
+        ({"format": Protobuf(message="Departure", schema="message {")}, "format.schema"),
+        ({"format": Protobuf(message="Departure", schema='import "gone.proto";')}, "format.schema"),
+        ({"format": Protobuf(message="Arrival", schema=DEPARTURE)}, "format.message"),
+        ({"format": Protobuf(message="Departure", schema=DEPARTURE.replace("string carrier", "string airline"))}, LACKING),
+        *(
+            ({"format": Protobuf(message="Departure", schema=DEPARTURE.replace("string carrier", kind))}, "format.message: field 'carrier'")
+            for kind in ("int32 carrier", "bytes carrier", "repeated string carrier", "map<string, string> carrier", "Departure carrier")
+        ),
         ({"format": CloudEvent(attributes=(("id", "nowhere"),))}, "format.attributes"),
         ({"format": CloudEvent(attributes=(("Flight-Id", "flight_id"),), is_binary=True)}, "format.attributes"),
         ({"format": CloudEvent(is_binary=True), "route": Route(field="event_type", value="departure")}, "format.attributes"),
@@ -447,6 +473,14 @@ def test_a_malformed_stream_is_refused(declared: UseCase, changed: dict[str, obj
         {"format": CsvLine(columns=COLUMNS), "known_at_record_time": True},
         {"format": CsvLine(columns=(*COLUMNS, "recorded_at", "note"), delimiter=";")},
         {"format": Avro(schema='{"type": "record", "name": "Departure", "fields": []}', is_framed=True)},
+        {"format": JsonObject(is_framed=True, registry="events")},
+        {"format": Protobuf(message="Departure", schema=DEPARTURE)},
+        {"format": Protobuf(message="Departure", schema=DEPARTURE, is_framed=True)},
+        {"format": Protobuf(message="Departure", registry="events", is_framed=True)},
+        {
+            "format": Protobuf(message="Departure", schema=DEPARTURE.replace("recorded_at", "other")),
+            "known_at_record_time": True,
+        },
         {"format": CloudEvent(attributes=(("id", "flight_id"),))},
         {"format": CloudEvent(attributes=(("id", "flight_id"),), is_binary=True), "route": Route(field="type", value="departure")},
         {"format": DebeziumChange(committed_at="recorded_at")},

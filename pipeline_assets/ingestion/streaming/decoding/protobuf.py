@@ -92,11 +92,7 @@ def _message_reader(descriptor: "Descriptor") -> ReadMessage:
         message.DiscardUnknownFields()
         if message.ByteSize() != size:
             raise Fault("unknown field")
-        try:
-            return {name: value(message) for name, value in values.items()}
-        # A text of proto2 is looked at only when it is taken out.
-        except UnicodeDecodeError as error:
-            raise Fault("not this Protobuf message") from error
+        return {name: value(message) for name, value in values.items()}
 
     return read
 
@@ -120,7 +116,8 @@ def _as_json(field: "FieldDescriptor", kind: Kind) -> Callable[[Any], Any]:
     if field.message_type is not None:
         return lambda wrapper: wrapper.value
     if field.enum_type is not None:
-        named = {number: value.name for number, value in field.enum_type.values_by_number.items()}
+        # Of several names of one number the first that is declared.
+        named = {value.number: value.name for value in reversed(list(field.enum_type.values))}
         # A number without a name stays one, which is no text.
         return lambda number: named.get(number, number)
     return lambda value: value

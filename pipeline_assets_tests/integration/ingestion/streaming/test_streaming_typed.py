@@ -23,9 +23,10 @@ from pipeline_assets.processing.lake import tables
 from pipeline_assets.processing.lake.maintenance import maintain
 from pipeline_assets.processing.lake.policy import POLICY
 from pipeline_assets.spec.contracts import Contract
-from pipeline_assets.spec.sources import EventStream, History
+from pipeline_assets.spec.sources import EventStream, History, Protobuf
 from pipeline_assets_tests.lake_rows import commits_held_back
 from pipeline_assets_tests.landings import Landed, event, land, records, stream_of
+from pipeline_assets_tests.protobuf_readings import FRAME, MESSAGE, PLACE, register, written
 from pipeline_assets_tests.readings import World, at, day, kill, process, reading
 from pipeline_assets_tests.schema_registries import FIRST, FORMAT, SECOND, framed, registry
 
@@ -218,6 +219,25 @@ def test_records_of_a_registry_that_is_away_wait_and_are_typed_once_it_answers(t
     assert before == ([], [])
     assert (done.rows, waiting) == (2, [(0, 2, "unknown schema id", payloads[2])])
     assert topic.rows() == [(0, 0, 0.5), (0, 1, 1.0), (0, 2, 2.0)]
+
+
+def test_records_of_protobuf_become_typed_rows_with_the_schema_of_a_registry(topic: Topic) -> None:
+    """A broken one is in quarantine with its bytes; one whose schema is registered too late is mended by a replay."""
+    stream = replace(topic.stream, format=Protobuf(message=MESSAGE, is_framed=True, registry="plant"))
+    late = b"\0\0\0\0\x09" + PLACE + written(value=2.0)
+    payloads = [FRAME + PLACE + written(), FRAME + PLACE + written(value=1.0)[:-1], late, FRAME + PLACE + written(value=3.0)]
+    topic.land(*(Landed(offset=number, payload=payload) for number, payload in enumerate(payloads)))
+    with registry() as kept:
+        settings = topic.settings.model_copy(update={"registries": {"plant": kept.settings}})
+        register(kept, 7)
+        done = type_landed(settings, stream, run_id="test")
+        waiting = topic.quarantined()
+        register(kept, 9)
+        replay_records(settings, [stream], [stream])
+
+    faults = {1: "not this Protobuf message", 2: "unknown schema id"}
+    assert (done.rows, waiting) == (2, [(0, offset, fault, payloads[offset]) for offset, fault in faults.items()])
+    assert topic.rows() == [(0, 0, 0.5), (0, 2, 2.0), (0, 3, 3.0)]
 
 
 def test_a_replay_that_was_killed_before_its_mark_adds_nothing_twice(topic: Topic) -> None:
