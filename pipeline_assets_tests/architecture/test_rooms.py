@@ -155,8 +155,8 @@ def test_what_serves_and_streams_starts_without_dagster(module: str) -> None:
 
 # What only runs connect and compute with: no process that loads the code location, as each one of Dagster's does, waits for it.
 AT_RUNS = (
-    "adbc_driver_postgresql", "boto3", "confluent_kafka", "evidently", "fastavro", "grpc_tools", "httpx", "matplotlib", "mlflow", "numpy",
-    "pandas", "polars", "psycopg", "pyarrow", "pyiceberg", "sklearn", "stamina", "xgboost",
+    "adbc_driver_postgresql", "boto3", "confluent_kafka", "evidently", "fastavro", "grpc_tools.protoc", "httpx", "matplotlib", "mlflow",
+    "numpy", "pandas", "polars", "psycopg", "pyarrow", "pyiceberg", "sklearn", "stamina", "xgboost",
 )  # fmt: skip
 
 

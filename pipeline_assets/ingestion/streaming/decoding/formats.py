@@ -121,15 +121,25 @@ def _csv_values(written: CsvLine, types: Mapping[str, FieldType], payload: bytes
 
 
 def _json_values(written: JsonObject, schema_of: SchemaOf) -> Callable[[bytes], dict[str, Any]]:
-    is_known = cache(lambda number: (found := schema_of(number)) is not None and found.kind == JSON)
+    check = json_frame(written, schema_of)
 
     def read(payload: bytes) -> dict[str, Any]:
-        number = schema_id(payload)
-        if written.registry is not None and not is_known(number):
-            raise Fault("unknown schema id")
+        check(payload[:FRAME_BYTES])
         return json_object(payload[FRAME_BYTES:])
 
     return read if written.is_framed else json_object
+
+
+def json_frame(written: JsonObject, schema_of: SchemaOf) -> Callable[[bytes], None]:
+    """A function that raises Fault for the first bytes of a record that are no frame, or one whose id is of no JSON Schema."""
+    is_known = cache(lambda number: (found := schema_of(number)) is not None and found.kind == JSON)
+
+    def check(frame: bytes) -> None:
+        number = schema_id(frame)
+        if written.registry is not None and not is_known(number):
+            raise Fault("unknown schema id")
+
+    return check
 
 
 def _cloud_event(written: CloudEvent, payload: bytes, headers: Headers) -> Event:

@@ -1,7 +1,7 @@
 """Landed records of a topic, held against the contract of a stream: plain ones as whole columns, all others one by one."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -16,11 +16,14 @@ from pipeline_assets.ingestion.sources.json_objects import Fault
 from pipeline_assets.ingestion.sources.json_rows import check_objects
 from pipeline_assets.ingestion.sources.plain_json import PlainRows, plain_json
 from pipeline_assets.ingestion.streaming.decoding.broken_changes import partly_read
-from pipeline_assets.ingestion.streaming.decoding.formats import NO_WIDTHS, Headers, decoder, headers_of
+from pipeline_assets.ingestion.streaming.decoding.formats import NO_WIDTHS, Headers, decoder, headers_of, json_frame
+from pipeline_assets.ingestion.streaming.decoding.frames import FRAME_BYTES
 from pipeline_assets.ingestion.streaming.decoding.schema_registry import SchemaOf, nobody
 from pipeline_assets.ingestion.streaming.staged.change_log import BROKEN_FIELD
 from pipeline_assets.spec.sources import EventStream, JsonObject, RecordStream
 
+# Of a binary column of Arrow.
+LONGEST = 2**31 - 1
 PAYLOAD, RECEIVED_AT = "payload", "received_at"
 Found = Mapping[str, Any] | Fault
 NotOurs = Literal["left", "skipped"]
@@ -79,8 +82,9 @@ class RecordReader:
         self.contract, self.headers = stream.contract, headers_of(stream)
         self._share = share
         self._decode = decoder(stream.contract, stream.format, schema_of, widths)
-        is_plain = isinstance(stream.format, JsonObject) and not stream.format.is_framed
-        self._plain = plain_json(stream.contract, share.field) if is_plain else None
+        self._plain = plain_json(stream.contract, share.field) if isinstance(stream.format, JsonObject) else None
+        written = stream.format
+        self._frame = json_frame(written, schema_of) if isinstance(written, JsonObject) and written.is_framed else None
         self._is_log = BROKEN_FIELD in stream.contract.fields
         self._known_at = stream.contract.known_at if stream.known_at_record_time else None
         # The clock of a database that is followed decides nothing: its changes go by the order of its log.
@@ -105,7 +109,7 @@ class RecordReader:
         times = records.column(RECEIVED_AT).combine_chunks()
         if self._plain is None:
             return self._read_one_by_one(payloads, times, np.arange(len(payloads)), self.headers_in(records))
-        plain = self._plain.read(payloads)
+        plain = self._plain.read(payloads if self._frame is None else _unframed(payloads, self._frame))
         quick, rest = self._read_plain(plain, payloads, times)
         odd = np.setdiff1d(np.arange(len(payloads)), plain.places, assume_unique=True)
         return _together(quick, self._read_one_by_one(payloads, times, np.union1d(odd, rest), self.headers_in(records)))
@@ -177,6 +181,23 @@ class RecordReader:
         if self._known_at is None:
             return event.values
         return {**event.values, self._known_at: None if received_at is None else received_at.astimezone(UTC).isoformat()}
+
+
+def _unframed(payloads: pa.Array, check: Callable[[bytes], None]) -> pa.Array:
+    """Records without their frames; null where there is none that is good, so that the reading one by one finds out why."""
+    frames = pc.binary_slice(payloads, 0, FRAME_BYTES)
+    good = [frame for frame in frames.drop_null().unique().to_pylist() if _passes(check, frame)]
+    is_good = pc.is_in(frames, value_set=pa.array(good, frames.type))
+    # Arrow 25 fails where no end is given.
+    return pc.binary_slice(pc.if_else(is_good, payloads, pa.scalar(None, payloads.type)), FRAME_BYTES, LONGEST)
+
+
+def _passes(check: Callable[[bytes], None], frame: bytes) -> bool:
+    try:
+        check(frame)
+    except Fault:
+        return False
+    return True
 
 
 def _together(first: CheckedRecords, second: CheckedRecords) -> CheckedRecords:

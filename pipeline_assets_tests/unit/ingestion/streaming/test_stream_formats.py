@@ -21,7 +21,7 @@ from pipeline_assets.ingestion.sources.plain_json import plain_json
 from pipeline_assets.ingestion.streaming.decoding.formats import decoder, headers_of
 from pipeline_assets.ingestion.streaming.decoding.records import CheckedRecords, RecordReader, Share, share_of
 from pipeline_assets.ingestion.streaming.staged.change_log import log_contract
-from pipeline_assets.spec.sources import Avro, CloudEvent, CsvLine, DebeziumChange, EventStream, Route
+from pipeline_assets.spec.sources import Avro, CloudEvent, CsvLine, DebeziumChange, EventStream, JsonObject, Route
 from pipeline_assets_tests.landings import Landed, event, plain, stream_of, table_of
 from pipeline_assets_tests.readings import READINGS, reading
 
@@ -199,6 +199,17 @@ def test_a_broken_record_keeps_nothing_in_memory() -> None:
 
     assert faults(found) == {0: "not a JSON object"}
     assert left is None
+
+
+def test_framed_records_are_read_as_bare_ones_are() -> None:
+    """Behind a frame the same objects are rows and the same ones are broken, for the same reasons."""
+    payloads = [payload for payload, _ in POISON if payload is not None] + UNUSUAL_BUT_GOOD + [plain(number) for number in range(20)]
+    bare = read(stream_of(), *payloads)
+    framed = read(with_format(JsonObject(is_framed=True)), *(b"\0\0\0\0\1" + payload for payload in payloads))
+
+    assert faults(framed) == faults(bare)
+    assert framed.checked.good.equals(bare.checked.good)
+    assert framed.checked.broken[0].original == b"\0\0\0\0\1" + bare.checked.broken[0].original
 
 
 def with_format(written_as: Any, **changed: object) -> EventStream:
