@@ -68,12 +68,12 @@ def cluster(stores: Settings) -> Iterator[psycopg.Connection]:
 
 
 @pytest.fixture
-def fresh_database(stores: Settings) -> Iterator[Callable[[SecretStr], SecretStr]]:
+def fresh_database(stores: Settings) -> Iterator[Callable[..., SecretStr]]:
     """A function that makes an empty database with the owner of the one given, and returns its DSN; dropped after the test."""
     made: list[str] = []
 
-    def make(like: SecretStr) -> SecretStr:
-        dsn = create_database(stores.home, like)
+    def make(like: SecretStr, name: str | None = None) -> SecretStr:
+        dsn = create_database(stores.home, like, name)
         made.append(dsn.get_secret_value().rpartition("/")[2])
         return dsn
 
@@ -84,13 +84,16 @@ def fresh_database(stores: Settings) -> Iterator[Callable[[SecretStr], SecretStr
 
 
 @pytest.fixture
-def isolated(stores: Settings, fresh_database: Callable[[SecretStr], SecretStr]) -> Settings:
-    """The settings of `stores` with an empty warehouse, catalog, airline_ops database and bucket that only this test sees."""
+def isolated(stores: Settings, fresh_database: Callable[..., SecretStr]) -> Settings:
+    """The settings of `stores` with an empty warehouse, catalog, airline_ops database and bucket that only this test sees.
+
+    The warehouse has the same name in each test, as dbt parses its project anew where the connection is another.
+    """
     bucket = f"test-{token_hex(6)}"
     object_store(stores).create_bucket(Bucket=bucket)
     return stores.model_copy(
         update={
-            "warehouse_dsn": fresh_database(stores.warehouse_dsn),
+            "warehouse_dsn": fresh_database(stores.warehouse_dsn, "test_warehouse"),
             "catalog_dsn": fresh_database(stores.catalog_dsn),
             "databases": {name: fresh_database(dsn) for name, dsn in stores.databases.items()},
             "s3_bucket": bucket,

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -27,6 +26,7 @@ from pipeline_assets.ingestion.streaming.capture.connect import Connect, open_co
 from pipeline_assets.ingestion.streaming.capture.connectors import topics_of
 from pipeline_assets.ingestion.streaming.health.watch import Watch, look
 from pipeline_assets.processing.lake import tables
+from pipeline_assets_tests import forked_runs
 from pipeline_assets_tests.stack_env import write_stack_env
 from pipeline_assets_tests.stack_services import create_database
 from pipeline_assets_tests.stream_records import until
@@ -97,20 +97,18 @@ class Graph:
     def run(self, job: str, days: Days | None, config: RunConfig | None = None) -> None:
         """Runs a job to its end; an AssertionError shows the last of its log where it failed."""
         tags = names.range_tags(*days) if days is not None else {}
-        process = self._start(["job", "execute", "-j", job, "--tags", json.dumps(tags)], config)
-        log, _ = process.communicate(timeout=280)
-        assert process.returncode == 0, log[-6000:]
+        run = self._start(["job", "execute", "-j", job, "--tags", json.dumps(tags)], config)
+        assert run.wait(seconds=280) == 0, run.log.read_text()[-6000:]
 
     def materialize_and_kill(self, asset: AssetName, days: Days | None) -> int:
         """Materializes an asset, kills the run with SIGKILL once its step has begun, and gives the exit code of the process."""
         by_day = ["--partition-range", f"{days[0]}...{days[1]}"] if days is not None else []
-        process = self._start(["asset", "materialize", "--select", "/".join(asset), *by_day], None)
-        assert process.stdout is not None
-        begun = any("STEP_START" in line for line in process.stdout)
-        process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=30)
-        assert begun, f"The step of {asset} never began."
-        return process.returncode
+        run = self._start(["asset", "materialize", "--select", "/".join(asset), *by_day], None)
+        begun = run.comes_to("STEP_START")
+        run.process.kill()
+        code = run.wait(seconds=30)
+        assert begun, f"The step of {asset} never began: {run.log.read_text()[-6000:]}"
+        return code
 
     def tick(self, sensor: dg.SensorDefinition) -> dg.SensorResult:
         """What a sensor requests at its first tick; an AssertionError says why where it skips."""
@@ -124,17 +122,11 @@ class Graph:
         """The content of every table that the graph made, as a hash of its sorted rows."""
         return {**self._lake_digests(), **self._warehouse_digests()}
 
-    def _start(self, command: list[str], config: RunConfig | None) -> "subprocess.Popen[str]":
+    def _start(self, command: list[str], config: RunConfig | None) -> forked_runs.Run:
         config_file = self.folder / "run.yaml"
         config_file.write_text(yaml.safe_dump(dict(config or {})))
-        return subprocess.Popen(
-            [sys.executable, "-m", "dagster", *command, "-m", "pipeline_assets.definitions", "-c", str(config_file)],
-            cwd=self.folder,  # not the project: Dagster would read the `.env` of the developer's stack there
-            env=self._environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        # Its folder is not the project: Dagster would read the `.env` of the developer's stack there.
+        return forked_runs.start([*command, "-m", "pipeline_assets.definitions", "-c", str(config_file)], self.folder, self._environment())
 
     def _environment(self) -> dict[str, str]:
         secrets = {f"PIPELINE_DATABASES__{name.upper()}": dsn.get_secret_value() for name, dsn in self.settings.databases.items()}

@@ -48,10 +48,10 @@ def pid_of(settings: Settings, name: str) -> int:
     return known.pid
 
 
-def create_database(home: Path, like: SecretStr) -> SecretStr:
-    """The DSN of a new, empty database with the owner of the one given."""
+def create_database(home: Path, like: SecretStr, name: str | None = None) -> SecretStr:
+    """The DSN of a new, empty database with the owner of the one given, under a name that no other has unless one is given."""
     base, _, owner = like.get_secret_value().rpartition("/")
-    name = f"test_{token_hex(6)}"
+    name = name or f"test_{token_hex(6)}"
     with cluster_of(home) as cluster:
         cluster.execute(SQL("create database {} owner {} strategy file_copy").format(Identifier(name), Identifier(owner)))
     return SecretStr(f"{base}/{name}")

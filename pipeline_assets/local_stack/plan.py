@@ -4,9 +4,9 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from signal import SIGTERM, Signals
+from signal import SIGKILL, SIGTERM, Signals
 
 from pipeline_assets.core.settings import PREFIX, SHIPPED
 
@@ -64,11 +64,19 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
-    """How a service is stopped: those of a lower `turn` first; by its signal, and by force after so many seconds."""
+    """How a service is stopped: those of a lower `turn` first; by its signal, and by force after so many seconds.
+
+    at_once: the signal where its data is deleted, so that it has nothing to put in order for the others or for its next start.
+    """
 
     turn: int = 1
     signal: Signals = SIGTERM
     seconds: float = 6.0
+    at_once: Signals = SIGKILL
+
+    def without_order(self) -> "Ending":
+        """How it is stopped where its data is deleted: with all others."""
+        return replace(self, turn=0, signal=self.at_once)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -175,11 +175,14 @@ def is_marked(process: psutil.Process, mark: str, folder: str | None) -> bool:
 
 
 def stop(home: Path, service: str, stop_signal: int, patience_seconds: float) -> bool:
-    """End the service and everything it started, by its signal first, by force after that; False if nothing was alive."""
+    """End the service and everything it started, by its signal first, by force after that; False if nothing was alive.
+
+    The signal goes to the process that was started, which ends its children; SIGKILL, after which it ends none, goes to all of them.
+    """
     members = family(home, service)
     known = remembered(home, service)
     leaders = [member for member in members if known is not None and member.pid == known.pid]
-    signal_all(leaders, stop_signal)
+    signal_all(members if stop_signal == signal.SIGKILL else leaders, stop_signal)
     _wait_gone(leaders, patience_seconds)
     end_all(members)
     pid_file(home, service).unlink(missing_ok=True)

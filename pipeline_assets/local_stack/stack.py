@@ -140,7 +140,7 @@ def down(
 ) -> list[str]:
     """Stop the services of the folder, those that others need last; the names of those that ran.
 
-    `only`: names of the services meant, None for all. `purge`: stop all, and delete their data.
+    `only`: names of the services meant, None for all. `purge`: stop all at once, and delete their data.
     """
     if not home.exists():
         return []
@@ -150,10 +150,11 @@ def down(
         gone = sorted(processes.all_remembered(home) - services.keys()) if purge or only is None else []
         # The services of a world whose folder was deleted meanwhile.
         stopped = [name for name in gone if stop(home, name, watch)]
-        for turn in sorted({service.ending.turn for service in meant}):
-            wave = [service for service in meant if service.ending.turn == turn]
-            ended = pool.map(lambda service: stop(home, service.name, watch, service.ending), wave)
-            stopped += [service.name for service, was_alive in zip(wave, ended, strict=True) if was_alive]
+        endings = {service.name: service.ending.without_order() if purge else service.ending for service in meant}
+        for turn in sorted({ending.turn for ending in endings.values()}):
+            wave = [name for name, ending in endings.items() if ending.turn == turn]
+            ended = pool.map(lambda name: stop(home, name, watch, endings[name]), wave)
+            stopped += [name for name, was_alive in zip(wave, ended, strict=True) if was_alive]
         if POSTGRES in [service.name for service in meant]:
             postgres.remove_copy(home)
         if purge:

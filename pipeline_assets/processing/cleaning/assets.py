@@ -14,7 +14,7 @@ from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import Platform, asked_days, column_schema, dagster_errors, days, key, use_case_tags
 from pipeline_assets.core.settings import Settings, in_environment
 from pipeline_assets.processing.cleaning import inspection, raw_tables, retention
-from pipeline_assets.processing.cleaning.dbt import PROGRAM_OF_RUNS, between, ending, project_folder, run_folder, variables
+from pipeline_assets.processing.cleaning.dbt import PROGRAM_OF_RUNS, between, ending, project_folder, read_ahead, run_folder, variables
 from pipeline_assets.processing.cleaning.models import ProjectModels, Selection, read_models
 from pipeline_assets.processing.cleaning.raw_tables import Days, Loaded
 from pipeline_assets.spec.contracts import Contract
@@ -207,9 +207,22 @@ def _built(
         with in_environment(variables(settings)):
             invocation = dbt.cli(arguments, context=context.op_execution_context, target_path=target)
         with ending(invocation.process):
-            events = DbtEventIterator(_events(invocation), invocation).fetch_row_counts().fetch_column_metadata()
+            events = read_ahead(_described(invocation))
             for event in events:
                 yield _with_day_rows(settings, invocation, event, asked) if asked is not None else event
+
+
+def _described(invocation: DbtCliInvocation) -> Iterator[DbtDagsterEventType]:
+    """The events of a run, those of models with the rows and columns of their tables.
+
+    One event at a time: over a whole run dagster-dbt looks for the next one without a pause, which takes a core from dbt until its end.
+    """
+    for event in _events(invocation):
+        if isinstance(event, dg.Output):
+            counted = DbtEventIterator(iter([event]), invocation).fetch_row_counts()
+            yield from DbtEventIterator(iter(list(counted)), invocation).fetch_column_metadata()
+        else:
+            yield event
 
 
 def _events(invocation: DbtCliInvocation) -> Iterator[DbtDagsterEventType]:

@@ -8,11 +8,12 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from datetime import date, timedelta
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import TypeVar
 
 from pipeline_assets.core.dsn import libpq_environment, read_address
 from pipeline_assets.core.settings import (
@@ -25,6 +26,7 @@ from pipeline_assets.core.settings import (
     read_part,
 )
 
+T = TypeVar("T")
 PROGRAM = Path(sys.executable).with_name("dbt")
 # dbt for a run, with which it ends: `dbt_process.py`.
 PROGRAM_OF_RUNS = Path(sys.executable).with_name("pipeline-dbt")
@@ -86,6 +88,35 @@ def run_folder(folder: Path) -> Iterator[Path]:
     yield target
     (target / PARSED).replace(folder / PARSED)
     shutil.rmtree(target)
+
+
+def read_ahead(items: Iterator[T]) -> Generator[T, None, None]:
+    """The items in their order, read by a thread, so that who makes them does not wait for who takes them; an error comes after them.
+
+    Nobody waits for the thread if the items are not taken to their end: it ends with them.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+    from queue import SimpleQueue
+
+    queue: SimpleQueue[T | _End] = SimpleQueue()
+
+    def read() -> None:
+        try:
+            for item in items:
+                queue.put(item)
+        finally:
+            queue.put(_End())
+
+    reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="read_ahead")
+    reading = reader.submit(read)
+    reader.shutdown(wait=False)
+    while not isinstance(item := queue.get(), _End):
+        yield item
+    reading.result()
+
+
+class _End:
+    """What follows the last item."""
 
 
 @contextmanager

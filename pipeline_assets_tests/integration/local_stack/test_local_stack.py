@@ -264,6 +264,20 @@ def test_down_leaves_no_process_and_purge_no_data(own_home: Path) -> None:
     assert [path.name for path in own_home.iterdir()] == ["stack.lock"]
 
 
+def test_a_purge_of_what_runs_leaves_neither_process_nor_data(own_home: Path) -> None:
+    """Services whose data is deleted end at once, all they started with them, and the same folder can be started anew."""
+    start(own_home, POSTGRES, S3)
+    everything = members(own_home)
+    stopped = stack.down(own_home, purge=True)
+
+    assert set(stopped) == {POSTGRES, S3}
+    assert len(everything) > len(stopped)
+    assert [process for process in everything if processes.is_alive(process)] == []
+    assert [path.name for path in own_home.iterdir()] == ["stack.lock"]
+    start(own_home, POSTGRES)
+    assert list(pids(own_home)) == [POSTGRES]
+
+
 def test_the_command_stops_the_service_of_a_world_that_was_deleted_meanwhile(own_home: Path) -> None:
     """A process that no folder of the project describes any more ends with the others."""
     start(own_home, POSTGRES)

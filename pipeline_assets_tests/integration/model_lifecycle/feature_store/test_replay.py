@@ -42,7 +42,7 @@ from pipeline_assets.use_cases.nyc_flights.sources import planes
 from pipeline_assets_tests.airport_course import DAYS, DEPARTURES, FIRST, SCHEDULE, WEATHER, Course, course, log_between, stage_known
 from pipeline_assets_tests.change_logs import put_log
 
-STEP, WEEK, DAY = timedelta(days=10), timedelta(days=7), timedelta(days=1)
+STEP, WEEK, DAY = timedelta(days=15), timedelta(days=7), timedelta(days=1)
 VIEWS = (
     features.origin_departures,
     features.route_departures,

@@ -1,12 +1,10 @@
 """The assets of cleaning as Dagster runs them: what a run of some days leaves in the warehouse, and what it reports."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pyarrow as pa
-import pytest
 
 from pipeline_assets.core import connections, names
 from pipeline_assets.core.resources import Platform, key
@@ -17,18 +15,10 @@ from pipeline_assets.processing.lake import tables
 from pipeline_assets_tests.cleaning_runs import checked, checks_of_room, failure, metadata_of, run
 from pipeline_assets_tests.flight_rows import DEPARTURES, Row, at, cleaned_rows, day, departure, departures, expected_departures
 from pipeline_assets_tests.lake_rows import stage
-from pipeline_assets_tests.stack_env import write_stack_env
 
 RAW, CLEANED, CURRENT = names.raw(DEPARTURES.name), names.cleaned("departures_history"), names.cleaned("departures")
 STAGING = (names.STAGING, names.stg(DEPARTURES.name))
 DAYS = (0, 1)
-
-
-@pytest.fixture
-def platform(isolated: Settings, tmp_path: Path) -> Platform:
-    """The platform of this test's own stores."""
-    write_stack_env(isolated, tmp_path)
-    return Platform(home=str(tmp_path))
 
 
 def publish(settings: Settings, rows: Mapping[int, Sequence[Mapping[str, Any]]]) -> None:

@@ -27,17 +27,9 @@ from pipeline_assets.processing.cleaning.raw_schema import follow_contract
 from pipeline_assets.processing.lake import tables
 from pipeline_assets_tests.cleaning_runs import failure, run
 from pipeline_assets_tests.flight_rows import DEPARTURES, Row, at, cleaned_rows, day, departure, departures, expected_departures, put_raw
-from pipeline_assets_tests.stack_env import write_stack_env
 
 DAYS = 6
 STAGING, CLEANED = (names.STAGING, names.stg(DEPARTURES.name)), names.cleaned("departures_history")
-
-
-@pytest.fixture
-def platform(isolated: Settings, tmp_path: Path) -> Platform:
-    """The platform of this test's own stores."""
-    write_stack_env(isolated, tmp_path)
-    return Platform(home=str(tmp_path))
 
 
 def build(platform: Platform, days: tuple[int, int], *, full_refresh: bool = False) -> None:
@@ -217,16 +209,20 @@ def test_a_model_that_cannot_be_built_fails_the_run_with_its_cause(platform: Pla
     assert Path(log[1]).exists()
 
 
-def test_the_unit_tests_of_all_models_pass(isolated: Settings, tmp_path: Path) -> None:
+def dbt(settings: Settings, platform: Platform, *command: str) -> "subprocess.CompletedProcess[str]":
+    """A command of dbt by hand, on what runs of this platform have left."""
+    folder = ["--target-path", f"{platform.home}/dbt", "--log-path", f"{platform.home}/dbt"]
+    environment = os.environ | variables(settings)
+    return subprocess.run([PROGRAM, *command, *folder], cwd=project_folder(), env=environment, capture_output=True, text=True, check=False)
+
+
+def test_the_unit_tests_of_all_models_pass(isolated: Settings, platform: Platform) -> None:
     """Of all use cases, on empty tables: what macros and models make of the rows that stand in the tests."""
     for contract, _ in load_project().lake_contracts:
         follow_contract(isolated, contract)
 
-    command = ["build", "--exclude-resource-type", "test", "--target-path", str(tmp_path), "--log-path", str(tmp_path)]
-    done = subprocess.run(
-        [PROGRAM, *command], cwd=project_folder(), env=os.environ | variables(isolated), capture_output=True, text=True, check=False
-    )
-    results = json.loads((tmp_path / "run_results.json").read_text())["results"]
+    done = dbt(isolated, platform, "build", "--exclude-resource-type", "test")
+    results = json.loads((Path(platform.home) / "dbt" / "run_results.json").read_text())["results"]
     passed = {one["unique_id"].rpartition(".")[2] for one in results if one["status"] == "pass"}
 
     assert done.returncode == 0, done.stdout
@@ -235,28 +231,11 @@ def test_the_unit_tests_of_all_models_pass(isolated: Settings, tmp_path: Path) -
     } <= passed  # fmt: skip
 
 
-def test_dbt_agrees_that_a_source_just_loaded_is_fresh(isolated: Settings, tmp_path: Path) -> None:
+def test_dbt_agrees_that_a_source_just_loaded_is_fresh(isolated: Settings, platform: Platform) -> None:
     """`dbt source freshness` judges the rendered sources by the time of the load: one just loaded passes."""
     put(isolated, {0: departures(0, 5, seed=1)}, 0, 0)
 
-    command = [
-        "source",
-        "freshness",
-        "--select",
-        "source:raw.flight_departures",
-        "--target-path",
-        str(tmp_path),
-        "--log-path",
-        str(tmp_path),
-    ]
-    done = subprocess.run(
-        [PROGRAM, *command],
-        cwd=project_folder(),
-        env=os.environ | variables(isolated),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = dbt(isolated, platform, "source", "freshness", "--select", "source:raw.flight_departures")
 
     assert done.returncode == 0, done.stdout
     assert "PASS freshness of raw.flight_departures" in done.stdout

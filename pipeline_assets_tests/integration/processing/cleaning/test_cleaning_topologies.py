@@ -35,7 +35,6 @@ from pipeline_assets_tests.library import (
     readers,
     returned,
 )
-from pipeline_assets_tests.stack_env import write_stack_env
 
 PROJECT = Project(use_cases=(library, readers))
 DAYS = 6
@@ -53,13 +52,6 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> dg.Definitions:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(f"{PREFIX}DBT_PROJECT", str(folder))
         return assets.defs(PROJECT)
-
-
-@pytest.fixture
-def platform(isolated: Settings, tmp_path: Path) -> Platform:
-    """The platform of this test's own stores."""
-    write_stack_env(isolated, tmp_path)
-    return Platform(home=str(tmp_path))
 
 
 def run(

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -34,7 +33,6 @@ from pipeline_assets_tests.cleaning_runs import metadata_of, room
 from pipeline_assets_tests.flight_rows import DEPARTURES, Row, at, cleaned_rows, day, departure, departures, expected_departures, put_raw
 from pipeline_assets_tests.january import store
 from pipeline_assets_tests.kept_versions import build, keeping_versions
-from pipeline_assets_tests.stack_env import write_stack_env
 
 DAYS, KEPT = 8, timedelta(days=3)
 TICK = timedelta(microseconds=1)
@@ -57,13 +55,6 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> dg.Definitions:
 def long(tmp_path_factory: pytest.TempPathFactory) -> dg.Definitions:
     """Cleaning that keeps versions of departures for five days."""
     return keeping_versions(tmp_path_factory.mktemp("long") / "dbt", **{NAME: "5 days"})
-
-
-@pytest.fixture
-def platform(isolated: Settings, tmp_path: Path) -> Platform:
-    """The platform of this test's own stores."""
-    write_stack_env(isolated, tmp_path)
-    return Platform(home=str(tmp_path))
 
 
 def corrected_rows() -> list[Row]:

@@ -1,11 +1,9 @@
 """The lake's assets as Dagster runs them: what they report, and what stops their dependents."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import dagster as dg
 import pyarrow as pa
-import pytest
 
 from pipeline_assets.core import names
 from pipeline_assets.core.project import Project
@@ -17,7 +15,6 @@ from pipeline_assets.spec.sources import EventStream, History, PostgresTable, So
 from pipeline_assets.spec.use_case import UseCase
 from pipeline_assets.use_cases.nyc_flights import use_case as nyc_flights
 from pipeline_assets_tests.lake_rows import TRIPS, day, in_lake, stage, trip_rows, trips
-from pipeline_assets_tests.stack_env import write_stack_env
 
 ORIGIN = PostgresTable(database="airline_ops", table="trips")
 HISTORY = Source(contract=trips("ride_history"), origin=ORIGIN, load="daily")
@@ -32,13 +29,6 @@ USE_CASE: UseCase = replace(
 )
 PROJECT = Project(use_cases=(USE_CASE, replace(USE_CASE, name="second", owner="second@lake.example", models=())))
 RANGE = {"dagster/asset_partition_range_start": str(day(0)), "dagster/asset_partition_range_end": str(day(2))}
-
-
-@pytest.fixture
-def platform(isolated: Settings, tmp_path: Path) -> Platform:
-    """The platform of this test's own stores."""
-    write_stack_env(isolated, tmp_path)
-    return Platform(home=str(tmp_path))
 
 
 def run(name: tuple[str, str], platform: Platform, **arguments: object) -> dg.ExecuteInProcessResult:

@@ -1,14 +1,16 @@
 """What a run of dbt receives, and what it leaves behind."""
 
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import date
 from pathlib import Path
+from threading import Event
 
 import pytest
 
 from pipeline_assets.core.settings import in_environment
-from pipeline_assets.processing.cleaning.dbt import PARSED, between, run_folder
+from pipeline_assets.processing.cleaning.dbt import PARSED, between, read_ahead, run_folder
 
 
 def test_days_reach_dbt_with_an_end_that_is_exclusive() -> None:
@@ -39,3 +41,51 @@ def test_variables_leave_the_environment_as_it_was(monkeypatch: pytest.MonkeyPat
     assert seen == ("new", "new")
     assert os.environ["DBT_TEST_OLD"] == "old"
     assert "DBT_TEST_NEW" not in os.environ
+
+
+def test_items_are_read_before_they_are_taken() -> None:
+    """Who makes the items goes on while the first is still looked at, and they come in their order."""
+    made: list[int] = []
+    all_made = Event()
+
+    def make() -> Iterator[int]:
+        for number in range(1_000):
+            made.append(number)
+            yield number
+        all_made.set()
+
+    items = read_ahead(make())
+    first = next(items)
+
+    assert all_made.wait(timeout=60)
+    assert [first, *items] == made == list(range(1_000))
+
+
+def test_an_error_comes_after_the_items_before_it() -> None:
+    """What failed in the thread fails where the items are taken, once those that were made are taken."""
+
+    def make() -> Iterator[int]:
+        yield 1
+        raise ValueError("no second item")
+
+    items = read_ahead(make())
+
+    assert next(items) == 1
+    with pytest.raises(ValueError, match="no second item"):
+        next(items)
+
+
+def test_nobody_waits_for_items_that_are_not_taken() -> None:
+    """Who stops taking goes on at once, though the next item is still being made."""
+    may_end = Event()
+
+    def make() -> Iterator[int]:
+        yield 1
+        may_end.wait(timeout=60)
+
+    items = read_ahead(make())
+    next(items)
+    items.close()
+
+    assert not may_end.is_set()
+    may_end.set()
