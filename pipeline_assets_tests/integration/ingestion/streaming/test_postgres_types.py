@@ -16,9 +16,11 @@ from pipeline_assets.ingestion.sources.contracts import fault
 from pipeline_assets.ingestion.sources.json_objects import json_object
 from pipeline_assets.ingestion.streaming.audit.audit import read_log, verify
 from pipeline_assets.ingestion.streaming.staged.changes import merge
+from pipeline_assets.ingestion.streaming.staged.state import stage_state
 from pipeline_assets.ingestion.streaming.streams import change_log, followed_table
 from pipeline_assets.spec.sources import PostgresTable, Source
 from pipeline_assets_tests.postgres_edges import EDGES, KEY, column, edge_rows, edges_contract, edges_ddl, unserved
+from pipeline_assets_tests.readings import World
 from pipeline_assets_tests.stream_pipelines import Pipeline, tables_on
 
 # What is inserted once the table is followed has keys from here on.
@@ -29,10 +31,14 @@ Values = Mapping[int, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """The rows that came out by their key, and the fault of each that did not: as a batch, and as changes; what the audit found."""
+    """The rows that came out by their key, and the fault of each that did not: as a batch, as changes, and staged of these.
+
+    `problems` is what the audit found.
+    """
 
     batch: Values
     changes: Values
+    staged: Values
     problems: list[str]
 
 
@@ -70,6 +76,20 @@ def as_changes(pipeline: Pipeline, source: Source) -> Values:
     return {row[KEY]: row for row in rows} | faults
 
 
+def audited(pipeline: Pipeline, source: Source) -> list[str]:
+    """What the audit finds once all that was written has been typed."""
+    asked = [names.typed(change_log(source).contract.name)]
+    return [problem for one in verify(pipeline.settings, pipeline.project, asked, pipeline.tick) for problem in one.problems]
+
+
+def as_staged(pipeline: Pipeline, source: Source) -> Values:
+    """The rows that stand in the staged files, and the faults of what is in quarantine instead."""
+    name = source.contract.name
+    rows = World(settings=pipeline.settings, name=name).staged(names.SNAPSHOT)
+    broken = quarantine.listed(pipeline.settings, source=name)
+    return {row[KEY]: row for row in rows} | {json_object(row.original)[KEY]: fault(row.field, row.reason) for row in broken}
+
+
 @pytest.fixture(scope="module")
 def loaded(streams: Settings) -> Iterator[Loaded]:
     """All rows, half of them by a snapshot and half as changes."""
@@ -77,10 +97,14 @@ def loaded(streams: Settings) -> Iterator[Loaded]:
         (source,) = pipeline.project.sources
         fill(pipeline, 0)
         pipeline.connect()
+        problems = audited(pipeline, source)
+        stage_state(pipeline.settings, source, run_id="test")
         fill(pipeline, CHANGED)
-        asked = [names.typed(change_log(source).contract.name)]
-        problems = [problem for one in verify(pipeline.settings, pipeline.project, asked, pipeline.tick) for problem in one.problems]
-        yield Loaded(batch=as_a_batch(pipeline, source), changes=as_changes(pipeline, source), problems=problems)
+        problems += audited(pipeline, source)
+        merged = stage_state(pipeline.settings, source, run_id="test")
+        assert merged.whole_because is None
+        read = (as_a_batch(pipeline, source), as_changes(pipeline, source), as_staged(pipeline, source))
+        yield Loaded(batch=read[0], changes=read[1], staged=read[2], problems=problems)
 
 
 @pytest.mark.parametrize("number", range(len(EDGES)), ids=[f"{edge.sql} as {edge.type}" for edge in EDGES])
@@ -92,15 +116,17 @@ def test_each_value_of_a_type_is_the_same_in_a_batch_and_in_changes(loaded: Load
             expected = row.values.get(name) if row.fault is None else row.fault
             found = [
                 [each[key][name] if isinstance(each[key], Mapping) else each[key] for key in (place, CHANGED + place)]
-                for each in (loaded.batch, loaded.changes)
+                for each in (loaded.batch, loaded.changes, loaded.staged)
             ]
 
-            assert found == [[expected] * 2] * 2, row.texts[name]
+            assert found == [[expected] * 2] * 3, row.texts[name]
 
 
 def test_nothing_of_the_table_is_lost_and_the_audit_agrees(loaded: Loaded) -> None:
     """Rows of nulls are rows, broken ones are in quarantine, and both ends are the same."""
-    assert sorted(loaded.batch) == sorted(loaded.changes) == [*range(len(ROWS)), *range(CHANGED, CHANGED + len(ROWS))]
+    assert (
+        sorted(loaded.batch) == sorted(loaded.changes) == sorted(loaded.staged) == [*range(len(ROWS)), *range(CHANGED, CHANGED + len(ROWS))]
+    )
     assert loaded.problems == []
 
 
