@@ -1,11 +1,15 @@
 """The JSON object of a row, read strictly, or what is wrong with the row."""
 
 import json
-from decimal import Decimal
+from collections.abc import Callable
+from decimal import MAX_EMAX, Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipeline_assets.ingestion.sources.contracts import Reason
+
+
+HUGE, TINY = Decimal((0, (1,), MAX_EMAX)), Decimal((0, (1,), -MAX_EMAX))
 
 
 class Fault(ValueError):
@@ -24,10 +28,17 @@ class Fault(ValueError):
 def json_object(row: bytes) -> dict[str, Any]:
     """The fields of a JSON object; raises Fault for bytes that are none, or that name a field twice at any depth.
 
-    A number with a point or an exponent is a Decimal: exactly what stands there.
+    A number with a point or an exponent is a Decimal: exactly what stands there, unless nothing can hold its exponent.
     """
     try:
-        found = json.loads(row, object_pairs_hook=_distinct, parse_float=Decimal)
+        return _fields(row, Decimal)
+    except InvalidOperation:
+        return _fields(row, _bounded)
+
+
+def _fields(row: bytes, number: Callable[[str], Decimal]) -> dict[str, Any]:
+    try:
+        found = json.loads(row, object_pairs_hook=_distinct, parse_float=number)
     except Fault:
         raise
     # RecursionError: brackets nested deeper than the parser goes.
@@ -36,6 +47,14 @@ def json_object(row: bytes) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise Fault("not a JSON object")
     return found
+
+
+def _bounded(text: str) -> Decimal:
+    """A number; one with an exponent that nothing can hold is one that no field holds either, as large or as small."""
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        return TINY if "e-" in text.lower() else HUGE
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

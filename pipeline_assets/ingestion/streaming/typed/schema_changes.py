@@ -15,6 +15,7 @@ than that, or holds a value that its column's type allows and the contract's doe
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from decimal import Decimal
 from functools import partial
 
 import numpy as np
@@ -35,7 +36,8 @@ from pipeline_assets.spec.sources import RecordStream, Source
 MIN_CHANGED = 10
 SIGNS: tuple[Reason, ...] = ("missing", "wrong type", "without zone")
 KINDS: Mapping[type, str] = {
-    str: "a string", bool: "a boolean", int: "an integer", float: "a number", list: "an array", dict: "an object", type(None): "null"
+    str: "a string", bool: "a boolean", int: "an integer", float: "a number", Decimal: "a number", list: "an array", dict: "an object",
+    type(None): "null",
 }  # fmt: skip
 
 # Looks at the source as it is now; raises SourceChanged if it does not keep its contract.

@@ -120,6 +120,26 @@ def test_decimals_and_numbers_of_json_are_the_same_as_columns_and_one_by_one(wri
     assert broken == [(row.position, row.fault) for row in slow.broken]
 
 
+@pytest.mark.parametrize(
+    ("written", "fault"),
+    [
+        ("1e99999999999999999999", "out of range"),
+        ("-1E+99999999999999999999", "out of range"),
+        ("1e-99999999999999999999", "out of range"),
+        ("1e999999999999999999", "out of range"),
+        ("9" * 4000, "out of range"),
+        ("NaN", "not finite"),
+    ],
+)
+def test_a_number_that_nothing_holds_breaks_its_row_however_it_is_written(written: str, fault: str) -> None:
+    """Regression: an exponent beyond those of decimals ended the reading of all records, and so stopped its stream."""
+    contract = contract_of(Field(name="v", type="number", description="Any."))
+    rows = [f'{{"{KEY}": {place}, "v": {text}, "{UPDATED}": "{AT}"}}'.encode() for place, text in enumerate(["0.5", written, "1e2"])]
+
+    assert [row.fault for row in check_json_rows(contract, rows).broken] == [f"v {fault}"]
+    assert read_json(contract, rows)[1] == [(1, f"v {fault}")]
+
+
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1))
 def test_a_short_float_is_the_shortest_decimal_that_it_is_the_nearest_to(values: list[float]) -> None:
     """And so the same 32-bit float: nothing is lost, and nothing is made up."""
