@@ -18,7 +18,7 @@ from pipeline_assets_tests.flight_rows import day
 
 def keeping_versions(folder: Path, **keeps: str) -> dg.Definitions:
     """The definitions of cleaning, with a dbt project in `folder` whose models, by name, keep versions so long."""
-    shutil.copytree(read_code_settings().dbt_project, folder, ignore=shutil.ignore_patterns("manifest.json", "logs"))
+    shutil.copytree(read_code_settings().dbt_project, folder, ignore=shutil.ignore_patterns("target", "logs"))
     for model, days in keeps.items():
         declared = folder / "models" / use_case.name / names.CLEANED / f"{model}.yml"
         declared.write_text(declared.read_text().replace("      meta:\n", f"      meta:\n        keeps_versions: {days}\n", 1))

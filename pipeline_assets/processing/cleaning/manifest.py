@@ -4,10 +4,8 @@ dagster-dbt's own `prepare_if_dev` parses in every process that loads the code l
 """
 
 import json
-import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +13,7 @@ from typing import Any
 
 from pipeline_assets.core.errors import DbtProjectMalformed
 from pipeline_assets.core.settings import environment_of_children
-from pipeline_assets.processing.cleaning.dbt import NOWHERE, PARSED, PROGRAM, project_folder, target_folder
+from pipeline_assets.processing.cleaning.dbt import NOWHERE, PROGRAM, project_folder, target_folder
 
 FOLDERS, FILES = ("macros", "models", "tests"), ("dbt_project.yml", "profiles.yml")
 
@@ -29,12 +27,8 @@ def ensure_manifest(project: Path) -> Path:
     if not is_current(manifest, project):
         manifest.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix="parse-", dir=manifest.parent) as folder:
-            # dbt parses again what has changed since, which takes half of the time.
-            with suppress(FileNotFoundError):
-                shutil.copy(manifest.with_name(PARSED), folder)
             _parse(project, folder)
-            for name in (PARSED, manifest.name):
-                (Path(folder) / name).replace(manifest.with_name(name))
+            (Path(folder) / manifest.name).replace(manifest)
     return manifest
 
 

@@ -206,26 +206,6 @@ def test_the_manifest_is_made_anew_when_a_file_changed(tmp_path: Path) -> None:
     assert not is_current(manifest, project)
 
 
-def test_what_changed_is_all_that_is_new_in_the_manifest(tmp_path: Path) -> None:
-    """A project that was parsed before has its changed model and macro anew, and its new model; one that is gone is gone."""
-    project = small_project(tmp_path / "small")
-    models, macros = project / "models", project / "macros"
-    (macros / "number.sql").write_text("{% macro number() %}1{% endmacro %}")
-    (models / "gone.sql").write_text("select 2 as two")
-    (models / "changed.sql").write_text("select * from {{ ref('gone') }}")
-    before = json.loads(ensure_manifest(project).read_text())
-    (models / "gone.sql").unlink()
-    (models / "new.sql").write_text("select {{ number() }} as new")
-    (models / "changed.sql").write_text("select * from {{ ref('new') }}")
-    (macros / "number.sql").write_text("{% macro number() %}3{% endmacro %}")
-    after = json.loads(ensure_manifest(project).read_text())
-    read = {name: node["depends_on"]["nodes"] for name, node in after["nodes"].items()}
-
-    assert read == {"model.small.one": [], "model.small.new": [], "model.small.changed": ["model.small.new"]}
-    assert after["nodes"]["model.small.one"]["raw_code"] == before["nodes"]["model.small.one"]["raw_code"]
-    assert after["macros"]["macro.small.number"]["macro_sql"] == "{% macro number() %}3{% endmacro %}"
-
-
 def test_a_malformed_project_is_an_error_with_its_place(tmp_path: Path) -> None:
     """The words of dbt name the file that is wrong, and no manifest is left that could be taken for a good one."""
     project = small_project(tmp_path / "small")
