@@ -15,7 +15,7 @@ from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from signal import SIGINT, SIGQUIT
+from signal import SIGINT
 from typing import TYPE_CHECKING
 
 import psutil
@@ -75,8 +75,9 @@ def description(sources: Sequence[str]) -> Description:
         settings=partial(settings, sources),
         is_elsewhere=is_elsewhere,
         together=tuple((database_setting(name), replication_setting(name)) for name in sources),
-        # On SIGTERM it would wait for its clients; and it has memory to write before it ends. By force it would leave its shared memory.
-        ending=Ending(turn=2, signal=SIGINT, seconds=30.0, at_once=SIGQUIT),
+        # On SIGTERM it would wait for its clients; and it has memory to write before it ends. By force it would leave
+        # its shared memory, and after SIGQUIT it was there for six seconds more.
+        ending=Ending(turn=2, signal=SIGINT, seconds=30.0, at_once=SIGINT),
     )
 
 
