@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from secrets import token_hex
 
@@ -21,20 +20,18 @@ def world(stores: Settings) -> World:
     return World(settings=stores, name=f"readings_{token_hex(6)}")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def parsed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the last test of the module had dbt parse, for the next one: half of the time that a run of dbt takes."""
-    return tmp_path_factory.mktemp("parsed") / PARSED
+    """What tests had dbt parse, by the contents of their projects, for those after them: half of the time that a run of dbt takes."""
+    return tmp_path_factory.mktemp("parsed")
 
 
 @pytest.fixture
 def platform(isolated: Settings, tmp_path: Path, parsed: Path) -> Iterator[Platform]:
     """The platform of this test's own stores."""
     write_stack_env(isolated, tmp_path)
-    left = tmp_path / "dbt" / PARSED
-    left.parent.mkdir()
-    with suppress(FileNotFoundError):
-        shutil.copy(parsed, left)
+    own = tmp_path / "dbt"
+    shutil.copytree(parsed, own)
     yield Platform(home=str(tmp_path))
-    with suppress(FileNotFoundError):
-        shutil.copy(left, parsed)
+    for file in own.glob(f"*{PARSED}"):
+        shutil.copy(file, parsed)

@@ -1,6 +1,7 @@
 """The assets of cleaning: raw tables, and the dbt models above them, one asset each, with dbt's tests as their checks."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -202,7 +203,7 @@ def _built(
 ) -> Iterator[DbtDagsterEventType]:
     """The events of a build by dbt: a materialization per model, an evaluation per test."""
     arguments = ["build", *(between(*asked) if asked is not None else []), *(["--full-refresh"] if full_refresh else [])]
-    with run_folder(settings.home / "dbt") as target:
+    with run_folder(settings.home / "dbt", Path(dbt.project_dir)) as target:
         # dagster-dbt takes what dbt's profile reads from the environment of its own process.
         with in_environment(variables(settings)):
             invocation = dbt.cli(arguments, context=context.op_execution_context, target_path=target)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from datetime import date, timedelta
+from hashlib import sha256
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import TypeVar
@@ -32,6 +33,8 @@ PROGRAM = Path(sys.executable).with_name("dbt")
 PROGRAM_OF_RUNS = Path(sys.executable).with_name("pipeline-dbt")
 LIBRARY = "dbt"
 PARSED = "partial_parse.msgpack"
+# What dbt reads of a project, and the folders that it makes there.
+READ, MADE = frozenset({".sql", ".yml", ".yaml", ".md", ".csv", ".py"}), frozenset({"target", "logs", "dbt_packages"})
 # The parts of a DSN that a profile of dbt has, with what libpq takes for those left out.
 PARTS = {"host": "", "port": "5432", "user": "", "dbname": "", "sslmode": "prefer", "sslcert": "", "sslkey": "", "sslrootcert": ""}
 # Enough to read the project with, which connects to nothing.
@@ -73,9 +76,10 @@ def between(first: date, last: date) -> list[str]:
 
 
 @contextmanager
-def run_folder(folder: Path) -> Iterator[Path]:
-    """A folder for one run, with what the last run parsed; removed afterwards, unless the run failed: its log and SQL explain why.
+def run_folder(folder: Path, project: Path) -> Iterator[Path]:
+    """A folder for one run, with what was parsed of the same project; removed afterwards, unless the run failed: log and SQL explain why.
 
+    The same by its contents: dbt takes a file for unchanged whose time of change it has seen before, as where an older copy was put back.
     The parse at set-up does not serve here: dbt parses anew (1.3 s) where the connection is another.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -83,11 +87,23 @@ def run_folder(folder: Path) -> Iterator[Path]:
         if old.stat().st_mtime < time.time() - KEPT.total_seconds():
             shutil.rmtree(old, ignore_errors=True)
     target = Path(mkdtemp(prefix="run-", dir=folder))
+    kept = folder / f"{_digest(project)}-{PARSED}"
     with suppress(FileNotFoundError):
-        shutil.copy(folder / PARSED, target / PARSED)
+        shutil.copy(kept, target / PARSED)
     yield target
-    (target / PARSED).replace(folder / PARSED)
+    (target / PARSED).replace(kept)
+    for other in set(folder.glob(f"*{PARSED}")) - {kept}:
+        other.unlink(missing_ok=True)
     shutil.rmtree(target)
+
+
+def _digest(project: Path) -> str:
+    """A digest of the files of a project, by their names and contents; what dbt makes of them is none of them."""
+    found = sha256()
+    for file in sorted(project.rglob("*")):
+        if file.is_file() and file.suffix in READ and file.relative_to(project).parts[0] not in MADE:
+            found.update(f"{file.relative_to(project)}\0{file.stat().st_size}\0".encode() + file.read_bytes())
+    return found.hexdigest()[:16]
 
 
 def read_ahead(items: Iterator[T]) -> Generator[T, None, None]:

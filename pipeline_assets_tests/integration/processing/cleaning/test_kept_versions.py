@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -56,12 +55,6 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> dg.Definitions:
 def long(tmp_path_factory: pytest.TempPathFactory) -> dg.Definitions:
     """Cleaning that keeps versions of departures for five days."""
     return keeping_versions(tmp_path_factory.mktemp("long") / "dbt", **{NAME: "5 days"})
-
-
-@pytest.fixture
-def parsed(tmp_path: Path) -> Path:
-    """Each test has dbt parse anew: between projects it takes a file for the one it knows whose time of change it has seen before."""
-    return tmp_path / "parsed"
 
 
 def corrected_rows() -> list[Row]:

@@ -20,15 +20,40 @@ def test_days_reach_dbt_with_an_end_that_is_exclusive() -> None:
 
 def test_a_run_leaves_its_parse_to_the_next_and_its_folder_only_when_it_failed(tmp_path: Path) -> None:
     """The next run finds what dbt parsed; the folder of a failed run stays with its log."""
-    with run_folder(tmp_path) as first:
+    project = project_in(tmp_path / "project")
+    with run_folder(tmp_path, project) as first:
         (first / PARSED).write_text("parsed")
-    with suppress(RuntimeError), run_folder(tmp_path) as second:
+    with suppress(RuntimeError), run_folder(tmp_path, project) as second:
         (second / "dbt.log").write_text("why")
         raise RuntimeError
 
     assert not first.exists()
     assert (second / PARSED).read_text() == "parsed"
     assert (second / "dbt.log").exists()
+
+
+def project_in(folder: Path) -> Path:
+    """A project with one model."""
+    (folder / "models").mkdir(parents=True)
+    (folder / "models" / "orders.yml").write_text("models: []")
+    return folder
+
+
+def test_what_was_parsed_of_other_contents_is_not_taken_whatever_their_time_of_change(tmp_path: Path) -> None:
+    """Regression: a project that was put back as it had been, times included, was run as it was in between."""
+    project = project_in(tmp_path / "project")
+    model = project / "models" / "orders.yml"
+    with run_folder(tmp_path, project) as first:
+        (first / PARSED).write_text("parsed")
+    before = model.stat()
+    model.write_text("models: {}")
+    os.utime(model, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with run_folder(tmp_path, project) as second:
+        was_taken = (second / PARSED).exists()
+        (second / PARSED).write_text("parsed since")
+
+    assert not was_taken
+    assert [file.read_text() for file in tmp_path.glob(f"*{PARSED}")] == ["parsed since"]
 
 
 def test_variables_leave_the_environment_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
