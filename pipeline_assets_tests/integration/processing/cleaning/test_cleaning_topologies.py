@@ -279,7 +279,7 @@ def test_a_key_that_no_raw_table_has_is_an_error_that_says_what_to_do(isolated: 
     files = {"models/library/cleaned/fees.sql": sql, "models/library/cleaned/fees.yml": yml}
     put_days(isolated, PAYMENTS, {0: [payment(1, 1, 0)]})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(f"{PREFIX}DBT_PROJECT", str(dbt_project(tmp_path / "dbt", PROJECT, **files)))
+        patch.setenv(f"{PREFIX}DBT_PROJECT", str(dbt_project(tmp_path / "project", PROJECT, **files)))
         room = assets.defs(PROJECT)
 
     with pytest.raises(DagsterDbtCliRuntimeError, match=r"(?s)'fees' reads .*stg_payments.* has loan_id\. Keep the names of key columns"):
