@@ -88,7 +88,7 @@ def test_a_folder_of_csv_files_and_an_api_with_pages_become_features(isolated: S
         folders = {FOLDER: FileFolder(url=inbox.as_uri())}
         own = settings.model_copy(update={"services": {**settings.services, SERVICE: service}, "folders": folders})
         write_stack_env(own, tmp_path)
-        result = materialized(graph(tmp_path / "dbt"), Platform(home=str(tmp_path)))
+        result = materialized(graph(tmp_path / "project"), Platform(home=str(tmp_path)))
 
     assert result.success
     taken, warm = ({row["decision_at"]: row for row in rows(own, view.name) if row["kiosk"] == "pier"} for view in (takings, weather))
