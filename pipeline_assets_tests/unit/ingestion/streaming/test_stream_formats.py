@@ -251,7 +251,7 @@ def test_a_byte_order_mark_before_a_line_is_no_part_of_its_first_value(line: byt
         (b"a1,indoor,3.5,0.5,true,2013-05-01T12:00:00Z,2013-05-01T12:05:00Z,", "level wrong type"),
         (b"a1,indoor,9223372036854775808,0.5,true,2013-05-01T12:00:00Z,2013-05-01T12:05:00Z,", "level out of range"),
         (b"a1,indoor,3,1_0,true,2013-05-01T12:00:00Z,2013-05-01T12:05:00Z,", "value wrong type"),
-        (b"a1,indoor,3,nan,true,2013-05-01T12:00:00Z,2013-05-01T12:05:00Z,", "value wrong type"),
+        (b"a1,indoor,3,nan,true,2013-05-01T12:00:00Z,2013-05-01T12:05:00Z,", "value not finite"),
         (b"a1,indoor,3,0.5,yes,2013-05-01T12:00:00Z,2013-05-01T12:05:00Z,", "is_valid wrong type"),
         (b"a1,indoor,3,0.5,true,2013-05-01T12:00:00,2013-05-01T12:05:00Z,", "read_at without zone"),
     ],
