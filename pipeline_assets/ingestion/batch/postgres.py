@@ -168,13 +168,18 @@ def conninfo_of(settings: DatabaseSettings, database: str) -> str:
 
 
 def _columns(connection: "psycopg.Connection", contract: Contract, origin: PostgresTable) -> Columns:
-    columns = columns_of(connection, table_of(origin).as_string(connection))
+    columns = columns_in(connection, origin)
     if not columns:
         raise SourceRefused(contract.name, f"database '{origin.database}' has no table {table_of(origin).as_string(connection)}")
     problems = misfits(contract, columns)
     if problems:
         raise SourceChanged(contract.name, problems)
     return columns
+
+
+def columns_in(connection: "psycopg.Connection", origin: PostgresTable) -> Columns:
+    """The columns of a table; none where there is no such table."""
+    return columns_of(connection, table_of(origin).as_string(connection))
 
 
 def table_of(origin: PostgresTable) -> "sql.Identifier":

@@ -57,17 +57,13 @@ def publish(settings: Settings, database: str, tables: Sequence[PostgresTable], 
 def _examined(
     connection: "psycopg.Connection", settings: Settings, database: str, tables: Sequence[PostgresTable], contracts: Contracts
 ) -> tuple[Catalog, Verdict]:
-    from pipeline_assets.ingestion.batch.postgres import table_of
-    from pipeline_assets.ingestion.sources.postgres_types import columns_of, misfits
+    from pipeline_assets.ingestion.batch.postgres import columns_in
+    from pipeline_assets.ingestion.sources.postgres_types import misfits
 
     catalog = read_catalog(connection, database, _reader(settings, database), tables)
     captured = captured_in(catalog, contracts)
     new = [table for table in contracts if table in catalog.tables and table not in captured and catalog.tables[table].is_known]
-    return catalog, judged(
-        catalog,
-        contracts,
-        {table: misfits(contracts[table], columns_of(connection, table_of(table).as_string(connection))) for table in new},
-    )
+    return catalog, judged(catalog, contracts, {table: misfits(contracts[table], columns_in(connection, table)) for table in new})
 
 
 def _reader(settings: Settings, database: str) -> str:

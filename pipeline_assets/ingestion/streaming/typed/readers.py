@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 from pipeline_assets.core.errors import SourceUnavailable
 from pipeline_assets.core.settings import Settings
-from pipeline_assets.ingestion.batch.postgres import connect, source_errors, table_of
-from pipeline_assets.ingestion.sources.postgres_types import columns_of
+from pipeline_assets.ingestion.batch.postgres import columns_in, connect, source_errors
 from pipeline_assets.ingestion.streaming.decoding.records import RecordReader, share_of
 from pipeline_assets.ingestion.streaming.decoding.schema_registry import schemas_of
 from pipeline_assets.ingestion.streaming.streams import ChangeLog, followed_table
@@ -51,6 +50,6 @@ def _widths(settings: Settings, lake: "Catalog", stream: ChangeLog) -> Mapping[s
 def _asked(settings: Settings, stream: ChangeLog) -> dict[str, int]:
     origin, source = followed_table(stream.source), stream.source.contract.name
     with closing(connect(settings, source, origin.database)) as connection, source_errors(source):
-        columns = columns_of(connection, table_of(origin).as_string(connection))
+        columns = columns_in(connection, origin)
     declared = {field.name for field in stream.contract.fields}
     return {name: column.width for name, column in columns.items() if column.width is not None and name in declared}
