@@ -3,9 +3,10 @@
     python benchmarks/ingest.py
 
 A table of five million rows and eight columns over thirty days is made in a stack of its own. Both sides take turns, each round in a
-process of its own which reports its peak memory, imports not timed; then ours once more on a fifth of the table, to see whether memory
-grows with it. The peer gets an environment of its own, reads the same table of the same server, checks nothing and writes plain files; ours
-checks every row, stages it on the object store beside its quarantine, and commits the lake table.
+process of its own which reports its peak memory, imports not timed; then ours on a fifth of the table, to see whether memory grows with
+it, in turn with a table of as many rows whose delay is an exact decimal and not a float. The peer gets an environment of its own, reads
+the same table of the same server, checks nothing and writes plain files; ours checks every row, stages it on the object store beside its
+quarantine, and commits the lake table.
 """
 
 import os
@@ -14,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from datetime import date, timedelta
 from importlib import import_module
 from pathlib import Path
@@ -23,6 +25,7 @@ import psycopg
 from psycopg import sql
 
 from pipeline_assets.core.settings import PREFIX, Settings, StackSettings, load_settings
+from pipeline_assets.core.versions import versioned
 from pipeline_assets.ingestion.batch.load import stage_days
 from pipeline_assets.local_stack import stack
 from pipeline_assets.local_stack.plan import POSTGRES, S3
@@ -34,6 +37,9 @@ ROUNDS, DAYS = 3, 30
 ROWS, FEWER_ROWS = 5_000_000, 1_000_000
 FIRST = date(2013, 1, 1)
 DATABASE = "airline_ops"
+EXACT = "exact"
+DELAY = Field(name="delay_minutes", type="number", minimum=-120, maximum=3000, description="Delay.")
+EXACT_DELAY = replace(DELAY, type="decimal", precision=7, scale=3)
 DLT = ("dlt[filesystem,parquet,sql_database]==1.31.0", "connectorx==0.4.6", "psycopg[binary]==3.3.4")
 LOADED_WHEN_USED = ("adbc_driver_postgresql.dbapi", "boto3", "pyiceberg.catalog.sql", "pyiceberg.io.pyarrow")
 PEER = Path(__file__).parent / "peers" / "dlt_connectorx.py"
@@ -44,7 +50,7 @@ TABLE = """
         (array['EWR', 'JFK', 'LGA'])[1 + n % 3] as origin,
         (array['AA', 'B6', 'DL', 'UA', 'WN'])[1 + n % 5] as carrier,
         (n % 9999 + 1)::bigint as flight_number,
-        random() * 100 as delay_minutes,
+        (random() * 100)::{delay} as delay_minutes,
         n % 7 = 0 as is_cancelled,
         at as event_at,
         at + interval '5 minutes' as recorded_at
@@ -62,7 +68,7 @@ def source(table: str) -> Source:
         Field(name="origin", type="string", required=True, allowed=("EWR", "JFK", "LGA"), description="Airport."),
         Field(name="carrier", type="string", required=True, max_length=2, description="Airline."),
         Field(name="flight_number", type="integer", required=True, minimum=1, maximum=9999, description="Number."),
-        Field(name="delay_minutes", type="number", minimum=-120, maximum=3000, description="Delay."),
+        EXACT_DELAY if table == EXACT else DELAY,
         Field(name="is_cancelled", type="boolean", required=True, description="Called off."),
         Field(name="event_at", type="timestamp", required=True, description="When it happened."),
         Field(name="recorded_at", type="timestamp", required=True, description="When it was known."),
@@ -85,8 +91,9 @@ def source(table: str) -> Source:
 
 def fill(settings: Settings, table: str, rows: int) -> None:
     """Makes the table in the operational database."""
+    delay = sql.SQL("numeric(7, 3)" if table == EXACT else "float8")
     with psycopg.connect(settings.databases[DATABASE].get_secret_value()) as connection:
-        connection.execute(sql.SQL(TABLE).format(table=sql.Identifier(table), rows=sql.Literal(rows)))
+        connection.execute(sql.SQL(TABLE).format(table=sql.Identifier(table), rows=sql.Literal(rows), delay=delay))
 
 
 def load(table: str) -> None:
@@ -97,7 +104,7 @@ def load(table: str) -> None:
     began = time.perf_counter()
     staged = stage_days(settings, source(table), FIRST, last, run_id="bench")
     between = time.perf_counter()
-    publish_days(settings, source(table).contract, FIRST, last)
+    publish_days(settings, versioned(source(table).contract), FIRST, last)
     ended = time.perf_counter()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
     print(between - began, ended - between, peak, sum(one.manifest.rows for one in staged))
@@ -106,7 +113,7 @@ def load(table: str) -> None:
 def ours(home: Path, table: str) -> list[float]:
     """What `load` prints in a process of its own."""
     environment = os.environ | {f"{PREFIX}HOME": str(home)}
-    done = subprocess.run([sys.executable, __file__, table], env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, __file__, table], env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return [float(number) for number in done.stdout.split()]
 
 
@@ -137,7 +144,10 @@ def measure(home: Path, settings: Settings) -> None:
         peer.append(theirs(settings, "big"))
     stage, publish, peak, rows = min(own, key=lambda one: one[0] + one[1])
     print(f"  ours, contract and lake included: {rows / (stage + publish):,.0f} rows/s ({stage:.2f} s staged, {publish:.2f} s published)")
-    print(f"  peak memory {peak:.0f} MB, and {ours(home, 'small')[2]:.0f} MB for {FEWER_ROWS:,} rows")
+    small, exact = zip(*((ours(home, "small"), ours(home, EXACT)) for _ in range(ROUNDS)), strict=True)
+    floats, decimals = (min(stage + publish for stage, publish, *_ in one) for one in (small, exact))
+    print(f"  peak memory {peak:.0f} MB, and {small[0][2]:.0f} MB for {FEWER_ROWS:,} rows")
+    print(f"  with a decimal for the float, {FEWER_ROWS:,} rows: {floats / decimals:.2f} times as fast ({decimals:.2f} s, {floats:.2f} s)")
     measured = [one for one in peer if one is not None]
     if measured:
         seconds, peak, loaded = min(measured)
@@ -159,6 +169,7 @@ def main() -> None:
             settings = stack.up(home, only=(POSTGRES, S3), with_history=False, stack=StackSettings(ports=ports, given={}))
             fill(settings, "big", ROWS)
             fill(settings, "small", FEWER_ROWS)
+            fill(settings, EXACT, FEWER_ROWS)
             print(f"Postgres to the lake, {ROWS:,} rows of eight columns")
             measure(home, settings)
         finally:
