@@ -378,3 +378,14 @@ class OffsetsMissing(PipelineError):
             f"Topic '{topic}', partition {partition}: offsets {first} to {last} have not landed, and {problem}. Nothing was written. "
             "Look at the connector that lands the topic, and at how long the topic keeps its records."
         )
+
+
+class StateFormatUnknown(PipelineError):
+    """A state in the online store was written in another format than this code reads."""
+
+    def __init__(self, view: str, version: int, known: int) -> None:
+        self.view, self.version, self.known = view, version, known
+        super().__init__(
+            f"The online state of view '{view}' has format {version}; this code reads format {known}. Run the code that wrote it, "
+            "or build the view anew with `pipeline features online build`."
+        )

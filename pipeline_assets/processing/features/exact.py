@@ -6,6 +6,7 @@ comes out depends on the window's values alone, not on their order, on older eve
 docs/adr/0002-window-kernel.md.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,7 +51,7 @@ def squares(values: Ints | Floats) -> Digits:
         column = digits(values).columns[0]
         return Digits(exponent=2 * exponent, columns=(column * column,))
     product = _convolve(_split(values, exponent, -(-bits // WIDTH)))
-    return Digits(exponent=2 * exponent, columns=tuple(_carry(product)))
+    return Digits(exponent=2 * exponent, columns=tuple(carried(product)))
 
 
 def rounded(total: Digits) -> Floats:
@@ -157,21 +158,21 @@ def _convolve(parts: tuple[Ints, ...]) -> list[Ints]:
     return product
 
 
-def _carry(columns: list[Ints] | tuple[Ints, ...]) -> list[Ints]:
+def carried(columns: Sequence[Ints]) -> list[Ints]:
     """The same numbers with every digit but the top one in [0, 2^24)."""
-    done, carried = [], np.zeros(len(columns[0]), np.int64)
+    done, over = [], np.zeros(len(columns[0]), np.int64)
     for column in columns[:-1]:
-        full = column + carried
+        full = column + over
         done.append(full & MASK)
-        carried = full >> WIDTH
-    return [*done, columns[-1] + carried]
+        over = full >> WIDTH
+    return [*done, columns[-1] + over]
 
 
 def _magnitude(total: Digits) -> tuple[Bools, list[Ints]]:
     """Which rows are negative, and the digits of the absolute values, all in [0, 2^24)."""
-    parts = _carry(total.columns)
+    parts = carried(total.columns)
     negative = parts[-1] < 0
-    parts = _carry([np.where(negative, -part, part) for part in parts])
+    parts = carried([np.where(negative, -part, part) for part in parts])
     while len(parts[-1]) and int(parts[-1].max()) > MASK:
         parts = [*parts[:-1], parts[-1] & MASK, parts[-1] >> WIDTH]
     return negative, parts
