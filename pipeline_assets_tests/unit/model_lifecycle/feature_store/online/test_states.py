@@ -104,16 +104,20 @@ def expected_features(view: FeatureView, events: pa.Table, text: str, at: Sequen
     return view_features(view, pa.table(asked, schema=schema), events)
 
 
-def added_up(view: FeatureView) -> FeatureView:
-    """The view with what is added up alone, which no row that goes has to be looked for again."""
-    windows = [
-        one for one in view.features if isinstance(one, Windowed) and set(AGGREGATES[one.aggregate].parts) <= {"count", "sum", "squares"}
-    ]
+def with_parts(view: FeatureView, parts: set[str]) -> FeatureView:
+    """The view with those windows alone of which no more than these parts are kept."""
+    windows = [one for one in view.features if isinstance(one, Windowed) and set(AGGREGATES[one.aggregate].parts) <= parts]
     return replace(view, features=tuple(windows))
 
 
+def narrow_views() -> st.SearchStrategy[FeatureView]:
+    """Views of all features; or of sums alone, which no row that goes has to be looked for again; or of sums and extremes."""
+    added = {"count", "sum", "squares"}
+    return views().flatmap(lambda view: st.sampled_from([view, with_parts(view, added), with_parts(view, {*added, "extreme"})]))
+
+
 @settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
-@given(data=st.data(), view=views().flatmap(lambda view: st.sampled_from([view, added_up(view)])), events=event_tables())
+@given(data=st.data(), view=narrow_views(), events=event_tables())
 @pytest.mark.parametrize("apart", [2, 128])
 def test_features_equal_those_of_the_offline_kernel(apart: int, data: st.DataObject, view: FeatureView, events: pa.Table) -> None:
     """Corrections, deletions, ties, late rows, disorder, nulls: from the base of each key on every feature has the kernel's bits.

@@ -1,0 +1,153 @@
+"""Keeps a feed: what came of its rows changes the states of all views, in one transaction with how far it has been followed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline_assets.core.versions import versioned
+from pipeline_assets.ingestion.sources.contracts import arrow_schema
+from pipeline_assets.model_lifecycle.feature_store.online.codec import packed, unpacked
+from pipeline_assets.model_lifecycle.feature_store.online.finished import finished
+from pipeline_assets.model_lifecycle.feature_store.online.layout import Layout
+from pipeline_assets.model_lifecycle.feature_store.online.rows import Rows, entity_texts, no_rows, rows_of
+from pipeline_assets.model_lifecycle.feature_store.online.session import Session
+from pipeline_assets.model_lifecycle.feature_store.online.state import NO_BASE, States, built, changed, replaced
+from pipeline_assets.processing.features.columns import Ints
+
+if TYPE_CHECKING:
+    from adbc_driver_postgresql.dbapi import Cursor
+
+# How far behind the newest that came a question may be asked, in microseconds: rows of so long stand apart from the tiles.
+KEPT_APART = 10 * 60 * 1_000_000
+DAY = 86_400 * 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """What a change did: rows of the cleaned table that went and came, and the states that were written, by view."""
+
+    gone: int
+    come: int
+    states: Mapping[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Affected:
+    """The entity keys of one view that rows changed, in the order of their numbers, with their columns; and those rows."""
+
+    texts: list[str]
+    columns: pa.Table
+    gone: Rows
+    come: Rows
+
+
+def keep_records(session: Session, rows: pa.Table, offsets: Mapping[int, int], *, until: int | None = None) -> Change:
+    """Takes rows of the contract of a stream's feed, and the offsets that are reached with them (the next of each partition).
+
+    Rows that were taken before change nothing. until: up to when (µs) all is known that came so far, where that is later than the newest
+    `known_at` of these rows.
+    """
+    contract = versioned(session.kept.feed.contract)
+    schema = arrow_schema(contract)
+    missing = [field.name for field in schema if field.name not in rows.column_names]
+    whole = rows.select([field.name for field in schema if field.name not in missing])
+    for name in missing:
+        whole = whole.append_column(name, pa.nulls(whole.num_rows, schema.field(name).type))
+    with session.transaction() as cursor:
+        known, _ = session.position(cursor)
+        watermark = _watermark(known, rows, contract.known_at, until)
+        if whole.num_rows:
+            session.derive(cursor, whole)
+            change = _change(session, cursor, watermark)
+        else:
+            change = Change(gone=0, come=0, states={})
+        session.note(cursor, watermark=watermark, offsets=offsets)
+    return change
+
+
+def keep_days(session: Session, rows: pa.Table, first_us: int, end_us: int, *, until: int, snapshot_id: int | None) -> Change:
+    """Has the store's rows that happened in a span of time be these of the cleaned table; `snapshot_id` is noted where one is given."""
+    with session.transaction() as cursor:
+        known, _ = session.position(cursor)
+        watermark = max(until, NO_BASE if known is None else known)
+        session.before_between(cursor, first_us, end_us)
+        session.after(cursor, rows)
+        change = _change(session, cursor, watermark)
+        session.note(cursor, watermark=watermark, snapshot_id=snapshot_id)
+    return change
+
+
+def forget_old(session: Session) -> None:
+    """Removes the rows that no question reaches any more."""
+    lookback = session.kept.feed.lookback_us
+    with session.transaction() as cursor:
+        known, _ = session.position(cursor)
+        if known is not None and lookback is not None:
+            session.forget_before(cursor, known - lookback - KEPT_APART - DAY)
+
+
+def _watermark(known: int | None, rows: pa.Table, known_at: str, until: int | None) -> int:
+    """The newest time that something was known at, not later than now: a row that claims to be known later holds up nothing."""
+    newest = pc.max(rows[known_at]).cast(pa.int64()).as_py() if rows.num_rows else None
+    now = int(datetime.now(UTC).timestamp() * 1_000_000)
+    found = [min(one, now) for one in (newest, until) if one is not None]
+    return max([*found, NO_BASE if known is None else known])
+
+
+def _change(session: Session, cursor: "Cursor", watermark: int) -> Change:
+    gone, come = session.compare(cursor)
+    states = {}
+    if gone.num_rows or come.num_rows:
+        for slot, layout in enumerate(session.kept.feed.layouts):
+            states[layout.view.name] = _keep_view(session, cursor, slot, layout, _affected(layout, gone, come), watermark)
+    return Change(gone=gone.num_rows, come=come.num_rows, states=states)
+
+
+def _affected(layout: Layout, gone: pa.Table, come: pa.Table) -> Affected:
+    view = layout.view
+    both = pa.concat_tables([gone, come]).combine_chunks()
+    texts = entity_texts(view.entity, both, view.source.name)
+    first: dict[str, int] = {}
+    for place, text in enumerate(texts):
+        if text is not None:
+            first.setdefault(text, place)
+    numbers = {text: number for number, text in enumerate(first)}
+    key = np.array([-1 if text is None else numbers[text] for text in texts], np.int64)
+    rows = rows_of(layout, both, key) if both.num_rows else no_rows(layout)
+    is_gone, has_key = np.arange(len(rows)) < gone.num_rows, rows.key >= 0
+    columns = both.select(view.entity.keys).take(pa.array(list(first.values()), pa.int64()))
+    return Affected(texts=list(first), columns=columns, gone=rows.take(is_gone & has_key), come=rows.take(~is_gone & has_key))
+
+
+def _keep_view(session: Session, cursor: "Cursor", slot: int, layout: Layout, affected: Affected, watermark: int) -> int:
+    if not affected.texts:
+        return 0
+    states = unpacked(layout, session.states(cursor, slot, affected.texts))
+    states, is_broken = changed(states, affected.gone, affected.come, watermark, watermark - KEPT_APART)
+    if is_broken.any():
+        states = _built_anew(session, cursor, layout, affected, states, np.flatnonzero(is_broken))
+    done = finished(layout, states, watermark)
+    written = pa.table(
+        {
+            "key": pa.array(affected.texts, pa.string()),
+            "state": pa.array(packed(layout, states), pa.binary()),
+            "value": pa.array(done.values, pa.binary()),
+            "since": pa.array(done.since, pa.int64()),
+            "until": pa.array(done.until, pa.int64()),
+        }
+    )
+    session.write_states(cursor, slot, written)
+    return len(affected.texts)
+
+
+def _built_anew(session: Session, cursor: "Cursor", layout: Layout, affected: Affected, states: States, broken: Ints) -> States:
+    """The states with those keys built from all their rows, as a row is gone that was an extreme or the newest of its key."""
+    keys = affected.columns.take(pa.array(broken)).append_column("place", pa.array(np.arange(len(broken), dtype=np.int32)))
+    found = session.rows_of_keys(cursor, keys)
+    place = found["place"].to_numpy().astype(np.int64)
+    return replaced(states, broken, built(layout, rows_of(layout, found, place), states.base_at[broken]))

@@ -1,0 +1,163 @@
+"""Reads features from the online store: all views of a model for any number of keys in one query, each value with its status.
+
+Most keys are answered by finished values. Of the others the packed state comes with them: where a window has moved on since, or where a
+question is asked a little behind the newest that came.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import pyarrow as pa
+from psycopg import sql
+
+from pipeline_assets.core.errors import BehindState
+from pipeline_assets.model_lifecycle.feature_store.online import store
+from pipeline_assets.model_lifecycle.feature_store.online.answers import features_at, moment_of
+from pipeline_assets.model_lifecycle.feature_store.online.codec import unpacked
+from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed, feed_of
+from pipeline_assets.model_lifecycle.feature_store.online.finished import restored
+from pipeline_assets.model_lifecycle.feature_store.online.layout import Layout, microseconds
+from pipeline_assets.model_lifecycle.feature_store.online.rows import entity_texts
+from pipeline_assets.model_lifecycle.feature_store.online.store import Kept
+from pipeline_assets.processing.features.catalogue import view_columns
+from pipeline_assets.processing.features.columns import DECISION_AT, Ints, instants
+from pipeline_assets.spec.features import FeatureView
+
+if TYPE_CHECKING:
+    import psycopg
+
+Status = Literal["fresh", "stale", "default", "unknown"]
+ASKED = """
+    select q.slot, q.place, held.since, held.until, held.value,
+        case when q.at >= held.since and q.at < held.until then null else held.state end,
+        (select watermark from online.feeds where id = {id})
+    from unnest(%s::smallint[], %s::integer[], %s::text[], %s::bigint[]) as q (slot, place, key, at)
+    join {state} as held on held.view = q.slot and held.key = q.key
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """Features of some questions: the columns of each view, and of each view the status of each question.
+
+    `fresh`: the feed has followed its source to within the promised freshness of the moment; `stale`: it has not; `unknown`: nothing was
+    ever known of the entity, and features have their empty values. A single feature that is null, or 0 of no rows, has status `default`.
+    """
+
+    features: pa.Table
+    statuses: Mapping[str, list[Status]]
+
+    def status_of(self, view: FeatureView, feature: str) -> list[Status]:
+        """The status of each value of a feature."""
+        empty = next(column.empty for column in view_columns(view) if column.name == feature)
+        values = self.features[feature].to_pylist()
+        of_view = self.statuses[view.name]
+        return ["default" if one != "unknown" and value == empty else one for one, value in zip(of_view, values, strict=True)]
+
+    def counts(self) -> dict[str, Counter[str]]:
+        """How many questions have each status, by view."""
+        return {view: Counter(statuses) for view, statuses in self.statuses.items()}
+
+
+class Reader:
+    """Reads the views of some feeds from a connection in autocommit, as they are live when it is made."""
+
+    def __init__(self, connection: "psycopg.Connection", feeds: Sequence[Feed], views: Sequence[FeatureView]) -> None:
+        self.connection, self.views = connection, tuple(views)
+        kept = {feed: store.live(connection, feed) for feed in dict.fromkeys(feed_of(tuple(feeds), view) for view in views)}
+        self._kept: tuple[Kept, ...] = tuple(kept.values())
+        parts = [sql.SQL(ASKED).format(id=sql.Literal(one.id), state=one.state) for one in self._kept]
+        self._query = sql.SQL(" union all ").join(
+            [sql.SQL("select {}, found.* from ({}) as found").format(sql.Literal(number), part) for number, part in enumerate(parts)]
+        )
+
+    def read(self, requests: pa.Table) -> Served:
+        """The features of each row: entity keys of the views, and `decision_at` (aware), in any order.
+
+        Raises TableMismatch for a column that is missing or naive, BehindState for a time that a state no longer knows.
+        """
+        at = instants(requests, "requests", DECISION_AT)
+        asked = [self._asked(kept, requests, at) for kept in self._kept]
+        parameters = [part for one in asked for part in one]
+        found: dict[tuple[int, int], dict[int, tuple[object, ...]]] = {}
+        for number, slot, place, *rest in self.connection.execute(self._query, parameters, prepare=True, binary=True):
+            found.setdefault((number, slot), {})[place] = tuple(rest)
+        columns: dict[str, pa.Array] = {}
+        statuses: dict[str, list[Status]] = {}
+        for number, slot, layout in self._layouts():
+            answer, statuses[layout.view.name] = _answer(layout, found.get((number, slot), {}), at, requests)
+            columns |= answer
+        return Served(features=pa.table({name: columns[name] for view in self.views for name in _names(view)}), statuses=statuses)
+
+    def _layouts(self) -> Iterator[tuple[int, int, Layout]]:
+        for number, kept in enumerate(self._kept):
+            for slot, layout in enumerate(kept.feed.layouts):
+                if layout.view in self.views:
+                    yield number, slot, layout
+
+    def _asked(self, kept: Kept, requests: pa.Table, at: Ints) -> tuple[list[int], list[int], list[str], list[int]]:
+        slots, places, keys = list[int](), list[int](), list[str]()
+        for slot, layout in enumerate(kept.feed.layouts):
+            if layout.view not in self.views:
+                continue
+            texts = entity_texts(layout.view.entity, requests, "requests")
+            known = [(place, text) for place, text in enumerate(texts) if text is not None]
+            slots += [slot] * len(known)
+            places += [place for place, _ in known]
+            keys += [text for _, text in known]
+        return slots, places, keys, at[places].tolist()
+
+
+def _names(view: FeatureView) -> list[str]:
+    return [column.name for column in view_columns(view)]
+
+
+def _answer(
+    layout: Layout, found: Mapping[int, tuple[object, ...]], at: Ints, requests: pa.Table
+) -> tuple[dict[str, pa.Array], list[Status]]:
+    """The columns of a view, and the status of each question."""
+    done = [place for place, row in found.items() if row[3] is None]
+    open_ = [place for place, row in found.items() if row[3] is not None]
+    parts, order = [_nothing(layout)], list[int]()
+    if done:
+        values = [bytes(row[2]) for place in done if isinstance((row := found[place])[2], bytes)]
+        parts.append(pa.table(restored(layout, values, at[done])))
+        order += done
+    if open_:
+        parts.append(_from_states(layout, [found[place][3] for place in open_], at[open_], requests.take(pa.array(open_))))
+        order += open_
+    missing = np.setdiff1d(np.arange(len(at)), np.array(order, np.int64))
+    whole = pa.concat_tables([*parts[1:], pa.concat_tables([_nothing(layout)] * len(missing))] if len(missing) else parts[1:])
+    places = np.argsort(np.concatenate([np.array(order, np.int64), missing]))
+    ordered = whole.take(pa.array(places)).combine_chunks() if len(at) else _nothing(layout).slice(0, 0)
+    statuses = [_status(layout.view, found.get(place), int(at[place])) for place in range(len(at))]
+    return {name: _flat(ordered[name]) for name in ordered.column_names}, statuses
+
+
+def _from_states(layout: Layout, blobs: Sequence[object], at: Ints, requests: pa.Table) -> pa.Table:
+    states = unpacked(layout, [bytes(blob) if isinstance(blob, bytes) else None for blob in blobs])
+    early = np.flatnonzero(at < states.base_at)
+    if len(early):
+        key = entity_texts(layout.view.entity, requests, "requests")[early[0]]
+        raise BehindState(layout.view.name, str(key), int(at[early[0]]), int(states.base_at[early[0]]))
+    return pa.table(features_at(moment_of(layout, states, at)))
+
+
+def _nothing(layout: Layout) -> pa.Table:
+    """The features of one entity of which nothing is known."""
+    types = {"int64": pa.int64(), "float64": pa.float64(), "string": pa.string()}
+    return pa.table({column.name: pa.array([column.empty], types[column.dtype]) for column in view_columns(layout.view)})
+
+
+def _flat(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def _status(view: FeatureView, row: tuple[object, ...] | None, at: int) -> Status:
+    if row is None:
+        return "unknown"
+    watermark = row[4]
+    return "fresh" if isinstance(watermark, int) and at - watermark <= microseconds(view.freshness) else "stale"

@@ -1,0 +1,196 @@
+# ruff: noqa: S608 - the names in these queries are quoted, or made here
+"""A session of the online store: what changes of rows make of it, one transaction a change, in Arrow from end to end."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from pipeline_assets.core.connections import arrow_online
+from pipeline_assets.core.settings import OnlineSettings
+from pipeline_assets.model_lifecycle.feature_store.online.rows import ROW_KEY
+from pipeline_assets.model_lifecycle.feature_store.online.store import Kept, column_type
+from pipeline_assets.processing.cleaning.dbt import SESSION
+from pipeline_assets.processing.cleaning.derivations import quoted, statements
+from pipeline_assets.processing.cleaning.raw_schema import LOADED_AT
+
+if TYPE_CHECKING:
+    from adbc_driver_postgresql.dbapi import Connection, Cursor
+
+BEFORE, AFTER, BATCH, TOUCHED = "online_before", "online_after", "online_batch", "online_touched"
+GONE, COME = "online_gone", "online_come"
+
+
+class Session:
+    """A connection that keeps one version of a feed; its temporary tables and views are made once, and emptied by each commit."""
+
+    def __init__(self, connection: "Connection", kept: Kept) -> None:
+        self.connection, self.kept = connection, kept
+        self.rows, self.state, self.raw = (one.as_string() for one in (kept.rows, kept.state, kept.raw))
+        self._columns = ", ".join(quoted(name) for name in (*kept.feed.columns, ROW_KEY))
+        with connection.cursor() as cursor:
+            for statement in self._made_once():
+                cursor.execute(statement)
+        connection.commit()
+
+    @contextmanager
+    def transaction(self) -> Iterator["Cursor"]:
+        """One change of the feed at a time, whole or not at all."""
+        try:
+            with self.connection.cursor() as cursor:
+                cursor.execute(f"select pg_advisory_xact_lock(hashtext('online'), {self.kept.id})")
+                cursor.fetchall()
+                yield cursor
+            self.connection.commit()
+        except BaseException:
+            self.connection.rollback()
+            raise
+
+    def derive(self, cursor: "Cursor", batch: pa.Table) -> None:
+        """Puts rows of the contract among the raw ones, and what the rows of their keys were and have become into `before` and `after`."""
+        derivation = self.kept.feed.derivation
+        if derivation is None or derivation.key_of_raw is None:
+            raise ValueError(f"Feed {self.kept.feed.name} has no raw rows.")
+        keys = ", ".join(map(quoted, derivation.key_of_raw))
+        self.ingest(cursor, BATCH, batch)
+        cursor.execute(f"insert into {TOUCHED} select distinct {keys} from {BATCH}")
+        cursor.execute(f"insert into {BEFORE} {self._derived()}")
+        names = ", ".join(map(quoted, batch.column_names))
+        known = f"select {names} from {self.raw} as raw where {self._is_touched(derivation.key_of_raw)}"
+        cast = ", ".join(f"{quoted(name)}::{kind}" for name, kind in self._raw_types(cursor).items() if name in batch.column_names)
+        cursor.execute(f"insert into {self.raw} ({names}) (select {cast} from {BATCH} except {known})")
+        cursor.execute(f"insert into {AFTER} {self._derived()}")
+
+    def compare(self, cursor: "Cursor") -> tuple[pa.Table, pa.Table]:
+        """The rows of `before` that are not in `after` and the other way round, each as often; the store's rows follow."""
+        for name, ours, theirs in ((GONE, BEFORE, AFTER), (COME, AFTER, BEFORE)):
+            cursor.execute(f"insert into {name} (select * from {ours} except all select * from {theirs})")
+        numbered = "row_number() over (partition by _row_key)"
+        cursor.execute(
+            f"delete from {self.rows} where ctid in (select held.id from"
+            f" (select ctid as id, _row_key, {numbered} as number from {self.rows}"
+            f" where _row_key = any(array(select _row_key from {GONE}))) as held"
+            f" join (select _row_key, count(*) as number from {GONE} group by 1) as gone"
+            " on held._row_key = gone._row_key and held.number <= gone.number)"
+        )
+        cursor.execute(f"insert into {self.rows} ({self._columns}) select {self._columns} from {COME}")
+        return self.fetch(cursor, f"select * from {GONE}"), self.fetch(cursor, f"select * from {COME}")
+
+    def before_between(self, cursor: "Cursor", first_us: int, end_us: int) -> None:
+        """Puts the store's rows that happened from one instant on and before another (µs) into `before`."""
+        at = quoted(self.kept.feed.table.event_at)
+        instants = [f"to_timestamp({us // 1_000_000}) + interval '{us % 1_000_000} microseconds'" for us in (first_us, end_us)]
+        cursor.execute(f"insert into {BEFORE} select {self._columns} from {self.rows} where {at} >= {instants[0]} and {at} < {instants[1]}")
+
+    def after(self, cursor: "Cursor", rows: pa.Table) -> None:
+        """Puts rows of the cleaned table into `after`."""
+        self.ingest(cursor, BATCH, rows)
+        cursor.execute(f"insert into {AFTER} select *, md5(r::text) as _row_key from (select {self._cast()} from {BATCH}) as r")
+
+    def states(self, cursor: "Cursor", slot: int, keys: Sequence[str]) -> list[bytes | None]:
+        """The packed states of some keys of a view, in their order."""
+        self.ingest(cursor, BATCH, pa.table({"place": pa.array(range(len(keys)), pa.int32()), "key": pa.array(keys, pa.string())}))
+        found = self.fetch(
+            cursor,
+            f"select state from {BATCH} left join {self.state} as held on held.view = {slot} and held.key = {BATCH}.key order by place",
+        )
+        states: list[bytes | None] = found.column(0).to_pylist()
+        return states
+
+    def write_states(self, cursor: "Cursor", slot: int, written: pa.Table) -> None:
+        """Puts states in the place of what their keys had; `written` has key, state, value, since and until."""
+        self.ingest(cursor, BATCH, written)
+        cursor.execute(
+            f"insert into {self.state} select {slot}::smallint, key, state, value, since, until from {BATCH}"
+            " on conflict (view, key) do update set state = excluded.state, value = excluded.value, since = excluded.since,"
+            " until = excluded.until"
+        )
+
+    def rows_of_keys(self, cursor: "Cursor", keys: pa.Table) -> pa.Table:
+        """All rows of some entity keys (columns by their names, and `place`), with the place of each."""
+        self.ingest(cursor, BATCH, keys)
+        own = ", ".join(f"held.{quoted(name)}" for name in (*self.kept.feed.columns, ROW_KEY))
+        same = " and ".join(f"held.{quoted(name)} = {BATCH}.{quoted(name)}" for name in keys.column_names if name != "place")
+        return self.fetch(cursor, f"select place, {own} from {BATCH} join {self.rows} as held on {same}")
+
+    def note(self, cursor: "Cursor", *, watermark: int, offsets: Mapping[int, int] | None = None, snapshot_id: int | None = None) -> None:
+        """Writes down how far the feed has been followed."""
+        feed = self.kept.feed
+        snapshot = "snapshot_id" if snapshot_id is None else str(snapshot_id)
+        cursor.execute(f"update online.feeds set watermark = {watermark}, snapshot_id = {snapshot} where id = {self.kept.id}")
+        for partition, offset in (offsets or {}).items():
+            topic = "" if feed.stream is None else feed.stream.topic
+            cursor.execute(
+                "insert into online.offsets values ($1, $2, $3, $4) on conflict (feed, topic, partition)"
+                " do update set next_offset = excluded.next_offset",
+                (self.kept.id, topic, partition, offset),
+            )
+
+    def position(self, cursor: "Cursor") -> tuple[int | None, dict[int, int]]:
+        """The watermark of the feed (µs), and the next offset of each partition, as they stand now."""
+        found = self.fetch(cursor, f"select watermark from online.feeds where id = {self.kept.id}").column(0).to_pylist()
+        taken = self.fetch(cursor, f"select partition, next_offset from online.offsets where feed = {self.kept.id}")
+        return (found[0] if found else None), dict(zip(taken.column(0).to_pylist(), taken.column(1).to_pylist(), strict=True))
+
+    def forget_before(self, cursor: "Cursor", us: int) -> None:
+        """Removes the rows that happened before an instant."""
+        until = f"to_timestamp({us // 1_000_000})"
+        cursor.execute(f"delete from {self.rows} where {quoted(self.kept.feed.table.event_at)} < {until}")
+        if self.kept.feed.stream is not None:
+            cursor.execute(f"delete from {self.raw} where {quoted(self.kept.feed.stream.contract.event_at)} < {until}")
+
+    def ingest(self, cursor: "Cursor", name: str, table: pa.Table) -> None:
+        """Makes a temporary table of these rows, in the place of the one before."""
+        cursor.execute(f"drop table if exists pg_temp.{name}")
+        cursor.adbc_ingest(name, table, mode="create", temporary=True)
+
+    def fetch(self, cursor: "Cursor", query: str) -> pa.Table:
+        """The rows of a query."""
+        cursor.execute(query)
+        return cursor.fetch_arrow_table()
+
+    def _made_once(self) -> Iterator[str]:
+        feed, derivation = self.kept.feed, self.kept.feed.derivation
+        if derivation is not None and derivation.key_of_raw is not None:
+            keys = ", ".join(map(quoted, derivation.key_of_raw))
+            yield f"create temporary table {TOUCHED} on commit delete rows as select {keys} from {self.raw} limit 0"
+            where = self._is_touched(derivation.key_of_raw)
+            yield from statements(derivation, f"select * from {self.raw} as raw where {where}")
+        else:
+            yield from (f"set {name} to '{value}'" for name, value in SESSION.items())
+        for name in (BEFORE, AFTER, GONE, COME):
+            columns = ", ".join(f"{quoted(column)} {column_type(feed, column)}" for column in feed.columns)
+            yield f"create temporary table {name} ({columns}, {ROW_KEY} text) on commit delete rows"
+
+    def _derived(self) -> str:
+        """The rows that the raw ones of the touched keys make, as the store has them."""
+        name = quoted(self.kept.feed.table.name)
+        return f"select *, md5(r::text) from (select {self._cast()} from pg_temp.{name}) as r"
+
+    def _cast(self) -> str:
+        return ", ".join(f"{quoted(name)}::{column_type(self.kept.feed, name)} as {quoted(name)}" for name in self.kept.feed.columns)
+
+    def _is_touched(self, keys: Sequence[str]) -> str:
+        """Whether a raw row is of a touched key; by an array, so that the index is taken."""
+        each = " and ".join(f"raw.{quoted(key)} = any(array(select {quoted(key)} from {TOUCHED}))" for key in keys)
+        if len(keys) == 1:
+            return each
+        names = ", ".join(map(quoted, keys))
+        ours = ", ".join(f"raw.{quoted(key)}" for key in keys)
+        return f"{each} and ({ours}) in (select {names} from {TOUCHED})"
+
+    def _raw_types(self, cursor: "Cursor") -> dict[str, str]:
+        found = self.fetch(
+            cursor,
+            "select attname::text, format_type(atttypid, atttypmod) from pg_attribute"
+            f" where attrelid = '{self.raw}'::regclass and attnum > 0 and attname <> '{LOADED_AT}' order by attnum",
+        )
+        return dict(zip(found.column(0).to_pylist(), found.column(1).to_pylist(), strict=True))
+
+
+@contextmanager
+def open_session(settings: OnlineSettings, kept: Kept) -> Iterator[Session]:
+    """A session that keeps a version of a feed."""
+    with arrow_online(settings) as connection:
+        yield Session(connection, kept)

@@ -1,0 +1,161 @@
+"""The online store in Postgres: its tables, and which version of each feed is read.
+
+In the schema `online`: `feeds` has a row for each version of a feed, `offsets` how far its topic has been taken. Version 7 of a feed has
+`state_7` (per view and entity key the packed state, the finished values and the time for which they hold), `rows_7` (the rows of the
+cleaned table that a question can still reach) and, of a stream, `raw_7` (the rows of the contract that they are derived from).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from psycopg import sql
+
+from pipeline_assets.core.errors import NotOnline
+from pipeline_assets.core.versions import versioned
+from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed
+from pipeline_assets.processing.cleaning.raw_schema import LOADED_AT, sql_type
+
+if TYPE_CHECKING:
+    import psycopg
+
+SCHEMA = "online"
+BUILDING, LIVE = "building", "live"
+CONTROL = """
+    create schema if not exists online;
+    create table if not exists online.feeds (
+        id integer generated always as identity primary key,
+        name text not null,
+        hash text not null,
+        status text not null check (status in ('building', 'live')),
+        made_at timestamptz not null default now(),
+        watermark bigint,
+        snapshot_id bigint,
+        unique (name, hash)
+    );
+    create table if not exists online.offsets (
+        feed integer not null references online.feeds on delete cascade,
+        topic text not null,
+        partition integer not null,
+        next_offset bigint not null,
+        primary key (feed, topic, partition)
+    );
+"""
+TYPES = {"integer": "bigint", "number": "float8", "boolean": "boolean", "timestamp": "timestamptz", "date": "date"}
+FIND = "select id, status, watermark, snapshot_id from online.feeds where name = %s and hash = %s"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """A version of a feed in the store: its number, whether it is read, the newest `known_at` that came (µs), the lake's snapshot."""
+
+    id: int
+    feed: Feed
+    is_live: bool
+    watermark: int | None
+    snapshot_id: int | None
+
+    @property
+    def state(self) -> sql.Identifier:
+        """The table of states."""
+        return sql.Identifier(SCHEMA, f"state_{self.id}")
+
+    @property
+    def rows(self) -> sql.Identifier:
+        """The table of cleaned rows."""
+        return sql.Identifier(SCHEMA, f"rows_{self.id}")
+
+    @property
+    def raw(self) -> sql.Identifier:
+        """The table of raw rows."""
+        return sql.Identifier(SCHEMA, f"raw_{self.id}")
+
+
+def create(connection: "psycopg.Connection") -> None:
+    """Makes the tables that all feeds share, where they are missing."""
+    connection.execute("select pg_advisory_xact_lock(hashtext('online'))")
+    connection.execute(CONTROL)
+
+
+def find(connection: "psycopg.Connection", feed: Feed) -> Kept | None:
+    """This version of a feed, if the store has it."""
+    if connection.execute("select to_regclass('online.feeds') is null").fetchone() == (True,):
+        return None
+    row = connection.execute(FIND, (feed.name, feed.hash)).fetchone()
+    return None if row is None else Kept(id=row[0], feed=feed, is_live=row[1] == LIVE, watermark=row[2], snapshot_id=row[3])
+
+
+def live(connection: "psycopg.Connection", feed: Feed) -> Kept:
+    """This version of a feed, ready to be read; raises NotOnline where it is not there or still being built."""
+    kept = find(connection, feed)
+    if kept is None or not kept.is_live:
+        raise NotOnline(feed.table.name, [view.name for view in feed.views], is_building=kept is not None)
+    return kept
+
+
+def begin(connection: "psycopg.Connection", feed: Feed) -> Kept:
+    """A new version of a feed with nothing in it, in the place of one that was not built to its end."""
+    create(connection)
+    known = find(connection, feed)
+    if known is not None:
+        drop(connection, known)
+    row = connection.execute(
+        "insert into online.feeds (name, hash, status) values (%s, %s, 'building') returning id", (feed.name, feed.hash)
+    ).fetchone()
+    made = Kept(id=int(row[0]) if row else 0, feed=feed, is_live=False, watermark=None, snapshot_id=None)
+    for statement in _tables(made):
+        connection.execute(statement)
+    return made
+
+
+def drop(connection: "psycopg.Connection", kept: Kept) -> None:
+    """Removes a version of a feed with all that it keeps."""
+    for table in (kept.state, kept.rows, kept.raw):
+        connection.execute(sql.SQL("drop table if exists {}").format(table))
+    connection.execute("delete from online.feeds where id = %s", (kept.id,))
+
+
+def go_live(connection: "psycopg.Connection", kept: Kept) -> None:
+    """Has a version of a feed read from now on."""
+    connection.execute("update online.feeds set status = 'live' where id = %s", (kept.id,))
+
+
+def offsets(connection: "psycopg.Connection", kept: Kept) -> dict[int, int]:
+    """The next offset of each partition of a stream's topic that the states have not seen."""
+    found = connection.execute("select partition, next_offset from online.offsets where feed = %s", (kept.id,))
+    return {int(partition): int(offset) for partition, offset in found}
+
+
+def column_type(feed: Feed, column: str) -> str:
+    """The type of a column of cleaned rows in the store."""
+    return TYPES.get(feed.kinds[column], "text")
+
+
+def _tables(kept: Kept) -> Iterator[sql.Composed]:
+    feed = kept.feed
+    yield sql.SQL(
+        "create table {} (view smallint, key text, state bytea not null, value bytea not null, since bigint not null,"
+        " until bigint not null, primary key (view, key)) with (fillfactor = 70)"
+    ).format(kept.state)
+    # Packed numbers hardly get shorter, and would have to be unpacked at each change.
+    yield sql.SQL("alter table {} alter column state set storage external, alter column value set storage external").format(kept.state)
+    columns = [sql.SQL("{} " + column_type(feed, name)).format(sql.Identifier(name)) for name in feed.columns]
+    yield sql.SQL("create table {} ({}, _row_key text not null)").format(kept.rows, sql.SQL(", ").join(columns))
+    yield sql.SQL("create index on {} (_row_key)").format(kept.rows)
+    for keys in dict.fromkeys(view.entity.keys for view in feed.views):
+        yield sql.SQL("create index on {} ({})").format(kept.rows, sql.SQL(", ").join(map(sql.Identifier, keys)))
+    yield sql.SQL("create index on {} ({})").format(kept.rows, sql.Identifier(feed.table.event_at))
+    yield from _raw_table(kept)
+
+
+def _raw_table(kept: Kept) -> Iterator[sql.Composed]:
+    feed = kept.feed
+    if feed.stream is None or feed.derivation is None:
+        return
+    contract = versioned(feed.stream.contract)
+    columns = [sql.SQL("{} " + sql_type(field)).format(sql.Identifier(field.name)) for field in contract.fields]
+    loaded = sql.SQL("{} timestamptz").format(sql.Identifier(LOADED_AT))
+    yield sql.SQL("create table {} ({})").format(kept.raw, sql.SQL(", ").join([*columns, loaded]))
+    key = sql.SQL(", ").join(map(sql.Identifier, contract.primary_key))
+    yield sql.SQL("create index on {} ({})").format(kept.raw, key)
+    yield sql.SQL("create index on {} ({})").format(kept.raw, sql.Identifier(contract.event_at))
