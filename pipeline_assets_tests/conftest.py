@@ -85,7 +85,7 @@ def fresh_database(stores: Settings) -> Iterator[Callable[..., SecretStr]]:
 
 @pytest.fixture
 def isolated(stores: Settings, fresh_database: Callable[..., SecretStr]) -> Settings:
-    """The settings of `stores` with an empty warehouse, catalog, airline_ops database and bucket that only this test sees.
+    """The settings of `stores` with an empty warehouse, online store, catalog, airline_ops database and bucket that only this test sees.
 
     The warehouse has the same name in each test, as dbt parses its project anew where the connection is another.
     """
@@ -94,6 +94,7 @@ def isolated(stores: Settings, fresh_database: Callable[..., SecretStr]) -> Sett
     return stores.model_copy(
         update={
             "warehouse_dsn": fresh_database(stores.warehouse_dsn, "test_warehouse"),
+            "online_dsn": fresh_database(stores.online_dsn),
             "catalog_dsn": fresh_database(stores.catalog_dsn),
             "databases": {name: fresh_database(dsn) for name, dsn in stores.databases.items()},
             "s3_bucket": bucket,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline_assets.core.names import FEATURE_HASH
+from pipeline_assets.model_lifecycle.feature_store.online import commands as online
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,6 +28,7 @@ def register(app: typer.Typer) -> None:
     features.command("list")(list_features)
     features.command()(historical)
     features.command()(stale)
+    online.register(features)
     app.add_typer(features, name="features")
 
 

@@ -70,15 +70,15 @@ def keep_records(session: Session, rows: pa.Table, offsets: Mapping[int, int], *
     return change
 
 
-def keep_days(session: Session, rows: pa.Table, first_us: int, end_us: int, *, until: int, snapshot_id: int | None) -> Change:
-    """Has the store's rows that happened in a span of time be these of the cleaned table; `snapshot_id` is noted where one is given."""
+def keep_days(session: Session, rows: pa.Table, first_us: int, end_us: int) -> Change:
+    """Has the store's rows that happened from one instant on and before another (µs) be these of the cleaned table."""
     with session.transaction() as cursor:
         known, _ = session.position(cursor)
-        watermark = max(until, NO_BASE if known is None else known)
+        watermark = _watermark(known, rows, session.kept.feed.table.known_at, None)
         session.before_between(cursor, first_us, end_us)
         session.after(cursor, rows)
         change = _change(session, cursor, watermark)
-        session.note(cursor, watermark=watermark, snapshot_id=snapshot_id)
+        session.note(cursor, watermark=watermark)
     return change
 
 

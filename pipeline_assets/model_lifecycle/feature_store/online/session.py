@@ -123,7 +123,7 @@ class Session:
             topic = "" if feed.stream is None else feed.stream.topic
             cursor.execute(
                 "insert into online.offsets values ($1, $2, $3, $4) on conflict (feed, topic, partition)"
-                " do update set next_offset = excluded.next_offset",
+                " do update set next_offset = greatest(offsets.next_offset, excluded.next_offset)",
                 (self.kept.id, topic, partition, offset),
             )
 

@@ -1,69 +1,22 @@
 """The online store in Postgres: rows that come in any order and any parts give the features of the offline kernel, bit for bit."""
 
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import timedelta
 
 import numpy as np
 import psycopg
-import pyarrow as pa
 import pytest
 from pydantic import SecretStr
 
 from pipeline_assets.core.connections import online
-from pipeline_assets.core.declarations import load_project
 from pipeline_assets.core.errors import BehindState, NotOnline
 from pipeline_assets.core.settings import OnlineSettings, Settings
-from pipeline_assets.ingestion.sources.contracts import arrow_schema
 from pipeline_assets.model_lifecycle.feature_store.online import store
-from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed, feeds_of
-from pipeline_assets.model_lifecycle.feature_store.online.keep import KEPT_APART, forget_old, keep_days, keep_records
+from pipeline_assets.model_lifecycle.feature_store.online.keep import KEPT_APART, forget_old, keep_records
 from pipeline_assets.model_lifecycle.feature_store.online.read import Reader
 from pipeline_assets.model_lifecycle.feature_store.online.session import Session, open_session
-from pipeline_assets.processing.cleaning.dbt import project_folder
-from pipeline_assets.processing.cleaning.manifest import read_manifest
 from pipeline_assets.processing.features.view import view_features
-
-PROJECT = load_project()
-START = datetime(2013, 5, 1, tzinfo=UTC)
-INSTANT = pa.timestamp("us", tz="UTC")
-ORIGINS, CARRIERS, TAILS = ("EWR", "JFK", "LGA"), ("AA", "UA", "9E"), ("N1", "N2", "N3", None)
-
-
-def feed(table: str) -> Feed:
-    """A feed of the reference use case."""
-    return next(one for one in feeds_of(PROJECT, read_manifest(project_folder())) if one.table.name == table)
-
-
-def departures(random: np.random.Generator, flights: int) -> list[dict[str, Any]]:
-    """Versions of departures over three days, in the order in which they were known: corrections, moves and repeats among them."""
-    rows = []
-    for number in range(flights):
-        event_at = START + timedelta(seconds=int(random.integers(0, 3 * 86_400)))
-        known_at = event_at + timedelta(seconds=int(random.integers(0, 900)))
-        row = {
-            "flight_id": f"f{number:04}",
-            "carrier": str(random.choice(CARRIERS)),
-            "tailnum": TAILS[random.integers(0, 4)],
-            "origin": str(random.choice(ORIGINS)),
-            "dest": "LAX",
-            "event_at": event_at,
-            "delay_minutes": int(random.integers(-20, 200)),
-            "is_cancelled": bool(random.integers(0, 9) == 0),
-            "recorded_at": known_at,
-        }
-        rows.append(row)
-        while random.integers(0, 3) == 0:
-            known_at += timedelta(seconds=int(random.integers(1, 30_000)))
-            changes = [{"delay_minutes": int(random.integers(0, 400))}, {}, {"event_at": event_at + timedelta(hours=1)}, {"origin": "EWR"}]
-            row = {**row, "recorded_at": known_at, **changes[random.integers(0, 4)]}
-            rows.append(row)
-    return sorted(rows, key=lambda one: one["recorded_at"])
-
-
-def table_of(rows: list[dict[str, Any]]) -> pa.Table:
-    """The rows as those of the contract."""
-    return pa.Table.from_pylist(rows, schema=arrow_schema(feed("departures_history").contract))
+from pipeline_assets_tests.online_departures import departures, feed, questions, rows_kept, states_kept, table_of
 
 
 @pytest.fixture
@@ -80,26 +33,6 @@ def session(database: OnlineSettings) -> Iterator[Session]:
         store.go_live(connection, kept)
     with open_session(database, kept) as opened:
         yield opened
-
-
-def rows_kept(connection: psycopg.Connection, kept: store.Kept) -> pa.Table:
-    """The cleaned rows that the store has."""
-    columns = kept.feed.columns
-    query = psycopg.sql.SQL("select {} from {}").format(psycopg.sql.SQL(", ").join(map(psycopg.sql.Identifier, columns)), kept.rows)
-    found = connection.execute(query).fetchall()
-    types = {"integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_(), "timestamp": INSTANT}
-    schema = pa.schema([(name, types.get(kept.feed.kinds[name], pa.string())) for name in columns])
-    return pa.Table.from_pylist([dict(zip(columns, row, strict=True)) for row in found], schema=schema)
-
-
-def questions(at: datetime) -> pa.Table:
-    """Every origin, carrier and aircraft at a time, and some that there are not."""
-    rows = [
-        {"origin": origin, "carrier": carrier, "tailnum": tail, "dest": "LAX", "decision_at": at}
-        for origin in (*ORIGINS, "XXX", None)
-        for carrier, tail in zip((*CARRIERS, "ZZ"), TAILS, strict=True)
-    ]
-    return pa.Table.from_pylist(rows, schema=pa.schema({**dict.fromkeys(("origin", "carrier", "tailnum", "dest"), pa.string()), "decision_at": INSTANT}))
 
 
 @pytest.mark.parametrize("most", [1, 7, 200])
@@ -131,10 +64,75 @@ def test_a_record_that_comes_again_changes_nothing(session: Session, database: O
     rows = table_of(departures(np.random.default_rng(3), 80))
     keep_records(session, rows, {0: rows.num_rows})
     with psycopg.connect(database.online_dsn.get_secret_value(), autocommit=True) as connection:
-        before = connection.execute(f"select view, key, state, value from {session.state} order by 1, 2").fetchall()
+        before = states_kept(connection, session.kept)
         change = keep_records(session, rows.slice(10, 40), {0: rows.num_rows})
-        after = connection.execute(f"select view, key, state, value from {session.state} order by 1, 2").fetchall()
+        after = states_kept(connection, session.kept)
 
     assert (change.gone, change.come) == (0, 0)
     assert len(before) > 10
     assert after == before
+
+
+def test_a_question_too_far_behind_is_refused(session: Session, database: OnlineSettings) -> None:
+    """What is kept apart answers ten minutes back; before that the error names the key and the time from which it is known."""
+    rows = departures(np.random.default_rng(5), 120)
+    keep_records(session, table_of(rows), {0: len(rows)})
+    newest = rows[-1]["recorded_at"]
+    with psycopg.connect(database.online_dsn.get_secret_value(), autocommit=True) as connection:
+        reader = Reader(connection, [session.kept.feed], session.kept.feed.views)
+        reader.read(questions(newest - timedelta(microseconds=KEPT_APART - 1)))
+        with pytest.raises(BehindState, match=r"as of 2013-05-0.T.*; the online store knows it from 2013-05-0") as refused:
+            reader.read(questions(newest - timedelta(days=2)))
+
+    assert refused.value.known_from_us > refused.value.at_us
+
+
+def test_old_rows_go_and_values_stay(session: Session, database: OnlineSettings) -> None:
+    """Rows that no window reaches any more are removed; what is served is the same before and after, and later corrections count."""
+    old, new = departures(np.random.default_rng(6), 60), departures(np.random.default_rng(7), 60)
+    for row in new:
+        row |= {"flight_id": f"new-{row['flight_id']}", "event_at": row["event_at"] + timedelta(days=60)}
+        row |= {"recorded_at": row["recorded_at"] + timedelta(days=60)}
+    keep_records(session, table_of([*old, *new]), {0: len(old) + len(new)})
+    with psycopg.connect(database.online_dsn.get_secret_value(), autocommit=True) as connection:
+        reader = Reader(connection, [session.kept.feed], session.kept.feed.views)
+        asked = questions(new[-1]["recorded_at"])
+        before, held = reader.read(asked).features, rows_kept(connection, session.kept).num_rows
+        forget_old(session)
+        late = {**new[3], "recorded_at": new[-1]["recorded_at"] + timedelta(minutes=1), "delay_minutes": 777}
+        assert reader.read(asked).features == before
+        assert 0 < rows_kept(connection, session.kept).num_rows < held
+        keep_records(session, table_of([late, {**old[0], "recorded_at": late["recorded_at"], "delay_minutes": 5}]), {0: 999})
+        asked = questions(late["recorded_at"])
+        served, whole = reader.read(asked).features, rows_kept(connection, session.kept)
+
+    for view in session.kept.feed.views:
+        expected = view_features(view, asked, whole)
+        assert served.select(expected.column_names).to_pydict() == expected.to_pydict()
+
+
+def test_views_that_are_not_there_are_refused_by_name(database: OnlineSettings) -> None:
+    """A feed that was never built is not online; one that is being built is not read either, and says so."""
+    arrivals = feed("arrivals_history")
+    with online(database) as connection:
+        with pytest.raises(NotOnline, match=r"arrivals_history \(destination_arrivals\) are not in the online store as they"):
+            store.live(connection, arrivals)
+        store.begin(connection, arrivals)
+        with pytest.raises(NotOnline, match="are still being built online"):
+            store.live(connection, arrivals)
+
+
+def test_statuses_say_what_a_value_is_worth(session: Session, database: OnlineSettings) -> None:
+    """Known and recent is fresh, known and older than promised is stale, an entity without rows unknown, a window without rows default."""
+    rows = departures(np.random.default_rng(8), 40)
+    keep_records(session, table_of(rows), {0: len(rows)})
+    view = session.kept.feed.views[0]
+    with psycopg.connect(database.online_dsn.get_secret_value(), autocommit=True) as connection:
+        reader = Reader(connection, [session.kept.feed], session.kept.feed.views)
+        now, later = (reader.read(questions(rows[-1]["recorded_at"] + after)) for after in (timedelta(0), timedelta(days=9)))
+
+    assert view.name == "origin_departures"
+    assert set(now.statuses[view.name][:12]) == {"fresh"}
+    assert set(later.statuses[view.name][:12]) == {"stale"}
+    assert set(now.statuses[view.name][12:]) == {"unknown"}
+    assert set(later.status_of(view, "origin_departures__flights_1h")) == {"default", "unknown"}

@@ -1,0 +1,136 @@
+"""The commands of the online store: `features online build`, `run`, `show` and `status`. What they need is loaded when they run."""
+
+import json
+import signal
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from pipeline_assets.core.project import Project
+    from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed
+
+
+def register(features: typer.Typer) -> None:
+    """Add the commands below those of features."""
+    online = typer.Typer(no_args_is_help=True, help="What features are now, kept as events come.")
+    online.command()(build)
+    online.command()(run)
+    online.command()(show)
+    online.command()(status)
+    features.add_typer(online, name="online")
+
+
+def build(
+    *,
+    table: Annotated[list[str] | None, typer.Option(help="A cleaned table whose views are built, may be repeated. Default: all.")] = None,
+    anew: Annotated[bool, typer.Option("--anew", help="Also build what is there as it is declared.")] = False,
+) -> None:
+    """Build the views that are not online as they are declared now, from the lake; what was read before is read until they are whole."""
+    from pipeline_assets.core.connections import online
+    from pipeline_assets.core.settings import load_settings
+    from pipeline_assets.model_lifecycle.feature_store.online import build as building
+    from pipeline_assets.model_lifecycle.feature_store.online import store
+
+    settings, (_, feeds) = load_settings(), _declared()
+    for feed in _chosen(feeds, table):
+        with online(settings) as connection:
+            kept = store.find(connection, feed)
+        if kept is not None and kept.is_live and not anew:
+            typer.echo(f"{feed.name}: is online as declared.")
+            continue
+        done = building.build(settings, feed, lambda step: typer.echo(step, err=True))
+        typer.echo(f"{feed.name}: {done.read:,} rows of the lake, {done.come:,} kept.")
+
+
+def run() -> None:
+    """Keep the views online: take the records of topics as they come, and follow the lake's commits; until interrupted."""
+    from contextlib import ExitStack
+
+    from pipeline_assets.core.settings import load_settings
+    from pipeline_assets.model_lifecycle.feature_store.online.build import follow
+    from pipeline_assets.model_lifecycle.feature_store.online.worker import Worker
+
+    settings, (project, feeds) = load_settings(), _declared()
+    stopped = Event()
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, lambda *_: stopped.set())
+    with ExitStack() as stack:
+        worker = Worker(settings, [feed for feed in feeds if feed.stream is not None], project.streams, stack)
+        typer.echo("Keeping views online.")
+        while not stopped.is_set():
+            for taken in worker.step():
+                typer.echo(f"{taken.feed}: {taken.records:,} records, {taken.rows:,} rows")
+            for feed in worker.due(feeds):
+                done = follow(settings, feed)
+                if done is not None:
+                    typer.echo(f"{done.feed}: {done.read:,} rows read, {done.come:,} came, {done.gone:,} went")
+
+
+def show(
+    *,
+    model: Annotated[str, typer.Option(help="Whose features: the name of a model.")],
+    spine: Annotated[Path, typer.Option(help="Entity keys and decision_at, one row per question: a .parquet or .csv file.")],
+    out: Annotated[Path | None, typer.Option(help="Where the rows go: a .parquet or .csv file. Default: a comparison is printed.")] = None,
+) -> None:
+    """Show the features of a model online beside offline: what both give for each row, and where they differ."""
+    from pipeline_assets.core.settings import load_settings
+    from pipeline_assets.model_lifecycle.feature_store import offline, spine_files
+    from pipeline_assets.model_lifecycle.feature_store.online.compare import beside
+
+    project, feeds = _declared()
+    if out is not None:
+        spine_files.check_output(out)
+    rows = spine_files.read_spine(spine)
+    settings = load_settings()
+    past = offline.historical_features(settings, project, model, rows, name=str(spine))
+    found = beside(settings, project, feeds, model, rows, past, name=str(spine))
+    if out is not None:
+        spine_files.write_table(found.served, out)
+    for feature, count in found.differing.items():
+        typer.echo(f"{feature}: {count:,} of {rows.num_rows:,} rows differ")
+    typer.echo(f"{rows.num_rows:,} rows, {len(found.compared):,} features: {sum(found.differing.values()):,} values differ.")
+    typer.echo(f"Status by view: {json.dumps(found.statuses)}")
+    if found.differing:
+        raise typer.Exit(1)
+
+
+def status(*, as_json: Annotated[bool, typer.Option("--json", help="Print a list of objects.")] = False) -> None:
+    """Show what is kept online: each feed with its views, keys, bytes, how far it is, and whether it is read."""
+    from pipeline_assets.core.connections import online
+    from pipeline_assets.core.settings import load_settings
+    from pipeline_assets.model_lifecycle.feature_store.online.facts import facts_of
+
+    _, feeds = _declared()
+    with online(load_settings()) as connection:
+        found = [facts_of(connection, feed) for feed in feeds]
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    for one in found:
+        typer.echo(
+            f"{one['feed']}: {one['status']}, {one['keys']:,} keys, {one['rows']:,} rows, {one['bytes']:,} bytes of states"
+            f" (at most {one['largest_state']:,} a key), known to {one['known_to']}"
+        )
+
+
+def _declared() -> "tuple[Project, tuple[Feed, ...]]":
+    from pipeline_assets.core.declarations import load_project
+    from pipeline_assets.model_lifecycle.feature_store.online.feeds import feeds_of
+    from pipeline_assets.processing.cleaning.dbt import project_folder
+    from pipeline_assets.processing.cleaning.manifest import read_manifest
+
+    project = load_project()
+    return project, feeds_of(project, read_manifest(project_folder()))
+
+
+def _chosen(feeds: "tuple[Feed, ...]", table: list[str] | None) -> "list[Feed]":
+    from pipeline_assets.core.errors import UnknownName
+
+    known = {feed.table.name for feed in feeds}
+    for name in table or ():
+        if name not in known:
+            raise UnknownName("table whose views are online", name, sorted(known))
+    return [feed for feed in feeds if table is None or feed.table.name in table]

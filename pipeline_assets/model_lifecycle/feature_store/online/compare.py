@@ -1,0 +1,56 @@
+"""Online beside offline: the same questions asked of the online store and of the lake, compared bit for bit."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import psycopg
+import pyarrow as pa
+
+from pipeline_assets.core.columns import ColumnKind
+from pipeline_assets.core.dsn import with_time_zone
+from pipeline_assets.core.project import Project
+from pipeline_assets.core.settings import ONLINE_DSN, OnlineSettings
+from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed, feeds_of_model
+from pipeline_assets.model_lifecycle.feature_store.online.read import Reader, Served
+from pipeline_assets.model_lifecycle.feature_store.parity import differs
+from pipeline_assets.model_lifecycle.feature_store.spine import check_requests
+from pipeline_assets.spec.models import Model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beside:
+    """The features that were served, which were compared, how many values of each differ, and how many questions have each status."""
+
+    served: pa.Table
+    compared: Sequence[str]
+    differing: Mapping[str, int]
+    statuses: Mapping[str, Mapping[str, int]]
+
+
+def online_features(settings: OnlineSettings, project: Project, feeds: Sequence[Feed], model: Model, spine: pa.Table, name: str) -> Served:
+    """The features of a model's views for a spine, as `offline.historical_features` takes it, from the online store.
+
+    Raises TableRejected for a spine unfit for use, NotOnline for views that are not there, BehindState for a time that is no longer known.
+    """
+    kinds = {column: project.kind_of(model.observations.table, column) for view in model.views for column in view.entity.keys}
+    asked = check_requests(name, model, spine, {**kinds, **_of_requests(project, model)})
+    with psycopg.connect(with_time_zone(ONLINE_DSN, settings.online_dsn), autocommit=True) as connection:
+        return Reader(connection, feeds_of_model(tuple(feeds), model), model.views).read(asked)
+
+
+def beside(
+    settings: OnlineSettings, project: Project, feeds: Sequence[Feed], model_name: str, spine: pa.Table, past: pa.Table, *, name: str
+) -> Beside:
+    """What the online store gives for a spine, held against what the lake gives (`past`: its rows with their features)."""
+    served = online_features(settings, project, feeds, project.model(model_name), spine, name)
+    counts = {column: int(differs(served.features[column], past[column]).sum()) for column in served.features.column_names}
+    return Beside(
+        served=served.features,
+        compared=served.features.column_names,
+        differing={column: count for column, count in counts.items() if count},
+        statuses=served.counts(),
+    )
+
+
+def _of_requests(project: Project, model: Model) -> dict[str, ColumnKind]:
+    return {feature.column: project.kind_of(model.observations.table, feature.column) for feature in model.request_features}

@@ -1,0 +1,137 @@
+"""Building online views from the lake: no gap and no double at the seam to the topic, and tables are followed by their commits."""
+
+from collections.abc import Mapping
+from datetime import date, datetime, timedelta
+
+import numpy as np
+import psycopg
+import pyarrow as pa
+
+from pipeline_assets.core import names
+from pipeline_assets.core.connections import catalog, online
+from pipeline_assets.core.settings import Settings
+from pipeline_assets.ingestion.streaming.landing.offsets import Seen
+from pipeline_assets.ingestion.streaming.typed.table import PLACE_SCHEMA, Position, append_events, typed_schema, typed_table
+from pipeline_assets.model_lifecycle.feature_store.online import store
+from pipeline_assets.model_lifecycle.feature_store.online.build import build, follow
+from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed
+from pipeline_assets.model_lifecycle.feature_store.online.keep import keep_records
+from pipeline_assets.model_lifecycle.feature_store.online.read import Reader
+from pipeline_assets.model_lifecycle.feature_store.online.session import open_session
+from pipeline_assets.processing.features.view import view_features
+from pipeline_assets.processing.lake import tables
+from pipeline_assets_tests.online_departures import INSTANT, START, departures, feed, questions, rows_kept, states_kept, table_of
+
+FIRST, LAST = date(2013, 4, 30), date(2013, 5, 6)
+
+
+def put_history(settings: Settings, rows: pa.Table) -> None:
+    """Has the lake's table of departures hold these rows."""
+    versions = rows.append_column("_deleted_at", pa.nulls(rows.num_rows, INSTANT))
+    tables.replace_days(settings, names.lake("flight_departures"), versions, "event_at", FIRST, LAST)
+
+
+def put_typed(settings: Settings, rows: pa.Table, first_offset: int) -> None:
+    """Adds records of the topic to the typed table, the first with this offset."""
+    contract = feed("departures_history").contract
+    count = rows.num_rows
+    place = {
+        "_topic": ["flight-departures"] * count,
+        "_partition": pa.array([0] * count, pa.int32()),
+        "_offset": list(range(first_offset, first_offset + count)),
+        "_received_at": rows["recorded_at"],
+    }
+    whole = pa.Table.from_arrays([*rows.columns, *pa.table(place, schema=PLACE_SCHEMA).columns], schema=typed_schema(contract))
+    with catalog(settings) as lake:
+        table = typed_table(lake, contract)
+        append_events(table, whole, Position(seen=Seen(partitions={0: ((0, first_offset + count),)})), run_id="test")
+
+
+def served(settings: Settings, kept: store.Kept, at: datetime) -> Mapping[str, list[object]]:
+    """What is served, after it was held against the offline kernel over the rows that are kept."""
+    asked = questions(at)
+    with psycopg.connect(settings.online_dsn.get_secret_value(), autocommit=True) as connection:
+        found, whole = Reader(connection, [kept.feed], kept.feed.views).read(asked).features, rows_kept(connection, kept)
+    for view in kept.feed.views:
+        expected = view_features(view, asked, whole)
+        assert found.select(expected.column_names).to_pydict() == expected.to_pydict()
+    answer: Mapping[str, list[object]] = found.to_pydict()
+    return answer
+
+
+def live(settings: Settings, declared: Feed) -> store.Kept:
+    """The feed as it is read."""
+    with online(settings) as connection:
+        return store.live(connection, declared)
+
+
+def test_a_stream_goes_on_where_its_build_ended(isolated: Settings) -> None:
+    """History, typed records and what comes after them overlap, with events late across the seam: the states are those of one course."""
+    declared, rows = feed("departures_history"), departures(np.random.default_rng(11), 200)
+    third = len(rows) // 3
+    put_history(isolated, table_of(rows[: third + 20]))
+    put_typed(isolated, table_of(rows[third : 2 * third]), 0)
+    done = build(isolated, declared, lambda _: None)
+    kept = live(isolated, declared)
+    with online(isolated) as connection:
+        assert store.offsets(connection, kept) == {0: third}
+    assert done.read == 2 * third + 20
+
+    with open_session(isolated, kept) as session:
+        for start in range(2 * third - 5, len(rows), 7):
+            keep_records(session, table_of(rows[start : start + 7]), {0: start - third + 7})
+    after = served(isolated, kept, rows[-1]["recorded_at"])
+
+    with online(isolated) as connection:
+        whole = store.begin(connection, feed("departures_history"))
+    with open_session(isolated, whole) as session:
+        keep_records(session, table_of(rows), {0: 1})
+    with online(isolated) as connection:
+        store.go_live(connection, whole)
+    assert served(isolated, whole, rows[-1]["recorded_at"]) == after
+    assert after["origin_departures__late_rate_7d"][0] is not None
+
+
+def test_a_build_that_was_cut_off_is_made_anew(isolated: Settings) -> None:
+    """What a killed build left is removed by the next, whose states are those of a build that nothing disturbed, to the byte."""
+    declared, rows = feed("departures_history"), departures(np.random.default_rng(12), 60)
+    put_history(isolated, table_of(rows))
+    build(isolated, declared, lambda _: None)
+    with online(isolated) as connection:
+        undisturbed = states_kept(connection, store.live(connection, declared))
+        begun = store.begin(connection, declared)
+    with open_session(isolated, begun) as session:
+        keep_records(session, table_of(rows[:10]), {0: 10})
+
+    build(isolated, declared, lambda _: None)
+    with online(isolated) as connection:
+        assert states_kept(connection, store.live(connection, declared)) == undisturbed
+        assert store.offsets(connection, store.live(connection, declared)) == {}
+
+
+def test_a_table_is_followed_by_its_commits(isolated: Settings) -> None:
+    """Weather is built as far back as its windows reach; a day that is replaced, with rows changed, gone and new, is taken once."""
+    declared = feed("weather_observations_history")
+    hours = [START + timedelta(hours=hour) for hour in range(24 * 5)]
+    numbers = [column for column in declared.columns if declared.kinds[column] == "number"]
+
+    def observed(at: list[datetime], value: float) -> pa.Table:
+        count = len(at)
+        columns = {name: pa.array([value + place for place in range(count)], pa.float64()) for name in numbers}
+        times = {"observed_at": pa.array(at, INSTANT), "known_at": pa.array([one + timedelta(minutes=50) for one in at], INSTANT)}
+        return pa.table({"origin": ["EWR"] * count, **columns, **times, "superseded_at": pa.nulls(count, INSTANT)})
+
+    table, first, last = names.cleaned(declared.table.name), START.date(), hours[-1].date()
+    tables.replace_days(isolated, table, observed(hours, 1.5), "observed_at", first, last)
+    done = build(isolated, declared, lambda _: None)
+    kept, at = live(isolated, declared), hours[-1] + timedelta(hours=2)
+    before = served(isolated, kept, at)
+    assert done.come == 24 * 4
+    assert follow(isolated, declared) is None
+
+    tables.replace_days(isolated, table, observed([*hours[-20:], hours[-1] + timedelta(minutes=30)], 7.0), "observed_at", last, last)
+    again = follow(isolated, declared)
+    assert again is not None
+    assert (again.read, again.gone, again.come) == (21, 24, 21)
+    assert served(isolated, kept, at) != before
+    assert follow(isolated, declared) is None
