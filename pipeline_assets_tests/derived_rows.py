@@ -17,7 +17,7 @@ OWNER = "edges@edges.example"
 TEXTS = (
     "", " ", "A", "straße", "İSTANBUL", "ßẞ", "Ǆ", "éÉ", "e\u0301", "日本 ", "\t x \n", "O'Neil \\ \"q\"", "🙂z", "ΑΣ", "10.50", "x" * 200,
 )  # fmt: skip
-NUMBERS = (0.0, -0.0, 0.5, 1.5, 2.5, -0.5, 0.1, 1 / 3, 90.5, 1e-300, -2.675, 1234567.895, 9007199254740993.0)
+NUMBERS = (0.0, -0.0, 0.5, 1.5, 2.5, -0.5, 0.1, 1 / 3, 90.5, 1e-30, -2.675, 1234567.895, 9007199254740993.0)
 WHOLE = (0, 1, -1, 7, -7, 89, 2**31, -(2**31), 2**53 + 1, 2**62, -(2**63))
 DECIMALS = tuple(map(Decimal, ("0.000000", "0.5", "-0.5", "2.675", "-99999999999999.999999", "12345678901234.567891", "0.000001")))
 TIMES = (
@@ -158,8 +158,10 @@ def _row(contract: Contract, random: Random, number: int) -> Row:
     row = {field.name: _value(field, random) for field in contract.fields if field.name != DELETED_AT}
     for name in (contract.event_at, contract.known_at):
         row[name] = START + timedelta(seconds=random.randint(0, 200_000), microseconds=random.choice((0, 1, 999_999)))
-    key = {name: number if isinstance(row[name], int) else f"{TEXTS[number % len(TEXTS)]}{number}" for name in contract.primary_key}
-    return row | key | {DELETED_AT: None}
+    for name in contract.primary_key:
+        keys = {int: number, str: f"{TEXTS[number % len(TEXTS)]}{number}", datetime: START + timedelta(hours=number)}
+        row[name] = keys[type(row[name])]
+    return row | {DELETED_AT: None}
 
 
 def _value(field: Field, random: Random) -> Any:
