@@ -40,8 +40,9 @@ AT_HAND = "rows_at_hand"
 FOREVER = date(1, 1, 1), date(9999, 12, 30)
 # Functions that depend on settings of the session, which are fixed: the time zone, and how dates and intervals are written.
 OF_SESSION = words(
-    "date_part date_trunc date to_char to_timestamp to_date to_json to_jsonb json_build_object jsonb_build_object json_build_array "
-    "timezone jsonb_build_array concat concat_ws format array_to_string string_to_array quote_literal quote_nullable "
+    "date_part date_trunc date extract length to_char to_timestamp to_date to_json to_jsonb json_build_object jsonb_build_object "
+    "json_build_array timezone jsonb_build_array concat concat_ws format array_to_string string_to_array "
+    "quote_literal quote_nullable "
     "make_timestamptz date_add date_subtract to_number"
 )
 
