@@ -6,11 +6,12 @@ decides whether trying again can help: a `TransientError` may be retried, no oth
 
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
+from difflib import get_close_matches
 from pathlib import Path
 
 from pipeline_assets.core.problems import DeclarationProblem, MalformedSetting, Obstacle
 
-DAYS_SHOWN = 5
+DAYS_SHOWN, NAMES_SHOWN = 5, 30
 
 
 class PipelineError(Exception):
@@ -53,11 +54,14 @@ class SettingNotSupported(UserInputError):
 
 
 class UnknownName(UserInputError):
-    """A name that is not declared, with those that are."""
+    """A name that is not declared, with those that are; of many with those that are written nearly so, the nearest first."""
 
     def __init__(self, kind: str, name: str, known: Sequence[str]) -> None:
         self.kind, self.name, self.known = kind, name, tuple(known)
-        super().__init__(f"Unknown {kind} '{name}'. Known: {', '.join(sorted(self.known)) or 'none'}.")
+        self.near = tuple(get_close_matches(name, self.known, n=DAYS_SHOWN, cutoff=0.5))
+        is_short = len(self.known) <= NAMES_SHOWN
+        listed = f"Known: {', '.join(sorted(self.known)) or 'none'}" if is_short else f"Near: {', '.join(self.near) or 'none'}"
+        super().__init__(f"Unknown {kind} '{name}'. {listed}.")
 
 
 class UnknownDay(UserInputError):
