@@ -137,9 +137,9 @@ class _Query:
         return tuple(sorted(found))
 
     def _behind(self, scope: Scope, column: exp.Column) -> Iterable[SourceColumn]:
-        source = scope.sources.get(column.table)
+        source = _source(scope, column.table)
         if not isinstance(source, Scope):
-            return [_column(source, column.name)] if isinstance(source, exp.Table) else []
+            return [_column(source, column.name)] if source is not None else []
         asked = (id(source), column.name)
         if asked not in self.known:
             self.known[asked] = _leaves(lineage.lineage(column.name, source.expression, **self._as_it_is(source)))
@@ -147,6 +147,14 @@ class _Query:
 
     def _as_it_is(self, scope: Scope) -> dict[str, Any]:
         return {"schema": self.schema, "scope": scope, "dialect": DIALECT, "trim_selects": False, "copy": False}
+
+
+def _source(scope: Scope, table: str) -> exp.Table | Scope | None:
+    """What a name stands for in a part of a query; a condition may name what is outside of it."""
+    source = scope.sources.get(table)
+    if source is None and scope.parent is not None:
+        return _source(scope.parent, table)
+    return source if isinstance(source, exp.Table | Scope) else None
 
 
 def _deciding(scope: Scope) -> Iterator[exp.Column]:
@@ -159,10 +167,10 @@ def _deciding(scope: Scope) -> Iterator[exp.Column]:
     clauses += [join.args.get("on") for join in query.args.get("joins") or ()]
     if query.args.get("limit") is not None:
         clauses.append(query.args.get("order"))
-    if query.args.get("distinct") is not None and isinstance(query, exp.Query):
+    if query.args.get("distinct") is not None and isinstance(query, exp.Select):
         clauses += query.selects
     for clause in clauses:
-        if clause is not None:
+        if isinstance(clause, exp.Expr):
             yield from find_all_in_scope(clause, exp.Column)
 
 

@@ -133,12 +133,12 @@ def read_lineage(dbt_project: Path) -> DbtLineage:
 def _kept(dbt_project: Path, kept: Path, _written_ns: int) -> DbtLineage:
     manifest = read_manifest(dbt_project)
     origin = {"manifest": manifest["metadata"]["invocation_id"], "sqlglot": version("sqlglot"), "code": _code()}
-    found = _load(kept, origin)
+    found = load(kept, origin)
     if found is None:
         from pipeline_assets.processing.cleaning.column_lineage import model_columns
 
         found = DbtLineage(models=model_columns(manifest))
-        _store(kept, origin, found)
+        store(kept, origin, found)
     return found
 
 
@@ -147,7 +147,7 @@ def _code() -> str:
     return sha256(b"".join(Path(__file__).with_name(name).read_bytes() for name in MAKERS)).hexdigest()[:16]
 
 
-def _load(kept: Path, origin: Mapping[str, object]) -> DbtLineage | None:
+def load(kept: Path, origin: Mapping[str, object]) -> DbtLineage | None:
     """What is kept, if it was made from this manifest; None where it was not, or cannot be read."""
     try:
         document = json.loads(kept.read_text(encoding="utf-8"))
@@ -178,7 +178,7 @@ def _columns(listed: Iterable[Any]) -> tuple[SourceColumn, ...]:
     return tuple(((schema, table), column) for (schema, table), column in listed)
 
 
-def _store(kept: Path, origin: Mapping[str, object], found: DbtLineage) -> None:
+def store(kept: Path, origin: Mapping[str, object], found: DbtLineage) -> None:
     """Puts the file in place whole: two processes may write it at once."""
     models = [{"schema": schema, "table": table, **asdict(model)} for (schema, table), model in found.models.items()]
     written = kept.with_name(f"{kept.stem}-{os.getpid()}.json")
