@@ -373,6 +373,14 @@ class DbtProjectMalformed(PipelineError):
         super().__init__(f"dbt cannot parse the project in {project}. Its output:\n{output.strip() or 'none'}")
 
 
+class NotDerivable(UserInputError):
+    """The rows of a cleaned table cannot be derived from those of one raw table, one by one, as a stream needs it."""
+
+    def __init__(self, table: str, problems: Sequence[object]) -> None:
+        self.table, self.problems = table, tuple(problems)
+        super().__init__(f"Rows of '{table}' cannot be derived on a stream: {'; '.join(map(str, self.problems))}.")
+
+
 class OffsetsMissing(PipelineError):
     """Records of a topic that should have landed did not, and could not be fetched from Kafka either; nothing was written."""
 
