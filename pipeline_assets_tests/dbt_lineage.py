@@ -1,7 +1,6 @@
 """Lineage of dbt models for tests: of the SQL of this project, changed or not, and of models written out in a test."""
 
 from collections.abc import Mapping
-from copy import deepcopy
 from typing import Any
 
 from pipeline_assets.core import names
@@ -30,21 +29,21 @@ def _source(name: str) -> dict[str, Any]:
 
 def _node(name: str, sql: str) -> dict[str, Any]:
     return {
-        "resource_type": "model", "schema": names.CLEANED, "alias": name, "columns": {"declared": {}}, "compiled_code": sql,
+        "resource_type": "model", "schema": names.CLEANED, "name": name, "alias": name, "columns": {"declared": {}}, "compiled_code": sql,
         "raw_code": sql, "original_file_path": f"models/p/cleaned/{name}.sql", "depends_on": {"macros": []},
     }  # fmt: skip
 
 
-def project_lineage(changed: Mapping[str, tuple[str, str]] | None = None) -> DbtLineage:
-    """The lineage of this project's models, with a part of the SQL of some put in place of another, by the name of the model."""
+def project_lineage(changed: Mapping[str, tuple[str, str]] | None = None, whole: Mapping[str, str] | None = None) -> DbtLineage:
+    """The lineage of this project's models, by their names: with a part of the SQL of some in place of another, or other SQL as a whole."""
     manifest = dict(read_manifest(project_folder()))
     manifest["nodes"] = dict(manifest["nodes"])
-    for name, (old, new) in (changed or {}).items():
+    for name in {*(changed or {}), *(whole or {})}:
         unique_id = next(one for one in manifest["nodes"] if one.startswith("model.") and one.endswith(f".{name}"))
-        node = deepcopy(manifest["nodes"][unique_id])
-        assert old in node["compiled_code"], node["compiled_code"]
-        node["compiled_code"] = node["compiled_code"].replace(old, new)
-        manifest["nodes"][unique_id] = node
+        sql = manifest["nodes"][unique_id]["compiled_code"]
+        old, new = (changed or {}).get(name, (sql, (whole or {}).get(name, sql)))
+        assert old in sql, sql
+        manifest["nodes"][unique_id] = {**manifest["nodes"][unique_id], "compiled_code": sql.replace(old, new)}
     return DbtLineage(models=model_columns(manifest))
 
 

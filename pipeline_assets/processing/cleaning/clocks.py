@@ -5,8 +5,9 @@ from typing import Any
 
 from sqlglot import exp
 
+from pipeline_assets.processing.cleaning.functions import CLOCK
+
 FUNCTIONS = (exp.CurrentDate, exp.CurrentDatetime, exp.CurrentTime, exp.CurrentTimestamp, exp.Localtime, exp.Localtimestamp)
-NAMES = frozenset({"now", "clock_timestamp", "statement_timestamp", "transaction_timestamp", "timeofday", "pg_postmaster_start_time"})
 # Postgres reads these words, cast to a time, as a time of the wall clock.
 WORDS = frozenset({"now", "today", "tomorrow", "yesterday"})
 JINJA = ("run_started_at", "datetime.now", "datetime.utcnow", "datetime.today", "date.today")
@@ -26,7 +27,7 @@ def _is_clock(node: exp.Expr) -> bool:
             isinstance(node.this, exp.Literal) and node.this.name.strip().lower() in WORDS and node.to.is_type(*exp.DataType.TEMPORAL_TYPES)
         )
     name = node.name.lower() if isinstance(node, exp.Anonymous) else ""
-    return name in NAMES or (name == "age" and len(node.expressions) == 1)
+    return name in CLOCK and (name != "age" or len(node.expressions) == 1)
 
 
 def clocks_in_jinja(manifest: Mapping[str, Any], node: Mapping[str, Any]) -> tuple[str, ...]:

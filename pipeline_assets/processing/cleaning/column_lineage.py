@@ -15,6 +15,7 @@ from sqlglot.optimizer.scope import Scope, ScopeType, build_scope, find_all_in_s
 from pipeline_assets.core.names import AssetName
 from pipeline_assets.processing.cleaning.clocks import clocks_in_jinja, clocks_in_sql
 from pipeline_assets.processing.cleaning.lineage import ColumnOrigin, ModelColumns, SourceColumn
+from pipeline_assets.processing.cleaning.manifest import ALL, NOT_COMPILED
 from pipeline_assets.processing.cleaning.raw_schema import LOADED_AT
 
 DIALECT = "postgres"
@@ -67,7 +68,7 @@ def _add_table(schema: MappingSchema, table: AssetName, columns: Iterable[str]) 
 def _read(manifest: Mapping[str, Any], node: Mapping[str, Any], schema: MappingSchema) -> ModelColumns:
     sql, clocks = node.get("compiled_code"), clocks_in_jinja(manifest, node)
     names = dict.fromkeys(node["columns"], ColumnOrigin())
-    declared = ModelColumns(columns=names, file=node["original_file_path"], clocks=clocks, unread="it has no compiled SQL")
+    declared = ModelColumns(columns=names, file=node["original_file_path"], clocks=clocks, unread=_not_compiled(manifest, node))
     if not sql or node.get("language") == "python":
         return declared
     try:
@@ -77,6 +78,12 @@ def _read(manifest: Mapping[str, Any], node: Mapping[str, Any], schema: MappingS
         return replace(declared, columns=query.columns(), decided_by=query.decided_by(), clocks=clocks, unread=None)
     except (SqlglotError, ValueError) as error:
         return replace(declared, clocks=clocks, unread=str(error).partition("\n")[0])
+
+
+def _not_compiled(manifest: Mapping[str, Any], node: Mapping[str, Any]) -> str:
+    """Why a model has no compiled SQL, in dbt's words where there are any."""
+    said: Mapping[str, str] = manifest["metadata"].get(NOT_COMPILED, {})
+    return said.get(node["name"]) or said.get(ALL) or "it has no compiled SQL"
 
 
 def _scope(parsed: exp.Expr, schema: MappingSchema) -> Scope:

@@ -139,9 +139,10 @@ class Leakage:
         """Columns of the observations that dbt joins from another contract, whenever it was known."""
         asked, table, own = model.observations, names.cleaned(model.observations.table), self._own(model)
         versions = () if asked.versions is None else ((table, asked.versions.known_at),)
-        known = self.dbt.behind(versions).computed
+        known, telling = self.dbt.behind(versions).computed, self._telling(model)
         for subject, field, column in _asked_columns(model):
-            for contract in self._contracts(table, [column]) if column != asked.decision_at else ():
+            is_judged = column == asked.decision_at or self.dbt.behind([(table, column)]).same_row & telling
+            for contract in () if is_judged else self._contracts(table, [column]):
                 is_own = names.raw(contract.name) in own or _known_at(contract) in known
                 if not is_own and not self._is_joined_as_known(table, contract):
                     problem = f"is '{column}', which dbt joins from {contract.name} whether or not it was known at the decision"
