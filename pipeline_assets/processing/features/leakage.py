@@ -22,7 +22,7 @@ from pipeline_assets.core.declarations import file_of
 from pipeline_assets.core.names import AssetName
 from pipeline_assets.core.problems import DeclarationProblem
 from pipeline_assets.core.project import Project
-from pipeline_assets.processing.cleaning.lineage import DbtLineage, SourceColumn
+from pipeline_assets.processing.cleaning.lineage import ColumnOrigin, DbtLineage, SourceColumn
 from pipeline_assets.processing.cleaning.raw_schema import LOADED_AT
 from pipeline_assets.processing.cleaning.references import References
 from pipeline_assets.spec.contracts import Contract
@@ -33,6 +33,7 @@ from pipeline_assets.spec.use_case import UseCase
 # What makes a time of a time that may be an earlier one, in the SQL of a column's expression.
 EARLIER = re.compile(r" - |\b(LEAST|MIN|DATE_TRUNC|DATE_BIN|FIRST_VALUE|LAG)\(|AS DATE\)", re.IGNORECASE)
 TEXTS = re.compile(r"'[^']*'")
+LATER = "the time at which the row was known itself, or the greatest of it and others"
 OF_DECISION = "a column that is known at the decision; what was known of it by then is a feature of a view, such as Latest"
 
 
@@ -93,7 +94,7 @@ class Leakage:
         earlier = self._earlier((reading.table, reading.known_at))
         field = f"{reading.field}.known_at"
         if earlier is not None:
-            yield reading.problem(f"is '{reading.known_at}', which is {earlier}: earlier than the row was known", "the time itself", field)
+            yield reading.problem(f"is '{reading.known_at}', which is {earlier}: that may be earlier than the row was known", LATER, field)
         for contract in self._contracts(reading.table, reading.values):
             if _known_at(contract) not in known and not self._is_joined_as_known(reading.table, contract):
                 problem = f"is '{reading.known_at}', which is not {contract.known_at} of {contract.name}, when its values were known"
@@ -167,9 +168,14 @@ class Leakage:
             yield place
 
     def _own(self, model: Model) -> frozenset[AssetName]:
-        """The raw tables that the keys of the observations come from: what stands in the same row is known with the decision."""
-        table = names.cleaned(model.observations.table)
-        return frozenset(raw for raw, _ in self.dbt.behind([(table, key) for key in model.observations.keys]).same_row)
+        """The raw tables that keys and time of the decisions come from: what stands in the same row is known with the decision.
+
+        A key that joins has the value of each side; the times say which side the decision is of.
+        """
+        asked, table = model.observations, names.cleaned(model.observations.table)
+        keys = {raw for raw, _ in self.dbt.behind([(table, key) for key in asked.keys]).same_row}
+        times = {raw for raw, _ in self.dbt.behind([(table, asked.decision_at), (table, asked.event_at)]).same_row}
+        return frozenset(keys & times or keys)
 
     def _contracts(self, table: AssetName, columns: Iterable[str]) -> list[Contract]:
         """The contracts that columns of a table come from."""
@@ -190,15 +196,24 @@ class Leakage:
         return self.dbt.behind((table, column) for column in self.dbt.models[table].columns).computed
 
     def _earlier(self, column: SourceColumn) -> str | None:
-        """The expression on the way of a time that may make it an earlier one."""
+        """The expression on the way of a time that may make it an earlier one: by itself, or as it takes another time in some rows."""
         left = [column]
         while left:
             origin = self.dbt.origin(left.pop())
             if origin is not None:
-                if EARLIER.search(TEXTS.sub("''", origin.expression)):
+                if EARLIER.search(TEXTS.sub("''", origin.expression)) or self._takes_another(origin):
                     return origin.expression
                 left += (*origin.same_row, *origin.other_rows)
         return None
+
+    def _takes_another(self, origin: ColumnOrigin) -> bool:
+        """Whether a time is chosen among several columns, not all of which say when something was known; the latest of them may be."""
+        is_choice = len(origin.same_row) > 1 and not origin.expression.upper().startswith("GREATEST(")
+        return is_choice and not self.dbt.behind(origin.same_row).same_row <= self._times_known
+
+    @cached_property
+    def _times_known(self) -> frozenset[SourceColumn]:
+        return frozenset(_known_at(contract) for contract, _ in self.project.lake_contracts)
 
     def _better(self, table: AssetName, contract: Contract) -> str:
         """The column that has the time from which on values of a contract were known, or how to join them."""

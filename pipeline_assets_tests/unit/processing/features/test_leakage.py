@@ -4,17 +4,20 @@ from dataclasses import replace
 
 import pytest
 
+from pipeline_assets.core import declarations
 from pipeline_assets.core.declarations import load_project
 from pipeline_assets.core.errors import SpecError
 from pipeline_assets.core.problems import DeclarationProblem
 from pipeline_assets.core.project import Project
+from pipeline_assets.processing.cleaning.dbt import project_folder
 from pipeline_assets.processing.cleaning.lineage import DbtLineage
 from pipeline_assets.processing.cleaning.models import read_models
 from pipeline_assets.processing.features import assets
 from pipeline_assets.processing.features.leakage import Leakage
-from pipeline_assets.spec.features import Entity, FeatureView, RequestFeature
+from pipeline_assets.spec.features import Entity, FeatureView, Latest, RequestFeature, Windowed
 from pipeline_assets.spec.models import Label, Model
 from pipeline_assets_tests.dbt_lineage import project_lineage
+from pipeline_assets_tests.feature_tables import HOUR
 
 PROJECT = load_project()
 FLIGHT_DELAY, MATCH_OUTCOME = PROJECT.model("flight_delay"), PROJECT.model("match_outcome")
@@ -102,6 +105,47 @@ def test_what_dbt_joins_to_a_decision_is_joined_as_it_was_known(column: str, con
     assert bool(found) is (problem is not None)
 
 
+def test_a_key_that_joins_does_not_make_the_other_side_known() -> None:
+    """Joined by `using`, the key has the value of both sides; the time of the decision says which of them is known with it."""
+    using = (
+        'with schedule as (select * from "0"."staging"."stg_flight_schedule"),',
+        'outcomes as (select flight_id, tailnum as joined from "0"."cleaned"."departures_history")',
+        "select schedule.*, flight_id, joined, schedule.scheduled_departure_at as decision_at, 5 as planned_minutes",
+        "from schedule left join outcomes using (flight_id)",
+    )
+    found = problems(with_request("joined"), project_lineage(whole={"flights_history": " ".join(using)}))
+
+    assert [one.problem for one in found] == [
+        "is 'joined', which dbt joins from flight_departures whether or not it was known at the decision"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("feature", "field"),
+    [
+        (Windowed(name="ahead", aggregate="count", windows=(-HOUR,)), "windows"),
+        (Windowed(name="ahead", aggregate="count", windows=(0 * HOUR,)), "windows"),
+        (Windowed(name="ahead", aggregate="count", windows=(HOUR,), hop=-HOUR), "hop"),
+        (Latest(name="ahead", column="delay_minutes", ttl=-HOUR), "ttl"),
+        (Latest(name="ahead", column="delay_minutes", ttl=0 * HOUR), "ttl"),
+        (Windowed(name="behind", aggregate="count", windows=(HOUR,), hop=HOUR), None),
+        (Latest(name="behind", column="delay_minutes", ttl=HOUR), None),
+    ],
+)
+def test_no_window_looks_ahead(feature: Windowed | Latest, field: str | None) -> None:
+    """A window, hop or time to live that is not positive is refused, with the feature and what would be right."""
+    (use_case,) = [one for one in PROJECT.use_cases if FLIGHT_DELAY in one.models]
+    model = replace(FLIGHT_DELAY, views=(replace(DEPARTURES, features=(feature,)),))
+    found: list[DeclarationProblem] = []
+    try:
+        declarations.check([replace(use_case, models=(model,))], project_folder())
+    except SpecError as refused:
+        found = list(refused.problems)
+
+    assert [one.field for one in found] == ([] if field is None else [field])
+    assert all(one.subject == "View 'origin_departures': feature 'ahead'" for one in found)
+
+
 def test_the_key_that_a_view_is_asked_by_may_not_leak_either() -> None:
     """An aircraft that is known by its departure alone would be looked up before it left."""
     entity = Entity(name="joined", keys=("joined",), description="What it is joined to.")
@@ -130,9 +174,12 @@ def test_a_joined_register_is_a_fact_of_the_request_as_it_was_known(lineage: Dbt
         ("(recorded_at at time zone 'UTC') at time zone 'UTC' as known_at", None),
         ("recorded_at + interval '1 minute' as known_at", None),
         ("event_at as known_at", "is 'known_at', which is not recorded_at of flight_departures, when its values were known"),
-        ("recorded_at - interval '1 hour' as known_at", "is 'known_at', which is recorded_at - INTERVAL '1 HOUR': earlier than"),
-        ("least(recorded_at, event_at) as known_at", "is 'known_at', which is LEAST(recorded_at, event_at): earlier than"),
-        ("date_trunc('day', recorded_at) as known_at", "earlier than the row was known"),
+        ("recorded_at - interval '1 hour' as known_at", "is 'known_at', which is recorded_at - INTERVAL '1 HOUR': that may be earlier"),
+        ("least(recorded_at, event_at) as known_at", "is 'known_at', which is LEAST(recorded_at, event_at): that may be earlier"),
+        ("date_trunc('day', recorded_at) as known_at", "that may be earlier than the row was known"),
+        ("case when is_cancelled then event_at else recorded_at end as known_at", "that may be earlier than the row was known"),
+        ("coalesce(event_at, recorded_at) as known_at", "that may be earlier than the row was known"),
+        ("max(recorded_at) over (partition by flight_id) as known_at", None),
     ],
 )
 def test_known_at_is_when_the_contract_says_or_later(expression: str, problem: str | None) -> None:
