@@ -5,7 +5,9 @@ from datetime import timedelta
 from typing import Literal, get_args
 
 Aggregate = Literal["count", "sum", "mean", "stddev", "variance", "min", "max", "last", "rate", "time_since_last"]
+Online = Literal["stream", "table"]
 Transform = Literal["value", "hour", "weekday", "minute_of_day", "day_of_year"]
+ONLINE: tuple[Online, ...] = get_args(Online)
 TRANSFORMS: tuple[Transform, ...] = get_args(Transform)
 
 
@@ -74,7 +76,12 @@ class Latest:
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureView:
-    """Features of one entity from one cleaned table; one table in the lake."""
+    """Features of one entity from one cleaned table; one table in the lake.
+
+    `online` says how they are kept for answers at any moment: "stream" a second behind the topic of their source, which takes a table that
+    dbt derives row by row from one `EventStream`; "table" as the lake gets commits of the cleaned table; None not at all. Values are
+    the same in each way, and so is the definition of the view.
+    """
 
     name: str
     entity: Entity
@@ -83,6 +90,7 @@ class FeatureView:
     owner: str
     description: str
     freshness: timedelta
+    online: Online | None = "table"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from pipeline_assets.core.aggregates import AGGREGATES
 from pipeline_assets.core.columns import ColumnKind, Columns, Tables
 from pipeline_assets.core.project import views_of
 from pipeline_assets.core.rules.problems import LONGEST, Place, Problem, listed
-from pipeline_assets.spec.features import TRANSFORMS, FeatureView, Latest, Learned, RequestFeature, Windowed
+from pipeline_assets.spec.features import ONLINE, TRANSFORMS, FeatureView, Latest, Learned, RequestFeature, Windowed
 from pipeline_assets.spec.models import Model
 from pipeline_assets.spec.use_case import UseCase
 
@@ -48,6 +48,7 @@ def _view(view: FeatureView, tables: Tables) -> Iterator[Problem]:
     yield from place.names(f"{place.subject}: feature", [feature.name for feature in view.features])
     yield from place.positive("freshness", view.freshness)
     yield from place.owner(view.owner)
+    yield from place.one_of("online", view.online, (*ONLINE, None))
     if not view.features:
         yield place.problem("features", "is empty", "at least one feature")
     if view.source.name not in tables:

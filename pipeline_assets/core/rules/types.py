@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from datetime import date
 from types import NoneType, UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pipeline_assets.core.rules.problems import Place, Problem
 from pipeline_assets.spec.features import FeatureView
@@ -15,6 +15,8 @@ from pipeline_assets.spec.use_case import UseCase
 # What stands in a module under a name of its own; all else is a part of these.
 SUBJECTS: Mapping[type, str] = {UseCase: "Use case", Source: "Source", EventStream: "Stream", FeatureView: "View", Model: "Model"}
 LONGEST_VALUE = 60
+# Python writes a union with a literal in it as the second.
+UNIONS = (UnionType, Union)
 
 
 def problems(use_case: UseCase) -> Iterator[Problem]:
@@ -59,7 +61,7 @@ def _fits(value: object, kind: Any) -> bool:
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Literal:
         return isinstance(value, type(arguments[0]))
-    if isinstance(kind, UnionType):
+    if origin in UNIONS:
         return any(_fits(value, one) for one in arguments)
     if origin is tuple:
         return isinstance(value, tuple) and _all_fit(value, arguments)
@@ -87,7 +89,7 @@ def _worded(kind: Any) -> str:
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Literal:
         return "one of " + ", ".join(map(str, arguments))
-    if isinstance(kind, UnionType):
+    if origin in UNIONS:
         return " or ".join(_worded(one) for one in arguments)
     if origin is tuple and arguments[-1] is Ellipsis:
         return f"a tuple of {_worded(arguments[0])}"

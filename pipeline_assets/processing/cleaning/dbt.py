@@ -39,6 +39,8 @@ READ, MADE = frozenset({".sql", ".yml", ".yaml", ".md", ".csv", ".py"}), frozens
 PARTS = {"host": "", "port": "5432", "user": "", "dbname": "", "sslmode": "prefer", "sslcert": "", "sslkey": "", "sslrootcert": ""}
 # Enough to read the project with, which connects to nothing.
 NOWHERE = {f"PIPELINE_DBT_{part.upper()}": "0" for part in PARTS} | {"DBT_ENV_SECRET_PASSWORD": ""}
+# Settings of a session on which casts of times and texts depend: those of dbt and of whoever else derives rows are the same.
+SESSION = {"timezone": "UTC", "datestyle": "ISO,MDY", "intervalstyle": "postgres", "extra_float_digits": "1", "bytea_output": "hex"}
 KEPT = timedelta(days=7)
 
 
@@ -55,7 +57,7 @@ def target_folder(project: Path) -> Path:
 
 
 def variables(settings: WarehouseSettings) -> dict[str, str]:
-    """What `profiles.yml` reads from the environment, the parts of the warehouse's DSN, and what else it says for libpq.
+    """What `profiles.yml` reads from the environment, the parts of the warehouse's DSN, and what else it says for libpq, with `SESSION`.
 
     dbt keeps the value of a variable that begins with `DBT_ENV_SECRET_` out of all that it prints and writes. Raises SettingNotSupported.
     """
@@ -67,7 +69,9 @@ def variables(settings: WarehouseSettings) -> dict[str, str]:
     parts = {**PARTS, **{name: value for name, value in address.parameters.items() if name in PARTS}, **place}
     profile = {f"PIPELINE_DBT_{part.upper()}": value for part, value in parts.items()}
     password = {"DBT_ENV_SECRET_PASSWORD": address.parameters.get("password", "")}
-    return libpq_environment(address, frozenset(PARTS), LIBRARY) | profile | password
+    others = libpq_environment(address, frozenset(PARTS), LIBRARY)
+    options = " ".join([*filter(None, [others.get("PGOPTIONS")]), *(f"-c {name}={value}" for name, value in SESSION.items())])
+    return others | {"PGOPTIONS": options} | profile | password
 
 
 def between(first: date, last: date) -> list[str]:

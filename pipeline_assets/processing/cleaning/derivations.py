@@ -13,11 +13,9 @@ from typing import Any, NamedTuple
 
 from pipeline_assets.core import names
 from pipeline_assets.core.errors import NotDerivable
+from pipeline_assets.processing.cleaning.dbt import SESSION
 from pipeline_assets.processing.cleaning.manifest import ALL, NOT_COMPILED
 
-# What dbt's sessions and those that derive have in common, as casts of texts and times depend on it: `variables` of `dbt.py` has the first
-# two as libpq's.
-SESSION = {"timezone": "UTC", "datestyle": "ISO, MDY", "intervalstyle": "postgres", "extra_float_digits": "1", "bytea_output": "hex"}
 VERSIONS_OF = "versions_of"
 # dbt makes a table with the declared types of its columns, whatever its query has; a view has those of its query.
 AS_TABLE = ("table", "incremental")

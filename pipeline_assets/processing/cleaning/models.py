@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline_assets.core import names
 from pipeline_assets.core.columns import Columns
@@ -14,7 +14,11 @@ from pipeline_assets.processing.cleaning import retention
 from pipeline_assets.processing.cleaning.dbt import project_folder
 from pipeline_assets.processing.cleaning.manifest import read_manifest
 from pipeline_assets.processing.cleaning.references import References
+from pipeline_assets.spec.features import FeatureView
 from pipeline_assets.spec.use_case import UseCase
+
+if TYPE_CHECKING:
+    from pipeline_assets.processing.cleaning.row_by_row import StreamProblem
 
 # Where in a model's path through dbt's project (project, use case, staging or cleaned, name) its use case stands.
 FOLDER = 1
@@ -120,7 +124,7 @@ class ProjectModels:
         return min((each for each in found if each is not None), default=None)
 
     def problems(self) -> Iterator[DeclarationProblem]:
-        """What models read that is not declared or is of another time, and retentions that cannot be kept."""
+        """What models read that is not declared or is of another time, retentions and views that cannot be kept so."""
         for use_case in self.project.use_cases:
             for model in sorted(self._own(use_case) | self._borrowed[use_case.name]):
                 yield from self._undeclared(use_case, model)
@@ -128,6 +132,9 @@ class ProjectModels:
                 for problem, expected in self.references.problems(model):
                     yield self._problem(use_case, model, problem, expected)
                 yield from self._retention(use_case, model)
+        for view in self.project.views:
+            if view.online == "stream":
+                yield from self._not_of_stream(view)
 
     def _undeclared(self, use_case: UseCase, model: str) -> Iterator[DeclarationProblem]:
         declared = {contract.name for contract, _ in self.project.lake_contracts}
@@ -152,6 +159,32 @@ class ProjectModels:
             found = self._problem(use_case, model, problem, expected)
             file = f"dbt_project/{node['patch_path'].partition('://')[2]}"
             yield replace(found, field=retention.KEEPS_VERSIONS, file=file)
+
+    def _not_of_stream(self, view: FeatureView) -> Iterator[DeclarationProblem]:
+        for found in self._not_derivable(view.source.name):
+            place = f"dbt_project/{found.file}" + (f", line {found.line}" if found.line is not None else "")
+            yield DeclarationProblem(
+                use_case=self.project.home_of_view(view).name,
+                file=f"{place}, or the view",
+                subject=f"View '{view.name}'",
+                field="online",
+                problem=f"is 'stream', but {found}",
+                expected=f"rows of {view.source.name} each of which follows from one event of one stream; "
+                "or online='table', which serves the view by following its table",
+            )
+
+    def _not_derivable(self, table: str) -> "tuple[StreamProblem, ...]":
+        """What keeps a cleaned table from being derived of a stream; several views may read it."""
+        if table not in self._streamed:
+            from pipeline_assets.processing.cleaning.row_by_row import of_other_source, problems
+
+            streams = {stream.contract.name for stream in self.project.streams}
+            self._streamed[table] = problems(self.manifest, table) or of_other_source(self.manifest, table, streams)
+        return self._streamed[table]
+
+    @cached_property
+    def _streamed(self) -> "dict[str, tuple[StreamProblem, ...]]":
+        return {}
 
     def _problem(self, use_case: UseCase, model: str, problem: str, expected: str) -> DeclarationProblem:
         file = f"dbt_project/{self.manifest['nodes'][model]['original_file_path']}"

@@ -6,7 +6,7 @@ is read from where.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, Any
@@ -96,6 +96,17 @@ def problems(manifest: Mapping[str, Any], table: str) -> tuple[StreamProblem, ..
     if cleaned is not None and LOADED_AT in cleaned["columns"]:
         found.append(StreamProblem(model=table, file=files[table], line=None, construct=f"has the column {LOADED_AT}, a wall-clock time"))
     return tuple(found)
+
+
+def of_other_source(manifest: Mapping[str, Any], table: str, streams: Collection[str]) -> tuple[StreamProblem, ...]:
+    """The problem that the raw table below a cleaned one is of no stream; nothing if it is, or if there is not one raw table."""
+    chain = chain_of(manifest, table)
+    if chain.raw is None or chain.raw["name"] in streams:
+        return ()
+    first = chain.models[0]
+    line = next((number for number, text in enumerate(first["raw_code"].splitlines(), 1) if "source(" in text), None)
+    construct = f"reads raw table '{chain.raw['name']}', which no stream fills"
+    return (StreamProblem(model=first["name"], file=first["original_file_path"], line=line, construct=construct),)
 
 
 def _in_model(manifest: Mapping[str, Any], model: Mapping[str, Any]) -> list[Found]:

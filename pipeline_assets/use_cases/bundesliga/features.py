@@ -33,6 +33,7 @@ home_form = FeatureView(
     owner=OWNER,
     description="How the club has played at home.",
     freshness=7 * DAY,
+    online="stream",
 )
 
 away_form = FeatureView(
@@ -47,6 +48,7 @@ away_form = FeatureView(
     owner=OWNER,
     description="How the club has played as a guest; the difference of goals is that of the home club.",
     freshness=7 * DAY,
+    online="stream",
 )
 
 pairing_history = FeatureView(
@@ -60,4 +62,5 @@ pairing_history = FeatureView(
     owner=OWNER,
     description="How the two have played against each other here.",
     freshness=7 * DAY,
+    online="stream",
 )

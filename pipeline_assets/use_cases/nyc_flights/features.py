@@ -38,6 +38,7 @@ origin_departures = FeatureView(
     owner=OWNER,
     description="How departures have gone at the airport.",
     freshness=timedelta(hours=6),
+    online="stream",
 )
 
 carrier_departures = FeatureView(
@@ -53,6 +54,7 @@ carrier_departures = FeatureView(
     owner=OWNER,
     description="How departures of the airline have gone.",
     freshness=timedelta(hours=6),
+    online="stream",
 )
 
 route_departures = FeatureView(
@@ -68,6 +70,7 @@ route_departures = FeatureView(
     owner=OWNER,
     description="How departures on the route have gone.",
     freshness=timedelta(hours=6),
+    online="stream",
 )
 
 aircraft_departures = FeatureView(
@@ -83,6 +86,7 @@ aircraft_departures = FeatureView(
     owner=OWNER,
     description="What the aircraft has done out of New York.",
     freshness=timedelta(hours=6),
+    online="stream",
 )
 
 destination_arrivals = FeatureView(
@@ -98,6 +102,7 @@ destination_arrivals = FeatureView(
     owner=OWNER,
     description="How flights from New York have arrived at the destination.",
     freshness=timedelta(hours=6),
+    online="stream",
 )
 
 origin_weather = FeatureView(

@@ -163,10 +163,11 @@ def test_several_hosts_are_tried_in_their_order() -> None:
 
 
 def test_dbt_finds_the_rest_where_libpq_looks_for_it() -> None:
-    """What a profile of dbt has no word for stands in the variables of libpq; what has no variable is refused."""
+    """What a profile of dbt has no word for stands in the variables of libpq, its own options first; what has no variable is refused."""
     dsn = "postgresql://me@db.example/shop?options=-c%20work_mem%3D1MB&passfile=/etc/pass&channel_binding=require"
 
-    assert dbt(dsn).items() >= {"PGOPTIONS": "-c work_mem=1MB", "PGPASSFILE": "/etc/pass", "PGCHANNELBINDING": "require"}.items()
+    assert dbt(dsn)["PGOPTIONS"].startswith("-c work_mem=1MB -c timezone=UTC -c datestyle=ISO,MDY ")
+    assert dbt(dsn).items() >= {"PGPASSFILE": "/etc/pass", "PGCHANNELBINDING": "require"}.items()
     with pytest.raises(SettingNotSupported, match=r"says 'tcp_user_timeout', which dbt cannot be given"):
         dbt(dsn + "&tcp_user_timeout=9")
 
