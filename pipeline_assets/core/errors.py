@@ -5,12 +5,13 @@ decides whether trying again can help: a `TransientError` may be retried, no oth
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime
+from difflib import get_close_matches
 from pathlib import Path
 
 from pipeline_assets.core.problems import DeclarationProblem, MalformedSetting, Obstacle
 
-DAYS_SHOWN = 5
+DAYS_SHOWN, NAMES_SHOWN = 5, 30
 
 
 class PipelineError(Exception):
@@ -53,11 +54,14 @@ class SettingNotSupported(UserInputError):
 
 
 class UnknownName(UserInputError):
-    """A name that is not declared, with those that are."""
+    """A name that is not declared, with those that are; of many with those that are written nearly so, the nearest first."""
 
     def __init__(self, kind: str, name: str, known: Sequence[str]) -> None:
         self.kind, self.name, self.known = kind, name, tuple(known)
-        super().__init__(f"Unknown {kind} '{name}'. Known: {', '.join(sorted(self.known)) or 'none'}.")
+        self.near = tuple(get_close_matches(name, self.known, n=DAYS_SHOWN, cutoff=0.5))
+        is_short = len(self.known) <= NAMES_SHOWN
+        listed = f"Known: {', '.join(sorted(self.known)) or 'none'}" if is_short else f"Near: {', '.join(self.near) or 'none'}"
+        super().__init__(f"Unknown {kind} '{name}'. {listed}.")
 
 
 class UnknownDay(UserInputError):
@@ -386,39 +390,3 @@ class OffsetsMissing(PipelineError):
             f"Topic '{topic}', partition {partition}: offsets {first} to {last} have not landed, and {problem}. Nothing was written. "
             "Look at the connector that lands the topic, and at how long the topic keeps its records."
         )
-
-
-class StateFormatUnknown(PipelineError):
-    """A state in the online store was written in another format than this code reads."""
-
-    def __init__(self, view: str, version: int, known: int) -> None:
-        self.view, self.version, self.known = view, version, known
-        super().__init__(
-            f"The online state of view '{view}' has format {version}; this code reads format {known}. Run the code that wrote it, "
-            "or build the view anew with `pipeline features online build`."
-        )
-
-
-class NotOnline(UserInputError):
-    """Views are asked for that the online store does not have, or not as they are declared now."""
-
-    def __init__(self, table: str, views: Sequence[str], *, is_building: bool) -> None:
-        self.table, self.views, self.is_building = table, tuple(views), is_building
-        problem = "are still being built online" if is_building else "are not in the online store as they are declared now"
-        remedy = "Wait for `pipeline features online build`." if is_building else "Run `pipeline features online build`."
-        super().__init__(f"The views of {table} ({', '.join(self.views)}) {problem}. {remedy}")
-
-
-class BehindState(UserInputError):
-    """A question is asked further behind the newest that came than the online store knows."""
-
-    def __init__(self, view: str, key: str, at_us: int, known_from_us: int) -> None:
-        self.view, self.key, self.at_us, self.known_from_us = view, key, at_us, known_from_us
-        super().__init__(
-            f"View '{view}' is asked for {key!r} as of {_instant(at_us)}; the online store knows it from {_instant(known_from_us)} on. "
-            "Ask for a later time, or ask the lake: `pipeline features historical`."
-        )
-
-
-def _instant(us: int) -> str:
-    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=us)).isoformat()

@@ -6,7 +6,7 @@ Secrets stay in the settings, which are read when a run asks for them: no resour
 import json
 import warnings
 from base64 import b64encode
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import date, timedelta
 from hashlib import sha256
@@ -19,6 +19,7 @@ from dagster_shared.check import CheckError
 
 from pipeline_assets.core import names
 from pipeline_assets.core.errors import PipelineError, SourceChanged, TransientError, UserInputError
+from pipeline_assets.core.names import AssetName
 from pipeline_assets.core.project import Span, whole_days
 from pipeline_assets.core.settings import Settings, home_folder, read_settings
 from pipeline_assets.spec.contracts import Contract, Field
@@ -183,6 +184,11 @@ def pictures(images: Mapping[str, bytes]) -> dg.MarkdownMetadataValue:
 def column_schema(contract: Contract) -> dg.TableSchema:
     """The columns of a contract as the UI shows them."""
     return dg.TableSchema(columns=[_column(contract, field) for field in contract.fields])
+
+
+def column_lineage(columns: Mapping[str, Iterable[tuple[AssetName, str]]]) -> dg.TableColumnLineage:
+    """The columns of a table, each with the columns of other tables that it depends on, as Dagster shows them."""
+    return dg.TableColumnLineage({name: [dg.TableColumnDep(key(table), its) for table, its in found] for name, found in columns.items()})
 
 
 def _column(contract: Contract, field: Field) -> dg.TableColumn:

@@ -1,19 +1,18 @@
 """The assets of the feature store: the vectors of each model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
-from functools import cache
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from pipeline_assets.core import names
-from pipeline_assets.core.names import AssetName
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import (
     Platform,
     ReadAt,
     asked_days,
+    column_lineage,
     dagster_errors,
     days,
     days_around,
@@ -21,12 +20,13 @@ from pipeline_assets.core.resources import (
     snapshots_read,
     use_case_tags,
 )
-from pipeline_assets.model_lifecycle.feature_store.references import CurrentUse, Lineage, columns_taken, current_uses
+from pipeline_assets.model_lifecycle.feature_store.lineage import vector_lineage
+from pipeline_assets.model_lifecycle.feature_store.references import CurrentUse, columns_taken, current_uses
+from pipeline_assets.processing.cleaning.dbt import project_folder
+from pipeline_assets.processing.cleaning.lineage import DbtLineage, read_lineage
 from pipeline_assets.processing.cleaning.models import read_models
 from pipeline_assets.processing.cleaning.references import References
 from pipeline_assets.processing.features.catalogue import definition_hash, feature_columns
-from pipeline_assets.processing.features.lineage import SourceColumn
-from pipeline_assets.processing.features.request import REQUEST
 from pipeline_assets.spec.models import Model, Observations
 
 if TYPE_CHECKING:
@@ -46,11 +46,11 @@ Metadata = dict[str, dg.MetadataValue | dg.TableSchema | dg.TableColumnLineage |
 
 def defs(project: Project) -> dg.Definitions:
     """The vectors of each model."""
-    references = read_models(project).references
-    return dg.Definitions(assets=[_vectors(project, references, model) for model in project.models])
+    references, lineage = read_models(project).references, read_lineage(project_folder())
+    return dg.Definitions(assets=[_vectors(project, references, lineage, model) for model in project.models])
 
 
-def _vectors(project: Project, references: References, model: Model) -> dg.AssetsDefinition:
+def _vectors(project: Project, references: References, lineage: DbtLineage, model: Model) -> dg.AssetsDefinition:
     uses = current_uses(references, model)
     asset_key, home, schema = key(names.vectors(model.name)), project.home_of_model(model), _column_schema(project, model)
 
@@ -86,7 +86,7 @@ def _vectors(project: Project, references: References, model: Model) -> dg.Asset
             _range_check(done),
             _parity_check(proven),
             judge_old_days(old),
-            as_of_check(context.instance, model, uses),
+            as_of_check(model, uses, lineage),
         ]
         return dg.MaterializeResult(metadata=_metadata(model, done) | {"dagster/column_schema": schema}, check_results=checks)
 
@@ -171,11 +171,11 @@ def _in_words(stale: "OldDay") -> str:
     return f"{day} is stale, as something came late for it: {tables}. Materialize it again; `pipeline features stale` lists all such days"
 
 
-def as_of_check(instance: dg.DagsterInstance, model: Model, uses: Sequence[CurrentUse]) -> dg.AssetCheckResult:
-    """A warning that names each table of `uses`, and its columns by the lineage of the last builds; passed where there is none."""
+def as_of_check(model: Model, uses: Sequence[CurrentUse], lineage: DbtLineage) -> dg.AssetCheckResult:
+    """A warning that names each table of `uses`, and its columns that reach the model by the lineage; passed where there is none."""
     if not uses:
         return dg.AssetCheckResult(check_name=AS_OF, passed=True, severity=dg.AssetCheckSeverity.WARN)
-    columns = columns_taken(model, [use.table for use in uses], _lineage(instance))
+    columns = columns_taken(model, [use.table for use in uses], lineage.read_by)
     read = ", ".join(".".join(use.table) for use in uses)
     return dg.AssetCheckResult(
         check_name=AS_OF,
@@ -195,26 +195,12 @@ def _record(use: CurrentUse, columns: Sequence[str]) -> dg.TableRecord:
     })  # fmt: skip
 
 
-def _lineage(instance: dg.DagsterInstance) -> Lineage:
-    """The lineage of columns as each table had it when it was last built."""
-
-    @cache
-    def lineage(table: AssetName) -> Mapping[str, Sequence[SourceColumn]]:
-        event = instance.get_latest_materialization_event(key(table))
-        built = event.asset_materialization if event is not None else None
-        found = built.metadata.get("dagster/column_lineage") if built is not None else None
-        deps = found.value.deps_by_column if isinstance(found, dg.TableColumnLineageMetadataValue) else {}
-        return {column: [((dep.asset_key.path[0], dep.asset_key.path[-1]), dep.column_name) for dep in its] for column, its in deps.items()}
-
-    return lineage
-
-
 def _metadata(model: Model, done: "Vectors") -> Metadata:
     published: Published = done.published
     return {
         "dagster/row_count": published.table_rows,
         "dagster/uri": dg.MetadataValue.text(published.location),
-        "dagster/column_lineage": _column_lineage(model),
+        "dagster/column_lineage": column_lineage(vector_lineage(model)),
         "rows": published.rows,
         "features": len(feature_columns(model)),
         "files": published.files,
@@ -239,18 +225,3 @@ def _column_schema(project: Project, model: Model) -> dg.TableSchema:
         dg.TableColumn(names.FEATURE_HASH, "string", "SHA-256 of the features' values in the model's order.", required),
     ]
     return dg.TableSchema(columns=columns)
-
-
-def _column_lineage(model: Model) -> dg.TableColumnLineage:
-    """Features of views come from the view's table; all else from the observations."""
-    asked = key(names.cleaned(model.observations.table))
-    own = (*model.observations.keys, model.observations.decision_at, *model.slices)
-    deps = {name: [dg.TableColumnDep(asked, name)] for name in own}
-    if model.observations.versions is not None:
-        deps[names.OBSERVATION_KNOWN_AT] = [dg.TableColumnDep(asked, model.observations.versions.known_at)]
-    for feature in feature_columns(model):
-        if feature.view == REQUEST:
-            deps[feature.name] = [dg.TableColumnDep(asked, str(feature.column))]
-        else:
-            deps[feature.name] = [dg.TableColumnDep(key(names.features(feature.view)), feature.name)]
-    return dg.TableColumnLineage(deps)

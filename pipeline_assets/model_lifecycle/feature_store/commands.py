@@ -1,4 +1,4 @@
-"""The commands of the feature store: `features list`, `historical` and `stale`. What they need is loaded when they run."""
+"""The commands of the feature store: what `pipeline features` lists, shows and computes. What they need is loaded when they run."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -15,8 +15,10 @@ from pipeline_assets.model_lifecycle.feature_store.online import commands as onl
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from pipeline_assets.model_lifecycle.feature_store.lineage import ProjectLineage
     from pipeline_assets.model_lifecycle.feature_store.listing import ListedFeature
     from pipeline_assets.model_lifecycle.feature_store.old_days import OldDay
+    from pipeline_assets.processing.cleaning.references import References
 
 STALE_COLUMNS = ("day", "rows that differ, at most", "gained", "lost", "columns", "inputs changed")
 COLUMNS = ("feature", "source", "aggregate", "window", "freshness", "owner", "used by")
@@ -26,6 +28,8 @@ def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
     features = typer.Typer(no_args_is_help=True, help="What features there are, and what they were at any time.")
     features.command("list")(list_features)
+    features.command()(show)
+    features.command()(impact)
     features.command()(historical)
     features.command()(stale)
     online.register(features)
@@ -46,6 +50,54 @@ def list_features(*, as_json: Annotated[bool, typer.Option("--json", help="Print
         typer.echo(json.dumps([asdict(feature) for feature in listed], indent=2))
     else:
         _show(listed)
+
+
+def show(
+    name: Annotated[str, typer.Argument(help="A feature, or a view for all of its features.")],
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a list of objects.")] = False,
+) -> None:
+    """Show a feature: its declaration, the way down to dbt columns and sources, and the models that use it with their predictions."""
+    from dataclasses import asdict
+
+    from pipeline_assets.model_lifecycle.feature_store import description, trees
+
+    lineage, references = _lineage()
+    found = description.describe(lineage, references, name)
+    if as_json:
+        typer.echo(json.dumps([asdict(one) for one in found], indent=2))
+        return
+    for one in found:
+        _console().print(trees.feature_tree(one), highlight=False)
+
+
+def impact(
+    column: Annotated[str, typer.Argument(help="<contract>.<field>, <dbt model>.<column> or <schema>.<table>.<column>.")],
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print an object.")] = False,
+) -> None:
+    """Show every dbt column, feature, label, model and table of predictions that depends on a column, or that nothing does."""
+    from dataclasses import asdict
+
+    from pipeline_assets.model_lifecycle.feature_store import impact, trees
+
+    lineage, _ = _lineage()
+    found = impact.impact_of(lineage, column)
+    if as_json:
+        typer.echo(json.dumps(asdict(found), indent=2))
+    else:
+        _console().print(trees.impact_tree(found), highlight=False)
+
+
+def _lineage() -> "tuple[ProjectLineage, References]":
+    from pipeline_assets.core.declarations import load_project
+    from pipeline_assets.model_lifecycle.feature_store.lineage import ProjectLineage
+    from pipeline_assets.processing.cleaning.dbt import project_folder
+    from pipeline_assets.processing.cleaning.lineage import read_lineage
+    from pipeline_assets.processing.cleaning.models import read_models
+
+    project = load_project()
+    return ProjectLineage(project=project, dbt=read_lineage(project_folder())), read_models(project).references
 
 
 def historical(

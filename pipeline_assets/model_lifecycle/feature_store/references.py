@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from pipeline_assets.core import names
 from pipeline_assets.core.names import AssetName
+from pipeline_assets.processing.cleaning.lineage import SourceColumn
 from pipeline_assets.processing.cleaning.references import References
-from pipeline_assets.processing.features.lineage import SourceColumn, column_lineage
+from pipeline_assets.processing.features.lineage import column_lineage
 from pipeline_assets.spec.models import Model
 
 # For a table, which columns of other tables each of its columns comes from; none where nobody knows.

@@ -11,7 +11,7 @@ from pipeline_assets.core import names
 from pipeline_assets.core.connections import tracking
 from pipeline_assets.core.handover import needed
 from pipeline_assets.core.project import Project
-from pipeline_assets.core.resources import Platform, dagster_errors, key, pictures, use_case_tags
+from pipeline_assets.core.resources import Platform, column_lineage, dagster_errors, key, pictures, use_case_tags
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.model_lifecycle.training.tasks import task_kind
 from pipeline_assets.spec.models import Model
@@ -36,7 +36,7 @@ BETTER_THAN_BASELINE, WITHIN_LIMITS = "better_than_baseline", "within_limits"
 RECORD, RUN_ID = "training_set_name", "mlflow_run_id"
 NO_FIGURE = "–"
 
-Metadata = dict[str, dg.MetadataValue | dg.TableSchema | float | int | str]
+Metadata = dict[str, dg.MetadataValue | dg.TableSchema | dg.TableColumnLineage | float | int | str]
 CODE_VERSION = "2"
 
 
@@ -117,7 +117,7 @@ def _build(settings: Settings, model: Model, inputs: "Inputs") -> dg.Materialize
     record = archive.store(settings, model, rows, inputs.as_of, inputs.snapshots)
     if found.rows == 0:
         archive.publish(settings, model, record)
-    metadata = _set_metadata(record, rows.schema) | {"vectors_read": inputs.vectors.num_rows}
+    metadata = _set_metadata(model, record, rows.schema) | {"vectors_read": inputs.vectors.num_rows}
     return dg.MaterializeResult(metadata=metadata, check_results=_leak_checks(found))
 
 
@@ -174,8 +174,10 @@ def _quality_specs(asset_key: dg.AssetKey, model: Model) -> list[dg.AssetCheckSp
     return specs
 
 
-def _set_metadata(record: "TrainingSet", schema: "pa.Schema") -> Metadata:
+def _set_metadata(model: Model, record: "TrainingSet", schema: "pa.Schema") -> Metadata:
     """A training set: its name, where it is, its blocks and what it was read from."""
+    from pipeline_assets.model_lifecycle.training.lineage import training_set_lineage
+
     shown = [
         dg.TableRecord(
             {"block": one.name, "from": str(one.start), "to": str(one.end), "rows": one.rows, "labels": _labels_in_words(one.labels)}
@@ -186,6 +188,7 @@ def _set_metadata(record: "TrainingSet", schema: "pa.Schema") -> Metadata:
         "dagster/row_count": record.rows,
         "dagster/uri": dg.MetadataValue.text(record.path),
         "dagster/column_schema": dg.TableSchema(columns=[dg.TableColumn(field.name, str(field.type)) for field in schema]),
+        "dagster/column_lineage": column_lineage(training_set_lineage(model)),
         "as_of": dg.MetadataValue.timestamp(record.as_of),
         RECORD: dg.MetadataValue.text(record.name),
         "training_set_sha256": dg.MetadataValue.text(record.sha256),

@@ -12,10 +12,11 @@ from dagster_dbt.core.dbt_event_iterator import DbtDagsterEventType, DbtEventIte
 from pipeline_assets.core import names
 from pipeline_assets.core.errors import SpecError
 from pipeline_assets.core.project import Project
-from pipeline_assets.core.resources import Platform, asked_days, column_schema, dagster_errors, days, key, use_case_tags
+from pipeline_assets.core.resources import Platform, asked_days, column_lineage, column_schema, dagster_errors, days, key, use_case_tags
 from pipeline_assets.core.settings import Settings, in_environment
 from pipeline_assets.processing.cleaning import inspection, raw_tables, retention
 from pipeline_assets.processing.cleaning.dbt import PROGRAM_OF_RUNS, between, ending, project_folder, read_ahead, run_folder, variables
+from pipeline_assets.processing.cleaning.lineage import DbtLineage, read_lineage
 from pipeline_assets.processing.cleaning.models import ProjectModels, Selection, read_models
 from pipeline_assets.processing.cleaning.raw_tables import Days, Loaded
 from pipeline_assets.spec.contracts import Contract
@@ -142,7 +143,7 @@ def _raw(project: Project, contract: Contract, *, by_day: bool) -> dg.AssetsDefi
                 loaded = raw_tables.load_raw_days(platform.settings, contract, *asked_days(context))
             else:
                 loaded = raw_tables.load_raw_snapshot(platform.settings, contract)
-        return dg.MaterializeResult(metadata=_loaded_metadata(loaded, by_day=by_day))
+        return dg.MaterializeResult(metadata=_loaded_metadata(contract, loaded, by_day=by_day))
 
     return raw
 
@@ -165,6 +166,7 @@ def _models(
     by_day: dg.PartitionsDefinition[str] | None,
 ) -> dg.AssetsDefinition:
     specs, checks = _specs(models, translator, selection)
+    lineage = read_lineage(project_folder())
 
     # As dagster-dbt's own decorator does, which would import dbt's selection of nodes for it: half a second at each load.
     @dg.multi_asset(
@@ -182,7 +184,7 @@ def _models(
         asked = asked_days(context) if by_day is not None else None
         with dagster_errors():
             for event in _built(context, platform.settings, dbt, asked, full_refresh=config.full_refresh):
-                yield _in_lake(platform.settings, models, event)
+                yield _with_lineage(models, lineage, _in_lake(platform.settings, models, event))
 
     return build
 
@@ -221,7 +223,7 @@ def _described(invocation: DbtCliInvocation) -> Iterator[DbtDagsterEventType]:
     for event in _events(invocation):
         if isinstance(event, dg.Output):
             counted = DbtEventIterator(iter([event]), invocation).fetch_row_counts()
-            yield from DbtEventIterator(iter(list(counted)), invocation).fetch_column_metadata()
+            yield from DbtEventIterator(iter(list(counted)), invocation).fetch_column_metadata(with_column_lineage=False)
         else:
             yield event
 
@@ -251,6 +253,15 @@ def _with_day_rows(settings: Settings, invocation: DbtCliInvocation, event: DbtD
         return event
     rows = inspection.count_rows(settings, (model["schema"], model["name"]), event_at, asked)
     return event.with_metadata({**event.metadata, "dagster/partition_row_count": rows})
+
+
+def _with_lineage(models: ProjectModels, lineage: DbtLineage, event: DbtDagsterEventType) -> DbtDagsterEventType:
+    """The event, where it is of a table with what its columns are computed from: the lineage that commands and rules have too."""
+    if not isinstance(event, dg.Output):
+        return event
+    model = models.manifest["nodes"][event.metadata["unique_id"].value]
+    found = column_lineage(lineage.read_by((model["schema"], model["alias"])))
+    return event.with_metadata({**event.metadata, "dagster/column_lineage": found})
 
 
 def _in_lake(settings: Settings, models: ProjectModels, event: DbtDagsterEventType) -> DbtDagsterEventType:
@@ -295,6 +306,12 @@ def _loaded_in_time(contracts: Sequence[Contract]) -> dg.AssetChecksDefinition:
     return loaded_in_time
 
 
-def _loaded_metadata(loaded: Loaded, *, by_day: bool) -> dict[str, Any]:
+def _loaded_metadata(contract: Contract, loaded: Loaded, *, by_day: bool) -> dict[str, Any]:
     counted = "dagster/partition_row_count" if by_day else "dagster/row_count"
-    return {counted: loaded.rows, "replaced_rows": loaded.replaced, "lake_snapshot_id": str(loaded.snapshot_id)}
+    lineage = column_lineage({field.name: ((names.lake(contract.name), field.name),) for field in contract.fields})
+    return {
+        "dagster/column_lineage": lineage,
+        counted: loaded.rows,
+        "replaced_rows": loaded.replaced,
+        "lake_snapshot_id": str(loaded.snapshot_id),
+    }

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from pipeline_assets.core import names
+from pipeline_assets.core.errors import SpecError
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import (
     Platform,
     ReadAt,
     asked_days,
+    column_lineage,
     dagster_errors,
     days,
     days_around,
@@ -19,8 +21,12 @@ from pipeline_assets.core.resources import (
     snapshots_read,
     use_case_tags,
 )
+from pipeline_assets.processing.cleaning.dbt import project_folder
+from pipeline_assets.processing.cleaning.lineage import read_lineage
+from pipeline_assets.processing.cleaning.models import read_models
 from pipeline_assets.processing.features.catalogue import FeatureColumn, lookback, view_columns, view_hash
-from pipeline_assets.processing.features.lineage import column_lineage
+from pipeline_assets.processing.features.leakage import Leakage
+from pipeline_assets.processing.features.lineage import column_lineage as view_lineage
 from pipeline_assets.processing.features.quality import MAX_NULL_SHARE, Quality
 from pipeline_assets.spec.features import FeatureView
 from pipeline_assets.spec.models import Model
@@ -33,7 +39,10 @@ Metadata = dict[str, dg.MetadataValue | dg.TableSchema | dg.TableColumnLineage |
 
 
 def defs(project: Project) -> dg.Definitions:
-    """A feature table for each view that a model uses."""
+    """A feature table for each view that a model uses. Raises SpecError for declarations by which something would leak."""
+    leaks = list(Leakage(project=project, dbt=read_lineage(project_folder()), references=read_models(project).references).problems())
+    if leaks:
+        raise SpecError(leaks)
     return dg.Definitions(assets=[_view(project, view) for view in project.views])
 
 
@@ -117,12 +126,8 @@ def _checks(quality: Quality) -> list[dg.AssetCheckResult]:
 
 def _metadata(view: FeatureView, models: Sequence[Model], done: "MaterializedView") -> Metadata:
     shares = [dg.TableRecord({"feature": name, "null_share": round(share, 4)}) for name, share in done.quality.null_shares.items()]
-    lineage = {
-        column: [dg.TableColumnDep(key(table), name) for table, name in sources]
-        for column, sources in column_lineage(view, [model.observations for model in models]).items()
-    }
     return {
-        "dagster/column_lineage": dg.TableColumnLineage(lineage),
+        "dagster/column_lineage": column_lineage(view_lineage(view, [model.observations for model in models])),
         "rows": done.quality.rows,
         "rows_computed": done.computed,
         "rows_kept": done.kept,

@@ -8,6 +8,7 @@ from pipeline_assets.core.errors import NotTrained
 from pipeline_assets.core.names import OBSERVATION_KNOWN_AT
 from pipeline_assets.model_lifecycle.training.judged import Scores
 from pipeline_assets.model_lifecycle.training.tasks import task_kind
+from pipeline_assets.processing.features.catalogue import feature_columns
 from pipeline_assets.spec.models import Model
 from pipeline_assets.spec.tasks import Binary, Multiclass, Regression, Task
 
@@ -34,6 +35,17 @@ def answer_columns(task: Task) -> Mapping[str, str]:
 def version_columns(model: Model) -> tuple[str, ...]:
     """The column that says which version of its observation was judged, where observations have versions."""
     return () if model.observations.versions is None else (OBSERVATION_KNOWN_AT,)
+
+
+def lineage(model: Model) -> dict[str, tuple[tuple[names.AssetName, str], ...]]:
+    """Column of the predictions → the columns of the vectors that it comes from: an answer from all features."""
+    vectors, features = names.vectors(model.name), [feature.name for feature in feature_columns(model)]
+    same = (*model.observations.keys, *version_columns(model), names.FEATURE_HASH)
+    return {
+        **{column: ((vectors, column),) for column in same},
+        names.DECISION_AT: ((vectors, model.observations.decision_at),),
+        **dict.fromkeys(answer_columns(model.task), tuple((vectors, feature) for feature in features)),
+    }
 
 
 def meanings(task: Task) -> Mapping[str, str]:

@@ -9,9 +9,9 @@ from pydantic import Field
 
 from pipeline_assets.core import names
 from pipeline_assets.core.project import Project
-from pipeline_assets.core.resources import Platform, asked_days, dagster_errors, days, key, pictures, use_case_tags
+from pipeline_assets.core.resources import Platform, asked_days, column_lineage, dagster_errors, days, key, pictures, use_case_tags
 from pipeline_assets.model_lifecycle.registry.ledger import AskedVersion
-from pipeline_assets.serving.batch.answers import VERSION_TYPE, answer_columns, meanings, range_rule, version_columns
+from pipeline_assets.serving.batch.answers import VERSION_TYPE, answer_columns, lineage, meanings, range_rule, version_columns
 from pipeline_assets.spec.models import Model
 from pipeline_assets.spec.tasks import Task
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 ROWS_MATCH, IN_RANGE, AS_DECLARED = "rows_match_vectors", "scores_in_range", "versions_as_asked"
 FRESHNESS = timedelta(days=2)
 
-Metadata = dict[str, dg.MetadataValue | dg.TableSchema | int | str]
+Metadata = dict[str, dg.MetadataValue | dg.TableSchema | dg.TableColumnLineage | int | str]
 
 
 class Scoring(dg.Config):
@@ -72,7 +72,7 @@ def _predictions(project: Project, model: Model) -> dg.AssetsDefinition:
             kept = read_kept(platform.settings, model, first, last)
             spread = read_spread(platform.settings, model, first, last)
             links = {number: version_url(platform.settings, model, number) for number in kept.versions}
-        metadata = _metadata(config.version, done, kept) | _pictured(spread) | {"versions": _links(links)}
+        metadata = _metadata(model, config.version, done, kept) | _pictured(spread) | {"versions": _links(links)}
         return dg.MaterializeResult(metadata=metadata, check_results=judge(config.version, done, kept))
 
     return predictions
@@ -98,9 +98,10 @@ def judge(version: AskedVersion, done: "Scored", kept: "Kept") -> list[dg.AssetC
     ]
 
 
-def _metadata(version: AskedVersion, done: "Scored", kept: "Kept") -> Metadata:
+def _metadata(model: Model, version: AskedVersion, done: "Scored", kept: "Kept") -> Metadata:
     return {
         "dagster/partition_row_count": kept.rows,
+        "dagster/column_lineage": column_lineage(lineage(model)),
         "rows": kept.rows,
         "written": done.written,
         "unchanged": done.unchanged,

@@ -169,6 +169,7 @@ def test_a_run_trains_judges_and_promotes_and_a_second_run_changes_nothing(house
     assert (again["verdict"], again["version"], again["roc_auc"]) == ("live already", 1, shown["roc_auc"])
     sets = [house.metadata(result, names.training_set)["training_set_sha256"] for result in (first, second)]
     assert sets[0] == sets[1]
+    assert isinstance(house.metadata(first, names.training_set)["dagster/column_lineage"], dg.TableColumnLineage)
     assert "data:image/png;base64" in str(house.metadata(first, names.candidate)["plots"])
     (entry,) = ledger.history(settings, house.model)
     assert (entry.version, entry.live_from, entry.actor) == (1, AS_OF, f"dagster run {first.run_id}")

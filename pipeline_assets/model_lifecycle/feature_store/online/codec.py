@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline_assets.core.errors import StateFormatUnknown
+from pipeline_assets.core.online_errors import StateFormatUnknown
 from pipeline_assets.model_lifecycle.feature_store.online import sums
 from pipeline_assets.model_lifecycle.feature_store.online import tiles as tiling
 from pipeline_assets.model_lifecycle.feature_store.online.layout import Layout, TileSet

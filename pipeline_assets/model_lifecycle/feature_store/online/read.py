@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from psycopg import sql
 
-from pipeline_assets.core.errors import BehindState
+from pipeline_assets.core.online_errors import BehindState
 from pipeline_assets.model_lifecycle.feature_store.online import store
 from pipeline_assets.model_lifecycle.feature_store.online.answers import features_at, moment_of
 from pipeline_assets.model_lifecycle.feature_store.online.codec import unpacked

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from pipeline_assets.core.errors import NotOnline
+from pipeline_assets.core.online_errors import NotOnline
 from pipeline_assets.core.versions import versioned
 from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed
 from pipeline_assets.processing.cleaning.raw_schema import LOADED_AT, sql_type

@@ -327,6 +327,7 @@ def test_a_run_scores_a_range_and_checks_it(settings: Settings, model: Model, tm
     assert metadata["rows_by_version"].value == {str(live): metadata["rows"].value}
     assert f"/versions/{live}" in str(metadata["versions"].value)
     assert "data:image/png;base64," in str(metadata["scores"].value)
+    assert isinstance(metadata["dagster/column_lineage"], dg.TableColumnLineageMetadataValue)
     assert distinct(kept(settings, model), "run_id") == {result.run_id}
     assert again.success
     assert all(check.passed for check in again.get_asset_check_evaluations())

@@ -8,9 +8,9 @@ import pytest
 
 from pipeline_assets.core import names
 from pipeline_assets.core.declarations import load_project
-from pipeline_assets.core.resources import key
 from pipeline_assets.model_lifecycle.feature_store import assets
 from pipeline_assets.model_lifecycle.feature_store.references import CurrentUse, columns_taken, current_uses
+from pipeline_assets.processing.cleaning.lineage import ColumnOrigin, DbtLineage, ModelColumns
 from pipeline_assets.processing.cleaning.models import read_models
 from pipeline_assets.spec.features import CleanedTable, Entity, FeatureView, Latest
 from pipeline_assets.spec.models import Label, Model, Observations
@@ -76,20 +76,17 @@ def test_the_columns_that_reach_a_model_are_found_by_lineage() -> None:
     }  # fmt: skip
 
 
-def checked(instance: dg.DagsterInstance, *uses: CurrentUse) -> dg.AssetCheckResult:
+def checked(lineage: DbtLineage, *uses: CurrentUse) -> dg.AssetCheckResult:
     """The check of the model's vectors."""
-    return assets.as_of_check(instance, MODEL, uses)
+    return assets.as_of_check(MODEL, uses, lineage)
 
 
 def test_the_check_warns_with_table_columns_and_what_to_do() -> None:
-    """It is no failure, reads the lineage of the last builds, and passes where there is nothing to name."""
-    lineage = dg.TableColumnLineage({"tax": [dg.TableColumnDep(key(COUNTRIES), "tax_rate")]})
+    """It is no failure, reads the lineage of dbt's columns, and passes where there is nothing to name."""
+    orders = ModelColumns(columns={"tax": ColumnOrigin(same_row=((COUNTRIES, "tax_rate"),))})
+    lineage = DbtLineage(models={names.cleaned("orders"): orders})
     use = CurrentUse(table=COUNTRIES, history=None, read_by=("observations", "label"))
-    with dg.DagsterInstance.ephemeral() as instance:
-        unknown = checked(instance, use)
-        built = dg.AssetMaterialization(key(names.cleaned("orders")), metadata={"dagster/column_lineage": lineage})
-        instance.report_runless_asset_event(built)
-        found, none = checked(instance, use), checked(instance)
+    unknown, found, none = checked(DbtLineage(), use), checked(lineage, use), checked(lineage)
 
     assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.WARN)
     assert found.description == "For the past the model takes the current values of cleaned.countries."

@@ -9,7 +9,7 @@ import pytest
 from pydantic import SecretStr
 
 from pipeline_assets.core.connections import online
-from pipeline_assets.core.errors import BehindState, NotOnline
+from pipeline_assets.core.online_errors import BehindState, NotOnline
 from pipeline_assets.core.settings import OnlineSettings, Settings
 from pipeline_assets.model_lifecycle.feature_store.online import store
 from pipeline_assets.model_lifecycle.feature_store.online.keep import KEPT_APART, forget_old, keep_records

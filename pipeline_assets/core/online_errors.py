@@ -1,0 +1,42 @@
+"""The errors of the online store."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+from pipeline_assets.core.errors import PipelineError, UserInputError
+
+
+class StateFormatUnknown(PipelineError):
+    """A state in the online store was written in another format than this code reads."""
+
+    def __init__(self, view: str, version: int, known: int) -> None:
+        self.view, self.version, self.known = view, version, known
+        super().__init__(
+            f"The online state of view '{view}' has format {version}; this code reads format {known}. Run the code that wrote it, "
+            "or build the view anew with `pipeline features online build`."
+        )
+
+
+class NotOnline(UserInputError):
+    """Views are asked for that the online store does not have, or not as they are declared now."""
+
+    def __init__(self, table: str, views: Sequence[str], *, is_building: bool) -> None:
+        self.table, self.views, self.is_building = table, tuple(views), is_building
+        problem = "are still being built online" if is_building else "are not in the online store as they are declared now"
+        remedy = "Wait for `pipeline features online build`." if is_building else "Run `pipeline features online build`."
+        super().__init__(f"The views of {table} ({', '.join(self.views)}) {problem}. {remedy}")
+
+
+class BehindState(UserInputError):
+    """A question is asked further behind the newest that came than the online store knows."""
+
+    def __init__(self, view: str, key: str, at_us: int, known_from_us: int) -> None:
+        self.view, self.key, self.at_us, self.known_from_us = view, key, at_us, known_from_us
+        super().__init__(
+            f"View '{view}' is asked for {key!r} as of {_instant(at_us)}; the online store knows it from {_instant(known_from_us)} on. "
+            "Ask for a later time, or ask the lake: `pipeline features historical`."
+        )
+
+
+def _instant(us: int) -> str:
+    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=us)).isoformat()
