@@ -49,7 +49,7 @@ def departures(random: np.random.Generator, flights: int) -> list[dict[str, Any]
             changes: list[dict[str, Any]] = [
                 {"delay_minutes": int(random.integers(0, 400))},
                 {},
-                {"event_at": event_at + timedelta(hours=1)},
+                {"event_at": event_at - timedelta(hours=1)},
                 {"origin": "EWR"},
             ]
             row = {**row, "recorded_at": known_at, **changes[random.integers(0, 4)]}

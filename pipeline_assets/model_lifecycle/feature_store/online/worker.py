@@ -68,8 +68,10 @@ class Worker:
         """
         by_topic: dict[str, list[Message]] = {}
         for message in self.consumer.consume(RECORDS_AT_ONCE, WAIT_SECONDS):
-            self._refuse_error(message)
-            by_topic.setdefault(str(message.topic()), []).append(message)
+            if message.error() is None:
+                by_topic.setdefault(str(message.topic()), []).append(message)
+            else:
+                _refuse(message)
         return [self._take(session, by_topic[_topic(session)]) for session in self.sessions if _topic(session) in by_topic]
 
     def due(self, feeds: Sequence[Feed]) -> list[Feed]:
@@ -101,16 +103,19 @@ class Worker:
                 one.offset = min(offsets.get(one.partition, 0) for offsets in own)
         consumer.assign(partitions)
 
-    def _refuse_error(self, message: "Message") -> None:
-        from confluent_kafka import KafkaError
 
-        problem = message.error()
-        if problem is None:
-            return
-        if problem.code() == KafkaError._AUTO_OFFSET_RESET:  # noqa: SLF001 - the name that the library documents
-            remedy = "the topic keeps them no more; build the feed anew: `pipeline features online build`"
-            raise OffsetsMissing(str(message.topic()), message.partition() or 0, message.offset() or 0, message.offset() or 0, remedy)
-        raise SourceUnavailable("Kafka", f"did not answer: {problem}")
+def _refuse(message: "Message") -> None:
+    """Raises for an error that does not pass by itself; a topic that is not there yet is waited for."""
+    from confluent_kafka import KafkaError
+
+    problem = message.error()
+    if problem is None or problem.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+        return
+    if problem.code() == KafkaError._AUTO_OFFSET_RESET:  # noqa: SLF001 - the name that the library documents
+        offset = message.offset() or 0
+        remedy = "the topic keeps them no more; build the feed anew: `pipeline features online build --anew`"
+        raise OffsetsMissing(str(message.topic()), message.partition() or 0, offset, offset, remedy)
+    raise SourceUnavailable("Kafka", f"did not answer: {problem}")
 
 
 def _reader(settings: Settings, feed: Feed, streams: Sequence[EventStream]) -> RecordReader:
