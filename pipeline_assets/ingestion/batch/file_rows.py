@@ -139,7 +139,8 @@ def _csv_parts(file: OpenFile, written: CsvFile) -> Iterator[Part]:
             continue
         rows = csv_rows(lines, block.split(b"\n"), written.delimiter)
         if columns is None and rows:
-            columns, rows = _header(file, rows[0].values), rows[1:]
+            columns, rows = header(file, rows[0].values), rows[1:]
+            _require(file, {field.name: f"({field.type}) has no column" for field in file.contract.fields if field.name not in columns})
         if columns is not None and rows:
             part = Part(checked=[_checked_csv(file.contract, columns, rows, file.day)], lines=np.array([row.line for row in rows]))
             yield _with_columns(part, written, columns)
@@ -222,14 +223,13 @@ def csv_rows(lines: Lines, block: list[bytes], delimiter: str) -> list[CsvRow]:
     return rows
 
 
-def _header(file: OpenFile, names: list[str] | None) -> tuple[str, ...]:
-    """The columns that the first line names."""
+def header(file: OpenFile, names: Sequence[str] | None) -> tuple[str, ...]:
+    """The columns that the first line names; raises SourceRefused where it names none, or one twice."""
     if names is None:
         raise file.refused("has no line of column names at its beginning")
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise file.refused(f"names the column '{repeated[0]}' twice")
-    _require(file, {field.name: f"({field.type}) has no column" for field in file.contract.fields if field.name not in names})
     return tuple(names)
 
 

@@ -179,7 +179,7 @@ def test_lines_that_cannot_be_read_are_counted_and_stop_nothing(tmp_path: Path, 
     [
         (b"", ProposalRefused, "no file has a row, of 1 that were looked at"),
         (b"a,b\n", ProposalRefused, "no file has a row"),
-        (b"a,a\n1,2\n", SourceRefused, 'names the column "a" twice'),
+        (b"a,a\n1,2\n", SourceRefused, "names the column 'a' twice"),
         (b"A B,C\n1,2\n", ProposalRefused, "no column can be a field"),
         (b"PAR1", SourceRefused, "is no Parquet"),
         ("a,b\n1,2\n".encode("utf-16"), SourceRefused, "is UTF-16, expected UTF-8"),
