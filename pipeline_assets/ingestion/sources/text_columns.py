@@ -24,8 +24,8 @@ PLAIN: Mapping[FieldType, str] = {
     "boolean": r"^(true|false)$",
     "timestamp": f"^{INSTANT}$",
 }
-# Texts of so many signs are read as decimals by Arrow as by `values`, or not at all; of more digits it loses some.
-FEW_SIGNS = 38
+# A decimal of so many digits has a place in 128 bits; one of more Arrow reads as another one, without a word.
+MOST_DIGITS = 38
 # Which values of a column cannot be read, by reason.
 Faults: TypeAlias = "dict[Reason, np.ndarray]"
 Typed = tuple[pa.Array, Faults]
@@ -33,7 +33,7 @@ Typed = tuple[pa.Array, Faults]
 
 def from_texts(field: Field, texts: pa.Array) -> Typed:
     """Texts in the type of their field, null where one cannot be read, and which these are by reason; null stays null."""
-    if field.type == "decimal" and (pc.max(pc.binary_length(texts)).as_py() or 0) <= FEW_SIGNS:
+    if field.type == "decimal" and _are_held(texts, field.scale or 0):
         with suppress(pa.ArrowInvalid):
             return texts.cast(arrow_type(field)), {}
     is_plain = pc.match_substring_regex(texts, plain_text(field)).fill_null(True)
@@ -71,6 +71,16 @@ def plain_text(field: Field) -> str:
     before, after = (field.precision or 0) - (field.scale or 0), field.scale or 0
     whole = f"[0-9]{{1,{before}}}" if before else "0"
     return rf"^-?{whole}(\.[0-9]{{0,{after}}}0*)?$"
+
+
+def _are_held(texts: pa.Array, scale: int) -> bool:
+    """Whether 128 bits hold all numbers of so many signs, written out to a scale; no text has an exponent, which makes it longer."""
+    longest = pc.max(pc.binary_length(texts)).as_py() or 0
+    if longest + scale > MOST_DIGITS:
+        return False
+    signs = texts.buffers()[2]
+    written = b"" if signs is None else signs.to_pybytes()
+    return b"e" not in written and b"E" not in written
 
 
 def _cast(field: Field, texts: pa.Array) -> pa.Array:

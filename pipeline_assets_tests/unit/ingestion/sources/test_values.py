@@ -58,6 +58,25 @@ def test_a_column_of_texts_is_what_its_texts_are_one_by_one(field: Field, texts:
     assert [reasons.get(row, repr(value)) for row, value in enumerate(found.to_pylist())] == one_by_one(field, texts)
 
 
+@pytest.mark.parametrize(
+    ("digits", "text"),
+    [
+        ((38, 38), "11"),
+        ((38, 10), "40000000000000000000000000000"),
+        ((38, 10), "-40000000000000000000000000000.5"),
+        ((38, 10), "4e28"),
+        ((38, 2), "4E36"),
+    ],
+)
+def test_a_decimal_that_has_no_place_is_out_of_range(digits: tuple[int, int], text: str) -> None:
+    """Regression: Arrow multiplied beyond 128 bits and went on with what was left, so 11 became 0.7915… in a decimal(38, 38)."""
+    field = Field(name="v", type="decimal", precision=digits[0], scale=digits[1], description="Exact.")
+
+    found, faults = from_texts(field, pa.array([text]))
+
+    assert (found.to_pylist(), list(faults)) == ([None], ["out of range"])
+
+
 @given(st.sampled_from(FIELDS[2:]), NUMBERS)
 def test_a_decimal_is_the_number_that_is_written_or_a_fault(field: Field, text: str) -> None:
     """Every digit is kept; a number that would have to be rounded, or is too large, has no value."""
