@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 import pyarrow as pa
 
+from pipeline_assets.core.digests import digest_of
 from pipeline_assets.core.errors import SettingsMissing, SourceRefused, SourceUnavailable
 from pipeline_assets.core.settings import PREFIX, FileFolder, FolderSettings, Settings
 from pipeline_assets.ingestion.batch.file_rows import OpenFile, Part, parts
@@ -184,7 +185,7 @@ def days_of(files: Sequence[FoundFile]) -> Mapping[date, str]:
 
 
 def _digest_of(files: Sequence[FoundFile]) -> str:
-    return sha256(repr([(each.path, each.size, each.changed_at) for each in files]).encode()).hexdigest()[:16]
+    return digest_of([(each.path, each.size, each.changed_at) for each in files])[:16]
 
 
 def _expression(pattern: str) -> re.Pattern[str]:
