@@ -101,7 +101,7 @@ class Folder:
         path = f"{self.root}/{file.path}"
         if isinstance(self.origin.format, ParquetFile):
             return self.files.open_input_file(path)
-        return self.files.open_input_stream(path, compression=COMPRESSED.get(PurePosixPath(path).suffix))
+        return self.files.open_input_stream(path, compression=COMPRESSED.get(PurePosixPath(path).suffix.lower()))
 
     def _require_unchanged(self, file: FoundFile) -> None:
         with self._errors(file.path):
@@ -114,6 +114,8 @@ class Folder:
         """Errors of the file system as the product's: a file that cannot be read to its end may still be being written."""
         try:
             yield
+        except pa.ArrowNotImplementedError as error:
+            raise SourceRefused(self.source, f"file '{path}' has what no reader of it knows: {' '.join(str(error).split())}") from error
         except (pa.ArrowInvalid, OSError, EOFError) as error:
             what = f"folder '{self.origin.folder}'" if path is None else f"file '{path}'"
             raise SourceUnavailable(self.source, f"has {what}, which cannot be read to its end: {' '.join(str(error).split())}") from error

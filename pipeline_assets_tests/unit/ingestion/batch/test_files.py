@@ -1,12 +1,14 @@
 """Files of a folder: which are meant, which day each belongs to, and which are left alone."""
 
 import gzip
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
+import polars as pl
 import pyarrow as pa
 import pytest
 
@@ -131,14 +133,25 @@ def test_a_file_without_its_end_ends_the_load(tmp_path: Path, name: str, content
         sensors(opened)
 
 
-@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.csv.zst"])
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "A.CSV.GZ", "a.csv.zst"])
 def test_compressed_files_are_read_as_what_they_hold(tmp_path: Path, name: str) -> None:
-    """By the end of their names; a file of several gzip members is one."""
+    """By the end of their names, in upper case or lower; a file of several gzip members is one."""
     content = HEADER + LINE
     packed = {"gz": gzip.compress(content) + gzip.compress(LINE), "zst": bytes(pa.compress(content + LINE, codec="zstd", asbytes=True))}
-    put(tmp_path, name, packed.get(name.rpartition(".")[2], content + LINE))
+    put(tmp_path, name, packed.get(name.lower().rpartition(".")[2], content + LINE))
     with reader(tmp_path, "*") as opened:
         assert sensors(opened) == ["a1", "a1"]
+
+
+def test_a_type_that_no_reader_knows_is_refused_by_its_file(tmp_path: Path) -> None:
+    """Regression: whole numbers of 128 bits, as Polars writes them, were an error of the library, without source and file."""
+    written = pl.DataFrame({"sensor": ["a1"], "level": [1]}).with_columns(pl.col("level").cast(pl.Int128))
+    sink = io.BytesIO()
+    written.write_parquet(sink)
+    put(tmp_path, "a.parquet", sink.getvalue())
+
+    with reader(tmp_path, "*", ParquetFile()) as opened, pytest.raises(SourceRefused, match=r"file 'a\.parquet' has what no reader"):
+        list(opened(None))
 
 
 def test_files_with_the_same_bytes_are_read_once(tmp_path: Path) -> None:
