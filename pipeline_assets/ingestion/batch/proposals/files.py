@@ -128,6 +128,8 @@ def _format(folder: Folder, file: FoundFile) -> FileFormat | None:
         return ParquetFile()
     if not text_begins:
         return None
+    if text_begins.startswith((b"[{", b"[\n", b"[\r")):
+        raise ProposalRefused(folder.source, f"file '{file.path}' is a JSON array, expected an object per line")
     return JsonLines() if text_begins.startswith(b"{") else CsvFile(delimiter=_delimiter(text_begins))
 
 
@@ -188,8 +190,13 @@ def _columns(kind: FileFormat, read: Sequence[FileRows]) -> ReadRows:
             return text_columns(read[0].names, [row or [] for own in read for row in own.texts])
         case ParquetFile():
             table = pa.concat_tables([own.table for own in read])
-            columns = [_parquet_column(name, table.column(name)) for name in table.column_names[:MOST_COLUMNS]]
+            columns = [_parquet_column(*each) for each in zip(table.column_names[:MOST_COLUMNS], table.columns, strict=False)]
+            columns = [_once(column, table.column_names.count(column.name)) for column in columns]
             return ReadRows(columns, list(range(table.num_rows)), ())
+
+
+def _once(column: Column, times: int) -> Column:
+    return column if times == 1 else replace(column, type=None, reason="stands there more than once")
 
 
 def _parquet_column(name: str, values: pa.ChunkedArray) -> Column:
