@@ -143,6 +143,22 @@ def test_compressed_files_are_read_as_what_they_hold(tmp_path: Path, name: str) 
         assert sensors(opened) == ["a1", "a1"]
 
 
+def test_a_name_that_is_no_text_is_refused_and_shown(tmp_path: Path) -> None:
+    """Nobody could open the file by it. Regression: it was an error of the library, without source and file."""
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.csv")).write_bytes(HEADER + LINE)
+
+    with reader(tmp_path, "*.csv") as opened, pytest.raises(SourceRefused, match=r"has a file whose name is no UTF-8: .*\\xff\.csv"):
+        sensors(opened)
+
+
+def test_a_file_of_the_future_says_so(tmp_path: Path) -> None:
+    """Waiting would not help: its time, or the clock of this machine, is wrong."""
+    put(tmp_path, "a.csv", HEADER + LINE, changed_at=4_102_444_800)
+
+    with reader(tmp_path, "*.csv") as opened, pytest.raises(SourceUnavailable, match=r"'a\.csv', which was changed at 2100-01-01T00:00:00"):
+        sensors(opened)
+
+
 def test_a_type_that_no_reader_knows_is_refused_by_its_file(tmp_path: Path) -> None:
     """Regression: whole numbers of 128 bits, as Polars writes them, were an error of the library, without source and file."""
     written = pl.DataFrame({"sensor": ["a1"], "level": [1]}).with_columns(pl.col("level").cast(pl.Int128))
