@@ -5,6 +5,7 @@ Shared by the rooms that write to the lake's catalog: the landed and typed table
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
@@ -151,12 +152,11 @@ def _make_namespace(catalog: "Catalog", namespace: str) -> None:
             raise
 
 
-def _type(column: Column) -> "PrimitiveType":
+@cache
+def _plain_types() -> "Mapping[ColumnType, PrimitiveType]":
     from pyiceberg import types
 
-    if column.type == "decimal":
-        return types.DecimalType(*column.digits)
-    known: dict[ColumnType, PrimitiveType] = {
+    return {
         "string": types.StringType(),
         "integer": types.LongType(),
         "number": types.DoubleType(),
@@ -166,7 +166,12 @@ def _type(column: Column) -> "PrimitiveType":
         "int": types.IntegerType(),
         "date": types.DateType(),
     }
-    return known[column.type]
+
+
+def _type(column: Column) -> "PrimitiveType":
+    from pyiceberg.types import DecimalType
+
+    return DecimalType(*column.digits) if column.type == "decimal" else _plain_types()[column.type]
 
 
 def _schema(columns: Sequence[Column], key: Sequence[str]) -> "Schema":

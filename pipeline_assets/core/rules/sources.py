@@ -99,6 +99,8 @@ def _endpoint(place: Place, source: Source) -> Iterator[Problem]:
 def _templates(place: Place, source: Source, origin: RestEndpoint) -> Iterator[Problem]:
     """What is wrong with the templates of an endpoint, and with what they take together."""
     named = [(f"origin.{part} '{name}'", value) for part in ("query", "body") for name, value in getattr(origin, part) or ()]
+    for repeated in sorted({field for field, _ in named if [name for name, _ in named].count(field) > 1}):
+        yield place.problem(repeated, "stands twice", "each parameter once")
     texts = [("origin.path", origin.path), *((field, value) for field, value in named if isinstance(value, str))]
     known, taken = {"since"} if source.load == "incremental" else TIMES, set[str]()
     is_number = source.cursor is not None and not isinstance(source.cursor.lateness, timedelta)

@@ -27,7 +27,13 @@ from pipeline_assets.spec.sources import CsvFile, FileFormat, JsonLines, Parquet
 BLOCK_BYTES, JSON_BLOCK_BYTES = 1_000_000, 8_000_000
 LONGEST_ROW_BYTES, LONGEST_ROW_LINES = 16_000_000, 1_000
 PARQUET_ROWS = 65_536
+TEXTS = (pa.string(), pa.large_string(), pa.string_view())
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+# How files begin that are no text, and what they are.
+OTHERS = {
+    b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"PAR1\x15": "Parquet", b"PK\x03\x04": "a zip archive or a workbook",
+    b"\x1f\x8b": "compressed by gzip and not called .gz", b"\x28\xb5\x2f\xfd": "compressed by zstd and not called .zst",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +89,7 @@ class Lines:
             read = self.file.content.read(self.block_bytes)
             content, self.is_last = self.rest + read, not read
             if self.first == 1:
-                self._refuse_utf_16(content)
+                self._refuse_other(content)
                 content = content.removeprefix(BYTE_ORDER_MARK)
             end = len(content) if self.is_last else content.rfind(b"\n") + 1
             self.rest = content[end:]
@@ -96,9 +102,12 @@ class Lines:
         """The last lines of a block, of a row that ends in a later one."""
         self.rest = b"".join(line + b"\n" for line in lines) + self.rest
 
-    def _refuse_utf_16(self, content: bytes) -> None:
-        if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-            raise self.file.refused("is UTF-16, expected UTF-8")
+    def _refuse_other(self, content: bytes) -> None:
+        found = next((found for begins, found in OTHERS.items() if content.startswith(begins)), None)
+        # The first two signs of most texts, of two bytes each.
+        found = found or ("UTF-16 or UTF-32" if b"\0\0" in {content[0:4:2], content[1:4:2]} else None)
+        if found is not None:
+            raise self.file.refused(f"is {found}, expected UTF-8")
 
 
 def _json_parts(file: OpenFile) -> Iterator[Part]:
@@ -139,7 +148,8 @@ def _csv_parts(file: OpenFile, written: CsvFile) -> Iterator[Part]:
             continue
         rows = csv_rows(lines, block.split(b"\n"), written.delimiter)
         if columns is None and rows:
-            columns, rows = _header(file, rows[0].values), rows[1:]
+            columns, rows = header(file, rows[0].values), rows[1:]
+            _require(file, {field.name: f"({field.type}) has no column" for field in file.contract.fields if field.name not in columns})
         if columns is not None and rows:
             part = Part(checked=[_checked_csv(file.contract, columns, rows, file.day)], lines=np.array([row.line for row in rows]))
             yield _with_columns(part, written, columns)
@@ -222,14 +232,13 @@ def csv_rows(lines: Lines, block: list[bytes], delimiter: str) -> list[CsvRow]:
     return rows
 
 
-def _header(file: OpenFile, names: list[str] | None) -> tuple[str, ...]:
-    """The columns that the first line names."""
+def header(file: OpenFile, names: Sequence[str] | None) -> tuple[str, ...]:
+    """The columns that the first line names; raises SourceRefused where it names none, or one twice."""
     if names is None:
         raise file.refused("has no line of column names at its beginning")
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise file.refused(f"names the column '{repeated[0]}' twice")
-    _require(file, {field.name: f"({field.type}) has no column" for field in file.contract.fields if field.name not in names})
     return tuple(names)
 
 
@@ -296,6 +305,8 @@ def _parquet_problems(contract: Contract, schema: pa.Schema) -> Mapping[str, str
     for field in contract.fields:
         if field.name not in schema.names:
             problems[field.name] = f"({field.type}) has no column"
+        elif schema.names.count(field.name) > 1:
+            problems[field.name] = f"({field.type}) has two columns"
         elif not serves(field.type, schema.field(field.name).type):
             problems[field.name] = f"is {schema.field(field.name).type}, expected {field.type}"
     return problems
@@ -305,7 +316,7 @@ def serves(kind: FieldType, found: pa.DataType) -> bool:
     """Whether values of an Arrow type are of a type of contracts; a column of nulls is of each."""
     if pa.types.is_dictionary(found):
         found = found.value_type
-    is_integer, is_text = pa.types.is_integer(found), pa.types.is_string(found) or pa.types.is_large_string(found)
+    is_integer, is_text = pa.types.is_integer(found), found in TEXTS
     held: dict[FieldType, bool] = {
         "string": is_text,
         "integer": is_integer or pa.types.is_decimal(found),
@@ -321,7 +332,7 @@ def decoded(column: pa.Array) -> pa.Array:
     """A column without a dictionary, texts of the usual kind."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
-    return column.cast(ARROW_TYPES["string"]) if pa.types.is_large_string(column.type) else column
+    return column.cast(ARROW_TYPES["string"]) if column.type in TEXTS else column
 
 
 def _require(file: OpenFile, problems: Mapping[str, str]) -> None:

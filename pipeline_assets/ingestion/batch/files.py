@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 import pyarrow as pa
 
+from pipeline_assets.core.digests import digest_of
 from pipeline_assets.core.errors import SettingsMissing, SourceRefused, SourceUnavailable
 from pipeline_assets.core.settings import PREFIX, FileFolder, FolderSettings, Settings
 from pipeline_assets.ingestion.batch.file_rows import OpenFile, Part, parts
@@ -71,7 +72,7 @@ class Folder:
             if self.files.get_file_info(self.root).type != FileType.Directory:
                 raise SourceRefused(self.source, f"folder '{self.origin.folder}' has no directory {self.root}")
             listed = self.files.get_file_info(FileSelector(below, allow_not_found=True, recursive=True))
-        found = [_found(pattern, self.root, each) for each in listed if each.type == FileType.File]
+            found = [_found(pattern, self.root, each) for each in listed if each.type == FileType.File]
         return sorted((each for each in found if each is not None and day in {None, each.day}), key=lambda each: each.path)
 
     def parts(self, contract: Contract, file: FoundFile, day: date | None) -> Iterator[Part]:
@@ -88,8 +89,12 @@ class Folder:
 
     def digest(self, file: FoundFile) -> str:
         """The SHA-256 of a file's bytes."""
-        if not file.is_settled(datetime.now(UTC)):
-            raise SourceUnavailable(self.source, f"has file '{file.path}', which was changed less than {SETTLED.seconds} s ago")
+        now = datetime.now(UTC)
+        if not file.is_settled(now):
+            when = f"at {file.changed_at.isoformat()}, by a clock that is ahead" if file.changed_at > now + SETTLED else ""
+            raise SourceUnavailable(
+                self.source, f"has file '{file.path}', which was changed {when or f'less than {SETTLED.seconds} s ago'}"
+            )
         known = sha256()
         with self._errors(file.path), self.files.open_input_stream(f"{self.root}/{file.path}", compression=None) as stream:
             while block := stream.read(DIGEST_BYTES):
@@ -100,7 +105,7 @@ class Folder:
         path = f"{self.root}/{file.path}"
         if isinstance(self.origin.format, ParquetFile):
             return self.files.open_input_file(path)
-        return self.files.open_input_stream(path, compression=COMPRESSED.get(PurePosixPath(path).suffix))
+        return self.files.open_input_stream(path, compression=COMPRESSED.get(PurePosixPath(path).suffix.lower()))
 
     def _require_unchanged(self, file: FoundFile) -> None:
         with self._errors(file.path):
@@ -113,6 +118,12 @@ class Folder:
         """Errors of the file system as the product's: a file that cannot be read to its end may still be being written."""
         try:
             yield
+        except UnicodeDecodeError as error:
+            raise SourceRefused(
+                self.source, f"folder '{self.origin.folder}' has a file whose name is no UTF-8: {error.object!r}"
+            ) from error
+        except pa.ArrowNotImplementedError as error:
+            raise SourceRefused(self.source, f"file '{path}' has what no reader of it knows: {' '.join(str(error).split())}") from error
         except (pa.ArrowInvalid, OSError, EOFError) as error:
             what = f"folder '{self.origin.folder}'" if path is None else f"file '{path}'"
             raise SourceUnavailable(self.source, f"has {what}, which cannot be read to its end: {' '.join(str(error).split())}") from error
@@ -184,7 +195,7 @@ def days_of(files: Sequence[FoundFile]) -> Mapping[date, str]:
 
 
 def _digest_of(files: Sequence[FoundFile]) -> str:
-    return sha256(repr([(each.path, each.size, each.changed_at) for each in files]).encode()).hexdigest()[:16]
+    return digest_of([(each.path, each.size, each.changed_at) for each in files])[:16]
 
 
 def _expression(pattern: str) -> re.Pattern[str]:

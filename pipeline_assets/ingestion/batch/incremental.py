@@ -13,24 +13,20 @@ where the declaration is another one, and after a replay of quarantined rows. Th
 is gone has ended.
 """
 
-from contextlib import closing
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
-from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
-from pipeline_assets.core.connections import warehouse
+from pipeline_assets.core.digests import digest_of
 from pipeline_assets.core.errors import SourceRefused
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.batch.postgres import TableReader, TableSnapshot, open_table, table_of
-from pipeline_assets.ingestion.sources import quarantine
-from pipeline_assets.ingestion.staging import partitions as staging
-from pipeline_assets.ingestion.staging.increment import Touched, key_hashes, stage_increment
+from pipeline_assets.ingestion.staging.increment import Touched, key_hashes, stage_increment, staged_before
 from pipeline_assets.ingestion.staging.partitions import Manifest
-from pipeline_assets.ingestion.staging.stage import Staged, target_of
+from pipeline_assets.ingestion.staging.stage import Staged
 from pipeline_assets.spec.sources import PostgresTable, Source
 
 if TYPE_CHECKING:
@@ -82,19 +78,15 @@ def stage_written(settings: Settings, source: Source, *, run_id: str, find_delet
     Raises as `open_table` and `stage_increment` do, and SourceRefused for a view or foreign table without a cursor; what was staged is
     then as it was, and the next reading begins where this one did.
     """
-    quarantine.create(settings)
-    contract, origin, partition = source.contract, _table(source), staging.partition_of(None)
-    with open_table(settings, contract, origin) as table, table.reader() as reader, closing(warehouse(settings)) as connection:
-        connection.autocommit = True
+    contract = source.contract
+    with open_table(settings, contract, _table(source)) as table, table.reader() as reader:
         now = _now(table, reader, source)
-        with quarantine.locked(connection, contract.name, partition):
-            target = replace(target_of(settings, contract, run_id=run_id), made_from=asdict(now))
-            manifest = staging.manifest_from(target.client, target.bucket, contract.name, partition)
-            since = None if from_the_start or manifest is None else _since(manifest, now)
+        with staged_before(settings, contract, run_id=run_id) as before:
+            since = None if from_the_start or before.manifest is None else _since(before.manifest, now)
             keys = _all_keys(reader) if find_deletes or since is None else None
             touched = Touched(contract=contract, is_whole=since is None, all_keys=keys)
-            parts = reader.where(_written(source, since, now), quarantine.next_position(connection, contract.name, partition))
-            return stage_increment(connection, target, manifest, partition, parts, touched)
+            parts = reader.where(_written(source, since, now), before.next_position)
+            return stage_increment(before, parts, touched, asdict(now))
 
 
 def _table(source: Source) -> PostgresTable:
@@ -111,7 +103,7 @@ def _now(table: TableSnapshot, reader: TableReader, source: Source) -> Horizon:
     facts = reader.one(sql.SQL(NOW).format(table=name, reached=_reached(table, source)).as_string())
     if source.cursor is None and facts["kind"] not in WITH_TRANSACTION:
         raise SourceRefused(source.contract.name, f"{table.origin.table} is no table, so its rows bear no xmin; declare a cursor")
-    rules = sha256(repr((source.contract, source.cursor)).encode()).hexdigest()
+    rules = digest_of((source.contract, source.cursor))
     return Horizon(place=facts["place"], rules=rules, ended=facts["ended"], next=facts["next"], reached=facts["reached"])
 
 

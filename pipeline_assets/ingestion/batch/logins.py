@@ -15,6 +15,7 @@ from pipeline_assets.core.errors import SettingsMalformed, SettingsMissing, Sour
 from pipeline_assets.core.http_errors import json_fields
 from pipeline_assets.core.problems import MalformedSetting
 from pipeline_assets.core.settings import PREFIX, RestService, ServiceSettings
+from pipeline_assets.ingestion.sources.numbers import number_in
 from pipeline_assets.spec.rest import ApiKey, BasicLogin, BearerToken, ClientCertificate, ClientCredentials, Login, NoLogin
 from pipeline_assets.spec.sources import RestEndpoint
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 TOKEN_SECONDS = 10.0
 # How long a token lasts whose server does not say.
 UNSAID_SECONDS = 300
+# A century, so that a clock can count it.
+LONGEST_SECONDS = 3_155_760_000
 
 
 def service_of(settings: ServiceSettings, origin: RestEndpoint) -> RestService:
@@ -73,6 +76,17 @@ def verification(origin: RestEndpoint, service: RestService) -> "ssl.SSLContext 
     return context
 
 
+def _trusted(service: RestService) -> "ssl.SSLContext | bool":
+    """Who may sign the certificate of a server of tokens: the public authorities, as it may be anybody's, and those of the service."""
+    import httpx
+
+    if service.authority is None:
+        return True
+    context = httpx.create_ssl_context()
+    context.load_verify_locations(service.authority)
+    return context
+
+
 class Tokens:
     """Tokens of OAuth 2, each used for nine tenths of the time that it lasts."""
 
@@ -94,12 +108,13 @@ class Tokens:
         url = str(self._service.token_url)
         # RFC 6749, 2.3.1: both are written as in a form, then joined.
         login = quote_plus(str(self._service.client_id)), quote_plus(_secret(self._service.client_secret))
-        answer = httpx.post(url, data={"grant_type": "client_credentials", **self._scope}, auth=login, timeout=TOKEN_SECONDS)
+        asked, trusted = {"grant_type": "client_credentials", **self._scope}, _trusted(self._service)
+        answer = httpx.post(url, data=asked, auth=login, timeout=TOKEN_SECONDS, verify=trusted)
         if not answer.is_success:
             answer.raise_for_status()
         found = json_fields(answer)
-        token, lasts = found.get("access_token"), str(found.get("expires_in", UNSAID_SECONDS))
-        if not isinstance(token, str) or not lasts.isdecimal():
+        token, lasts = found.get("access_token"), number_in(str(UNSAID_SECONDS if found.get("expires_in") is None else found["expires_in"]))
+        if not isinstance(token, str) or lasts is None or not 0 <= lasts <= LONGEST_SECONDS:
             raise SourceRefused(urlsplit(url).path, "it answered no token (`access_token`) with the seconds that it lasts (`expires_in`)")
         return token, float(lasts)
 

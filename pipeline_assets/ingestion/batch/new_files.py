@@ -9,29 +9,26 @@ rows in quarantine: those of files that are not in the index are taken out by th
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from hashlib import sha256
 from time import monotonic
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from pipeline_assets.core.connections import warehouse
+from pipeline_assets.core.digests import digest_of
 from pipeline_assets.core.errors import SourceRefused
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.core.versions import version_key
 from pipeline_assets.ingestion.batch.again import check_again
 from pipeline_assets.ingestion.batch.file_index import FileIndex, Indexed, read_index, write_index
 from pipeline_assets.ingestion.batch.files import Folder, FoundFile, folder_of, placed
-from pipeline_assets.ingestion.sources import quarantine
 from pipeline_assets.ingestion.sources.contracts import Checked
 from pipeline_assets.ingestion.sources.quarantine import QuarantinedRow
 from pipeline_assets.ingestion.staging import partitions as staging
 from pipeline_assets.ingestion.staging.draft import is_in, version_hashes
-from pipeline_assets.ingestion.staging.increment import Part, bare, stage_increment
+from pipeline_assets.ingestion.staging.increment import Part, bare, stage_increment, staged_before
 from pipeline_assets.ingestion.staging.partitions import INDEX, Manifest
 from pipeline_assets.ingestion.staging.stage import Staged, target_of
 from pipeline_assets.spec.sources import Files, Source
@@ -45,24 +42,17 @@ def stage_new_files(settings: Settings, source: Source, *, run_id: str, from_the
     All are read where the contract or the origin is another one than last time. Raises as `open_folder` and `stage_increment` do; what was
     staged is then as it was, and the next run reads the same files.
     """
-    began = monotonic()
-    quarantine.create(settings)
-    contract, partition = source.contract, staging.partition_of(None)
-    folder = _folder(settings, source)
-    with closing(warehouse(settings)) as connection:
-        connection.autocommit = True
-        with quarantine.locked(connection, contract.name, partition):
-            target = target_of(settings, contract, run_id=run_id)
-            manifest = staging.manifest_from(target.client, target.bucket, contract.name, partition)
-            before = read_index(target.client, target.bucket, manifest)
-            news = _news(folder, before, is_whole=from_the_start or not _is_of(source, manifest))
-            if manifest is not None and not news.files and news.index == before:
-                return Staged(manifest=manifest, seconds=monotonic() - began)
-            index = write_index(target.client, target.bucket, contract.name, news.index)
-            target = replace(target, made_from={RULES: _rules(source), INDEX: index})
-            added = Added(source=source, read=frozenset(file.path for file in news.files), known=frozenset(before.files))
-            parts = _parts(folder, source, news.files, quarantine.next_position(connection, contract.name, partition))
-            return stage_increment(connection, target, manifest, partition, parts, added)
+    began, folder = monotonic(), _folder(settings, source)
+    with staged_before(settings, source.contract, run_id=run_id) as before:
+        target, manifest = before.target, before.manifest
+        known = read_index(target.client, target.bucket, manifest)
+        news = _news(folder, known, is_whole=from_the_start or not _is_of(source, manifest))
+        if manifest is not None and not news.files and news.index == known:
+            return Staged(manifest=manifest, seconds=monotonic() - began)
+        index = write_index(target.client, target.bucket, source.contract.name, news.index)
+        added = Added(source=source, read=frozenset(file.path for file in news.files), known=frozenset(known.files))
+        parts = _parts(folder, source, news.files, before.next_position)
+        return stage_increment(before, parts, added, {RULES: _rules(source), INDEX: index})
 
 
 def unread_digest(settings: Settings, source: Source) -> str | None:
@@ -72,7 +62,7 @@ def unread_digest(settings: Settings, source: Source) -> str | None:
     index = read_index(target.client, target.bucket, manifest)
     unread = index.unread(_folder(settings, source).found(), datetime.now(UTC))
     seen = [(file.path, file.size, file.changed_at) for file in unread]
-    return sha256(repr(seen).encode()).hexdigest()[:16] if seen else None
+    return digest_of(seen)[:16] if seen else None
 
 
 @dataclass(kw_only=True)
@@ -122,7 +112,7 @@ def _folder(settings: Settings, source: Source) -> Folder:
 
 
 def _rules(source: Source) -> str:
-    return sha256(repr((source.contract, source.origin)).encode()).hexdigest()
+    return digest_of((source.contract, source.origin))
 
 
 def _is_of(source: Source, manifest: Manifest | None) -> bool:

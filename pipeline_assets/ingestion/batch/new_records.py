@@ -9,27 +9,23 @@ of quarantined rows, and where it is asked for. What an API leaves out then is n
 """
 
 from collections.abc import Iterator
-from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from hashlib import sha256
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline_assets.core.connections import warehouse
+from pipeline_assets.core.digests import digest_of
 from pipeline_assets.core.errors import SourceRefused
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.batch.requests import Since
 from pipeline_assets.ingestion.batch.rest import Patience, open_endpoint
-from pipeline_assets.ingestion.sources import quarantine
 from pipeline_assets.ingestion.sources.contracts import Checked
 from pipeline_assets.ingestion.sources.json_rows import check_json_rows
-from pipeline_assets.ingestion.staging import partitions as staging
-from pipeline_assets.ingestion.staging.increment import Part, Touched, bare, stage_increment
+from pipeline_assets.ingestion.staging.increment import Part, Touched, bare, stage_increment, staged_before
 from pipeline_assets.ingestion.staging.partitions import Manifest
-from pipeline_assets.ingestion.staging.stage import Staged, target_of
+from pipeline_assets.ingestion.staging.stage import Staged
 from pipeline_assets.spec.contracts import Contract
 from pipeline_assets.spec.sources import Cursor, RestEndpoint, Source
 
@@ -49,20 +45,17 @@ def stage_new_records(
 
     Raises as `open_endpoint` and `stage_increment` do; what was staged is then as it was, and the next reading begins where this one did.
     """
-    quarantine.create(settings)
-    contract, (origin, cursor), partition = source.contract, _declared(source), staging.partition_of(None)
-    with open_endpoint(settings, contract, origin, patience) as reader, closing(warehouse(settings)) as connection:
-        connection.autocommit = True
-        with quarantine.locked(connection, contract.name, partition):
-            target = target_of(settings, contract, run_id=run_id)
-            manifest = staging.manifest_from(target.client, target.bucket, contract.name, partition)
-            before = None if from_the_start or find_deletes else _reached(source, manifest)
-            newest = Newest(column=cursor.column, value=before, asked_at=datetime.now(UTC))
-            touched = Touched(contract=contract, is_whole=before is None, all_keys=None)
-            found = reader.since(_since(before, cursor), quarantine.next_position(connection, contract.name, partition))
-            target = replace(target, made_from=(made_from := {RULES: _rules(source)}))
-            parts = _parts(contract, found, newest, touched, made_from, find_deletes=find_deletes)
-            return stage_increment(connection, target, manifest, partition, parts, touched)
+    contract, (origin, cursor), made_from = source.contract, _declared(source), {RULES: _rules(source)}
+    with (
+        open_endpoint(settings, contract, origin, patience) as reader,
+        staged_before(settings, contract, run_id=run_id) as before,
+    ):
+        reached = None if from_the_start or find_deletes else _reached(source, before.manifest)
+        newest = Newest(column=cursor.column, value=reached, asked_at=datetime.now(UTC))
+        touched = Touched(contract=contract, is_whole=reached is None, all_keys=None)
+        found = reader.since(_since(reached, cursor), before.next_position)
+        parts = _parts(contract, found, newest, touched, made_from, find_deletes=find_deletes)
+        return stage_increment(before, parts, touched, made_from)
 
 
 @dataclass(kw_only=True)
@@ -89,7 +82,7 @@ def _declared(source: Source) -> tuple[RestEndpoint, Cursor]:
 
 
 def _rules(source: Source) -> str:
-    return sha256(repr((source.contract, source.origin, source.cursor)).encode()).hexdigest()
+    return digest_of((source.contract, source.origin, source.cursor))
 
 
 def _reached(source: Source, manifest: Manifest | None) -> datetime | int | None:

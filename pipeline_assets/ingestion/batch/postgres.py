@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS = 10
 BATCH_BYTES = "1000000"
+# Of a database without an encoding texts are taken as they are: the server refuses the table for one that is no UTF-8, we its row.
+AS_THEY_ARE = "select set_config('client_encoding', 'sql_ascii', false) where current_setting('server_encoding') = 'SQL_ASCII'"
 # What a server that will be well again says when it refuses a connection.
 PASSING = ("starting up", "shutting down", "too many", "connection slots", "recovery mode")
 PASSING_CODES = ("08", "40", "53", "55", "57")
@@ -57,6 +59,8 @@ class TableSnapshot:
             with source_errors(self.contract.name), closing(connection.cursor()) as cursor:
                 cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
                 cursor.execute(f"SET TRANSACTION SNAPSHOT '{self.snapshot}'")
+                cursor.execute(AS_THEY_ARE)
+                cursor.fetchall()
             yield TableReader(self, connection)
 
 
@@ -156,7 +160,7 @@ def connect(settings: DatabaseSettings, source: str, database: str) -> "psycopg.
 
 
 def conninfo_of(settings: DatabaseSettings, database: str) -> str:
-    """The connection string of a database; raises SettingsMissing without a DSN."""
+    """The connection string of a database, whose texts come as UTF-8 whatever it keeps them in; raises SettingsMissing without a DSN."""
     from psycopg.conninfo import make_conninfo
 
     if database not in settings.databases:
@@ -164,7 +168,8 @@ def conninfo_of(settings: DatabaseSettings, database: str) -> str:
     dsn = settings.databases[database]
     own = {"connect_timeout": str(CONNECT_SECONDS), "application_name": "pipeline_assets"}
     said = read_address(f"{PREFIX}DATABASES__{database.upper()}", dsn).parameters
-    return make_conninfo(dsn.get_secret_value(), **{name: value for name, value in own.items() if name not in said})
+    unsaid = {name: value for name, value in own.items() if name not in said}
+    return make_conninfo(dsn.get_secret_value(), client_encoding="utf8", **unsaid)
 
 
 def _columns(connection: "psycopg.Connection", contract: Contract, origin: PostgresTable) -> Columns:

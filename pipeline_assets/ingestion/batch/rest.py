@@ -147,7 +147,7 @@ class ApiReader:
             raise SourceRefused(self.contract.name, f"it redirects to {_place(answer)}, and redirects are not followed")
         if not answer.is_success:
             _with_content(answer, content).raise_for_status()
-        return Answer(content=content, link=answer.links.get("next", {}).get("url"))
+        return Answer(content=content, link=_next_link(answer))
 
     def _content(self, answer: "httpx.Response", deadline: float) -> bytes:
         """The bytes of an answer, unpacked; raises SourceRefused for too many of them, and ReadTimeout where they come too slowly."""
@@ -210,6 +210,11 @@ def _with_content(answer: "httpx.Response", content: bytes) -> "httpx.Response":
     packed = {"content-encoding", "content-length", "transfer-encoding"}
     headers = [(name, value) for name, value in answer.headers.multi_items() if name not in packed]
     return httpx.Response(answer.status_code, headers=headers, content=content, request=answer.request)
+
+
+def _next_link(answer: "httpx.Response") -> str | None:
+    """The URL of the next page in the header `Link`, whose relations are words in any case (RFC 8288, 3.3)."""
+    return next((link.get("url") for relations, link in answer.links.items() if "next" in str(relations).lower().split()), None)
 
 
 def _place(answer: "httpx.Response") -> str:

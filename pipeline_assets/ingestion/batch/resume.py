@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, timedelta
-from hashlib import sha256
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from pipeline_assets.core import names
+from pipeline_assets.core.digests import digest_of
 from pipeline_assets.core.errors import PipelineError, TransientError
 from pipeline_assets.ingestion.staging.partitions import Manifest, manifest_from, partition_of
 from pipeline_assets.spec.contracts import Contract
@@ -77,4 +77,4 @@ def _begin(client: "S3Client", bucket: str, key: str, contract: Contract) -> Loa
 
 
 def _digest(contract: Contract) -> str:
-    return sha256(repr(contract).encode()).hexdigest()
+    return digest_of(contract)

@@ -111,8 +111,8 @@ def check_batch(
     known after they had been received.
     """
     columns = {field.name: typed(field, batch.column(field.name)) for field in contract.fields}
-    checked = check_columns(contract, columns, original or partial(row_bytes, batch), day=day, received_at=received_at)
-    return replace(checked, fields=frozenset(batch.schema.names)).at(np.arange(first_position, first_position + batch.num_rows))
+    written, fields = original or partial(row_bytes, batch), frozenset(batch.schema.names)
+    return check_columns(contract, columns, written, first_position=first_position, day=day, received_at=received_at, fields=fields)
 
 
 def check_columns(
@@ -120,28 +120,31 @@ def check_columns(
     columns: Mapping[str, Typed],
     original: Callable[[int], bytes],
     *,
+    first_position: int = 0,
     day: date | None = None,
     received_at: pa.Array | None = None,
+    fields: frozenset[str] | None = None,
 ) -> Checked:
     """As `check_batch`, of columns in the contract's types by field, null where a value cannot be read, with which these are by reason.
 
-    At fault is the first field that cannot be read, then the first that breaks a rule. Rows stand at 0 and after.
+    At fault is the first field that cannot be read, then the first that breaks a rule. `fields` names what the rows came with (None: the
+    columns).
     """
     values = {field.name: without_sentinels(field, columns[field.name][0]) for field in contract.fields}
     unread = [(field.name, reason, mask) for field in contract.fields for reason, mask in columns[field.name][1].items()]
     findings = [*unread, *_field_findings(contract, values), *_time_findings(contract, values, day, received_at)]
     rows = pa.RecordBatch.from_arrays(list(values.values()), names=list(values))
-    positions = np.arange(rows.num_rows)
+    positions, named = np.arange(first_position, first_position + rows.num_rows), frozenset(values) if fields is None else fields
     if not findings:
-        return Checked(good=_as_promised(contract, rows), positions=positions, fields=frozenset(values))
+        return Checked(good=_as_promised(contract, rows), positions=positions, fields=named)
     first = _first_finding(findings, rows.num_rows)
     kept = first == len(findings)
     broken = [
-        BrokenRow(position=row, field=findings[first[row]][0], reason=findings[first[row]][1], original=original(row))
+        BrokenRow(position=first_position + row, field=findings[first[row]][0], reason=findings[first[row]][1], original=original(row))
         for row in np.flatnonzero(~kept).tolist()
     ]
     good = _as_promised(contract, rows.filter(pa.array(kept)))
-    return Checked(good=good, positions=positions[kept], broken=broken, fields=frozenset(values))
+    return Checked(good=good, positions=positions[kept], broken=broken, fields=named)
 
 
 def _as_promised(contract: Contract, rows: pa.RecordBatch) -> pa.RecordBatch:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipeline_assets.ingestion.sources.contracts import Reason
 
-
+# Stand for numbers with an exponent that nothing can hold: no field of a contract holds them either.
 HUGE, TINY = Decimal((0, (1,), MAX_EMAX)), Decimal((0, (1,), -MAX_EMAX))
 
 

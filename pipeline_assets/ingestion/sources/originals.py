@@ -12,7 +12,7 @@ from pipeline_assets.ingestion.sources.typed_columns import from_floats
 
 
 def row_bytes(batch: pa.RecordBatch, row: int, numbers: Collection[str] = ()) -> bytes:
-    """A row of a batch by its index; a time outside of the years 1 to 9999 as its microseconds since 1970.
+    """A row of a batch by its index; a time outside of the years 1 to 9999 as its microseconds since 1970, no text as its bytes.
 
     numbers: columns whose texts are numbers, and are written as such.
     """
@@ -21,6 +21,8 @@ def row_bytes(batch: pa.RecordBatch, row: int, numbers: Collection[str] = ()) ->
         try:
             value = (from_floats(column.slice(row, 1))[0] if pa.types.is_float32(column.type) else column[row]).as_py()
             values[name] = Decimal(value) if name in numbers and value is not None else value
+        except UnicodeDecodeError:
+            values[name] = column[row].as_buffer().to_pybytes().decode(errors="surrogateescape")
         except (OverflowError, ValueError):
             values[name] = column[row].value
     return json_bytes(values)
@@ -32,7 +34,7 @@ def json_bytes(values: Mapping[str, object]) -> bytes:
     `_deleted_at` is left out, which no source has.
     """
     own = (f"{_text(name)}: {_text(value)}" for name, value in values.items() if name != DELETED_AT)
-    return f"{{{', '.join(own)}}}".encode()
+    return f"{{{', '.join(own)}}}".encode(errors="surrogateescape")
 
 
 def _text(value: object) -> str:

@@ -40,18 +40,39 @@ COLUMNS = """
         from base as b join pg_type as t on t.oid = b.below
         where b.kind = 'd'
     )
-    select
-        name, case kind when 'e' then 'enum' else format_type(type, null) end,
-        case when type = 'bpchar'::regtype and modifier > 4 then modifier - 4 end
-    from base where kind <> 'd' order by number
+    select name, case kind when 'e' then 'enum' else format_type(type, null) end, modifier from base where kind <> 'd' order by number
 """
 
 
+# What Postgres adds to a length, or to digits, before it keeps them as a type's modifier; -1 stands for none.
+MODIFIER_OFFSET = 4
+
+
 class Column(NamedTuple):
-    """The type of a column, and how many characters each value of it has, blanks included; None but of `character(n)`."""
+    """The type of a column, without its length or digits, and these as the catalog keeps them; of a domain those of what it is made of."""
 
     type: str
-    width: int | None = None
+    modifier: int = -1
+
+    @property
+    def length(self) -> int | None:
+        """The most characters of a value."""
+        has_length = self.type in {CHARACTER, "character varying"} and self.modifier > MODIFIER_OFFSET
+        return self.modifier - MODIFIER_OFFSET if has_length else None
+
+    @property
+    def width(self) -> int | None:
+        """How many characters each value has, blanks included; None but of `character(n)`."""
+        return self.length if self.type == CHARACTER else None
+
+    @property
+    def digits(self) -> tuple[int, int] | None:
+        """Precision and scale of a `numeric` that has them; the scale may be negative, or beyond the precision."""
+        if self.type != NUMERIC or self.modifier < 0:
+            return None
+        digits = self.modifier - MODIFIER_OFFSET
+        # Eleven bits with a sign, behind the digits that there are.
+        return digits >> 16 & 0xFFFF, (digits & 0x7FF ^ 0x400) - 0x400
 
 
 Columns = Mapping[str, Column]
@@ -59,7 +80,7 @@ Columns = Mapping[str, Column]
 
 def columns_of(connection: "psycopg.Connection", table: str) -> dict[str, Column]:
     """The columns of a table, given as SQL writes it; none where there is no such table."""
-    return {name: Column(kind, width) for name, kind, width in connection.execute(COLUMNS, [table]).fetchall()}
+    return {name: Column(kind, modifier) for name, kind, modifier in connection.execute(COLUMNS, [table]).fetchall()}
 
 
 def misfits(contract: Contract, columns: Columns) -> dict[str, str]:

@@ -24,8 +24,9 @@ PLAIN: Mapping[FieldType, str] = {
     "boolean": r"^(true|false)$",
     "timestamp": f"^{INSTANT}$",
 }
-# Texts of so many signs are read as decimals by Arrow as by `values`, or not at all; of more digits it loses some.
-FEW_SIGNS = 38
+# A decimal of so many digits has a place in 128 bits; one of more Arrow reads as another one, without a word.
+MOST_DIGITS = 38
+EXPONENTS = np.frombuffer(b"eE", np.int8)
 # Which values of a column cannot be read, by reason.
 Faults: TypeAlias = "dict[Reason, np.ndarray]"
 Typed = tuple[pa.Array, Faults]
@@ -33,7 +34,9 @@ Typed = tuple[pa.Array, Faults]
 
 def from_texts(field: Field, texts: pa.Array) -> Typed:
     """Texts in the type of their field, null where one cannot be read, and which these are by reason; null stays null."""
-    if field.type == "decimal" and (pc.max(pc.binary_length(texts)).as_py() or 0) <= FEW_SIGNS:
+    if field.type == "string":
+        return _held(texts)
+    if field.type == "decimal" and _are_held(texts, field.scale or 0):
         with suppress(pa.ArrowInvalid):
             return texts.cast(arrow_type(field)), {}
     is_plain = pc.match_substring_regex(texts, plain_text(field)).fill_null(True)
@@ -47,6 +50,41 @@ def from_texts(field: Field, texts: pa.Array) -> Typed:
     values, unread = from_values(field, [value_of(field.type, text) for text in texts.take(pa.array(odd)).to_pylist()])
     faults = {reason: _at(mask, odd, len(texts)) for reason, mask in unread.items()}
     return pc.replace_with_mask(column, pc.invert(is_plain), values), faults
+
+
+def _held(texts: pa.Array) -> Typed:
+    """Texts that every part of the platform can hold; those with a NUL or with bytes that are no UTF-8 are of the wrong type."""
+    signs = _signs(texts)
+    # All between 1 and 127, which is soon seen.
+    if signs.min(initial=1) > 0 or (signs.all() and _is_utf8(texts)):
+        return texts, {}
+    unread = np.array([text is not None and (b"\0" in text or not _is_text(text)) for text in texts.cast(pa.binary()).to_pylist()])
+    return pc.if_else(pa.array(unread), pa.scalar(None, texts.type), texts), {"wrong type": unread} if unread.any() else {}
+
+
+def _signs(texts: pa.Array) -> np.ndarray:
+    """The bytes of all texts of a column, one after the other, as numbers from -128 on."""
+    _, places, signs = texts.buffers()
+    if signs is None or not len(texts):
+        return np.empty(0, np.int8)
+    ends = np.frombuffer(places, np.int32)[texts.offset : texts.offset + len(texts) + 1]
+    return np.frombuffer(signs, np.int8)[ends[0] : ends[-1]]
+
+
+def _is_utf8(texts: pa.Array) -> bool:
+    try:
+        texts.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _is_text(found: bytes) -> bool:
+    try:
+        found.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def from_values(field: Field, found: list[object]) -> Typed:
@@ -71,6 +109,14 @@ def plain_text(field: Field) -> str:
     before, after = (field.precision or 0) - (field.scale or 0), field.scale or 0
     whole = f"[0-9]{{1,{before}}}" if before else "0"
     return rf"^-?{whole}(\.[0-9]{{0,{after}}}0*)?$"
+
+
+def _are_held(texts: pa.Array, scale: int) -> bool:
+    """Whether 128 bits hold all numbers of so many signs, written out to a scale; no text has an exponent, which makes it longer."""
+    longest = pc.max(pc.binary_length(texts)).as_py() or 0
+    if longest + scale > MOST_DIGITS:
+        return False
+    return not np.isin(_signs(texts), EXPONENTS).any()
 
 
 def _cast(field: Field, texts: pa.Array) -> pa.Array:

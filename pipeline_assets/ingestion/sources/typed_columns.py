@@ -32,6 +32,8 @@ def typed(field: Field, column: pa.Array) -> Typed:
     reader sees to it that none comes here.
     """
     target, found = arrow_type(field), column.type
+    if found == target and field.type == "string":
+        return from_texts(field, column)
     if found == target or pa.types.is_null(found):
         return (column if found == target else column.cast(target)), {}
     if pa.types.is_timestamp(found):
@@ -88,7 +90,8 @@ def _exactly(column: pa.Array, target: pa.DataType) -> Typed:
     read = column.cast(target, safe=False)
     # Whole numbers beyond 64 bits with a sign come out negative, and back as they were.
     differs = pc.less(read, 0) if pa.types.is_uint64(column.type) else pc.not_equal(read.cast(column.type, safe=False), column)
-    return pc.if_else(differs, pa.scalar(None, target), read), _faults("wrong type", differs)
+    reason: Reason = "out of range" if pa.types.is_uint64(column.type) else "wrong type"
+    return pc.if_else(differs, pa.scalar(None, target), read), _faults(reason, differs)
 
 
 def _faults(reason: "Reason", found: pa.Array) -> Faults:

@@ -5,17 +5,21 @@ versions that ended, which are marked. What is read again leaves the quarantine,
 In memory are one file, and 40 bytes for each row of the increment (8 for each key of the table, where all keys are known).
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from time import monotonic
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from pipeline_assets.core.connections import warehouse
+from pipeline_assets.core.names import SNAPSHOT
+from pipeline_assets.core.settings import Settings
 from pipeline_assets.core.versions import DELETED_AT, versioned
 from pipeline_assets.ingestion.sources import quarantine
 from pipeline_assets.ingestion.sources.contracts import Checked, arrow_schema
@@ -24,7 +28,7 @@ from pipeline_assets.ingestion.sources.quarantine import Quarantine, Quarantined
 from pipeline_assets.ingestion.staging import partitions as staging
 from pipeline_assets.ingestion.staging.draft import FILE_BYTES, Draft, is_in, version_hashes
 from pipeline_assets.ingestion.staging.partitions import Manifest, StagedFile
-from pipeline_assets.ingestion.staging.stage import Staged, Target, refuse_too_many_broken
+from pipeline_assets.ingestion.staging.stage import Staged, Target, refuse_too_many_broken, target_of
 from pipeline_assets.spec.contracts import Contract
 
 if TYPE_CHECKING:
@@ -123,27 +127,49 @@ def key_hashes(keys: pl.DataFrame) -> np.ndarray:
     return keys.hash_rows(seed=0).to_numpy()
 
 
-def stage_increment(
-    connection: "psycopg.Connection", target: Target, manifest: Manifest | None, partition: str, parts: Iterable[Part], reading: Reading
-) -> Staged:
-    """Puts an increment beside what a manifest says is staged (None: nothing); the caller holds the lock of the partition.
+@dataclass(frozen=True, kw_only=True)
+class Before:
+    """What is staged of a source (manifest None: nothing), and the position after those of all its rows in quarantine."""
 
-    `reading` gathers what the parts are about. Files come first, then the quarantine in one transaction,
-    and the manifest last. Raises ContractViolation if more than the contract's share of all rows is broken; then all is as it was.
+    connection: "psycopg.Connection"
+    target: Target
+    manifest: Manifest | None
+    next_position: int
+
+
+@contextmanager
+def staged_before(settings: Settings, contract: Contract, *, run_id: str) -> Iterator[Before]:
+    """What an increment comes beside; nobody else stages the source until the block ends."""
+    quarantine.create(settings)
+    with closing(warehouse(settings)) as connection:
+        connection.autocommit = True
+        with quarantine.locked(connection, contract.name, SNAPSHOT):
+            target = target_of(settings, contract, run_id=run_id)
+            manifest = staging.manifest_from(target.client, target.bucket, contract.name, SNAPSHOT)
+            position = quarantine.next_position(connection, contract.name, SNAPSHOT)
+            yield Before(connection=connection, target=target, manifest=manifest, next_position=position)
+
+
+def stage_increment(before: Before, parts: Iterable[Part], reading: Reading, made_from: Mapping[str, Any]) -> Staged:
+    """Puts an increment beside what was staged before.
+
+    `reading` gathers what the parts are about; `made_from` is how far the source was read, once all parts are. Files come first, then the
+    quarantine in one transaction, and the manifest last. Raises ContractViolation if more than the contract's share of all rows is broken;
+    then all is as it was.
     """
-    began, contract = monotonic(), target.contract
+    began, connection, target, partition = monotonic(), before.connection, before.target, SNAPSHOT
+    contract = target.contract
     with connection.transaction():
-        before = [] if reading.is_whole else quarantine.all_rows(connection, contract.name, partition)
-        since = quarantine.next_position(connection, contract.name, partition)
+        quarantined = [] if reading.is_whole else quarantine.all_rows(connection, contract.name, partition)
         replaced: list[int] | None = None if reading.is_whole else []
         with quarantine.replacing(connection, contract.name, partition, target.run_id, positions=replaced) as broken:
             draft = _draft(target, partition, parts, reading, broken)
-        quarantine.remove(connection, contract.name, partition, reading.settled(before))
-        quarantine.remove_repeated(connection, contract.name, partition, since)
+        quarantine.remove(connection, contract.name, partition, reading.settled(quarantined))
+        quarantine.remove_repeated(connection, contract.name, partition, before.next_position)
         reasons = quarantine.faults(connection, contract.name, partition)
-        files = [*_kept_files(target, manifest, draft, reading), *draft.upload()]
+        files = [*_kept_files(target, before.manifest, draft, reading), *draft.upload()]
         refuse_too_many_broken(contract, partition, sum(file.rows for file in files), reasons)
-    made = staging.manifest_of(contract, partition, files, run_id=target.run_id, reasons=reasons, made_from=target.made_from)
+    made = staging.manifest_of(contract, partition, files, run_id=target.run_id, reasons=reasons, made_from=made_from)
     staging.publish(target.client, target.bucket, made)
     promised = {one.name for one in contract.fields}
     return Staged(manifest=made, seconds=monotonic() - began, unknown_fields=tuple(sorted(reading.fields - promised)))

@@ -318,6 +318,8 @@ def test_pages_keys_and_rounds_are_of_a_size_that_works(declared: UseCase) -> No
         ({"path": "/v1/{day}"}, "origin.path"),
         ({"path": "/v1/{since"}, "origin.path"),
         ({"query": (("from", "{begin}"),)}, "origin.query 'from'"),
+        ({"query": (("kind", "a"), ("from", "{since}"), ("kind", "b"))}, "origin.query 'kind'"),
+        ({"body": (("kind", "a"), ("kind", "b"))}, "origin.body 'kind'"),
         ({"max_pages": 0}, "origin.max_pages"),
     ],
 )

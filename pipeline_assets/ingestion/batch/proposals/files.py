@@ -11,7 +11,17 @@ import pyarrow as pa
 
 from pipeline_assets.core.errors import ProposalRefused
 from pipeline_assets.core.settings import FolderSettings
-from pipeline_assets.ingestion.batch.file_rows import BYTE_ORDER_MARK, Lines, OpenFile, csv_rows, decoded, is_utf8, serves
+from pipeline_assets.ingestion.batch.file_rows import (
+    BLOCK_BYTES,
+    BYTE_ORDER_MARK,
+    Lines,
+    OpenFile,
+    csv_rows,
+    decoded,
+    header,
+    is_utf8,
+    serves,
+)
 from pipeline_assets.ingestion.batch.files import Folder, FoundFile, folder_of
 from pipeline_assets.ingestion.sources.proposals.code import Noted, text
 from pipeline_assets.ingestion.sources.proposals.module import module_text
@@ -34,7 +44,6 @@ from pipeline_assets.spec.sources import CsvFile, FileFormat, Files, JsonLines, 
 MOST_FILES = 100
 PARQUET_MAGIC, BEGINNING_BYTES = b"PAR1", 65_536
 DELIMITERS = ",;\t|"
-BLOCK_BYTES = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +128,8 @@ def _format(folder: Folder, file: FoundFile) -> FileFormat | None:
         return ParquetFile()
     if not text_begins:
         return None
+    if text_begins.startswith((b"[{", b"[\n", b"[\r")):
+        raise ProposalRefused(folder.source, f"file '{file.path}' is a JSON array, expected an object per line")
     return JsonLines() if text_begins.startswith(b"{") else CsvFile(delimiter=_delimiter(text_begins))
 
 
@@ -145,14 +156,7 @@ def _rows(folder: Folder, file: FoundFile, kind: FileFormat, rows: int) -> FileR
         delimiter = kind.delimiter
         found = chain.from_iterable(csv_rows(lines, block.split(b"\n"), delimiter) for block in _bounded(lines))
         values = [row.values if is_utf8(row) else None for row in islice(found, rows + 1)]
-        return FileRows(names=_header(opened, values[0]), texts=values[1:]) if values else FileRows()
-
-
-def _header(opened: OpenFile, names: Sequence[str] | None) -> tuple[str, ...]:
-    repeated = sorted({name for name in names or () if (names or ()).count(name) > 1})
-    if repeated or names is None:
-        raise opened.refused(f"names the column {text(repeated[0])} twice" if repeated else "has no line of column names at its beginning")
-    return tuple(names)
+        return FileRows(names=header(opened, values[0]), texts=values[1:]) if values else FileRows()
 
 
 def _bounded(lines: Lines) -> Iterator[bytes]:
@@ -186,8 +190,13 @@ def _columns(kind: FileFormat, read: Sequence[FileRows]) -> ReadRows:
             return text_columns(read[0].names, [row or [] for own in read for row in own.texts])
         case ParquetFile():
             table = pa.concat_tables([own.table for own in read])
-            columns = [_parquet_column(name, table.column(name)) for name in table.column_names[:MOST_COLUMNS]]
+            columns = [_parquet_column(*each) for each in zip(table.column_names[:MOST_COLUMNS], table.columns, strict=False)]
+            columns = [_once(column, table.column_names.count(column.name)) for column in columns]
             return ReadRows(columns, list(range(table.num_rows)), ())
+
+
+def _once(column: Column, times: int) -> Column:
+    return column if times == 1 else replace(column, type=None, reason="stands there more than once")
 
 
 def _parquet_column(name: str, values: pa.ChunkedArray) -> Column:

@@ -12,14 +12,15 @@ from typing import Any
 import psycopg
 import pyarrow as pa
 from psycopg import sql
-from psycopg.rows import class_row
+from psycopg.rows import class_row, dict_row
 
 from pipeline_assets.core.errors import ProposalRefused
 from pipeline_assets.core.settings import DatabaseSettings
-from pipeline_assets.ingestion.batch.postgres import connect, conninfo_of, source_errors, table_of
+from pipeline_assets.ingestion.batch.postgres import BATCH_BYTES, columns_in, connect, conninfo_of, source_errors, table_of
 from pipeline_assets.ingestion.batch.proposals.checks import promised
 from pipeline_assets.ingestion.sources.numbers import number_in
 from pipeline_assets.ingestion.sources.postgres_types import NUMERIC, OTHERWISE, REFUSED, SERVED
+from pipeline_assets.ingestion.sources.postgres_types import Column as PostgresType
 from pipeline_assets.ingestion.sources.proposals.code import Noted, text
 from pipeline_assets.ingestion.sources.proposals.module import module_text
 from pipeline_assets.ingestion.sources.proposals.proposal import Proposal, name_of, proposed
@@ -37,7 +38,6 @@ from pipeline_assets.spec.sources import Load, PostgresTable
 
 # Longer texts are cut off in a sample, which shows of them how they begin.
 LONGEST_TEXT = 1_000
-BATCH_BYTES = "1000000"
 UNSAID = "guess: numeric without digits, of the type that its values show"
 TABLE, PARTITIONED, VIEW, MATERIALIZED_VIEW = "r", "p", "v", "m"
 RELATION = """
@@ -49,19 +49,23 @@ RELATION = """
         ) as key
     from pg_class as c where c.oid = to_regclass(%s) and c.relkind in ('r', 'p', 'v', 'm', 'f')
 """
-COLUMNS = """
+# What the catalog promises of a column, by itself and by all domains that its type is made of.
+PROMISES = """
+    with recursive made_of (number, type) as (
+        select attnum, atttypid from pg_attribute where attrelid = to_regclass(%(table)s) and attnum > 0 and not attisdropped
+        union all
+        select m.number, t.typbasetype from made_of as m join pg_type as t on t.oid = m.type where t.typtype = 'd'
+    ), types (number, own) as (select number, array_agg(type) from made_of group by number)
     select a.attname::text as name, format_type(a.atttypid, a.atttypmod) as shown,
-        case t.typtype when 'e' then 'enum' when 'd' then format_type(t.typbasetype, null) else format_type(t.oid, null) end as kind,
-        case when t.typtype = 'd' then t.typtypmod else a.atttypmod end as modifier,
-        a.attnotnull or (t.typtype = 'd' and t.typnotnull) as is_required,
+        a.attnotnull or exists (select from pg_type as d where d.oid = any(t.own) and d.typnotnull) as is_required,
         coalesce(col_description(a.attrelid, a.attnum), '') as description,
-        array(select e.enumlabel::text from pg_enum as e where e.enumtypid = t.oid order by e.enumsortorder) as labels,
+        array(select e.enumlabel::text from pg_enum as e where e.enumtypid = any(t.own) order by e.enumsortorder) as labels,
         array(
-            select pg_get_constraintdef(c.oid) from pg_constraint as c
-            where c.contype = 'c' and (c.conrelid = a.attrelid and c.conkey = array[a.attnum] or c.contypid = t.oid) order by c.conname
+            select pg_get_constraintdef(c.oid) from pg_constraint as c where c.contype = 'c'
+                and (c.conrelid = a.attrelid and c.conkey = array[a.attnum] or c.contypid = any(t.own)) order by c.conname
         ) as checks
-    from pg_attribute as a join pg_type as t on t.oid = a.atttypid
-    where a.attrelid = to_regclass(%s) and a.attnum > 0 and not a.attisdropped order by a.attnum
+    from pg_attribute as a join types as t on t.number = a.attnum
+    where a.attrelid = to_regclass(%(table)s) order by a.attnum
 """
 
 
@@ -77,21 +81,15 @@ class Relation:
 
 @dataclass(frozen=True, kw_only=True)
 class CatalogColumn:
-    """What the catalog says of a column; `kind` is its type without length, of a domain that which it is made of."""
+    """What the catalog says of a column; `shown` is its type as it was declared."""
 
     name: str
+    type: PostgresType
     shown: str
-    kind: str
-    modifier: int
     is_required: bool
     description: str
     labels: Sequence[str]
     checks: Sequence[str]
-
-    @property
-    def length(self) -> int | None:
-        """The greatest number of characters."""
-        return self.modifier - 4 if self.kind in {"character varying", "character"} and self.modifier > 4 else None  # noqa: PLR2004
 
 
 def propose_table(settings: DatabaseSettings, origin: PostgresTable, name: str | None, rows: int) -> tuple[Proposal, str]:
@@ -120,12 +118,11 @@ def propose_table(settings: DatabaseSettings, origin: PostgresTable, name: str |
 
 def field_type(column: CatalogColumn) -> Column:
     """The column of a sample that one of a table can be, without its values; `numeric` without digits is decided by these."""
-    if column.kind == NUMERIC and column.modifier >= 0:
-        digits = column.modifier - 4
-        # Eleven bits with a sign, behind the digits that there are.
-        return decimal_column(column.name, digits >> 16 & 0xFFFF, (digits & 0x7FF ^ 0x400) - 0x400)
-    served = SERVED.get(column.kind, (None,))
-    reason = "" if column.kind in SERVED else f"{text(column.shown)} {REFUSED.get(column.kind, OTHERWISE)}"
+    if column.type.digits is not None:
+        return decimal_column(column.name, *column.type.digits)
+    kind = column.type.type
+    served = SERVED.get(kind, (None,))
+    reason = "" if kind in SERVED else f"{text(column.shown)} {REFUSED.get(kind, OTHERWISE)}"
     return Column(name=column.name, type=served[0], reason=reason)
 
 
@@ -140,7 +137,7 @@ def _column(column: CatalogColumn, *, has_promises: bool) -> Column:
         minimum=promise.minimum,
         maximum=promise.maximum,
         allowed=promise.allowed or (tuple(column.labels) if found.type == "string" else ()),
-        max_length=column.length if found.type == "string" else None,
+        max_length=column.type.length if found.type == "string" else None,
         description=column.description,
         remarks=(*found.remarks, *checks),
     )
@@ -148,7 +145,7 @@ def _column(column: CatalogColumn, *, has_promises: bool) -> Column:
 
 def _filled(column: Column, catalog: CatalogColumn, values: pa.Array) -> Column:
     """The column with its values; one of numbers with any digits is what these show."""
-    if catalog.kind != NUMERIC or catalog.modifier >= 0:
+    if catalog.type.type != NUMERIC or catalog.type.digits is not None:
         return arrow_column(column, values)
     texts = values.to_pylist()
     numbers = [int(text) if text is not None and INTEGER.fullmatch(text) else number_in(text or "") for text in texts]
@@ -164,7 +161,8 @@ def _catalog(connection: psycopg.Connection, name: str, origin: PostgresTable) -
     found = connection.cursor(row_factory=class_row(Relation)).execute(RELATION, [table]).fetchone()
     if found is None:
         raise ProposalRefused(name, f"database '{origin.database}' has no table {table}, or its role may not use its schema")
-    return found, connection.cursor(row_factory=class_row(CatalogColumn)).execute(COLUMNS, [table]).fetchall()
+    types, promises = columns_in(connection, origin), connection.cursor(row_factory=dict_row).execute(PROMISES, {"table": table}).fetchall()
+    return found, [CatalogColumn(**promise, type=types[promise["name"]]) for promise in promises]
 
 
 def _rows(
@@ -209,7 +207,7 @@ def _read(column: Column, catalog: CatalogColumn, number: int) -> sql.Composable
     named, place = sql.Identifier(column.name), sql.Identifier(f"c{number}")
     if column.type == "string":
         return sql.SQL("left({}::text, {}) as {}").format(named, sql.Literal(LONGEST_TEXT), place)
-    return sql.SQL("{}::text as {}" if catalog.kind == NUMERIC else "{} as {}").format(named, place)
+    return sql.SQL("{}::text as {}" if catalog.type.type == NUMERIC else "{} as {}").format(named, place)
 
 
 def _looked_at(origin: PostgresTable, relation: Relation, rows: int) -> str:

@@ -160,6 +160,6 @@ def _opened(dsn: SecretStr, database: str, *, autocommit: bool = False) -> "Iter
     from pipeline_assets.ingestion.batch.postgres import source_errors
 
     with source_errors(database, connecting=True):
-        connection = psycopg.connect(dsn.get_secret_value(), autocommit=autocommit)
+        connection = psycopg.connect(dsn.get_secret_value(), autocommit=autocommit, client_encoding="utf8")
     with source_errors(database), connection:
         yield connection

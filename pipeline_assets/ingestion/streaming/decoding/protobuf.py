@@ -7,7 +7,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from pipeline_assets.core.protobuf_schemas import Kind, Messages, NotProtobufError, kind_of, messages_of
-from pipeline_assets.ingestion.sources.json_objects import Fault
+from pipeline_assets.ingestion.sources.json_objects import HUGE, Fault
 from pipeline_assets.ingestion.sources.numbers import EXACT
 from pipeline_assets.ingestion.streaming.decoding.frames import message_place, schema_id
 from pipeline_assets.ingestion.streaming.decoding.schema_registry import PROTOBUF, SchemaOf
@@ -21,8 +21,8 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 NANOSECONDS = 1_000_000_000
 # A decimal of more bytes has more places than any field of a contract.
 DECIMAL_BYTES = 200
-# How values are given that are too far away for Python to hold them: the check of the contract finds them out of range.
-TOO_LATE, TOO_LARGE = "+99999-01-01", Decimal("1E+999999")
+# How times are given that are too far away for Python to hold them: the check of the contract finds them out of range.
+TOO_LATE = "+99999-01-01"
 # What no type of a contract can be, as JSON would have it.
 NO_VALUE: Mapping[str, Any] = {}
 
@@ -134,5 +134,5 @@ def _instant(value: Any) -> Any:
 
 def _decimal(value: Any) -> Decimal:
     if len(value.value) > DECIMAL_BYTES:
-        return TOO_LARGE
+        return HUGE
     return EXACT.scaleb(Decimal(int.from_bytes(value.value, signed=True)), -value.scale)

@@ -118,7 +118,7 @@ def _references(found: dict[str, Any]) -> Iterable[tuple[str, str]]:
 
 
 def _kind(found: dict[str, Any]) -> str:
-    return str(found.get("schemaType", AVRO))
+    return str(found.get("schemaType") or AVRO)
 
 
 def _answer(source: str, registry: SchemaRegistry, path: str) -> dict[str, Any] | None:

@@ -1,8 +1,11 @@
 """Reading Postgres tables: what is seen, what is refused, and what each row becomes."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from urllib.parse import urlsplit
 
+import psycopg
 import pytest
 from pydantic import SecretStr
 
@@ -193,3 +196,43 @@ def test_rows_known_before_they_happen_are_in_order(world: World) -> None:
     (staged,) = stage_days(world.settings, plans, day(0), day(0), run_id="r")
 
     assert (staged.manifest.rows, staged.manifest.broken) == (1, 0)
+
+
+@pytest.fixture
+def database_in(world: World, cluster: psycopg.Connection) -> Iterator[Callable[[str], World]]:
+    """A function that gives the world another operational database, of an encoding; dropped after the test."""
+    name = f"legacy_{world.name}"
+
+    def make(encoding: str) -> World:
+        owned = world.settings.databases[DATABASE].get_secret_value()
+        owner = str(urlsplit(owned).username)
+        cluster.execute(f"create database {name} owner {owner} encoding '{encoding}' locale 'C' template template0")
+        own = SecretStr(f"{owned.rpartition('/')[0]}/{name}")
+        return replace(world, settings=world.settings.model_copy(update={"databases": {DATABASE: own}}))
+
+    yield make
+    cluster.execute(f"drop database if exists {name} with (force)")
+
+
+def test_texts_of_a_database_of_another_encoding_are_what_they_say(database_in: Callable[[str], World]) -> None:
+    """The server gives them as UTF-8, whatever it keeps them in."""
+    world = database_in("LATIN1")
+    rows = [reading(sensor="Zo\u00eb"), reading(1, sensor="b2")]
+    world.fill(rows)
+
+    stage_snapshot(world.settings, replace(world.table, load="snapshot"), run_id="r")
+
+    assert world.staged("snapshot") == rows
+
+
+def test_a_text_of_a_database_without_an_encoding_that_is_none_breaks_its_row(database_in: Callable[[str], World]) -> None:
+    """Regression: bytes that are no UTF-8 were staged as a text, which nothing could read."""
+    world = database_in("SQL_ASCII")
+    world.fill([reading(), reading(1, sensor="b2")])
+    world.run("update {table} set sensor = E'Zo\\xeb' where sensor = 'a1'")
+
+    staged = stage_snapshot(world.settings, replace(world.table, load="snapshot"), run_id="r")
+
+    assert (staged.manifest.rows, staged.manifest.reasons) == (1, {"sensor wrong type": 1})
+    assert world.staged("snapshot") == [reading(1, sensor="b2")]
+    assert b'"sensor": "Zo\xeb"' in world.originals()[0]

@@ -134,6 +134,35 @@ def test_the_catalog_promises_and_the_sample_shows(world: World) -> None:
     assert read(world, found, date(2013, 5, 1)) == (100, [])
 
 
+def test_a_domain_is_what_it_is_made_of_through_all_domains_between(world: World) -> None:
+    """Regression: of a domain over a domain or an enumeration the column was left out, as one of no type of contracts."""
+    fill(
+        world,
+        """
+        create type {kinds} as enum ('web', 'shop');
+        create domain {levels} as varchar(12) not null;
+        create domain {other} as {levels} check (value <> '');
+        create domain {table}_amount as numeric(9, 2) check (value >= 0);
+        create domain {table}_kind as {kinds};
+        create table {table} (
+            sku {other} primary key, amount {table}_amount, kind {table}_kind, updated_at timestamptz not null
+        );
+        insert into {table} values ('a', 1.25, 'web', '2013-05-01Z');
+        """.replace("{table}_", f"{world.name}_"),
+    )
+
+    found, module = propose(world)
+
+    assert rules(found) == {
+        "sku": {"type": "string", "required": True, "max_length": 12},
+        "amount": {"type": "decimal", "precision": 9, "scale": 2, "minimum": 0},
+        "kind": {"type": "string", "allowed": ("web", "shop")},
+        "updated_at": {"type": "timestamp", "required": True},
+    }
+    assert "# checked by the table: \"CHECK (((VALUE)::text <> ''::text))\"" in module
+    assert read(world, found) == (1, [])
+
+
 def test_a_register_is_followed_by_its_changes(world: World) -> None:
     """A table with a key whose rows are changed; without a key it is a snapshot, and its key is guessed."""
     fill(

@@ -1,6 +1,7 @@
 """Rows of files: CSV, JSON lines and Parquet, read part by part, each broken row with the line that it begins in."""
 
 import csv
+import gzip
 import io
 import json
 from collections.abc import Sequence
@@ -149,6 +150,9 @@ def test_columns_may_come_in_any_order_and_with_others() -> None:
         (HEADER.replace(b"level,", b""), SourceChanged, r"'level' \(integer\) has no column in 'in\.csv'"),
         (HEADER.replace(b"level", b"kind"), SourceRefused, "names the column 'kind' twice"),
         (HEADER.decode().encode("utf-16"), SourceRefused, "is UTF-16, expected UTF-8"),
+        (HEADER.decode().encode("utf-16-be"), SourceRefused, "is UTF-16 or UTF-32, expected UTF-8"),
+        (gzip.compress(HEADER), SourceRefused, r"is compressed by gzip and not called \.gz, expected UTF-8"),
+        (b"PK\x03\x04" + bytes(20), SourceRefused, "is a zip archive or a workbook, expected UTF-8"),
     ],
 )
 def test_a_file_of_another_shape_is_refused_by_name(content: bytes, error: type[Exception], named: str) -> None:
@@ -193,6 +197,7 @@ def parquet(**columns: pa.Array) -> bytes:
         ("level", pa.array([3], pa.int8()), 3),
         ("kind", pa.array(["indoor"], pa.large_string()), "indoor"),
         ("kind", pa.array(["outdoor"]).dictionary_encode(), "outdoor"),
+        ("kind", pa.array(["indoor"], pa.string_view()), "indoor"),
         ("kind", pa.nulls(1), None),
         ("value", pa.array([2], pa.int32()), 2.0),
         ("value", pa.array([0.25], pa.float32()), 0.25),
@@ -209,15 +214,24 @@ def test_columns_of_parquet_may_be_of_a_smaller_type(column: str, found: pa.Arra
 
 
 @pytest.mark.parametrize(
-    ("column", "found"),
-    [("level", pa.array([2**63], pa.uint64())), ("read_at", pa.array([1_367_409_600_000_000_001], pa.timestamp("ns", "UTC")))],
+    ("column", "found", "reason", "written"),
+    [
+        ("level", pa.array([2**63], pa.uint64()), "out of range", b'"level": 9223372036854775808'),
+        ("read_at", pa.array([1_367_409_600_000_000_001], pa.timestamp("ns", "UTC")), "wrong type", b'"read_at": '),
+        ("sensor", pa.array(["a\0b"]), "wrong type", b'"sensor": "a\\u0000b"'),
+        ("sensor", pa.array([b"\xff1"]).view(pa.string()), "wrong type", b'"sensor": "\xff1"'),
+    ],
 )
-def test_a_value_that_does_not_fit_breaks_its_row(column: str, found: pa.Array) -> None:
-    """A whole number beyond 64 bits, a time between two microseconds: nothing is rounded."""
+def test_a_value_that_does_not_fit_breaks_its_row(column: str, found: pa.Array, reason: str, written: bytes) -> None:
+    """A whole number beyond 64 bits, a time between two microseconds, a text that is none: nothing is rounded.
+
+    Regression: texts with a NUL, which Postgres does not take, and with bytes that are no UTF-8, were staged as good.
+    """
     good, broken = read(parquet(**{column: found}), ParquetFile())
 
     assert good == []
-    assert [(line, fault) for line, fault, _ in broken] == [(1, f"{column} wrong type")]
+    assert [(line, fault) for line, fault, _ in broken] == [(1, f"{column} {reason}")]
+    assert written in broken[0][2]
 
 
 @pytest.mark.parametrize(
@@ -233,6 +247,16 @@ def test_a_column_of_another_kind_stops_the_source(column: str, found: pa.Array)
     """By name, with the file and what stands in it."""
     with pytest.raises(SourceChanged, match=rf"'{column}' is .*, expected .* in 'in\.csv'"):
         read(parquet(**{column: found}), ParquetFile())
+
+
+def test_a_column_that_stands_twice_stops_the_source() -> None:
+    """Regression: it was an error of the library, without source and file."""
+    row = pa.Table.from_pylist([reading()])
+    sink = io.BytesIO()
+    pq.write_table(row.append_column("kind", row.column("kind")), sink)
+
+    with pytest.raises(SourceChanged, match=r"'kind' \(string\) has two columns in 'in\.csv'"):
+        read(sink.getvalue(), ParquetFile())
 
 
 def test_lines_of_several_row_groups_go_on() -> None:

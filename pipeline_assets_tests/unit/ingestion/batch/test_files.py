@@ -1,12 +1,14 @@
 """Files of a folder: which are meant, which day each belongs to, and which are left alone."""
 
 import gzip
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
+import polars as pl
 import pyarrow as pa
 import pytest
 
@@ -131,14 +133,41 @@ def test_a_file_without_its_end_ends_the_load(tmp_path: Path, name: str, content
         sensors(opened)
 
 
-@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.csv.zst"])
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "A.CSV.GZ", "a.csv.zst"])
 def test_compressed_files_are_read_as_what_they_hold(tmp_path: Path, name: str) -> None:
-    """By the end of their names; a file of several gzip members is one."""
+    """By the end of their names, in upper case or lower; a file of several gzip members is one."""
     content = HEADER + LINE
     packed = {"gz": gzip.compress(content) + gzip.compress(LINE), "zst": bytes(pa.compress(content + LINE, codec="zstd", asbytes=True))}
-    put(tmp_path, name, packed.get(name.rpartition(".")[2], content + LINE))
+    put(tmp_path, name, packed.get(name.lower().rpartition(".")[2], content + LINE))
     with reader(tmp_path, "*") as opened:
         assert sensors(opened) == ["a1", "a1"]
+
+
+def test_a_name_that_is_no_text_is_refused_and_shown(tmp_path: Path) -> None:
+    """Nobody could open the file by it. Regression: it was an error of the library, without source and file."""
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.csv")).write_bytes(HEADER + LINE)
+
+    with reader(tmp_path, "*.csv") as opened, pytest.raises(SourceRefused, match=r"has a file whose name is no UTF-8: .*\\xff\.csv"):
+        sensors(opened)
+
+
+def test_a_file_of_the_future_says_so(tmp_path: Path) -> None:
+    """Waiting would not help: its time, or the clock of this machine, is wrong."""
+    put(tmp_path, "a.csv", HEADER + LINE, changed_at=4_102_444_800)
+
+    with reader(tmp_path, "*.csv") as opened, pytest.raises(SourceUnavailable, match=r"'a\.csv', which was changed at 2100-01-01T00:00:00"):
+        sensors(opened)
+
+
+def test_a_type_that_no_reader_knows_is_refused_by_its_file(tmp_path: Path) -> None:
+    """Regression: whole numbers of 128 bits, as Polars writes them, were an error of the library, without source and file."""
+    written = pl.DataFrame({"sensor": ["a1"], "level": [1]}).with_columns(pl.col("level").cast(pl.Int128))
+    sink = io.BytesIO()
+    written.write_parquet(sink)
+    put(tmp_path, "a.parquet", sink.getvalue())
+
+    with reader(tmp_path, "*", ParquetFile()) as opened, pytest.raises(SourceRefused, match=r"file 'a\.parquet' has what no reader"):
+        list(opened(None))
 
 
 def test_files_with_the_same_bytes_are_read_once(tmp_path: Path) -> None:

@@ -5,12 +5,13 @@ import pytest
 
 from pipeline_assets.ingestion.batch.proposals import files, tables
 from pipeline_assets.ingestion.batch.proposals.tables import CatalogColumn
+from pipeline_assets.ingestion.sources.postgres_types import Column
 from pipeline_assets.spec.sources import PostgresTable
 
 
 def catalog_column(kind: str, modifier: int = -1) -> CatalogColumn:
     """A column as the catalog has it."""
-    return CatalogColumn(name="a", shown=kind, kind=kind, modifier=modifier, is_required=False, description="", labels=[], checks=[])
+    return CatalogColumn(name="a", type=Column(kind, modifier), shown=kind, is_required=False, description="", labels=[], checks=[])
 
 
 def numeric(precision: int, scale: int) -> int:

@@ -179,9 +179,10 @@ def test_lines_that_cannot_be_read_are_counted_and_stop_nothing(tmp_path: Path, 
     [
         (b"", ProposalRefused, "no file has a row, of 1 that were looked at"),
         (b"a,b\n", ProposalRefused, "no file has a row"),
-        (b"a,a\n1,2\n", SourceRefused, 'names the column "a" twice'),
+        (b"a,a\n1,2\n", SourceRefused, "names the column 'a' twice"),
         (b"A B,C\n1,2\n", ProposalRefused, "no column can be a field"),
         (b"PAR1", SourceRefused, "is no Parquet"),
+        (b'[{"a": 1}]', ProposalRefused, r"file 'orders\.csv' is a JSON array, expected an object per line"),
         ("a,b\n1,2\n".encode("utf-16"), SourceRefused, "is UTF-16, expected UTF-8"),
     ],
 )
@@ -193,6 +194,19 @@ def test_what_nothing_can_be_proposed_of_is_refused(
 
     with pytest.raises(error, match=expected):
         propose(tmp_path, "orders.csv")
+
+
+def test_a_column_of_parquet_that_stands_twice_is_left_out(tmp_path: Path, put: Callable[[str, bytes], None]) -> None:
+    """Regression: it was an error of the library. Which of the two is meant nobody knows."""
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    table, sink = pa.table({"id": [1, 2], "note": ["a", "b"], "at": [at, at]}), io.BytesIO()
+    pq.write_table(table.append_column("note", table.column("note")), sink)
+    put("orders.parquet", sink.getvalue())
+
+    found, module = propose(tmp_path, "orders.parquet")
+
+    assert [field.name for field in found.contract.fields] == ["id", "at"]
+    assert '# - "note": stands there more than once' in module
 
 
 def test_a_folder_or_file_that_is_not_there_is_named(tmp_path: Path) -> None:

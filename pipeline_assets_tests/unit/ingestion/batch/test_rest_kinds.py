@@ -80,6 +80,13 @@ def linked_in_header(_: Api, query: dict[str, str]) -> Answer:
     return answered({"rows": ROWS[start : start + MOST]}, **rest)
 
 
+def linked_in_other_words(_: Api, query: dict[str, str]) -> Answer:
+    """The next page is in a header, by a relation in another case that is one of several (RFC 8288, 3.3)."""
+    start = int(query.get("from", "0"))
+    rest = {"Link": f'</v1/readings?from={start + MOST}>; rel="alternate Next"'} if start + MOST < len(ROWS) else {}
+    return answered({"rows": ROWS[start : start + MOST]}, **rest)
+
+
 def linked_in_body(_: Api, query: dict[str, str]) -> Answer:
     """The next page is a URL in the answer, relative to the one that was asked for."""
     start = int(query.get("from", "0"))
@@ -99,11 +106,12 @@ def with_cursor(_: Api, query: dict[str, str]) -> Answer:
         (numbered, {"pages": NumberedPages(), "records": "data.items"}, 4),
         (from_offset, {"pages": OffsetPages(parameter="skip", size=None), "records": ""}, 4),
         (linked_in_header, {"pages": LinkedPages()}, 3),
+        (linked_in_other_words, {"pages": LinkedPages()}, 3),
         (linked_in_body, {"pages": LinkedPages(field="links.next", size=None)}, 3),
         (with_cursor, {"pages": CursorPages(parameter="after", field="meta.after")}, 3),
         (lambda *_: answered({"rows": ROWS}), {"pages": OnePage()}, 1),
     ],
-    ids=["numbered", "offset", "link header", "next url", "cursor", "one page"],
+    ids=["numbered", "offset", "link header", "other words", "next url", "cursor", "one page"],
 )  # fmt: skip
 def test_pages_follow_each_other_in_each_way(
     answer: Callable[[Api, dict[str, str]], Answer], changed: Mapping[str, Any], requests: int
@@ -215,6 +223,27 @@ def test_both_sides_show_certificates(tmp_path: Path) -> None:
             read(with_credentials(settings, **shown | {"certificate": tmp_path / "nowhere.pem"}), origin)
 
     assert len(api.asked) == 1
+
+
+@pytest.mark.parametrize("lasts", [{}, {"expires_in": None}, {"expires_in": 3599.5}])
+def test_a_server_of_tokens_may_be_signed_by_the_authority_of_the_settings(tmp_path: Path, lasts: dict[str, Any]) -> None:
+    """As the service itself; how long a token lasts it may leave unsaid.
+
+    Regression: only the public authorities were believed for tokens, so no service behind an own authority could give any.
+    """
+    authority = make_authority(tmp_path, "authority")
+
+    def answer(api: Api, query: dict[str, str]) -> Answer:
+        return answered({"access_token": "t", **lasts}) if api.paths[-1] == "/token" else numbered(api, query)
+
+    source = shaped(login=ClientCredentials(), pages=NumberedPages(), records="data.items")
+    with serving(SETTINGS, answer, server_context(tmp_path, authority, HOST)) as (api, settings):
+        login = {"token_url": f"{settings.services[SERVICE].url}/token", "client_id": "me", "client_secret": SecretStr("p")}
+        assert read(with_credentials(settings, **login, authority=authority.certificate), source) == ROWS
+        with pytest.raises(SourceUnavailable, match="certificate verify failed"):
+            read(with_credentials(settings, **login), source)
+
+    assert api.paths.count("/token") == 1
 
 
 def test_a_declared_rate_is_kept() -> None:

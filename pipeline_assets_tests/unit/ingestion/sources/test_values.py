@@ -58,6 +58,43 @@ def test_a_column_of_texts_is_what_its_texts_are_one_by_one(field: Field, texts:
     assert [reasons.get(row, repr(value)) for row, value in enumerate(found.to_pylist())] == one_by_one(field, texts)
 
 
+def is_held(text: bytes) -> bool:
+    """Whether bytes are a text that every part of the platform can hold."""
+    return b"\0" not in text and text.decode(errors="ignore").encode() == text
+
+
+@given(st.lists(st.one_of(st.none(), st.text(), st.binary(max_size=4)), max_size=9), st.integers(0, 3), st.integers(0, 9))
+def test_texts_are_held_or_broken_each_by_itself(found: list[str | bytes | None], first: int, rows: int) -> None:
+    """Whatever part of a column is looked at: a NUL, or bytes that are no UTF-8, break their own row."""
+    written = [text.encode() if isinstance(text, str) else text for text in found]
+    part = pa.array(written, pa.binary()).view(pa.string()).slice(first, rows)
+    texts, faults = from_texts(Field(name="v", type="string", description="Text."), part)
+
+    expected = [text is not None and not is_held(text) for text in written[first : first + rows]]
+    assert faults.get("wrong type", np.zeros(len(part), dtype=bool)).tolist() == expected
+    kept = [None if is_broken else text for text, is_broken in zip(written[first : first + rows], expected, strict=True)]
+    assert texts.cast(pa.binary()).to_pylist() == kept
+
+
+@pytest.mark.parametrize(
+    ("digits", "text"),
+    [
+        ((38, 38), "11"),
+        ((38, 10), "40000000000000000000000000000"),
+        ((38, 10), "-40000000000000000000000000000.5"),
+        ((38, 10), "4e28"),
+        ((38, 2), "4E36"),
+    ],
+)
+def test_a_decimal_that_has_no_place_is_out_of_range(digits: tuple[int, int], text: str) -> None:
+    """Regression: Arrow multiplied beyond 128 bits and went on with what was left, so 11 became 0.7915… in a decimal(38, 38)."""
+    field = Field(name="v", type="decimal", precision=digits[0], scale=digits[1], description="Exact.")
+
+    found, faults = from_texts(field, pa.array([text]))
+
+    assert (found.to_pylist(), list(faults)) == ([None], ["out of range"])
+
+
 @given(st.sampled_from(FIELDS[2:]), NUMBERS)
 def test_a_decimal_is_the_number_that_is_written_or_a_fault(field: Field, text: str) -> None:
     """Every digit is kept; a number that would have to be rounded, or is too large, has no value."""

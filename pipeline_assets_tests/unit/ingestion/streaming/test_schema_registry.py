@@ -65,6 +65,13 @@ def test_an_unknown_id_breaks_its_records_alone(kept: Registry) -> None:
     assert found.checked.good.num_rows == 1
 
 
+def test_a_schema_whose_kind_is_null_is_one_of_avro(kept: Registry) -> None:
+    """As where it is left out. Regression: all records of a registry that writes it so were in quarantine."""
+    kept.about = {1: {"schemaType": None, "references": None}}
+
+    assert faults(read(kept, framed(1, FIRST))) == {}
+
+
 def named(name: str, **fields: object) -> dict[str, Any]:
     """A record of Avro in the namespace of the plant."""
     return {"type": "record", "name": name, "namespace": "plant", "fields": [{"name": key, "type": kind} for key, kind in fields.items()]}
