@@ -12,7 +12,7 @@ def settings_with(database: str) -> Settings:
     """Settings with a secret wherever there is one, and a role that reads the changes of a database."""
     dsn = f"postgresql://%s:{HIDDEN}@db.example.com:6432/%s"
     given = {
-        **{f"{name}_dsn": dsn % (name, name) for name in ("warehouse", "catalog", "dagster")},
+        **{f"{name}_dsn": dsn % (name, name) for name in ("warehouse", "online", "catalog", "dagster")},
         **{f"{name}_url": f"http://{name}.example.com" for name in ("dagster", "mlflow", "connect")},
         "s3_endpoint": "http://s3.example.com",
         "s3_region": "eu-central-1",

@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline_assets.core.connections import catalog, object_store, tracking, warehouse
+from pipeline_assets.core.connections import catalog, object_store, online, tracking, warehouse
 from pipeline_assets.core.errors import SettingsMalformed, SettingsMissing
 from pipeline_assets.core.settings import (
     STACK_ENV,
     DagsterSettings,
     LakeSettings,
     ObjectStoreSettings,
+    OnlineSettings,
     Part,
     Settings,
     SourceSettings,
@@ -61,14 +62,21 @@ def test_a_missing_value_is_reported_for_the_part_alone(tmp_path: Path) -> None:
 
 def test_the_parts_together_are_all_settings() -> None:
     """What the rooms read has every field of every part, and none of its own."""
-    parts: tuple[type[Part], ...] = (WarehouseSettings, LakeSettings, SourceSettings, StreamSettings, TrackingSettings, DagsterSettings)
+    stores = (WarehouseSettings, OnlineSettings, LakeSettings)
+    parts: tuple[type[Part], ...] = (*stores, SourceSettings, StreamSettings, TrackingSettings, DagsterSettings)
 
     assert set(Settings.model_fields) == {name for part in parts for name in part.model_fields}
 
 
 @pytest.mark.parametrize(
     ("connection", "part"),
-    [(warehouse, WarehouseSettings), (object_store, ObjectStoreSettings), (catalog, LakeSettings), (tracking, TrackingSettings)],
+    [
+        (warehouse, WarehouseSettings),
+        (online, OnlineSettings),
+        (object_store, ObjectStoreSettings),
+        (catalog, LakeSettings),
+        (tracking, TrackingSettings),
+    ],
 )
 def test_a_connection_asks_for_one_part(connection: object, part: type[Part]) -> None:
     """Each connection is typed by the smallest part that it needs."""

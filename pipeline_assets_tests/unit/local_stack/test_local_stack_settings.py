@@ -113,6 +113,7 @@ def test_a_half_given_service_names_all_that_is_missing(tmp_path: Path) -> None:
         (
             {
                 "PIPELINE_WAREHOUSE_DSN",
+                "PIPELINE_ONLINE_DSN",
                 "PIPELINE_CATALOG_DSN",
                 "PIPELINE_DAGSTER_DSN",
                 "PIPELINE_DATABASES__AIRLINE_OPS",
