@@ -32,6 +32,8 @@ from pipeline_assets.spec.use_case import UseCase
 
 # What makes a time of a time that may be an earlier one, in the SQL of a column's expression.
 EARLIER = re.compile(r" - |\b(LEAST|MIN|DATE_TRUNC|DATE_BIN|FIRST_VALUE|LAG)\(|AS DATE\)", re.IGNORECASE)
+# An outcome that is certain once so much time has passed: known at the end of that time, or when it became known before.
+DEADLINE = re.compile(r"\bLEAST\([^()]*\+ INTERVAL\b[^()]*\)", re.IGNORECASE)
 TEXTS = re.compile(r"'[^']*'")
 LATER = "the time at which the row was known itself, or the greatest of it and others"
 OF_DECISION = "a column that is known at the decision; what was known of it by then is a feature of a view, such as Latest"
@@ -95,8 +97,10 @@ class Leakage:
         field = f"{reading.field}.known_at"
         if earlier is not None:
             yield reading.problem(f"is '{reading.known_at}', which is {earlier}: that may be earlier than the row was known", LATER, field)
+        of_deadlines = {raw for raw, _ in known} if self._has_deadline((reading.table, reading.known_at)) else set[AssetName]()
         for contract in self._contracts(reading.table, reading.values):
-            if _known_at(contract) not in known and not self._is_joined_as_known(reading.table, contract):
+            is_known = _known_at(contract) in known or names.raw(contract.name) in of_deadlines
+            if not is_known and not self._is_joined_as_known(reading.table, contract):
                 problem = f"is '{reading.known_at}', which is not {contract.known_at} of {contract.name}, when its values were known"
                 yield reading.problem(problem, self._better(reading.table, contract), field)
 
@@ -201,10 +205,16 @@ class Leakage:
         while left:
             origin = self.dbt.origin(left.pop())
             if origin is not None:
-                if EARLIER.search(TEXTS.sub("''", origin.expression)) or self._takes_another(origin):
+                plain = TEXTS.sub("''", origin.expression)
+                is_another = DEADLINE.search(plain) is None and self._takes_another(origin)
+                if EARLIER.search(DEADLINE.sub("", plain)) or is_another:
                     return origin.expression
                 left += (*origin.same_row, *origin.other_rows)
         return None
+
+    def _has_deadline(self, column: SourceColumn) -> bool:
+        origin = self.dbt.origin(column)
+        return origin is not None and DEADLINE.search(TEXTS.sub("''", origin.expression)) is not None
 
     def _takes_another(self, origin: ColumnOrigin) -> bool:
         """Whether a time is chosen among several columns, not all of which say when something was known; the latest of them may be."""

@@ -179,6 +179,8 @@ def test_a_joined_register_is_a_fact_of_the_request_as_it_was_known(lineage: Dbt
         ("date_trunc('day', recorded_at) as known_at", "that may be earlier than the row was known"),
         ("case when is_cancelled then event_at else recorded_at end as known_at", "that may be earlier than the row was known"),
         ("coalesce(event_at, recorded_at) as known_at", "that may be earlier than the row was known"),
+        ("least(recorded_at, event_at + interval '21 days') as known_at", None),
+        ("least(recorded_at, event_at + interval '21 days') - interval '1 day' as known_at", "that may be earlier than the row was known"),
         ("max(recorded_at) over (partition by flight_id) as known_at", None),
     ],
 )
