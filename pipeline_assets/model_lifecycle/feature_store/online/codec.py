@@ -16,7 +16,7 @@ key needs. A digit has 24 bits, see `sums`.
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
 
 import numpy as np
 
@@ -68,7 +68,7 @@ def packed(layout: Layout, states: States) -> list[bytes]:
     fixed = states.recent.fixed
     ordered = states.recent.take(np.lexsort((fixed["row_low"], fixed["row_high"], fixed["known_at"], states.recent.key)))
     recent = _by_key(layout, ordered, count)
-    packing = _head_struct(layout)
+    packing = layout.head
     blobs = []
     for key in range(count):
         slots = [1 if rows[key][0] else 0 for rows in newest]
@@ -81,31 +81,23 @@ def packed(layout: Layout, states: States) -> list[bytes]:
 
 
 def _nothing(layout: Layout) -> Head:
-    tiles = tuple((0, ((0, 1),) * len(_sum_measures(tile_set))) for tile_set in layout.tile_sets)
+    tiles = tuple((0, ((0, 1),) * len(tile_set.summed)) for tile_set in layout.tile_sets)
     return Head(base_at=NO_BASE, recent=0, slots=(0,) * len(layout.slots), tiles=tiles)
-
-
-def _head_struct(layout: Layout) -> struct.Struct:
-    of_tiles = "".join("I" + "hB" * len(_sum_measures(tile_set)) for tile_set in layout.tile_sets)
-    return struct.Struct("<HqI" + "B" * len(layout.slots) + of_tiles)
 
 
 def _read_head(layout: Layout, blob: bytes) -> tuple[Head, int]:
     """The head of a state, and where its tiles begin."""
-    packing = _head_struct(layout)
+    packing = layout.head
     (version,) = struct.unpack_from("<H", blob)
     if version != VERSION:
         raise StateFormatUnknown(layout.view.name, version, VERSION)
     _, base_at, recent, *numbers = packing.unpack_from(blob)
     slots, rest = tuple(numbers[: len(layout.slots)]), iter(numbers[len(layout.slots) :])
-    tiles = tuple((next(rest), tuple((next(rest), next(rest)) for _ in _sum_measures(one))) for one in layout.tile_sets)
+    tiles = tuple((next(rest), tuple((next(rest), next(rest)) for _ in one.summed)) for one in layout.tile_sets)
     return Head(base_at=base_at, recent=recent, slots=slots, tiles=tiles), packing.size
 
 
-def _sum_measures(tile_set: TileSet) -> list[Any]:
-    return [measure for measure in tile_set.measures if measure.part in ("sum", "squares")]
-
-
+@lru_cache(maxsize=4096)
 def _tile_dtype(tile_set: TileSet, shape: Shape) -> np.dtype:
     counts = [(f"count{at}", "<i8") for at, one in enumerate(tile_set.measures) if one.part == "count"]
     totals = [(f"sum{at}", "<i8", (digits,)) for at, (_, digits) in enumerate(shape)]
@@ -134,7 +126,7 @@ def _tiles(tile_set: TileSet, shape: Shape, keys: list[int], numbers: list[int],
     records = np.frombuffer(b"".join(parts), _tile_dtype(tile_set, shape))
     totals = {
         measure: Sums(lowest=lowest, digits=records[f"sum{at}"])
-        for at, (measure, (lowest, _)) in enumerate(zip(_sum_measures(tile_set), shape, strict=True))
+        for at, (measure, (lowest, _)) in enumerate(zip(tile_set.summed, shape, strict=True))
     }
     places = list(enumerate(tile_set.measures))
     return Tiles(
@@ -150,14 +142,12 @@ def _tiles(tile_set: TileSet, shape: Shape, keys: list[int], numbers: list[int],
 def _write_tiles(tiles: Tiles, count: int) -> list[tuple[tuple[int, ...], bytes]]:
     """For each key the numbers of its head, and its tiles."""
     tile_set = tiles.tile_set
-    shape = tuple((0, 1) for _ in _sum_measures(tile_set))
+    shape = tuple((0, 1) for _ in tile_set.summed)
     written: list[tuple[tuple[int, ...], bytes]] = [((0, *(number for one in shape for number in one)), b"")] * count
     if len(tiles) == 0:
         return written
     starts = np.flatnonzero(np.concatenate(([True], np.diff(tiles.key) != 0)))
-    shapes = np.concatenate(
-        [_shapes(tiles.sums[one], starts) for one in _sum_measures(tile_set)] or [np.zeros((len(starts), 0), int)], axis=1
-    )
+    shapes = np.concatenate([_shapes(tiles.sums[one], starts) for one in tile_set.summed] or [np.zeros((len(starts), 0), int)], axis=1)
     numbers = np.diff(np.append(starts, len(tiles)))
     distinct, which = np.unique(shapes, axis=0, return_inverse=True)
     for group, flat in enumerate(distinct.tolist()):
@@ -189,7 +179,7 @@ def _records(tiles: Tiles, shape: Shape) -> np.ndarray:
             data[f"count{at}"] = tiles.counts[measure]
         elif measure.part in ("greatest", "least"):
             data[f"extreme{at}"] = tiles.extremes[measure]
-    for at, (measure, (lowest, digits)) in enumerate(zip(_sum_measures(tile_set), shape, strict=True)):
+    for at, (measure, (lowest, digits)) in enumerate(zip(tile_set.summed, shape, strict=True)):
         own = tiles.sums[measure]
         is_zero = not own.digits.any()
         data[f"sum{at}"] = 0 if is_zero else sums.shortened(own, lowest, digits).digits

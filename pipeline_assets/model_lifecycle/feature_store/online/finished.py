@@ -108,9 +108,8 @@ def finished(layout: Layout, states: States, until: int) -> Finished:
     return Finished(values=values, since=at, until=held_until(moment, states))
 
 
-def restored(layout: Layout, values: Sequence[bytes], at: Ints) -> dict[str, pa.Array]:
+def restored(outputs: Outputs, values: Sequence[bytes], at: Ints) -> dict[str, pa.Array]:
     """The features at the times `at`, at which the finished values hold."""
-    outputs = outputs_of(layout)
     size = outputs.dtype.itemsize
     fixed = np.frombuffer(b"".join(one[:size] for one in values), outputs.dtype)
     present = ~np.unpackbits(fixed["nulls"], axis=1, count=len(outputs.each), bitorder="little").astype(np.bool_)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
+from struct import Struct
 from typing import Literal
 
 import numpy as np
@@ -51,6 +52,11 @@ class TileSet:
     longest: int
     measures: tuple[Measure, ...]
 
+    @cached_property
+    def summed(self) -> tuple[Measure, ...]:
+        """The measures that are sums."""
+        return tuple(measure for measure in self.measures if measure.part in ("sum", "squares"))
+
     def oldest(self, at: "np.ndarray") -> "np.ndarray":
         """The first tile that a window asked at `at` or later can reach."""
         return (at - self.longest) // self.hop
@@ -74,6 +80,12 @@ class Layout:
         fields = [(f"value:{cell.name}", cell.dtype) for cell in self.cells if cell.dtype != "text"]
         present = [(f"has:{cell.name}", "?") for cell in self.cells if cell.dtype != "text"]
         return np.dtype([*TIMES, *fields, *present])
+
+    @cached_property
+    def head(self) -> Struct:
+        """How the bytes of a state begin: see `codec`."""
+        of_tiles = "".join("I" + "hB" * len(tile_set.summed) for tile_set in self.tile_sets)
+        return Struct("<HqI" + "B" * len(self.slots) + of_tiles)
 
     @cached_property
     def texts(self) -> tuple[Cell, ...]:

@@ -5,9 +5,9 @@ question is asked a little behind the newest that came.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +18,7 @@ from pipeline_assets.model_lifecycle.feature_store.online import store
 from pipeline_assets.model_lifecycle.feature_store.online.answers import features_at, moment_of
 from pipeline_assets.model_lifecycle.feature_store.online.codec import unpacked
 from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed, feed_of
-from pipeline_assets.model_lifecycle.feature_store.online.finished import restored
+from pipeline_assets.model_lifecycle.feature_store.online.finished import outputs_of, restored
 from pipeline_assets.model_lifecycle.feature_store.online.layout import Layout, microseconds
 from pipeline_assets.model_lifecycle.feature_store.online.rows import entity_texts
 from pipeline_assets.model_lifecycle.feature_store.online.store import Kept
@@ -37,6 +37,16 @@ ASKED = """
     from unnest(%s::smallint[], %s::integer[], %s::text[], %s::bigint[]) as q (slot, place, key, at)
     join {state} as held on held.view = q.slot and held.key = q.key
 """
+
+
+class _Row(NamedTuple):
+    """What the query gives for one question of one view; `state` is None where the finished values hold."""
+
+    since: int
+    until: int
+    value: bytes
+    state: bytes | None
+    watermark: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +80,13 @@ class Reader:
         kept = {feed: store.live(connection, feed) for feed in dict.fromkeys(feed_of(tuple(feeds), view) for view in views)}
         self._kept: tuple[Kept, ...] = tuple(kept.values())
         parts = [sql.SQL(ASKED).format(id=sql.Literal(one.id), state=one.state) for one in self._kept]
+        self._read = [
+            _View(number, slot, layout)
+            for number, one in enumerate(self._kept)
+            for slot, layout in enumerate(one.feed.layouts)
+            if layout.view in self.views
+        ]
+        self._names = [column.name for view in self.views for column in view_columns(view)]
         self._query = sql.SQL(" union all ").join(
             [sql.SQL("select {}, found.* from ({}) as found").format(sql.Literal(number), part) for number, part in enumerate(parts)]
         )
@@ -82,21 +99,16 @@ class Reader:
         at = instants(requests, "requests", DECISION_AT)
         asked = [self._asked(kept, requests, at) for kept in self._kept]
         parameters = [part for one in asked for part in one]
-        found: dict[tuple[int, int], dict[int, tuple[object, ...]]] = {}
+        found: dict[tuple[int, int], dict[int, _Row]] = {}
         for number, slot, place, *rest in self.connection.execute(self._query, parameters, prepare=True, binary=True):
-            found.setdefault((number, slot), {})[place] = tuple(rest)
+            found.setdefault((number, slot), {})[place] = _Row(*rest)
         columns: dict[str, pa.Array] = {}
         statuses: dict[str, list[Status]] = {}
-        for number, slot, layout in self._layouts():
-            answer, statuses[layout.view.name] = _answer(layout, found.get((number, slot), {}), at, requests)
-            columns |= answer
-        return Served(features=pa.table({name: columns[name] for view in self.views for name in _names(view)}), statuses=statuses)
-
-    def _layouts(self) -> Iterator[tuple[int, int, Layout]]:
-        for number, kept in enumerate(self._kept):
-            for slot, layout in enumerate(kept.feed.layouts):
-                if layout.view in self.views:
-                    yield number, slot, layout
+        for one in self._read:
+            rows = found.get((one.number, one.slot), {})
+            columns |= one.answer(rows, at, requests)
+            statuses[one.view.name] = [_status(one.view, rows.get(place), asked_at) for place, asked_at in enumerate(at.tolist())]
+        return Served(features=pa.table({name: columns[name] for name in self._names}), statuses=statuses)
 
     def _asked(self, kept: Kept, requests: pa.Table, at: Ints) -> tuple[list[int], list[int], list[str], list[int]]:
         slots, places, keys = list[int](), list[int](), list[str]()
@@ -104,41 +116,52 @@ class Reader:
             if layout.view not in self.views:
                 continue
             texts = entity_texts(layout.view.entity, requests, "requests")
-            known = [(place, text) for place, text in enumerate(texts) if text is not None]
+            # No text of Postgres has a NUL, so nothing is known of such a key.
+            known = [(place, text) for place, text in enumerate(texts) if text is not None and "\0" not in text]
             slots += [slot] * len(known)
             places += [place for place, _ in known]
             keys += [text for _, text in known]
         return slots, places, keys, at[places].tolist()
 
 
-def _names(view: FeatureView) -> list[str]:
-    return [column.name for column in view_columns(view)]
+class _View:
+    """A view that is read: where its rows stand in the answer of the query, and what its features are made of."""
+
+    def __init__(self, number: int, slot: int, layout: Layout) -> None:
+        self.number, self.slot, self.layout, self.view = number, slot, layout, layout.view
+        self.outputs = outputs_of(layout)
+        types = {"int64": pa.int64(), "float64": pa.float64(), "string": pa.string()}
+        # The features of one entity of which nothing is known.
+        self.nothing = pa.table({column.name: pa.array([column.empty], types[column.dtype]) for column in view_columns(layout.view)})
+
+    def answer(self, found: Mapping[int, _Row], at: Ints, requests: pa.Table) -> dict[str, pa.Array]:
+        """The columns of the view; `found` has a row of the query for each question whose entity is known."""
+        if len(at) == 0:
+            return {name: self.nothing[name].chunk(0).slice(0, 0) for name in self.nothing.column_names}
+        done = [place for place, row in found.items() if row.state is None]
+        if len(done) == len(at):
+            return restored(self.outputs, [found[place].value for place in range(len(at))], at)
+        return self._mixed(found, done, at, requests)
+
+    def _mixed(self, found: Mapping[int, _Row], done: list[int], at: Ints, requests: pa.Table) -> dict[str, pa.Array]:
+        parts, order = list[pa.Table](), list[int]()
+        if done:
+            values = [found[place].value for place in done]
+            parts.append(pa.table(restored(self.outputs, values, at[done])))
+            order += done
+        open_ = [place for place, row in found.items() if row.state is not None]
+        if open_:
+            blobs = [found[place].state for place in open_]
+            parts.append(_from_states(self.layout, blobs, at[open_], requests.take(pa.array(open_))))
+            order += open_
+        missing = [place for place in range(len(at)) if place not in found]
+        parts += [self.nothing] * len(missing)
+        whole = pa.concat_tables(parts).take(pa.array(np.argsort([*order, *missing])))
+        return {name: _flat(whole[name]) for name in whole.column_names}
 
 
-def _answer(
-    layout: Layout, found: Mapping[int, tuple[object, ...]], at: Ints, requests: pa.Table
-) -> tuple[dict[str, pa.Array], list[Status]]:
-    """The columns of a view, and the status of each question."""
-    done = [place for place, row in found.items() if row[3] is None]
-    open_ = [place for place, row in found.items() if row[3] is not None]
-    parts, order = [_nothing(layout)], list[int]()
-    if done:
-        values = [bytes(row[2]) for place in done if isinstance((row := found[place])[2], bytes)]
-        parts.append(pa.table(restored(layout, values, at[done])))
-        order += done
-    if open_:
-        parts.append(_from_states(layout, [found[place][3] for place in open_], at[open_], requests.take(pa.array(open_))))
-        order += open_
-    missing = np.setdiff1d(np.arange(len(at)), np.array(order, np.int64))
-    whole = pa.concat_tables([*parts[1:], pa.concat_tables([_nothing(layout)] * len(missing))] if len(missing) else parts[1:])
-    places = np.argsort(np.concatenate([np.array(order, np.int64), missing]))
-    ordered = whole.take(pa.array(places)).combine_chunks() if len(at) else _nothing(layout).slice(0, 0)
-    statuses = [_status(layout.view, found.get(place), int(at[place])) for place in range(len(at))]
-    return {name: _flat(ordered[name]) for name in ordered.column_names}, statuses
-
-
-def _from_states(layout: Layout, blobs: Sequence[object], at: Ints, requests: pa.Table) -> pa.Table:
-    states = unpacked(layout, [bytes(blob) if isinstance(blob, bytes) else None for blob in blobs])
+def _from_states(layout: Layout, blobs: Sequence[bytes | None], at: Ints, requests: pa.Table) -> pa.Table:
+    states = unpacked(layout, blobs)
     early = np.flatnonzero(at < states.base_at)
     if len(early):
         key = entity_texts(layout.view.entity, requests, "requests")[early[0]]
@@ -146,18 +169,12 @@ def _from_states(layout: Layout, blobs: Sequence[object], at: Ints, requests: pa
     return pa.table(features_at(moment_of(layout, states, at)))
 
 
-def _nothing(layout: Layout) -> pa.Table:
-    """The features of one entity of which nothing is known."""
-    types = {"int64": pa.int64(), "float64": pa.float64(), "string": pa.string()}
-    return pa.table({column.name: pa.array([column.empty], types[column.dtype]) for column in view_columns(layout.view)})
-
-
 def _flat(column: pa.ChunkedArray) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
-def _status(view: FeatureView, row: tuple[object, ...] | None, at: int) -> Status:
+def _status(view: FeatureView, row: _Row | None, at: int) -> Status:
     if row is None:
         return "unknown"
-    watermark = row[4]
-    return "fresh" if isinstance(watermark, int) and at - watermark <= microseconds(view.freshness) else "stale"
+    is_fresh = row.watermark is not None and at - row.watermark <= microseconds(view.freshness)
+    return "fresh" if is_fresh else "stale"

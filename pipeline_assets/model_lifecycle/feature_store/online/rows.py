@@ -111,11 +111,16 @@ def rows_of(layout: Layout, events: pa.Table, key: Ints) -> Rows:
 
 
 def entity_texts(entity: Entity, table: pa.Table, name: str) -> list[str | None]:
-    """The key of each row as the store writes it: the texts of its key columns; None where a part is null."""
+    """The key of each row as the store writes it: the texts of its key columns, joined by U+001F; None where a part is null."""
     parts = [pc.cast(text_or_whole(table, name, key), pa.string()).to_pylist() for key in entity.keys]
     if len(parts) == 1:
         return list(parts[0])
-    return [None if None in row else SEPARATOR.join(map(str, row)) for row in zip(*parts, strict=True)]
+    return [None if None in row else SEPARATOR.join(map(_escaped, row)) for row in zip(*parts, strict=True)]
+
+
+def _escaped(part: str) -> str:
+    """A part of a key that no other parts can be taken for once they are joined."""
+    return part.replace("\\", "\\\\").replace(SEPARATOR, "\\s")
 
 
 def newest(rows: Rows, count: int) -> Ints:

@@ -13,13 +13,19 @@ from pipeline_assets.model_lifecycle.feature_store.online.rows import ROW_KEY
 from pipeline_assets.model_lifecycle.feature_store.online.store import Kept, column_type
 from pipeline_assets.processing.cleaning.dbt import SESSION
 from pipeline_assets.processing.cleaning.derivations import quoted, statements
-from pipeline_assets.processing.cleaning.raw_schema import LOADED_AT
 
 if TYPE_CHECKING:
     from adbc_driver_postgresql.dbapi import Connection, Cursor
 
-BEFORE, AFTER, BATCH, TOUCHED = "online_before", "online_after", "online_batch", "online_touched"
-GONE, COME = "online_gone", "online_come"
+BEFORE, AFTER, GONE, COME = "online_before", "online_after", "online_gone", "online_come"
+BATCH, TOUCHED, WANTED, WRITTEN, KEYS = "online_batch", "online_touched", "online_wanted", "online_written", "online_keys"
+ARROW_TYPES = {
+    "integer": pa.int64(),
+    "number": pa.float64(),
+    "boolean": pa.bool_(),
+    "timestamp": pa.timestamp("us", "UTC"),
+    "date": pa.date32(),
+}
 
 
 class Session:
@@ -53,13 +59,12 @@ class Session:
         if derivation is None or derivation.key_of_raw is None:
             raise ValueError(f"Feed {self.kept.feed.name} has no raw rows.")
         keys = ", ".join(map(quoted, derivation.key_of_raw))
-        self.ingest(cursor, BATCH, batch)
+        self.fill(cursor, BATCH, batch)
         cursor.execute(f"insert into {TOUCHED} select distinct {keys} from {BATCH}")
         cursor.execute(f"insert into {BEFORE} {self._derived()}")
         names = ", ".join(map(quoted, batch.column_names))
         known = f"select {names} from {self.raw} as raw where {self._is_touched(derivation.key_of_raw)}"
-        cast = ", ".join(f"{quoted(name)}::{kind}" for name, kind in self._raw_types(cursor).items() if name in batch.column_names)
-        cursor.execute(f"insert into {self.raw} ({names}) (select {cast} from {BATCH} except {known})")
+        cursor.execute(f"insert into {self.raw} ({names}) (select {names} from {BATCH} except {known})")
         cursor.execute(f"insert into {AFTER} {self._derived()}")
 
     def compare(self, cursor: "Cursor") -> tuple[pa.Table, pa.Table]:
@@ -85,34 +90,39 @@ class Session:
 
     def after(self, cursor: "Cursor", rows: pa.Table) -> None:
         """Puts rows of the cleaned table into `after`."""
-        self.ingest(cursor, BATCH, rows)
+        feed = self.kept.feed
+        plain = pa.table({name: rows[name].cast(ARROW_TYPES.get(feed.kinds[name], pa.string())) for name in feed.columns})
+        self.fill(cursor, BATCH, plain)
         cursor.execute(f"insert into {AFTER} select *, md5(r::text) as _row_key from (select {self._cast()} from {BATCH}) as r")
 
     def states(self, cursor: "Cursor", slot: int, keys: Sequence[str]) -> list[bytes | None]:
         """The packed states of some keys of a view, in their order."""
-        self.ingest(cursor, BATCH, pa.table({"place": pa.array(range(len(keys)), pa.int32()), "key": pa.array(keys, pa.string())}))
+        cursor.execute(f"delete from {WANTED}")
+        self.fill(cursor, WANTED, pa.table({"place": pa.array(range(len(keys)), pa.int32()), "key": pa.array(keys, pa.string())}))
         found = self.fetch(
             cursor,
-            f"select state from {BATCH} left join {self.state} as held on held.view = {slot} and held.key = {BATCH}.key order by place",
+            f"select state from {WANTED} left join {self.state} as held on held.view = {slot} and held.key = {WANTED}.key order by place",
         )
         states: list[bytes | None] = found.column(0).to_pylist()
         return states
 
     def write_states(self, cursor: "Cursor", slot: int, written: pa.Table) -> None:
         """Puts states in the place of what their keys had; `written` has key, state, value, since and until."""
-        self.ingest(cursor, BATCH, written)
+        cursor.execute(f"delete from {WRITTEN}")
+        self.fill(cursor, WRITTEN, written)
         cursor.execute(
-            f"insert into {self.state} select {slot}::smallint, key, state, value, since, until from {BATCH}"
+            f"insert into {self.state} select {slot}::smallint, key, state, value, since, until from {WRITTEN}"
             " on conflict (view, key) do update set state = excluded.state, value = excluded.value, since = excluded.since,"
             " until = excluded.until"
         )
 
     def rows_of_keys(self, cursor: "Cursor", keys: pa.Table) -> pa.Table:
         """All rows of some entity keys (columns by their names, and `place`), with the place of each."""
-        self.ingest(cursor, BATCH, keys)
+        cursor.execute(f"delete from {KEYS}")
+        self.fill(cursor, KEYS, keys)
         own = ", ".join(f"held.{quoted(name)}" for name in (*self.kept.feed.columns, ROW_KEY))
-        same = " and ".join(f"held.{quoted(name)} = {BATCH}.{quoted(name)}" for name in keys.column_names if name != "place")
-        return self.fetch(cursor, f"select place, {own} from {BATCH} join {self.rows} as held on {same}")
+        same = " and ".join(f"held.{quoted(name)} = {KEYS}.{quoted(name)}" for name in keys.column_names if name != "place")
+        return self.fetch(cursor, f"select place, {own} from {KEYS} join {self.rows} as held on {same}")
 
     def note(self, cursor: "Cursor", *, watermark: int, offsets: Mapping[int, int] | None = None, snapshot_id: int | None = None) -> None:
         """Writes down how far the feed has been followed."""
@@ -140,10 +150,9 @@ class Session:
         if self.kept.feed.stream is not None:
             cursor.execute(f"delete from {self.raw} where {quoted(self.kept.feed.stream.contract.event_at)} < {until}")
 
-    def ingest(self, cursor: "Cursor", name: str, table: pa.Table) -> None:
-        """Makes a temporary table of these rows, in the place of the one before."""
-        cursor.execute(f"drop table if exists pg_temp.{name}")
-        cursor.adbc_ingest(name, table, mode="create", temporary=True)
+    def fill(self, cursor: "Cursor", name: str, table: pa.Table) -> None:
+        """Adds rows to one of the temporary tables."""
+        cursor.adbc_ingest(name, table, mode="append", temporary=True)
 
     def fetch(self, cursor: "Cursor", query: str) -> pa.Table:
         """The rows of a query."""
@@ -151,17 +160,27 @@ class Session:
         return cursor.fetch_arrow_table()
 
     def _made_once(self) -> Iterator[str]:
+        """Settings, and what is made once and emptied by each commit, as making tables anew would fill the catalog of the database."""
         feed, derivation = self.kept.feed, self.kept.feed.derivation
+        columns = ", ".join(f"{quoted(column)} {column_type(feed, column)}" for column in feed.columns)
+        batch = f"({columns})"
         if derivation is not None and derivation.key_of_raw is not None:
             keys = ", ".join(map(quoted, derivation.key_of_raw))
             yield f"create temporary table {TOUCHED} on commit delete rows as select {keys} from {self.raw} limit 0"
-            where = self._is_touched(derivation.key_of_raw)
-            yield from statements(derivation, f"select * from {self.raw} as raw where {where}")
+            yield from statements(derivation, f"select * from {self.raw} as raw where {self._is_touched(derivation.key_of_raw)}")
+            batch = f"(like {self.raw})"
         else:
             yield from (f"set {name} to '{value}'" for name, value in SESSION.items())
-        for name in (BEFORE, AFTER, GONE, COME):
-            columns = ", ".join(f"{quoted(column)} {column_type(feed, column)}" for column in feed.columns)
-            yield f"create temporary table {name} ({columns}, {ROW_KEY} text) on commit delete rows"
+        entity_keys = dict.fromkeys(key for view in feed.views for key in view.entity.keys)
+        of_keys = ", ".join(f"{quoted(key)} {column_type(feed, key)}" for key in entity_keys)
+        made = {
+            BATCH: batch,
+            WANTED: "(place integer, key text)",
+            WRITTEN: "(key text, state bytea, value bytea, since bigint, until bigint)",
+            KEYS: f"(place integer, {of_keys})",
+            **dict.fromkeys((BEFORE, AFTER, GONE, COME), f"({columns}, {ROW_KEY} text)"),
+        }
+        yield from (f"create temporary table {name} {shape} on commit delete rows" for name, shape in made.items())
 
     def _derived(self) -> str:
         """The rows that the raw ones of the touched keys make, as the store has them."""
@@ -179,14 +198,6 @@ class Session:
         names = ", ".join(map(quoted, keys))
         ours = ", ".join(f"raw.{quoted(key)}" for key in keys)
         return f"{each} and ({ours}) in (select {names} from {TOUCHED})"
-
-    def _raw_types(self, cursor: "Cursor") -> dict[str, str]:
-        found = self.fetch(
-            cursor,
-            "select attname::text, format_type(atttypid, atttypmod) from pg_attribute"
-            f" where attrelid = '{self.raw}'::regclass and attnum > 0 and attname <> '{LOADED_AT}' order by attnum",
-        )
-        return dict(zip(found.column(0).to_pylist(), found.column(1).to_pylist(), strict=True))
 
 
 @contextmanager

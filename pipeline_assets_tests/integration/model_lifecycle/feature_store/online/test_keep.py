@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import numpy as np
 import psycopg
+import pyarrow as pa
 import pytest
 from pydantic import SecretStr
 
@@ -136,3 +137,25 @@ def test_statuses_say_what_a_value_is_worth(session: Session, database: OnlineSe
     assert set(later.statuses[view.name][:12]) == {"stale"}
     assert set(now.statuses[view.name][12:]) == {"unknown"}
     assert set(later.status_of(view, "origin_departures__flights_1h")) == {"default", "unknown"}
+
+
+def test_keys_of_any_text_stay_apart(session: Session, database: OnlineSettings) -> None:
+    """Routes with separators, quotes or signs of SQL in their parts are different entities; a NUL, and no question at all, are answered."""
+    template = departures(np.random.default_rng(9), 1)[0]
+    routes = [("a\x1fb", "c"), ("a", "b\x1fc"), ("a\\s", "b"), ("a", "s\\b"), ("'; drop", '"'), ("é", "🙂")]
+    rows = [
+        {**template, "flight_id": str(place), "origin": origin, "dest": dest, "delay_minutes": place}
+        for place, (origin, dest) in enumerate(routes)
+    ]
+    keep_records(session, table_of(rows), {0: len(rows)})
+    asked = questions(template["recorded_at"]).slice(0, 1).to_pylist()[0]
+    asked_routes = [{**asked, "origin": origin, "dest": dest} for origin, dest in [*routes, ("a\0", "c")]]
+    ours = pa.Table.from_pylist(asked_routes, schema=questions(asked["decision_at"]).schema)
+    with psycopg.connect(database.online_dsn.get_secret_value(), autocommit=True) as connection:
+        reader = Reader(connection, [session.kept.feed], session.kept.feed.views)
+        served, nothing = reader.read(ours), reader.read(ours.slice(0, 0))
+
+    delays = [None if row["is_cancelled"] else float(row["delay_minutes"]) for row in rows]
+    assert served.features["route_departures__delay_mean_7d"].to_pylist() == [*delays, None]
+    assert served.statuses["route_departures"][-1] == "unknown"
+    assert nothing.features.num_rows == 0

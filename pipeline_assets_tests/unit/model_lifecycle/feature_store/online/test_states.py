@@ -14,7 +14,7 @@ from pipeline_assets.core.columns import ColumnKind
 from pipeline_assets.model_lifecycle.feature_store.online import state as states_module
 from pipeline_assets.model_lifecycle.feature_store.online.answers import features_at, moment_of
 from pipeline_assets.model_lifecycle.feature_store.online.codec import packed, unpacked
-from pipeline_assets.model_lifecycle.feature_store.online.finished import finished, restored
+from pipeline_assets.model_lifecycle.feature_store.online.finished import finished, outputs_of, restored
 from pipeline_assets.model_lifecycle.feature_store.online.layout import Layout, layout_of
 from pipeline_assets.model_lifecycle.feature_store.online.rows import ROW_KEY, Rows, entity_texts, no_rows, rows_of
 from pipeline_assets.model_lifecycle.feature_store.online.state import NO_BASE, States, built, changed, empty, replaced
@@ -144,7 +144,7 @@ def test_features_equal_those_of_the_offline_kernel(apart: int, data: st.DataObj
             answer = features_at(moment_of(layout, course.states, np.maximum(course.states.base_at, one)))
             assert list(answer) == list(feature_names(view))
             if done.since[key] <= one < done.until[key]:
-                kept = restored(layout, done.values, np.full(len(keys), one))
+                kept = restored(outputs_of(layout), done.values, np.full(len(keys), one))
                 assert {name: column[key].as_py() for name, column in kept.items()} == {
                     name: expected[name][row].as_py() for name in answer
                 }
