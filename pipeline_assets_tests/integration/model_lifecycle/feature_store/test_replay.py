@@ -3,7 +3,7 @@
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -22,11 +22,16 @@ from pipeline_assets.core.versions import versioned
 from pipeline_assets.ingestion.streaming.staged.state import stage_state
 from pipeline_assets.model_lifecycle.feature_store import offline
 from pipeline_assets.model_lifecycle.feature_store.fingerprint import FEATURE_HASH, feature_hashes
+from pipeline_assets.model_lifecycle.feature_store.offline import silent
+from pipeline_assets.model_lifecycle.feature_store.online.build import build, follow
+from pipeline_assets.model_lifecycle.feature_store.online.compare import beside
+from pipeline_assets.model_lifecycle.feature_store.online.feeds import feeds_of
 from pipeline_assets.model_lifecycle.feature_store.parity import differs
+from pipeline_assets.model_lifecycle.feature_store.spine import entity_keys
 from pipeline_assets.model_lifecycle.training.dataset import build_training_set
 from pipeline_assets.model_lifecycle.training.inputs import read_inputs, read_labels
 from pipeline_assets.processing.cleaning.dbt import PROGRAM, between, project_folder, variables
-from pipeline_assets.processing.cleaning.manifest import ensure_manifest
+from pipeline_assets.processing.cleaning.manifest import ensure_manifest, read_manifest
 from pipeline_assets.processing.cleaning.models import ProjectModels
 from pipeline_assets.processing.cleaning.publish import publish
 from pipeline_assets.processing.cleaning.raw_tables import load_raw_days, load_raw_snapshot
@@ -57,6 +62,7 @@ PROJECT = Project(use_cases=(replace(nyc_flights.use_case, models=(MODEL,)),), t
 CLEANED = ("flights_history", "departures_history", "weather_observations_history", "aircraft_history")
 MODELS = (*(names.stg(table) for table in ("flight_schedule", "flight_departures", "weather", "planes")), *CLEANED)
 FEATURES = offline.feature_names(MODEL)
+FEEDS = feeds_of(PROJECT, read_manifest(project_folder()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,19 +174,41 @@ def changed_since(settings: Settings, asked: pa.Table, vectors: pa.Table) -> int
     return int(np.any([differs(column, vectors[name]) for name, column in found.items()], axis=0).sum())
 
 
+def keep_online(settings: Settings) -> None:
+    """Has the online store follow the lake: views of tables by its commits, those of streams built anew."""
+    for feed in FEEDS:
+        if feed.stream is not None or follow(settings, feed) is None:
+            build(settings, feed, silent)
+
+
+def differing_online(settings: Settings, step: Given) -> tuple[int, Mapping[str, int]]:
+    """At the end of some days, of all entities that were decided about: how many were asked, and the values that differ from offline."""
+    keys = step.observations.select(entity_keys(MODEL)).group_by(list(entity_keys(MODEL))).aggregate([])
+    spine = keys.append_column(names.DECISION_AT, pa.array([step.end] * keys.num_rows, pa.timestamp("us", "UTC")))
+    past = offline.historical_features(settings, PROJECT, MODEL.name, spine, on_notice=silent)
+    return keys.num_rows, beside(settings, PROJECT, FEEDS, MODEL.name, spine, past, name="the end").differing
+
+
 @pytest.mark.timeout(600)
 def test_what_was_given_is_given_again(isolated: Settings, tmp_path: Path) -> None:
     """Every decision of three months finds at the end what it found at its time: features, vectors, labels and training sets, to the bit.
 
-    Meanwhile plans, departures, weather and aircraft were corrected, moved, deleted, sent again and known late.
+    Meanwhile plans, departures, weather and aircraft were corrected, moved, deleted, sent again and known late. At the end of each step the
+    online store gives what the lake gives.
     """
-    steps = list(play(isolated, tmp_path, course()))
+    steps, online = list[Given](), list[tuple[int, Mapping[str, int]]]()
+    for step in play(isolated, tmp_path, course()):
+        keep_online(isolated)
+        online.append(differing_online(isolated, step))
+        steps.append(step)
     asked, vectors = (pa.concat_tables([getattr(step, what) for step in steps]) for what in ("observations", "vectors"))
     found = offline.historical_features(isolated, PROJECT, MODEL.name, asked)
     found = found.append_column(FEATURE_HASH, feature_hashes(found, FEATURES))
     computed = materialize(isolated, FIRST, steps[-1].last)
     again = [given(isolated, step.first, step.last) for step in steps]
 
+    assert [different for _, different in online] == [{}] * len(steps)
+    assert min(asked_for for asked_for, _ in online) > 10
     assert vectors.num_rows > 1_000
     assert changed_since(isolated, asked, vectors) > vectors.num_rows // 2
     assert computed > vectors.num_rows // 2
