@@ -51,7 +51,9 @@ class _Row(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Served:
-    """Features of some questions: the columns of each view, and of each view the status of each question.
+    """Features of some questions: the columns of each view, of each view the status of each question, and how far its source was followed.
+
+    known_to: the newest time that something was known at, in microseconds; None where no question found any state.
 
     `fresh`: the feed has followed its source to within the promised freshness of the moment; `stale`: it has not; `unknown`: nothing was
     ever known of the entity, and features have their empty values. A single feature that is null, or 0 of no rows, has status `default`.
@@ -59,6 +61,7 @@ class Served:
 
     features: pa.Table
     statuses: Mapping[str, list[Status]]
+    known_to: Mapping[str, int | None]
 
     def status_of(self, view: FeatureView, feature: str) -> list[Status]:
         """The status of each value of a feature."""
@@ -104,11 +107,13 @@ class Reader:
             found.setdefault((number, slot), {})[place] = _Row(*rest)
         columns: dict[str, pa.Array] = {}
         statuses: dict[str, list[Status]] = {}
+        known_to: dict[str, int | None] = {}
         for one in self._read:
             rows = found.get((one.number, one.slot), {})
             columns |= one.answer(rows, at, requests)
             statuses[one.view.name] = [_status(one.view, rows.get(place), asked_at) for place, asked_at in enumerate(at.tolist())]
-        return Served(features=pa.table({name: columns[name] for name in self._names}), statuses=statuses)
+            known_to[one.view.name] = next((row.watermark for row in rows.values()), None)
+        return Served(features=pa.table({name: columns[name] for name in self._names}), statuses=statuses, known_to=known_to)
 
     def _asked(self, kept: Kept, requests: pa.Table, at: Ints) -> tuple[list[int], list[int], list[str], list[int]]:
         slots, places, keys = list[int](), list[int](), list[str]()

@@ -1,0 +1,128 @@
+"""Online features over HTTP: an ASGI app of one route, which stands alone or in another app.
+
+    POST /v1/features/{model}   {"instances": [{"origin": "EWR", …, "decision_at": "2013-06-30T12:00:00Z"}, …]}
+
+Each instance has the entity keys of the model's views, and may have `decision_at` (ISO 8601 with a zone; now where it is left out). The
+answer has for each instance, in their order, the values of all features by name, the status of each view, and for each view the time up to
+which its source has been followed. Errors are problem documents (RFC 9457).
+"""
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import psycopg
+import pyarrow as pa
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from pipeline_assets.core.errors import PipelineError, TableMismatch, UnknownName, UserInputError
+from pipeline_assets.core.names import DECISION_AT
+from pipeline_assets.core.online_errors import NotOnline
+from pipeline_assets.core.project import Project
+from pipeline_assets.core.settings import OnlineSettings
+from pipeline_assets.model_lifecycle.feature_store.online.compare import online_features
+from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed
+from pipeline_assets.model_lifecycle.feature_store.online.read import Served
+from pipeline_assets.model_lifecycle.feature_store.spine import entity_keys
+from pipeline_assets.spec.models import Model
+
+LARGEST_BODY, MOST_INSTANCES = 1_000_000, 1_000
+PROBLEM = "application/problem+json"
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Refused(UserInputError):
+    """A request that cannot be answered, with the status of HTTP that says why."""
+
+    def __init__(self, status: int, problem: str) -> None:
+        self.status = status
+        super().__init__(problem)
+
+
+STATUSES: tuple[tuple[type[PipelineError], int], ...] = ((UnknownName, 404), (NotOnline, 503), (UserInputError, 422), (TableMismatch, 422))
+
+
+def build_app(settings: OnlineSettings, project: Project, feeds: Sequence[Feed]) -> Starlette:
+    """The app for the models of a project."""
+
+    async def features(request: Request) -> Response:
+        try:
+            model = project.model(request.path_params["model"])
+            spine = _spine(model, await _body(request))
+            served = await run_in_threadpool(online_features, settings, project, feeds, model, spine, "the request")
+        except PipelineError as error:
+            return _problem(error)
+        except psycopg.OperationalError:
+            return _problem(Refused(503, "The online store does not answer. Ask again later."))
+        return JSONResponse({"instances": _instances(served)})
+
+    return Starlette(routes=[Route("/v1/features/{model}", features, methods=["POST"])])
+
+
+async def _body(request: Request) -> Any:
+    """The JSON of a request; raises Refused for one that is too large or no JSON."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise Refused(415, "The body has another type than application/json.")
+    received = bytearray()
+    async for part in request.stream():
+        received += part
+        if len(received) > LARGEST_BODY:
+            raise Refused(413, f"The body has more than {LARGEST_BODY:,} bytes.")
+    try:
+        return json.loads(received)
+    except (ValueError, RecursionError) as error:
+        raise Refused(400, f"The body is no JSON: {str(error)[:100]}.") from None
+
+
+def _spine(model: Model, body: Any) -> pa.Table:
+    """The instances as a spine; raises Refused that names instance and field."""
+    instances = body.get("instances") if isinstance(body, dict) else None
+    if not isinstance(instances, list) or not instances:
+        raise Refused(422, "The body has no list `instances` with at least one instance.")
+    if len(instances) > MOST_INSTANCES:
+        raise Refused(413, f"The body has {len(instances):,} instances; no more than {MOST_INSTANCES:,} are answered at once.")
+    keys, now = entity_keys(model), datetime.now(UTC).isoformat()
+    rows = [_row(place, keys, instance, now) for place, instance in enumerate(instances)]
+    try:
+        return pa.table({name: [row[name] for row in rows] for name in (*keys, DECISION_AT)})
+    except (pa.ArrowException, ValueError, OverflowError):
+        expected = "Each key is text or a whole number of 64 bits, the same in all instances."
+        raise Refused(422, f"A key is text in one instance and a number in another, too large, or no Unicode. {expected}") from None
+
+
+def _row(place: int, keys: Sequence[str], instance: Any, now: str) -> dict[str, str | int | None]:
+    """An instance as a row of the spine."""
+    if not isinstance(instance, dict):
+        raise Refused(422, f"Instance {place} is no object. Expected the keys {', '.join(keys)}, and {DECISION_AT} if it is not now.")
+    for name in instance.keys() - {*keys, DECISION_AT}:
+        raise Refused(422, f"Instance {place} has '{name}', which is no entity key. Expected: {', '.join(keys)}, {DECISION_AT}.")
+    for key in keys:
+        value = instance.get(key, False)
+        if isinstance(value, bool) or not isinstance(value, str | int | None):
+            raise Refused(422, f"Instance {place}: the entity key '{key}' is missing, or neither text, a whole number nor null.")
+    at = instance.get(DECISION_AT, now)
+    if not isinstance(at, str):
+        raise Refused(422, f"Instance {place}: '{DECISION_AT}' is no text, such as 2013-06-30T12:00:00Z.")
+    return {**{key: instance[key] for key in keys}, DECISION_AT: at}
+
+
+def _instances(served: Served) -> list[dict[str, object]]:
+    statuses = [dict(zip(served.statuses, one, strict=True)) for one in zip(*served.statuses.values(), strict=True)]
+    known_to = {
+        view: None if us is None else datetime.fromtimestamp(us / 1_000_000, UTC).isoformat() for view, us in served.known_to.items()
+    }
+    return [
+        {"features": row, "status": status, "known_to": known_to} for row, status in zip(served.features.to_pylist(), statuses, strict=True)
+    ]
+
+
+def _problem(error: PipelineError) -> Response:
+    status = next((status for kind, status in STATUSES if isinstance(error, kind)), 500)
+    status = error.status if isinstance(error, Refused) else status
+    found = {"type": "about:blank", "title": type(error).__name__, "status": status, "detail": str(error)}
+    return JSONResponse(found, status, media_type=PROBLEM)

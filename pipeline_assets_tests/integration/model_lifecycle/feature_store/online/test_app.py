@@ -1,0 +1,108 @@
+"""Online features over HTTP: asked of a real server on loopback, as a client would."""
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import uvicorn
+from pydantic import SecretStr
+
+from pipeline_assets.core.connections import online
+from pipeline_assets.core.project import Project
+from pipeline_assets.core.settings import OnlineSettings, Settings
+from pipeline_assets.model_lifecycle.feature_store.online import store
+from pipeline_assets.model_lifecycle.feature_store.online.app import MOST_INSTANCES, build_app
+from pipeline_assets.model_lifecycle.feature_store.online.keep import keep_records
+from pipeline_assets.model_lifecycle.feature_store.online.session import open_session
+from pipeline_assets.use_cases import nyc_flights
+from pipeline_assets.use_cases.nyc_flights.models import flight_delay
+from pipeline_assets_tests.online_departures import PROJECT, departures, feed, table_of
+from pipeline_assets_tests.stream_records import until
+
+MODEL = replace(flight_delay, views=feed("departures_history").views)
+ROWS = departures(np.random.default_rng(30), 60)
+NOW = (ROWS[-1]["recorded_at"] + timedelta(minutes=1)).isoformat()
+KNOWN = {"origin": "EWR", "carrier": "AA", "dest": "LAX", "tailnum": "N1", "decision_at": NOW}
+
+
+@pytest.fixture
+def client(stores: Settings, fresh_database: Callable[..., SecretStr]) -> Iterator[httpx.Client]:
+    """A client of a server that has the departures."""
+    settings = OnlineSettings.model_construct(home=stores.home, online_dsn=fresh_database(stores.online_dsn))
+    declared = feed("departures_history")
+    with online(settings) as connection:
+        kept = store.begin(connection, declared)
+        store.go_live(connection, kept)
+    with open_session(settings, kept) as session:
+        keep_records(session, table_of(ROWS), {0: len(ROWS)})
+    project = Project(use_cases=(replace(nyc_flights.use_case, models=(MODEL,)),), tables=PROJECT.tables)
+    server = uvicorn.Server(uvicorn.Config(build_app(settings, project, [declared]), host="127.0.0.1", port=0, log_level="warning"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        until(lambda: server.started)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as opened:
+            yield opened
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def test_instances_are_answered_in_their_order(client: httpx.Client) -> None:
+    """A known, an unknown and a keyless entity: values, a status for each view, and how far the source was followed."""
+    asked = [KNOWN, {**KNOWN, "origin": "XXX"}, {**KNOWN, "tailnum": None}]
+    answer = client.post("/v1/features/flight_delay", json={"instances": asked})
+    found = answer.json()["instances"]
+
+    assert answer.status_code == 200
+    assert [one["status"]["origin_departures"] for one in found] == ["fresh", "unknown", "fresh"]
+    assert [one["status"]["aircraft_departures"] for one in found] == ["fresh", "fresh", "unknown"]
+    assert found[0]["features"]["origin_departures__late_rate_7d"] > 0
+    assert found[1]["features"]["origin_departures__flights_1h"] == 0
+    assert found[0]["known_to"]["origin_departures"] == ROWS[-1]["recorded_at"].isoformat()
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "detail"),
+    [
+        ({"instances": []}, 422, "no list `instances`"),
+        ([], 422, "no list `instances`"),
+        ({"instances": [1]}, 422, "Instance 0 is no object"),
+        ({"instances": [{**KNOWN, "orign": "EWR"}]}, 422, "Instance 0 has 'orign', which is no entity key"),
+        ({"instances": [KNOWN, {**KNOWN, "origin": 1.5}]}, 422, "Instance 1: the entity key 'origin'"),
+        ({"instances": [{**KNOWN, "origin": True}]}, 422, "the entity key 'origin' is missing, or neither text"),
+        ({"instances": [KNOWN, {**KNOWN, "origin": 7}]}, 422, "A key is text in one instance and a number in another"),
+        ({"instances": [{**KNOWN, "origin": 2**70}]}, 422, "too large"),
+        ({"instances": [{**KNOWN, "decision_at": "2013-05-01T12:00:00"}]}, 422, "no time with a zone"),
+        ({"instances": [{**KNOWN, "decision_at": 5}]}, 422, "'decision_at' is no text"),
+        ({"instances": [{**KNOWN, "decision_at": "2013-05-01T12:00:00Z"}]}, 422, "the online store knows it from"),
+        ({"instances": [KNOWN] * (MOST_INSTANCES + 1)}, 413, "no more than 1,000 are answered at once"),
+    ],
+)
+def test_what_cannot_be_answered_is_a_problem_that_names_it(client: httpx.Client, body: Any, status: int, detail: str) -> None:
+    """Each is a problem document with its status, the instance and the field."""
+    answer = client.post("/v1/features/flight_delay", json=body)
+
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
+    assert detail in answer.json()["detail"]
+
+
+def test_other_bodies_and_models_are_refused(client: httpx.Client) -> None:
+    """No JSON, JSON that is nested too deep, another type, a body that is too large, a text that is no Unicode, an unknown model."""
+    kind = {"content-type": "application/json"}
+    path = "/v1/features/flight_delay"
+    surrogate = b'{"instances": [{"origin": "\\ud800", "carrier": "A", "dest": "B", "tailnum": "C"}]}'
+
+    assert client.post(path, content=b"{", headers=kind).status_code == 400
+    assert client.post(path, content=b"[" * 100_000, headers=kind).status_code == 400
+    assert client.post(path, content=b"{}", headers={"content-type": "text/plain"}).status_code == 415
+    assert client.post(path, content=b" " * 1_000_001, headers=kind).status_code == 413
+    assert client.post(path, content=surrogate, headers=kind).status_code == 422
+    assert client.post("/v1/features/nobody", json={"instances": [KNOWN]}).status_code == 404
+    assert client.get(path).status_code == 405
