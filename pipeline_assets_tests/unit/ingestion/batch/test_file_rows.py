@@ -151,7 +151,7 @@ def test_columns_may_come_in_any_order_and_with_others() -> None:
         (HEADER.replace(b"level", b"kind"), SourceRefused, "names the column 'kind' twice"),
         (HEADER.decode().encode("utf-16"), SourceRefused, "is UTF-16, expected UTF-8"),
         (HEADER.decode().encode("utf-16-be"), SourceRefused, "is UTF-16 or UTF-32, expected UTF-8"),
-        (gzip.compress(HEADER), SourceRefused, r"is compressed by gzip and not called \.gz, expected UTF-8"),
+        (gzip.compress(HEADER, mtime=0), SourceRefused, r"is compressed by gzip and not called \.gz, expected UTF-8"),
         (b"PK\x03\x04" + bytes(20), SourceRefused, "is a zip archive or a workbook, expected UTF-8"),
     ],
 )
