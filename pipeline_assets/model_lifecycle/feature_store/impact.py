@@ -34,7 +34,7 @@ class Dependents:
 
 @dataclass(frozen=True, kw_only=True)
 class Impact:
-    """What a change of a column changes: what is computed from it, and what has its rows kept, joined or told apart by it alone.
+    """What a change of a column changes: what is computed from it, and what has its rows kept, joined or distinguished by it alone.
 
     models: those that learn from any of that, with the tables of their predictions. unread: tables whose SQL could not be read, so that
     what depends on the column through them is not known, with the reason.

@@ -45,7 +45,7 @@ def impact_tree(impact: "Impact") -> Tree:
     if impact.is_empty:
         tree.add("nothing depends on it")
     _add_dependents(tree, "computed from it", impact.computed_from_it)
-    _add_dependents(tree, "its rows kept, joined or told apart by it", impact.rows_decided_by_it)
+    _add_dependents(tree, "its rows kept, joined or distinguished by it", impact.rows_decided_by_it)
     if not impact.models and not impact.is_empty:
         tree.add("no feature, label, model or prediction depends on it")
     if impact.models:

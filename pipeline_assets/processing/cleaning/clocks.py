@@ -5,11 +5,9 @@ from typing import Any
 
 from sqlglot import exp
 
-from pipeline_assets.processing.cleaning.functions import CLOCK
+from pipeline_assets.processing.cleaning.functions import CLOCK, CLOCK_WORDS
 
 FUNCTIONS = (exp.CurrentDate, exp.CurrentDatetime, exp.CurrentTime, exp.CurrentTimestamp, exp.Localtime, exp.Localtimestamp)
-# Postgres reads these words, cast to a time, as a time of the wall clock.
-WORDS = frozenset({"now", "today", "tomorrow", "yesterday"})
 JINJA = ("run_started_at", "datetime.now", "datetime.utcnow", "datetime.today", "date.today")
 
 
@@ -23,9 +21,8 @@ def _is_clock(node: exp.Expr) -> bool:
     if isinstance(node, FUNCTIONS):
         return True
     if isinstance(node, exp.Cast):
-        return (
-            isinstance(node.this, exp.Literal) and node.this.name.strip().lower() in WORDS and node.to.is_type(*exp.DataType.TEMPORAL_TYPES)
-        )
+        is_word = isinstance(node.this, exp.Literal) and node.this.name.strip().lower() in CLOCK_WORDS
+        return is_word and node.to.is_type(*exp.DataType.TEMPORAL_TYPES)
     name = node.name.lower() if isinstance(node, exp.Anonymous) else ""
     return name in CLOCK and (name != "age" or len(node.expressions) == 1)
 

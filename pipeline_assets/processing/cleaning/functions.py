@@ -34,6 +34,8 @@ ROW_FUNCTIONS = OF_GRAMMAR | TEXT | NUMBERS | TIMES | VALUES
 # What the macro `versions_of` calls beside them.
 OF_VERSIONS = words("row_number lead lag first_value count")
 
+# Words by which Postgres reads the clock where a text becomes a time.
+CLOCK_WORDS = frozenset(("now", "today", "tomorrow", "yesterday"))
 CLOCK = words(
     "now current_date current_time current_timestamp localtime localtimestamp clock_timestamp statement_timestamp transaction_timestamp "
     "timeofday age"

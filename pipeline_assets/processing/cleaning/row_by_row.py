@@ -12,7 +12,7 @@ from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, Any
 
 from pipeline_assets.processing.cleaning.derivations import chain_of, versions_block
-from pipeline_assets.processing.cleaning.functions import OF_VERSIONS, ROW_FUNCTIONS, kind_of, words
+from pipeline_assets.processing.cleaning.functions import CLOCK_WORDS, OF_VERSIONS, ROW_FUNCTIONS, kind_of, words
 
 if TYPE_CHECKING:
     from sqlglot.expressions import Expr
@@ -50,8 +50,6 @@ SYNTAX = words(
 )
 TYPES = words("numeric decimal dec float varchar char character bpchar bit varbit timestamp timestamptz time timetz")
 CATALOG_TYPES = words("regclass regproc regprocedure regtype regrole regnamespace regconfig regdictionary regoper regoperator")
-# Words by which Postgres reads the clock where a text becomes a time.
-CLOCK_WORDS = frozenset(("now", "today", "tomorrow", "yesterday"))
 # What a select may have; the clauses above are found by their words.
 PARTS_OF_SELECT = frozenset(("expressions", "from_", "where", "with_", "joins", "group", "order", "having", "limit", "offset", "distinct"))
 PARTS_OF_TABLE = frozenset(("this", "db", "catalog", "alias", "joins", "laterals", "sample"))

@@ -115,19 +115,19 @@ class Leakage:
     def _of_label(self, use_case: UseCase, model: Model) -> Iterator[DeclarationProblem]:
         """Columns of the observations that are the label, or come from what the label of the same row comes from."""
         asked, label = names.cleaned(model.observations.table), (names.cleaned(model.label.table), model.label.column)
-        telling = self._telling(model)
+        revealing = self._revealing(model)
         for subject, field, column in _asked_columns(model):
             place = _place(use_case, model, subject, field)
             if (asked, column) == label:
                 yield place.problem(f"is '{column}', the label", OF_DECISION)
                 continue
-            shared = sorted(self.dbt.behind([(asked, column)]).same_row & telling)
+            shared = sorted(self.dbt.behind([(asked, column)]).same_row & revealing)
             if shared:
                 (_, contract), name = shared[0]
                 problem = f"is '{column}', which is computed from {contract}.{name}, as the label '{model.label.column}' of the same row is"
                 yield place.problem(problem, OF_DECISION)
 
-    def _telling(self, model: Model) -> frozenset[SourceColumn]:
+    def _revealing(self, model: Model) -> frozenset[SourceColumn]:
         """The columns of raw tables that say what the label is: those that it is computed from in its row, less what decisions rest on.
 
         Where some come from other contracts than the keys of the decisions, only those do: the others are known with the decision.
@@ -144,9 +144,9 @@ class Leakage:
         """Columns of the observations that dbt joins from another contract, whenever it was known."""
         asked, table, own = model.observations, names.cleaned(model.observations.table), self._own(model)
         versions = () if asked.versions is None else ((table, asked.versions.known_at),)
-        known, telling = self.dbt.behind(versions).computed, self._telling(model)
+        known, revealing = self.dbt.behind(versions).computed, self._revealing(model)
         for subject, field, column in _asked_columns(model):
-            is_judged = column == asked.decision_at or self.dbt.behind([(table, column)]).same_row & telling
+            is_judged = column == asked.decision_at or self.dbt.behind([(table, column)]).same_row & revealing
             for contract in () if is_judged else self._contracts(table, [column]):
                 is_own = names.raw(contract.name) in own or _known_at(contract) in known
                 if not is_own and not self._is_joined_as_known(table, contract):

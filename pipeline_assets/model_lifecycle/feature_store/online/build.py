@@ -146,7 +146,7 @@ def _of_table(settings: Settings, session: Session, on_step: Listener) -> Built:
         change = keep_days(session, rows, *((at - EPOCH) // timedelta(microseconds=1) for at in (start, end)))
         read, come, gone = read + rows.num_rows, come + change.come, gone + change.gone
     with session.transaction() as cursor:
-        known, _ = session.position(cursor)
+        known = session.watermark(cursor)
         session.note(cursor, watermark=0 if known is None else known, snapshot_id=snapshot)
     return Built(feed=feed.name, read=read, come=come, gone=gone)
 

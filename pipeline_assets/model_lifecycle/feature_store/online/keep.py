@@ -59,7 +59,7 @@ def keep_records(session: Session, rows: pa.Table, offsets: Mapping[int, int], *
     for name in missing:
         whole = whole.append_column(name, pa.nulls(whole.num_rows, schema.field(name).type))
     with session.transaction() as cursor:
-        known, _ = session.position(cursor)
+        known = session.watermark(cursor)
         watermark = _watermark(known, rows, contract.known_at, until)
         if whole.num_rows:
             session.derive(cursor, whole)
@@ -73,7 +73,7 @@ def keep_records(session: Session, rows: pa.Table, offsets: Mapping[int, int], *
 def keep_days(session: Session, rows: pa.Table, first_us: int, end_us: int) -> Change:
     """Has the store's rows that happened from one instant on and before another (µs) be these of the cleaned table."""
     with session.transaction() as cursor:
-        known, _ = session.position(cursor)
+        known = session.watermark(cursor)
         watermark = _watermark(known, rows, session.kept.feed.table.known_at, None)
         session.before_between(cursor, first_us, end_us)
         session.after(cursor, rows)
@@ -86,7 +86,7 @@ def forget_old(session: Session) -> None:
     """Removes the rows that no question reaches any more."""
     lookback = session.kept.feed.lookback_us
     with session.transaction() as cursor:
-        known, _ = session.position(cursor)
+        known = session.watermark(cursor)
         if known is not None and lookback is not None:
             session.forget_before(cursor, known - lookback - KEPT_APART - DAY)
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 Status = Literal["fresh", "stale", "default", "unknown"]
 ASKED = """
-    select q.slot, q.place, held.since, held.until, held.value,
+    select q.slot, q.place, held.value,
         case when q.at >= held.since and q.at < held.until then null else held.state end,
         (select watermark from online.feeds where id = {id})
     from unnest(%s::smallint[], %s::integer[], %s::text[], %s::bigint[]) as q (slot, place, key, at)
@@ -42,8 +42,6 @@ ASKED = """
 class _Row(NamedTuple):
     """What the query gives for one question of one view; `state` is None where the finished values hold."""
 
-    since: int
-    until: int
     value: bytes
     state: bytes | None
     watermark: int | None

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from pipeline_assets.core.connections import arrow_online
 from pipeline_assets.core.settings import OnlineSettings
+from pipeline_assets.ingestion.sources.arrow_types import ARROW_TYPES
 from pipeline_assets.model_lifecycle.feature_store.online.rows import ROW_KEY
 from pipeline_assets.model_lifecycle.feature_store.online.store import Kept, column_type
 from pipeline_assets.processing.cleaning.dbt import SESSION
@@ -19,13 +20,7 @@ if TYPE_CHECKING:
 
 BEFORE, AFTER, GONE, COME = "online_before", "online_after", "online_gone", "online_come"
 BATCH, TOUCHED, WANTED, WRITTEN, KEYS = "online_batch", "online_touched", "online_wanted", "online_written", "online_keys"
-ARROW_TYPES = {
-    "integer": pa.int64(),
-    "number": pa.float64(),
-    "boolean": pa.bool_(),
-    "timestamp": pa.timestamp("us", "UTC"),
-    "date": pa.date32(),
-}
+KIND_TYPES: dict[str, pa.DataType] = {str(kind): shown for kind, shown in ARROW_TYPES.items()} | {"date": pa.date32()}
 
 
 class Session:
@@ -91,7 +86,7 @@ class Session:
     def after(self, cursor: "Cursor", rows: pa.Table) -> None:
         """Puts rows of the cleaned table into `after`."""
         feed = self.kept.feed
-        plain = pa.table({name: rows[name].cast(ARROW_TYPES.get(feed.kinds[name], pa.string())) for name in feed.columns})
+        plain = pa.table({name: rows[name].cast(KIND_TYPES.get(feed.kinds[name], pa.string())) for name in feed.columns})
         self.fill(cursor, BATCH, plain)
         cursor.execute(f"insert into {AFTER} select *, md5(r::text) as _row_key from (select {self._cast()} from {BATCH}) as r")
 
@@ -137,11 +132,10 @@ class Session:
                 (self.kept.id, topic, partition, offset),
             )
 
-    def position(self, cursor: "Cursor") -> tuple[int | None, dict[int, int]]:
-        """The watermark of the feed (µs), and the next offset of each partition, as they stand now."""
-        found = self.fetch(cursor, f"select watermark from online.feeds where id = {self.kept.id}").column(0).to_pylist()
-        taken = self.fetch(cursor, f"select partition, next_offset from online.offsets where feed = {self.kept.id}")
-        return (found[0] if found else None), dict(zip(taken.column(0).to_pylist(), taken.column(1).to_pylist(), strict=True))
+    def watermark(self, cursor: "Cursor") -> int | None:
+        """The newest time that something of the feed was known at (µs), as it stands now; None where nothing came."""
+        found: list[int | None] = self.fetch(cursor, f"select watermark from online.feeds where id = {self.kept.id}").column(0).to_pylist()
+        return found[0] if found else None
 
     def forget_before(self, cursor: "Cursor", us: int) -> None:
         """Removes the rows that happened before an instant."""

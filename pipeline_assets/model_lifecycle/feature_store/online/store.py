@@ -14,7 +14,7 @@ from psycopg import sql
 from pipeline_assets.core.online_errors import NotOnline
 from pipeline_assets.core.versions import versioned
 from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed
-from pipeline_assets.processing.cleaning.raw_schema import LOADED_AT, sql_type
+from pipeline_assets.processing.cleaning.raw_schema import LOADED_AT, SQL_TYPES, sql_type
 
 if TYPE_CHECKING:
     import psycopg
@@ -41,7 +41,7 @@ CONTROL = """
         primary key (feed, topic, partition)
     );
 """
-TYPES = {"integer": "bigint", "number": "float8", "boolean": "boolean", "timestamp": "timestamptz", "date": "date"}
+TYPES: dict[str, str] = {str(kind): shown for kind, shown in SQL_TYPES.items()} | {"date": "date"}
 FIND = "select id, status, watermark, snapshot_id from online.feeds where name = %s and hash = %s"
 
 
