@@ -346,7 +346,7 @@ def test_a_topic_is_proposed_from_its_newest_records(streams: Settings, topic: s
     environment = {"PIPELINE_KAFKA_BOOTSTRAP": streams.kafka_bootstrap}
 
     ended = CliRunner().invoke(app, ["sources", "propose", "topic", topic, "--name", "orders", "--rows", "30"], env=environment)
-    unknown = CliRunner().invoke(app, ["sources", "propose", "topic", "no-such-topic"], env=environment)
+    unknown = CliRunner().invoke(app, ["sources", "propose", "topic", topic[:-1]], env=environment)
 
     found = declared(ended.stdout)
     assert (ended.exit_code, problems_of(found), formatted(ended.stdout)) == (0, [], ended.stdout)
@@ -362,4 +362,4 @@ def test_a_topic_is_proposed_from_its_newest_records(streams: Settings, topic: s
     assert f'# Looked at: the newest 29 records of topic "{topic}".' in ended.stdout
     assert "# Rows among them that cannot be read: 1." in ended.stdout
     assert isinstance(unknown.exception, UnknownName)
-    assert topic in str(unknown.exception)
+    assert topic in unknown.exception.near
