@@ -5,13 +5,14 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pipeline_assets.core.names import AssetName
 from pipeline_assets.processing.cleaning.manifest import ensure_manifest, read_manifest
@@ -20,6 +21,7 @@ from pipeline_assets.processing.cleaning.manifest import ensure_manifest, read_m
 MAKERS = ("lineage.py", "column_lineage.py", "clocks.py")
 
 SourceColumn = tuple[AssetName, str]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,49 +80,52 @@ class DbtLineage:
     def read_by(self, table: AssetName) -> dict[str, tuple[SourceColumn, ...]]:
         """By column of a model, the columns of other tables that it is computed from; nothing for a table that no model builds."""
         model = self.models.get(table)
-        return {} if model is None else {name: (*origin.same_row, *origin.other_rows) for name, origin in model.columns.items()}
+        return {} if model is None else {name: self.parents((table, name)) for name in model.columns}
 
     def behind(self, columns: Iterable[SourceColumn]) -> Behind:
         """The columns of raw tables behind columns of models; a column that no model has is its own origin."""
-        same_row, others, decided = set[SourceColumn](), set[SourceColumn](), set[SourceColumn]()
-        seen, left = set[tuple[SourceColumn, bool]](), [(column, True) for column in columns]
-        while left:
-            column, is_same_row = left.pop()
-            if (column, is_same_row) in seen:
-                continue
-            seen.add((column, is_same_row))
-            origin = self.origin(column)
-            if origin is None:
-                (same_row if is_same_row else others).add(column)
-                continue
-            left += [(one, is_same_row) for one in origin.same_row]
-            left += [(one, False) for one in origin.other_rows]
-            decided |= {*self.models[column[0]].decided_by}
-        return Behind(same_row=frozenset(same_row), computed=frozenset(same_row | others), decided=self._roots(decided))
+        found = reached(((column, True) for column in columns), self._in_row)
+        made = {column for column, _ in found if self.origin(column) is not None}
+        roots = [(column, is_same_row) for column, is_same_row in found if column not in made]
+        decided = (by for table in {table for table, _ in made} for by in self.models[table].decided_by)
+        return Behind(
+            same_row=frozenset(column for column, is_same_row in roots if is_same_row),
+            computed=frozenset(column for column, _ in roots),
+            decided=frozenset(one for one in reached(decided, self.parents) if self.origin(one) is None),
+        )
+
+    def parents(self, column: SourceColumn) -> tuple[SourceColumn, ...]:
+        """The columns that one is computed from directly."""
+        origin = self.origin(column)
+        return () if origin is None else (*origin.same_row, *origin.other_rows)
 
     def tables_below(self, table: AssetName) -> tuple[AssetName, ...]:
         """A table and all models that it reads columns of, directly or through others; the nearest first."""
-        found, left = dict[AssetName, None](), [table]
-        while left:
-            one = left.pop(0)
-            model = self.models.get(one)
-            if model is None or one in found:
-                continue
-            found[one] = None
-            read = (column for origin in model.columns.values() for column in (*origin.same_row, *origin.other_rows))
-            left += sorted({parent for parent, _ in (*read, *model.decided_by)})
-        return tuple(found)
+        return tuple(one for one in reached([table], self._tables_read) if one in self.models)
 
-    def _roots(self, columns: Iterable[SourceColumn]) -> frozenset[SourceColumn]:
-        found, seen, left = set[SourceColumn](), set[SourceColumn](), list(columns)
-        while left:
-            column = left.pop()
-            if column not in seen:
-                seen.add(column)
-                origin = self.origin(column)
-                found |= {column} if origin is None else set()
-                left += () if origin is None else (*origin.same_row, *origin.other_rows)
-        return frozenset(found)
+    def _in_row(self, node: tuple[SourceColumn, bool]) -> list[tuple[SourceColumn, bool]]:
+        """The parents of a column, each with whether it reaches the value within a row."""
+        column, is_same_row = node
+        origin = self.origin(column) or ColumnOrigin()
+        return [*((one, is_same_row) for one in origin.same_row), *((one, False) for one in origin.other_rows)]
+
+    def _tables_read(self, table: AssetName) -> list[AssetName]:
+        model = self.models.get(table)
+        if model is None:
+            return []
+        read = (column for columns in self.read_by(table).values() for column in columns)
+        return sorted({parent for parent, _ in (*read, *model.decided_by)})
+
+
+def reached(first: Iterable[T], further: Callable[[T], Iterable[T]]) -> list[T]:
+    """All that some nodes of a graph lead to, themselves among it, each once; the nearest first."""
+    found = dict.fromkeys(first)
+    left = deque(found)
+    while left:
+        new = [one for one in further(left.popleft()) if one not in found]
+        left += dict.fromkeys(new)
+        found |= dict.fromkeys(new)
+    return list(found)
 
 
 def read_lineage(dbt_project: Path) -> DbtLineage:

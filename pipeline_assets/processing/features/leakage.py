@@ -22,7 +22,7 @@ from pipeline_assets.core.declarations import file_of
 from pipeline_assets.core.names import AssetName
 from pipeline_assets.core.problems import DeclarationProblem
 from pipeline_assets.core.project import Project
-from pipeline_assets.processing.cleaning.lineage import ColumnOrigin, DbtLineage, SourceColumn
+from pipeline_assets.processing.cleaning.lineage import ColumnOrigin, DbtLineage, SourceColumn, reached
 from pipeline_assets.processing.cleaning.raw_schema import LOADED_AT
 from pipeline_assets.processing.cleaning.references import References
 from pipeline_assets.spec.contracts import Contract
@@ -201,15 +201,12 @@ class Leakage:
 
     def _earlier(self, column: SourceColumn) -> str | None:
         """The expression on the way of a time that may make it an earlier one: by itself, or as it takes another time in some rows."""
-        left = [column]
-        while left:
-            origin = self.dbt.origin(left.pop())
-            if origin is not None:
-                plain = TEXTS.sub("''", origin.expression)
-                is_another = DEADLINE.search(plain) is None and self._takes_another(origin)
-                if EARLIER.search(DEADLINE.sub("", plain)) or is_another:
-                    return origin.expression
-                left += (*origin.same_row, *origin.other_rows)
+        for one in reached([column], self.dbt.parents):
+            origin = self.dbt.origin(one) or ColumnOrigin()
+            plain = TEXTS.sub("''", origin.expression)
+            is_another = DEADLINE.search(plain) is None and self._takes_another(origin)
+            if EARLIER.search(DEADLINE.sub("", plain)) or is_another:
+                return origin.expression
         return None
 
     def _has_deadline(self, column: SourceColumn) -> bool:
