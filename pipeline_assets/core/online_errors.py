@@ -38,5 +38,17 @@ class BehindState(UserInputError):
         )
 
 
+class RequestFieldMissing(UserInputError):
+    """A question lacks a field that a feature of the request is computed from."""
+
+    def __init__(self, name: str, model: str, feature: str, field: str, row: int | None = None) -> None:
+        self.model, self.feature, self.field, self.row = model, feature, field, row
+        where = name if row is None else f"Instance {row} of {name}"
+        super().__init__(
+            f"{where} lacks '{field}', which the request feature '{feature}' of model '{model}' is computed from. Give it, null where "
+            "there is no value; or declare a `default`."
+        )
+
+
 def _instant(us: int) -> str:
     return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=us)).isoformat()

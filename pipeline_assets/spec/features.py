@@ -97,7 +97,9 @@ class FeatureView:
 class RequestFeature:
     """A fact of the request itself: `column` of the observation, as it is or as a part of its time in `time_zone`.
 
-    The values of columns are taken as in `Latest`; text must say by which `values` it is categorical, listed or learned ones.
+    The values of columns are taken as in `Latest`; text must say by which `values` it is categorical, listed or learned ones. `default` is
+    taken where the request has no value (None: then the feature is null), for decisions of the past and for questions alike; with one
+    a question may leave the column out.
     """
 
     name: str
@@ -106,3 +108,4 @@ class RequestFeature:
     transform: Transform = "value"
     time_zone: str = "UTC"
     values: tuple[str, ...] | Learned = ()
+    default: float | bool | str | None = None

@@ -1,8 +1,9 @@
 """The rules of feature views and of request features, their columns' types included."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from functools import cache
+from math import isfinite
 from zoneinfo import available_timezones
 
 from pipeline_assets.core.aggregates import AGGREGATES
@@ -15,6 +16,7 @@ from pipeline_assets.spec.use_case import UseCase
 
 KEYS: tuple[ColumnKind, ...] = ("string", "integer")
 VALUES: tuple[ColumnKind, ...] = ("integer", "number", "boolean", "string", "timestamp", "date")
+DEFAULTS: Mapping[ColumnKind, tuple[type, ...]] = {"integer": (int,), "number": (int, float), "boolean": (bool,), "string": (str,)}
 MOST_CATEGORIES = 10_000
 
 
@@ -107,9 +109,26 @@ def _request_feature(place: Place, feature: RequestFeature, columns: Columns) ->
         yield from of_kind(place, "column", feature.column, columns, ("timestamp",))
         if feature.values:
             yield place.problem("values", "is set", "no values beside a part of a time, which is a number")
+        if feature.default is not None:
+            yield place.problem("default", "is set", "no default beside a part of a time")
         return
     yield from of_kind(place, "column", feature.column, columns, VALUES)
     yield from _categories(place, feature.column, feature.values, columns)
+    yield from _default(place, feature, columns.get(feature.column))
+
+
+def _default(place: Place, feature: RequestFeature, kind: ColumnKind | None) -> Iterator[Problem]:
+    """A default has to be a value that the column may have; times have none, as they are counted from the decision."""
+    default = feature.default
+    if default is None or kind not in VALUES:
+        return
+    types = DEFAULTS.get(kind)
+    if types is None:
+        yield place.problem("default", "is set", f"no default for '{feature.column}', which is of type {kind}")
+    elif type(default) not in types or (isinstance(default, float) and not isfinite(default)):
+        yield place.problem("default", f"is {default!r}", f"a value of type {kind}, as '{feature.column}' is")
+    elif isinstance(feature.values, tuple) and feature.values and default not in feature.values:
+        yield from place.one_of("default", str(default), feature.values)
 
 
 @cache

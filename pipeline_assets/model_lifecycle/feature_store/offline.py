@@ -139,7 +139,7 @@ def historical_features(
     """The spine with the features of a model, each as it could be known at the row's `decision_at`.
 
     spine: the entity keys of the model's views and `decision_at` (aware), one row per question, any order, repeats allowed. Request
-    features need their column as well; those whose column the spine lacks are left out.
+    features need their column as well; those without a default whose column the spine lacks are left out.
     Returns len(spine) rows in their order: the spine's columns as they are, then the features in the model's order, computed from the
     cleaned events, at the snapshots `at` or the newest, by the kernel that fills the feature tables. `on_step` is called with what is
     done next, `on_notice` with what a person should know (what was left out; a source that ends too long before the last decision);
@@ -161,9 +161,10 @@ def historical_features(
         for view in views:
             on_step(f"Computing {view.name}")
             found.append(view_features(view, requests, events))
-    for omitted in left_out(model, spine.column_names):
+    omitted_ones = left_out(model, spine.column_names)
+    for omitted in omitted_ones:
         on_notice(f"Left out: feature '{omitted.name}' of the request, as {name} has no column '{omitted.column}'.")
-    given = [feature for feature in model.request_features if feature.column in spine.column_names]
+    given = [feature for feature in model.request_features if feature not in omitted_ones]
     features = _side_by_side([*found, request_features(given, requests)])
     return _side_by_side([spine, features.select([column for column in feature_names(model) if column in features.column_names])])
 

@@ -85,8 +85,8 @@ def entity_keys(model: Model) -> tuple[str, ...]:
 
 
 def left_out(model: Model, columns: Sequence[str]) -> tuple[RequestFeature, ...]:
-    """The request features that a spine with `columns` says nothing about; they are not computed, rather than guessed."""
-    return tuple(feature for feature in model.request_features if feature.column not in columns)
+    """The request features that a spine with `columns` says nothing about, and that have no default: they are not computed."""
+    return tuple(feature for feature in model.request_features if feature.column not in columns and feature.default is None)
 
 
 def _check_names(name: str, model: Model, columns: Sequence[str]) -> None:

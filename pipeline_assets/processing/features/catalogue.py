@@ -90,7 +90,10 @@ def view_hash(view: FeatureView) -> str:
 
 def definition_hash(model: Model) -> str:
     """SHA-256 (hex) of everything that the values of the model's inputs, and their order, depend on."""
-    request = [[one.name, one.column, one.transform, one.time_zone, _categories(one.values)] for one in model.request_features]
+    request = [
+        [one.name, one.column, one.transform, one.time_zone, _categories(one.values), *([] if one.default is None else [one.default])]
+        for one in model.request_features
+    ]
     return _sha256({"semantics": SEMANTICS, "views": [view_hash(view) for view in model.views], "request": request})
 
 

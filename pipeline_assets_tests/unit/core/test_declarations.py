@@ -607,6 +607,26 @@ def test_types_of_features_are_checked_at_load(declared: UseCase) -> None:
     assert check(with_model(declared, views=(replace(view, features=right),)))
 
 
+@pytest.mark.parametrize(
+    ("feature", "expected"),
+    [
+        (RequestFeature(name="f", column="distance_miles", description="", default="far"), "a value of type integer"),
+        (RequestFeature(name="f", column="distance_miles", description="", default=float("nan")), "a value of type integer"),
+        (RequestFeature(name="f", column="scheduled_departure_at", description="", default=1), "no default for"),
+        (
+            RequestFeature(name="f", column="scheduled_departure_at", description="", transform="hour", default=1),
+            "no default beside a part",
+        ),
+        (RequestFeature(name="f", column="carrier", description="", values=("AA", "UA"), default="BB"), "AA, UA"),
+    ],
+)
+def test_a_default_is_a_value_that_the_column_may_have(declared: UseCase, feature: RequestFeature, expected: str) -> None:
+    """Another type, no finite number, a category that is not listed, a time: each is a problem of `default`."""
+    (found,) = problems(with_model(declared, request_features=(feature,)))
+
+    assert (found.field, expected in found.expected) == ("default", True)
+
+
 def test_a_numeric_request_feature_on_text_is_refused(declared: UseCase) -> None:
     """Text needs its categories, in a request feature as in a view."""
     feature = RequestFeature(name="dest", column="dest", description="Where it goes.")

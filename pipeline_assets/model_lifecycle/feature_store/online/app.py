@@ -2,9 +2,11 @@
 
     POST /v1/features/{model}   {"instances": [{"origin": "EWR", …, "decision_at": "2013-06-30T12:00:00Z"}, …]}
 
-Each instance has the entity keys of the model's views, and may have `decision_at` (ISO 8601 with a zone; now where it is left out). The
-answer has for each instance, in their order, the values of all features by name, the status of each view, and for each view the time up to
-which its source has been followed. Errors are problem documents (RFC 9457).
+Each instance has the entity keys of the model's views and the columns of its request features (those with a default may be left out), and
+may have `decision_at` (ISO 8601 with a zone; now where it is left out). The answer has for each instance, in their order, the values of all
+features by name in the model's order, the status of each view, and for each view the time up to which its source has been followed; once
+for all it has the position of each feed: of a stream the next offset of each partition, of a table its snapshot. Errors are problem
+documents (RFC 9457).
 """
 
 import json
@@ -22,18 +24,19 @@ from starlette.routing import Route
 
 from pipeline_assets.core.errors import PipelineError, TableMismatch, UnknownName, UserInputError
 from pipeline_assets.core.names import DECISION_AT
-from pipeline_assets.core.online_errors import NotOnline
+from pipeline_assets.core.online_errors import NotOnline, RequestFieldMissing
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.settings import OnlineSettings
 from pipeline_assets.model_lifecycle.feature_store.online.compare import online_features
 from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed
 from pipeline_assets.model_lifecycle.feature_store.online.read import Served
-from pipeline_assets.model_lifecycle.feature_store.spine import entity_keys
+from pipeline_assets.model_lifecycle.feature_store.spine import entity_keys, left_out
 from pipeline_assets.spec.models import Model
 
 LARGEST_BODY, MOST_INSTANCES = 1_000_000, 1_000
 PROBLEM = "application/problem+json"
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+Value = str | float | bool | None
 
 
 class Refused(UserInputError):
@@ -59,7 +62,7 @@ def build_app(settings: OnlineSettings, project: Project, feeds: Sequence[Feed])
             return _problem(error)
         except psycopg.OperationalError:
             return _problem(Refused(503, "The online store does not answer. Ask again later."))
-        return JSONResponse({"instances": _instances(served)})
+        return JSONResponse({"instances": _instances(served), "positions": _positions(served)})
 
     return Starlette(routes=[Route("/v1/features/{model}", features, methods=["POST"])])
 
@@ -86,21 +89,34 @@ def _spine(model: Model, body: Any) -> pa.Table:
         raise Refused(422, "The body has no list `instances` with at least one instance.")
     if len(instances) > MOST_INSTANCES:
         raise Refused(413, f"The body has {len(instances):,} instances; no more than {MOST_INSTANCES:,} are answered at once.")
-    keys, now = entity_keys(model), datetime.now(UTC).isoformat()
-    rows = [_row(place, keys, instance, now) for place, instance in enumerate(instances)]
+    now = datetime.now(UTC).isoformat()
+    rows = [_row(place, model, instance, now) for place, instance in enumerate(instances)]
+    return pa.table({name: _column(name, [row[name] for row in rows]) for name in rows[0]})
+
+
+def _column(name: str, values: Sequence[Value]) -> pa.Array:
+    # JSON does not distinguish 7 and 7.0.
+    is_number = any(isinstance(value, float) for value in values)
     try:
-        return pa.table({name: [row[name] for row in rows] for name in (*keys, DECISION_AT)})
+        return pa.array([float(value) if is_number and type(value) is int else value for value in values])
     except (pa.ArrowException, ValueError, OverflowError):
-        expected = "Each key is text or a whole number of 64 bits, the same in all instances."
-        raise Refused(422, f"A key is text in one instance and a number in another, too large, or no Unicode. {expected}") from None
+        problem = f"'{name}' is of one type in one instance and of another in another, too large, or no Unicode."
+        raise Refused(422, f"{problem} Expected text, true or false, or numbers (whole ones of 64 bits), the same in all.") from None
 
 
-def _row(place: int, keys: Sequence[str], instance: Any, now: str) -> dict[str, str | int | None]:
+def _row(place: int, model: Model, instance: Any, now: str) -> dict[str, Value]:
     """An instance as a row of the spine."""
+    keys, asked = entity_keys(model), list(dict.fromkeys(feature.column for feature in model.request_features))
+    expected = f"Expected: {', '.join(dict.fromkeys((*keys, *asked, DECISION_AT)))}."
     if not isinstance(instance, dict):
-        raise Refused(422, f"Instance {place} is no object. Expected the keys {', '.join(keys)}, and {DECISION_AT} if it is not now.")
-    for name in instance.keys() - {*keys, DECISION_AT}:
-        raise Refused(422, f"Instance {place} has '{name}', which is no entity key. Expected: {', '.join(keys)}, {DECISION_AT}.")
+        raise Refused(422, f"Instance {place} is no object. {expected}")
+    for name in instance.keys() - {*keys, *asked, DECISION_AT}:
+        raise Refused(422, f"Instance {place} has '{name}', which is no entity key and no field of the request. {expected}")
+    for feature in left_out(model, tuple(instance)):
+        raise RequestFieldMissing("the request", model.name, feature.name, feature.column, place)
+    for name in asked:
+        if not isinstance(instance.get(name), str | int | float | bool | None):
+            raise Refused(422, f"Instance {place}: '{name}' is neither text, a number, true, false nor null.")
     for key in keys:
         value = instance.get(key, False)
         if isinstance(value, bool) or not isinstance(value, str | int | None):
@@ -108,7 +124,7 @@ def _row(place: int, keys: Sequence[str], instance: Any, now: str) -> dict[str, 
     at = instance.get(DECISION_AT, now)
     if not isinstance(at, str):
         raise Refused(422, f"Instance {place}: '{DECISION_AT}' is no text, such as 2013-06-30T12:00:00Z.")
-    return {**{key: instance[key] for key in keys}, DECISION_AT: at}
+    return {**{name: instance.get(name) for name in asked}, **{key: instance[key] for key in keys}, DECISION_AT: at}
 
 
 def _instances(served: Served) -> list[dict[str, object]]:
@@ -119,6 +135,18 @@ def _instances(served: Served) -> list[dict[str, object]]:
     return [
         {"features": row, "status": status, "known_to": known_to} for row, status in zip(served.features.to_pylist(), statuses, strict=True)
     ]
+
+
+def _positions(served: Served) -> dict[str, dict[str, object]]:
+    # As text: JavaScript rounds numbers of 19 digits.
+    return {
+        feed: {
+            "definition": one.hash,
+            "offsets": one.offsets,
+            "snapshot_id": None if one.snapshot_id is None else str(one.snapshot_id),
+        }
+        for feed, one in served.positions.items()
+    }
 
 
 def _problem(error: PipelineError) -> Response:

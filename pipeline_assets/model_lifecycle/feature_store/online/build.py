@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import catalog, online
@@ -18,7 +20,7 @@ from pipeline_assets.core.errors import NotMaterialized, UnknownName
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.core.versions import versioned
 from pipeline_assets.ingestion.sources.contracts import arrow_schema
-from pipeline_assets.ingestion.streaming.typed.table import position_of, typed_days
+from pipeline_assets.ingestion.streaming.typed.table import OFFSET, PARTITION, PLACE_SCHEMA, TypedDays, position_of, typed_days
 from pipeline_assets.model_lifecycle.feature_store.online import store
 from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed
 from pipeline_assets.model_lifecycle.feature_store.online.keep import keep_days, keep_records
@@ -27,6 +29,9 @@ from pipeline_assets.model_lifecycle.feature_store.online.store import Kept
 from pipeline_assets.processing.features.cleaned import midnight
 from pipeline_assets.processing.lake import tables
 from pipeline_assets.processing.lake.files import Content
+
+if TYPE_CHECKING:
+    from adbc_driver_postgresql.dbapi import Cursor
 
 ROWS_AT_ONCE = 200_000
 DAYS_AT_ONCE = timedelta(days=31)
@@ -80,14 +85,16 @@ def _of_stream(settings: Settings, session: Session, on_step: Listener) -> Built
         typed = typed_days(lake, feed.contract, first, last)
         if typed.table is not None:
             offsets = position_of(typed.table).seen.next_offsets
-        schema = arrow_schema(feed.contract)
-        parts = [_from_lake(settings, feed, first, last), (batch for day in sorted(typed.files) for batch in typed.read(day, schema))]
+        snapshot = tables.snapshot_id(settings, names.lake(feed.contract.name))
+        parts = [history_of(settings, feed, (first, last), snapshot), typed_before(feed, typed, offsets)]
         until = _newest(settings, feed)
         for rows in _chunks(batch for part in parts for batch in part):
             on_step(f"{feed.table.name}: {read + rows.num_rows:,} rows")
             change = keep_records(session, rows, {}, until=until)
             read, come, gone = read + rows.num_rows, come + change.come, gone + change.gone
     keep_records(session, arrow_schema(feed.contract).empty_table(), offsets, until=until)
+    with session.transaction() as cursor:
+        session.note(cursor, watermark=_known(session, cursor), snapshot_id=snapshot)
     return Built(feed=feed.name, read=read, come=come, gone=gone)
 
 
@@ -101,12 +108,30 @@ def _span(settings: Settings, feed: Feed) -> tuple[date, date]:
     return max(min(days), max(days) - timedelta(microseconds=feed.lookback_us) - 2 * ONE_DAY), max(days)
 
 
-def _from_lake(settings: Settings, feed: Feed, first: date, last: date) -> Iterator[pa.RecordBatch]:
-    columns = [field.name for field in versioned(feed.contract).fields]
-    try:
-        yield from tables.read_days(settings, names.lake(feed.contract.name), first, last, columns)
-    except UnknownName:
-        return
+def history_of(settings: Settings, feed: Feed, days: tuple[date, date], snapshot_id: int | None) -> Iterator[pa.RecordBatch]:
+    """The rows of a stream's contract that the lake has without their records, of some days (UTC, inclusive) at a snapshot (None: none).
+
+    Raises UnknownName where the snapshot is no longer kept.
+    """
+    if snapshot_id is not None:
+        columns = [field.name for field in versioned(feed.contract).fields]
+        yield from tables.read_days(settings, names.lake(feed.contract.name), *days, columns, snapshot_id)
+
+
+def typed_before(feed: Feed, typed: TypedDays, offsets: Mapping[int, int]) -> Iterator[pa.RecordBatch]:
+    """The typed rows of a stream's records before these offsets, the next of each partition."""
+    contract = arrow_schema(feed.contract)
+    schema = pa.schema([*contract, PLACE_SCHEMA.field(PARTITION), PLACE_SCHEMA.field(OFFSET)])
+    for day in sorted(typed.files):
+        for batch in typed.read(day, schema):
+            found = batch[PARTITION].dictionary_encode()
+            ends = pa.array([offsets.get(one, 0) for one in found.dictionary.to_pylist()], pa.int64()).take(found.indices)
+            yield batch.filter(pc.less(batch[OFFSET], ends)).select(contract.names)
+
+
+def _known(session: Session, cursor: "Cursor") -> int:
+    known = session.watermark(cursor)
+    return 0 if known is None else known
 
 
 def _newest(settings: Settings, feed: Feed) -> int | None:
@@ -140,14 +165,16 @@ def _of_table(settings: Settings, session: Session, on_step: Listener) -> Built:
     before = _contents_before(settings, session.kept)
     read = come = gone = 0
     spans = _changed_spans(feed, before, held)
+    if spans:
+        with session.transaction() as cursor:
+            session.begin_commit(cursor)
     for start, end in spans:
         on_step(f"{feed.table.name}: {start.date()} to {end.date()}")
         rows = tables.read_between(settings, table, feed.table.event_at, (start, end), feed.columns, snapshot).read_all()
         change = keep_days(session, rows, *((at - EPOCH) // timedelta(microseconds=1) for at in (start, end)))
         read, come, gone = read + rows.num_rows, come + change.come, gone + change.gone
     with session.transaction() as cursor:
-        known = session.watermark(cursor)
-        session.note(cursor, watermark=0 if known is None else known, snapshot_id=snapshot)
+        session.note(cursor, watermark=_known(session, cursor), snapshot_id=snapshot)
     return Built(feed=feed.name, read=read, come=come, gone=gone)
 
 

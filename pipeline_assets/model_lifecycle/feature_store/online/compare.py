@@ -1,19 +1,20 @@
 """Online beside offline: the same questions asked of the online store and of the lake, compared bit for bit."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psycopg
 import pyarrow as pa
 
 from pipeline_assets.core.columns import ColumnKind
 from pipeline_assets.core.dsn import with_time_zone
+from pipeline_assets.core.online_errors import RequestFieldMissing
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.settings import ONLINE_DSN, OnlineSettings
 from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed, feeds_of_model
 from pipeline_assets.model_lifecycle.feature_store.online.read import Reader, Served
 from pipeline_assets.model_lifecycle.feature_store.parity import differs
-from pipeline_assets.model_lifecycle.feature_store.spine import check_requests
+from pipeline_assets.model_lifecycle.feature_store.spine import check_requests, left_out
 from pipeline_assets.spec.models import Model
 
 
@@ -28,21 +29,30 @@ class Beside:
 
 
 def online_features(settings: OnlineSettings, project: Project, feeds: Sequence[Feed], model: Model, spine: pa.Table, name: str) -> Served:
-    """The features of a model's views for a spine, as `offline.historical_features` takes it, from the online store.
+    """All features of a model in its order for a spine, as `offline.historical_features` takes it, from the online store.
 
-    Raises TableRejected for a spine unfit for use, NotOnline for views that are not there, BehindState for a time that is no longer known.
+    Raises TableRejected for a spine unfit for use, RequestFieldMissing for one without the column of a request feature that has no default,
+    NotOnline for views that are not there, BehindState for a time that is no longer known.
     """
+    for feature in left_out(model, spine.column_names):
+        raise RequestFieldMissing(name, model.name, feature.name, feature.column)
     kinds = {column: project.kind_of(model.observations.table, column) for view in model.views for column in view.entity.keys}
     asked = check_requests(name, model, spine, {**kinds, **_of_requests(project, model)})
     with psycopg.connect(with_time_zone(ONLINE_DSN, settings.online_dsn), autocommit=True) as connection:
-        return Reader(connection, feeds_of_model(tuple(feeds), model), model.views).read(asked)
+        return Reader(connection, feeds_of_model(tuple(feeds), model), model.views, model.request_features).read(asked)
 
 
 def beside(
     settings: OnlineSettings, project: Project, feeds: Sequence[Feed], model_name: str, spine: pa.Table, past: pa.Table, *, name: str
 ) -> Beside:
-    """What the online store gives for a spine, held against what the lake gives (`past`: its rows with their features)."""
-    served = online_features(settings, project, feeds, project.model(model_name), spine, name)
+    """What the online store gives for a spine, held against what the lake gives (`past`: its rows with their features).
+
+    Request features whose column the spine lacks are left out, as they are of `past`.
+    """
+    model = project.model(model_name)
+    omitted = left_out(model, spine.column_names)
+    asked = replace(model, request_features=tuple(one for one in model.request_features if one not in omitted))
+    served = online_features(settings, project, feeds, asked, spine, name)
     counts = {column: int(differs(served.features[column], past[column]).sum()) for column in served.features.column_names}
     return Beside(
         served=served.features,

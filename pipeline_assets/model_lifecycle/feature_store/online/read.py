@@ -20,22 +20,29 @@ from pipeline_assets.model_lifecycle.feature_store.online.codec import unpacked
 from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed, feed_of
 from pipeline_assets.model_lifecycle.feature_store.online.finished import outputs_of, restored
 from pipeline_assets.model_lifecycle.feature_store.online.layout import Layout, microseconds
+from pipeline_assets.model_lifecycle.feature_store.online.position import Position, position_of
 from pipeline_assets.model_lifecycle.feature_store.online.rows import entity_texts
 from pipeline_assets.model_lifecycle.feature_store.online.store import Kept
 from pipeline_assets.processing.features.catalogue import view_columns
 from pipeline_assets.processing.features.columns import DECISION_AT, Ints, instants
-from pipeline_assets.spec.features import FeatureView
+from pipeline_assets.processing.features.request import request_features
+from pipeline_assets.spec.features import FeatureView, RequestFeature
 
 if TYPE_CHECKING:
     import psycopg
 
 Status = Literal["fresh", "stale", "default", "unknown"]
+# In one statement with the states, so that the position is the one of exactly these states.
 ASKED = """
-    select q.slot, q.place, held.value,
+    select {number}, q.slot, q.place, held.value,
         case when q.at >= held.since and q.at < held.until then null else held.state end,
-        (select watermark from online.feeds where id = {id})
+        null::bigint, null::bigint, null::boolean, null::jsonb
     from unnest(%s::smallint[], %s::integer[], %s::text[], %s::bigint[]) as q (slot, place, key, at)
     join {state} as held on held.view = q.slot and held.key = q.key
+    union all
+    select {number}, null, null, null, null, watermark, snapshot_id, is_between,
+        (select jsonb_object_agg(partition, next_offset) from online.offsets where feed = {id})
+    from online.feeds where id = {id}
 """
 
 
@@ -44,14 +51,14 @@ class _Row(NamedTuple):
 
     value: bytes
     state: bytes | None
-    watermark: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Served:
-    """Features of some questions: the columns of each view, of each view the status of each question, and how far its source was followed.
+    """Features of some questions: the columns of each view, then those of the request; of each view the status of each question.
 
-    known_to: the newest time that something was known at, in microseconds; None where no question found any state.
+    positions: by the name of each feed that was read, how far it had followed its source. known_to: of each view the newest time that
+    something was known at, in microseconds; None where nothing came yet.
 
     `fresh`: the feed has followed its source to within the promised freshness of the moment; `stale`: it has not; `unknown`: nothing was
     ever known of the entity, and features have their empty values. A single feature that is null, or 0 of no rows, has status `default`.
@@ -60,6 +67,7 @@ class Served:
     features: pa.Table
     statuses: Mapping[str, list[Status]]
     known_to: Mapping[str, int | None]
+    positions: Mapping[str, Position]
 
     def status_of(self, view: FeatureView, feature: str) -> list[Status]:
         """The status of each value of a feature."""
@@ -74,13 +82,18 @@ class Served:
 
 
 class Reader:
-    """Reads the views of some feeds from a connection in autocommit, as they are live when it is made."""
+    """Reads the views of some feeds from a connection in autocommit, as they are live when it is made, and features of the request."""
 
-    def __init__(self, connection: "psycopg.Connection", feeds: Sequence[Feed], views: Sequence[FeatureView]) -> None:
-        self.connection, self.views = connection, tuple(views)
+    def __init__(
+        self, connection: "psycopg.Connection", feeds: Sequence[Feed], views: Sequence[FeatureView], request: Sequence[RequestFeature] = ()
+    ) -> None:
+        self.connection, self.views, self.request = connection, tuple(views), tuple(request)
         kept = {feed: store.live(connection, feed) for feed in dict.fromkeys(feed_of(tuple(feeds), view) for view in views)}
         self._kept: tuple[Kept, ...] = tuple(kept.values())
-        parts = [sql.SQL(ASKED).format(id=sql.Literal(one.id), state=one.state) for one in self._kept]
+        parts = [
+            sql.SQL(ASKED).format(number=sql.Literal(number), id=sql.Literal(one.id), state=one.state)
+            for number, one in enumerate(self._kept)
+        ]
         self._read = [
             _View(number, slot, layout)
             for number, one in enumerate(self._kept)
@@ -88,12 +101,10 @@ class Reader:
             if layout.view in self.views
         ]
         self._names = [column.name for view in self.views for column in view_columns(view)]
-        self._query = sql.SQL(" union all ").join(
-            [sql.SQL("select {}, found.* from ({}) as found").format(sql.Literal(number), part) for number, part in enumerate(parts)]
-        )
+        self._query = sql.SQL(" union all ").join(parts)
 
     def read(self, requests: pa.Table) -> Served:
-        """The features of each row: entity keys of the views, and `decision_at` (aware), in any order.
+        """The features of each row: entity keys of the views, `decision_at` (aware) and the columns of the request, in any order.
 
         Raises TableMismatch for a column that is missing or naive, BehindState for a time that a state no longer knows.
         """
@@ -101,17 +112,28 @@ class Reader:
         asked = [self._asked(kept, requests, at) for kept in self._kept]
         parameters = [part for one in asked for part in one]
         found: dict[tuple[int, int], dict[int, _Row]] = {}
-        for number, slot, place, *rest in self.connection.execute(self._query, parameters, prepare=True, binary=True):
-            found.setdefault((number, slot), {})[place] = _Row(*rest)
+        positions: dict[int, Position] = {}
+        for number, slot, place, value, state, *stored in self.connection.execute(self._query, parameters, prepare=True, binary=True):
+            if place is None:
+                positions[number] = position_of(self._kept[number].feed, (stored[0], stored[1], stored[2], stored[3]))
+            else:
+                found.setdefault((number, slot), {})[place] = _Row(value, state)
         columns: dict[str, pa.Array] = {}
         statuses: dict[str, list[Status]] = {}
         known_to: dict[str, int | None] = {}
         for one in self._read:
-            rows = found.get((one.number, one.slot), {})
+            rows, watermark = found.get((one.number, one.slot), {}), positions[one.number].watermark
             columns |= one.answer(rows, at, requests)
-            statuses[one.view.name] = [_status(one.view, rows.get(place), asked_at) for place, asked_at in enumerate(at.tolist())]
-            known_to[one.view.name] = next((row.watermark for row in rows.values()), None)
-        return Served(features=pa.table({name: columns[name] for name in self._names}), statuses=statuses, known_to=known_to)
+            statuses[one.view.name] = [
+                _status(one.view, watermark, asked) if place in rows else "unknown" for place, asked in enumerate(at.tolist())
+            ]
+            known_to[one.view.name] = watermark
+        features = pa.table({name: columns[name] for name in self._names})
+        if self.request:
+            of_request = request_features(self.request, requests)
+            features = pa.table([*features.columns, *of_request.columns], [*features.column_names, *of_request.column_names])
+        seen = {position.feed: position for position in positions.values()}
+        return Served(features=features, statuses=statuses, known_to=known_to, positions=seen)
 
     def _asked(self, kept: Kept, requests: pa.Table, at: Ints) -> tuple[list[int], list[int], list[str], list[int]]:
         slots, places, keys = list[int](), list[int](), list[str]()
@@ -176,8 +198,6 @@ def _flat(column: pa.ChunkedArray) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
-def _status(view: FeatureView, row: _Row | None, at: int) -> Status:
-    if row is None:
-        return "unknown"
-    is_fresh = row.watermark is not None and at - row.watermark <= microseconds(view.freshness)
+def _status(view: FeatureView, watermark: int | None, at: int) -> Status:
+    is_fresh = watermark is not None and at - watermark <= microseconds(view.freshness)
     return "fresh" if is_fresh else "stale"

@@ -119,11 +119,15 @@ class Session:
         same = " and ".join(f"held.{quoted(name)} = {KEYS}.{quoted(name)}" for name in keys.column_names if name != "place")
         return self.fetch(cursor, f"select place, {own} from {KEYS} join {self.rows} as held on {same}")
 
+    def begin_commit(self, cursor: "Cursor") -> None:
+        """Marks the states as being between two snapshots of their table, until `note` is given one."""
+        cursor.execute(f"update online.feeds set is_between = true where id = {self.kept.id}")
+
     def note(self, cursor: "Cursor", *, watermark: int, offsets: Mapping[int, int] | None = None, snapshot_id: int | None = None) -> None:
         """Writes down how far the feed has been followed."""
         feed = self.kept.feed
-        snapshot = "snapshot_id" if snapshot_id is None else str(snapshot_id)
-        cursor.execute(f"update online.feeds set watermark = {watermark}, snapshot_id = {snapshot} where id = {self.kept.id}")
+        snapshot = "" if snapshot_id is None else f", snapshot_id = {snapshot_id}, is_between = false"
+        cursor.execute(f"update online.feeds set watermark = {watermark}{snapshot} where id = {self.kept.id}")
         for partition, offset in (offsets or {}).items():
             topic = "" if feed.stream is None else feed.stream.topic
             cursor.execute(

@@ -31,8 +31,10 @@ CONTROL = """
         made_at timestamptz not null default now(),
         watermark bigint,
         snapshot_id bigint,
+        is_between boolean not null default false,
         unique (name, hash)
     );
+    alter table online.feeds add column if not exists is_between boolean not null default false;
     create table if not exists online.offsets (
         feed integer not null references online.feeds on delete cascade,
         topic text not null,

@@ -1,6 +1,7 @@
 """Facts of the request: clock and calendar of a time zone, codes of categories, plain values."""
 
 import math
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
 import pyarrow as pa
@@ -125,3 +126,26 @@ def test_a_missing_column_is_named() -> None:
     """The error says which column the observations lack."""
     with pytest.raises(TableMismatch, match="Table 'observations' lacks column 'gate'"):
         request_features((feature("gate"),), pa.table({"v": [1], "decision_at": [DECIDED_AT]}))
+
+
+@pytest.mark.parametrize(
+    ("values", "default", "column", "expected"),
+    [
+        ((), 5, pa.array([1, None], pa.int64()), [1.0, 5.0]),
+        ((), 2.5, pa.array([1.0, None]), [1.0, 2.5]),
+        ((), True, pa.array([False, None]), [0.0, 1.0]),
+        ((), 5, pa.nulls(2), [5.0, 5.0]),
+        (("EWR", "JFK"), "JFK", pa.array(["EWR", None]), [0, 1]),
+        (("EWR", "JFK"), "JFK", pa.array(["BOS", None]), [None, 1]),
+        (Learned(), "JFK", pa.array(["BOS", None]), ["BOS", "JFK"]),
+    ],
+)
+def test_a_default_is_taken_for_null_and_for_a_column_that_is_missing(
+    values: tuple[str, ...] | Learned, default: float | str, column: pa.Array, expected: list[object]
+) -> None:
+    """It is a value of the column, which becomes the feature as any other; a category that is not listed stays null."""
+    asked = replace(feature("c", values=values), default=default)
+    decided = pa.table({"decision_at": pa.array([DECIDED_AT] * 2, INSTANT)})
+
+    assert column_of(asked, column).to_pylist() == expected
+    assert request_features((asked,), decided)["request__f"].to_pylist() == [expected[1]] * 2

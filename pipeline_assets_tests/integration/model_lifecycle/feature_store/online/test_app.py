@@ -19,6 +19,7 @@ from pipeline_assets.model_lifecycle.feature_store.online import store
 from pipeline_assets.model_lifecycle.feature_store.online.app import MOST_INSTANCES, build_app
 from pipeline_assets.model_lifecycle.feature_store.online.keep import keep_records
 from pipeline_assets.model_lifecycle.feature_store.online.session import open_session
+from pipeline_assets.processing.features.catalogue import feature_columns
 from pipeline_assets.use_cases import nyc_flights
 from pipeline_assets.use_cases.nyc_flights.models import flight_delay
 from pipeline_assets_tests.online_departures import PROJECT, departures, feed, table_of
@@ -27,7 +28,9 @@ from pipeline_assets_tests.stream_records import until
 MODEL = replace(flight_delay, views=feed("departures_history").views)
 ROWS = departures(np.random.default_rng(30), 60)
 NOW = (ROWS[-1]["recorded_at"] + timedelta(minutes=1)).isoformat()
-KNOWN = {"origin": "EWR", "carrier": "AA", "dest": "LAX", "tailnum": "N1", "decision_at": NOW}
+FLIGHT = {"scheduled_departure_at": "2013-05-04T21:30:00Z", "distance_miles": 2454, "planned_minutes": 360.5}
+KEYS = {"origin": "EWR", "carrier": "AA", "dest": "LAX", "tailnum": "N1"}
+KNOWN = {**KEYS, **FLIGHT, "decision_at": NOW}
 
 
 @pytest.fixture
@@ -66,6 +69,17 @@ def test_instances_are_answered_in_their_order(client: httpx.Client) -> None:
     assert found[0]["features"]["origin_departures__late_rate_7d"] > 0
     assert found[1]["features"]["origin_departures__flights_1h"] == 0
     assert found[0]["known_to"]["origin_departures"] == ROWS[-1]["recorded_at"].isoformat()
+    assert answer.json()["positions"]["departures_history:stream"]["offsets"] == {"0": len(ROWS)}
+
+
+def test_features_of_the_request_stand_behind_those_of_views(client: httpx.Client) -> None:
+    """All features come in the order of the model; those of the request are what the past has of the same values, null of null."""
+    asked = [KNOWN, {**KNOWN, "origin": "XXX", "distance_miles": None}]
+    found = [one["features"] for one in client.post("/v1/features/flight_delay", json={"instances": asked}).json()["instances"]]
+
+    assert list(found[0]) == [column.name for column in feature_columns(MODEL)]
+    assert [found[0][f"request__{name}"] for name in ("hour", "weekday", "distance_miles", "planned_minutes")] == [17, 6, 2454.0, 360.5]
+    assert [found[1][f"request__{name}"] for name in ("hour", "distance_miles", "origin")] == [17, None, None]
 
 
 @pytest.mark.parametrize(
@@ -77,7 +91,10 @@ def test_instances_are_answered_in_their_order(client: httpx.Client) -> None:
         ({"instances": [{**KNOWN, "orign": "EWR"}]}, 422, "Instance 0 has 'orign', which is no entity key"),
         ({"instances": [KNOWN, {**KNOWN, "origin": 1.5}]}, 422, "Instance 1: the entity key 'origin'"),
         ({"instances": [{**KNOWN, "origin": True}]}, 422, "the entity key 'origin' is missing, or neither text"),
-        ({"instances": [KNOWN, {**KNOWN, "origin": 7}]}, 422, "A key is text in one instance and a number in another"),
+        ({"instances": [KNOWN, {**KNOWN, "origin": 7}]}, 422, "'origin' is of one type in one instance and of another in another"),
+        ({"instances": [KNOWN, KEYS]}, 422, "Instance 1 of the request lacks 'scheduled_departure_at'"),
+        ({"instances": [{**KNOWN, "distance_miles": "far"}]}, 422, "column 'distance_miles' holds 'far' in row 1"),
+        ({"instances": [{**KNOWN, "distance_miles": [1]}]}, 422, "Instance 0: 'distance_miles' is neither text"),
         ({"instances": [{**KNOWN, "origin": 2**70}]}, 422, "too large"),
         ({"instances": [{**KNOWN, "decision_at": "2013-05-01T12:00:00"}]}, 422, "no time with a zone"),
         ({"instances": [{**KNOWN, "decision_at": 5}]}, 422, "'decision_at' is no text"),
