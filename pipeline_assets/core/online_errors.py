@@ -1,9 +1,9 @@
 """The errors of the online store."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
 
 from pipeline_assets.core.errors import PipelineError, UserInputError
+from pipeline_assets.core.instants import instant_at
 
 
 class StateFormatUnknown(PipelineError):
@@ -33,8 +33,8 @@ class BehindState(UserInputError):
     def __init__(self, view: str, key: str, at_us: int, known_from_us: int) -> None:
         self.view, self.key, self.at_us, self.known_from_us = view, key, at_us, known_from_us
         super().__init__(
-            f"View '{view}' is asked for {key!r} as of {_instant(at_us)}; the online store knows it from {_instant(known_from_us)} on. "
-            "Ask for a later time, or ask the lake: `pipeline features historical`."
+            f"View '{view}' is asked for {key!r} as of {instant_at(at_us).isoformat()}; the online store knows it from "
+            f"{instant_at(known_from_us).isoformat()} on. Ask for a later time, or ask the lake: `pipeline features historical`."
         )
 
 
@@ -48,7 +48,3 @@ class RequestFieldMissing(UserInputError):
             f"{where} lacks '{field}', which the request feature '{feature}' of model '{model}' is computed from. Give it, null where "
             "there is no value; or declare a `default`."
         )
-
-
-def _instant(us: int) -> str:
-    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=us)).isoformat()

@@ -23,6 +23,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from pipeline_assets.core.errors import PipelineError, TableMismatch, UnknownName, UserInputError
+from pipeline_assets.core.instants import instant_at
 from pipeline_assets.core.names import DECISION_AT
 from pipeline_assets.core.online_errors import NotOnline, RequestFieldMissing
 from pipeline_assets.core.project import Project
@@ -35,7 +36,6 @@ from pipeline_assets.spec.models import Model
 
 LARGEST_BODY, MOST_INSTANCES = 1_000_000, 1_000
 PROBLEM = "application/problem+json"
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 Value = str | float | bool | None
 
 
@@ -129,9 +129,7 @@ def _row(place: int, model: Model, instance: Any, now: str) -> dict[str, Value]:
 
 def _instances(served: Served) -> list[dict[str, object]]:
     statuses = [dict(zip(served.statuses, one, strict=True)) for one in zip(*served.statuses.values(), strict=True)]
-    known_to = {
-        view: None if us is None else datetime.fromtimestamp(us / 1_000_000, UTC).isoformat() for view, us in served.known_to.items()
-    }
+    known_to = {view: None if us is None else instant_at(us).isoformat() for view, us in served.known_to.items()}
     return [
         {"features": row, "status": status, "known_to": known_to} for row, status in zip(served.features.to_pylist(), statuses, strict=True)
     ]

@@ -7,7 +7,7 @@ is read.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import catalog, online
 from pipeline_assets.core.errors import NotMaterialized, UnknownName
+from pipeline_assets.core.instants import microseconds_at
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.core.versions import versioned
 from pipeline_assets.ingestion.sources.contracts import arrow_schema
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 ROWS_AT_ONCE = 200_000
 DAYS_AT_ONCE = timedelta(days=31)
 ONE_DAY = timedelta(days=1)
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 Listener = Callable[[str], None]
 
 
@@ -141,7 +141,7 @@ def _newest(settings: Settings, feed: Feed) -> int | None:
         snapshot = tables.snapshot_id(settings, table)
         held = [] if snapshot is None else tables.contents(settings, table, feed.contract.known_at, snapshot)
         found += [one.last_at for one in held if one.last_at is not None]
-    return max((one - EPOCH) // timedelta(microseconds=1) for one in found) if found else None
+    return max(map(microseconds_at, found)) if found else None
 
 
 def _chunks(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
@@ -171,7 +171,7 @@ def _of_table(settings: Settings, session: Session, on_step: Listener) -> Built:
     for start, end in spans:
         on_step(f"{feed.table.name}: {start.date()} to {end.date()}")
         rows = tables.read_between(settings, table, feed.table.event_at, (start, end), feed.columns, snapshot).read_all()
-        change = keep_days(session, rows, *((at - EPOCH) // timedelta(microseconds=1) for at in (start, end)))
+        change = keep_days(session, rows, microseconds_at(start), microseconds_at(end))
         read, come, gone = read + rows.num_rows, come + change.come, gone + change.gone
     with session.transaction() as cursor:
         session.note(cursor, watermark=_known(session, cursor), snapshot_id=snapshot)

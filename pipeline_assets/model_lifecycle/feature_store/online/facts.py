@@ -1,17 +1,15 @@
 """What the online store keeps of a feed, in numbers."""
 
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, TypedDict
 
 from psycopg import sql
 
+from pipeline_assets.core.instants import instant_at
 from pipeline_assets.model_lifecycle.feature_store.online import store
 from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed
 
 if TYPE_CHECKING:
     import psycopg
-
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Facts(TypedDict):
@@ -37,7 +35,7 @@ def facts_of(connection: "psycopg.Connection", feed: Feed) -> Facts:
     sizes = sql.SQL("select count(*), coalesce(sum(octet_length(state)), 0), coalesce(max(octet_length(state)), 0) from {}")
     keys, size, largest = connection.execute(sizes.format(kept.state)).fetchone() or (0, 0, 0)
     (rows,) = connection.execute(sql.SQL("select count(*) from {}").format(kept.rows)).fetchone() or (0,)
-    known_to = None if kept.watermark is None else (EPOCH + timedelta(microseconds=kept.watermark)).isoformat()
+    known_to = None if kept.watermark is None else instant_at(kept.watermark).isoformat()
     return Facts(
         feed=feed.name,
         views=views,

@@ -29,11 +29,10 @@ DAY = 86_400 * 1_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """What a change did: rows of the cleaned table that went and came, and the states that were written, by view."""
+    """What a change did: how many rows of the cleaned table went and came."""
 
     gone: int
     come: int
-    states: Mapping[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +64,7 @@ def keep_records(session: Session, rows: pa.Table, offsets: Mapping[int, int], *
             session.derive(cursor, whole)
             change = _change(session, cursor, watermark)
         else:
-            change = Change(gone=0, come=0, states={})
+            change = Change(gone=0, come=0)
         session.note(cursor, watermark=watermark, offsets=offsets)
     return change
 
@@ -101,11 +100,10 @@ def _watermark(known: int | None, rows: pa.Table, known_at: str, until: int | No
 
 def _change(session: Session, cursor: "Cursor", watermark: int) -> Change:
     gone, come = session.compare(cursor)
-    states = {}
     if gone.num_rows or come.num_rows:
         for slot, layout in enumerate(session.kept.feed.layouts):
-            states[layout.view.name] = _keep_view(session, cursor, slot, layout, _affected(layout, gone, come), watermark)
-    return Change(gone=gone.num_rows, come=come.num_rows, states=states)
+            _keep_view(session, cursor, slot, layout, _affected(layout, gone, come), watermark)
+    return Change(gone=gone.num_rows, come=come.num_rows)
 
 
 def _affected(layout: Layout, gone: pa.Table, come: pa.Table) -> Affected:
@@ -124,9 +122,9 @@ def _affected(layout: Layout, gone: pa.Table, come: pa.Table) -> Affected:
     return Affected(texts=list(first), columns=columns, gone=rows.take(is_gone & has_key), come=rows.take(~is_gone & has_key))
 
 
-def _keep_view(session: Session, cursor: "Cursor", slot: int, layout: Layout, affected: Affected, watermark: int) -> int:
+def _keep_view(session: Session, cursor: "Cursor", slot: int, layout: Layout, affected: Affected, watermark: int) -> None:
     if not affected.texts:
-        return 0
+        return
     states = unpacked(layout, session.states(cursor, slot, affected.texts))
     states, is_broken = changed(states, affected.gone, affected.come, watermark, watermark - KEPT_APART)
     if is_broken.any():
@@ -142,7 +140,6 @@ def _keep_view(session: Session, cursor: "Cursor", slot: int, layout: Layout, af
         }
     )
     session.write_states(cursor, slot, written)
-    return len(affected.texts)
 
 
 def _built_anew(session: Session, cursor: "Cursor", layout: Layout, affected: Affected, states: States, broken: Ints) -> States:

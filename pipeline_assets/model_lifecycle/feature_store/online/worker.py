@@ -6,7 +6,7 @@ left to the typed step, which puts it in quarantine.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -44,7 +44,6 @@ class Taken:
     feed: str
     records: int
     rows: int
-    offsets: Mapping[int, int]
 
 
 class Worker:
@@ -93,7 +92,7 @@ class Worker:
         self.changes += 1
         if self.changes % CHANGES_BETWEEN_CLEANING == 0:
             forget_old(session)
-        return Taken(feed=session.kept.feed.name, records=len(messages), rows=good.num_rows, offsets=offsets)
+        return Taken(feed=session.kept.feed.name, records=len(messages), rows=good.num_rows)
 
     def _assigned(self, consumer: "Consumer", partitions: "list[TopicPartition]") -> None:
         """Has each partition read from where the states are; of several feeds of one topic from the least."""
