@@ -59,12 +59,18 @@ def feature_of(values: Values, rows: Ints, present: Bools, decided_at: Ints) -> 
     """
     if values.texts is not None:
         return values.texts.take(pa.array(rows, mask=~present))
-    found, present = taken(values.data.values, rows), present & taken(values.data.valid, rows)
+    found = numbers_of(values, rows, decided_at)
+    return arrow_numbers(found.values, present & found.valid)
+
+
+def numbers_of(values: Values, rows: Ints, decided_at: Ints) -> Numbers:
+    """The feature of each decision as numbers, of values that are no texts: those of its row."""
+    found, valid = taken(values.data.values, rows), taken(values.data.valid, rows)
     if values.kind == "moment":
         found = (decided_at - found) / 1e6
     elif values.kind == "number":
         found = found.astype(np.float64)
-    return arrow_numbers(found, present)
+    return Numbers(values=found, valid=valid)
 
 
 def taken(values: npt.NDArray[Any], rows: Ints) -> npt.NDArray[Any]:

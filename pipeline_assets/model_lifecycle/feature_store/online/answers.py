@@ -1,27 +1,66 @@
-"""The features of a view from the states of its keys: the same columns, bit for bit, as the offline kernel makes from all rows."""
+"""The features of a view from the states of its keys: the same values, bit for bit, as the offline kernel makes from all rows."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 
-from pipeline_assets.core import names
 from pipeline_assets.core.aggregates import AGGREGATES
 from pipeline_assets.model_lifecycle.feature_store.online import sums
 from pipeline_assets.model_lifecycle.feature_store.online import tiles as tiling
-from pipeline_assets.model_lifecycle.feature_store.online.layout import Layout, cell_name, measure_of, microseconds
+from pipeline_assets.model_lifecycle.feature_store.online.layout import Layout, Output, cell_name, measure_of, microseconds
 from pipeline_assets.model_lifecycle.feature_store.online.rows import Rows, concat, newest
 from pipeline_assets.model_lifecycle.feature_store.online.state import States
-from pipeline_assets.model_lifecycle.feature_store.online.sums import Sums
-from pipeline_assets.model_lifecycle.feature_store.online.tiles import Tiles, tiles_of
-from pipeline_assets.processing.features.columns import Bools, Floats, Ints, Numbers, arrow_numbers
+from pipeline_assets.model_lifecycle.feature_store.online.tiles import Tiles, Window, tiles_of
+from pipeline_assets.processing.features.columns import Bools, Floats, Ints, Numbers
 from pipeline_assets.processing.features.exact import rounded, sample_variance
-from pipeline_assets.processing.features.hops import hop_of
 from pipeline_assets.processing.features.timeline import NEVER
-from pipeline_assets.processing.features.values import Values, feature_of
+from pipeline_assets.processing.features.values import Values, numbers_of
 from pipeline_assets.spec.features import Latest, Windowed
+
+ARROW_TYPES = {"int": pa.int64(), "float": pa.float64(), "age": pa.float64(), "text": pa.string()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """Features of some questions: a row per feature, a column per question.
+
+    bits: integers, or the bits of floats; 0 where there is no value, so that equal answers are equal to the byte. present: which have a
+    value. texts: the values of those that are text, by their row; null where there is none.
+    """
+
+    bits: Ints
+    present: Bools
+    texts: Mapping[int, np.ndarray]
+
+    def take(self, questions: Ints) -> "Answers":
+        """Some of the questions, as often as they are named."""
+        texts = {row: own[questions] for row, own in self.texts.items()}
+        return Answers(bits=self.bits[:, questions], present=self.present[:, questions], texts=texts)
+
+    def put(self, first: int, questions: Ints | slice, others: "Answers") -> None:
+        """Has some of the questions answered by others, whose features are those from the row `first` on."""
+        rows = slice(first, first + len(others.bits))
+        self.bits[rows, questions], self.present[rows, questions] = others.bits, others.present
+        for row, texts in others.texts.items():
+            self.texts[first + row][questions] = texts
+
+    def table(self, outputs: Iterable[Output]) -> pa.Table:
+        """The same in Arrow, a column per feature; the columns share their memory."""
+        count = self.bits.shape[1]
+        bits, is_whole = pa.py_buffer(np.ascontiguousarray(self.bits)), np.all(self.present, axis=1)
+        present = np.packbits(self.present, axis=1, bitorder="little")
+        columns = {}
+        for row, output in enumerate(outputs):
+            kind = ARROW_TYPES[output.kind]
+            if output.kind == "text":
+                columns[output.name] = pa.array(self.texts[row], kind)
+            else:
+                nulls = None if is_whole[row] else pa.py_buffer(present[row])
+                columns[output.name] = pa.Array.from_buffers(kind, count, [nulls, bits.slice(row * count * 8, count * 8)])
+        return pa.table(columns)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,14 +74,22 @@ class Moment:
     at: Ints
     tiles: Mapping[int, Tiles]
     newest: Mapping[str | None, Rows]
-    _windows: dict[tuple[int, int], tuple[Tiles, Bools]] = field(default_factory=dict)
+    _windows: dict[tuple[int, int], Window] = field(default_factory=dict)
 
-    def window(self, window: int, hop: int) -> tuple[Tiles, Bools]:
-        """The one tile of each key that the window makes, and which keys have any row in it."""
-        if (window, hop) not in self._windows:
-            own = self.tiles[hop]
-            self._windows[window, hop] = tiling.within(own, (self.at - window) // hop)
-        return self._windows[window, hop]
+    def window(self, output: Output) -> Window:
+        """The tiles that a window is made of."""
+        known = (output.window, output.hop)
+        if known not in self._windows:
+            self._windows[known] = tiling.within(self.tiles[output.hop], (self.at - output.window) // output.hop)
+        return self._windows[known]
+
+
+def no_answers(outputs: Iterable[Output], count: int) -> Answers:
+    """Features without a value."""
+    kinds = [output.kind for output in outputs]
+    shape = len(kinds), count
+    texts = {row: np.full(count, None, object) for row, kind in enumerate(kinds) if kind == "text"}
+    return Answers(bits=np.zeros(shape, np.int64), present=np.zeros(shape, np.bool_), texts=texts)
 
 
 def moment_of(layout: Layout, states: States, at: Ints) -> Moment:
@@ -57,18 +104,21 @@ def moment_of(layout: Layout, states: States, at: Ints) -> Moment:
     return Moment(layout=layout, at=at, tiles=tiles, newest=heads)
 
 
-def features_at(moment: Moment) -> dict[str, pa.Array]:
-    """The features of the view at the moment, one column per feature in the view's order, one row per key."""
-    columns: dict[str, pa.Array] = {}
-    view = moment.layout.view
-    for feature in view.features:
-        if isinstance(feature, Latest):
-            columns[names.feature(view.name, feature.name)] = latest(moment, feature)
-        else:
-            for window in feature.windows:
-                name = names.feature(view.name, feature.name, window)
-                columns[name] = _windowed(moment, feature, microseconds(window), microseconds(hop_of(window, feature.hop)))
-    return columns
+def features_at(moment: Moment) -> Answers:
+    """The features of the view at the moment, in the view's order, a question per key."""
+    answers = no_answers(moment.layout.outputs, len(moment.at))
+    for row, output in enumerate(moment.layout.outputs):
+        if row in answers.texts:
+            head = fresh(moment, output.feature)
+            cell = next(place for place, one in enumerate(moment.layout.texts) if one.name == cell_name(output.feature))
+            answers.texts[row][head.key] = [tail[1 + cell] for tail in head.tail]
+            continue
+        key, found = _feature(moment, output)
+        answers.present[row, key] = found.valid
+        answers.bits[row, key] = np.where(found.valid, found.values, 0).view(np.int64)
+        if output.kind == "int" and isinstance(output.feature, Windowed):
+            answers.present[row] = True
+    return answers
 
 
 def held_until(moment: Moment, states: States) -> Ints:
@@ -78,14 +128,9 @@ def held_until(moment: Moment, states: States) -> Ints:
     for times in (recent.visible_at, recent.superseded_at):
         later = times > moment.at[recent.key]
         np.minimum.at(until, recent.key[later], times[later])
-    for feature in moment.layout.view.features:
-        if isinstance(feature, Latest):
-            if feature.ttl is not None:
-                head = moment.newest[None]
-                _leaves(until, head.key, head.event_at + microseconds(feature.ttl) + 1, moment.at)
-        else:
-            for window in feature.windows:
-                _of_window(until, moment, feature, microseconds(window), microseconds(hop_of(window, feature.hop)))
+    for output in moment.layout.outputs:
+        key, ends = _leaves(moment, output)
+        until[key] = np.minimum(until[key], ends)
     return until
 
 
@@ -95,106 +140,78 @@ def head_of(moment: Moment, feature: Windowed | Latest) -> Rows:
     return moment.newest[slot]
 
 
-def in_window(moment: Moment, feature: Windowed, window: int, hop: int) -> Rows:
+def in_window(moment: Moment, output: Output) -> Rows:
     """The newest row of each key that has one in the window."""
-    head = head_of(moment, feature)
-    start = (moment.at - window) // hop * hop
+    head = head_of(moment, output.feature)
+    start = (moment.at - output.window) // output.hop * output.hop
     return head.take(head.event_at >= start[head.key])
 
 
-def fresh(moment: Moment, feature: Latest) -> Rows:
-    """The newest row of each key that is not older than the feature allows."""
+def fresh(moment: Moment, feature: Windowed | Latest) -> Rows:
+    """The newest row of each key that is not older than a latest value may be."""
     head = head_of(moment, feature)
-    return head if feature.ttl is None else head.take(head.event_at >= (moment.at - microseconds(feature.ttl))[head.key])
+    ttl = feature.ttl if isinstance(feature, Latest) else None
+    return head if ttl is None else head.take(head.event_at >= (moment.at - microseconds(ttl))[head.key])
 
 
-def latest(moment: Moment, feature: Latest) -> pa.Array:
-    """The newest value of each key."""
-    head = fresh(moment, feature)
-    rows, present = np.zeros(len(moment.at), np.int64), np.zeros(len(moment.at), np.bool_)
-    rows[head.key], present[head.key] = np.arange(len(head)), True
-    if len(head) == 0:
-        head, rows = _blank(moment.layout), np.zeros(len(moment.at), np.int64)
-    return feature_of(values_of(moment.layout, head, feature), rows, present, moment.at)
+def _feature(moment: Moment, output: Output) -> tuple[Ints, Numbers]:
+    """The keys of which something counts, and a feature of them that is no text."""
+    feature = output.feature
+    if isinstance(feature, Latest):
+        head = fresh(moment, feature)
+        return head.key, numbers_of(_values_of(moment.layout, head, feature), np.arange(len(head)), moment.at[head.key])
+    if "newest" in AGGREGATES[feature.aggregate].parts:
+        return _newest(moment, output, in_window(moment, output))
+    window = moment.window(output)
+    return window.key, _windowed(feature, window)
 
 
-def values_of(layout: Layout, rows: Rows, feature: Latest) -> Values:
-    """What the rows have for a latest value, as the offline kernel takes it."""
+def _values_of(layout: Layout, rows: Rows, feature: Latest) -> Values:
+    """What the rows have for a latest value that is no text, as the offline kernel takes it."""
     cell = next(cell for cell in layout.cells if cell.name == cell_name(feature))
-    if cell.dtype == "text":
-        return Values(kind="text", texts=rows.text(layout.texts.index(cell)))
     kind: Literal["code", "moment", "number"] = "code" if feature.values else "moment" if cell.is_moment else "number"
     return Values(kind=kind, data=Numbers(values=rows.value(cell.name), valid=rows.has(cell.name)))
 
 
-def _blank(layout: Layout) -> Rows:
-    tail = np.empty(1, object)
-    tail[0] = (b"", *(None for _ in layout.texts))
-    return Rows(key=np.zeros(1, np.int64), fixed=np.zeros(1, layout.dtype), tail=tail)
+def _newest(moment: Moment, output: Output, head: Rows) -> tuple[Ints, Numbers]:
+    is_age = output.kind == "age"
+    values = (moment.at[head.key] - head.event_at) / 1e6 if is_age else head.value(cell_name(output.feature)).astype(np.float64)
+    return head.key, Numbers(values=values, valid=np.ones(len(head), np.bool_))
 
 
-def _windowed(moment: Moment, feature: Windowed, window: int, hop: int) -> pa.Array:
-    kind, keys = AGGREGATES[feature.aggregate], len(moment.at)
-    if "newest" in kind.parts:
-        return _newest(moment, feature, in_window(moment, feature, window, hop))
-    tiles, has_any = moment.window(window, hop)
+def _windowed(feature: Windowed, window: Window) -> Numbers:
+    kind = AGGREGATES[feature.aggregate]
     if "extreme" in kind.parts:
-        sign = 1.0 if kind.finish == "greatest" else -1.0
-        best = _spread(tiles.extremes[measure_of(feature, "extreme")], has_any, tiling.NO_EXTREME)
+        best = window.extreme(measure_of(feature, "extreme"))
         # Adding zero turns the -0.0 of a negated zero back into 0.0.
-        return arrow_numbers(best * sign + 0.0, np.isfinite(best))
-    count = _spread(tiles.counts[measure_of(feature, "count")], has_any, 0)
-    if kind.finish == "count":
-        return pa.array(count)
-    found = np.zeros(keys)
-    found[has_any] = _finished(feature, tiles, count[has_any])
-    return arrow_numbers(found, count >= kind.fewest)
+        return Numbers(values=best * (1.0 if kind.finish == "greatest" else -1.0) + 0.0, valid=np.isfinite(best))
+    count = window.count(measure_of(feature, "count"))
+    values = count if kind.finish == "count" else _finished(feature, window, count)
+    return Numbers(values=values, valid=count >= kind.fewest)
 
 
-def _finished(feature: Windowed, tiles: Tiles, count: Ints) -> Floats:
-    finish, total = AGGREGATES[feature.aggregate].finish, tiles.sums[measure_of(feature, "sum")]
+def _finished(feature: Windowed, window: Window, count: Ints) -> Floats:
+    finish, total = AGGREGATES[feature.aggregate].finish, window.total(measure_of(feature, "sum"))
     if finish == "sum":
         return rounded(total.as_digits())
     if finish == "mean":
         return rounded(total.as_digits()) / np.maximum(count, 1)
-    variance = _variance(count, total, tiles.sums[measure_of(feature, "squares")])
+    variance = sample_variance(count, *sums.aligned(total, window.total(measure_of(feature, "squares"))))
     return np.sqrt(variance) if finish == "stddev" else variance
-
-
-def _variance(count: Ints, total: Sums, of_squares: Sums) -> Floats:
-    return sample_variance(count, *sums.aligned(total, of_squares))
-
-
-def _newest(moment: Moment, feature: Windowed, head: Rows) -> pa.Array:
-    found, present = np.zeros(len(moment.at)), np.zeros(len(moment.at), np.bool_)
-    present[head.key] = True
-    if AGGREGATES[feature.aggregate].finish == "value":
-        found[head.key] = head.value(cell_name(feature))
-    else:
-        found[head.key] = (moment.at[head.key] - head.event_at) / 1e6
-    return arrow_numbers(found, present)
-
-
-def _spread(values: np.ndarray, has_any: Bools, nothing: float) -> np.ndarray:
-    spread = np.full(len(has_any), nothing, values.dtype)
-    spread[has_any] = values
-    return spread
 
 
 def _found(places: Ints) -> Ints:
     return places[places >= 0]
 
 
-def _of_window(until: Ints, moment: Moment, feature: Windowed, window: int, hop: int) -> None:
+def _leaves(moment: Moment, output: Output) -> tuple[Ints, Ints]:
+    """The keys of which something counts for a feature, and when the oldest of that leaves its window."""
+    feature = output.feature
+    if isinstance(feature, Latest):
+        head = fresh(moment, feature)
+        return head.key, np.full(len(head), NEVER) if feature.ttl is None else head.event_at + microseconds(feature.ttl) + 1
     if "newest" in AGGREGATES[feature.aggregate].parts:
-        head = in_window(moment, feature, window, hop)
-        _leaves(until, head.key, (head.event_at // hop + 1) * hop + window, moment.at)
-    else:
-        own = moment.tiles[hop]
-        inside = own.take(own.index >= ((moment.at - window) // hop)[own.key])
-        _leaves(until, inside.key, (inside.index + 1) * hop + window, moment.at)
-
-
-def _leaves(until: Ints, key: Ints, ends: Ints, at: Ints) -> None:
-    later = ends > at[key]
-    np.minimum.at(until, key[later], ends[later])
+        head = in_window(moment, output)
+        return head.key, (head.event_at // output.hop + 1) * output.hop + output.window
+    window = moment.window(output)
+    return window.key, (window.first + 1) * output.hop + output.window

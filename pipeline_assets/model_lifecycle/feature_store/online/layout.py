@@ -1,6 +1,6 @@
 """What the online store keeps for a view: which values of a row, which tiles of which length, and which newest rows."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from pipeline_assets.core import names
 from pipeline_assets.core.aggregates import AGGREGATES, Part
 from pipeline_assets.core.columns import ColumnKind
 from pipeline_assets.processing.features.hops import hop_of
@@ -19,6 +20,7 @@ MICROSECOND = timedelta(microseconds=1)
 RECENT_ROWS = 128
 KeptPart = Literal["count", "sum", "squares", "greatest", "least"]
 CellType = Literal["<i8", "<f8", "text"]
+OutputKind = Literal["int", "float", "age", "text"]
 TIMES = (("event_at", "<i8"), ("known_at", "<i8"), ("superseded_at", "<i8"), ("row_high", "<i8"), ("row_low", "<i8"))
 
 
@@ -63,6 +65,17 @@ class TileSet:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Output:
+    """One feature of a view: its column, what it is made of, and what it is. An `age` is a number too: the seconds from an instant on."""
+
+    name: str
+    kind: OutputKind
+    feature: Windowed | Latest
+    window: int = 0
+    hop: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Layout:
     """The shape of a view's state.
 
@@ -92,6 +105,16 @@ class Layout:
         """The cells that are text."""
         return tuple(cell for cell in self.cells if cell.dtype == "text")
 
+    @cached_property
+    def outputs(self) -> tuple[Output, ...]:
+        """The features of the view in their order, one for each window."""
+        return tuple(output for feature in self.view.features for output in _outputs(self, feature))
+
+    @cached_property
+    def finished(self) -> np.dtype:
+        """The fixed part of finished values: see `finished`."""
+        return np.dtype([("values", "<i8", (len(self.outputs),)), ("nulls", "u1", (-(-len(self.outputs) // 8),))])
+
 
 def layout_of(view: FeatureView, kinds: Mapping[str, ColumnKind]) -> Layout:
     """The shape of a view's state; kinds: those of the columns of its cleaned table."""
@@ -120,6 +143,23 @@ def measure_of(feature: Windowed, part: Part) -> Measure:
 def microseconds(span: timedelta) -> int:
     """A length of time as the kernel counts it."""
     return span // MICROSECOND
+
+
+def _outputs(layout: Layout, feature: Windowed | Latest) -> Iterator[Output]:
+    view = layout.view.name
+    if isinstance(feature, Latest):
+        yield Output(name=names.feature(view, feature.name), kind=_latest_kind(layout, feature), feature=feature)
+        return
+    aggregate = AGGREGATES[feature.aggregate]
+    kind: OutputKind = "age" if aggregate.finish == "age" else "int" if aggregate.dtype == "int64" else "float"
+    for window in feature.windows:
+        hop = microseconds(hop_of(window, feature.hop))
+        yield Output(name=names.feature(view, feature.name, window), kind=kind, feature=feature, window=microseconds(window), hop=hop)
+
+
+def _latest_kind(layout: Layout, feature: Latest) -> OutputKind:
+    cell = next(cell for cell in layout.cells if cell.name == cell_name(feature))
+    return "text" if cell.dtype == "text" else "int" if feature.values else "age" if cell.is_moment else "float"
 
 
 def _slot(feature: Windowed | Latest) -> str | None:

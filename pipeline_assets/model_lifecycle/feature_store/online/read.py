@@ -5,7 +5,8 @@ question is asked a little behind the newest that came.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -15,18 +16,19 @@ from psycopg import sql
 
 from pipeline_assets.core.online_errors import BehindState
 from pipeline_assets.model_lifecycle.feature_store.online import store
-from pipeline_assets.model_lifecycle.feature_store.online.answers import features_at, moment_of
+from pipeline_assets.model_lifecycle.feature_store.online.answers import Answers, features_at, moment_of, no_answers
 from pipeline_assets.model_lifecycle.feature_store.online.codec import unpacked
 from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed, feed_of
-from pipeline_assets.model_lifecycle.feature_store.online.finished import outputs_of, restored
+from pipeline_assets.model_lifecycle.feature_store.online.finished import restored
 from pipeline_assets.model_lifecycle.feature_store.online.layout import Layout, microseconds
 from pipeline_assets.model_lifecycle.feature_store.online.position import Position, position_of
 from pipeline_assets.model_lifecycle.feature_store.online.rows import entity_texts
 from pipeline_assets.model_lifecycle.feature_store.online.store import Kept
 from pipeline_assets.processing.features.catalogue import view_columns
-from pipeline_assets.processing.features.columns import DECISION_AT, Ints, instants
+from pipeline_assets.processing.features.columns import DECISION_AT, Bools, Ints, instants
 from pipeline_assets.processing.features.request import request_features
-from pipeline_assets.spec.features import FeatureView, RequestFeature
+from pipeline_assets.processing.features.timeline import NEVER
+from pipeline_assets.spec.features import Entity, FeatureView, RequestFeature
 
 if TYPE_CHECKING:
     import psycopg
@@ -34,10 +36,10 @@ if TYPE_CHECKING:
 Status = Literal["fresh", "stale", "default", "unknown"]
 # In one statement with the states, so that the position is the one of exactly these states.
 ASKED = """
-    select {number}, q.slot, q.place, held.value,
-        case when q.at >= held.since and q.at < held.until then null else held.state end,
+    select {number}::integer, q.slot, q.place, held.value,
+        case when q.first >= held.since and q.last < held.until then null else held.state end,
         null::bigint, null::bigint, null::boolean, null::jsonb
-    from unnest(%s::smallint[], %s::integer[], %s::text[], %s::bigint[]) as q (slot, place, key, at)
+    from unnest(%s::smallint[], %s::integer[], %s::text[], %s::bigint[], %s::bigint[]) as q (slot, place, key, first, last)
     join {state} as held on held.view = q.slot and held.key = q.key
     union all
     select {number}, null, null, null, null, watermark, snapshot_id, is_between,
@@ -47,8 +49,9 @@ ASKED = """
 
 
 class _Row(NamedTuple):
-    """What the query gives for one question of one view; `state` is None where the finished values hold."""
+    """What the query gives for one key of one view; `state` is None where the finished values hold at all times that are asked for."""
 
+    place: int
     value: bytes
     state: bytes | None
 
@@ -90,18 +93,19 @@ class Reader:
         self.connection, self.views, self.request = connection, tuple(views), tuple(request)
         kept = {feed: store.live(connection, feed) for feed in dict.fromkeys(feed_of(tuple(feeds), view) for view in views)}
         self._kept: tuple[Kept, ...] = tuple(kept.values())
+        self._read = [_view(number, one, view) for view in views for number, one in enumerate(self._kept) if view in one.feed.views]
+        self._outputs = tuple(output for one in self._read for output in one.layout.outputs)
         parts = [
             sql.SQL(ASKED).format(number=sql.Literal(number), id=sql.Literal(one.id), state=one.state)
             for number, one in enumerate(self._kept)
         ]
-        self._read = [
-            _View(number, slot, layout)
-            for number, one in enumerate(self._kept)
-            for slot, layout in enumerate(one.feed.layouts)
-            if layout.view in self.views
-        ]
-        self._names = [column.name for view in self.views for column in view_columns(view)]
-        self._query = sql.SQL(" union all ").join(parts)
+        self._query = sql.SQL(" union all ").join(parts).as_bytes(connection)
+
+    def on(self, connection: "psycopg.Connection") -> "Reader":
+        """The same on another connection in autocommit."""
+        other = copy(self)
+        other.connection = connection
+        return other
 
     def read(self, requests: pa.Table) -> Served:
         """The features of each row: entity keys of the views, `decision_at` (aware) and the columns of the request, in any order.
@@ -109,95 +113,136 @@ class Reader:
         Raises TableMismatch for a column that is missing or naive, BehindState for a time that a state no longer knows.
         """
         at = instants(requests, "requests", DECISION_AT)
-        asked = [self._asked(kept, requests, at) for kept in self._kept]
-        parameters = [part for one in asked for part in one]
-        found: dict[tuple[int, int], dict[int, _Row]] = {}
-        positions: dict[int, Position] = {}
-        for number, slot, place, value, state, *stored in self.connection.execute(self._query, parameters, prepare=True, binary=True):
-            if place is None:
-                positions[number] = position_of(self._kept[number].feed, (stored[0], stored[1], stored[2], stored[3]))
-            else:
-                found.setdefault((number, slot), {})[place] = _Row(value, state)
-        columns: dict[str, pa.Array] = {}
+        asked = {entity: _asked(entity, requests, at) for entity in dict.fromkeys(one.view.entity for one in self._read)}
+        found, positions = self._found(asked)
+        answers, first, times = no_answers(self._outputs, len(at)), 0, at.tolist()
         statuses: dict[str, list[Status]] = {}
-        known_to: dict[str, int | None] = {}
         for one in self._read:
-            rows, watermark = found.get((one.number, one.slot), {}), positions[one.number].watermark
-            columns |= one.answer(rows, at, requests)
-            statuses[one.view.name] = [
-                _status(one.view, watermark, asked) if place in rows else "unknown" for place, asked in enumerate(at.tolist())
-            ]
-            known_to[one.view.name] = watermark
-        features = pa.table({name: columns[name] for name in self._names})
+            keys, rows = asked[one.view.entity], found.get((one.number, one.slot), [])
+            is_known = _answer(answers, first, one, keys, rows, at)
+            statuses[one.view.name] = _statuses(one.view, is_known.tolist(), positions[one.number].watermark, times)
+            first += len(one.layout.outputs)
+        features = answers.table(self._outputs)
         if self.request:
             of_request = request_features(self.request, requests)
             features = pa.table([*features.columns, *of_request.columns], [*features.column_names, *of_request.column_names])
-        seen = {position.feed: position for position in positions.values()}
+        known_to = {one.view.name: positions[one.number].watermark for one in self._read}
+        seen = {position.feed: position for position in positions}
         return Served(features=features, statuses=statuses, known_to=known_to, positions=seen)
 
-    def _asked(self, kept: Kept, requests: pa.Table, at: Ints) -> tuple[list[int], list[int], list[str], list[int]]:
-        slots, places, keys = list[int](), list[int](), list[str]()
-        for slot, layout in enumerate(kept.feed.layouts):
-            if layout.view not in self.views:
-                continue
-            texts = entity_texts(layout.view.entity, requests, "requests")
-            # No text of Postgres has a NUL, so nothing is known of such a key.
-            known = [(place, text) for place, text in enumerate(texts) if text is not None and "\0" not in text]
-            slots += [slot] * len(known)
-            places += [place for place, _ in known]
-            keys += [text for _, text in known]
-        return slots, places, keys, at[places].tolist()
+    def _found(self, asked: "Mapping[Entity, _Asked]") -> tuple[dict[tuple[int, int], list[_Row]], list[Position]]:
+        """The rows of the query by feed and slot, and the position of each feed."""
+        parameters = [array for number in range(len(self._kept)) for array in _parameters(self._read, number, asked)]
+        found: dict[tuple[int, int], list[_Row]] = {}
+        stored: dict[int, tuple[int | None, int | None, bool, Mapping[str, int] | None]] = {}
+        for row in self.connection.execute(self._query, parameters, prepare=True, binary=True).fetchall():
+            if row[2] is None:
+                stored[row[0]] = row[5], row[6], row[7], row[8]
+            else:
+                found.setdefault((row[0], row[1]), []).append(_Row(row[2], row[3], row[4]))
+        return found, [position_of(one.feed, stored[number]) for number, one in enumerate(self._kept)]
 
 
+@dataclass(frozen=True, kw_only=True)
 class _View:
-    """A view that is read: where its rows stand in the answer of the query, and what its features are made of."""
+    """A view that is read: in which part of the query its rows are and as which slot, and what is said of an entity without rows."""
 
-    def __init__(self, number: int, slot: int, layout: Layout) -> None:
-        self.number, self.slot, self.layout, self.view = number, slot, layout, layout.view
-        self.outputs = outputs_of(layout)
-        types = {"int64": pa.int64(), "float64": pa.float64(), "string": pa.string()}
-        # The features of one entity of which nothing is known.
-        self.nothing = pa.table({column.name: pa.array([column.empty], types[column.dtype]) for column in view_columns(layout.view)})
+    number: int
+    slot: int
+    layout: Layout
+    nothing: Answers
 
-    def answer(self, found: Mapping[int, _Row], at: Ints, requests: pa.Table) -> dict[str, pa.Array]:
-        """The columns of the view; `found` has a row of the query for each question whose entity is known."""
-        if len(at) == 0:
-            return {name: self.nothing[name].chunk(0).slice(0, 0) for name in self.nothing.column_names}
-        done = [place for place, row in found.items() if row.state is None]
-        if len(done) == len(at):
-            return restored(self.outputs, [found[place].value for place in range(len(at))], at)
-        return self._mixed(found, done, at, requests)
-
-    def _mixed(self, found: Mapping[int, _Row], done: list[int], at: Ints, requests: pa.Table) -> dict[str, pa.Array]:
-        parts, order = list[pa.Table](), list[int]()
-        if done:
-            values = [found[place].value for place in done]
-            parts.append(pa.table(restored(self.outputs, values, at[done])))
-            order += done
-        open_ = [place for place, row in found.items() if row.state is not None]
-        if open_:
-            blobs = [found[place].state for place in open_]
-            parts.append(_from_states(self.layout, blobs, at[open_], requests.take(pa.array(open_))))
-            order += open_
-        missing = [place for place in range(len(at)) if place not in found]
-        parts += [self.nothing] * len(missing)
-        whole = pa.concat_tables(parts).take(pa.array(np.argsort([*order, *missing])))
-        return {name: _flat(whole[name]) for name in whole.column_names}
+    @property
+    def view(self) -> FeatureView:
+        return self.layout.view
 
 
-def _from_states(layout: Layout, blobs: Sequence[bytes | None], at: Ints, requests: pa.Table) -> pa.Table:
-    states = unpacked(layout, blobs)
-    early = np.flatnonzero(at < states.base_at)
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """The keys of an entity that some questions ask for, each once, with the first and the last time; of each question its key, or -1."""
+
+    keys: list[str]
+    key: Ints
+    first: list[int]
+    last: list[int]
+
+
+def _view(number: int, kept: Kept, view: FeatureView) -> _View:
+    slot, layout = next((slot, layout) for slot, layout in enumerate(kept.feed.layouts) if layout.view == view)
+    nothing = no_answers(layout.outputs, 1)
+    for row, column in enumerate(view_columns(view)):
+        if column.empty is not None:
+            nothing.bits[row], nothing.present[row] = column.empty, True
+    return _View(number=number, slot=slot, layout=layout, nothing=nothing)
+
+
+def _asked(entity: Entity, requests: pa.Table, at: Ints) -> _Asked:
+    numbers: dict[str, int] = {}
+    texts = entity_texts(entity, requests, "requests")
+    # No text of Postgres has a NUL, so nothing is known of such a key.
+    key = np.array([-1 if text is None or "\0" in text else numbers.setdefault(text, len(numbers)) for text in texts], np.int64)
+    first, last = np.full(len(numbers), NEVER), np.full(len(numbers), -NEVER)
+    is_asked = key >= 0
+    np.minimum.at(first, key[is_asked], at[is_asked])
+    np.maximum.at(last, key[is_asked], at[is_asked])
+    return _Asked(keys=list(numbers), key=key, first=first.tolist(), last=last.tolist())
+
+
+def _parameters(views: Sequence[_View], number: int, asked: Mapping[Entity, _Asked]) -> list[str]:
+    """The arrays that are asked for of one feed: slot, place of the key, key, first and last time."""
+    each = [(one.slot, asked[one.view.entity]) for one in views if one.number == number]
+    return [
+        _array(slot for slot, own in each for _ in own.keys),
+        _array(place for _, own in each for place in range(len(own.keys))),
+        "{" + ",".join([_quoted(key) for _, own in each for key in own.keys]) + "}",
+        _array(time for _, own in each for time in own.first),
+        _array(time for _, own in each for time in own.last),
+    ]
+
+
+def _array(numbers: Iterable[int]) -> str:
+    """An array as Postgres writes it; psycopg takes several times as long for one."""
+    return "{" + ",".join(map(str, numbers)) + "}"
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _answer(answers: Answers, first: int, view: _View, asked: _Asked, rows: Sequence[_Row], at: Ints) -> Bools:
+    """Puts what a view says into the answers, its features from the row `first` on; which questions are of a known entity."""
+    done, open_ = [row for row in rows if row.state is None], [row for row in rows if row.state is not None]
+    is_known = np.zeros(len(at), np.bool_)
+    answers.put(first, slice(None), view.nothing)
+    for part in (done, open_):
+        if not part:
+            continue
+        # Of each key its place among the rows; the last is that of no key.
+        places = np.full(len(asked.keys) + 1, -1)
+        places[[row.place for row in part]] = np.arange(len(part))
+        own = places[asked.key]
+        questions = np.flatnonzero(own >= 0)
+        wanted = own[questions], at[questions]
+        if part is done:
+            answers.put(first, questions, restored(view.layout, [row.value for row in part], *wanted))
+        else:
+            answers.put(first, questions, _from_states(view.layout, asked, part, *wanted))
+        is_known[questions] = True
+    return is_known
+
+
+def _from_states(layout: Layout, asked: _Asked, rows: Sequence[_Row], row: Ints, at: Ints) -> Answers:
+    """What states say; one that is asked for several times as often at the same time is opened once."""
+    pairs, which = np.unique(np.stack([row, at]), axis=1, return_inverse=True)
+    states = unpacked(layout, [rows[one].state for one in pairs[0]])
+    early = np.flatnonzero(pairs[1] < states.base_at)
     if len(early):
-        key = entity_texts(layout.view.entity, requests, "requests")[early[0]]
-        raise BehindState(layout.view.name, str(key), int(at[early[0]]), int(states.base_at[early[0]]))
-    return pa.table(features_at(moment_of(layout, states, at)))
+        place = early[0]
+        raise BehindState(layout.view.name, asked.keys[rows[pairs[0, place]].place], int(pairs[1, place]), int(states.base_at[place]))
+    return features_at(moment_of(layout, states, pairs[1])).take(which)
 
 
-def _flat(column: pa.ChunkedArray) -> pa.Array:
-    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-
-
-def _status(view: FeatureView, watermark: int | None, at: int) -> Status:
-    is_fresh = watermark is not None and at - watermark <= microseconds(view.freshness)
-    return "fresh" if is_fresh else "stale"
+def _statuses(view: FeatureView, is_known: list[bool], watermark: int | None, at: list[int]) -> list[Status]:
+    fresh_until = -NEVER if watermark is None else watermark + microseconds(view.freshness)
+    return ["unknown" if not known else "fresh" if time <= fresh_until else "stale" for known, time in zip(is_known, at, strict=True)]

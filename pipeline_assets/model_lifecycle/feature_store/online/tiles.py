@@ -9,7 +9,7 @@ from pipeline_assets.model_lifecycle.feature_store.online import sums
 from pipeline_assets.model_lifecycle.feature_store.online.layout import Measure, TileSet
 from pipeline_assets.model_lifecycle.feature_store.online.rows import Rows
 from pipeline_assets.model_lifecycle.feature_store.online.sums import Sums
-from pipeline_assets.processing.features.columns import Bools, Floats, Ints
+from pipeline_assets.processing.features.columns import Floats, Ints
 
 ROWS = Measure(cell=None, part="count")
 NO_EXTREME = -np.inf
@@ -55,6 +55,41 @@ class Tiles:
             sums={measure: exact(values) for measure, values in self.sums.items()},
             extremes={measure: plain(values) for measure, values in self.extremes.items()},
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """Some tiles of each key, added up as far as they are asked for: `places` are those of the tiles, `starts` where the next key begins.
+
+    key: the keys that have any tile in the window, ascending; what is asked for has a number for each of them.
+    """
+
+    tiles: Tiles
+    places: Ints
+    starts: Ints
+    key: Ints
+
+    @property
+    def first(self) -> Ints:
+        """The index of the oldest tile."""
+        return self.tiles.index[self.places[self.starts]]
+
+    def count(self, measure: Measure) -> Ints:
+        """How many rows, or values."""
+        return self._reduced(np.add, self.tiles.counts[measure])
+
+    def extreme(self, measure: Measure) -> Floats:
+        """The greatest value, or the negative of the least."""
+        return self._reduced(np.maximum, self.tiles.extremes[measure])
+
+    def total(self, measure: Measure) -> Sums:
+        """The exact sum."""
+        inside = self.tiles.sums[measure].take(self.places)
+        return sums.added(inside, self.starts) if len(self.starts) < len(self.places) else inside
+
+    def _reduced(self, how: np.ufunc, values: np.ndarray) -> np.ndarray:
+        inside: np.ndarray = values[self.places]
+        return how.reduceat(inside, self.starts) if len(self.starts) < len(self.places) else inside
 
 
 def no_tiles(tile_set: TileSet) -> Tiles:
@@ -109,22 +144,21 @@ def lost_extremes(tiles: Tiles, gone: Tiles) -> Ints:
     return np.unique(gone.key[lost[is_lost]])
 
 
-def within(tiles: Tiles, first: Ints) -> tuple[Tiles, Bools]:
-    """The tiles of each key from the index `first` (one per key) on, made one tile per key; and which keys have any."""
-    inside = tiles.take(tiles.index >= first[tiles.key])
-    has_any = np.zeros(len(first), np.bool_)
-    has_any[inside.key] = True
-    whole = inside if len(inside) == int(has_any.sum()) else _united(inside, by_key=True)
-    return whole, has_any
+def within(tiles: Tiles, first: Ints) -> Window:
+    """The tiles of each key from the index `first` (one per key) on."""
+    places = np.flatnonzero(tiles.index >= first[tiles.key])
+    key = tiles.key[places]
+    starts = np.flatnonzero(np.concatenate((np.ones(min(len(key), 1), np.bool_), key[1:] != key[:-1])))
+    return Window(tiles=tiles, places=places, starts=starts, key=key[starts])
 
 
-def _united(tiles: Tiles, *, by_key: bool = False) -> Tiles:
-    """The tiles with those of one key and index (or of one key) made one."""
+def _united(tiles: Tiles) -> Tiles:
+    """The tiles with those of one key and index made one."""
     if len(tiles) == 0:
         return tiles
     order = np.lexsort((tiles.index, tiles.key))
     key, index = tiles.key[order], tiles.index[order]
-    is_new = np.concatenate(([True], (np.diff(key) != 0) | ((np.diff(index) != 0) & (not by_key))))
+    is_new = np.concatenate(([True], (np.diff(key) != 0) | (np.diff(index) != 0)))
     starts = np.flatnonzero(is_new)
     if len(starts) == len(order) and bool((np.diff(order) == 1).all()):
         return tiles

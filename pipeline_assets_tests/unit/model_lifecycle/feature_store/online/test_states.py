@@ -14,7 +14,7 @@ from pipeline_assets.core.columns import ColumnKind
 from pipeline_assets.model_lifecycle.feature_store.online import state as states_module
 from pipeline_assets.model_lifecycle.feature_store.online.answers import features_at, moment_of
 from pipeline_assets.model_lifecycle.feature_store.online.codec import packed, unpacked
-from pipeline_assets.model_lifecycle.feature_store.online.finished import finished, outputs_of, restored
+from pipeline_assets.model_lifecycle.feature_store.online.finished import finished, restored
 from pipeline_assets.model_lifecycle.feature_store.online.layout import Layout, layout_of
 from pipeline_assets.model_lifecycle.feature_store.online.rows import ROW_KEY, Rows, entity_texts, no_rows, rows_of
 from pipeline_assets.model_lifecycle.feature_store.online.state import NO_BASE, States, built, changed, empty, replaced
@@ -43,6 +43,20 @@ def keyed(layout: Layout, events: pa.Table, keys: Sequence[str]) -> Rows:
     found = [-1 if text is None else keys.index(text) for text in entity_texts(layout.view.entity, events, "events")]
     rows = rows_of(layout, events, np.array(found, np.int64))
     return rows.take(rows.key >= 0)
+
+
+def rows_of_table(features: pa.Table) -> list[dict[str, object]]:
+    """The rows of a table, floats by their bits."""
+    columns = {name: features[name] for name in features.column_names}
+    bits = {
+        name: one.to_pylist() if not pa.types.is_float64(one.type) else list(map(hex_of, one.to_pylist())) for name, one in columns.items()
+    }
+    return [dict(zip(bits, row, strict=True)) for row in zip(*bits.values(), strict=True)]
+
+
+def hex_of(value: float | None) -> str | None:
+    """A float as its bits."""
+    return None if value is None else value.hex()
 
 
 class Course:
@@ -141,11 +155,10 @@ def test_features_equal_those_of_the_offline_kernel(apart: int, data: st.DataObj
         at = at if base_at > NO_BASE else at[1:]
         expected = expected_features(view, held, text, at)
         for row, one in enumerate(at):
-            answer = features_at(moment_of(layout, course.states, np.maximum(course.states.base_at, one)))
+            moment = moment_of(layout, course.states, np.maximum(course.states.base_at, one))
+            answer = rows_of_table(features_at(moment).table(layout.outputs))[key]
             assert list(answer) == list(feature_names(view))
             if done.since[key] <= one < done.until[key]:
-                kept = restored(outputs_of(layout), done.values, np.full(len(keys), one))
-                assert {name: column[key].as_py() for name, column in kept.items()} == {
-                    name: expected[name][row].as_py() for name in answer
-                }
-            assert {name: column[key].as_py() for name, column in answer.items()} == {name: expected[name][row].as_py() for name in answer}
+                kept = restored(layout, done.values, np.array([key]), np.array([one]))
+                assert rows_of_table(kept.table(layout.outputs)) == [answer]
+            assert answer == rows_of_table(expected)[row]
