@@ -40,7 +40,11 @@ class Finished:
 
 def finished(layout: Layout, states: States, until: int) -> Finished:
     """The values of each key after all that counts by `until` (which every row that came was known by), or at its base if that is later."""
-    at = np.maximum(states.base_at, _last_change(states, until))
+    return finished_at(layout, states, np.maximum(states.base_at, _last_change(states, until)))
+
+
+def finished_at(layout: Layout, states: States, at: Ints) -> Finished:
+    """The values of each key at a time, which is not before its base."""
     moment = moment_of(layout, states, at)
     answers = features_at(moment)
     fixed = np.zeros(states.count, layout.finished)

@@ -1,13 +1,15 @@
 """Reads features from the online store: all views of a model for any number of keys in one query, each value with its status.
 
 Most keys are answered by finished values. Of the others the packed state comes with them: where a window has moved on since, or where a
-question is asked a little behind the newest that came.
+question is asked a little behind the newest that came. What it says is remembered while nobody writes that
+state anew and no window moves on.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -16,10 +18,10 @@ from psycopg import sql
 
 from pipeline_assets.core.online_errors import BehindState
 from pipeline_assets.model_lifecycle.feature_store.online import store
-from pipeline_assets.model_lifecycle.feature_store.online.answers import Answers, features_at, moment_of, no_answers
+from pipeline_assets.model_lifecycle.feature_store.online.answers import Answers, no_answers
 from pipeline_assets.model_lifecycle.feature_store.online.codec import unpacked
 from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed, feed_of
-from pipeline_assets.model_lifecycle.feature_store.online.finished import restored
+from pipeline_assets.model_lifecycle.feature_store.online.finished import finished_at, restored
 from pipeline_assets.model_lifecycle.feature_store.online.layout import Layout, microseconds
 from pipeline_assets.model_lifecycle.feature_store.online.position import Position, position_of
 from pipeline_assets.model_lifecycle.feature_store.online.rows import entity_texts
@@ -33,27 +35,44 @@ from pipeline_assets.spec.features import Entity, FeatureView, RequestFeature
 if TYPE_CHECKING:
     import psycopg
 
+# Of each view: so many values of some hundred bytes.
+MOST_REMEMBERED = 20_000
 Status = Literal["fresh", "stale", "default", "unknown"]
 # In one statement with the states, so that the position is the one of exactly these states.
 ASKED = """
-    select {number}::integer, q.slot, q.place, held.value,
-        case when q.first >= held.since and q.last < held.until then null else held.state end,
+    select {number}::integer, q.slot, q.place, case when held.xmin = q.version then null else held.value end,
+        case when held.xmin = q.version or q.first >= held.since and q.last < held.until then null else held.state end, held.xmin::text,
         null::bigint, null::bigint, null::boolean, null::jsonb
-    from unnest(%s::smallint[], %s::integer[], %s::text[], %s::bigint[], %s::bigint[]) as q (slot, place, key, first, last)
+    from unnest(%s::smallint[], %s::integer[], %s::text[], %s::bigint[], %s::bigint[], %s::xid[])
+        as q (slot, place, key, first, last, version)
     join {state} as held on held.view = q.slot and held.key = q.key
     union all
-    select {number}, null, null, null, null, watermark, snapshot_id, is_between,
+    select {number}, null, null, null, null, null, watermark, snapshot_id, is_between,
         (select jsonb_object_agg(partition, next_offset) from online.offsets where feed = {id})
     from online.feeds where id = {id}
 """
 
 
 class _Row(NamedTuple):
-    """What the query gives for one key of one view; `state` is None where the finished values hold at all times that are asked for."""
+    """What the query gives for one key of one view.
+
+    version: the transaction that wrote its state. value: None where that version was named, whose values are remembered. state: None there,
+    and where the finished values hold at all times that are asked for.
+    """
 
     place: int
-    value: bytes
+    value: bytes | None
     state: bytes | None
+    version: str
+
+
+class _Remembered(NamedTuple):
+    """Values that were made from a version of a state, and from when on and until when they hold."""
+
+    version: str
+    since: int
+    until: int
+    value: bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,12 +133,13 @@ class Reader:
         """
         at = instants(requests, "requests", DECISION_AT)
         asked = {entity: _asked(entity, requests, at) for entity in dict.fromkeys(one.view.entity for one in self._read)}
-        found, positions = self._found(asked)
+        remembered = {one.view.name: _known(one, asked[one.view.entity]) for one in self._read}
+        found, positions = self._found(asked, remembered)
         answers, first, times = no_answers(self._outputs, len(at)), 0, at.tolist()
         statuses: dict[str, list[Status]] = {}
         for one in self._read:
             keys, rows = asked[one.view.entity], found.get((one.number, one.slot), [])
-            is_known = _answer(answers, first, one, keys, rows, at)
+            is_known = _answer(answers, first, one, keys, _with_values(rows, remembered[one.view.name]), at)
             statuses[one.view.name] = _statuses(one.view, is_known.tolist(), positions[one.number].watermark, times)
             first += len(one.layout.outputs)
         features = answers.table(self._outputs)
@@ -130,27 +150,34 @@ class Reader:
         seen = {position.feed: position for position in positions}
         return Served(features=features, statuses=statuses, known_to=known_to, positions=seen)
 
-    def _found(self, asked: "Mapping[Entity, _Asked]") -> tuple[dict[tuple[int, int], list[_Row]], list[Position]]:
+    def _found(
+        self, asked: "Mapping[Entity, _Asked]", remembered: "Mapping[str, list[_Remembered | None]]"
+    ) -> tuple[dict[tuple[int, int], list[_Row]], list[Position]]:
         """The rows of the query by feed and slot, and the position of each feed."""
-        parameters = [array for number in range(len(self._kept)) for array in _parameters(self._read, number, asked)]
+        parameters = [array for number in range(len(self._kept)) for array in _parameters(self._read, number, asked, remembered)]
         found: dict[tuple[int, int], list[_Row]] = {}
         stored: dict[int, tuple[int | None, int | None, bool, Mapping[str, int] | None]] = {}
         for row in self.connection.execute(self._query, parameters, prepare=True, binary=True).fetchall():
             if row[2] is None:
-                stored[row[0]] = row[5], row[6], row[7], row[8]
+                stored[row[0]] = row[6], row[7], row[8], row[9]
             else:
-                found.setdefault((row[0], row[1]), []).append(_Row(row[2], row[3], row[4]))
+                found.setdefault((row[0], row[1]), []).append(_Row(row[2], row[3], row[4], row[5]))
         return found, [position_of(one.feed, stored[number]) for number, one in enumerate(self._kept)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _View:
-    """A view that is read: in which part of the query its rows are and as which slot, and what is said of an entity without rows."""
+    """A view that is read: in which part of the query its rows are and as which slot, and what is said of an entity without rows.
+
+    remembered: of some keys the values that their states were opened for. Where no event comes, a window moves on for each key once in a
+    hop, so that a key is opened as often however often it is asked for.
+    """
 
     number: int
     slot: int
     layout: Layout
     nothing: Answers
+    remembered: dict[str, _Remembered] = field(default_factory=dict)
 
     @property
     def view(self) -> FeatureView:
@@ -188,15 +215,29 @@ def _asked(entity: Entity, requests: pa.Table, at: Ints) -> _Asked:
     return _Asked(keys=list(numbers), key=key, first=first.tolist(), last=last.tolist())
 
 
-def _parameters(views: Sequence[_View], number: int, asked: Mapping[Entity, _Asked]) -> list[str]:
-    """The arrays that are asked for of one feed: slot, place of the key, key, first and last time."""
+def _parameters(
+    views: Sequence[_View], number: int, asked: Mapping[Entity, _Asked], remembered: Mapping[str, list[_Remembered | None]]
+) -> list[str]:
+    """The arrays that are asked for of one feed: slot, place of the key, key, first and last time, version."""
     each = [(one.slot, asked[one.view.entity]) for one in views if one.number == number]
+    # No transaction has the number 0.
+    versions = ["0" if known is None else known.version for view in views if view.number == number for known in remembered[view.view.name]]
     return [
         _array(slot for slot, own in each for _ in own.keys),
         _array(place for _, own in each for place in range(len(own.keys))),
         "{" + ",".join([_quoted(key) for _, own in each for key in own.keys]) + "}",
         _array(time for _, own in each for time in own.first),
         _array(time for _, own in each for time in own.last),
+        "{" + ",".join(versions) + "}",
+    ]
+
+
+def _known(view: _View, asked: _Asked) -> list[_Remembered | None]:
+    """For each key what is remembered of it, where that holds at all times that are asked for."""
+    known = map(view.remembered.get, asked.keys)
+    return [
+        one if one is not None and first >= one.since and last < one.until else None
+        for one, first, last in zip(known, asked.first, asked.last, strict=True)
     ]
 
 
@@ -212,35 +253,47 @@ def _quoted(text: str) -> str:
 
 def _answer(answers: Answers, first: int, view: _View, asked: _Asked, rows: Sequence[_Row], at: Ints) -> Bools:
     """Puts what a view says into the answers, its features from the row `first` on; which questions are of a known entity."""
-    done, open_ = [row for row in rows if row.state is None], [row for row in rows if row.state is not None]
-    is_known = np.zeros(len(at), np.bool_)
     answers.put(first, slice(None), view.nothing)
-    for part in (done, open_):
-        if not part:
-            continue
-        # Of each key its place among the rows; the last is that of no key.
-        places = np.full(len(asked.keys) + 1, -1)
-        places[[row.place for row in part]] = np.arange(len(part))
-        own = places[asked.key]
-        questions = np.flatnonzero(own >= 0)
-        wanted = own[questions], at[questions]
-        if part is done:
-            answers.put(first, questions, restored(view.layout, [row.value for row in part], *wanted))
-        else:
-            answers.put(first, questions, _from_states(view.layout, asked, part, *wanted))
-        is_known[questions] = True
+    # Of each key the place of its value; the last is that of no key.
+    places, values = np.full(len(asked.keys) + 1, -1), list[bytes]()
+    opened = [row for row in rows if row.state is not None]
+    for row in rows:
+        if row.state is None and row.value is not None:
+            places[row.place] = len(values)
+            values.append(row.value)
+    value = places[asked.key]
+    if opened:
+        _open(view, asked, opened, at, value, values)
+    is_known: Bools = value >= 0
+    if values:
+        questions = np.flatnonzero(is_known)
+        answers.put(first, questions, restored(view.layout, values, value[questions], at[questions]))
     return is_known
 
 
-def _from_states(layout: Layout, asked: _Asked, rows: Sequence[_Row], row: Ints, at: Ints) -> Answers:
-    """What states say; one that is asked for several times as often at the same time is opened once."""
-    pairs, which = np.unique(np.stack([row, at]), axis=1, return_inverse=True)
-    states = unpacked(layout, [rows[one].state for one in pairs[0]])
-    early = np.flatnonzero(pairs[1] < states.base_at)
-    if len(early):
-        place = early[0]
-        raise BehindState(layout.view.name, asked.keys[rows[pairs[0, place]].place], int(pairs[1, place]), int(states.base_at[place]))
-    return features_at(moment_of(layout, states, pairs[1])).take(which)
+def _with_values(rows: Sequence[_Row], remembered: Sequence[_Remembered | None]) -> list[_Row]:
+    """The rows with the values that are remembered of them."""
+    return [row if row.value is not None or (own := remembered[row.place]) is None else row._replace(value=own.value) for row in rows]
+
+
+def _open(view: _View, asked: _Asked, rows: Sequence[_Row], at: Ints, value: Ints, values: list[bytes]) -> None:
+    """Adds the values that states make, each once for a time, has them remembered, and names their places in `value`."""
+    states_of = np.full(len(asked.keys) + 1, -1)
+    states_of[[row.place for row in rows]] = np.arange(len(rows))
+    questions = np.flatnonzero(states_of[asked.key] >= 0)
+    pairs, which = np.unique(np.stack([states_of[asked.key[questions]], at[questions]]), axis=1, return_inverse=True)
+    own, times = [rows[place] for place in pairs[0]], pairs[1]
+    states = unpacked(view.layout, [row.state for row in own])
+    for place in np.flatnonzero(times < states.base_at):
+        raise BehindState(view.view.name, asked.keys[own[place].place], int(times[place]), int(states.base_at[place]))
+    done = finished_at(view.layout, states, times)
+    value[questions] = len(values) + which.reshape(-1)
+    values += done.values
+    for row, *made in zip(own, done.since.tolist(), done.until.tolist(), done.values, strict=True):
+        view.remembered.pop(asked.keys[row.place], None)
+        view.remembered[asked.keys[row.place]] = _Remembered(row.version, *made)
+    for key in list(islice(view.remembered, max(0, len(view.remembered) - MOST_REMEMBERED))):
+        view.remembered.pop(key, None)
 
 
 def _statuses(view: FeatureView, is_known: list[bool], watermark: int | None, at: list[int]) -> list[Status]:

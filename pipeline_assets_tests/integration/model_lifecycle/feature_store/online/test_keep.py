@@ -1,6 +1,6 @@
 """The online store in Postgres: rows that come in any order and any parts give the features of the offline kernel, bit for bit."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 
 import numpy as np
@@ -12,10 +12,13 @@ from pydantic import SecretStr
 from pipeline_assets.core.connections import online
 from pipeline_assets.core.online_errors import BehindState, NotOnline
 from pipeline_assets.core.settings import OnlineSettings, Settings
-from pipeline_assets.model_lifecycle.feature_store.online import store
+from pipeline_assets.model_lifecycle.feature_store.online import read, store
+from pipeline_assets.model_lifecycle.feature_store.online.codec import unpacked
 from pipeline_assets.model_lifecycle.feature_store.online.keep import KEPT_APART, forget_old, keep_records
-from pipeline_assets.model_lifecycle.feature_store.online.read import Reader
+from pipeline_assets.model_lifecycle.feature_store.online.layout import Layout
+from pipeline_assets.model_lifecycle.feature_store.online.read import Reader, Served
 from pipeline_assets.model_lifecycle.feature_store.online.session import Session, open_session
+from pipeline_assets.model_lifecycle.feature_store.online.state import States
 from pipeline_assets.processing.features.view import view_features
 from pipeline_assets_tests.online_departures import departures, feed, questions, rows_kept, states_kept, table_of
 
@@ -137,6 +140,39 @@ def test_statuses_say_what_a_value_is_worth(session: Session, database: OnlineSe
     assert set(later.statuses[view.name][:12]) == {"stale"}
     assert set(now.statuses[view.name][12:]) == {"unknown"}
     assert set(later.status_of(view, "origin_departures__flights_1h")) == {"default", "unknown"}
+
+
+def test_a_state_is_opened_once_while_nothing_changes(session: Session, database: OnlineSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked again a little later nothing is opened; after an event, and once a window has moved on, values are the offline ones again."""
+    rows, opened = departures(np.random.default_rng(10), 80), list[int]()
+    keep_records(session, table_of(rows), {0: len(rows)})
+    later = rows[-1]["recorded_at"] + timedelta(hours=7)
+
+    def counted(layout: Layout, blobs: Sequence[bytes | None]) -> States:
+        opened.append(len(blobs))
+        return unpacked(layout, blobs)
+
+    monkeypatch.setattr(read, "unpacked", counted)
+    with psycopg.connect(database.online_dsn.get_secret_value(), autocommit=True) as connection:
+        reader, found = Reader(connection, [session.kept.feed], session.kept.feed.views), list[int]()
+        for at in (later, later, later + timedelta(microseconds=1), later + timedelta(hours=1)):
+            served, whole = reader.read(questions(at)), rows_kept(connection, session.kept)
+            found.append(sum(opened))
+            refuse_other_values(session, served, questions(at), whole)
+        keep_records(session, table_of([{**rows[-1], "recorded_at": later - timedelta(hours=1), "delay_minutes": 99}]), {0: 999})
+        refuse_other_values(session, reader.read(questions(at)), questions(at), rows_kept(connection, session.kept))
+
+    assert found[0] > 0
+    assert found[2] == found[0]
+    assert found[3] > found[2]
+    assert sum(opened) < 2 * found[3]
+
+
+def refuse_other_values(session: Session, served: Served, asked: pa.Table, rows: pa.Table) -> None:
+    """Fails where a view has other values than the offline kernel makes of the rows."""
+    for view in session.kept.feed.views:
+        expected = view_features(view, asked, rows)
+        assert served.features.select(expected.column_names).to_pydict() == expected.to_pydict()
 
 
 def test_keys_of_any_text_stay_apart(session: Session, database: OnlineSettings) -> None:
