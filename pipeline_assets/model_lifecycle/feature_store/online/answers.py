@@ -111,7 +111,7 @@ def features_at(moment: Moment) -> Answers:
         if row in answers.texts:
             head = fresh(moment, output.feature)
             cell = next(place for place, one in enumerate(moment.layout.texts) if one.name == cell_name(output.feature))
-            answers.texts[row][head.key] = [tail[1 + cell] for tail in head.tail]
+            answers.texts[row][head.key] = head.texts(cell)
             continue
         key, found = _feature(moment, output)
         answers.present[row, key] = found.valid

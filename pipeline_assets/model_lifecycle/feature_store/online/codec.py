@@ -13,9 +13,7 @@ Counts, sums and extremes stand in the order of the layout. Equal states have eq
 key needs. A digit has 24 bits, see `sums`.
 """
 
-import struct
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -23,78 +21,44 @@ import numpy as np
 from pipeline_assets.core.online_errors import StateFormatUnknown
 from pipeline_assets.model_lifecycle.feature_store.online import sums
 from pipeline_assets.model_lifecycle.feature_store.online import tiles as tiling
-from pipeline_assets.model_lifecycle.feature_store.online.layout import Layout, TileSet
-from pipeline_assets.model_lifecycle.feature_store.online.rows import Rows, Tail, concat, no_rows
+from pipeline_assets.model_lifecycle.feature_store.online.layout import SHAPE, Layout, TileSet
+from pipeline_assets.model_lifecycle.feature_store.online.rows import Rows, concat, no_rows, tail_size
 from pipeline_assets.model_lifecycle.feature_store.online.state import NO_BASE, States
 from pipeline_assets.model_lifecycle.feature_store.online.sums import Sums
 from pipeline_assets.model_lifecycle.feature_store.online.tiles import Tiles
 from pipeline_assets.processing.features.columns import Ints
 
 VERSION = 1
-LENGTH = struct.Struct("<I")
-TEXT = struct.Struct("<i")
 # (lowest, digits) of each sum of a tile set.
 Shape = tuple[tuple[int, int], ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Head:
-    """The beginning of a state: its base, how many rows stand apart, which slots have a newest row, and number and shape of its tiles."""
-
-    base_at: int
-    recent: int
-    slots: tuple[int, ...]
-    tiles: tuple[tuple[int, Shape], ...]
-
-
 def unpacked(layout: Layout, blobs: Sequence[bytes | None]) -> States:
     """The states of the keys 0 … n-1; None stands for a key of which nothing is known. Raises StateFormatUnknown."""
-    heads, places = [], []
-    for blob in blobs:
-        head, place = _read_head(layout, blob) if blob is not None else (_nothing(layout), 0)
-        heads.append(head)
-        places.append(place)
-    tiles = tuple(_read_tiles(blobs, heads, places, at, tile_set) for at, tile_set in enumerate(layout.tile_sets))
-    slots, recent = _read_rows(layout, blobs, heads, places)
-    base_at = np.array([head.base_at for head in heads], np.int64)
+    held = [blob for blob in blobs if blob is not None]
+    for version in {int.from_bytes(blob[:2], "little") for blob in held} - {VERSION}:
+        raise StateFormatUnknown(layout.view.name, version, VERSION)
+    key = np.array([key for key, blob in enumerate(blobs) if blob is not None], np.int64)
+    size = layout.head.itemsize
+    heads = np.frombuffer(b"".join([blob[:size] for blob in held]), layout.head)
+    base_at, places = np.full(len(blobs), NO_BASE, np.int64), np.full(len(held), size)
+    base_at[key] = heads["base_at"]
+    tiles = tuple(_read_tiles(held, key, heads, places, at, tile_set) for at, tile_set in enumerate(layout.tile_sets))
+    slots, recent = _read_rows(layout, held, key, heads, places)
     return States(base_at=base_at, tiles=tiles, newest=dict(zip(layout.slots, slots, strict=True)), recent=recent)
 
 
 def packed(layout: Layout, states: States) -> list[bytes]:
     """The bytes of each state, in the order of the keys."""
-    count = states.count
-    sets = [_write_tiles(own, count) for own in states.tiles]
-    newest = [_by_key(layout, states.newest[slot], count) for slot in layout.slots]
-    fixed = states.recent.fixed
-    ordered = states.recent.take(np.lexsort((fixed["row_low"], fixed["row_high"], fixed["known_at"], states.recent.key)))
-    recent = _by_key(layout, ordered, count)
-    packing = layout.head
-    blobs = []
-    for key in range(count):
-        slots = [1 if rows[key][0] else 0 for rows in newest]
-        shapes = [number for one in sets for number in one[key][0]]
-        head = packing.pack(VERSION, int(states.base_at[key]), len(recent[key][1]), *slots, *shapes)
-        rows = [*(one[key] for one in newest), recent[key]]
-        parts = [head, *(one[key][1] for one in sets), *(one[0] for one in rows), *(tail for one in rows for tail in one[1])]
-        blobs.append(b"".join(parts))
-    return blobs
-
-
-def _nothing(layout: Layout) -> Head:
-    tiles = tuple((0, ((0, 1),) * len(tile_set.summed)) for tile_set in layout.tile_sets)
-    return Head(base_at=NO_BASE, recent=0, slots=(0,) * len(layout.slots), tiles=tiles)
-
-
-def _read_head(layout: Layout, blob: bytes) -> tuple[Head, int]:
-    """The head of a state, and where its tiles begin."""
-    packing = layout.head
-    (version,) = struct.unpack_from("<H", blob)
-    if version != VERSION:
-        raise StateFormatUnknown(layout.view.name, version, VERSION)
-    _, base_at, recent, *numbers = packing.unpack_from(blob)
-    slots, rest = tuple(numbers[: len(layout.slots)]), iter(numbers[len(layout.slots) :])
-    tiles = tuple((next(rest), tuple((next(rest), next(rest)) for _ in one.summed)) for one in layout.tile_sets)
-    return Head(base_at=base_at, recent=recent, slots=slots, tiles=tiles), packing.size
+    heads = np.zeros(states.count, layout.head)
+    heads["version"], heads["base_at"] = VERSION, states.base_at
+    heads["recent"] = np.bincount(states.recent.key, minlength=states.count)
+    for slot, rows in enumerate(states.newest.values()):
+        heads["slots"][rows.key, slot] = 1
+    tiles = [_write_tiles(own, heads, at) for at, own in enumerate(states.tiles)]
+    size, whole = layout.head.itemsize, heads.tobytes()
+    parts = zip(*tiles, *_write_rows(layout, states), strict=True)
+    return [b"".join((whole[key * size : (key + 1) * size], *fixed, *tails)) for key, (*fixed, tails) in enumerate(parts)]
 
 
 @lru_cache(maxsize=4096)
@@ -105,25 +69,27 @@ def _tile_dtype(tile_set: TileSet, shape: Shape) -> np.dtype:
     return np.dtype([("index", "<i8"), *counts, *totals, *extremes])
 
 
-def _read_tiles(blobs: Sequence[bytes | None], heads: Sequence[Head], places: list[int], at: int, tile_set: TileSet) -> Tiles:
+def _read_tiles(held: Sequence[bytes], key: Ints, heads: np.ndarray, places: Ints, at: int, tile_set: TileSet) -> Tiles:
     """The tiles of one length of all states; `places` are moved behind them."""
-    grouped: dict[Shape, tuple[list[int], list[int], list[bytes]]] = {}
-    for key, (blob, head) in enumerate(zip(blobs, heads, strict=True)):
-        number, shape = head.tiles[at]
-        if blob is None or number == 0:
-            continue
-        keys, numbers, parts = grouped.setdefault(shape, ([], [], []))
-        size = number * _tile_dtype(tile_set, shape).itemsize
-        keys.append(key)
-        numbers.append(number)
-        parts.append(blob[places[key] : places[key] + size])
-        places[key] += size
-    nothing = tiling.no_tiles(tile_set)
-    return tiling.joined([nothing, *(_tiles(tile_set, shape, *found) for shape, found in grouped.items())])
+    numbers, step, shapes = heads[f"tiles{at}"].astype(np.int64), SHAPE.itemsize * len(tile_set.summed), heads[f"shape{at}"].tobytes()
+    grouped: dict[bytes, list[int]] = {}
+    for state in np.flatnonzero(numbers).tolist():
+        grouped.setdefault(shapes[state * step : (state + 1) * step], []).append(state)
+    parts = []
+    for shape, own in grouped.items():
+        flat: Shape = tuple(np.frombuffer(shape, SHAPE).tolist())
+        dtype, starts = _tile_dtype(tile_set, flat), places[own]
+        ends = starts + numbers[own] * dtype.itemsize
+        data = [held[state][start:end] for state, start, end in zip(own, starts.tolist(), ends.tolist(), strict=True)]
+        places[own] = ends
+        parts.append(_tiles(tile_set, flat, np.repeat(key[own], numbers[own]), np.frombuffer(b"".join(data), dtype)))
+    if not parts:
+        return tiling.no_tiles(tile_set)
+    # Those of one shape are in order already.
+    return parts[0] if len(parts) == 1 else tiling.joined(parts)
 
 
-def _tiles(tile_set: TileSet, shape: Shape, keys: list[int], numbers: list[int], parts: list[bytes]) -> Tiles:
-    records = np.frombuffer(b"".join(parts), _tile_dtype(tile_set, shape))
+def _tiles(tile_set: TileSet, shape: Shape, key: Ints, records: np.ndarray) -> Tiles:
     totals = {
         measure: Sums(lowest=lowest, digits=records[f"sum{at}"])
         for at, (measure, (lowest, _)) in enumerate(zip(tile_set.summed, shape, strict=True))
@@ -131,7 +97,7 @@ def _tiles(tile_set: TileSet, shape: Shape, keys: list[int], numbers: list[int],
     places = list(enumerate(tile_set.measures))
     return Tiles(
         tile_set=tile_set,
-        key=np.repeat(np.array(keys, np.int64), numbers),
+        key=key,
         index=records["index"],
         counts={one: records[f"count{at}"] for at, one in places if one.part == "count"},
         sums=totals,
@@ -139,26 +105,26 @@ def _tiles(tile_set: TileSet, shape: Shape, keys: list[int], numbers: list[int],
     )
 
 
-def _write_tiles(tiles: Tiles, count: int) -> list[tuple[tuple[int, ...], bytes]]:
-    """For each key the numbers of its head, and its tiles."""
-    tile_set = tiles.tile_set
-    shape = tuple((0, 1) for _ in tile_set.summed)
-    written: list[tuple[tuple[int, ...], bytes]] = [((0, *(number for one in shape for number in one)), b"")] * count
+def _write_tiles(tiles: Tiles, heads: np.ndarray, at: int) -> list[bytes]:
+    """The tiles of one length of each key; their numbers and shapes are put into the heads."""
+    written = [b""] * len(heads)
+    heads[f"shape{at}"]["digits"] = 1
     if len(tiles) == 0:
         return written
     starts = np.flatnonzero(np.concatenate(([True], np.diff(tiles.key) != 0)))
-    shapes = np.concatenate([_shapes(tiles.sums[one], starts) for one in tile_set.summed] or [np.zeros((len(starts), 0), int)], axis=1)
-    numbers = np.diff(np.append(starts, len(tiles)))
-    distinct, which = np.unique(shapes, axis=0, return_inverse=True)
+    own, numbers = tiles.key[starts], np.diff(np.append(starts, len(tiles)))
+    summed = tiles.tile_set.summed
+    shapes = np.stack([_shapes(tiles.sums[one], starts) for one in summed], axis=1) if summed else np.zeros((len(starts), 0, 2), int)
+    heads[f"tiles{at}"][own] = numbers
+    heads[f"shape{at}"]["lowest"][own], heads[f"shape{at}"]["digits"][own] = shapes[:, :, 0], shapes[:, :, 1]
+    distinct, which = np.unique(shapes.reshape(len(starts), -1), axis=0, return_inverse=True)
     for group, flat in enumerate(distinct.tolist()):
         mine = which.reshape(-1) == group
-        own = tiles.take(np.repeat(mine, numbers))
-        data = _records(own, tuple(zip(flat[::2], flat[1::2], strict=True)))
-        ends = np.cumsum(numbers[mine]) * data.dtype.itemsize
-        whole, begin = data.tobytes(), 0
-        for key, number, end in zip(tiles.key[starts[mine]].tolist(), numbers[mine].tolist(), ends.tolist(), strict=True):
-            written[key] = ((number, *flat), whole[begin:end])
-            begin = end
+        data = _records(tiles.take(np.repeat(mine, numbers)), tuple(zip(flat[::2], flat[1::2], strict=True)))
+        ends = (np.cumsum(numbers[mine]) * data.dtype.itemsize).tolist()
+        whole = data.tobytes()
+        for key, begin, end in zip(own[mine].tolist(), [0, *ends], ends, strict=False):
+            written[key] = whole[begin:end]
     return written
 
 
@@ -186,58 +152,35 @@ def _records(tiles: Tiles, shape: Shape) -> np.ndarray:
     return data
 
 
-def _by_key(layout: Layout, rows: Rows, count: int) -> list[tuple[bytes, list[bytes]]]:
-    """For each key the fixed parts of its rows, and their tails; the rows are in the order of their keys."""
-    order = np.argsort(rows.key, kind="stable")
-    size, whole = layout.dtype.itemsize, rows.fixed[order].tobytes()
-    tails = [_tail_bytes(tail) for tail in rows.tail[order]]
-    ends = np.cumsum(np.bincount(rows.key, minlength=count)).tolist()
-    begins = [0, *ends][:-1]
-    return [(whole[begin * size : end * size], tails[begin:end]) for begin, end in zip(begins, ends, strict=True)]
+def _write_rows(layout: Layout, states: States) -> tuple[list[bytes], list[list[bytes]]]:
+    """For each key the fixed parts of its rows, and their tails."""
+    fixed = states.recent.fixed
+    ordered = states.recent.take(np.lexsort((fixed["row_low"], fixed["row_high"], fixed["known_at"])))
+    rows = concat([*(states.newest[slot] for slot in layout.slots), ordered])
+    rows = rows.take(np.argsort(rows.key, kind="stable"))
+    size, whole, tails = layout.dtype.itemsize, rows.fixed.tobytes(), rows.tail.tolist()
+    ends = np.cumsum(np.bincount(rows.key, minlength=states.count)).tolist()
+    spans = list(zip([0, *ends], ends, strict=False))
+    return [whole[begin * size : end * size] for begin, end in spans], [tails[begin:end] for begin, end in spans]
 
 
-def _tail_bytes(tail: Tail) -> bytes:
-    ties, *texts = tail
-    parts = [LENGTH.pack(len(ties or b"")), ties or b""]
-    for text in texts:
-        data = None if text is None else str(text).encode()
-        parts += [TEXT.pack(-1)] if data is None else [TEXT.pack(len(data)), data]
-    return b"".join(part for part in parts if isinstance(part, bytes))
-
-
-def _read_rows(layout: Layout, blobs: Sequence[bytes | None], heads: Sequence[Head], places: list[int]) -> tuple[list[Rows], Rows]:
+def _read_rows(layout: Layout, held: Sequence[bytes], key: Ints, heads: np.ndarray, places: Ints) -> tuple[list[Rows], Rows]:
     """The newest rows of each slot, and those that stand apart."""
-    size, fixed, tails, slots, keys = layout.dtype.itemsize, list[bytes](), list[Tail](), list[int](), list[int]()
-    for key, (blob, head) in enumerate(zip(blobs, heads, strict=True)):
-        own = [slot for slot, is_there in enumerate(head.slots) if is_there] + [len(layout.slots)] * head.recent
-        if blob is None or not own:
-            continue
-        end = places[key] + len(own) * size
-        fixed.append(blob[places[key] : end])
-        tails += _read_tails(blob, end, len(own), len(layout.texts))
-        slots += own
-        keys += [key] * len(own)
-    rows = Rows(key=np.array(keys, np.int64), fixed=np.frombuffer(b"".join(fixed), layout.dtype), tail=_as_objects(tails))
-    which = np.array(slots, np.int64)
+    size, texts, fixed, tails = layout.dtype.itemsize, len(layout.texts), list[bytes](), list[bytes]()
+    has_newest = heads["slots"] != 0
+    newest = has_newest.sum(axis=1)
+    counts = newest + heads["recent"]
+    for blob, start, count in zip(held, places.tolist(), counts.tolist(), strict=True):
+        place = start + count * size
+        fixed.append(blob[start:place])
+        for _ in range(count):
+            end = place + tail_size(blob, place, texts)
+            tails.append(blob[place:end])
+            place = end
+    tail = np.empty(len(tails), object)
+    tail[:] = tails
+    rows = Rows(key=np.repeat(key, counts), fixed=np.frombuffer(b"".join(fixed), layout.dtype), tail=tail)
+    is_newest = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts) < np.repeat(newest, counts)
+    which = np.full(len(rows), len(layout.slots))
+    which[is_newest] = np.nonzero(has_newest)[1]
     return [rows.take(which == slot) for slot in range(len(layout.slots))], concat([no_rows(layout), rows.take(which == len(layout.slots))])
-
-
-def _read_tails(blob: bytes, place: int, count: int, texts: int) -> Iterator[Tail]:
-    for _ in range(count):
-        (length,) = LENGTH.unpack_from(blob, place)
-        place += LENGTH.size
-        tail: list[bytes | str | None] = [blob[place : place + length]]
-        place += length
-        for _ in range(texts):
-            (length,) = TEXT.unpack_from(blob, place)
-            place += TEXT.size
-            tail.append(None if length < 0 else blob[place : place + length].decode())
-            place += max(length, 0)
-        yield tuple(tail)
-
-
-def _as_objects(tails: Sequence[Tail]) -> np.ndarray:
-    found = np.empty(len(tails), object)
-    for place, tail in enumerate(tails):
-        found[place] = tail
-    return found

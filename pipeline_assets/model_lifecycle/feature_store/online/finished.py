@@ -5,7 +5,6 @@ is counted, in microseconds; then one bit a feature (the first in the lowest bit
 category an int32 length and its UTF-8 bytes (-1: null). It holds from a moment on, and until another.
 """
 
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,11 +21,10 @@ from pipeline_assets.model_lifecycle.feature_store.online.answers import (
     no_answers,
 )
 from pipeline_assets.model_lifecycle.feature_store.online.layout import Layout, Output, cell_name
+from pipeline_assets.model_lifecycle.feature_store.online.rows import TEXT, text_bytes
 from pipeline_assets.model_lifecycle.feature_store.online.state import States
 from pipeline_assets.processing.features.columns import Ints
 from pipeline_assets.spec.features import Latest
-
-TEXT = struct.Struct("<i")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +53,7 @@ def finished_at(layout: Layout, states: States, at: Ints) -> Finished:
     whole, size = fixed.tobytes(), layout.finished.itemsize
     values = [whole[start : start + size] for start in range(0, len(whole), size)]
     for texts in answers.texts.values():
-        values = [value + _text_bytes(text) for value, text in zip(values, texts, strict=True)]
+        values = [value + text_bytes(text) for value, text in zip(values, texts, strict=True)]
     return Finished(values=values, since=at, until=held_until(moment, states))
 
 
@@ -95,11 +93,6 @@ def _instants(moment: Moment, output: Output) -> Ints:
         head = in_window(moment, output)
         found[head.key] = head.event_at
     return found
-
-
-def _text_bytes(text: str | None) -> bytes:
-    data = None if text is None else text.encode()
-    return TEXT.pack(-1) if data is None else TEXT.pack(len(data)) + data
 
 
 def _read_texts(value: bytes, place: int, count: int) -> list[str | None]:

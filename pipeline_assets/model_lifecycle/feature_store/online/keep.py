@@ -14,10 +14,10 @@ from pipeline_assets.ingestion.sources.contracts import arrow_schema
 from pipeline_assets.model_lifecycle.feature_store.online.codec import packed, unpacked
 from pipeline_assets.model_lifecycle.feature_store.online.finished import finished
 from pipeline_assets.model_lifecycle.feature_store.online.layout import Layout
-from pipeline_assets.model_lifecycle.feature_store.online.rows import Rows, entity_texts, no_rows, rows_of
+from pipeline_assets.model_lifecycle.feature_store.online.rows import Events, distinct_keys, rows_of
 from pipeline_assets.model_lifecycle.feature_store.online.session import Session
 from pipeline_assets.model_lifecycle.feature_store.online.state import NO_BASE, States, built, changed, replaced
-from pipeline_assets.processing.features.columns import Ints
+from pipeline_assets.processing.features.columns import Bools, Ints
 
 if TYPE_CHECKING:
     from adbc_driver_postgresql.dbapi import Cursor
@@ -33,16 +33,6 @@ class Change:
 
     gone: int
     come: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Affected:
-    """The entity keys of one view that rows changed, in the order of their numbers, with their columns; and those rows."""
-
-    texts: list[str]
-    columns: pa.Table
-    gone: Rows
-    come: Rows
 
 
 def keep_records(session: Session, rows: pa.Table, offsets: Mapping[int, int], *, until: int | None = None) -> Change:
@@ -101,38 +91,30 @@ def _watermark(known: int | None, rows: pa.Table, known_at: str, until: int | No
 def _change(session: Session, cursor: "Cursor", watermark: int) -> Change:
     gone, come = session.compare(cursor)
     if gone.num_rows or come.num_rows:
-        for slot, layout in enumerate(session.kept.feed.layouts):
-            _keep_view(session, cursor, slot, layout, _affected(layout, gone, come), watermark)
+        events = Events(source=session.kept.feed.table, table=pa.concat_tables([gone, come]).combine_chunks())
+        is_gone = np.arange(len(events)) < gone.num_rows
+        for slot in range(len(session.kept.feed.layouts)):
+            _keep_view(session, cursor, slot, events, is_gone, watermark)
     return Change(gone=gone.num_rows, come=come.num_rows)
 
 
-def _affected(layout: Layout, gone: pa.Table, come: pa.Table) -> Affected:
-    view = layout.view
-    both = pa.concat_tables([gone, come]).combine_chunks()
-    texts = entity_texts(view.entity, both, view.source.name)
-    first: dict[str, int] = {}
-    for place, text in enumerate(texts):
-        if text is not None:
-            first.setdefault(text, place)
-    numbers = {text: number for number, text in enumerate(first)}
-    key = np.array([-1 if text is None else numbers[text] for text in texts], np.int64)
-    rows = rows_of(layout, both, key) if both.num_rows else no_rows(layout)
-    is_gone, has_key = np.arange(len(rows)) < gone.num_rows, rows.key >= 0
-    columns = both.select(view.entity.keys).take(pa.array(list(first.values()), pa.int64()))
-    return Affected(texts=list(first), columns=columns, gone=rows.take(is_gone & has_key), come=rows.take(~is_gone & has_key))
-
-
-def _keep_view(session: Session, cursor: "Cursor", slot: int, layout: Layout, affected: Affected, watermark: int) -> None:
-    if not affected.texts:
+def _keep_view(session: Session, cursor: "Cursor", slot: int, events: Events, is_gone: Bools, watermark: int) -> None:
+    layout = session.kept.feed.layouts[slot]
+    keys = distinct_keys(layout.view.entity, events.table, layout.view.source.name)
+    if not keys.texts:
         return
-    states = unpacked(layout, session.states(cursor, slot, affected.texts))
-    states, is_broken = changed(states, affected.gone, affected.come, watermark, watermark - KEPT_APART)
+    rows, has_key = rows_of(layout, events, keys.number), keys.number >= 0
+    states = unpacked(layout, session.states(cursor, slot, keys.texts))
+    gone, come = rows.take(is_gone & has_key), rows.take(~is_gone & has_key)
+    states, is_broken = changed(states, gone, come, watermark, watermark - KEPT_APART)
     if is_broken.any():
-        states = _built_anew(session, cursor, layout, affected, states, np.flatnonzero(is_broken))
+        columns = events.table.select(layout.view.entity.keys).take(pa.array(keys.first))
+        states = _built_anew(session, cursor, layout, columns, states, np.flatnonzero(is_broken))
     done = finished(layout, states, watermark)
     written = pa.table(
         {
-            "key": pa.array(affected.texts, pa.string()),
+            "view": pa.array(np.full(len(keys.texts), slot, np.int16)),
+            "key": pa.array(keys.texts, pa.string()),
             "state": pa.array(packed(layout, states), pa.binary()),
             "value": pa.array(done.values, pa.binary()),
             "since": pa.array(done.since, pa.int64()),
@@ -142,9 +124,10 @@ def _keep_view(session: Session, cursor: "Cursor", slot: int, layout: Layout, af
     session.write_states(cursor, slot, written)
 
 
-def _built_anew(session: Session, cursor: "Cursor", layout: Layout, affected: Affected, states: States, broken: Ints) -> States:
+def _built_anew(session: Session, cursor: "Cursor", layout: Layout, columns: pa.Table, states: States, broken: Ints) -> States:
     """The states with those keys built from all their rows, as a row is gone that was an extreme or the newest of its key."""
-    keys = affected.columns.take(pa.array(broken)).append_column("place", pa.array(np.arange(len(broken), dtype=np.int32)))
+    keys = columns.take(pa.array(broken)).append_column("place", pa.array(np.arange(len(broken), dtype=np.int32)))
     found = session.rows_of_keys(cursor, keys)
     place = found["place"].to_numpy().astype(np.int64)
-    return replaced(states, broken, built(layout, rows_of(layout, found, place), states.base_at[broken]))
+    rows = rows_of(layout, Events(source=layout.view.source, table=found), place)
+    return replaced(states, broken, built(layout, rows, states.base_at[broken]))

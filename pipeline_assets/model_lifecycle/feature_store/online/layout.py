@@ -4,8 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
-from struct import Struct
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -21,6 +20,8 @@ RECENT_ROWS = 128
 KeptPart = Literal["count", "sum", "squares", "greatest", "least"]
 CellType = Literal["<i8", "<f8", "text"]
 OutputKind = Literal["int", "float", "age", "text"]
+# Of a sum in the tiles of a key.
+SHAPE = np.dtype([("lowest", "<i2"), ("digits", "u1")])
 TIMES = (("event_at", "<i8"), ("known_at", "<i8"), ("superseded_at", "<i8"), ("row_high", "<i8"), ("row_low", "<i8"))
 
 
@@ -38,15 +39,14 @@ class Cell:
     is_moment: bool
 
 
-@dataclass(frozen=True, kw_only=True)
-class Measure:
+class Measure(NamedTuple):
     """What a tile keeps of its rows; of the rows that have the cell's value, or of all rows (None)."""
 
     cell: str | None
     part: KeptPart
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class TileSet:
     """The tiles of one length: `hop` and the longest window that is made of them, in microseconds, and what each tile keeps."""
 
@@ -95,10 +95,12 @@ class Layout:
         return np.dtype([*TIMES, *fields, *present])
 
     @cached_property
-    def head(self) -> Struct:
+    def head(self) -> np.dtype:
         """How the bytes of a state begin: see `codec`."""
-        of_tiles = "".join("I" + "hB" * len(tile_set.summed) for tile_set in self.tile_sets)
-        return Struct("<HqI" + "B" * len(self.slots) + of_tiles)
+        of_tiles = [
+            field for at, one in enumerate(self.tile_sets) for field in ((f"tiles{at}", "<u4"), (f"shape{at}", SHAPE, (len(one.summed),)))
+        ]
+        return np.dtype([("version", "<u2"), ("base_at", "<i8"), ("recent", "<u4"), ("slots", "u1", (len(self.slots),)), *of_tiles])
 
     @cached_property
     def texts(self) -> tuple[Cell, ...]:

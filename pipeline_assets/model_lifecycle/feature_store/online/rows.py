@@ -1,8 +1,9 @@
 """Rows of a cleaned table as the online store keeps them: times, identity and the values that a view reads, as arrays."""
 
 import struct
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from hashlib import blake2b
 
 import numpy as np
@@ -12,7 +13,7 @@ import pyarrow.compute as pc
 from pipeline_assets.core.errors import TableMismatch
 from pipeline_assets.model_lifecycle.feature_store.online.layout import Cell, Layout
 from pipeline_assets.processing.features.as_of import latest_values
-from pipeline_assets.processing.features.columns import Bools, Ints, Numbers, instants, plain_column, text_or_whole
+from pipeline_assets.processing.features.columns import Bools, Ints, Numbers, instants, plain_column, present_in, text_or_whole
 from pipeline_assets.processing.features.timeline import NEVER
 from pipeline_assets.processing.features.windows import window_values
 from pipeline_assets.spec.features import CleanedTable, Entity, Windowed
@@ -20,13 +21,13 @@ from pipeline_assets.spec.features import CleanedTable, Entity, Windowed
 SEPARATOR = "\x1f"
 # The name of the column of derived rows that identifies a row, whatever version of it: the texts of its key columns.
 ROW_KEY = "_row_key"
-# A row's ties, then the texts of its text cells.
-Tail = tuple[bytes | str | None, ...]
+LENGTH = struct.Struct("<I")
+TEXT = struct.Struct("<i")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Versions of rows: `key` counts the entity keys at hand, `fixed` has the layout's dtype, `tail` what breaks ties and the texts.
+    """Versions of rows: `key` counts the entity keys at hand, `fixed` has the layout's dtype, `tail` what breaks ties and texts.
 
     Every version counts from max(event_at, known_at) until superseded_at (NEVER where nothing superseded it).
     """
@@ -70,9 +71,9 @@ class Rows:
         """Which rows have a value in a cell; all of them where no cell is asked for."""
         return np.ones(len(self), np.bool_) if cell is None else self.fixed[f"has:{cell}"]
 
-    def text(self, place: int) -> pa.Array:
+    def texts(self, place: int) -> list[str | None]:
         """The texts of one text cell, by its place among them."""
-        return pa.array([tail[1 + place] for tail in self.tail], pa.string())
+        return [_text_of(tail, place) for tail in self.tail]
 
 
 def no_rows(layout: Layout) -> Rows:
@@ -89,25 +90,105 @@ def concat(parts: Sequence[Rows]) -> Rows:
     )
 
 
-def rows_of(layout: Layout, events: pa.Table, key: Ints) -> Rows:
-    """The rows of a cleaned table with the column `_row_key`, of the entity keys that are given by their numbers.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Events:
+    """Rows of a cleaned table with the column `_row_key`; each column is read once, however many views want it.
 
-    Raises TableMismatch where a column is not what the view declares, a time naive or null, or a value NaN or infinite.
+    Raises TableMismatch where a column is not what a view declares, a time naive or null, or a value NaN or infinite.
     """
-    source, fixed = layout.view.source, np.zeros(events.num_rows, layout.dtype)
-    fixed["event_at"] = instants(events, source.name, source.event_at)
-    fixed["known_at"] = instants(events, source.name, source.known_at)
-    ends = source.superseded_at
-    fixed["superseded_at"] = NEVER if ends is None else instants(events, source.name, ends, unless=NEVER)
-    fixed["row_high"], fixed["row_low"] = _identities(events)
-    texts = []
+
+    source: CleanedTable
+    table: pa.Table
+    _numbers: dict[str, Numbers] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    @cached_property
+    def times(self) -> Mapping[str, Ints]:
+        """Times and identities, by their names in `TIMES`."""
+        source = self.source
+        ends = NEVER if source.superseded_at is None else instants(self.table, source.name, source.superseded_at, unless=NEVER)
+        high, low = _identities(self.table)
+        return {
+            "event_at": instants(self.table, source.name, source.event_at),
+            "known_at": instants(self.table, source.name, source.known_at),
+            "superseded_at": np.broadcast_to(np.asarray(ends), len(self)),
+            "row_high": high,
+            "row_low": low,
+        }
+
+    @cached_property
+    def ties(self) -> list[bytes]:
+        """What orders the rows of one time, each after its length."""
+        columns = [_sortables(plain_column(self.table, self.source.name, column)) for column in self.source.order_by]
+        whole = list(map(b"".join, zip(*columns, strict=True))) if columns else [b""] * len(self)
+        return [LENGTH.pack(len(one)) + one for one in whole]
+
+    def numbers(self, cell: Cell) -> Numbers:
+        """The values of a cell that is no text."""
+        if cell.name not in self._numbers:
+            self._numbers[cell.name] = _numbers(self.table, self.source.name, cell)
+        return self._numbers[cell.name]
+
+    def texts(self, cell: Cell) -> list[bytes]:
+        """The texts of a cell, each after its length."""
+        found = plain_column(self.table, self.source.name, str(cell.feature.column)).cast(pa.string()).to_pylist()
+        return [text_bytes(text) for text in found]
+
+
+def rows_of(layout: Layout, events: Events, key: Ints) -> Rows:
+    """The rows of the entity keys that are given by their numbers, as a view reads them."""
+    fixed = np.zeros(len(events), layout.dtype)
+    for name, values in events.times.items():
+        fixed[name] = values
     for cell in layout.cells:
-        if cell.dtype == "text":
-            texts.append(plain_column(events, source.name, str(cell.feature.column)).cast(pa.string()).to_pylist())
-        else:
-            numbers = _numbers(events, source.name, cell)
+        if cell.dtype != "text":
+            numbers = events.numbers(cell)
             fixed[f"value:{cell.name}"], fixed[f"has:{cell.name}"] = np.where(numbers.valid, numbers.values, 0), numbers.valid
-    return Rows(key=key, fixed=fixed, tail=_tails(source, events, texts))
+    tail = np.empty(len(events), object)
+    tail[:] = list(map(b"".join, zip(events.ties, *map(events.texts, layout.texts), strict=True))) if layout.texts else events.ties
+    return Rows(key=key, fixed=fixed, tail=tail)
+
+
+def text_bytes(text: str | None) -> bytes:
+    """A text after its length, -1 where there is none."""
+    data = b"" if text is None else text.encode()
+    return TEXT.pack(-1 if text is None else len(data)) + data
+
+
+def tail_size(blob: bytes, start: int, texts: int) -> int:
+    """How many bytes the tail of a row takes that starts there."""
+    (length,) = LENGTH.unpack_from(blob, start)
+    place = start + LENGTH.size + int(length)
+    for _ in range(texts):
+        (length,) = TEXT.unpack_from(blob, place)
+        place += TEXT.size + max(int(length), 0)
+    return place - start
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distinct:
+    """The entity keys of some rows: each once as the store writes it, a row that has it, and of each row its number; -1 without a key."""
+
+    texts: list[str]
+    first: Ints
+    number: Ints
+
+
+def distinct_keys(entity: Entity, table: pa.Table, name: str) -> Distinct:
+    """The entity keys of some rows, in no order that means anything."""
+    code, has_key = np.zeros(table.num_rows, np.int64), np.ones(table.num_rows, np.bool_)
+    for column in entity.keys:
+        part = text_or_whole(table, name, column).dictionary_encode()
+        has_key &= present_in(part)
+        mixed = code * (len(part.dictionary) + 1) + part.indices.fill_null(0).to_numpy(zero_copy_only=False)
+        code = np.unique(mixed, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    _, first, number = np.unique(np.where(has_key, code, -1), return_index=True, return_inverse=True)
+    without = 0 if has_key.all() else 1
+    found = first[without:]
+    texts = [str(text) for text in entity_texts(entity, table.take(pa.array(found)), name)]
+    return Distinct(texts=texts, first=found, number=number.reshape(-1) - without)
 
 
 def entity_texts(entity: Entity, table: pa.Table, name: str) -> list[str | None]:
@@ -135,7 +216,7 @@ def newest(rows: Rows, count: int) -> Ints:
         places = order[start:end]
         first = key[start]
         if found[first] in places:
-            found[first] = max(places, key=lambda place: (rows.tail[place][0], fixed["row_high"][place], fixed["row_low"][place]))
+            found[first] = max(places, key=lambda place: _rank(rows, int(place)))
     return found
 
 
@@ -176,31 +257,33 @@ def _numbers(events: pa.Table, name: str, cell: Cell) -> Numbers:
     return found
 
 
-def _tails(source: CleanedTable, events: pa.Table, texts: Sequence[list[str | None]]) -> np.ndarray:
-    ties = [map(_sortable, _plain_values(events, source, column)) for column in source.order_by]
-    tails = np.empty(events.num_rows, object)
-    rows = zip(*ties, strict=True) if ties else ((),) * events.num_rows
-    for place, (tie, *own) in enumerate(zip(rows, *texts, strict=True)):
-        tails[place] = (b"".join(tie), *own)
-    return tails
+def _rank(rows: Rows, place: int) -> tuple[bytes, int, int]:
+    """What orders the rows of one time."""
+    tail: bytes = rows.tail[place]
+    (length,) = LENGTH.unpack_from(tail)
+    return tail[LENGTH.size : LENGTH.size + length], rows.fixed["row_high"][place], rows.fixed["row_low"][place]
 
 
-def _plain_values(events: pa.Table, source: CleanedTable, column: str) -> list[object]:
-    found = plain_column(events, source.name, column)
-    if pa.types.is_timestamp(found.type) or pa.types.is_time(found.type):
-        found = found.cast(pa.int64())
-    elif pa.types.is_date(found.type):
-        found = found.cast(pa.date32()).cast(pa.int32())
-    values: list[object] = found.to_pylist()
-    return values
+def _text_of(tail: bytes, place: int) -> str | None:
+    start = tail_size(tail, 0, place)
+    (length,) = TEXT.unpack_from(tail, start)
+    return None if length < 0 else tail[start + TEXT.size : start + TEXT.size + length].decode()
+
+
+def _sortables(column: pa.Array) -> list[bytes]:
+    """The values of a column as bytes that sort as the offline kernel ranks them; null before all others."""
+    if pa.types.is_timestamp(column.type) or pa.types.is_time(column.type):
+        column = column.cast(pa.int64())
+    elif pa.types.is_date(column.type):
+        column = column.cast(pa.date32()).cast(pa.int32())
+    return [_sortable(value) for value in column.to_pylist()]
 
 
 def _sortable(value: object) -> bytes:
-    """A value as bytes that sort as the offline kernel ranks the values of a column; null before all others."""
-    if value is None:
-        return b"\x00"
     if isinstance(value, str):
         return b"\x01" + value.encode().replace(b"\x00", b"\x00\xff") + b"\x00\x00"
+    if value is None:
+        return b"\x00"
     if isinstance(value, bool | int):
         return b"\x01" + struct.pack(">Q", int(value) + (1 << 63))
     if isinstance(value, float):

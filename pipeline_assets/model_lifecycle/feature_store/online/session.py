@@ -92,21 +92,21 @@ class Session:
 
     def states(self, cursor: "Cursor", slot: int, keys: Sequence[str]) -> list[bytes | None]:
         """The packed states of some keys of a view, in their order."""
-        cursor.execute(f"delete from {WANTED}")
-        self.fill(cursor, WANTED, pa.table({"place": pa.array(range(len(keys)), pa.int32()), "key": pa.array(keys, pa.string())}))
+        places = pa.array(range(len(keys)), pa.int32())
+        self.fill(cursor, WANTED, pa.table({"view": pa.repeat(pa.scalar(slot, pa.int16()), len(keys)), "place": places, "key": keys}))
         found = self.fetch(
             cursor,
-            f"select state from {WANTED} left join {self.state} as held on held.view = {slot} and held.key = {WANTED}.key order by place",
+            f"select state from {WANTED} as wanted left join {self.state} as held on held.view = wanted.view and held.key = wanted.key"
+            f" where wanted.view = {slot} order by place",
         )
         states: list[bytes | None] = found.column(0).to_pylist()
         return states
 
     def write_states(self, cursor: "Cursor", slot: int, written: pa.Table) -> None:
-        """Puts states in the place of what their keys had; `written` has key, state, value, since and until."""
-        cursor.execute(f"delete from {WRITTEN}")
+        """Puts states of a view in the place of what their keys had; `written` has view, key, state, value, since and until."""
         self.fill(cursor, WRITTEN, written)
         cursor.execute(
-            f"insert into {self.state} select {slot}::smallint, key, state, value, since, until from {WRITTEN}"
+            f"insert into {self.state} select view, key, state, value, since, until from {WRITTEN} where view = {slot}"
             " on conflict (view, key) do update set state = excluded.state, value = excluded.value, since = excluded.since,"
             " until = excluded.until"
         )
@@ -173,12 +173,14 @@ class Session:
         of_keys = ", ".join(f"{quoted(key)} {column_type(feed, key)}" for key in entity_keys)
         made = {
             BATCH: batch,
-            WANTED: "(place integer, key text)",
-            WRITTEN: "(key text, state bytea, value bytea, since bigint, until bigint)",
+            WANTED: "(view smallint, place integer, key text)",
+            WRITTEN: "(view smallint, key text, state bytea, value bytea, since bigint, until bigint)",
             KEYS: f"(place integer, {of_keys})",
             **dict.fromkeys((BEFORE, AFTER, GONE, COME), f"({columns}, {ROW_KEY} text)"),
         }
         yield from (f"create temporary table {name} {shape} on commit delete rows" for name, shape in made.items())
+        # Packed numbers hardly get shorter; trying to took more than all else of writing them.
+        yield f"alter table {WRITTEN} alter column state set storage external, alter column value set storage external"
 
     def _derived(self) -> str:
         """The rows that the raw ones of the touched keys make, as the store has them."""

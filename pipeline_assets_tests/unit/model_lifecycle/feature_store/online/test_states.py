@@ -16,7 +16,7 @@ from pipeline_assets.model_lifecycle.feature_store.online.answers import feature
 from pipeline_assets.model_lifecycle.feature_store.online.codec import packed, unpacked
 from pipeline_assets.model_lifecycle.feature_store.online.finished import finished, restored
 from pipeline_assets.model_lifecycle.feature_store.online.layout import Layout, layout_of
-from pipeline_assets.model_lifecycle.feature_store.online.rows import ROW_KEY, Rows, entity_texts, no_rows, rows_of
+from pipeline_assets.model_lifecycle.feature_store.online.rows import ROW_KEY, Events, Rows, distinct_keys, entity_texts, no_rows, rows_of
 from pipeline_assets.model_lifecycle.feature_store.online.state import NO_BASE, States, built, changed, empty, replaced
 from pipeline_assets.processing.features.columns import instants
 from pipeline_assets.processing.features.view import feature_names, view_features
@@ -41,7 +41,7 @@ def with_row_keys(events: pa.Table) -> pa.Table:
 def keyed(layout: Layout, events: pa.Table, keys: Sequence[str]) -> Rows:
     """The rows of the keys, without those that have none."""
     found = [-1 if text is None else keys.index(text) for text in entity_texts(layout.view.entity, events, "events")]
-    rows = rows_of(layout, events, np.array(found, np.int64))
+    rows = rows_of(layout, Events(source=layout.view.source, table=events), np.array(found, np.int64))
     return rows.take(rows.key >= 0)
 
 
@@ -162,3 +162,16 @@ def test_features_equal_those_of_the_offline_kernel(apart: int, data: st.DataObj
                 kept = restored(layout, done.values, np.array([key]), np.array([one]))
                 assert rows_of_table(kept.table(layout.outputs)) == [answer]
             assert answer == rows_of_table(expected)[row]
+
+
+@settings(max_examples=50)
+@given(data=st.data(), view=views(), events=event_tables())
+def test_entity_keys_are_found_once_each(data: st.DataObject, view: FeatureView, events: pa.Table) -> None:
+    """Each row has the number of its key, whatever its parts are; a row without a key has none; each key is that of the row it names."""
+    places = st.lists(st.integers(0, events.num_rows - 1), max_size=8) if events.num_rows else st.just(list[int]())
+    rows = events.take(pa.array(data.draw(places), pa.int64()))
+    texts = entity_texts(view.entity, rows, "rows")
+    found = distinct_keys(view.entity, rows, "rows")
+    assert [None if number < 0 else found.texts[number] for number in found.number.tolist()] == texts
+    assert [texts[place] for place in found.first.tolist()] == found.texts
+    assert len(set(found.texts)) == len(found.texts)
