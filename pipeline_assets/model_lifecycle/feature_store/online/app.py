@@ -10,7 +10,8 @@ documents (RFC 9457).
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -28,8 +29,9 @@ from pipeline_assets.core.names import DECISION_AT
 from pipeline_assets.core.online_errors import NotOnline, RequestFieldMissing
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.settings import OnlineSettings
-from pipeline_assets.model_lifecycle.feature_store.online.compare import online_features
+from pipeline_assets.model_lifecycle.feature_store.online.compare import questions_of
 from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed
+from pipeline_assets.model_lifecycle.feature_store.online.pool import Readers
 from pipeline_assets.model_lifecycle.feature_store.online.read import Served
 from pipeline_assets.model_lifecycle.feature_store.spine import entity_keys, left_out
 from pipeline_assets.spec.models import Model
@@ -51,20 +53,29 @@ STATUSES: tuple[tuple[type[PipelineError], int], ...] = ((UnknownName, 404), (No
 
 
 def build_app(settings: OnlineSettings, project: Project, feeds: Sequence[Feed]) -> Starlette:
-    """The app for the models of a project."""
+    """The app for the models of a project; it closes its connections when it ends, unless it is mounted in another."""
+    readers = Readers(settings, feeds)
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        yield
+        readers.close()
+
+    def served_to(model: Model, spine: pa.Table) -> Served:
+        return readers.read(model, questions_of(project, model, spine, "the request"))
 
     async def features(request: Request) -> Response:
         try:
             model = project.model(request.path_params["model"])
             spine = _spine(model, await _body(request))
-            served = await run_in_threadpool(online_features, settings, project, feeds, model, spine, "the request")
+            served = await run_in_threadpool(served_to, model, spine)
         except PipelineError as error:
             return _problem(error)
         except psycopg.OperationalError:
             return _problem(Refused(503, "The online store does not answer. Ask again later."))
         return JSONResponse({"instances": _instances(served), "positions": _positions(served)})
 
-    return Starlette(routes=[Route("/v1/features/{model}", features, methods=["POST"])])
+    return Starlette(routes=[Route("/v1/features/{model}", features, methods=["POST"])], lifespan=lifespan)
 
 
 async def _body(request: Request) -> Any:

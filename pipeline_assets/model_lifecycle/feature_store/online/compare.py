@@ -31,15 +31,22 @@ class Beside:
 def online_features(settings: OnlineSettings, project: Project, feeds: Sequence[Feed], model: Model, spine: pa.Table, name: str) -> Served:
     """All features of a model in its order for a spine, as `offline.historical_features` takes it, from the online store.
 
-    Raises TableRejected for a spine unfit for use, RequestFieldMissing for one without the column of a request feature that has no default,
-    NotOnline for views that are not there, BehindState for a time that is no longer known.
+    Raises as `questions_of` does, NotOnline for views that are not there, BehindState for a time that is no longer known.
+    """
+    asked = questions_of(project, model, spine, name)
+    with psycopg.connect(with_time_zone(ONLINE_DSN, settings.online_dsn), autocommit=True) as connection:
+        return Reader(connection, feeds_of_model(tuple(feeds), model), model.views, model.request_features).read(asked)
+
+
+def questions_of(project: Project, model: Model, spine: pa.Table, name: str) -> pa.Table:
+    """The rows of a spine as a model's reader takes them.
+
+    Raises TableRejected for a spine unfit for use, RequestFieldMissing for one without the column of a request feature that has no default.
     """
     for feature in left_out(model, spine.column_names):
         raise RequestFieldMissing(name, model.name, feature.name, feature.column)
     kinds = {column: project.kind_of(model.observations.table, column) for view in model.views for column in view.entity.keys}
-    asked = check_requests(name, model, spine, {**kinds, **_of_requests(project, model)})
-    with psycopg.connect(with_time_zone(ONLINE_DSN, settings.online_dsn), autocommit=True) as connection:
-        return Reader(connection, feeds_of_model(tuple(feeds), model), model.views, model.request_features).read(asked)
+    return check_requests(name, model, spine, {**kinds, **_of_requests(project, model)})
 
 
 def beside(

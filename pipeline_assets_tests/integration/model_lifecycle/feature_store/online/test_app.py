@@ -2,12 +2,14 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import httpx
 import numpy as np
+import psycopg
 import pytest
 import uvicorn
 from pydantic import SecretStr
@@ -18,6 +20,7 @@ from pipeline_assets.core.settings import OnlineSettings, Settings
 from pipeline_assets.model_lifecycle.feature_store.online import store
 from pipeline_assets.model_lifecycle.feature_store.online.app import MOST_INSTANCES, build_app
 from pipeline_assets.model_lifecycle.feature_store.online.keep import keep_records
+from pipeline_assets.model_lifecycle.feature_store.online.pool import MOST_CONNECTIONS
 from pipeline_assets.model_lifecycle.feature_store.online.session import open_session
 from pipeline_assets.processing.features.catalogue import feature_columns
 from pipeline_assets.use_cases import nyc_flights
@@ -34,17 +37,30 @@ KNOWN = {**KEYS, **FLIGHT, "decision_at": NOW}
 
 
 @pytest.fixture
-def client(stores: Settings, fresh_database: Callable[..., SecretStr]) -> Iterator[httpx.Client]:
-    """A client of a server that has the departures."""
+def database(stores: Settings, fresh_database: Callable[..., SecretStr]) -> OnlineSettings:
+    """An online store that has the departures."""
     settings = OnlineSettings.model_construct(home=stores.home, online_dsn=fresh_database(stores.online_dsn))
+    keep_departures(settings)
+    return settings
+
+
+def keep_departures(settings: OnlineSettings) -> None:
+    """Builds the feed of departures, in the place of the one that is there."""
     declared = feed("departures_history")
     with online(settings) as connection:
         kept = store.begin(connection, declared)
         store.go_live(connection, kept)
     with open_session(settings, kept) as session:
         keep_records(session, table_of(ROWS), {0: len(ROWS)})
+
+
+@pytest.fixture
+def client(database: OnlineSettings) -> Iterator[httpx.Client]:
+    """A client of a server of these departures."""
     project = Project(use_cases=(replace(nyc_flights.use_case, models=(MODEL,)),), tables=PROJECT.tables)
-    server = uvicorn.Server(uvicorn.Config(build_app(settings, project, [declared]), host="127.0.0.1", port=0, log_level="warning"))
+    server = uvicorn.Server(
+        uvicorn.Config(build_app(database, project, [feed("departures_history")]), host="127.0.0.1", port=0, log_level="warning")
+    )
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
@@ -123,3 +139,31 @@ def test_other_bodies_and_models_are_refused(client: httpx.Client) -> None:
     assert client.post(path, content=surrogate, headers=kind).status_code == 422
     assert client.post("/v1/features/nobody", json={"instances": [KNOWN]}).status_code == 404
     assert client.get(path).status_code == 405
+
+
+def test_a_feed_that_is_built_anew_is_read_on(client: httpx.Client, database: OnlineSettings) -> None:
+    """The tables of the version that was read are gone; the next question is answered from the new ones."""
+    before = client.post("/v1/features/flight_delay", json={"instances": [KNOWN]})
+    keep_departures(database)
+    after = client.post("/v1/features/flight_delay", json={"instances": [KNOWN]})
+
+    assert (before.status_code, after.status_code) == (200, 200)
+    assert after.json()["instances"] == before.json()["instances"]
+
+
+def test_many_questions_share_few_connections_that_may_break(client: httpx.Client, database: OnlineSettings) -> None:
+    """Forty at once are answered by no more connections than are allowed, and the next after the server has ended them all."""
+    own = "from pg_stat_activity where pid <> pg_backend_pid() and datname = current_database() and backend_type = 'client backend'"
+    with ThreadPoolExecutor(40) as threads:
+        asked = [threads.submit(client.post, "/v1/features/flight_delay", json={"instances": [KNOWN] * 20}) for _ in range(40)]
+        found = {one.result().status_code for one in asked}
+    with psycopg.connect(database.online_dsn.get_secret_value(), autocommit=True) as connection:
+        held = connection.execute(f"select count(*) {own}").fetchone()
+        ended = connection.execute(f"select pg_terminate_backend(pid, 5000) {own}").fetchall()
+    after = client.post("/v1/features/flight_delay", json={"instances": [KNOWN]})
+
+    assert found == {200}
+    assert held is not None
+    assert 1 <= held[0] <= MOST_CONNECTIONS
+    assert ended == [(True,)] * held[0]
+    assert after.status_code == 200
