@@ -27,6 +27,7 @@ from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed, fee
 from pipeline_assets.model_lifecycle.feature_store.online.keep import keep_records
 from pipeline_assets.model_lifecycle.feature_store.online.read import Reader
 from pipeline_assets.model_lifecycle.feature_store.online.session import open_session
+from pipeline_assets.model_lifecycle.feature_store.online.stored import Stored
 from pipeline_assets.processing.cleaning.dbt import project_folder
 from pipeline_assets.processing.cleaning.manifest import read_manifest
 
@@ -74,7 +75,7 @@ def measure(settings: Settings, feed: Feed, total: int) -> None:
         rate = f"{total / seconds:,.0f} events/s (20,000 wanted)"
         print(f"  {total:,} events into {len(feed.views)} views: {rate}, slowest batch {slowest:.2f} s")
         with psycopg.connect(settings.online_dsn.get_secret_value(), autocommit=True) as connection:
-            reader, random, sent = Reader(connection, [feed], feed.views), np.random.default_rng(1), total
+            reader, random, sent = Reader(Stored(connection, [feed]), feed.views), np.random.default_rng(1), total
             for rows in (1, 100):
                 times = []
                 for asked in range(ASKED if rows == 1 else ASKED // 10):

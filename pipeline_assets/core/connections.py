@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pyarrow.fs import S3FileSystem
     from pyiceberg.catalog import Catalog
     from pyiceberg.catalog.sql import SqlCatalog
+    from valkey import Valkey
 
 
 def warehouse(settings: WarehouseSettings) -> "psycopg.Connection":
@@ -54,6 +55,15 @@ def arrow_online(settings: OnlineSettings) -> "AdbcConnection":
     from adbc_driver_postgresql import dbapi
 
     return dbapi.connect(settings.online_dsn.get_secret_value())
+
+
+def online_copy(settings: OnlineSettings) -> "Valkey | None":
+    """A client of the server that has a copy of the online store; None where the settings name none. No request waits longer than 5 s."""
+    if settings.online_valkey is None:
+        return None
+    from valkey import Valkey
+
+    return Valkey.from_url(settings.online_valkey.get_secret_value(), socket_timeout=5.0, socket_connect_timeout=5.0)
 
 
 def object_store(settings: ObjectStoreSettings) -> "S3Client":

@@ -38,6 +38,27 @@ class BehindState(UserInputError):
         )
 
 
+class CopyForgets(PipelineError):
+    """The server that is to copy the online states drops keys when its memory is short."""
+
+    def __init__(self, policy: str) -> None:
+        self.policy = policy
+        super().__init__(
+            f"The server of PIPELINE_ONLINE_VALKEY has the maxmemory-policy '{policy}', and would drop states that nobody misses. "
+            "Set it to 'noeviction'."
+        )
+
+
+class CopyOvertaken(PipelineError):
+    """Somebody else has copied the states of a feed while they were copied here."""
+
+    def __init__(self, table: str) -> None:
+        self.table = table
+        super().__init__(
+            f"The copy of the online states of {table} was written by another worker meanwhile; this one no longer keeps them."
+        )
+
+
 class RequestFieldMissing(UserInputError):
     """A question lacks a field that a feature of the request is computed from."""
 

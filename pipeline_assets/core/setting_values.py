@@ -13,6 +13,7 @@ LARGEST_PORT = 65_535
 
 AN_URL = "a URL with scheme, host and, if need be, port, such as http://127.0.0.1:9000"
 A_FOLDER = "file:///<path> or s3://<bucket>/<prefix>"
+A_SERVER = "valkey://<user>:<password>@<host>:<port>/<number>, or valkeys:// with TLS"
 A_DSN = "postgresql://<user>:<password>@<host>:<port>/<database>, or another connection string of libpq"
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 BROKERS = "host:port, several separated by commas"
@@ -60,6 +61,15 @@ def _folder(text: str) -> str | None:
     if parts.scheme == "s3":
         return None if parts.netloc else "has no bucket"
     return None if not parts.netloc and parts.path.startswith("/") else "is no absolute path"
+
+
+def _server(text: str) -> str | None:
+    parts, _ = _split(text)
+    if parts is None:
+        return "has a host or a port that cannot be read"
+    if parts.scheme not in {"valkey", "valkeys", "redis", "rediss"}:
+        return "does not begin with valkey:// or valkeys://"
+    return None if parts.hostname else "has no host"
 
 
 def dsn_problem(text: str) -> str | None:
@@ -130,6 +140,7 @@ def _number(kind: Callable[[str], float], largest: float, expected: str) -> Befo
 HttpUrl = Annotated[str, _text(_url, AN_URL)]
 FolderUrl = Annotated[str, _text(_folder, A_FOLDER)]
 Dsn = Annotated[SecretStr, _text(dsn_problem, A_DSN)]
+ServerUrl = Annotated[SecretStr, _text(_server, A_SERVER)]
 Brokers = Annotated[str, _text(_brokers, BROKERS)]
 ModuleName = Annotated[str, _text(_module, A_MODULE)]
 Port = Annotated[int, _number(int, LARGEST_PORT, A_PORT)]

@@ -29,6 +29,7 @@ from pipeline_assets.core.setting_values import (
     ModuleName,
     Port,
     Seconds,
+    ServerUrl,
 )
 
 PREFIX = "PIPELINE_"
@@ -106,9 +107,10 @@ class WarehouseSettings(Part):
 
 
 class OnlineSettings(Part):
-    """The database of the online store."""
+    """The database of the online store; with `online_valkey` the server that has a copy of its states, and answers instead of it."""
 
     online_dsn: Dsn
+    online_valkey: ServerUrl | None = None
 
 
 class ObjectStoreSettings(Part):

@@ -23,7 +23,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from pipeline_assets.core.errors import PipelineError, TableMismatch, UnknownName, UserInputError
+from pipeline_assets.core.errors import PipelineError, TableMismatch, TransientError, UnknownName, UserInputError
 from pipeline_assets.core.instants import instant_at
 from pipeline_assets.core.names import DECISION_AT
 from pipeline_assets.core.online_errors import NotOnline, RequestFieldMissing
@@ -49,7 +49,13 @@ class Refused(UserInputError):
         super().__init__(problem)
 
 
-STATUSES: tuple[tuple[type[PipelineError], int], ...] = ((UnknownName, 404), (NotOnline, 503), (UserInputError, 422), (TableMismatch, 422))
+STATUSES: tuple[tuple[type[PipelineError], int], ...] = (
+    (UnknownName, 404),
+    (NotOnline, 503),
+    (TransientError, 503),
+    (UserInputError, 422),
+    (TableMismatch, 422),
+)
 
 
 def build_app(settings: OnlineSettings, project: Project, feeds: Sequence[Feed]) -> Starlette:

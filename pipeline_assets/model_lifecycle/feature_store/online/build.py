@@ -59,6 +59,7 @@ def build(settings: Settings, feed: Feed, on_step: Listener) -> Built:
         kept = store.begin(connection, feed)
     with open_session(settings, kept) as session:
         done = _of_stream(settings, session, on_step) if feed.stream is not None else _of_table(settings, session, on_step)
+        session.ensure_copy()
     with online(settings) as connection:
         store.go_live(connection, kept)
     return done

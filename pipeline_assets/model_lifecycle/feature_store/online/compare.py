@@ -3,14 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import psycopg
 import pyarrow as pa
 
 from pipeline_assets.core.columns import ColumnKind
-from pipeline_assets.core.dsn import with_time_zone
 from pipeline_assets.core.online_errors import RequestFieldMissing
 from pipeline_assets.core.project import Project
-from pipeline_assets.core.settings import ONLINE_DSN, OnlineSettings
+from pipeline_assets.core.settings import OnlineSettings
+from pipeline_assets.model_lifecycle.feature_store.online.copies import open_source
 from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed, feeds_of_model
 from pipeline_assets.model_lifecycle.feature_store.online.read import Reader, Served
 from pipeline_assets.model_lifecycle.feature_store.parity import differs
@@ -34,8 +33,8 @@ def online_features(settings: OnlineSettings, project: Project, feeds: Sequence[
     Raises as `questions_of` does, NotOnline for views that are not there, BehindState for a time that is no longer known.
     """
     asked = questions_of(project, model, spine, name)
-    with psycopg.connect(with_time_zone(ONLINE_DSN, settings.online_dsn), autocommit=True) as connection:
-        return Reader(connection, feeds_of_model(tuple(feeds), model), model.views, model.request_features).read(asked)
+    with open_source(settings, feeds_of_model(tuple(feeds), model)) as source:
+        return Reader(source, model.views, model.request_features).read(asked)
 
 
 def questions_of(project: Project, model: Model, spine: pa.Table, name: str) -> pa.Table:

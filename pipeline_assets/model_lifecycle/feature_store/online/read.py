@@ -6,64 +6,33 @@ state anew and no window moves on.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from psycopg import sql
 
 from pipeline_assets.core.online_errors import BehindState
-from pipeline_assets.model_lifecycle.feature_store.online import store
 from pipeline_assets.model_lifecycle.feature_store.online.answers import Answers, no_answers
 from pipeline_assets.model_lifecycle.feature_store.online.codec import unpacked
 from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed, feed_of
 from pipeline_assets.model_lifecycle.feature_store.online.finished import finished_at, restored
 from pipeline_assets.model_lifecycle.feature_store.online.layout import Layout, microseconds
-from pipeline_assets.model_lifecycle.feature_store.online.position import Position, position_of
+from pipeline_assets.model_lifecycle.feature_store.online.position import Position
 from pipeline_assets.model_lifecycle.feature_store.online.rows import entity_texts
-from pipeline_assets.model_lifecycle.feature_store.online.store import Kept
+from pipeline_assets.model_lifecycle.feature_store.online.source import Asked, Row, Source, Wanted
 from pipeline_assets.processing.features.catalogue import view_columns
 from pipeline_assets.processing.features.columns import DECISION_AT, Bools, Ints, instants
 from pipeline_assets.processing.features.request import request_features
 from pipeline_assets.processing.features.timeline import NEVER
 from pipeline_assets.spec.features import Entity, FeatureView, RequestFeature
 
-if TYPE_CHECKING:
-    import psycopg
-
 # Of each view: so many values of some hundred bytes.
 MOST_REMEMBERED = 20_000
 Status = Literal["fresh", "stale", "default", "unknown"]
-# In one statement with the states, so that the position is the one of exactly these states.
-ASKED = """
-    select {number}::integer, q.slot, q.place, case when held.xmin = q.version then null else held.value end,
-        case when held.xmin = q.version or q.first >= held.since and q.last < held.until then null else held.state end, held.xmin::text,
-        null::bigint, null::bigint, null::boolean, null::jsonb
-    from unnest(%s::smallint[], %s::integer[], %s::text[], %s::bigint[], %s::bigint[], %s::xid[])
-        as q (slot, place, key, first, last, version)
-    join {state} as held on held.view = q.slot and held.key = q.key
-    union all
-    select {number}, null, null, null, null, null, watermark, snapshot_id, is_between,
-        (select jsonb_object_agg(partition, next_offset) from online.offsets where feed = {id})
-    from online.feeds where id = {id}
-"""
-
-
-class _Row(NamedTuple):
-    """What the query gives for one key of one view.
-
-    version: the transaction that wrote its state. value: None where that version was named, whose values are remembered. state: None there,
-    and where the finished values hold at all times that are asked for.
-    """
-
-    place: int
-    value: bytes | None
-    state: bytes | None
-    version: str
 
 
 class _Remembered(NamedTuple):
@@ -104,26 +73,17 @@ class Served:
 
 
 class Reader:
-    """Reads the views of some feeds from a connection in autocommit, as they are live when it is made, and features of the request."""
+    """Reads views from a store, and features of the request."""
 
-    def __init__(
-        self, connection: "psycopg.Connection", feeds: Sequence[Feed], views: Sequence[FeatureView], request: Sequence[RequestFeature] = ()
-    ) -> None:
-        self.connection, self.views, self.request = connection, tuple(views), tuple(request)
-        kept = {feed: store.live(connection, feed) for feed in dict.fromkeys(feed_of(tuple(feeds), view) for view in views)}
-        self._kept: tuple[Kept, ...] = tuple(kept.values())
-        self._read = [_view(number, one, view) for view in views for number, one in enumerate(self._kept) if view in one.feed.views]
+    def __init__(self, source: Source, views: Sequence[FeatureView], request: Sequence[RequestFeature] = ()) -> None:
+        self.source, self.views, self.request = source, tuple(views), tuple(request)
+        self._read = [_view(source.feeds.index(feed), feed, view) for view, feed in ((view, feed_of(source.feeds, view)) for view in views)]
         self._outputs = tuple(output for one in self._read for output in one.layout.outputs)
-        parts = [
-            sql.SQL(ASKED).format(number=sql.Literal(number), id=sql.Literal(one.id), state=one.state)
-            for number, one in enumerate(self._kept)
-        ]
-        self._query = sql.SQL(" union all ").join(parts).as_bytes(connection)
 
-    def on(self, connection: "psycopg.Connection") -> "Reader":
-        """The same on another connection in autocommit."""
+    def of(self, source: Source) -> "Reader":
+        """The same from another source of the same states."""
         other = copy(self)
-        other.connection = connection
+        other.source = source
         return other
 
     def read(self, requests: pa.Table) -> Served:
@@ -134,7 +94,7 @@ class Reader:
         at = instants(requests, "requests", DECISION_AT)
         asked = {entity: _asked(entity, requests, at) for entity in dict.fromkeys(one.view.entity for one in self._read)}
         remembered = {one.view.name: _known(one, asked[one.view.entity]) for one in self._read}
-        found, positions = self._found(asked, remembered)
+        found, positions = self.source.ask([self._wanted(number, asked, remembered) for number in range(len(self.source.feeds))])
         answers, first, times = no_answers(self._outputs, len(at)), 0, at.tolist()
         statuses: dict[str, list[Status]] = {}
         for one in self._read:
@@ -150,19 +110,11 @@ class Reader:
         seen = {position.feed: position for position in positions}
         return Served(features=features, statuses=statuses, known_to=known_to, positions=seen)
 
-    def _found(
-        self, asked: "Mapping[Entity, _Asked]", remembered: "Mapping[str, list[_Remembered | None]]"
-    ) -> tuple[dict[tuple[int, int], list[_Row]], list[Position]]:
-        """The rows of the query by feed and slot, and the position of each feed."""
-        parameters = [array for number in range(len(self._kept)) for array in _parameters(self._read, number, asked, remembered)]
-        found: dict[tuple[int, int], list[_Row]] = {}
-        stored: dict[int, tuple[int | None, int | None, bool, Mapping[str, int] | None]] = {}
-        for row in self.connection.execute(self._query, parameters, prepare=True, binary=True).fetchall():
-            if row[2] is None:
-                stored[row[0]] = row[6], row[7], row[8], row[9]
-            else:
-                found.setdefault((row[0], row[1]), []).append(_Row(row[2], row[3], row[4], row[5]))
-        return found, [position_of(one.feed, stored[number]) for number, one in enumerate(self._kept)]
+    def _wanted(self, number: int, asked: Mapping[Entity, Asked], remembered: Mapping[str, list[_Remembered | None]]) -> list[Wanted]:
+        """What is asked for of one feed."""
+        views = [one for one in self._read if one.number == number]
+        versions = ([None if known is None else known.version for known in remembered[one.view.name]] for one in views)
+        return [Wanted(slot=one.slot, asked=asked[one.view.entity], versions=each) for one, each in zip(views, versions, strict=True)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,18 +136,8 @@ class _View:
         return self.layout.view
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Asked:
-    """The keys of an entity that some questions ask for, each once, with the first and the last time; of each question its key, or -1."""
-
-    keys: list[str]
-    key: Ints
-    first: list[int]
-    last: list[int]
-
-
-def _view(number: int, kept: Kept, view: FeatureView) -> _View:
-    slot, layout = next((slot, layout) for slot, layout in enumerate(kept.feed.layouts) if layout.view == view)
+def _view(number: int, feed: Feed, view: FeatureView) -> _View:
+    slot, layout = next((slot, layout) for slot, layout in enumerate(feed.layouts) if layout.view == view)
     nothing = no_answers(layout.outputs, 1)
     for row, column in enumerate(view_columns(view)):
         if column.empty is not None:
@@ -203,7 +145,7 @@ def _view(number: int, kept: Kept, view: FeatureView) -> _View:
     return _View(number=number, slot=slot, layout=layout, nothing=nothing)
 
 
-def _asked(entity: Entity, requests: pa.Table, at: Ints) -> _Asked:
+def _asked(entity: Entity, requests: pa.Table, at: Ints) -> Asked:
     numbers: dict[str, int] = {}
     texts = entity_texts(entity, requests, "requests")
     # No text of Postgres has a NUL, so nothing is known of such a key.
@@ -212,27 +154,10 @@ def _asked(entity: Entity, requests: pa.Table, at: Ints) -> _Asked:
     is_asked = key >= 0
     np.minimum.at(first, key[is_asked], at[is_asked])
     np.maximum.at(last, key[is_asked], at[is_asked])
-    return _Asked(keys=list(numbers), key=key, first=first.tolist(), last=last.tolist())
+    return Asked(keys=list(numbers), key=key, first=first.tolist(), last=last.tolist())
 
 
-def _parameters(
-    views: Sequence[_View], number: int, asked: Mapping[Entity, _Asked], remembered: Mapping[str, list[_Remembered | None]]
-) -> list[str]:
-    """The arrays that are asked for of one feed: slot, place of the key, key, first and last time, version."""
-    each = [(one.slot, asked[one.view.entity]) for one in views if one.number == number]
-    # No transaction has the number 0.
-    versions = ["0" if known is None else known.version for view in views if view.number == number for known in remembered[view.view.name]]
-    return [
-        _array(slot for slot, own in each for _ in own.keys),
-        _array(place for _, own in each for place in range(len(own.keys))),
-        "{" + ",".join([_quoted(key) for _, own in each for key in own.keys]) + "}",
-        _array(time for _, own in each for time in own.first),
-        _array(time for _, own in each for time in own.last),
-        "{" + ",".join(versions) + "}",
-    ]
-
-
-def _known(view: _View, asked: _Asked) -> list[_Remembered | None]:
+def _known(view: _View, asked: Asked) -> list[_Remembered | None]:
     """For each key what is remembered of it, where that holds at all times that are asked for."""
     known = map(view.remembered.get, asked.keys)
     return [
@@ -241,17 +166,7 @@ def _known(view: _View, asked: _Asked) -> list[_Remembered | None]:
     ]
 
 
-def _array(numbers: Iterable[int]) -> str:
-    """An array as Postgres writes it; psycopg takes several times as long for one."""
-    return "{" + ",".join(map(str, numbers)) + "}"
-
-
-def _quoted(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
-
-
-def _answer(answers: Answers, first: int, view: _View, asked: _Asked, rows: Sequence[_Row], at: Ints) -> Bools:
+def _answer(answers: Answers, first: int, view: _View, asked: Asked, rows: Sequence[Row], at: Ints) -> Bools:
     """Puts what a view says into the answers, its features from the row `first` on; which questions are of a known entity."""
     answers.put(first, slice(None), view.nothing)
     # Of each key the place of its value; the last is that of no key.
@@ -271,12 +186,12 @@ def _answer(answers: Answers, first: int, view: _View, asked: _Asked, rows: Sequ
     return is_known
 
 
-def _with_values(rows: Sequence[_Row], remembered: Sequence[_Remembered | None]) -> list[_Row]:
+def _with_values(rows: Sequence[Row], remembered: Sequence[_Remembered | None]) -> list[Row]:
     """The rows with the values that are remembered of them."""
     return [row if row.value is not None or (own := remembered[row.place]) is None else row._replace(value=own.value) for row in rows]
 
 
-def _open(view: _View, asked: _Asked, rows: Sequence[_Row], at: Ints, value: Ints, values: list[bytes]) -> None:
+def _open(view: _View, asked: Asked, rows: Sequence[Row], at: Ints, value: Ints, values: list[bytes]) -> None:
     """Adds the values that states make, each once for a time, has them remembered, and names their places in `value`."""
     states_of = np.full(len(asked.keys) + 1, -1)
     states_of[[row.place for row in rows]] = np.arange(len(rows))

@@ -10,8 +10,9 @@ import pyarrow as pa
 from pipeline_assets.core.connections import arrow_online
 from pipeline_assets.core.settings import OnlineSettings
 from pipeline_assets.ingestion.sources.arrow_types import ARROW_TYPES
+from pipeline_assets.model_lifecycle.feature_store.online.copies import Copies, open_copies
 from pipeline_assets.model_lifecycle.feature_store.online.rows import ROW_KEY
-from pipeline_assets.model_lifecycle.feature_store.online.store import Kept, column_type
+from pipeline_assets.model_lifecycle.feature_store.online.store import POSITION, Kept, column_type
 from pipeline_assets.processing.cleaning.dbt import SESSION
 from pipeline_assets.processing.cleaning.derivations import quoted, statements
 
@@ -26,8 +27,9 @@ KIND_TYPES: dict[str, pa.DataType] = {str(kind): shown for kind, shown in ARROW_
 class Session:
     """A connection that keeps one version of a feed; its temporary tables and views are made once, and emptied by each commit."""
 
-    def __init__(self, connection: "Connection", kept: Kept) -> None:
-        self.connection, self.kept = connection, kept
+    def __init__(self, connection: "Connection", kept: Kept, copies: Copies | None = None) -> None:
+        self.connection, self.kept, self.copies = connection, kept, copies
+        self._changes, self._written = 0, list[tuple[int, pa.Table]]()
         self.rows, self.state, self.raw = (one.as_string() for one in (kept.rows, kept.state, kept.raw))
         self._columns = ", ".join(quoted(name) for name in (*kept.feed.columns, ROW_KEY))
         with connection.cursor() as cursor:
@@ -42,11 +44,20 @@ class Session:
             with self.connection.cursor() as cursor:
                 cursor.execute(f"select pg_advisory_xact_lock(hashtext('online'), {self.kept.id})")
                 cursor.fetchall()
+                self._changes, self._written = 0, []
                 yield cursor
+                if self._changes and self.kept.is_live:
+                    self._copy(cursor)
             self.connection.commit()
         except BaseException:
             self.connection.rollback()
             raise
+
+    def ensure_copy(self) -> None:
+        """Makes the copy of the states anew where it is missing, or not at the change that they are at."""
+        if self.copies is not None:
+            with self.transaction() as cursor:
+                self._copy(cursor)
 
     def derive(self, cursor: "Cursor", batch: pa.Table) -> None:
         """Puts rows of the contract among the raw ones, and what the rows of their keys were and have become into `before` and `after`."""
@@ -105,6 +116,7 @@ class Session:
     def write_states(self, cursor: "Cursor", slot: int, written: pa.Table) -> None:
         """Puts states of a view in the place of what their keys had; `written` has view, key, state, value, since and until."""
         self.fill(cursor, WRITTEN, written)
+        self._written.append((slot, written))
         cursor.execute(
             f"insert into {self.state} select view, key, state, value, since, until from {WRITTEN} where view = {slot}"
             " on conflict (view, key) do update set state = excluded.state, value = excluded.value, since = excluded.since,"
@@ -121,13 +133,15 @@ class Session:
 
     def begin_commit(self, cursor: "Cursor") -> None:
         """Marks the states as being between two snapshots of their table, until `note` is given one."""
-        cursor.execute(f"update online.feeds set is_between = true where id = {self.kept.id}")
+        self._changes += 1
+        cursor.execute(f"update online.feeds set is_between = true, change = change + 1 where id = {self.kept.id}")
 
     def note(self, cursor: "Cursor", *, watermark: int, offsets: Mapping[int, int] | None = None, snapshot_id: int | None = None) -> None:
         """Writes down how far the feed has been followed."""
         feed = self.kept.feed
         snapshot = "" if snapshot_id is None else f", snapshot_id = {snapshot_id}, is_between = false"
-        cursor.execute(f"update online.feeds set watermark = {watermark}{snapshot} where id = {self.kept.id}")
+        self._changes += 1
+        cursor.execute(f"update online.feeds set change = change + 1, watermark = {watermark}{snapshot} where id = {self.kept.id}")
         for partition, offset in (offsets or {}).items():
             topic = "" if feed.stream is None else feed.stream.topic
             cursor.execute(
@@ -135,6 +149,25 @@ class Session:
                 " do update set next_offset = greatest(offsets.next_offset, excluded.next_offset)",
                 (self.kept.id, topic, partition, offset),
             )
+
+    def _copy(self, cursor: "Cursor") -> None:
+        """Copies what this transaction has changed, or all where the copy is not at what was before; if it fails, nothing is committed."""
+        if self.copies is None:
+            return
+        stored = self.fetch(cursor, f"select change, {POSITION}::text from online.feeds where id = {self.kept.id}").to_pylist()[0]
+        number, position = stored.values()
+        before, now = (f"{self.kept.id}.{change}" for change in (number - self._changes, number))
+        feed = self.kept.feed
+        is_there = (
+            self.copies.change_of(feed) == now if not self._changes else self.copies.write(feed, (before, now), position, self._written)
+        )
+        if not is_there:
+            self.copies.replace(feed, now, position, self._all_states(cursor))
+
+    def _all_states(self, cursor: "Cursor") -> Iterator[tuple[int, pa.Table]]:
+        for slot in range(len(self.kept.feed.layouts)):
+            cursor.execute(f"select key, state, value, since, until from {self.state} where view = {slot}")
+            yield from ((slot, pa.Table.from_batches([batch])) for batch in cursor.fetch_record_batch())
 
     def watermark(self, cursor: "Cursor") -> int | None:
         """The newest time that something of the feed was known at (µs), as it stands now; None where nothing came."""
@@ -202,6 +235,6 @@ class Session:
 
 @contextmanager
 def open_session(settings: OnlineSettings, kept: Kept) -> Iterator[Session]:
-    """A session that keeps a version of a feed."""
-    with arrow_online(settings) as connection:
-        yield Session(connection, kept)
+    """A session that keeps a version of a feed, and its copy where the settings have a server for it."""
+    with arrow_online(settings) as connection, open_copies(settings) as copies:
+        yield Session(connection, kept, copies)

@@ -32,9 +32,11 @@ CONTROL = """
         watermark bigint,
         snapshot_id bigint,
         is_between boolean not null default false,
+        change bigint not null default 0,
         unique (name, hash)
     );
     alter table online.feeds add column if not exists is_between boolean not null default false;
+    alter table online.feeds add column if not exists change bigint not null default 0;
     create table if not exists online.offsets (
         feed integer not null references online.feeds on delete cascade,
         topic text not null,
@@ -43,6 +45,9 @@ CONTROL = """
         primary key (feed, topic, partition)
     );
 """
+# How far a feed has followed its source, as `position_of` takes it.
+POSITION = """jsonb_build_array(watermark, snapshot_id, is_between,
+    (select jsonb_object_agg(partition, next_offset) from online.offsets where feed = feeds.id))"""
 TYPES: dict[str, str] = {str(kind): shown for kind, shown in SQL_TYPES.items()} | {"date": "date"}
 FIND = "select id, status, watermark, snapshot_id from online.feeds where name = %s and hash = %s"
 

@@ -18,6 +18,7 @@ from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed
 from pipeline_assets.model_lifecycle.feature_store.online.keep import keep_records
 from pipeline_assets.model_lifecycle.feature_store.online.read import Reader
 from pipeline_assets.model_lifecycle.feature_store.online.session import open_session
+from pipeline_assets.model_lifecycle.feature_store.online.stored import Stored
 from pipeline_assets.processing.features.view import view_features
 from pipeline_assets.processing.lake import tables
 from pipeline_assets_tests.online_departures import INSTANT, START, departures, feed, questions, rows_kept, states_kept, table_of
@@ -51,7 +52,7 @@ def served(settings: Settings, kept: store.Kept, at: datetime) -> Mapping[str, l
     """What is served, after it was held against the offline kernel over the rows that are kept."""
     asked = questions(at)
     with psycopg.connect(settings.online_dsn.get_secret_value(), autocommit=True) as connection:
-        found, whole = Reader(connection, [kept.feed], kept.feed.views).read(asked).features, rows_kept(connection, kept)
+        found, whole = Reader(Stored(connection, [kept.feed]), kept.feed.views).read(asked).features, rows_kept(connection, kept)
     for view in kept.feed.views:
         expected = view_features(view, asked, whole)
         assert found.select(expected.column_names).to_pydict() == expected.to_pydict()

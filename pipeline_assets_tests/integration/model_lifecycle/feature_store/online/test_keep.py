@@ -1,4 +1,4 @@
-"""The online store in Postgres: rows that come in any order and any parts give the features of the offline kernel, bit for bit."""
+"""The online store, in Postgres and copied: rows that come in any order and any parts give the offline features, bit for bit."""
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
@@ -14,6 +14,7 @@ from pipeline_assets.core.online_errors import BehindState, NotOnline
 from pipeline_assets.core.settings import OnlineSettings, Settings
 from pipeline_assets.model_lifecycle.feature_store.online import read, store
 from pipeline_assets.model_lifecycle.feature_store.online.codec import unpacked
+from pipeline_assets.model_lifecycle.feature_store.online.copies import open_source
 from pipeline_assets.model_lifecycle.feature_store.online.keep import KEPT_APART, forget_old, keep_records
 from pipeline_assets.model_lifecycle.feature_store.online.layout import Layout
 from pipeline_assets.model_lifecycle.feature_store.online.read import Reader, Served
@@ -23,20 +24,26 @@ from pipeline_assets.processing.features.view import view_features
 from pipeline_assets_tests.online_departures import departures, feed, questions, rows_kept, states_kept, table_of
 
 
-@pytest.fixture
-def database(stores: Settings, fresh_database: Callable[..., SecretStr]) -> OnlineSettings:
-    """An empty online store."""
-    return OnlineSettings.model_construct(home=stores.home, online_dsn=fresh_database(stores.online_dsn))
+@pytest.fixture(params=["postgres", "valkey"])
+def database(request: pytest.FixtureRequest, stores: Settings, fresh_database: Callable[..., SecretStr]) -> OnlineSettings:
+    """An empty online store, which is read itself or by its copy."""
+    server = request.getfixturevalue("valkey") if request.param == "valkey" else None
+    return OnlineSettings.model_construct(home=stores.home, online_dsn=fresh_database(stores.online_dsn), online_valkey=server)
 
 
 @pytest.fixture
 def session(database: OnlineSettings) -> Iterator[Session]:
     """A session that keeps departures, which nothing is known of yet."""
     with online(database) as connection:
-        kept = store.begin(connection, feed("departures_history"))
-        store.go_live(connection, kept)
+        store.go_live(connection, store.begin(connection, feed("departures_history")))
+        kept = store.live(connection, feed("departures_history"))
     with open_session(database, kept) as opened:
         yield opened
+
+
+def connected(database: OnlineSettings) -> psycopg.Connection:
+    """A connection to the online store, each statement its own transaction."""
+    return psycopg.connect(database.online_dsn.get_secret_value(), autocommit=True)
 
 
 @pytest.mark.parametrize("most", [1, 7, 200])
@@ -44,8 +51,8 @@ def test_served_values_equal_the_offline_ones_whatever_comes_together(session: S
     """Departures with corrections, moves and repeats, one by one or many at once: at each stop every feature of each view is equal."""
     random = np.random.default_rng(most)
     rows, kept = departures(random, 60 if most == 1 else 250), session.kept
-    with psycopg.connect(database.online_dsn.get_secret_value(), autocommit=True) as connection:
-        reader = Reader(connection, [kept.feed], kept.feed.views)
+    with connected(database) as connection, open_source(database, [session.kept.feed]) as source:
+        reader = Reader(source, session.kept.feed.views)
         place = 0
         while place < len(rows):
             size = int(random.integers(1, most + 1))
@@ -67,7 +74,7 @@ def test_a_record_that_comes_again_changes_nothing(session: Session, database: O
     """The same records taken twice leave the same states, to the byte."""
     rows = table_of(departures(np.random.default_rng(3), 80))
     keep_records(session, rows, {0: rows.num_rows})
-    with psycopg.connect(database.online_dsn.get_secret_value(), autocommit=True) as connection:
+    with connected(database) as connection:
         before = states_kept(connection, session.kept)
         change = keep_records(session, rows.slice(10, 40), {0: rows.num_rows})
         after = states_kept(connection, session.kept)
@@ -82,8 +89,8 @@ def test_a_question_too_far_behind_is_refused(session: Session, database: Online
     rows = departures(np.random.default_rng(5), 120)
     keep_records(session, table_of(rows), {0: len(rows)})
     newest = rows[-1]["recorded_at"]
-    with psycopg.connect(database.online_dsn.get_secret_value(), autocommit=True) as connection:
-        reader = Reader(connection, [session.kept.feed], session.kept.feed.views)
+    with connected(database), open_source(database, [session.kept.feed]) as source:
+        reader = Reader(source, session.kept.feed.views)
         reader.read(questions(newest - timedelta(microseconds=KEPT_APART - 1)))
         with pytest.raises(BehindState, match=r"as of 2013-05-0.T.*; the online store knows it from 2013-05-0") as refused:
             reader.read(questions(newest - timedelta(days=2)))
@@ -98,8 +105,8 @@ def test_old_rows_go_and_values_stay(session: Session, database: OnlineSettings)
         row |= {"flight_id": f"new-{row['flight_id']}", "event_at": row["event_at"] + timedelta(days=60)}
         row |= {"recorded_at": row["recorded_at"] + timedelta(days=60)}
     keep_records(session, table_of([*old, *new]), {0: len(old) + len(new)})
-    with psycopg.connect(database.online_dsn.get_secret_value(), autocommit=True) as connection:
-        reader = Reader(connection, [session.kept.feed], session.kept.feed.views)
+    with connected(database) as connection, open_source(database, [session.kept.feed]) as source:
+        reader = Reader(source, session.kept.feed.views)
         asked = questions(new[-1]["recorded_at"])
         before, held = reader.read(asked).features, rows_kept(connection, session.kept).num_rows
         forget_old(session)
@@ -131,8 +138,8 @@ def test_statuses_say_what_a_value_is_worth(session: Session, database: OnlineSe
     rows = departures(np.random.default_rng(8), 40)
     keep_records(session, table_of(rows), {0: len(rows)})
     view = session.kept.feed.views[0]
-    with psycopg.connect(database.online_dsn.get_secret_value(), autocommit=True) as connection:
-        reader = Reader(connection, [session.kept.feed], session.kept.feed.views)
+    with connected(database), open_source(database, [session.kept.feed]) as source:
+        reader = Reader(source, session.kept.feed.views)
         now, later = (reader.read(questions(rows[-1]["recorded_at"] + after)) for after in (timedelta(0), timedelta(days=9)))
 
     assert view.name == "origin_departures"
@@ -153,8 +160,8 @@ def test_a_state_is_opened_once_while_nothing_changes(session: Session, database
         return unpacked(layout, blobs)
 
     monkeypatch.setattr(read, "unpacked", counted)
-    with psycopg.connect(database.online_dsn.get_secret_value(), autocommit=True) as connection:
-        reader, found = Reader(connection, [session.kept.feed], session.kept.feed.views), list[int]()
+    with connected(database) as connection, open_source(database, [session.kept.feed]) as source:
+        reader, found = Reader(source, session.kept.feed.views), list[int]()
         for at in (later, later, later + timedelta(microseconds=1), later + timedelta(hours=1)):
             served, whole = reader.read(questions(at)), rows_kept(connection, session.kept)
             found.append(sum(opened))
@@ -187,8 +194,8 @@ def test_keys_of_any_text_stay_apart(session: Session, database: OnlineSettings)
     asked = questions(template["recorded_at"]).slice(0, 1).to_pylist()[0]
     asked_routes = [{**asked, "origin": origin, "dest": dest} for origin, dest in [*routes, ("a\0", "c")]]
     ours = pa.Table.from_pylist(asked_routes, schema=questions(asked["decision_at"]).schema)
-    with psycopg.connect(database.online_dsn.get_secret_value(), autocommit=True) as connection:
-        reader = Reader(connection, [session.kept.feed], session.kept.feed.views)
+    with connected(database), open_source(database, [session.kept.feed]) as source:
+        reader = Reader(source, session.kept.feed.views)
         served, nothing = reader.read(ours), reader.read(ours.slice(0, 0))
 
     delays = [None if row["is_cancelled"] else float(row["delay_minutes"]) for row in rows]

@@ -25,6 +25,7 @@ from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed
 from pipeline_assets.model_lifecycle.feature_store.online.keep import keep_records
 from pipeline_assets.model_lifecycle.feature_store.online.read import Reader
 from pipeline_assets.model_lifecycle.feature_store.online.session import open_session
+from pipeline_assets.model_lifecycle.feature_store.online.stored import Stored
 from pipeline_assets.model_lifecycle.feature_store.online.worker import Worker
 from pipeline_assets_tests.online_departures import departures, feed, questions, rows_kept, table_of
 from pipeline_assets_tests.online_worker import departures_of
@@ -90,7 +91,9 @@ def taken(settings: Settings, declared: Feed) -> int:
 def served(settings: Settings, kept: store.Kept, at: datetime) -> Mapping[str, list[object]]:
     """What is served at a time."""
     with psycopg.connect(settings.online_dsn.get_secret_value(), autocommit=True) as connection:
-        found: Mapping[str, list[object]] = Reader(connection, [kept.feed], kept.feed.views).read(questions(at)).features.to_pydict()
+        found: Mapping[str, list[object]] = (
+            Reader(Stored(connection, [kept.feed]), kept.feed.views).read(questions(at)).features.to_pydict()
+        )
     return found
 
 
