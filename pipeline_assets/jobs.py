@@ -9,6 +9,8 @@ from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import key
 from pipeline_assets.ingestion.streaming.assets import audit_checks, health_checks
 from pipeline_assets.ingestion.streaming.streams import followed, record_streams
+from pipeline_assets.model_lifecycle.feature_store.assets import health_checks as online_checks
+from pipeline_assets.model_lifecycle.feature_store.assets import online_homes
 from pipeline_assets.spec.models import Model
 from pipeline_assets.spec.use_case import UseCase
 
@@ -22,10 +24,11 @@ SERVING = (names.predictions, names.drift, names.performance)
 def defs(project: Project) -> dg.Definitions:
     """All jobs of the code location."""
     # Checks that read everything there is, or that only a sensor can judge, are not part of a run that materializes something.
-    apart = dg.AssetSelection.checks(*audit_checks(project), *health_checks(project))
+    apart = dg.AssetSelection.checks(*audit_checks(project), *health_checks(project), *online_checks(project))
     selections = {
         **_of_streams(project, apart),
         **{names.build_features(use_case.name): _features(use_case) - apart for use_case in project.use_cases},
+        **{names.build_online(use_case.name): _online(use_case) - apart for use_case in online_homes(project)},
         **{names.train(model.name): _made(model, TRAINING) for model in project.models},
         **{names.score_and_monitor(model.name): _made(model, SERVING) for model in project.models},
     }
@@ -56,7 +59,14 @@ def _features(use_case: UseCase) -> dg.AssetSelection:
     labels = [key(names.cleaned(model.label.table)) for model in use_case.models]
     own = dg.AssetSelection.tag(names.USE_CASE_TAG, use_case.name)
     needed = dg.AssetSelection.assets(*made, *labels).upstream() | own
-    return (needed & dg.AssetSelection.groups(*DAILY_ROOMS)) - dg.AssetSelection.key_prefixes([names.CONNECTORS], [names.MAINTENANCE])
+    return (needed & dg.AssetSelection.groups(*DAILY_ROOMS)) - dg.AssetSelection.key_prefixes(
+        [names.CONNECTORS], [names.MAINTENANCE], [names.ONLINE]
+    )
+
+
+def _online(use_case: UseCase) -> dg.AssetSelection:
+    """The views of a use case that are kept online; they are built apart from the days, in a job that has none."""
+    return dg.AssetSelection.key_prefixes([names.ONLINE]) & dg.AssetSelection.tag(names.USE_CASE_TAG, use_case.name)
 
 
 def _made(model: Model, assets: Sequence[Callable[[str], names.AssetName]]) -> dg.AssetSelection:

@@ -1,6 +1,6 @@
 """Departures of three days with corrections, and an online store that keeps them, for the tests of the online store."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -8,14 +8,18 @@ import psycopg
 import pyarrow as pa
 from psycopg import sql
 
+from pipeline_assets.core import names
 from pipeline_assets.core.declarations import load_project
+from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.sources.contracts import arrow_schema
 from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed, feeds_of
 from pipeline_assets.model_lifecycle.feature_store.online.store import Kept
 from pipeline_assets.processing.cleaning.dbt import project_folder
 from pipeline_assets.processing.cleaning.manifest import read_manifest
+from pipeline_assets.processing.lake import tables
 
 PROJECT = load_project()
+FIRST, LAST = date(2013, 4, 30), date(2013, 5, 6)
 START = datetime(2013, 5, 1, tzinfo=UTC)
 INSTANT = pa.timestamp("us", tz="UTC")
 ORIGINS, CARRIERS, TAILS = ("EWR", "JFK", "LGA"), ("AA", "UA", "9E"), ("N1", "N2", "N3", None)
@@ -90,3 +94,9 @@ def states_kept(connection: psycopg.Connection, kept: Kept) -> list[tuple[Any, .
     return connection.execute(
         sql.SQL("select view, key, state, value, since, until from {} order by view, key").format(kept.state)
     ).fetchall()
+
+
+def put_history(settings: Settings, rows: pa.Table) -> None:
+    """Has the lake's table of departures hold these rows."""
+    versions = rows.append_column("_deleted_at", pa.nulls(rows.num_rows, INSTANT))
+    tables.replace_days(settings, names.lake("flight_departures"), versions, "event_at", FIRST, LAST)

@@ -1,12 +1,14 @@
-"""A stream worker as a process of its own, which a test can kill: `python -m pipeline_assets_tests.online_worker <topic> <partitions>`."""
+"""A stream worker as a process of its own, which a test can end: `python -m pipeline_assets_tests.online_worker <topic> [<port>]`."""
 
+import signal
 import sys
-from contextlib import ExitStack
 from dataclasses import replace
+from threading import Event
 
 from pipeline_assets.core.settings import load_settings
+from pipeline_assets.model_lifecycle.feature_store.online.commands import say
 from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed
-from pipeline_assets.model_lifecycle.feature_store.online.worker import Worker
+from pipeline_assets.model_lifecycle.feature_store.online.keeper import keep_online
 from pipeline_assets_tests.online_departures import feed
 
 
@@ -17,15 +19,13 @@ def departures_of(topic: str) -> Feed:
     return replace(declared, stream=replace(declared.stream, topic=topic))
 
 
-def main() -> None:
-    """Takes what comes, until it is killed."""
-    declared = departures_of(sys.argv[1])
+def main(topic: str, metrics_port: int | None = None) -> bool:
+    """Takes what comes, until it is ended."""
+    declared, stopped = departures_of(topic), Event()
     assert declared.stream is not None
-    with ExitStack() as stack:
-        worker = Worker(load_settings(), [declared], [declared.stream], stack)
-        while True:
-            worker.step()
+    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+    return keep_online(load_settings(), [declared, feed("weather_observations_history")], [declared.stream], stopped, say, metrics_port)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(0 if main(sys.argv[1], *map(int, sys.argv[2:])) else 1)

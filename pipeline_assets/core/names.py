@@ -38,6 +38,7 @@ RECONCILED = "reconciled_with_source"
 RECORDS_LANDED = "records_landed"
 TABLES_CHANGED = "tables_changed"
 STREAM_HEALTH = "stream_health"
+ONLINE_HEALTH = "online_health"
 
 # The schedule of the audit of all sources.
 AUDIT_DAILY = "audit_daily"
@@ -62,6 +63,7 @@ MAINTENANCE = "maintenance"
 TYPED = "typed"
 CONNECTORS = "connectors"
 CATALOG = "lake"
+ONLINE = "online"
 
 # How the name of a cleaned table ends that has all versions of its rows.
 HISTORY = "_history"
@@ -184,6 +186,11 @@ def registers(use_case: str) -> str:
     return f"registers_{use_case}"
 
 
+def build_online(use_case: str) -> str:
+    """The job that builds the views of a use case that are not online as they are declared."""
+    return f"build_online_{use_case}"
+
+
 def train(model: str) -> str:
     """The job that trains a model, judges the candidate and packages what is live then."""
     return f"train_{model}"
@@ -242,6 +249,11 @@ def cleaned(table: str) -> AssetName:
 def features(view: str) -> AssetName:
     """The lake table of a feature view."""
     return (FEATURES, view)
+
+
+def online_views(table: str, kind: str) -> AssetName:
+    """The views of a cleaned table that are kept online in one way: by its topic ("stream"), or by its commits ("table")."""
+    return (ONLINE, f"{table}_{kind}")
 
 
 def vectors(model: str) -> AssetName:

@@ -210,6 +210,12 @@ class CodeSettings(EnvironmentSettings):
         return folder.resolve()
 
 
+class WorkerSettings(EnvironmentSettings):
+    """The settings of a stream worker itself: the port on loopback where Prometheus finds its metrics, None for none."""
+
+    online_metrics_port: Port | None = None
+
+
 class StackSettings(EnvironmentSettings):
     """The settings of the local stack itself: ports by service, where jars come from, and which services exist elsewhere.
 
@@ -248,6 +254,11 @@ def read_code_settings() -> CodeSettings:
         shown = MalformedSetting(f"{PREFIX}DBT_PROJECT", "is no dbt project", expected, str(code.dbt_project))
         raise SettingsMalformed([shown])
     return code
+
+
+def read_worker_settings() -> WorkerSettings:
+    """The settings of a stream worker; raises SettingsMalformed."""
+    return _read(WorkerSettings)
 
 
 def read_stack_settings() -> StackSettings:

@@ -5,7 +5,6 @@ a file `.env` where it starts, and a second stack of the same project must not g
 """
 
 import json
-import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -28,15 +27,15 @@ from pipeline_assets.local_stack.plan import (
     Service,
     has,
     private_folder,
+    product_settings,
+    program,
     setting,
     write_private,
 )
 from pipeline_assets.local_stack.ports import is_listening
 
-URL, DBT_PROJECT, HOME = setting("dagster_url"), setting("dbt_project"), setting("home")
+URL = setting("dagster_url")
 BEGIN, END = "# >>> written by `pipeline up`, removed by `pipeline down --purge`", "# <<< written by `pipeline up`"
-# Settings that concern no process of Dagster.
-OF_THE_STACK = tuple(setting(name) for name in ("ports__", "maven_url", "run_wait_seconds"))
 LOADED_SECONDS, POLL_SECONDS = 90.0, 0.2
 LOCATIONS = """{
   workspaceOrError { ... on Workspace { locationEntries { updatedTimestamp locationOrLoadError { ... on PythonError { className } } } } }
@@ -119,23 +118,13 @@ def folder(plan: Plan) -> Path:
     return plan.home / "dagster"
 
 
-def program(name: str) -> str:
-    """A command of this Python environment, by path."""
-    return str(Path(sys.executable).with_name(name))
-
-
 def environment(plan: Plan) -> dict[str, str]:
     """What `dagster.yaml` reads, and the settings of the product; not those of the stack, which need no restart."""
-    settings = {name: value for name, value in plan.settings.items() if not name.startswith(OF_THE_STACK)}
-    # Dagster's programs run in another folder than the one that a relative path was written for.
-    absolute = {DBT_PROJECT: str(Path(settings[DBT_PROJECT]).resolve())} if DBT_PROJECT in settings else {}
     return {
-        **settings,
-        **absolute,
+        **product_settings(plan),
         # dagster-postgres expects psycopg2, which SQLAlchemy no longer takes by itself from 2.1 on; it may go once dagster-postgres does.
         "DAGSTER_POSTGRES_URL": sqlalchemy_url(DAGSTER_DSN, plan.settings[DAGSTER_DSN], "psycopg2"),
         "DAGSTER_HOME": str(plan.root),
-        HOME: str(plan.home),
         "PIPELINE_DAGSTER_FOLDER": str(folder(plan)),
         "AWS_ACCESS_KEY_ID": plan.settings["PIPELINE_S3_ACCESS_KEY"],
         "AWS_SECRET_ACCESS_KEY": plan.settings["PIPELINE_S3_SECRET_KEY"],

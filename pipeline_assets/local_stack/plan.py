@@ -3,6 +3,7 @@
 import json
 import os
 import secrets
+import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,10 +13,21 @@ from pipeline_assets.core.settings import PREFIX, SHIPPED
 
 POSTGRES, S3, KAFKA, CONNECT, MLFLOW = "postgres", "s3", "kafka", "connect", "mlflow"
 CODE, WEBSERVER, DAEMON = "dagster-code", "dagster", "dagster-daemon"
+ONLINE_WORKER = "online-worker"
 # What all programs in Java need first: their jars.
 JARS = "jars"
 HOST = "127.0.0.1"
 SECRET_BYTES = 24
+
+
+def setting(name: str) -> str:
+    """The full name of a setting."""
+    return f"{PREFIX}{name.upper()}"
+
+
+DBT_PROJECT, HOME = setting("dbt_project"), setting("home")
+# Settings that concern no process of the product.
+OF_THE_STACK = tuple(setting(name) for name in ("ports__", "maven_url", "run_wait_seconds"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,14 +114,22 @@ class Description:
     is_page: bool = False
 
 
-def setting(name: str) -> str:
-    """The full name of a setting."""
-    return f"{PREFIX}{name.upper()}"
+def product_settings(plan: Plan) -> dict[str, str]:
+    """The settings of the product for a process of the stack; not those of the stack itself, which need no restart."""
+    settings = {name: value for name, value in plan.settings.items() if not name.startswith(OF_THE_STACK)}
+    # The process runs in another folder than the one that a relative path was written for.
+    absolute = {DBT_PROJECT: str(Path(settings[DBT_PROJECT]).resolve())} if DBT_PROJECT in settings else {}
+    return {**settings, **absolute, HOME: str(plan.home)}
 
 
 def has(*names: str) -> Callable[[Collection[str]], bool]:
     """Whether the environment has all of these settings, as `Description.is_elsewhere` asks."""
     return lambda given: all(name in given for name in names)
+
+
+def program(name: str) -> str:
+    """A command of this Python environment, by path."""
+    return str(Path(sys.executable).with_name(name))
 
 
 def private_folder(path: Path) -> Path:

@@ -139,6 +139,7 @@ LIGHT = (
     "pipeline_assets.processing.features.view",
     "pipeline_assets.model_lifecycle.training.scorer",
     "pipeline_assets.ingestion.streaming.typed.rows",
+    "pipeline_assets.model_lifecycle.feature_store.online.keeper",
 )
 HEAVY = ("dagster", "mlflow", "pandas", "dbt", "evidently", "sklearn", "matplotlib")
 

@@ -1,4 +1,4 @@
-"""The assets of the feature store: the vectors of each model."""
+"""The assets of the feature store: the vectors of each model, and the views that are kept online."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -21,6 +21,8 @@ from pipeline_assets.core.resources import (
     use_case_tags,
 )
 from pipeline_assets.model_lifecycle.feature_store.lineage import vector_lineage
+from pipeline_assets.model_lifecycle.feature_store.online import assets as online
+from pipeline_assets.model_lifecycle.feature_store.online.sensors import online_health
 from pipeline_assets.model_lifecycle.feature_store.references import CurrentUse, columns_taken, current_uses
 from pipeline_assets.processing.cleaning.dbt import project_folder
 from pipeline_assets.processing.cleaning.lineage import DbtLineage, read_lineage
@@ -28,6 +30,7 @@ from pipeline_assets.processing.cleaning.models import read_models
 from pipeline_assets.processing.cleaning.references import References
 from pipeline_assets.processing.features.catalogue import definition_hash, feature_columns
 from pipeline_assets.spec.models import Model, Observations
+from pipeline_assets.spec.use_case import UseCase
 
 if TYPE_CHECKING:
     from pipeline_assets.model_lifecycle.feature_store.offline import Vectors
@@ -45,9 +48,26 @@ Metadata = dict[str, dg.MetadataValue | dg.TableSchema | dg.TableColumnLineage |
 
 
 def defs(project: Project) -> dg.Definitions:
-    """The vectors of each model."""
+    """The vectors of each model, and the views that are kept online, with their check and its sensor; none where no view is."""
     references, lineage = read_models(project).references, read_lineage(project_folder())
-    return dg.Definitions(assets=[_vectors(project, references, lineage, model) for model in project.models])
+    vectors = dg.Definitions(assets=[_vectors(project, references, lineage, model) for model in project.models])
+    feeds = online.declared_feeds(project)
+    if not feeds:
+        return vectors
+    views = [online.online_views(project, feed) for feed in feeds]
+    kept = dg.Definitions(assets=views, asset_checks=[online.is_kept(feeds)], sensors=[online_health(feeds)])
+    return dg.Definitions.merge(vectors, kept)
+
+
+def online_homes(project: Project) -> list[UseCase]:
+    """The use cases that have views online, each once."""
+    homes = {home.name: home for home in (online.home_of(project, feed) for feed in online.declared_feeds(project))}
+    return list(homes.values())
+
+
+def health_checks(project: Project) -> list[dg.AssetCheckKey]:
+    """The checks that a sensor evaluates."""
+    return [check.key for check in online.specs(online.declared_feeds(project))]
 
 
 def _vectors(project: Project, references: References, lineage: DbtLineage, model: Model) -> dg.AssetsDefinition:

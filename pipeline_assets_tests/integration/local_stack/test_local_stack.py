@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +19,7 @@ from pipeline_assets.core.connections import object_store, tracking, warehouse
 from pipeline_assets.core.errors import PortTaken, ServiceFailed
 from pipeline_assets.core.settings import Settings, StackSettings, read_settings
 from pipeline_assets.local_stack import processes, stack
-from pipeline_assets.local_stack.plan import CODE, DAEMON, MLFLOW, POSTGRES, S3, WEBSERVER, Service, load_secrets
+from pipeline_assets.local_stack.plan import CODE, DAEMON, KAFKA, MLFLOW, ONLINE_WORKER, POSTGRES, S3, WEBSERVER, Service, load_secrets
 from pipeline_assets.local_stack.settings import port_setting
 from pipeline_assets_tests.stack_services import FREE, WEATHER
 
@@ -92,7 +93,7 @@ def test_every_service_runs_and_is_shown_with_process_address_and_memory(home: P
 
     assert {name: state.state for name, state in found.items()} == dict.fromkeys(NAMES, "running")
     assert all(state.pid and state.rss_mb and state.rss_mb > 1 for state in found.values())
-    assert all(str(state.port) in state.url for state in found.values() if state.name != DAEMON)
+    assert all(str(state.port) in state.url for state in found.values() if state.name not in (DAEMON, ONLINE_WORKER))
     assert [name for name, state in found.items() if state.is_page] == [MLFLOW, WEBSERVER]
 
 
@@ -117,7 +118,7 @@ def test_everything_listens_on_loopback_only(home: Path) -> None:
     listening = [getattr(each.laddr, "ip", "").removeprefix("::ffff:") for each in connections]
 
     assert set(listening) == {"127.0.0.1"}
-    assert len(listening) >= len(NAMES) - 1
+    assert len(listening) >= len(NAMES) - len((DAEMON, ONLINE_WORKER))
 
 
 def test_secrets_are_in_private_files_and_nowhere_else(home: Path) -> None:
@@ -218,6 +219,27 @@ def test_a_postgres_killed_in_the_middle_of_a_statement_is_healed(own_home: Path
     assert not processes.is_alive(backend)
     with warehouse(settings) as connection:
         assert connection.execute("select 1").fetchone() == (1,)
+
+
+def test_the_stream_worker_needs_no_dagster_and_ends_in_seconds(own_home: Path) -> None:
+    """It starts with its databases and the broker alone, reports to the online store, is healed when killed, and leaves nothing behind."""
+    settings = start(own_home, POSTGRES, S3, KAFKA, ONLINE_WORKER)
+    psutil.Process(pids(own_home)[ONLINE_WORKER]).kill()
+    start(own_home, POSTGRES, S3, KAFKA, ONLINE_WORKER)
+    pid = pids(own_home)[ONLINE_WORKER]
+    assert any(worker.split(":")[1] == str(pid) for worker in workers(settings))
+
+    begun = time.monotonic()
+    assert stack.down(own_home, only=[ONLINE_WORKER]) == [ONLINE_WORKER]
+    assert time.monotonic() - begun < 10
+    assert not any(worker.split(":")[1] == str(pid) for worker in workers(settings))
+    assert "Ended." in processes.tail(own_home, ONLINE_WORKER)
+
+
+def workers(settings: Settings) -> list[str]:
+    """The workers that have reported to the online store."""
+    with psycopg.connect(settings.online_dsn.get_secret_value()) as connection:
+        return [name for (name,) in connection.execute("select worker from online.workers").fetchall()]
 
 
 def test_a_starter_that_was_killed_is_taken_over(own_home: Path) -> None:

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from pipeline_assets.core.errors import PortTaken, SettingsMissing, UserInputError
 from pipeline_assets.core.settings import ROOT, StackSettings, environment_of_children, read_settings, read_stack_settings
-from pipeline_assets.local_stack import connect, dagster, kafka, settings
+from pipeline_assets.local_stack import connect, dagster, kafka, online_worker, settings
 from pipeline_assets.local_stack.inventory import described
 from pipeline_assets.local_stack.kafka import CONTROLLER
 from pipeline_assets.local_stack.plan import (
@@ -21,6 +21,7 @@ from pipeline_assets.local_stack.plan import (
     DAEMON,
     KAFKA,
     MLFLOW,
+    ONLINE_WORKER,
     POSTGRES,
     S3,
     WEBSERVER,
@@ -120,8 +121,9 @@ def test_a_half_given_service_names_all_that_is_missing(tmp_path: Path) -> None:
                 "PIPELINE_DATABASES__LEAGUE",
                 "PIPELINE_MLFLOW_DSN",
             },
-            {POSTGRES},
+            {POSTGRES, ONLINE_WORKER},
         ),
+        ({"PIPELINE_ONLINE_DSN"}, {ONLINE_WORKER}),
         ({"PIPELINE_MLFLOW_URL"}, {MLFLOW}),
         ({"PIPELINE_DAGSTER_URL"}, {CODE, WEBSERVER, DAEMON}),
         ({"PIPELINE_SERVICES__WEATHER__URL"}, {WEATHER}),
@@ -156,6 +158,20 @@ def test_another_configuration_is_another_service(tmp_path: Path) -> None:
 
     assert fingerprint(kafka.service(made)) == fingerprint(kafka.service(made)) != fingerprint(kafka.service(moved))
     assert fingerprint(connect.service(made)) == fingerprint(connect.service(made)) != fingerprint(connect.service(elsewhere))
+
+
+def test_the_stream_worker_has_the_settings_of_the_product_and_no_secret_on_its_command_line(tmp_path: Path) -> None:
+    """It is started by the command, knows its home folder, and is started again where a setting changed; ports of others are no such."""
+    made = plan(tmp_path)
+    service = online_worker.service(made)
+    moved = replace(made, settings={**made.settings, "PIPELINE_ONLINE_DSN": "postgresql://db.example.com/online"})
+    other_port = replace(made, settings={**made.settings, "PIPELINE_PORTS__S3": "9001"})
+
+    assert service.command[1:] == ("features", "online", "run")
+    assert service.environment["PIPELINE_HOME"] == str(tmp_path)
+    assert service.environment["PIPELINE_ONLINE_DSN"] == made.settings["PIPELINE_ONLINE_DSN"]
+    assert [name for name in service.environment if name.startswith("DAGSTER_")] == []
+    assert fingerprint(service) == fingerprint(online_worker.service(other_port)) != fingerprint(online_worker.service(moved))
 
 
 def test_secrets_of_connectors_are_those_of_the_settings(tmp_path: Path) -> None:

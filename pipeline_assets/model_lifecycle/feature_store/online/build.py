@@ -65,6 +65,13 @@ def build(settings: Settings, feed: Feed, on_step: Listener) -> Built:
     return done
 
 
+def build_missing(settings: Settings, feed: Feed, on_step: Listener) -> Built | None:
+    """Builds a feed that is not online as it is declared now; None where it is."""
+    with online(settings) as connection:
+        kept = store.find(connection, feed)
+    return None if kept is not None and kept.is_live else build(settings, feed, on_step)
+
+
 def follow(settings: Settings, feed: Feed) -> Built | None:
     """Takes what the lake's table has had since; None where that is nothing, or where the feed is not read online."""
     with online(settings) as connection:

@@ -21,6 +21,7 @@ import numpy as np
 from pipeline_assets.core.online_errors import StateFormatUnknown
 from pipeline_assets.model_lifecycle.feature_store.online import sums
 from pipeline_assets.model_lifecycle.feature_store.online import tiles as tiling
+from pipeline_assets.model_lifecycle.feature_store.online.feeds import VERSION
 from pipeline_assets.model_lifecycle.feature_store.online.layout import SHAPE, Layout, TileSet
 from pipeline_assets.model_lifecycle.feature_store.online.rows import Rows, concat, no_rows, tail_size
 from pipeline_assets.model_lifecycle.feature_store.online.state import NO_BASE, States
@@ -28,7 +29,6 @@ from pipeline_assets.model_lifecycle.feature_store.online.sums import Sums
 from pipeline_assets.model_lifecycle.feature_store.online.tiles import Tiles
 from pipeline_assets.processing.features.columns import Ints
 
-VERSION = 1
 # (lowest, digits) of each sum of a tile set.
 Shape = tuple[tuple[int, int], ...]
 

@@ -1,7 +1,9 @@
 """The commands of the online store: `features online build`, `run`, `show` and `status`. What they need is loaded when they run."""
 
 import json
+import os
 import signal
+import sys
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Annotated
@@ -29,44 +31,41 @@ def build(
     anew: Annotated[bool, typer.Option("--anew", help="Also build what is there as it is declared.")] = False,
 ) -> None:
     """Build the views that are not online as they are declared now, from the lake; what was read before is read until they are whole."""
-    from pipeline_assets.core.connections import online
     from pipeline_assets.core.settings import load_settings
     from pipeline_assets.model_lifecycle.feature_store.online import build as building
-    from pipeline_assets.model_lifecycle.feature_store.online import store
 
-    settings, (_, feeds) = load_settings(), _declared()
+    settings, (_, feeds) = load_settings(), declared()
     for feed in _chosen(feeds, table):
-        with online(settings) as connection:
-            kept = store.find(connection, feed)
-        if kept is not None and kept.is_live and not anew:
-            typer.echo(f"{feed.name}: is online as declared.")
-            continue
-        done = building.build(settings, feed, lambda step: typer.echo(step, err=True))
-        typer.echo(f"{feed.name}: {done.read:,} rows of the lake, {done.come:,} kept.")
+        done = (building.build if anew else building.build_missing)(settings, feed, lambda step: typer.echo(step, err=True))
+        typer.echo(
+            f"{feed.name}: is online as declared." if done is None else f"{feed.name}: {done.read:,} rows of the lake, {done.come:,} kept."
+        )
 
 
 def run() -> None:
-    """Keep the views online: take the records of topics as they come, and follow the lake's commits; until interrupted."""
-    from contextlib import ExitStack
+    """Keep the views online: take the records of topics as they come, and follow the lake's commits; until interrupted.
 
-    from pipeline_assets.core.settings import load_settings
-    from pipeline_assets.model_lifecycle.feature_store.online.build import follow
-    from pipeline_assets.model_lifecycle.feature_store.online.worker import Worker
+    Views that are not built yet are taken up once they are. What is not there is waited for. With PIPELINE_ONLINE_METRICS_PORT, Prometheus
+    finds metrics on that port of loopback.
+    """
+    from pipeline_assets.core.settings import load_settings, read_worker_settings
+    from pipeline_assets.model_lifecycle.feature_store.online.keeper import keep_online
 
-    settings, (project, feeds) = load_settings(), _declared()
     stopped = Event()
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, lambda *_: stopped.set())
-    with ExitStack() as stack:
-        worker = Worker(settings, [feed for feed in feeds if feed.stream is not None], project.streams, stack)
-        typer.echo("Keeping views online.")
-        while not stopped.is_set():
-            for taken in worker.step():
-                typer.echo(f"{taken.feed}: {taken.records:,} records, {taken.rows:,} rows")
-            for feed in worker.due(feeds):
-                done = follow(settings, feed)
-                if done is not None:
-                    typer.echo(f"{done.feed}: {done.read:,} rows read, {done.come:,} came, {done.gone:,} went")
+    settings, (project, feeds) = load_settings(), declared()
+    has_ended = keep_online(settings, feeds, project.streams, stopped, say, read_worker_settings().online_metrics_port)
+    say("Ended." if has_ended else "Ended; what was in hand is undone, and taken again.")
+    if not has_ended:
+        # A thread that waits for a database cannot be ended; its transaction is undone with its connection.
+        os._exit(0)
+
+
+def say(line: str) -> None:
+    """Prints a line at once, as others follow what a worker says."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 def show(
@@ -80,7 +79,7 @@ def show(
     from pipeline_assets.model_lifecycle.feature_store import offline, spine_files
     from pipeline_assets.model_lifecycle.feature_store.online.compare import beside
 
-    project, feeds = _declared()
+    project, feeds = declared()
     if out is not None:
         spine_files.check_output(out)
     rows = spine_files.read_spine(spine)
@@ -98,25 +97,29 @@ def show(
 
 
 def status(*, as_json: Annotated[bool, typer.Option("--json", help="Print a list of objects.")] = False) -> None:
-    """Show what is kept online: each feed with its views, keys, bytes, how far it is, and whether it is read."""
-    from pipeline_assets.core.connections import online
-    from pipeline_assets.core.settings import load_settings
-    from pipeline_assets.model_lifecycle.feature_store.online.facts import facts_of
+    """Show what is kept online: each feed with its keys and bytes, how far it is, whether it is read, and how its workers are with it."""
+    from datetime import UTC, datetime
 
-    _, feeds = _declared()
-    with online(load_settings()) as connection:
-        found = [facts_of(connection, feed) for feed in feeds]
+    from pipeline_assets.core.settings import load_settings
+    from pipeline_assets.model_lifecycle.feature_store.online.facts import read_facts
+
+    _, feeds = declared()
+    found = read_facts(load_settings(), feeds, datetime.now(UTC))
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return
     for one in found:
         typer.echo(
             f"{one['feed']}: {one['status']}, {one['keys']:,} keys, {one['rows']:,} rows, {one['bytes']:,} bytes of states"
-            f" (at most {one['largest_state']:,} a key), known to {one['known_to']}"
+            f" (at most {one['largest_state']:,} a key), known to {one['known_to']},"
+            f" {one['workers']} workers, lag {one['lag']:,}, {one['rows_left_out']:,} rows left out, {one['events_per_second']:,} events/s"
         )
+        if one["status"] == "live" and one["trouble"] is not None:
+            typer.echo(f"  {one['trouble']}. {one['todo']}")
 
 
-def _declared() -> "tuple[Project, tuple[Feed, ...]]":
+def declared() -> "tuple[Project, tuple[Feed, ...]]":
+    """The project, and the feeds of its views that are served online."""
     from pipeline_assets.core.declarations import load_project
     from pipeline_assets.model_lifecycle.feature_store.online.feeds import feeds_of
     from pipeline_assets.processing.cleaning.dbt import project_folder

@@ -5,13 +5,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline_assets.core.columns import ColumnKind
 from pipeline_assets.core.errors import UnknownName
 from pipeline_assets.core.project import Project
-from pipeline_assets.model_lifecycle.feature_store.online.codec import VERSION
-from pipeline_assets.model_lifecycle.feature_store.online.layout import Layout, layout_of
 from pipeline_assets.processing.cleaning.derivations import Derivation, derivation_of
 from pipeline_assets.processing.features.catalogue import lookback, view_hash
 from pipeline_assets.spec.contracts import Contract
@@ -19,7 +17,12 @@ from pipeline_assets.spec.features import CleanedTable, FeatureView
 from pipeline_assets.spec.models import Model
 from pipeline_assets.spec.sources import EventStream
 
+if TYPE_CHECKING:
+    from pipeline_assets.model_lifecycle.feature_store.online.layout import Layout
+
 Kind = Literal["stream", "table"]
+# Of the packed states, as `codec` writes them: part of the hash of a feed.
+VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,8 +56,10 @@ class Feed:
         return self.stream.contract
 
     @cached_property
-    def layouts(self) -> tuple[Layout, ...]:
+    def layouts(self) -> "tuple[Layout, ...]":
         """The shapes of the states of its views, in their order."""
+        from pipeline_assets.model_lifecycle.feature_store.online.layout import layout_of
+
         return tuple(layout_of(view, self.kinds) for view in self.views)
 
     @cached_property

@@ -1,12 +1,14 @@
 """The online store in Postgres: its tables, and which version of each feed is read.
 
-In the schema `online`: `feeds` has a row for each version of a feed, `offsets` how far its topic has been taken. Version 7 of a feed has
+In the schema `online`: `feeds` has a row for each version of a feed, `offsets` how far its topic has been taken, `workers` and
+`progress` what workers report of it. Version 7 of a feed has
 `state_7` (per view and entity key the packed state, the finished values and the time for which they hold), `rows_7` (the rows of the
 cleaned table that a question can still reach) and, of a stream, `raw_7` (the rows of the contract that they are derived from).
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from psycopg import sql
@@ -44,23 +46,42 @@ CONTROL = """
         next_offset bigint not null,
         primary key (feed, topic, partition)
     );
+    create table if not exists online.workers (worker text primary key, seen_at timestamptz not null);
+    create table if not exists online.progress (
+        feed integer not null references online.feeds on delete cascade,
+        worker text not null references online.workers on delete cascade,
+        seen_at timestamptz not null,
+        progressed_at timestamptz not null,
+        caught_up_at timestamptz,
+        lag bigint not null,
+        taken bigint not null,
+        left_out bigint not null,
+        per_second double precision not null,
+        bytes bigint not null,
+        problem text,
+        primary key (feed, worker)
+    );
 """
 # How far a feed has followed its source, as `position_of` takes it.
 POSITION = """jsonb_build_array(watermark, snapshot_id, is_between,
     (select jsonb_object_agg(partition, next_offset) from online.offsets where feed = feeds.id))"""
 TYPES: dict[str, str] = {str(kind): shown for kind, shown in SQL_TYPES.items()} | {"date": "date"}
-FIND = "select id, status, watermark, snapshot_id from online.feeds where name = %s and hash = %s"
+FIND = "select id, status, watermark, snapshot_id, made_at from online.feeds where name = %s and hash = %s"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kept:
-    """A version of a feed in the store: its number, whether it is read, the newest `known_at` that came (µs), the lake's snapshot."""
+    """A version of a feed in the store: its number, whether it is read, the newest `known_at` that came (µs), the lake's snapshot.
+
+    made_at: since when it is read; while it is built, since when that is done.
+    """
 
     id: int
     feed: Feed
     is_live: bool
     watermark: int | None
     snapshot_id: int | None
+    made_at: datetime
 
     @property
     def state(self) -> sql.Identifier:
@@ -89,7 +110,9 @@ def find(connection: "psycopg.Connection", feed: Feed) -> Kept | None:
     if connection.execute("select to_regclass('online.feeds') is null").fetchone() == (True,):
         return None
     row = connection.execute(FIND, (feed.name, feed.hash)).fetchone()
-    return None if row is None else Kept(id=row[0], feed=feed, is_live=row[1] == LIVE, watermark=row[2], snapshot_id=row[3])
+    if row is None:
+        return None
+    return Kept(id=row[0], feed=feed, is_live=row[1] == LIVE, watermark=row[2], snapshot_id=row[3], made_at=row[4])
 
 
 def live(connection: "psycopg.Connection", feed: Feed) -> Kept:
@@ -107,24 +130,25 @@ def begin(connection: "psycopg.Connection", feed: Feed) -> Kept:
     if known is not None:
         drop(connection, known)
     row = connection.execute(
-        "insert into online.feeds (name, hash, status) values (%s, %s, 'building') returning id", (feed.name, feed.hash)
+        "insert into online.feeds (name, hash, status) values (%s, %s, 'building') returning id, made_at", (feed.name, feed.hash)
     ).fetchone()
-    made = Kept(id=int(row[0]) if row else 0, feed=feed, is_live=False, watermark=None, snapshot_id=None)
+    number, made_at = row or (0, datetime.now(UTC))
+    made = Kept(id=number, feed=feed, is_live=False, watermark=None, snapshot_id=None, made_at=made_at)
     for statement in _tables(made):
         connection.execute(statement)
     return made
 
 
 def drop(connection: "psycopg.Connection", kept: Kept) -> None:
-    """Removes a version of a feed with all that it keeps."""
+    """Removes a version of a feed with all that it keeps, and the temporary views that a worker's session has on it."""
     for table in (kept.state, kept.rows, kept.raw):
-        connection.execute(sql.SQL("drop table if exists {}").format(table))
+        connection.execute(sql.SQL("drop table if exists {} cascade").format(table))
     connection.execute("delete from online.feeds where id = %s", (kept.id,))
 
 
 def go_live(connection: "psycopg.Connection", kept: Kept) -> None:
     """Has a version of a feed read from now on."""
-    connection.execute("update online.feeds set status = 'live' where id = %s", (kept.id,))
+    connection.execute("update online.feeds set status = 'live', made_at = now() where id = %s", (kept.id,))
 
 
 def offsets(connection: "psycopg.Connection", kept: Kept) -> dict[int, int]:

@@ -1,7 +1,7 @@
 """Building online views from the lake: no gap and no double at the seam to the topic, and tables are followed by their commits."""
 
 from collections.abc import Mapping
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 
 import numpy as np
 import psycopg
@@ -21,15 +21,17 @@ from pipeline_assets.model_lifecycle.feature_store.online.session import open_se
 from pipeline_assets.model_lifecycle.feature_store.online.stored import Stored
 from pipeline_assets.processing.features.view import view_features
 from pipeline_assets.processing.lake import tables
-from pipeline_assets_tests.online_departures import INSTANT, START, departures, feed, questions, rows_kept, states_kept, table_of
-
-FIRST, LAST = date(2013, 4, 30), date(2013, 5, 6)
-
-
-def put_history(settings: Settings, rows: pa.Table) -> None:
-    """Has the lake's table of departures hold these rows."""
-    versions = rows.append_column("_deleted_at", pa.nulls(rows.num_rows, INSTANT))
-    tables.replace_days(settings, names.lake("flight_departures"), versions, "event_at", FIRST, LAST)
+from pipeline_assets_tests.online_departures import (
+    INSTANT,
+    START,
+    departures,
+    feed,
+    put_history,
+    questions,
+    rows_kept,
+    states_kept,
+    table_of,
+)
 
 
 def put_typed(settings: Settings, rows: pa.Table, first_offset: int) -> None:

@@ -1,26 +1,21 @@
 """The stream worker: whatever is killed, moved or sent twice, the states are those of an undisturbed course."""
 
-import json
-import os
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from secrets import token_hex
-from typing import Any
 
 import numpy as np
 import psycopg
 import pytest
-from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 from pydantic import SecretStr
 
 from pipeline_assets.core.connections import online
-from pipeline_assets.core.settings import PREFIX, Settings
+from pipeline_assets.core.settings import Settings
 from pipeline_assets.model_lifecycle.feature_store.online import store
+from pipeline_assets.model_lifecycle.feature_store.online.course import Course
 from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed
 from pipeline_assets.model_lifecycle.feature_store.online.keep import keep_records
 from pipeline_assets.model_lifecycle.feature_store.online.read import Reader
@@ -29,6 +24,7 @@ from pipeline_assets.model_lifecycle.feature_store.online.stored import Stored
 from pipeline_assets.model_lifecycle.feature_store.online.worker import Worker
 from pipeline_assets_tests.online_departures import departures, feed, questions, rows_kept, table_of
 from pipeline_assets_tests.online_worker import departures_of
+from pipeline_assets_tests.online_workers import send, taken, worker_process
 from pipeline_assets_tests.stack_env import write_stack_env
 from pipeline_assets_tests.stack_services import create_database
 from pipeline_assets_tests.stream_records import until
@@ -52,40 +48,6 @@ def topic(own: Settings) -> Feed:
     with online(own) as connection:
         store.go_live(connection, store.begin(connection, declared))
     return declared
-
-
-def send(settings: Settings, declared: Feed, rows: list[dict[str, Any]], random: np.random.Generator) -> int:
-    """Sends rows as records, some of them twice and some broken ones between; gives how many records there are."""
-    assert declared.stream is not None
-    producer, count = Producer({"bootstrap.servers": settings.kafka_bootstrap, "acks": "all"}), 0
-    for row in rows:
-        value = json.dumps({name: one.isoformat() if isinstance(one, datetime) else one for name, one in row.items()}).encode()
-        at = int(row["recorded_at"].timestamp() * 1000)
-        copies = [value] * (2 if random.integers(0, 5) == 0 else 1) + [b"{broken"] * int(random.integers(0, 8) == 0)
-        for one in copies:
-            producer.produce(declared.stream.topic, one, partition=int(random.integers(0, PARTITIONS)), timestamp=at)
-            count += 1
-    producer.flush(30)
-    return count
-
-
-@contextmanager
-def worker_process(declared: Feed, folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """A worker in a process of its own; killed in the end."""
-    assert declared.stream is not None
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)} | {f"{PREFIX}HOME": str(folder)}
-    command = [sys.executable, "-m", "pipeline_assets_tests.online_worker", declared.stream.topic]
-    with (folder / "worker.log").open("ab") as log, subprocess.Popen(command, env=environment, stdout=log, stderr=log) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def taken(settings: Settings, declared: Feed) -> int:
-    """How many offsets the states have seen."""
-    with online(settings) as connection:
-        return sum(store.offsets(connection, store.live(connection, declared)).values())
 
 
 def served(settings: Settings, kept: store.Kept, at: datetime) -> Mapping[str, list[object]]:
@@ -139,7 +101,7 @@ def test_a_worker_that_lost_its_partitions_without_knowing_changes_nothing(own: 
     sent = send(own, topic, rows, np.random.default_rng(23))
     with ExitStack() as stack:
         assert topic.stream is not None
-        worker = Worker(own, [topic], [topic.stream], stack)
+        worker = Worker(own, {topic: Course()}, [topic.stream], stack)
         until(lambda: (worker.step(), taken(own, topic))[1], lambda count: count == sent, 60)
         kept = worker.sessions[0].kept
         before = served(own, kept, rows[-1]["recorded_at"])
