@@ -31,7 +31,7 @@ from pipeline_assets.spec.sources import EventStream
 if TYPE_CHECKING:
     from confluent_kafka import Consumer, Message, TopicPartition
 
-RECORDS_AT_ONCE, WAIT_SECONDS = 10_000, 0.2
+RECORDS_AT_ONCE, WAIT_SECONDS = 20_000, 0.1
 # Old rows are looked for once in so many changes.
 CHANGES_BETWEEN_CLEANING = 500
 SECONDS_BETWEEN_LOOKS = 2.0
