@@ -1,14 +1,15 @@
 """The demo of a world: the asset graph of its use case over months of history, on the live stack, with its results in one file.
 
-Two runs make the history: the connectors, which bring the followed tables, and the features of its days. Then the world sends events, and
-the sensors of the live Dagster have them typed and taken to the features. Beside them come a model of what was known at a day, the scores
-and monitors of the days after it, and the audit, which compares every topic and every followed table with the lake.
+Two runs make the history: the connectors, which bring the followed tables, and the features of its days. Then the views online are built,
+and the world sends events: the stream worker takes them to the online store, while the sensors of the live Dagster have them typed and
+taken to the features. Beside them come a model of what was known at a day, the scores and monitors of the days after it, and the audit,
+which compares every topic and every followed table with the lake.
 Every run replaces what it writes, and events are sent once, so the demo can be run again at any time.
 """
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -50,11 +51,21 @@ class Journey:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Begun:
+    """A journey that was started, by the clock of this process."""
+
+    journey: Journey
+    run_id: str
+    at: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Journeys:
     """The runs of a demo."""
 
     connectors: Journey
     history: Journey
+    online: tuple[Journey, ...]
     modelling: tuple[Journey, ...]
     scores: tuple[Journey, ...]
     streamed: Journey
@@ -67,6 +78,7 @@ def journeys_of(demo: Demo) -> Journeys:
     return Journeys(
         connectors=Journey(title="connectors of tables and topics", job=names.APPLY_CONNECTORS),
         history=Journey(title=f"features of {_span(demo.history)}", job=features, days=demo.history),
+        online=_online(demo),
         modelling=tuple(_training(demo, model) for model in demo.models),
         scores=tuple(
             Journey(title=f"{model}: scores and monitors of {_span(demo.scored)}", job=names.score_and_monitor(model), days=demo.scored)
@@ -75,6 +87,13 @@ def journeys_of(demo: Demo) -> Journeys:
         streamed=Journey(title=f"features of {_span(demo.streamed)}, requested by the sensors", job=features, days=demo.streamed),
         audit=Journey(title="audit: nothing lost, nothing counted twice", job=names.AUDIT_SOURCES),
     )
+
+
+def _online(demo: Demo) -> tuple[Journey, ...]:
+    """The build of the views that are kept online; none where no view of the use case is."""
+    project = load_project()
+    is_there = any(view.online is not None and project.home_of_view(view).name == demo.use_case for view in project.views)
+    return (Journey(title="views online, from the lake", job=names.build_online(demo.use_case)),) if is_there else ()
 
 
 def _training(demo: Demo, model: str) -> Journey:
@@ -139,15 +158,16 @@ class Demonstration:
         """
         journeys = journeys_of(self.demo)
         self.dagster.ensure_pools(POOL_LIMIT)
-        for journey in (journeys.connectors, journeys.history, *journeys.modelling, journeys.audit, *journeys.scores):
+        for journey in (journeys.connectors, journeys.history, *journeys.online, *journeys.modelling, journeys.audit, *journeys.scores):
             self.dagster.cancel_unfinished(journey.job)
         # Once there, connectors are kept as they are declared by a sensor.
         if not self.dagster.is_built(names.CONNECTORS):
             self._run(journeys.connectors)
         self._run(journeys.history)
         since = time.time()
+        begun = self._begin(*journeys.online)
         stream()
-        self._run(*journeys.modelling)
+        self._follow(begun + self._begin(*journeys.modelling))
         self._run(journeys.audit, *journeys.scores)
         runs = self._follow_sensor(journeys.streamed, since)
         if is_first and not runs:
@@ -157,15 +177,21 @@ class Demonstration:
 
     def _run(self, *journeys: Journey) -> None:
         """Starts all of the journeys and follows one after the other to its end."""
-        begun = time.monotonic()
-        runs = [(journey, self.dagster.launch(journey.job, journey.span, journey.ops)) for journey in journeys]
-        for journey, run_id in runs:
-            for event in self.dagster.follow(journey.job, run_id):
+        self._follow(self._begin(*journeys))
+
+    def _begin(self, *journeys: Journey) -> list[Begun]:
+        """Starts all of the journeys."""
+        return [Begun(journey=one, run_id=self.dagster.launch(one.job, one.span, one.ops), at=time.monotonic()) for one in journeys]
+
+    def _follow(self, runs: Sequence[Begun]) -> None:
+        """Follows one run after the other to its end."""
+        for run in runs:
+            for event in self.dagster.follow(run.journey.job, run.run_id):
                 self.tally.add(event)
-                self.watch(journey, event)
-                if journey.job == names.AUDIT_SOURCES and isinstance(event, Checked):
+                self.watch(run.journey, event)
+                if run.journey.job == names.AUDIT_SOURCES and isinstance(event, Checked):
                     self.tally.audited[event.asset] = {**event.numbers, "passed": event.passed}
-            self.tally.seconds[journey.job] = round(time.monotonic() - begun, 2)
+            self.tally.seconds[run.journey.job] = round(time.monotonic() - run.at, 2)
 
     def _follow_sensor(self, journey: Journey, since: float) -> int:
         """Follows the runs over days with events that the sensor has requested since a time, until it has no more to request.

@@ -1,6 +1,7 @@
 """The `demo` command: starts the stack, runs the demo with a progress display, and prints what was built."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
@@ -28,13 +29,15 @@ def register(app: typer.Typer) -> None:
 def demo(name: Annotated[str | None, typer.Argument(help="A world that has a demo; not needed where there is one.")] = None) -> None:
     """Build the whole asset graph from a simulated world: months of history, a model, its scores and monitors, and a month of events.
 
-    May be run again.
+    Ends with exit code 1 if a value that is served online differs from the lake's. May be run again.
     """
     from pipeline_assets.local_stack import demo as demos
     from pipeline_assets.local_stack import stack
+    from pipeline_assets.local_stack.demo_online import hold_beside
     from pipeline_assets.local_stack.display import show_links, watching
     from pipeline_assets.local_stack.runs import Dagster
     from pipeline_assets.local_stack.simulator import send_events
+    from pipeline_assets.model_lifecycle.feature_store.online.commands import declared
 
     console = Console()
     world, chosen = chosen_demo(name)
@@ -46,14 +49,20 @@ def demo(name: Annotated[str | None, typer.Argument(help="A world that has a dem
         is_first = not (settings.home / demos.SUMMARY).exists()
         live = Dagster(settings.dagster_url, LOCATION)
         tally, runs = demos.Demonstration(demo=chosen, dagster=live, watch=walk.note).run(stream, is_first=is_first)
-    made = demos.summary(chosen, tally)
+        begun = time.monotonic()
+        compared = hold_beside(settings, *declared(), chosen)
+        tally.seconds["online_parity"] = round(time.monotonic() - begun, 2)
+    made = {**demos.summary(chosen, tally), "online": [one.as_json() for one in compared]}
     path = demos.write_summary(settings.home, made)
     show(console, made)
     show_stream(console, made["stream"], runs)
+    show_online(console, made["online"])
     show_links(stack.status(settings.home))
     for page, url in made["pages"].items():
         console.print(f"{page}: {url}", highlight=False, soft_wrap=True)
     console.print(f"All of this as JSON: {path}", highlight=False, soft_wrap=True)
+    if any(one["differing_values"] for one in made["online"]):
+        raise typer.Exit(1)
 
 
 def chosen_demo(name: str | None) -> "tuple[World, Demo]":
@@ -156,3 +165,17 @@ def show_stream(console: Console, stream: Mapping[str, Any], runs: int) -> None:
         highlight=False,
         soft_wrap=True,
     )
+
+
+def show_online(console: Console, compared: Sequence[Mapping[str, Any]]) -> None:
+    """Prints how the online values of each model compare with the lake's."""
+    for one in compared:
+        differing = ", ".join(f"{feature} in {count:,}" for feature, count in one["differing"].items())
+        console.print(
+            f"Online: {one['vectors']:,} vectors of {one['model']} up to {one['at']}, {one['values']:,} values "
+            f"({one['values_not_null']:,} not null): {one['differing_values']:,} differ from the lake's"
+            + (f" ({differing})." if differing else ", bit for bit."),
+            style="red" if differing else "",
+            highlight=False,
+            soft_wrap=True,
+        )

@@ -12,17 +12,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from psycopg.sql import SQL
 
-from pipeline_assets.core import names
+from pipeline_assets.core import connections, names
 from pipeline_assets.core.declarations import load_project
 from pipeline_assets.core.names import OBSERVATION_KNOWN_AT
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.core.versions import versioned
 from pipeline_assets.ingestion.streaming.staged.state import stage_state
+from pipeline_assets.local_stack.demo_online import compared
+from pipeline_assets.local_stack.worlds import Days
 from pipeline_assets.model_lifecycle.feature_store import offline
 from pipeline_assets.model_lifecycle.feature_store.fingerprint import FEATURE_HASH, feature_hashes
 from pipeline_assets.model_lifecycle.feature_store.offline import silent
+from pipeline_assets.model_lifecycle.feature_store.online import store
 from pipeline_assets.model_lifecycle.feature_store.online.build import build, follow
 from pipeline_assets.model_lifecycle.feature_store.online.compare import beside
 from pipeline_assets.model_lifecycle.feature_store.online.feeds import feeds_of
@@ -189,26 +193,41 @@ def differing_online(settings: Settings, step: Given) -> tuple[int, Mapping[str,
     return keys.num_rows, beside(settings, PROJECT, FEEDS, MODEL.name, spine, past, name="the end").differing
 
 
+def lose_a_state(settings: Settings) -> None:
+    """Removes what the online store has of an airport's departures."""
+    (departures,) = [feed for feed in FEEDS if VIEWS[0] in feed.views]
+    with connections.online(settings) as connection:
+        kept = store.live(connection, departures)
+        slot = departures.views.index(VIEWS[0])
+        connection.execute(SQL("delete from {} where view = {}").format(kept.state, slot))
+
+
 @pytest.mark.timeout(600)
 def test_what_was_given_is_given_again(isolated: Settings, tmp_path: Path) -> None:
     """Every decision of three months finds at the end what it found at its time: features, vectors, labels and training sets, to the bit.
 
     Meanwhile plans, departures, weather and aircraft were corrected, moved, deleted, sent again and known late. At the end of each step the
-    online store gives what the lake gives.
+    online store gives what the lake gives; what the demo compares finds a state that is lost.
     """
-    steps, online = list[Given](), list[tuple[int, Mapping[str, int]]]()
+    steps, online_at_ends = list[Given](), list[tuple[int, Mapping[str, int]]]()
     for step in play(isolated, tmp_path, course()):
         keep_online(isolated)
-        online.append(differing_online(isolated, step))
+        online_at_ends.append(differing_online(isolated, step))
         steps.append(step)
+    shown = compared(isolated, PROJECT, FEEDS, MODEL, Days(first=steps[-1].first, last=steps[-1].last))
+    lose_a_state(isolated)
+    lacking = compared(isolated, PROJECT, FEEDS, MODEL, Days(first=steps[-1].first, last=steps[-1].last))
     asked, vectors = (pa.concat_tables([getattr(step, what) for step in steps]) for what in ("observations", "vectors"))
     found = offline.historical_features(isolated, PROJECT, MODEL.name, asked)
     found = found.append_column(FEATURE_HASH, feature_hashes(found, FEATURES))
     computed = materialize(isolated, FIRST, steps[-1].last)
     again = [given(isolated, step.first, step.last) for step in steps]
 
-    assert [different for _, different in online] == [{}] * len(steps)
-    assert min(asked_for for asked_for, _ in online) > 10
+    assert [different for _, different in online_at_ends] == [{}] * len(steps)
+    assert min(asked_for for asked_for, _ in online_at_ends) > 10
+    assert (shown.differing, shown.vectors > 10) == ({}, True)
+    assert lacking.vectors == shown.vectors
+    assert {name.partition("__")[0] for name in lacking.differing} == {VIEWS[0].name}
     assert vectors.num_rows > 1_000
     assert changed_since(isolated, asked, vectors) > vectors.num_rows // 2
     assert computed > vectors.num_rows // 2

@@ -10,6 +10,7 @@ import pytest
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import online
 from pipeline_assets.core.resources import Platform, key
+from pipeline_assets.local_stack.demo_online import NotCaughtUp, wait_until_caught_up
 from pipeline_assets.model_lifecycle.feature_store.online import assets, progress, store
 from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed
 from pipeline_assets.model_lifecycle.feature_store.online.progress import STALL, Progress
@@ -110,6 +111,16 @@ def test_the_sensor_records_news_and_then_is_quiet(platform: Platform, kept: Fee
 
     assert found == [[True], [], [False]]
     assert json.loads(cursor or "")["wrong"] == [kept.name]
+
+
+def test_the_demo_waits_until_workers_have_taken_all(platform: Platform, kept: Feed) -> None:
+    """It goes on once all is taken that had come by a time, and names the feed and its lag where that takes too long."""
+    report(platform, kept, lag=4, age=timedelta(seconds=30))
+    since = datetime.now(UTC) - timedelta(minutes=1)
+    wait_until_caught_up(platform.settings, [kept], since)
+
+    with pytest.raises(NotCaughtUp, match="departures_history:stream has lag 4"):
+        wait_until_caught_up(platform.settings, [kept], since + timedelta(minutes=1), seconds=0.1)
 
 
 def test_a_feed_that_is_not_online_is_not_watched(platform: Platform) -> None:
