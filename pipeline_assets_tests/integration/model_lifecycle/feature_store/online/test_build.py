@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 import numpy as np
 import psycopg
 import pyarrow as pa
+from psycopg.sql import SQL
 
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import catalog, online
@@ -15,6 +16,7 @@ from pipeline_assets.ingestion.streaming.typed.table import PLACE_SCHEMA, Positi
 from pipeline_assets.model_lifecycle.feature_store.online import store
 from pipeline_assets.model_lifecycle.feature_store.online.build import build, follow
 from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed
+from pipeline_assets.model_lifecycle.feature_store.online.follower import Follower
 from pipeline_assets.model_lifecycle.feature_store.online.keep import keep_records
 from pipeline_assets.model_lifecycle.feature_store.online.read import Reader
 from pipeline_assets.model_lifecycle.feature_store.online.session import open_session
@@ -112,29 +114,58 @@ def test_a_build_that_was_cut_off_is_made_anew(isolated: Settings) -> None:
         assert store.offsets(connection, store.live(connection, declared)) == {}
 
 
+HOURS = [START + timedelta(hours=hour) for hour in range(24 * 5)]
+
+
+def observed(declared: Feed, at: list[datetime], value: float) -> pa.Table:
+    """Weather at some times, each number of them another from a value on."""
+    count, numbers = len(at), [column for column in declared.columns if declared.kinds[column] == "number"]
+    columns = {name: pa.array([value + place for place in range(count)], pa.float64()) for name in numbers}
+    times = {"observed_at": pa.array(at, INSTANT), "known_at": pa.array([one + timedelta(minutes=50) for one in at], INSTANT)}
+    return pa.table({"origin": ["EWR"] * count, **columns, **times, "superseded_at": pa.nulls(count, INSTANT)})
+
+
+def put_weather(settings: Settings, declared: Feed, at: list[datetime], value: float) -> None:
+    """Has the days of some times in the lake hold the weather at these."""
+    rows = observed(declared, at, value)
+    tables.replace_days(settings, names.cleaned(declared.table.name), rows, "observed_at", at[0].date(), at[-1].date())
+
+
 def test_a_table_is_followed_by_its_commits(isolated: Settings) -> None:
     """Weather is built as far back as its windows reach; a day that is replaced, with rows changed, gone and new, is taken once."""
     declared = feed("weather_observations_history")
-    hours = [START + timedelta(hours=hour) for hour in range(24 * 5)]
-    numbers = [column for column in declared.columns if declared.kinds[column] == "number"]
-
-    def observed(at: list[datetime], value: float) -> pa.Table:
-        count = len(at)
-        columns = {name: pa.array([value + place for place in range(count)], pa.float64()) for name in numbers}
-        times = {"observed_at": pa.array(at, INSTANT), "known_at": pa.array([one + timedelta(minutes=50) for one in at], INSTANT)}
-        return pa.table({"origin": ["EWR"] * count, **columns, **times, "superseded_at": pa.nulls(count, INSTANT)})
-
-    table, first, last = names.cleaned(declared.table.name), START.date(), hours[-1].date()
-    tables.replace_days(isolated, table, observed(hours, 1.5), "observed_at", first, last)
+    put_weather(isolated, declared, HOURS, 1.5)
     done = build(isolated, declared, lambda _: None)
-    kept, at = live(isolated, declared), hours[-1] + timedelta(hours=2)
+    kept, at = live(isolated, declared), HOURS[-1] + timedelta(hours=2)
     before = served(isolated, kept, at)
     assert done.come == 24 * 4
     assert follow(isolated, declared) is None
 
-    tables.replace_days(isolated, table, observed([*hours[-20:], hours[-1] + timedelta(minutes=30)], 7.0), "observed_at", last, last)
+    put_weather(isolated, declared, [*HOURS[-20:], HOURS[-1] + timedelta(minutes=30)], 7.0)
     again = follow(isolated, declared)
     assert again is not None
     assert (again.read, again.gone, again.come) == (21, 24, 21)
     assert served(isolated, kept, at) != before
     assert follow(isolated, declared) is None
+
+
+def test_a_follower_takes_each_commit_of_what_is_built(isolated: Settings) -> None:
+    """A table that is not built is waited for; a commit is taken once; one that cannot be taken is named, and is no end of the follower."""
+    declared = feed("weather_observations_history")
+    follower = Follower(isolated, [declared])
+    course = follower.courses[declared]
+    put_weather(isolated, declared, HOURS, 1.5)
+    assert (list(follower.look()), course.caught_up_at, course.problem) == ([], None, None)
+
+    build(isolated, declared, lambda _: None)
+    assert (list(follower.look()), course.caught_up_at is None, course.lag) == ([], False, 0)
+    put_weather(isolated, declared, HOURS[-20:], 7.0)
+    assert [(done.gone, done.come) for done in follower.look()] == [(24, 20)]
+    assert (list(follower.look()), course.taken) == ([], 20)
+
+    with online(isolated) as connection:
+        connection.execute(SQL("drop table {} cascade").format(live(isolated, declared).rows))
+    put_weather(isolated, declared, HOURS[-20:], 9.0)
+    assert (list(follower.look()), course.lag) == ([], 1)
+    assert course.problem is not None
+    assert "rows_" in course.problem
