@@ -201,6 +201,11 @@ def open_source(settings: OnlineSettings, feeds: Sequence[Feed]) -> Iterator[Sou
         yield Stored(connection, feeds)
 
 
+def change_name(feed_id: int, number: int) -> str:
+    """How a change of a version of a feed is named in its copy: one that is built anew begins to count again."""
+    return f"{feed_id}.{number}"
+
+
 def _key(feed: Feed) -> str:
     return f"online:{feed.name}:{feed.hash}"
 

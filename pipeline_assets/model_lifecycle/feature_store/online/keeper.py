@@ -9,12 +9,16 @@ from contextlib import ExitStack
 from functools import partial
 from threading import Event, Thread
 
-from pipeline_assets.core.settings import Settings
+from pipeline_assets.core.connections import online
+from pipeline_assets.core.settings import OnlineSettings, Settings
+from pipeline_assets.model_lifecycle.feature_store.online import store
+from pipeline_assets.model_lifecycle.feature_store.online.copies import change_name, open_copies
 from pipeline_assets.model_lifecycle.feature_store.online.course import Course
 from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed
 from pipeline_assets.model_lifecycle.feature_store.online.follower import Follower
 from pipeline_assets.model_lifecycle.feature_store.online.metrics import serve
 from pipeline_assets.model_lifecycle.feature_store.online.reporter import SECONDS_BETWEEN_REPORTS, Reporter
+from pipeline_assets.model_lifecycle.feature_store.online.session import open_session
 from pipeline_assets.model_lifecycle.feature_store.online.worker import Worker
 from pipeline_assets.spec.sources import EventStream
 
@@ -38,6 +42,8 @@ def keep_online(
     works = [partial(_follow, tables, stopped, say), partial(_report, reporter, stopped)]
     if courses:
         works.append(partial(_take, settings, courses, streams, stopped, say))
+    if settings.online_valkey is not None:
+        works.append(partial(_copy, settings, feeds, stopped))
     threads = [Thread(target=_again, args=(work, stopped, say), daemon=True) for work in works]
     for thread in threads:
         thread.start()
@@ -81,6 +87,22 @@ def _follow(tables: Follower, stopped: Event, say: Say) -> None:
         for done in tables.look():
             say(f"{done.feed}: {done.read:,} rows read, {done.come:,} came, {done.gone:,} went")
         stopped.wait(SECONDS_BETWEEN_LOOKS)
+
+
+def _copy(settings: Settings, feeds: Sequence[Feed], stopped: Event) -> None:
+    while not stopped.is_set():
+        ensure_copies(settings, feeds)
+        stopped.wait(SECONDS_BETWEEN_LOOKS)
+
+
+def ensure_copies(settings: OnlineSettings, feeds: Sequence[Feed]) -> None:
+    """Copies all states of the feeds whose copy is not what Postgres has: of a server that was emptied, or is new."""
+    with online(settings) as connection, open_copies(settings) as copies:
+        live = [kept for kept in (store.find(connection, feed) for feed in feeds) if kept is not None and kept.is_live]
+        behind = [one for one in live if copies is not None and copies.change_of(one.feed) != change_name(one.id, one.change)]
+    for kept in behind:
+        with open_session(settings, kept) as session:
+            session.ensure_copy()
 
 
 def _report(reporter: Reporter, stopped: Event) -> None:

@@ -10,7 +10,7 @@ import pyarrow as pa
 from pipeline_assets.core.connections import arrow_online
 from pipeline_assets.core.settings import OnlineSettings
 from pipeline_assets.ingestion.sources.arrow_types import ARROW_TYPES
-from pipeline_assets.model_lifecycle.feature_store.online.copies import Copies, open_copies
+from pipeline_assets.model_lifecycle.feature_store.online.copies import Copies, change_name, open_copies
 from pipeline_assets.model_lifecycle.feature_store.online.rows import ROW_KEY
 from pipeline_assets.model_lifecycle.feature_store.online.store import POSITION, Kept, column_type
 from pipeline_assets.processing.cleaning.dbt import SESSION
@@ -156,7 +156,7 @@ class Session:
             return
         stored = self.fetch(cursor, f"select change, {POSITION}::text from online.feeds where id = {self.kept.id}").to_pylist()[0]
         number, position = stored.values()
-        before, now = (f"{self.kept.id}.{change}" for change in (number - self._changes, number))
+        before, now = (change_name(self.kept.id, change) for change in (number - self._changes, number))
         feed = self.kept.feed
         is_there = (
             self.copies.change_of(feed) == now if not self._changes else self.copies.write(feed, (before, now), position, self._written)

@@ -66,14 +66,14 @@ CONTROL = """
 POSITION = """jsonb_build_array(watermark, snapshot_id, is_between,
     (select jsonb_object_agg(partition, next_offset) from online.offsets where feed = feeds.id))"""
 TYPES: dict[str, str] = {str(kind): shown for kind, shown in SQL_TYPES.items()} | {"date": "date"}
-FIND = "select id, status, watermark, snapshot_id, made_at from online.feeds where name = %s and hash = %s"
+FIND = "select id, status, watermark, snapshot_id, made_at, change from online.feeds where name = %s and hash = %s"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kept:
     """A version of a feed in the store: its number, whether it is read, the newest `known_at` that came (µs), the lake's snapshot.
 
-    made_at: since when it is read; while it is built, since when that is done.
+    made_at: since when it is read; while it is built, since when that is done. change: the number of the last change.
     """
 
     id: int
@@ -82,6 +82,7 @@ class Kept:
     watermark: int | None
     snapshot_id: int | None
     made_at: datetime
+    change: int = 0
 
     @property
     def state(self) -> sql.Identifier:
@@ -112,7 +113,7 @@ def find(connection: "psycopg.Connection", feed: Feed) -> Kept | None:
     row = connection.execute(FIND, (feed.name, feed.hash)).fetchone()
     if row is None:
         return None
-    return Kept(id=row[0], feed=feed, is_live=row[1] == LIVE, watermark=row[2], snapshot_id=row[3], made_at=row[4])
+    return Kept(id=row[0], feed=feed, is_live=row[1] == LIVE, watermark=row[2], snapshot_id=row[3], made_at=row[4], change=row[5])
 
 
 def live(connection: "psycopg.Connection", feed: Feed) -> Kept:

@@ -20,6 +20,7 @@ from pipeline_assets.model_lifecycle.feature_store.online import store
 from pipeline_assets.model_lifecycle.feature_store.online.copies import Copies, open_source
 from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed
 from pipeline_assets.model_lifecycle.feature_store.online.keep import keep_records
+from pipeline_assets.model_lifecycle.feature_store.online.keeper import ensure_copies
 from pipeline_assets.model_lifecycle.feature_store.online.pool import Readers
 from pipeline_assets.model_lifecycle.feature_store.online.read import Reader, Served
 from pipeline_assets.model_lifecycle.feature_store.online.session import Session, open_session
@@ -65,7 +66,7 @@ def served(settings: OnlineSettings, of: Feed, *, copied: bool) -> Served:
 def test_a_server_that_lost_all_is_filled_again(settings: OnlineSettings, server: Valkey, session: Session) -> None:
     """Without a copy nothing is answered; the next change, or the next look, copies all there is, with its position."""
     of = session.kept.feed
-    for again in (lambda: keep_records(session, table_of(ROWS[60:]), {0: len(ROWS)}), session.ensure_copy):
+    for again in (lambda: keep_records(session, table_of(ROWS[60:]), {0: len(ROWS)}), lambda: ensure_copies(settings, [of])):
         server.flushall()
         with pytest.raises(NotOnline):
             served(settings, of, copied=True)
