@@ -9,9 +9,12 @@ import pyarrow as pa
 from psycopg import sql
 
 from pipeline_assets.core import names
+from pipeline_assets.core.connections import catalog
 from pipeline_assets.core.declarations import load_project
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.sources.contracts import arrow_schema
+from pipeline_assets.ingestion.streaming.landing.offsets import Seen
+from pipeline_assets.ingestion.streaming.typed.table import PLACE_SCHEMA, Position, append_events, typed_schema, typed_table
 from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed, feeds_of
 from pipeline_assets.model_lifecycle.feature_store.online.store import Kept
 from pipeline_assets.processing.cleaning.dbt import project_folder
@@ -22,6 +25,7 @@ PROJECT = load_project()
 FIRST, LAST = date(2013, 4, 30), date(2013, 5, 6)
 START = datetime(2013, 5, 1, tzinfo=UTC)
 INSTANT = pa.timestamp("us", tz="UTC")
+FIRST, LAST = date(2013, 4, 30), date(2013, 5, 6)
 ORIGINS, CARRIERS, TAILS = ("EWR", "JFK", "LGA"), ("AA", "UA", "9E"), ("N1", "N2", "N3", None)
 
 
@@ -100,3 +104,19 @@ def put_history(settings: Settings, rows: pa.Table) -> None:
     """Has the lake's table of departures hold these rows."""
     versions = rows.append_column("_deleted_at", pa.nulls(rows.num_rows, INSTANT))
     tables.replace_days(settings, names.lake("flight_departures"), versions, "event_at", FIRST, LAST)
+
+
+def put_typed(settings: Settings, rows: pa.Table, first_offset: int) -> None:
+    """Adds records of the topic to the typed table, the first with this offset."""
+    contract = feed("departures_history").contract
+    count = rows.num_rows
+    place = {
+        "_topic": ["flight-departures"] * count,
+        "_partition": pa.array([0] * count, pa.int32()),
+        "_offset": list(range(first_offset, first_offset + count)),
+        "_received_at": rows["recorded_at"],
+    }
+    whole = pa.Table.from_arrays([*rows.columns, *pa.table(place, schema=PLACE_SCHEMA).columns], schema=typed_schema(contract))
+    with catalog(settings) as lake:
+        table = typed_table(lake, contract)
+        append_events(table, whole, Position(seen=Seen(partitions={0: ((0, first_offset + count),)})), run_id="test")

@@ -136,6 +136,9 @@ def _monitor(place: Place, task: Task, monitor: Monitor) -> Iterator[Problem]:
     yield from place.at_least("max_psi", monitor.max_psi, 0)
     yield from place.at_least("min_labels", monitor.min_labels, 1)
     yield from place.at_least("report_sample_rows", monitor.report_sample_rows, 1)
+    yield from place.between("served", monitor.served.share, 0, 1)
+    yield from place.at_least("served", monitor.served.most, 1)
+    yield from place.positive("served", monitor.served.kept_for)
     yield from _rules(place, "rules", task, monitor.rules)
     yield from place.positive("cool_down", monitor.cool_down)
 

@@ -1,6 +1,7 @@
 """The assets of the feature store: the vectors of each model, and the views that are kept online."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from pipeline_assets.core.resources import (
     days,
     days_around,
     key,
+    pictures,
     snapshots_read,
     use_case_tags,
 )
@@ -33,14 +35,16 @@ from pipeline_assets.spec.models import Model, Observations
 from pipeline_assets.spec.use_case import UseCase
 
 if TYPE_CHECKING:
+    from pipeline_assets.core.settings import Settings
     from pipeline_assets.model_lifecycle.feature_store.offline import Vectors
     from pipeline_assets.model_lifecycle.feature_store.old_days import OldDay
+    from pipeline_assets.model_lifecycle.feature_store.online.recomputed import ServedParity
     from pipeline_assets.model_lifecycle.feature_store.parity import Parity
     from pipeline_assets.processing.lake.tables import Published
 
 ROWS_MATCH, IN_RANGE = "rows_match_observations", "decisions_in_declared_range"
 PARITY, OLD_DAYS = "equal_to_historical_features", "other_days_as_they_were"
-AS_OF = "reference_data_as_of_decision"
+AS_OF, SERVED = "reference_data_as_of_decision", "served_as_in_the_lake"
 FRESHNESS = timedelta(days=2)
 KNOWN_SINCE = "Since when the version that was decided was known, in UTC."
 
@@ -101,12 +105,14 @@ def _vectors(project: Project, references: References, lineage: DbtLineage, mode
             context.log.info("%d vectors of %d observations", done.published.rows, done.observations)
             proven = check_days(platform.settings, project, model, {first, last}, done.snapshots)
             old = sample(platform.settings, project, model, (first, last), context.run.run_id)
+            served = served_check(platform.settings, project, model)
         checks = [
             _rows_check(done),
             _range_check(done),
             _parity_check(proven),
             judge_old_days(old),
             as_of_check(model, uses, lineage),
+            served,
         ]
         return dg.MaterializeResult(metadata=_metadata(model, done) | {"dagster/column_schema": schema}, check_results=checks)
 
@@ -134,12 +140,17 @@ def _check_specs(asset_key: dg.AssetKey, asked: Observations) -> list[dg.AssetCh
         "are now: decisions of the past are given the present. That does no harm where values never change; otherwise keep the versions "
         "of the table, and read those."
     )
+    served = (
+        "Vectors that were served online lately, computed again from the lake with the rows that had been seen, are equal bit for bit. "
+        "While a feature differs no candidate is promoted."
+    )
     return [
         dg.AssetCheckSpec(ROWS_MATCH, asset=asset_key, blocking=True, description=rows),
         dg.AssetCheckSpec(IN_RANGE, asset=asset_key, description=near),
         dg.AssetCheckSpec(PARITY, asset=asset_key, blocking=True, description=parity),
         dg.AssetCheckSpec(OLD_DAYS, asset=asset_key, description=old),
         dg.AssetCheckSpec(AS_OF, asset=asset_key, description=as_of),
+        dg.AssetCheckSpec(SERVED, asset=asset_key, description=served),
     ]
 
 
@@ -189,6 +200,49 @@ def _in_words(stale: "OldDay") -> str:
     if stale.is_unexplained:
         return f"{day} would come out otherwise, although nothing that it is made of has changed"
     return f"{day} is stale, as something came late for it: {tables}. Materialize it again; `pipeline features stale` lists all such days"
+
+
+def served_check(settings: "Settings", project: Project, model: Model) -> dg.AssetCheckResult:
+    """Holds a sample of the vectors that were served online against the lake; a store that does not answer is a warning."""
+    import psycopg
+
+    from pipeline_assets.model_lifecycle.feature_store.online import findings
+    from pipeline_assets.model_lifecycle.feature_store.online.recomputed import check_served
+    from pipeline_assets.model_lifecycle.feature_store.online.served import has_samples
+
+    try:
+        if not has_samples(settings, model):
+            return _not_served("No vectors of the model that were served online were kept.")
+        found = check_served(settings, project, online.declared_feeds(project), model)
+        course = findings.findings(settings, model)
+    except psycopg.OperationalError as error:
+        return _not_served(f"The online store did not answer: {error}", passed=False)
+    return judge_served(found, findings.draw_findings(course) if course else None)
+
+
+def judge_served(found: "ServedParity", course: bytes | None) -> dg.AssetCheckResult:
+    """An error that names each feature that differs; passed where none does, also where no vector could be compared."""
+    counts = f"{found.checked} vectors compared, {found.pending} wait for the lake, {sum(found.unclear.values())} cannot be compared"
+    differing = [f"{name} in {count} of them" for name, count in found.differing.items()]
+    metadata: Metadata = {
+        "vectors_compared": found.checked,
+        "vectors_pending": found.pending,
+        "vectors_unclear": dg.MetadataValue.json(dict(found.unclear)),
+        "differing": dg.MetadataValue.json(dict(found.differing)),
+        "examples": dg.MetadataValue.json([asdict(one) for one in found.examples]),
+        **({} if course is None else {"over_time": pictures({"served vectors held against the lake": course})}),
+    }
+    return dg.AssetCheckResult(
+        check_name=SERVED,
+        passed=found.is_equal,
+        severity=dg.AssetCheckSeverity.ERROR,
+        description="; ".join([*differing, counts]),
+        metadata=metadata,
+    )
+
+
+def _not_served(why: str, *, passed: bool = True) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(check_name=SERVED, passed=passed, severity=dg.AssetCheckSeverity.WARN, description=why)
 
 
 def as_of_check(model: Model, uses: Sequence[CurrentUse], lineage: DbtLineage) -> dg.AssetCheckResult:

@@ -32,6 +32,7 @@ def register(app: typer.Typer) -> None:
     features.command()(impact)
     features.command()(historical)
     features.command()(stale)
+    features.command()(online.parity)
     online.register(features)
     app.add_typer(features, name="features")
 

@@ -5,7 +5,8 @@ from datetime import datetime
 from pipeline_assets.core.errors import ModelRejected, PromotionRefused
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.model_lifecycle.registry import ledger, versions
-from pipeline_assets.model_lifecycle.registry.gate import Rule, broken
+from pipeline_assets.model_lifecycle.registry.gate import Rule, broken, served_rule
+from pipeline_assets.model_lifecycle.registry.judgement import served_compared
 from pipeline_assets.model_lifecycle.registry.ledger import Decision, Entry
 from pipeline_assets.model_lifecycle.training.inputs import end_of_vectors
 from pipeline_assets.spec.models import Model
@@ -17,16 +18,20 @@ def promote(
     """Makes a version live that a person asks for; its file is loaded and checked first.
 
     `live_from` is the event time from which it counts (None: the end of the newest day that has vectors).
-    Raises UnknownName if there is no such version, PromotionRefused if it is live already, ModelRejected if the gate's last word on it was
-    no and it `is_forced` not, ArtifactCorrupt if its file was changed, PromotionConflict if another version went live meanwhile.
+    Raises UnknownName if there is no such version, PromotionRefused if it is live already, ModelRejected if it `is_forced` not and the
+    gate's last word on it was no or a feature is served otherwise than the lake has it, ArtifactCorrupt if its file was changed,
+    PromotionConflict if another version went live meanwhile.
     """
     contract = versions.load(settings, model, version).contract
     entries = ledger.history(settings, model)
     if ledger.live(entries) == version:
         raise PromotionRefused(model.name, f"version {version} is live already")
     last = next((entry for entry in reversed(entries) if entry.version == version), None)
-    if last is not None and last.action == "reject" and not is_forced:
-        raise ModelRejected(model.name, version, [str(rule) for rule in broken([*map(Rule.from_json, last.rules)])])
+    is_rejected = last is not None and last.action == "reject"
+    judged = [*map(Rule.from_json, last.rules)] if last is not None and is_rejected else []
+    against = {rule.name: rule for rule in broken([*judged, served_rule(served_compared(settings, model))])}
+    if not is_forced and (is_rejected or against):
+        raise ModelRejected(model.name, version, [str(rule) for rule in against.values()])
     since = live_from or end_of_vectors(settings, model) or contract.as_of
     decision = Decision(version=version, actor=actor, reason=reason, live_from=since)
     entry = ledger.promote(settings, model, decision, expected_version=ledger.live(entries))

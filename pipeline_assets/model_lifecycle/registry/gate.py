@@ -58,6 +58,15 @@ class Rule:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Compared:
+    """Vectors that were served online and compared with the lake: when, how many, and the features that differed in any."""
+
+    at: str
+    vectors: int
+    differing: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Measured:
     """What the gate looks at: the candidate, and its rivals on the same hold-out.
 
@@ -66,7 +75,7 @@ class Measured:
     unit are others, so that it cannot be judged there: then `champion` is None too. `champion_ahead` is how much later than the candidate
     the champion was trained (event time; negative: earlier).
     `latency_ms` is the 95th percentile of scoring one row on a free core. `rolled_back` says how often people or monitors went back from
-    this very model file.
+    this very model file. `served` are the vectors that were served online and last compared with the lake.
     """
 
     candidate: Evaluation
@@ -78,6 +87,7 @@ class Measured:
     features_lost: int = 0
     answers_otherwise: bool = False
     rolled_back: int = 0
+    served: Compared | None = None
 
 
 def judge(gate: Gate, kind: TaskKind, measured: Measured) -> tuple[Rule, ...]:
@@ -94,7 +104,16 @@ def judge(gate: Gate, kind: TaskKind, measured: Measured) -> tuple[Rule, ...]:
         _most("size in bytes", measured.size_bytes, gate.max_size_bytes),
         _most("latency of one row in ms (p95, on a free core)", measured.latency_ms, gate.max_latency_ms),
         _most("earlier roll backs from the same model file", measured.rolled_back, 0),
+        served_rule(measured.served),
     )
+
+
+def served_rule(served: Compared | None) -> Rule:
+    """That no feature is served otherwise than the lake has it; kept where no vector was compared, which the name of the rule says."""
+    if served is None:
+        return _most("features served otherwise than the lake has them (no served vectors were compared)", 0, 0)
+    shown = f"{served.vectors} vectors at {served.at}" + "".join(f", {name}" for name in served.differing)
+    return _most(f"features served otherwise than the lake has them ({shown})", len(served.differing), 0)
 
 
 def broken(rules: Sequence[Rule]) -> tuple[Rule, ...]:

@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline_assets.core.settings import Settings
+from pipeline_assets.model_lifecycle.feature_store.online.findings import last_comparison
 from pipeline_assets.model_lifecycle.registry import gate, ledger, versions
-from pipeline_assets.model_lifecycle.registry.gate import Measured, Rule
+from pipeline_assets.model_lifecycle.registry.gate import Compared, Measured, Rule
 from pipeline_assets.model_lifecycle.registry.ledger import Decision, Entry
 from pipeline_assets.model_lifecycle.registry.versions import LoadedModel
 from pipeline_assets.model_lifecycle.training.archive import read_path
@@ -114,7 +115,16 @@ def _measure(settings: Settings, model: Model, candidate: LoadedModel, case: Cas
         features_lost=lost,
         answers_otherwise=other,
         rolled_back=sum(entry.action == "rollback" and entry.previous_version == case.version for entry in case.entries),
+        served=served_compared(settings, model),
     )
+
+
+def served_compared(settings: Settings, model: Model) -> Compared | None:
+    """The newest comparison of vectors of a model that were served online; None where none was ever compared."""
+    found = last_comparison(settings, model)
+    if found is None:
+        return None
+    return Compared(at=found.checked_at.isoformat(timespec="seconds"), vectors=found.checked, differing=tuple(found.differing))
 
 
 def _latency_ms(scorer: Scorer, held: pa.Table) -> float:

@@ -18,13 +18,17 @@ from psycopg import sql
 from typer.testing import CliRunner
 
 from pipeline_assets.core import names
-from pipeline_assets.core.connections import object_store, tracking, warehouse
+from pipeline_assets.core.connections import object_store, online, tracking, warehouse
 from pipeline_assets.core.errors import ArtifactCorrupt, ModelRejected, NotTrained, PromotionRefused, UnknownName, UserInputError
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import Platform, key
 from pipeline_assets.core.settings import PREFIX, Settings, load_settings
+from pipeline_assets.model_lifecycle.feature_store.online import store
+from pipeline_assets.model_lifecycle.feature_store.online.findings import write_finding
+from pipeline_assets.model_lifecycle.feature_store.online.recomputed import ServedParity
 from pipeline_assets.model_lifecycle.registry import assets as registry_assets
 from pipeline_assets.model_lifecycle.registry import by_hand, commands, ledger, versions
+from pipeline_assets.model_lifecycle.registry.gate import broken
 from pipeline_assets.model_lifecycle.registry.judgement import Judgement, judge_candidate
 from pipeline_assets.model_lifecycle.training import archive
 from pipeline_assets.model_lifecycle.training import assets as training_assets
@@ -33,6 +37,7 @@ from pipeline_assets.model_lifecycle.training.candidate import train_candidate
 from pipeline_assets.model_lifecycle.training.dataset import build_training_set, only
 from pipeline_assets.model_lifecycle.training.inputs import end_of_vectors, read_inputs
 from pipeline_assets.model_lifecycle.training.track import MODEL_FILE, log_candidate
+from pipeline_assets.processing.features.catalogue import definition_hash
 from pipeline_assets.processing.lake.tables import replace_days, snapshot_id
 from pipeline_assets.spec.models import Model
 from pipeline_assets.spec.tasks import Task
@@ -262,6 +267,43 @@ def test_a_candidate_below_the_gate_is_rejected_with_the_rule_and_the_distance(h
     assert any(not rule["passed"] for rule in entries[1].rules)
     assert house.judge(str(found["candidate_run_id"])).verdict == "rejected"
     assert len(ledger.history(settings, house.model)) == 2
+
+
+def compared(house: House, differing: Mapping[str, int]) -> None:
+    """Has the newest comparison of served vectors with the lake be this one."""
+    with online(house.settings) as connection:
+        store.create(connection)
+    write_finding(
+        house.settings,
+        ServedParity(
+            model=house.model.name,
+            definition=definition_hash(house.model),
+            checked=200,
+            pending=0,
+            unclear={},
+            differing=differing,
+            examples=(),
+        ),
+    )
+
+
+def test_nothing_goes_live_while_a_feature_is_served_otherwise(house: House) -> None:
+    """The gate rejects a candidate by the name of the feature, and so does a promotion by hand without force, until it is equal again."""
+    settings = house.settings
+    first = house.judge(house.train())
+    compared(house, {"origin_departures__late_rate_7d": 3})
+    second = house.judge(house.train(_fewer(0.9)))
+    by_hand.promote(settings, house.model, 2, actor="a test", reason="I know better", is_forced=True)
+    with pytest.raises(ModelRejected, match=r"than the lake has them \(200 vectors at .*, origin_departures__late_rate_7d"):
+        by_hand.promote(settings, house.model, 1, actor="a test", reason="a try")
+    compared(house, {})
+    by_hand.promote(settings, house.model, 1, actor="a test", reason="equal again")
+    third = house.judge(house.train(_fewer(0.8)))
+
+    assert (first.verdict, second.verdict, third.verdict) == ("promoted", "rejected", "promoted")
+    assert "(no served vectors were compared)" in " ".join(rule.name for rule in first.rules)
+    assert [rule.name.rpartition(", ")[2] for rule in broken(second.rules)] == ["origin_departures__late_rate_7d)"]
+    assert "origin_departures__late_rate_7d" in ledger.history(settings, house.model)[1].reason
 
 
 def test_a_loaded_version_scores_as_it_did_when_it_was_judged(house: House) -> None:

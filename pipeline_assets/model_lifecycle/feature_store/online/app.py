@@ -13,11 +13,13 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from random import Random
 from typing import Any
 
 import psycopg
 import pyarrow as pa
 from starlette.applications import Starlette
+from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -33,6 +35,7 @@ from pipeline_assets.model_lifecycle.feature_store.online.compare import questio
 from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed
 from pipeline_assets.model_lifecycle.feature_store.online.pool import Readers
 from pipeline_assets.model_lifecycle.feature_store.online.read import Served
+from pipeline_assets.model_lifecycle.feature_store.online.served import keep_sample
 from pipeline_assets.model_lifecycle.feature_store.spine import entity_keys, left_out
 from pipeline_assets.spec.models import Model
 
@@ -60,7 +63,7 @@ STATUSES: tuple[tuple[type[PipelineError], int], ...] = (
 
 def build_app(settings: OnlineSettings, project: Project, feeds: Sequence[Feed]) -> Starlette:
     """The app for the models of a project; it closes its connections when it ends, unless it is mounted in another."""
-    readers = Readers(settings, feeds)
+    readers, random = Readers(settings, feeds), Random()  # noqa: S311 - chance, no secret
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -79,7 +82,9 @@ def build_app(settings: OnlineSettings, project: Project, feeds: Sequence[Feed])
             return _problem(error)
         except psycopg.OperationalError:
             return _problem(Refused(503, "The online store does not answer. Ask again later."))
-        return JSONResponse({"instances": _instances(served), "positions": _positions(served)})
+        # After the answer: what is kept of it must neither delay nor fail it.
+        kept = BackgroundTask(keep_sample, settings, model, spine, served, random)
+        return JSONResponse({"instances": _instances(served), "positions": _positions(served)}, background=kept)
 
     return Starlette(routes=[Route("/v1/features/{model}", features, methods=["POST"])], lifespan=lifespan)
 

@@ -68,6 +68,7 @@ def build(settings: Settings, feed: Feed, on_step: Listener) -> Built:
 def build_missing(settings: Settings, feed: Feed, on_step: Listener) -> Built | None:
     """Builds a feed that is not online as it is declared now; None where it is."""
     with online(settings) as connection:
+        store.create(connection)
         kept = store.find(connection, feed)
     return None if kept is not None and kept.is_live else build(settings, feed, on_step)
 

@@ -1,4 +1,7 @@
-"""The commands of the online store: `features online build`, `run`, `show` and `status`. What they need is loaded when they run."""
+"""The commands of the online store: `features online build`, `run`, `show`, `status`, and `features parity`.
+
+What they need is loaded when they run.
+"""
 
 import json
 import os
@@ -13,6 +16,7 @@ import typer
 if TYPE_CHECKING:
     from pipeline_assets.core.project import Project
     from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed
+    from pipeline_assets.model_lifecycle.feature_store.online.recomputed import ServedParity
 
 
 def register(features: typer.Typer) -> None:
@@ -94,6 +98,43 @@ def show(
     typer.echo(f"Status by view: {json.dumps(found.statuses)}")
     if found.differing:
         raise typer.Exit(1)
+
+
+def parity(
+    *,
+    model: Annotated[str, typer.Option(help="Whose vectors: the name of a model.")],
+    sample: Annotated[int, typer.Option(min=1, help="How many of the newest that can be compared.")] = 200,
+    all_: Annotated[bool, typer.Option("--all", help="Compare all that were kept.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print an object.")] = False,
+) -> None:
+    """Compute vectors that were served online again from the lake, with the rows that had been seen, and compare them bit for bit."""
+    from dataclasses import asdict
+
+    from pipeline_assets.core.settings import load_settings
+    from pipeline_assets.model_lifecycle.feature_store.online.recomputed import check_served
+
+    project, feeds = declared()
+    found = check_served(load_settings(), project, feeds, project.model(model), None if all_ else sample)
+    if as_json:
+        typer.echo(json.dumps(asdict(found), indent=2))
+    else:
+        _show_parity(found)
+    if not found.is_equal:
+        raise typer.Exit(1)
+
+
+def _show_parity(found: "ServedParity") -> None:
+    for feature, count in found.differing.items():
+        typer.echo(f"{feature}: {count:,} of {found.checked:,} values differ")
+        for one in (one for one in found.examples if one.feature == feature):
+            typer.echo(f"  {json.dumps(one.entity)} at {one.decision_at}: {one.served!r} was served, {one.recomputed!r} is right")
+    for reason, count in found.unclear.items():
+        typer.echo(f"{count:,} vectors cannot be compared: {reason}.")
+    if found.pending:
+        typer.echo(f"{found.pending:,} vectors wait for the lake to have the records that they had seen.")
+    if not found.checked + found.pending + sum(found.unclear.values()):
+        typer.echo(f"No vectors of {found.model} were kept.")
+    typer.echo(f"{found.checked:,} vectors compared, {sum(found.differing.values()):,} values differ.")
 
 
 def status(*, as_json: Annotated[bool, typer.Option("--json", help="Print a list of objects.")] = False) -> None:

@@ -13,7 +13,7 @@ from pipeline_assets.model_lifecycle.feature_store.online.copies import open_sou
 from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed, feeds_of_model
 from pipeline_assets.model_lifecycle.feature_store.online.read import Reader, Served
 from pipeline_assets.model_lifecycle.feature_store.parity import differs
-from pipeline_assets.model_lifecycle.feature_store.spine import check_requests, left_out
+from pipeline_assets.model_lifecycle.feature_store.spine import check_requests, entity_keys, left_out
 from pipeline_assets.spec.models import Model
 
 
@@ -44,8 +44,7 @@ def questions_of(project: Project, model: Model, spine: pa.Table, name: str) -> 
     """
     for feature in left_out(model, spine.column_names):
         raise RequestFieldMissing(name, model.name, feature.name, feature.column)
-    kinds = {column: project.kind_of(model.observations.table, column) for view in model.views for column in view.entity.keys}
-    return check_requests(name, model, spine, {**kinds, **_of_requests(project, model)})
+    return check_requests(name, model, spine, kinds_of(project, model))
 
 
 def beside(
@@ -68,5 +67,7 @@ def beside(
     )
 
 
-def _of_requests(project: Project, model: Model) -> dict[str, ColumnKind]:
-    return {feature.column: project.kind_of(model.observations.table, feature.column) for feature in model.request_features}
+def kinds_of(project: Project, model: Model) -> dict[str, ColumnKind]:
+    """The kinds of the columns of the observations that a question has: entity keys, and what features of the request are computed from."""
+    asked = (*entity_keys(model), *(feature.column for feature in model.request_features))
+    return {column: project.kind_of(model.observations.table, column) for column in asked}

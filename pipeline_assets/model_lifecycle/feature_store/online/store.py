@@ -1,7 +1,7 @@
 """The online store in Postgres: its tables, and which version of each feed is read.
 
-In the schema `online`: `feeds` has a row for each version of a feed, `offsets` how far its topic has been taken, `workers` and
-`progress` what workers report of it. Version 7 of a feed has
+In the schema `online`: `feeds` has a row for each version of a feed, `offsets` how far its topic has been taken, `workers` and `progress`
+what workers report of it, `served` vectors that were served, `parity` what came of holding them against the lake. Version 7 of a feed has
 `state_7` (per view and entity key the packed state, the finished values and the time for which they hold), `rows_7` (the rows of the
 cleaned table that a question can still reach) and, of a stream, `raw_7` (the rows of the contract that they are derived from).
 """
@@ -60,6 +60,26 @@ CONTROL = """
         bytes bigint not null,
         problem text,
         primary key (feed, worker)
+    );
+    create table if not exists online.served (
+        id bigint generated always as identity primary key,
+        model text not null,
+        definition text not null,
+        served_at timestamptz not null default now(),
+        positions jsonb not null,
+        asked text not null,
+        features text not null
+    );
+    create index if not exists served_of_model on online.served (model, id);
+    create table if not exists online.parity (
+        id bigint generated always as identity primary key,
+        model text not null,
+        definition text not null,
+        checked_at timestamptz not null default now(),
+        checked integer not null,
+        pending integer not null,
+        unclear jsonb not null,
+        differing jsonb not null
     );
 """
 # How far a feed has followed its source, as `position_of` takes it.

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline_assets.model_lifecycle.registry.gate import Measured, Rule, broken, judge
+from pipeline_assets.model_lifecycle.registry.gate import Compared, Measured, Rule, broken, judge
 from pipeline_assets.model_lifecycle.training.evaluate import Evaluation, Quality
 from pipeline_assets.model_lifecycle.training.tasks import task_kind
 from pipeline_assets.spec.models import Gate
@@ -48,7 +48,7 @@ def _broken(measured: Measured) -> list[str]:
 def test_a_good_candidate_breaks_no_rule() -> None:
     """Better than both rivals, calibrated, small and quick."""
     assert _broken(GOOD) == []
-    assert len(judge(GATE, KIND, GOOD)) == 6
+    assert len(judge(GATE, KIND, GOOD)) == 7
 
 
 @pytest.mark.parametrize(
@@ -148,3 +148,23 @@ def test_a_rule_passes_exactly_if_its_margin_is_not_negative_and_survives_json(v
     expected = value is not None and (value >= limit if is_minimum else value <= limit)
     assert rule.passed == expected == (rule.margin is not None and rule.margin >= 0)
     assert Rule.from_json(rule.to_json()) == rule
+
+
+def test_a_feature_that_is_served_otherwise_breaks_a_rule_by_its_name() -> None:
+    """The reason has the features, how many vectors were compared, and when; where none differs the rule is kept."""
+    found = Compared(at="2013-05-04T12:00:00+00:00", vectors=200, differing=("a__b_1h", "a__c"))
+    (rule,) = broken(judge(GATE, KIND, replace(GOOD, served=found)))
+
+    assert str(rule) == (
+        "features served otherwise than the lake has them (200 vectors at 2013-05-04T12:00:00+00:00, a__b_1h, a__c) is 2, must be "
+        "at most 0: broken by 2"
+    )
+    assert _broken(replace(GOOD, served=replace(found, differing=()))) == []
+
+
+def test_without_served_vectors_the_evidence_says_so() -> None:
+    """Nothing is held against a model that nobody has asked online yet."""
+    (rule,) = [rule for rule in judge(GATE, KIND, GOOD) if "served" in rule.name]
+
+    assert rule.passed
+    assert rule.name.endswith("(no served vectors were compared)")

@@ -1,7 +1,7 @@
 """Online features over HTTP: asked of a real server on loopback, as a client would."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
@@ -21,14 +21,17 @@ from pipeline_assets.model_lifecycle.feature_store.online import store
 from pipeline_assets.model_lifecycle.feature_store.online.app import MOST_INSTANCES, build_app
 from pipeline_assets.model_lifecycle.feature_store.online.keep import keep_records
 from pipeline_assets.model_lifecycle.feature_store.online.pool import MOST_CONNECTIONS
+from pipeline_assets.model_lifecycle.feature_store.online.served import Sample, newest_samples
 from pipeline_assets.model_lifecycle.feature_store.online.session import open_session
 from pipeline_assets.processing.features.catalogue import feature_columns
+from pipeline_assets.spec.monitors import Sampling
 from pipeline_assets.use_cases import nyc_flights
 from pipeline_assets.use_cases.nyc_flights.models import flight_delay
 from pipeline_assets_tests.online_departures import PROJECT, departures, feed, table_of
 from pipeline_assets_tests.stream_records import until
 
-MODEL = replace(flight_delay, views=feed("departures_history").views)
+EVERY = replace(flight_delay.monitor, served=Sampling(share=1.0))
+MODEL = replace(flight_delay, views=feed("departures_history").views, monitor=EVERY)
 ROWS = departures(np.random.default_rng(30), 60)
 NOW = (ROWS[-1]["recorded_at"] + timedelta(minutes=1)).isoformat()
 FLIGHT = {"scheduled_departure_at": "2013-05-04T21:30:00Z", "distance_miles": 2454, "planned_minutes": 360.5}
@@ -96,6 +99,21 @@ def test_features_of_the_request_stand_behind_those_of_views(client: httpx.Clien
     assert list(found[0]) == [column.name for column in feature_columns(MODEL)]
     assert [found[0][f"request__{name}"] for name in ("hour", "weekday", "distance_miles", "planned_minutes")] == [17, 6, 2454.0, 360.5]
     assert [found[1][f"request__{name}"] for name in ("hour", "distance_miles", "origin")] == [17, None, None]
+
+
+def test_what_was_served_is_kept_with_its_position(client: httpx.Client, database: OnlineSettings) -> None:
+    """Question and answer as they were, after the answer was given."""
+
+    def kept() -> Sequence[Sample]:
+        with online(database) as connection:
+            return newest_samples(connection, MODEL)
+
+    answer = client.post("/v1/features/flight_delay", json={"instances": [KNOWN, {**KNOWN, "origin": "XXX"}]}).json()
+    second, first = until(kept, lambda samples: len(samples) == 2)
+
+    assert [dict(one.features) for one in (first, second)] == [one["features"] for one in answer["instances"]]
+    assert (dict(first.asked), second.asked["origin"]) == (KNOWN, "XXX")
+    assert [dict(one.offsets) for one in first.positions] == [{0: len(ROWS)}]
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,8 @@ import pyarrow as pa
 from psycopg.sql import SQL
 
 from pipeline_assets.core import names
-from pipeline_assets.core.connections import catalog, online
+from pipeline_assets.core.connections import online
 from pipeline_assets.core.settings import Settings
-from pipeline_assets.ingestion.streaming.landing.offsets import Seen
-from pipeline_assets.ingestion.streaming.typed.table import PLACE_SCHEMA, Position, append_events, typed_schema, typed_table
 from pipeline_assets.model_lifecycle.feature_store.online import store
 from pipeline_assets.model_lifecycle.feature_store.online.build import build, follow
 from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed
@@ -29,27 +27,12 @@ from pipeline_assets_tests.online_departures import (
     departures,
     feed,
     put_history,
+    put_typed,
     questions,
     rows_kept,
     states_kept,
     table_of,
 )
-
-
-def put_typed(settings: Settings, rows: pa.Table, first_offset: int) -> None:
-    """Adds records of the topic to the typed table, the first with this offset."""
-    contract = feed("departures_history").contract
-    count = rows.num_rows
-    place = {
-        "_topic": ["flight-departures"] * count,
-        "_partition": pa.array([0] * count, pa.int32()),
-        "_offset": list(range(first_offset, first_offset + count)),
-        "_received_at": rows["recorded_at"],
-    }
-    whole = pa.Table.from_arrays([*rows.columns, *pa.table(place, schema=PLACE_SCHEMA).columns], schema=typed_schema(contract))
-    with catalog(settings) as lake:
-        table = typed_table(lake, contract)
-        append_events(table, whole, Position(seen=Seen(partitions={0: ((0, first_offset + count),)})), run_id="test")
 
 
 def served(settings: Settings, kept: store.Kept, at: datetime) -> Mapping[str, list[object]]:
