@@ -42,8 +42,8 @@ class Windowed:
 
     A window w asked at t covers the events with floor_hop(t − w) <= event_at <= t and known_at <= t, less those superseded by t. `column`
     is None for `count` of all events and for `time_since_last` (seconds since the newest event); `rate` wants a boolean column and gives
-    the share that is true. Nulls are not counted; no event gives null, and 0 for `count`. The hop follows from w (5 min up to 12 h, 1 h up
-    to 10 d, 1 d beyond) unless declared.
+    the share that is true. Nulls are not counted; no event gives null, or `default` where one is declared, and 0 for `count`. The hop
+    follows from w (5 min up to 12 h, 1 h up to 10 d, 1 d beyond) unless declared.
     """
 
     name: str
@@ -51,6 +51,7 @@ class Windowed:
     windows: tuple[timedelta, ...]
     column: str | None = None
     hop: timedelta | None = None
+    default: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,16 +63,18 @@ class Learned:
 
 @dataclass(frozen=True, kw_only=True)
 class Latest:
-    """The newest value of `column` known at the time asked; null when it is older than `ttl` (by event_at).
+    """The newest value of `column` known at the time asked; null when there is none or it is older than `ttl` (by event_at).
 
     A number is its value, a boolean 0 or 1, a date or timestamp the seconds from it to the decision (negative where it is later). Text is
-    categorical and must say by which `values`: those listed, or learned ones; null where the value is not among them.
+    categorical and must say by which `values`: those listed, or learned ones; null where the value is not among them. In place of null
+    stands `default`, where one is declared: a value of the column.
     """
 
     name: str
     column: str
     ttl: timedelta | None = None
     values: tuple[str, ...] | Learned = ()
+    default: float | str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

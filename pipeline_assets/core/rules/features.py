@@ -92,11 +92,21 @@ def _windowed(place: Place, feature: Windowed, columns: Columns) -> Iterator[Pro
             yield place.problem("windows", f"holds {window}", "whole minutes, at most 100 years")
     if feature.hop is not None:
         yield from place.positive("hop", feature.hop)
+    yield from _windowed_default(place, feature)
+
+
+def _windowed_default(place: Place, feature: Windowed) -> Iterator[Problem]:
+    default = feature.default
+    if default is not None and feature.aggregate == "count":
+        yield place.problem("default", "is set", "no default for a count, which is 0 where nothing happened")
+    elif default is not None and (type(default) not in (int, float) or not isfinite(default)):
+        yield place.problem("default", f"is {default!r}", "a finite number")
 
 
 def _latest(place: Place, feature: Latest, columns: Columns) -> Iterator[Problem]:
     yield from of_kind(place, "column", feature.column, columns, VALUES)
     yield from _categories(place, feature.column, feature.values, columns)
+    yield from _default(place, feature, columns.get(feature.column))
     if feature.ttl is not None:
         yield from place.positive("ttl", feature.ttl)
 
@@ -117,7 +127,7 @@ def _request_feature(place: Place, feature: RequestFeature, columns: Columns) ->
     yield from _default(place, feature, columns.get(feature.column))
 
 
-def _default(place: Place, feature: RequestFeature, kind: ColumnKind | None) -> Iterator[Problem]:
+def _default(place: Place, feature: RequestFeature | Latest, kind: ColumnKind | None) -> Iterator[Problem]:
     """A default has to be a value that the column may have; times have none, as they are counted from the decision."""
     default = feature.default
     if default is None or kind not in VALUES:

@@ -23,7 +23,8 @@ def join_view(view: FeatureView, requests: pa.Table, features: pa.Table) -> pa.T
     requests: the entity's key columns and `decision_at`, any order, other columns ignored. features: one row per distinct (keys,
     decision_at), with the view's feature columns.
     Returns len(requests) rows in their order, repeats kept, with the columns `feature_names(view)`. A request with a null key has no row in
-    the feature table; it gets the empty value of each feature, as from the kernel where nothing matches: 0 for counts, null for all others.
+    the feature table; it gets the empty value of each feature, as from the kernel where nothing matches: 0 for
+    counts, else its default or null.
     Raises FeaturesMissing if a request without null keys has no row, TableMismatch if the feature table has two.
     """
     on, columns = list(identity(view)), feature_names(view)
@@ -32,7 +33,7 @@ def join_view(view: FeatureView, requests: pa.Table, features: pa.Table) -> pa.T
         raise TableMismatch(_name(view), f"holds a row of ({', '.join(on)}) more than once", features.column_names)
     joined = asked.join(rows.with_columns(pl.lit(value=True).alias(FOUND)), on=on, how="left", maintain_order="left")
     _check_found(view, joined)
-    empty = [pl.col(column.name).fill_null(column.empty) for column in view_columns(view) if column.empty is not None]
+    empty = [pl.col(column.name).fill_null(column.nothing) for column in view_columns(view) if column.nothing is not None]
     return joined.with_columns(empty).select(columns).rechunk().to_arrow()
 
 

@@ -165,5 +165,5 @@ def _column_schema(project: Project, view: FeatureView) -> dg.TableSchema:
 
 
 def _column(feature: FeatureColumn) -> dg.TableColumn:
-    constraints = dg.TableColumnConstraints(nullable=feature.empty is None)
+    constraints = dg.TableColumnConstraints(nullable=feature.nothing is None)
     return dg.TableColumn(feature.name, feature.dtype, feature.description, constraints, {"aggregate": feature.aggregate})

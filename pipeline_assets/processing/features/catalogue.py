@@ -29,7 +29,7 @@ class FeatureColumn:
     view: the feature view, or `request`. source: the cleaned table. column: of the source; None where events as such are counted.
     aggregate: that of a windowed feature, `latest`, or the transform of a request feature. window: None where it has none. categories: the
     listed ones, whose code the feature is, or that training learns them from the text that the feature is; empty for numbers. empty: its
-    value where nothing is known of the entity.
+    value where nothing is known of the entity. default: the declared value that it has in place of null, a category as the feature has it.
     """
 
     name: str
@@ -42,6 +42,12 @@ class FeatureColumn:
     description: str
     categories: "Categories" = ()
     empty: int | None = None
+    default: float | str | None = None
+
+    @property
+    def nothing(self) -> float | str | None:
+        """Its value where nothing counts for it."""
+        return self.empty if self.default is None else self.default
 
 
 def feature_columns(model: Model) -> tuple[FeatureColumn, ...]:
@@ -98,11 +104,12 @@ def definition_hash(model: Model) -> str:
 
 
 def _canonical(feature: Windowed | Latest) -> dict[str, Any]:
+    default = {} if feature.default is None else {"default": feature.default}
     if isinstance(feature, Latest):
         categories = {"values": _categories(feature.values)} if feature.values else {}
-        return {"latest": feature.name, "column": feature.column, "ttl": _microseconds(feature.ttl), **categories}
+        return {"latest": feature.name, "column": feature.column, "ttl": _microseconds(feature.ttl), **categories, **default}
     tiles = [[_microseconds(window), _microseconds(hop_of(window, feature.hop))] for window in feature.windows]
-    return {"windowed": feature.name, "aggregate": feature.aggregate, "column": feature.column, "windows_and_hops": tiles}
+    return {"windowed": feature.name, "aggregate": feature.aggregate, "column": feature.column, "windows_and_hops": tiles, **default}
 
 
 def _categories(values: "Categories") -> list[str] | str:
@@ -131,6 +138,7 @@ def _window_column(view: FeatureView, feature: Windowed, window: timedelta) -> F
         window=window,
         description=f"{wording} of the {view.entity.name} in the {names.span(window)} before the decision.",
         empty=kind.empty,
+        default=_plain(feature.default),
     )
 
 
@@ -151,7 +159,20 @@ def _latest_column(view: FeatureView, feature: Latest) -> FeatureColumn:
         window=None,
         description=f"Newest known {feature.column} of the {view.entity.name}, from {_rows_of(view)}{age}.",
         categories=feature.values,
+        default=_default_of(feature),
     )
+
+
+def _default_of(feature: Latest) -> float | str | None:
+    """The default as the feature has it: the code of a listed category, learned ones as text."""
+    if isinstance(feature.default, str):
+        return feature.values.index(feature.default) if isinstance(feature.values, tuple) else feature.default
+    return _plain(feature.default)
+
+
+def _plain(default: float | None) -> float | None:
+    """A number as values are: without a zero that has a sign."""
+    return None if default is None else float(default) + 0.0
 
 
 def _request_column(model: Model, feature: RequestFeature) -> FeatureColumn:

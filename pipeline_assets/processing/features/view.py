@@ -8,6 +8,7 @@ import pyarrow as pa
 from pipeline_assets.processing.features.as_of import latest_features, latest_values
 from pipeline_assets.processing.features.catalogue import view_columns
 from pipeline_assets.processing.features.columns import DECISION_AT, Ints, arrow_numbers, instants, present_in
+from pipeline_assets.processing.features.defaults import with_defaults
 from pipeline_assets.processing.features.keys import bucket_of, key_columns
 from pipeline_assets.processing.features.timeline import NEVER, Columns, build_timeline
 from pipeline_assets.processing.features.windows import window_features, window_values
@@ -30,7 +31,7 @@ def view_features(
     requests: the entity's key columns and `decision_at` (aware, to the microsecond), any order, other columns ignored. events: the key
     columns, the times and the features' columns of the view's source, any order. Both may be empty.
     Returns len(requests) rows in their order with the columns `feature_names(view)`: `count` and the codes of listed categories as int64,
-    learned categories as text, all others as float64, with nulls.
+    learned categories as text, all others as float64, with nulls where no default is declared.
     The bytes are the same for every number of buckets (crc32 of the key) and every `requests_at_once`.
     Raises TableMismatch where a column is missing, duplicated or of the wrong type, a time naive or null, a value NaN or infinite.
     """
@@ -76,7 +77,7 @@ def bucket_features(view: FeatureView, requests: pa.Table, events: pa.Table) -> 
     )
     timeline = build_timeline(requests, events, columns, name=view.source.name, is_ordered=_asks_for_newest(view))
     found = window_features(view, timeline, events) | latest_features(view, timeline, events)
-    return pa.table({name: found[name] for name in feature_names(view)})
+    return with_defaults(view_columns(view), pa.table({name: found[name] for name in feature_names(view)}))
 
 
 def _asks_for_newest(view: FeatureView) -> bool:

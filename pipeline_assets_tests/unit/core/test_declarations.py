@@ -1,5 +1,6 @@
 """A malformed declaration fails at load and says where, what and what would be right."""
 
+import math
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -625,6 +626,27 @@ def test_a_default_is_a_value_that_the_column_may_have(declared: UseCase, featur
     (found,) = problems(with_model(declared, request_features=(feature,)))
 
     assert (found.field, expected in found.expected) == ("default", True)
+
+
+@pytest.mark.parametrize(
+    ("feature", "expected"),
+    [
+        (Windowed(name="f", aggregate="count", windows=(timedelta(hours=1),), default=1.0), "no default for a count"),
+        (
+            Windowed(name="f", aggregate="mean", column="delay_minutes", windows=(timedelta(days=1),), default=math.inf),
+            "a finite number",
+        ),
+        (Latest(name="f", column="delay_minutes", default="late"), "a value of type integer"),
+        (Latest(name="f", column="event_at", default=1.0), "no default for 'event_at'"),
+        (Latest(name="f", column="carrier", values=("AA", "UA"), default="BB"), "AA, UA"),
+    ],
+)
+def test_a_default_of_a_view_is_a_value_that_the_feature_may_have(declared: UseCase, feature: Windowed | Latest, expected: str) -> None:
+    """A count has one already; another type, no finite number, a time and a category that is not listed are problems of `default`."""
+    view = replace(declared.models[0].views[0], features=(feature,))
+    found = problems(with_model(declared, views=(view,)))
+
+    assert [(one.field, expected in one.expected) for one in found if "feature 'f'" in one.subject] == [("default", True)]
 
 
 def test_a_numeric_request_feature_on_text_is_refused(declared: UseCase) -> None:

@@ -26,6 +26,7 @@ from pipeline_assets.model_lifecycle.feature_store.online.rows import entity_tex
 from pipeline_assets.model_lifecycle.feature_store.online.source import Asked, Row, Source, Wanted
 from pipeline_assets.processing.features.catalogue import view_columns
 from pipeline_assets.processing.features.columns import DECISION_AT, Bools, Ints, instants
+from pipeline_assets.processing.features.defaults import with_defaults
 from pipeline_assets.processing.features.request import request_features
 from pipeline_assets.processing.features.timeline import NEVER
 from pipeline_assets.spec.features import Entity, FeatureView, RequestFeature
@@ -52,7 +53,8 @@ class Served:
     something was known at, in microseconds; None where nothing came yet.
 
     `fresh`: the feed has followed its source to within the promised freshness of the moment; `stale`: it has not; `unknown`: nothing was
-    ever known of the entity, and features have their empty values. A single feature that is null, or 0 of no rows, has status `default`.
+    ever known of the entity, and features have their empty values. A single feature that is null or has its default, or 0 of no rows, has
+    status `default`.
     """
 
     features: pa.Table
@@ -62,7 +64,7 @@ class Served:
 
     def status_of(self, view: FeatureView, feature: str) -> list[Status]:
         """The status of each value of a feature."""
-        empty = next(column.empty for column in view_columns(view) if column.name == feature)
+        empty = next(column.nothing for column in view_columns(view) if column.name == feature)
         values = self.features[feature].to_pylist()
         of_view = self.statuses[view.name]
         return ["default" if one != "unknown" and value == empty else one for one, value in zip(of_view, values, strict=True)]
@@ -78,6 +80,7 @@ class Reader:
     def __init__(self, source: Source, views: Sequence[FeatureView], request: Sequence[RequestFeature] = ()) -> None:
         self.source, self.views, self.request = source, tuple(views), tuple(request)
         self._read = [_view(source.feeds.index(feed), feed, view) for view, feed in ((view, feed_of(source.feeds, view)) for view in views)]
+        self._defaults = [column for view in views for column in view_columns(view) if column.default is not None]
         self._outputs = tuple(output for one in self._read for output in one.layout.outputs)
 
     def of(self, source: Source) -> "Reader":
@@ -102,7 +105,7 @@ class Reader:
             is_known = _answer(answers, first, one, keys, _with_values(rows, remembered[one.view.name]), at)
             statuses[one.view.name] = _statuses(one.view, is_known.tolist(), positions[one.number].watermark, times)
             first += len(one.layout.outputs)
-        features = answers.table(self._outputs)
+        features = with_defaults(self._defaults, answers.table(self._outputs))
         if self.request:
             of_request = request_features(self.request, requests)
             features = pa.table([*features.columns, *of_request.columns], [*features.column_names, *of_request.column_names])

@@ -210,3 +210,32 @@ def test_a_bucket_is_the_checksum_of_the_keys_text() -> None:
 
     assert bucket_of(table, "t", ["place"], 16).tolist() == [3, 3, 0]
     assert bucket_of(table, "t", ["place", "gate"], 200).tolist() == [129, 187, 43]
+
+
+def test_a_declared_default_stands_in_place_of_null() -> None:
+    """Of a place without events, of none, and of a value that has expired; categories as the feature has them; counts stay 0."""
+    view = view_of(
+        replace(windowed("mean", "amount", HOUR), default=2),
+        windowed("count", None, HOUR),
+        Latest(name="pieces", column="pieces", ttl=HOUR, default=-1.5),
+        Latest(name="listed", column="color", values=("red", "green"), default="green"),
+        Latest(name="learned", column="color", values=Learned(), default="blue"),
+    )
+    happened = events({"event_at": NOON, "known_at": NOON, "place": "a", "amount": 7.0, "pieces": 3, "color": "red"})
+    requests = pa.concat_tables([asked(NOON, NOON + 2 * HOUR), asked(NOON, place="b"), asked(NOON, place=None)])
+    found = view_features(view, requests, happened).to_pydict()
+
+    assert found == {
+        "v__mean_1h": [7.0, 2.0, 2.0, 2.0],
+        "v__count_1h": [1, 0, 0, 0],
+        "v__pieces": [3.0, -1.5, -1.5, -1.5],
+        "v__listed": [0, 0, 1, 1],
+        "v__learned": ["red", "red", "blue", "blue"],
+    }
+    assert [column.nothing for column in view_columns(view)] == [2.0, 0, -1.5, 1, "blue"]
+
+
+def test_a_default_is_part_of_the_definition() -> None:
+    """Values depend on it; without one the hash is what it was."""
+    assert view_hash(view_of(replace(windowed("mean", "amount"), default=2))) != view_hash(view_of(windowed("mean", "amount")))
+    assert view_hash(view_of(Latest(name="l", column="pieces", default=0))) != view_hash(view_of(Latest(name="l", column="pieces")))

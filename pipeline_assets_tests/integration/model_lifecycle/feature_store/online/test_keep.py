@@ -1,6 +1,7 @@
 """The online store, in Postgres and copied: rows that come in any order and any parts give the offline features, bit for bit."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
@@ -202,3 +203,28 @@ def test_keys_of_any_text_stay_apart(session: Session, database: OnlineSettings)
     assert served.features["route_departures__delay_mean_7d"].to_pylist() == [*delays, None]
     assert served.statuses["route_departures"][-1] == "unknown"
     assert nothing.features.num_rows == 0
+
+
+def test_defaults_are_served_as_the_past_has_them(database: OnlineSettings) -> None:
+    """Of entities that are unknown or null, and of values that have left their windows: the declared default, counted as such."""
+    declared = feed("departures_history")
+    views = tuple(
+        replace(view, features=tuple(one if one.name == "flights" else replace(one, default=-1.5) for one in view.features))
+        for view in declared.views
+    )
+    rows, defaulted = departures(np.random.default_rng(8), 80), replace(declared, views=views)
+    with online(database) as connection:
+        store.go_live(connection, store.begin(connection, defaulted))
+        kept = store.live(connection, defaulted)
+    asked = questions(rows[-1]["recorded_at"] + timedelta(hours=2))
+    with open_session(database, kept) as session, connected(database) as connection, open_source(database, [defaulted]) as source:
+        keep_records(session, table_of(rows), {0: len(rows)})
+        found, whole = Reader(source, views).read(asked), rows_kept(connection, kept)
+    statuses = found.status_of(views[0], "origin_departures__delay_mean_1h")
+    values = found.features["origin_departures__delay_mean_1h"].to_pylist()
+
+    for view in views:
+        expected = view_features(view, asked, whole)
+        assert found.features.select(expected.column_names).to_pydict() == expected.to_pydict()
+    assert sum(column.null_count for column in found.features.columns) == 0
+    assert {status for status, value in zip(statuses, values, strict=True) if value == -1.5} >= {"unknown", "default"}
