@@ -5,10 +5,10 @@
 On a stack of its own, four weeks of departures, arrivals, weather and aircraft are put into the store, which says how fast states are made
 without decoding. Then one worker takes a backlog from Kafka, decoding and contract included. Then one row, and a hundred, are asked for 200
 times a second in an open loop: an answer is late from the time at which its request was due, whatever the one before it did. Random
-entities are asked for as they are now; then as they are a day later, when every window has moved on, so that tiles are added up for each
-key that is asked for the first time. Then a worker in a process of its own takes 2,000 events a second, and single events are looked for
-until they can be read, while another process reads. Last, Feast has the same values under the same keys, in an environment of its own, on
-the same Postgres and on Valkey, and is asked one question after the other, as is this store.
+entities are asked for as they are now, each of which the process has asked for before; then as they are a day later, when every window has
+moved on, so that tiles are added up for each key that is asked for the first time. Then a worker in a process of its own takes 2,000 events
+a second, and single events are looked for until they can be read, while another process reads. Last, Feast has the same values under the
+same keys, in an environment of its own, on the same Postgres and on Valkey, and is asked one question after the other, as is this store.
 """
 
 import json
@@ -199,16 +199,24 @@ def take_backlog(settings: Settings, project: Project, feeds: Sequence[Feed], st
         raise SystemExit(f"{taken - rows} of the events broke their contract.")
 
 
+def every_entity() -> pa.Table:
+    """All entities, in as few rows as there are aircraft."""
+    count = len(ENTITIES["tailnum"])
+    return pa.table({name: pa.array(np.resize(np.array(values, object), count)) for name, values in ENTITIES.items()})
+
+
 def ask(settings: Settings, rows: int, seconds: float, after: timedelta) -> list[float]:
     """Asks for entities at a fixed rate, as they are now or a while `after`, and gives how late each answer was, in milliseconds.
 
-    A second of questions comes first, which counts for nothing.
+    As they are now, all have been asked for before. A second of questions counts for nothing.
     """
     project, feeds = declared()
     random, late = np.random.default_rng(rows), list[float]()
     asked = [questions(random, rows) for _ in range(int((seconds + 1) * REQUESTS_A_SECOND))]
     with psycopg.connect(settings.online_dsn.get_secret_value(), autocommit=True) as connection:
-        reader, began = Reader(Stored(connection, feeds), project.model(MODEL).views), time.perf_counter() + 1
+        reader = Reader(Stored(connection, feeds), project.model(MODEL).views)
+        reader.read(at(every_entity(), datetime.now(UTC)))
+        began = time.perf_counter()
         for number, one in enumerate(asked):
             due = began + number / REQUESTS_A_SECOND
             time.sleep(max(0.0, due - time.perf_counter()))
@@ -371,9 +379,8 @@ def measure_feast(settings: Settings, folder: Path) -> None:
 def write_values(settings: Settings, folder: Path) -> dict[str, dict[str, list[str]]]:
     """Writes the values of all entities for Feast, a file a view, and questions with our answers; gives keys and features of each view."""
     project, feeds = declared()
-    views, random, now, count = project.model(MODEL).views, np.random.default_rng(5), datetime.now(UTC), len(ENTITIES["tailnum"])
-    every = pa.table({name: pa.array(np.resize(np.array(values, object), count)) for name, values in ENTITIES.items()})
-    asked = every.take(pa.array(random.integers(0, count, 2_000)))
+    views, random, now, every = project.model(MODEL).views, np.random.default_rng(5), datetime.now(UTC), every_entity()
+    asked = every.take(pa.array(random.integers(0, every.num_rows, 2_000)))
     pq.write_table(asked, folder / "questions.parquet")
     with psycopg.connect(settings.online_dsn.get_secret_value(), autocommit=True) as connection:
         reader = Reader(Stored(connection, feeds), views)
@@ -403,6 +410,7 @@ def closed(settings: Settings, folder: Path, rows: int, count: int) -> list[floa
     every, found = pq.read_table(folder / "questions.parquet"), []
     with psycopg.connect(settings.online_dsn.get_secret_value(), autocommit=True) as connection:
         reader = Reader(Stored(connection, feeds), project.model(MODEL).views)
+        reader.read(at(every_entity(), datetime.now(UTC)))
         for number in range(count):
             own = every.take(pa.array((number * rows + np.arange(rows)) % every.num_rows))
             start = time.perf_counter()
