@@ -1,6 +1,6 @@
 """The features of a view from the states of its keys: the same values, bit for bit, as the offline kernel makes from all rows."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -20,8 +20,6 @@ from pipeline_assets.processing.features.timeline import NEVER
 from pipeline_assets.processing.features.values import Values, numbers_of
 from pipeline_assets.spec.features import Latest, Windowed
 
-ARROW_TYPES = {"int": pa.int64(), "float": pa.float64(), "age": pa.float64(), "text": pa.string()}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
@@ -40,27 +38,26 @@ class Answers:
         texts = {row: own[questions] for row, own in self.texts.items()}
         return Answers(bits=self.bits[:, questions], present=self.present[:, questions], texts=texts)
 
-    def put(self, first: int, questions: Ints | slice, others: "Answers") -> None:
+    def put(self, first: int, questions: Ints, others: "Answers") -> None:
         """Has some of the questions answered by others, whose features are those from the row `first` on."""
         rows = slice(first, first + len(others.bits))
         self.bits[rows, questions], self.present[rows, questions] = others.bits, others.present
         for row, texts in others.texts.items():
             self.texts[first + row][questions] = texts
 
-    def table(self, outputs: Iterable[Output]) -> pa.Table:
+    def table(self, outputs: Sequence[Output]) -> pa.Table:
         """The same in Arrow, a column per feature; the columns share their memory."""
-        count = self.bits.shape[1]
-        bits, is_whole = pa.py_buffer(np.ascontiguousarray(self.bits)), np.all(self.present, axis=1)
-        present = np.packbits(self.present, axis=1, bitorder="little")
-        columns = {}
-        for row, output in enumerate(outputs):
-            kind = ARROW_TYPES[output.kind]
-            if output.kind == "text":
-                columns[output.name] = pa.array(self.texts[row], kind)
-            else:
-                nulls = None if is_whole[row] else pa.py_buffer(present[row])
-                columns[output.name] = pa.Array.from_buffers(kind, count, [nulls, bits.slice(row * count * 8, count * 8)])
-        return pa.table(columns)
+        count, size = self.bits.shape[1], self.bits.size
+        present = np.packbits(np.ascontiguousarray(self.present).reshape(-1), bitorder="little")
+        buffers = [pa.py_buffer(present), pa.py_buffer(np.ascontiguousarray(self.bits))]
+        integers, floats = pa.Array.from_buffers(pa.int64(), size, buffers), pa.Array.from_buffers(pa.float64(), size, buffers)
+        columns = [
+            pa.array(self.texts[row], pa.string())
+            if output.kind == "text"
+            else (integers if output.kind == "int" else floats).slice(row * count, count)
+            for row, output in enumerate(outputs)
+        ]
+        return pa.Table.from_arrays(columns, names=[output.name for output in outputs])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,6 @@ from pipeline_assets.model_lifecycle.feature_store.online.answers import (
     held_until,
     in_window,
     moment_of,
-    no_answers,
 )
 from pipeline_assets.model_lifecycle.feature_store.online.layout import Layout, Output, cell_name
 from pipeline_assets.model_lifecycle.feature_store.online.rows import TEXT, text_bytes
@@ -59,20 +58,15 @@ def finished_at(layout: Layout, states: States, at: Ints) -> Finished:
 
 def restored(layout: Layout, values: Sequence[bytes], key: Ints, at: Ints) -> Answers:
     """What finished values say to some questions: those of the keys `key` at the times `at`, at which they hold."""
-    size, answers = layout.finished.itemsize, no_answers(layout.outputs, len(at))
-    fixed = np.frombuffer(b"".join([value[:size] for value in values]), layout.finished)
-    nulls = np.unpackbits(fixed["nulls"], axis=1, count=len(layout.outputs), bitorder="little")
-    np.equal(nulls[key].T, 0, out=answers.present)
-    answers.bits[:] = fixed["values"][key].T
-    for place, output in enumerate(layout.outputs):
-        if output.kind == "age":
-            ages = (at - answers.bits[place]) / 1e6
-            answers.bits[place] = np.where(answers.present[place], ages, 0).view(np.int64)
-    if answers.texts:
-        texts = [_read_texts(value, size, len(answers.texts)) for value in values]
-        for held, own in zip(answers.texts.values(), zip(*texts, strict=True), strict=True):
-            held[:] = np.array(own, object)[key]
-    return answers
+    size, kinds = layout.finished.itemsize, [output.kind for output in layout.outputs]
+    fixed = np.frombuffer(b"".join([value[:size] for value in values]), layout.finished)[key]
+    bits, present = fixed["values"].T, np.unpackbits(fixed["nulls"], axis=1, count=len(kinds), bitorder="little").T == 0
+    for place, kind in enumerate(kinds):
+        if kind == "age":
+            bits[place] = np.where(present[place], (at - bits[place]) / 1e6, 0).view(np.int64)
+    of_texts = [place for place, kind in enumerate(kinds) if kind == "text"]
+    read = zip(*(_read_texts(value, size, len(of_texts)) for value in values), strict=True) if of_texts else ()
+    return Answers(bits=bits, present=present, texts={place: np.array(own, object)[key] for place, own in zip(of_texts, read, strict=True)})
 
 
 def _last_change(states: States, until: int) -> Ints:

@@ -22,7 +22,7 @@ from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed, fee
 from pipeline_assets.model_lifecycle.feature_store.online.finished import finished_at, restored
 from pipeline_assets.model_lifecycle.feature_store.online.layout import Layout, microseconds
 from pipeline_assets.model_lifecycle.feature_store.online.position import Position
-from pipeline_assets.model_lifecycle.feature_store.online.rows import entity_texts
+from pipeline_assets.model_lifecycle.feature_store.online.rows import joined_keys, key_texts
 from pipeline_assets.model_lifecycle.feature_store.online.source import Asked, Row, Source, Wanted
 from pipeline_assets.processing.features.catalogue import view_columns
 from pipeline_assets.processing.features.columns import DECISION_AT, Bools, Ints, instants
@@ -81,6 +81,8 @@ class Reader:
         self.source, self.views, self.request = source, tuple(views), tuple(request)
         self._read = [_view(source.feeds.index(feed), feed, view) for view, feed in ((view, feed_of(source.feeds, view)) for view in views)]
         self._defaults = [column for view in views for column in view_columns(view) if column.default is not None]
+        self._entities = tuple(dict.fromkeys(view.entity for view in views))
+        self._nothing = _nothing([one.layout for one in self._read])
         self._outputs = tuple(output for one in self._read for output in one.layout.outputs)
 
     def of(self, source: Source) -> "Reader":
@@ -95,10 +97,11 @@ class Reader:
         Raises TableMismatch for a column that is missing or naive, BehindState for a time that a state no longer knows.
         """
         at = instants(requests, "requests", DECISION_AT)
-        asked = {entity: _asked(entity, requests, at) for entity in dict.fromkeys(one.view.entity for one in self._read)}
+        texts = {key: key_texts(requests, "requests", key) for entity in self._entities for key in entity.keys}
+        asked = {entity: _asked(joined_keys([texts[key] for key in entity.keys]), at) for entity in self._entities}
         remembered = {one.view.name: _known(one, asked[one.view.entity]) for one in self._read}
         found, positions = self.source.ask([self._wanted(number, asked, remembered) for number in range(len(self.source.feeds))])
-        answers, first, times = no_answers(self._outputs, len(at)), 0, at.tolist()
+        answers, first, times = self._nothing.take(np.zeros(len(at), np.int64)), 0, at.tolist()
         statuses: dict[str, list[Status]] = {}
         for one in self._read:
             keys, rows = asked[one.view.entity], found.get((one.number, one.slot), [])
@@ -122,7 +125,7 @@ class Reader:
 
 @dataclass(frozen=True, kw_only=True)
 class _View:
-    """A view that is read: in which part of the query its rows are and as which slot, and what is said of an entity without rows.
+    """A view that is read: in which part of the query its rows are, and as which slot.
 
     remembered: of some keys the values that their states were opened for. Where no event comes, a window moves on for each key once in a
     hop, so that a key is opened as often however often it is asked for.
@@ -131,7 +134,6 @@ class _View:
     number: int
     slot: int
     layout: Layout
-    nothing: Answers
     remembered: dict[str, _Remembered] = field(default_factory=dict)
 
     @property
@@ -141,18 +143,26 @@ class _View:
 
 def _view(number: int, feed: Feed, view: FeatureView) -> _View:
     slot, layout = next((slot, layout) for slot, layout in enumerate(feed.layouts) if layout.view == view)
-    nothing = no_answers(layout.outputs, 1)
-    for row, column in enumerate(view_columns(view)):
+    return _View(number=number, slot=slot, layout=layout)
+
+
+def _nothing(layouts: Sequence[Layout]) -> Answers:
+    """What is said of an entity of which nothing is known."""
+    answers = no_answers([output for layout in layouts for output in layout.outputs], 1)
+    columns = [column for layout in layouts for column in view_columns(layout.view)]
+    for row, column in enumerate(columns):
         if column.empty is not None:
-            nothing.bits[row], nothing.present[row] = column.empty, True
-    return _View(number=number, slot=slot, layout=layout, nothing=nothing)
+            answers.bits[row], answers.present[row] = column.empty, True
+    return answers
 
 
-def _asked(entity: Entity, requests: pa.Table, at: Ints) -> Asked:
+def _asked(texts: Sequence[str | None], at: Ints) -> Asked:
     numbers: dict[str, int] = {}
-    texts = entity_texts(entity, requests, "requests")
     # No text of Postgres has a NUL, so nothing is known of such a key.
     key = np.array([-1 if text is None or "\0" in text else numbers.setdefault(text, len(numbers)) for text in texts], np.int64)
+    if len(at) and at.min() == at.max():
+        times = [int(at[0])] * len(numbers)
+        return Asked(keys=list(numbers), key=key, first=times, last=times)
     first, last = np.full(len(numbers), NEVER), np.full(len(numbers), -NEVER)
     is_asked = key >= 0
     np.minimum.at(first, key[is_asked], at[is_asked])
@@ -171,7 +181,6 @@ def _known(view: _View, asked: Asked) -> list[_Remembered | None]:
 
 def _answer(answers: Answers, first: int, view: _View, asked: Asked, rows: Sequence[Row], at: Ints) -> Bools:
     """Puts what a view says into the answers, its features from the row `first` on; which questions are of a known entity."""
-    answers.put(first, slice(None), view.nothing)
     # Of each key the place of its value; the last is that of no key.
     places, values = np.full(len(asked.keys) + 1, -1), list[bytes]()
     opened = [row for row in rows if row.state is not None]

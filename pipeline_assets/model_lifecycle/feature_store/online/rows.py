@@ -8,7 +8,6 @@ from hashlib import blake2b
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline_assets.core.errors import TableMismatch
 from pipeline_assets.model_lifecycle.feature_store.online.layout import Cell, Layout
@@ -193,10 +192,21 @@ def distinct_keys(entity: Entity, table: pa.Table, name: str) -> Distinct:
 
 def entity_texts(entity: Entity, table: pa.Table, name: str) -> list[str | None]:
     """The key of each row as the store writes it: the texts of its key columns, joined by U+001F; None where a part is null."""
-    parts = [pc.cast(text_or_whole(table, name, key), pa.string()).to_pylist() for key in entity.keys]
+    return joined_keys([key_texts(table, name, key) for key in entity.keys])
+
+
+def key_texts(table: pa.Table, name: str, column: str) -> list[str | None]:
+    """A key column as texts; raises TableMismatch where it is neither text nor whole numbers."""
+    found = text_or_whole(table, name, column)
+    texts: list[str | None] = (found if pa.types.is_string(found.type) else found.cast(pa.string())).to_pylist()
+    return texts
+
+
+def joined_keys(parts: Sequence[list[str | None]]) -> list[str | None]:
+    """The keys that the texts of key columns make; None where a part is."""
     if len(parts) == 1:
-        return list(parts[0])
-    return [None if None in row else SEPARATOR.join(map(_escaped, row)) for row in zip(*parts, strict=True)]
+        return parts[0]
+    return [None if None in row else SEPARATOR.join(_escaped(part) for part in row if part is not None) for row in zip(*parts, strict=True)]
 
 
 def _escaped(part: str) -> str:
