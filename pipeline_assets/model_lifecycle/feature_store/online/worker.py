@@ -17,6 +17,7 @@ import pyarrow as pa
 from pipeline_assets.core.connections import online
 from pipeline_assets.core.errors import OffsetsMissing, SourceUnavailable
 from pipeline_assets.core.settings import Settings
+from pipeline_assets.ingestion.streaming.capture.topics import end_offsets
 from pipeline_assets.ingestion.streaming.decoding.records import RecordReader, share_of
 from pipeline_assets.ingestion.streaming.decoding.schema_registry import schemas_of
 from pipeline_assets.model_lifecycle.feature_store.online import store
@@ -37,7 +38,6 @@ CHANGES_BETWEEN_CLEANING = 500
 SECONDS_BETWEEN_LOOKS = 2.0
 # How long a feed that could not be kept is left alone.
 PAUSE_SECONDS = 20.0
-ANSWER_SECONDS = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,15 +224,11 @@ class Worker:
                 self._failed(feed, OffsetsMissing(held.topic, partition, least, least, remedy))
 
     def _ask_ends(self) -> None:
-        """Notes where the partitions end now."""
-        from confluent_kafka import TopicPartition
-
-        now, asked = datetime.now(UTC), dict[tuple[str, int], int]()
-        assigned = [held for held in self._held.values() if held.is_assigned]
-        for topic, partition in {(held.topic, partition) for held in assigned for partition in held.position}:
-            _, asked[topic, partition] = self._consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=ANSWER_SECONDS)
+        """Notes where the partitions end now; by a connection of its own, as the consumer's waits for records."""
+        now, assigned = datetime.now(UTC), [held for held in self._held.values() if held.is_assigned and held.position]
+        asked = end_offsets(self.settings, sorted({held.topic for held in assigned})) if assigned else {}
         for held in assigned:
-            held.ends = {partition: asked[held.topic, partition] for partition in held.position}
+            held.ends = {partition: asked.get((held.topic, partition), at) for partition, at in held.position.items()}
             held.mark = held.mark or (now, held.ends)
 
     def _note(self) -> None:
