@@ -16,7 +16,7 @@ def write_stack_env(settings: Settings, home: Path) -> None:
 
 def environment_of(settings: Settings) -> dict[str, str]:
     """The variables that give these settings, all but the home folder."""
-    return {f"{PREFIX}{name.upper()}": _as_text(value) for name, value in settings if name != "home"}
+    return {f"{PREFIX}{name.upper()}": _as_text(value) for name, value in settings if name != "home" and value is not None}
 
 
 def _as_text(value: object) -> str:

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from random import Random
+from threading import Lock
 from typing import Any
 
 import psycopg
@@ -63,7 +64,7 @@ STATUSES: tuple[tuple[type[PipelineError], int], ...] = (
 
 def build_app(settings: OnlineSettings, project: Project, feeds: Sequence[Feed]) -> Starlette:
     """The app for the models of a project; it closes its connections when it ends, unless it is mounted in another."""
-    readers, random = Readers(settings, feeds), Random()  # noqa: S311 - chance, no secret
+    readers, random, one = Readers(settings, feeds), Random(), Lock()  # noqa: S311 - chance, no secret
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -72,6 +73,11 @@ def build_app(settings: OnlineSettings, project: Project, feeds: Sequence[Feed])
 
     def served_to(model: Model, spine: pa.Table) -> Served:
         return readers.read(model, questions_of(project, model, spine, "the request"))
+
+    def keep(model: Model, spine: pa.Table, served: Served) -> None:
+        # One at a time, so that it takes one connection besides those of the readers.
+        with one:
+            keep_sample(settings, model, spine, served, random)
 
     async def features(request: Request) -> Response:
         try:
@@ -83,7 +89,7 @@ def build_app(settings: OnlineSettings, project: Project, feeds: Sequence[Feed])
         except psycopg.OperationalError:
             return _problem(Refused(503, "The online store does not answer. Ask again later."))
         # After the answer: what is kept of it must neither delay nor fail it.
-        kept = BackgroundTask(keep_sample, settings, model, spine, served, random)
+        kept = BackgroundTask(keep, model, spine, served)
         return JSONResponse({"instances": _instances(served), "positions": _positions(served)}, background=kept)
 
     return Starlette(routes=[Route("/v1/features/{model}", features, methods=["POST"])], lifespan=lifespan)

@@ -182,6 +182,6 @@ def test_many_questions_share_few_connections_that_may_break(client: httpx.Clien
 
     assert found == {200}
     assert held is not None
-    assert 1 <= held[0] <= MOST_CONNECTIONS
+    assert 1 <= held[0] <= MOST_CONNECTIONS + 1
     assert ended == [(True,)] * held[0]
     assert after.status_code == 200
