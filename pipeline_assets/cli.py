@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from pipeline_assets.core.errors import PipelineError, UserInputError
+from pipeline_assets.forgetting import commands as forgetting
 from pipeline_assets.ingestion.batch import commands as proposals
 from pipeline_assets.ingestion.sources import commands as quarantine
 from pipeline_assets.ingestion.streaming import commands as replay
@@ -21,8 +22,9 @@ FAILURE = 1
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="A data and ML platform as one Dagster project.", pretty_exceptions_enable=False
 )
-for part in (local_stack, demo, features, models, quarantine, proposals, replay):
+for part in (local_stack, demo, models, quarantine, proposals, replay):
     part.register(app)
+forgetting.register(features.register(app))
 
 
 def main() -> None:

@@ -62,6 +62,7 @@ LANDED = "landed"
 MAINTENANCE = "maintenance"
 TYPED = "typed"
 CONNECTORS = "connectors"
+FORGOTTEN = "forgotten"
 CATALOG = "lake"
 ONLINE = "online"
 

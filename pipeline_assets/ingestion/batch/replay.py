@@ -21,6 +21,8 @@ from pipeline_assets.core.versions import DELETED_AT
 from pipeline_assets.ingestion.batch.again import check_again
 from pipeline_assets.ingestion.sources import quarantine
 from pipeline_assets.ingestion.sources.contracts import BrokenRow, Checked
+from pipeline_assets.ingestion.sources.forgotten import read_rules
+from pipeline_assets.ingestion.sources.quarantine import QuarantinedRow
 from pipeline_assets.ingestion.staging import partitions as staging
 from pipeline_assets.ingestion.staging.earlier import add_earlier
 from pipeline_assets.ingestion.staging.partitions import Manifest
@@ -62,12 +64,13 @@ def replay(settings: Settings, declared: Sequence[Source | RecordStream], *, par
 def _replay_partition(settings: Settings, connection: "psycopg.Connection", declared: Source | RecordStream, partition: str) -> Replayed:
     contract = declared.contract
     with quarantine.locked(connection, contract.name, partition), connection.transaction():
-        rows = quarantine.waiting(connection, contract.name, partition)
+        waiting = quarantine.waiting(connection, contract.name, partition)
         target = target_of(settings, contract, run_id="replay")
         manifest = staging.manifest_from(target.client, target.bucket, contract.name, partition)
         if manifest is None:
-            return Replayed(source=contract.name, partition=partition, replayed=0, still_broken=len(rows))
-        checked = check_again(declared, rows, day=_day(partition))
+            return Replayed(source=contract.name, partition=partition, replayed=0, still_broken=len(waiting))
+        read = check_again(declared, waiting, day=_day(partition))
+        checked, rows = _remembered(connection, contract.name, waiting, read)
         broken = [*checked.broken, *_join(settings, _as_read(declared, target, manifest), manifest, checked)]
         for row in broken:
             quarantine.mark_still_broken(connection, rows[row.position].id, row)
@@ -75,6 +78,21 @@ def _replay_partition(settings: Settings, connection: "psycopg.Connection", decl
         passed = [row.id for place, row in enumerate(rows) if place not in kept_back]
         quarantine.mark_replayed(connection, passed)
     return Replayed(source=contract.name, partition=partition, replayed=len(passed), still_broken=len(kept_back))
+
+
+def _remembered(
+    connection: "psycopg.Connection", contract: str, rows: Sequence[QuarantinedRow], checked: Checked
+) -> tuple[Checked, Sequence[QuarantinedRow]]:
+    """What was read and its rows, without those of keys that are forgotten, which leave the quarantine."""
+    kept = read_rules(connection, contract).without(checked)
+    places = sorted([*kept.positions.tolist(), *(row.position for row in kept.broken)])
+    gone = [row.id for place, row in enumerate(rows) if place not in set(places)]
+    if not gone:
+        return checked, rows
+    quarantine.remove_rows(connection, gone)
+    moved = np.zeros(len(rows), dtype=np.int64)
+    moved[places] = np.arange(len(places))
+    return kept.at(moved), [rows[place] for place in places]
 
 
 def _as_read(declared: Source | RecordStream, target: Target, manifest: Manifest) -> Target:

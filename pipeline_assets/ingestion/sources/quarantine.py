@@ -85,6 +85,11 @@ class QuarantinedRow:
         value = (self.headers or {}).get(name)
         return None if value is None else b64decode(value)
 
+    @property
+    def headers_in_bytes(self) -> dict[str, bytes | None]:
+        """The bytes of all headers by their names."""
+        return {name: self.header(name) for name in self.headers or {}}
+
 
 @dataclass(frozen=True, kw_only=True)
 class BrokenRecord:
@@ -165,6 +170,11 @@ def remove(connection: "psycopg.Connection", source: str, partition: str, positi
     """Takes the rows at some positions out of the quarantine of a partition."""
     statement = _statement("delete from {table} where source = %s and partition = %s and position = any(%s)")
     connection.execute(statement, [source, partition, list(positions)])
+
+
+def remove_rows(connection: "psycopg.Connection", ids: Sequence[int]) -> None:
+    """Takes rows out of the quarantine by their ids."""
+    connection.execute(_statement("delete from {table} where id = any(%s)"), [list(ids)])
 
 
 def remove_repeated(connection: "psycopg.Connection", source: str, partition: str, since: int) -> None:

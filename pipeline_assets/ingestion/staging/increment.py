@@ -23,6 +23,7 @@ from pipeline_assets.core.settings import Settings
 from pipeline_assets.core.versions import DELETED_AT, versioned
 from pipeline_assets.ingestion.sources import quarantine
 from pipeline_assets.ingestion.sources.contracts import Checked, arrow_schema
+from pipeline_assets.ingestion.sources.forgotten import read_rules
 from pipeline_assets.ingestion.sources.json_rows import check_json_rows
 from pipeline_assets.ingestion.sources.quarantine import Quarantine, QuarantinedRow
 from pipeline_assets.ingestion.staging import partitions as staging
@@ -162,8 +163,10 @@ def stage_increment(before: Before, parts: Iterable[Part], reading: Reading, mad
     with connection.transaction():
         quarantined = [] if reading.is_whole else quarantine.all_rows(connection, contract.name, partition)
         replaced: list[int] | None = None if reading.is_whole else []
+        forgotten = read_rules(connection, contract.name)
+        kept = ((forgotten.without(checked), found) for checked, found in parts)
         with quarantine.replacing(connection, contract.name, partition, target.run_id, positions=replaced) as broken:
-            draft = _draft(target, partition, parts, reading, broken)
+            draft = _draft(target, partition, kept, reading, broken)
         quarantine.remove(connection, contract.name, partition, reading.settled(quarantined))
         quarantine.remove_repeated(connection, contract.name, partition, before.next_position)
         reasons = quarantine.faults(connection, contract.name, partition)

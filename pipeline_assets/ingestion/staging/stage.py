@@ -19,6 +19,7 @@ from pipeline_assets.core.errors import ContractViolation, SourceChanged
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.sources import quarantine
 from pipeline_assets.ingestion.sources.contracts import Checked
+from pipeline_assets.ingestion.sources.forgotten import Forgotten, read_rules
 from pipeline_assets.ingestion.sources.quarantine import Quarantine
 from pipeline_assets.ingestion.staging import partitions as staging
 from pipeline_assets.ingestion.staging.draft import FILE_BYTES, Draft
@@ -116,8 +117,11 @@ def stage_partition(connection: "psycopg.Connection", target: Target, partition:
     """
     began, contract = monotonic(), target.contract
     with quarantine.locked(connection, contract.name, partition):
+        with connection.transaction():
+            # Read under the lock, so that whoever forgets a key and then takes the lock finds all rows of it that will ever come.
+            forgotten = read_rules(connection, contract.name)
         with quarantine.replacing(connection, contract.name, partition, target.run_id) as broken:
-            files, fields = _write(target, partition, parts, broken)
+            files, fields = _write(target, partition, parts, broken, forgotten)
         manifest = staging.manifest_of(
             contract,
             partition,
@@ -137,10 +141,12 @@ def stage_partition(connection: "psycopg.Connection", target: Target, partition:
     )
 
 
-def _write(target: Target, partition: str, parts: Iterable[Checked], broken: Quarantine) -> tuple[list[StagedFile], set[str]]:
+def _write(
+    target: Target, partition: str, parts: Iterable[Checked], broken: Quarantine, forgotten: Forgotten
+) -> tuple[list[StagedFile], set[str]]:
     """The files of a partition that passed its audit, and the names of all fields that its rows came with."""
     draft, fields = target.draft(partition), set[str]()
-    for part in parts:
+    for part in map(forgotten.without, parts):
         draft.add(part)
         broken.add(part.broken)
         fields |= part.fields

@@ -24,8 +24,8 @@ STALE_COLUMNS = ("day", "rows that differ, at most", "gained", "lost", "columns"
 COLUMNS = ("feature", "source", "aggregate", "window", "freshness", "owner", "used by")
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to the app."""
+def register(app: typer.Typer) -> typer.Typer:
+    """Add the commands to the app; the group that they are in, for those that are below it and later on the way of a row."""
     features = typer.Typer(no_args_is_help=True, help="What features there are, and what they were at any time.")
     features.command("list")(list_features)
     features.command()(show)
@@ -35,6 +35,7 @@ def register(app: typer.Typer) -> None:
     features.command()(online.parity)
     online.register(features)
     app.add_typer(features, name="features")
+    return features
 
 
 def list_features(*, as_json: Annotated[bool, typer.Option("--json", help="Print a list of objects.")] = False) -> None:

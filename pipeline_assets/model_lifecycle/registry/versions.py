@@ -146,6 +146,13 @@ def registered(settings: Settings, model: Model) -> tuple[Registered, ...]:
     return tuple(_registered(client, each) for each in _versions(client, model))
 
 
+def trained_on(settings: Settings, model: Model) -> dict[int, str]:
+    """The SHA-256 of the training set of each version of a model; none where nothing was registered."""
+    client = tracking(settings)
+    contracts = {int(each.version): _download(client, str(each.run_id), CONTRACT_FILE) for each in _versions(client, model)}
+    return {version: ModelContract.from_json(text).training_set_sha256 for version, text in contracts.items()}
+
+
 def _registered(client: "MlflowClient", found: "ModelVersion") -> Registered:
     metrics = client.get_run(str(found.run_id)).data.metrics
     return Registered(

@@ -20,6 +20,8 @@ from pipeline_assets.model_lifecycle.training.blocks import Block
 from pipeline_assets.model_lifecycle.training.dataset import blocks
 from pipeline_assets.spec.models import Model
 
+SUFFIX = ".parquet"
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSet:
@@ -55,7 +57,7 @@ def store(settings: Settings, model: Model, training_set: pa.Table, as_of: datet
     """Writes the rows under the hash of their bytes; the same rows again are the same file. No record is written yet."""
     content = _parquet(training_set)
     digest = sha256(content).hexdigest()
-    key = f"{_folder(model)}/{digest}.parquet"
+    key = f"{_folder(model)}/{digest}{SUFFIX}"
     object_store(settings).put_object(Bucket=settings.s3_bucket, Key=key, Body=content)
     return TrainingSet(
         model=model.name,
@@ -107,13 +109,62 @@ def read(settings: Settings, record: TrainingSet) -> pa.Table:
 
 
 def read_path(settings: Settings, path: str, digest: str) -> pa.Table:
-    """The rows of the training set at `path`; raises ArtifactCorrupt if its bytes have another SHA-256."""
+    """The rows of the training set at `path`; raises ArtifactCorrupt if its bytes have another SHA-256.
+
+    Of a set that rows were forgotten from these are the rows that are left.
+    """
     bucket, _, key = path.removeprefix("s3://").partition("/")
-    content = object_store(settings).get_object(Bucket=bucket, Key=key)["Body"].read()
+    client = object_store(settings)
+    try:
+        content = client.get_object(Bucket=bucket, Key=key)["Body"].read()
+    except client.exceptions.NoSuchKey:
+        left = _left_of(settings, path)
+        if left is None:
+            raise
+        return read_path(settings, *left)
     found = sha256(content).hexdigest()
     if found != digest:
         raise ArtifactCorrupt(path, digest, found)
     return pq.read_table(pa.BufferReader(content))
+
+
+def files_of(settings: Settings, model: Model) -> list[str]:
+    """The paths of all training sets of a model that are on the store, whether they are published or not."""
+    pages = object_store(settings).get_paginator("list_objects_v2").paginate(Bucket=settings.s3_bucket, Prefix=f"{_folder(model)}/")
+    keys = (one["Key"] for page in pages for one in page.get("Contents", ()))
+    return sorted(f"s3://{settings.s3_bucket}/{key}" for key in keys if key.endswith(SUFFIX))
+
+
+def digest_of(path: str) -> str:
+    """The SHA-256 that a training set has in its name."""
+    return path.rpartition("/")[2].removesuffix(SUFFIX)
+
+
+def leave(settings: Settings, model: Model, path: str, rows: pa.Table) -> None:
+    """Has a training set consist of some of its rows from now on, under the hash of their bytes, which is noted; its file is deleted."""
+    client, content = object_store(settings), _parquet(rows)
+    digest = sha256(content).hexdigest()
+    new, old = f"{_folder(model)}/{digest}{SUFFIX}", path.removeprefix(f"s3://{settings.s3_bucket}/")
+    client.put_object(Bucket=settings.s3_bucket, Key=new, Body=content)
+    note = json.dumps({"path": f"s3://{settings.s3_bucket}/{new}", "sha256": digest})
+    client.put_object(Bucket=settings.s3_bucket, Key=_note_key(old), Body=note.encode())
+    client.delete_object(Bucket=settings.s3_bucket, Key=old)
+
+
+def _left_of(settings: Settings, path: str) -> tuple[str, str] | None:
+    """Path and SHA-256 of what is left of a training set; None where nothing was taken out of it."""
+    client = object_store(settings)
+    try:
+        answer = client.get_object(Bucket=settings.s3_bucket, Key=_note_key(path.removeprefix(f"s3://{settings.s3_bucket}/")))
+    except client.exceptions.NoSuchKey:
+        return None
+    noted = json.loads(answer["Body"].read())
+    return str(noted["path"]), str(noted["sha256"])
+
+
+def _note_key(key: str) -> str:
+    folder, _, name = key.rpartition("/")
+    return f"{folder}/left/{name.removesuffix(SUFFIX)}.json"
 
 
 def _parquet(training_set: pa.Table) -> bytes:

@@ -75,7 +75,7 @@ def _read(manifest: Mapping[str, Any], node: Mapping[str, Any], schema: MappingS
         parsed = parse_one(sql, dialect=DIALECT)
         clocks = (*clocks_in_sql(parsed, DIALECT), *clocks)
         query = _Query(scope=_scope(parsed, schema), schema=schema)
-        return replace(declared, columns=query.columns(), decided_by=query.decided_by(), clocks=clocks, unread=None)
+        return replace(declared, columns=query.columns(), decided_by=query.decided_by(), joined=query.joined(), clocks=clocks, unread=None)
     except (SqlglotError, ValueError) as error:
         return replace(declared, clocks=clocks, unread=str(error).partition("\n")[0])
 
@@ -143,6 +143,25 @@ class _Query:
         found = {behind: None for scope in self.scope.traverse() for column in _deciding(scope) for behind in self._behind(scope, column)}
         return tuple(sorted(found))
 
+    def joined(self) -> tuple[tuple[SourceColumn, SourceColumn], ...]:
+        """The columns of tables that joins want equal, where both are taken as they are."""
+        found = dict[tuple[SourceColumn, SourceColumn], None]()
+        for scope in self.scope.traverse():
+            for one, other in _equal(scope):
+                sides = [self._renamed(scope, one), self._renamed(scope, other)]
+                if sides[0] is not None and sides[1] is not None:
+                    found[sides[0], sides[1]] = None
+        return tuple(sorted(found))
+
+    def _renamed(self, scope: Scope, column: exp.Column) -> SourceColumn | None:
+        """The column of a table that a column is by another name; None where it is computed, or comes of several tables."""
+        source = _source(scope, column.table)
+        if not isinstance(source, Scope):
+            return None if source is None else _column(source, column.name)
+        node = lineage.lineage(column.name, source.expression, **self._as_it_is(source))
+        behind = list(_leaves(node))
+        return behind[0] if not _expression(node) and len(behind) == 1 else None
+
     def _behind(self, scope: Scope, column: exp.Column) -> Iterable[SourceColumn]:
         source = _source(scope, column.table)
         if not isinstance(source, Scope):
@@ -179,6 +198,15 @@ def _deciding(scope: Scope) -> Iterator[exp.Column]:
     for clause in clauses:
         if isinstance(clause, exp.Expr):
             yield from find_all_in_scope(clause, exp.Column)
+
+
+def _equal(scope: Scope) -> Iterator[tuple[exp.Column, exp.Column]]:
+    """The pairs of columns that the joins of a part of a query want equal, whatever else they want."""
+    for join in scope.expression.args.get("joins") or ():
+        condition = join.args.get("on")
+        for one in () if condition is None else condition.flatten() if isinstance(condition, exp.And) else (condition,):
+            if isinstance(one, exp.EQ) and isinstance(one.left, exp.Column) and isinstance(one.right, exp.Column):
+                yield one.left, one.right
 
 
 def _origin(node: lineage.Node) -> ColumnOrigin:
@@ -223,6 +251,8 @@ def _expression(node: lineage.Node) -> str:
     """The expression of a column where it is computed, without the names of tables; empty where it is only renamed."""
     while isinstance(node.expression.unalias(), exp.Column) and len(node.downstream) == 1:
         node = node.downstream[0]
+    if isinstance(node.source, exp.SetOperation) and node.downstream and not any(map(_expression, node.downstream)):
+        return ""
     if isinstance(node.expression, exp.Table | exp.Placeholder):
         return ""
     plain = node.expression.unalias().transform(lambda one: exp.column(one.this) if isinstance(one, exp.Column) else one)

@@ -41,13 +41,15 @@ class ColumnOrigin:
 class ModelColumns:
     """The columns of a dbt model by name; `file` is that of its SQL, from the dbt project on.
 
-    decided_by: the columns of tables by which its rows are joined, kept or grouped. clocks: what of it takes the time of the wall clock.
+    decided_by: the columns of tables by which its rows are joined, kept or grouped. joined: pairs of these that joins want equal.
+    clocks: what of it takes the time of the wall clock.
     unread: why its SQL could not be read, so that its columns have no origins; None where it could.
     """
 
     columns: Mapping[str, ColumnOrigin]
     file: str = ""
     decided_by: tuple[SourceColumn, ...] = ()
+    joined: tuple[tuple[SourceColumn, SourceColumn], ...] = ()
     clocks: tuple[str, ...] = ()
     unread: str | None = None
 
@@ -174,6 +176,7 @@ def _model(one: Mapping[str, Any]) -> ModelColumns:
         columns=columns,
         file=one["file"],
         decided_by=_columns(one["decided_by"]),
+        joined=tuple((left, right) for left, right in map(_columns, one["joined"])),
         clocks=tuple(one["clocks"]),
         unread=one["unread"],
     )

@@ -181,12 +181,18 @@ def _check_columns(table: "Table", footer: Footer, schema: pa.Schema) -> None:
         position = found.get_field_index(wanted.name)
         if position < 0:
             problems += [] if wanted.nullable else [f"lacks the required column '{wanted.name}'"]
-        elif _plain(found.field(position).type) != wanted.type:
+        elif not _are_same(found.field(position).type, wanted.type):
             problems.append(f"has '{wanted.name}' as {found.field(position).type}, not {wanted.type}")
         elif found.field(position).nullable and not wanted.nullable:
             problems.append(f"may hold null in the required column '{wanted.name}'")
     if problems:
         raise _mismatch(table, footer, "; ".join(problems))
+
+
+def _are_same(found: pa.DataType, wanted: pa.DataType) -> bool:
+    """Whether a file's column is of a type; bytes are so whatever the width of their offsets, as Kafka Connect writes short ones."""
+    is_bytes = pa.types.is_binary(found) or pa.types.is_large_binary(found)
+    return bool(_plain(found) == wanted or (is_bytes and (pa.types.is_binary(wanted) or pa.types.is_large_binary(wanted))))
 
 
 def _partition(table: "Table", footer: Footer, statistics: "DataFileStatistics") -> "Record":

@@ -50,7 +50,7 @@ def sweep(settings: Settings, catalog: "Catalog", namespace: str, *, orphan_age:
     # Listed before anything is read: what is written from here on is not in the list, so it cannot be deleted.
     listed = dict(_listed(client, bucket, [_key(bucket, f"{table.location()}/") for table in tables]))
     staged = dict(_staged(client, bucket)) if namespace == names.LAKE else {}
-    named = {_key(bucket, path) for table in tables for path in _named_by(table.refresh())}
+    named = {_key(bucket, path) for table in tables for path in named_by(table.refresh())}
     orphans = {key: size for key, size in (listed | staged).items() if key not in named}
     for key in _named_by_manifests(client, bucket, [key for key in orphans if key in staged]):
         orphans.pop(key, None)
@@ -93,7 +93,8 @@ def _staged(client: "S3Client", bucket: str) -> Iterator[tuple[str, int]]:
     return ((key, size) for key, size in _listed(client, bucket, [f"{STAGED}/"]) if key.endswith(".parquet"))
 
 
-def _named_by(table: "Table") -> set[str]:
+def named_by(table: "Table") -> set[str]:
+    """The paths of all files that a table refers to: metadata, manifests, and data files of any snapshot."""
     metadata = table.metadata
     named = {table.metadata_location, *(entry.metadata_file for entry in metadata.metadata_log)}
     named |= {file.statistics_path for file in (*metadata.statistics, *metadata.partition_statistics)}

@@ -22,6 +22,7 @@ from pipeline_assets.core.project import Project
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.core.versions import in_table
 from pipeline_assets.ingestion.sources import quarantine
+from pipeline_assets.ingestion.sources.forgotten import forgotten_of
 from pipeline_assets.ingestion.streaming.audit.compare import (
     Difference,
     OffsetAudit,
@@ -40,7 +41,7 @@ from pipeline_assets.ingestion.streaming.capture.replication import confirmed_ls
 from pipeline_assets.ingestion.streaming.capture.topics import watermarks
 from pipeline_assets.ingestion.streaming.decoding.records import RecordReader, share_of
 from pipeline_assets.ingestion.streaming.decoding.schema_registry import schemas_of
-from pipeline_assets.ingestion.streaming.landing.refetch import refetch_from
+from pipeline_assets.ingestion.streaming.landing.refetch import Refetched, refetch_from
 from pipeline_assets.ingestion.streaming.staged.change_log import log_contract
 from pipeline_assets.ingestion.streaming.staged.log import open_log
 from pipeline_assets.ingestion.streaming.streams import broken_field, change_log, followed, followed_table, record_streams
@@ -283,15 +284,29 @@ def _in_quarantine(connection: "psycopg.Connection", streams: Sequence[RecordStr
             yield (stream.topic, number), np.array(offsets, dtype=np.int64)
 
 
+def _is_expected(readers: Sequence[RecordReader], record: Refetched) -> bool:
+    """Whether a record of a topic should be somewhere: it is an event for some stream, and of no key that is forgotten."""
+    is_event = any(reader.is_event(record.payload, record.headers) for reader in readers)
+    return is_event and not any(reader.is_forgotten(record.payload, record.headers) for reader in readers)
+
+
 def _holding(settings: Settings, streams: Sequence[RecordStream]) -> Callable[[Place, Sequence[Span]], list[Span]]:
     """A function to the parts of some spans that hold a record that is an event for some stream, as the topic itself has it."""
-    readers = [RecordReader(stream, share_of(stream, streams), schemas_of(settings, stream.format)) for stream in streams]
+    readers = [
+        RecordReader(
+            stream,
+            share_of(stream, streams),
+            schemas_of(settings, stream.format),
+            forgotten=forgotten_of(settings, stream.contract.name),
+        )
+        for stream in streams
+    ]
 
     def holding(place: Place, asked: Sequence[Span]) -> list[Span]:
         topic, partition = place
         fetch = refetch_from(settings)
         records = fetch(topic, partition, asked[0][0], asked[-1][1] - 1)
-        events = (record.offset for record in records if any(reader.is_event(record.payload, record.headers) for reader in readers))
+        events = (record.offset for record in records if _is_expected(readers, record))
         there = np.fromiter(events, dtype=np.int64)
         inside = [there[(there >= start) & (there < end)] for start, end in asked]
         return [span for offsets in inside for span in spans(offsets)]

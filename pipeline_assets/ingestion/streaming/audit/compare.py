@@ -19,6 +19,7 @@ from pipeline_assets.core.errors import SnapshotIncomplete
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.batch.postgres import TableSnapshot, open_table
 from pipeline_assets.ingestion.sources.contracts import Checked, arrow_schema, check_batch
+from pipeline_assets.ingestion.sources.forgotten import forgotten_of
 from pipeline_assets.ingestion.sources.json_objects import json_object
 from pipeline_assets.ingestion.sources.text_columns import from_values
 from pipeline_assets.ingestion.streaming.staged.change_log import LSN, TRANSACTION
@@ -121,12 +122,13 @@ def read_table(settings: Settings, contract: Contract, origin: PostgresTable) ->
     """A source table at one instant, and that instant.
 
     The rows and the list of open transactions come from one snapshot of the database; the LSN is read after it, so that whatever the
-    snapshot shows has a smaller one. Raises as `open_table`.
+    snapshot shows has a smaller one. Keys that are forgotten are left out. Raises as `open_table`.
     """
     with open_table(settings, contract, origin) as table:
         instant = _instant(table)
         with table.reader() as read:
-            parts = list(read(None))
+            forgotten = forgotten_of(settings, contract.name)
+            parts = list(map(forgotten.without, read(None)))
     good = [digests(contract, part.good) for part in parts]
     empty = digests(contract, arrow_schema(contract).empty_table())
     return TableReading(instant=instant, digests=pl.concat([empty, *good]), broken=_broken_keys(contract, parts))

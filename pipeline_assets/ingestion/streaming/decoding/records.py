@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from pipeline_assets.core import names
 from pipeline_assets.ingestion.sources.contracts import Checked, check_batch
+from pipeline_assets.ingestion.sources.forgotten import NOTHING, Forgotten, readings
 from pipeline_assets.ingestion.sources.json_objects import Fault
 from pipeline_assets.ingestion.sources.json_rows import check_objects
 from pipeline_assets.ingestion.sources.plain_json import PlainRows, plain_json
@@ -76,11 +77,19 @@ class RecordReader:
     """Reads the records of a topic as the rows of a stream; `schema_of` asks the registry that its format names, if any.
 
     widths: of the changes of a table the columns whose values are filled up with blanks to so many characters.
+    forgotten: the keys whose records are passed over, as if they were no events.
     """
 
-    def __init__(self, stream: RecordStream, share: Share, schema_of: SchemaOf = nobody, widths: Mapping[str, int] = NO_WIDTHS) -> None:
+    def __init__(
+        self,
+        stream: RecordStream,
+        share: Share,
+        schema_of: SchemaOf = nobody,
+        widths: Mapping[str, int] = NO_WIDTHS,
+        forgotten: Forgotten = NOTHING,
+    ) -> None:
         self.contract, self.headers = stream.contract, headers_of(stream)
-        self._share = share
+        self._share, self._forgotten = share, forgotten
         self._decode = decoder(stream.contract, stream.format, schema_of, widths)
         self._plain = plain_json(stream.contract, share.field) if isinstance(stream.format, JsonObject) else None
         written = stream.format
@@ -103,8 +112,29 @@ class RecordReader:
         except Fault:
             return True
 
+    def is_forgotten(self, payload: bytes | None, headers: Mapping[str, bytes | None]) -> bool:
+        """Whether a record is of a key that is forgotten, as far as it can be read."""
+        known = {name: value for name in self.headers if (value := headers.get(name)) is not None}
+        try:
+            event = self._decode(payload, known)
+        except Fault:
+            return any(self._forgotten.names(one) for one in readings(payload or b""))
+        return event is not None and self._forgotten.names(event.values)
+
     def read(self, records: pa.Table) -> CheckedRecords:
-        """Which records keep the contract; `records` has `payload` (binary), `received_at` (UTC) and the columns of `headers`."""
+        """Which records keep the contract; `records` has `payload` (binary), `received_at` (UTC) and the columns of `headers`.
+
+        Records of keys that are forgotten count as skipped.
+        """
+        found = self._read(records)
+        kept = self._forgotten.without(found.checked)
+        gone = found.checked.good.num_rows - kept.good.num_rows + len(found.checked.broken) - len(kept.broken)
+        if not gone:
+            return found
+        partly = None if found.partly is None else _at_places(found.partly, [row.position for row in kept.broken])
+        return replace(found, checked=kept, partly=partly, skipped=found.skipped + gone)
+
+    def _read(self, records: pa.Table) -> CheckedRecords:
         payloads = records.column(PAYLOAD).combine_chunks()
         times = records.column(RECEIVED_AT).combine_chunks()
         if self._plain is None:
@@ -181,6 +211,12 @@ class RecordReader:
         if self._known_at is None:
             return event.values
         return {**event.values, self._known_at: None if received_at is None else received_at.astimezone(UTC).isoformat()}
+
+
+def _at_places(rows: Checked, places: Sequence[int]) -> Checked:
+    """Those of the rows that stand at some places."""
+    is_there = np.isin(rows.positions, places)
+    return replace(rows, good=rows.good.filter(pa.array(is_there)), positions=rows.positions[is_there])
 
 
 def _unframed(payloads: pa.Array, check: Callable[[bytes], None]) -> pa.Array:

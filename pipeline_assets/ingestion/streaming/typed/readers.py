@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pipeline_assets.core.errors import SourceUnavailable
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.batch.postgres import columns_in, connect, source_errors
+from pipeline_assets.ingestion.sources.forgotten import NOTHING, Forgotten
 from pipeline_assets.ingestion.streaming.decoding.records import RecordReader, share_of
 from pipeline_assets.ingestion.streaming.decoding.schema_registry import schemas_of
 from pipeline_assets.ingestion.streaming.streams import ChangeLog, followed_table
@@ -21,13 +22,15 @@ if TYPE_CHECKING:
 WIDTHS = "pipeline.stream.character-widths"
 
 
-def reader_of(settings: Settings, lake: "Catalog", stream: RecordStream, streams: Sequence[RecordStream]) -> RecordReader:
-    """The reader of the records of a stream; `streams` are all that are declared.
+def reader_of(
+    settings: Settings, lake: "Catalog", stream: RecordStream, streams: Sequence[RecordStream], forgotten: Forgotten = NOTHING
+) -> RecordReader:
+    """The reader of the records of a stream; `streams` are all that are declared, `forgotten` the keys whose records are passed over.
 
     Raises SourceUnavailable where a followed table was never asked for its columns, and cannot be now.
     """
     widths = _widths(settings, lake, stream) if isinstance(stream, ChangeLog) else {}
-    return RecordReader(stream, share_of(stream, streams), schemas_of(settings, stream.format), widths)
+    return RecordReader(stream, share_of(stream, streams), schemas_of(settings, stream.format), widths, forgotten)
 
 
 def _widths(settings: Settings, lake: "Catalog", stream: ChangeLog) -> Mapping[str, int]:

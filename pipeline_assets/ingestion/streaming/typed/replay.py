@@ -21,6 +21,7 @@ from pipeline_assets.core.errors import LakeBusy
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.batch.replay import Replayed
 from pipeline_assets.ingestion.sources import quarantine
+from pipeline_assets.ingestion.sources.forgotten import read_rules
 from pipeline_assets.ingestion.sources.quarantine import QuarantinedRow
 from pipeline_assets.ingestion.streaming.decoding.records import RecordReader
 from pipeline_assets.ingestion.streaming.landing import tables as landing
@@ -62,7 +63,8 @@ def replay_records(settings: Settings, asked: Sequence[RecordStream], streams: S
             catalog(settings) as lake,
         ):
             connection.autocommit = True
-            reader, days, still_broken = reader_of(settings, lake, stream, streams), Counter[date](), 0
+            forgotten = read_rules(connection, contract.name)
+            reader, days, still_broken = reader_of(settings, lake, stream, streams, forgotten), Counter[date](), 0
             for page in _pages(connection, stream):
                 passed, kept = _replay(connection, lake, stream, reader, page)
                 days.update(passed)
@@ -95,7 +97,10 @@ def _replay(
         for broken in checked.broken:
             quarantine.mark_still_broken(connection, rows[broken.position].id, broken)
         quarantine.mark_replayed(connection, [rows[place].id for place in checked.positions])
-    return days_of(checked.good.column(stream.contract.event_at)).to_pylist(), len(rows) - checked.good.num_rows
+        known = {*checked.positions.tolist(), *(broken.position for broken in checked.broken)}
+        gone = [row.id for place, row in enumerate(rows) if place not in known and reader.is_forgotten(row.original, row.headers_in_bytes)]
+        quarantine.remove_rows(connection, gone)
+    return days_of(checked.good.column(stream.contract.event_at)).to_pylist(), len(rows) - checked.good.num_rows - len(gone)
 
 
 def _records(rows: Sequence[QuarantinedRow], headers: Sequence[str]) -> pa.Table:

@@ -26,6 +26,7 @@ from pipeline_assets.core.connections import catalog, warehouse
 from pipeline_assets.core.errors import ContractViolation, LakeBusy, SourceChanged
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.sources import quarantine
+from pipeline_assets.ingestion.sources.forgotten import read_rules
 from pipeline_assets.ingestion.streaming.decoding.records import RecordReader
 from pipeline_assets.ingestion.streaming.landing import tables as landing
 from pipeline_assets.ingestion.streaming.landing.offsets import Seen, Spans
@@ -104,7 +105,7 @@ def type_landed(
             covered = [(number, *span) for number, spans in chunk.covered.partitions.items() for span in spans]
             quarantine.replace_records(connection, contract.name, stream.topic, covered, chunk.broken, run_id)
 
-        reader = reader_of(settings, lake, stream, streams)
+        reader = reader_of(settings, lake, stream, streams, read_rules(connection, contract.name))
         return type_into(lake, stream, reader, keep, refetch, run_id=run_id, look=look_of(settings, stream))
 
 

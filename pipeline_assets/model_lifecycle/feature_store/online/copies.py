@@ -36,6 +36,8 @@ HEAD = struct.Struct("<qqi8s")
 AT_ONCE = 2_000
 # A change of more states has the copy made anew: a script holds the server up, and has to be sent whole.
 MOST_COPIED = 100_000
+# Of one feed, of which nobody knows any more how many views it had.
+MOST_VIEWS = 1_000
 # A generation that was not copied to its end goes by itself.
 HALF_COPY_SECONDS = 3_600
 WRITE = """
@@ -132,6 +134,11 @@ class Copies:
         """Removes the copy of a version of a feed."""
         with _answering():
             self._remove(keys=[_key(feed)], args=[len(feed.views)])
+
+    def remove_version(self, name: str, digest: str) -> None:
+        """Removes the copy of a version of a feed by name and hash, whether it is declared or not."""
+        with _answering():
+            self._remove(keys=[f"online:{name}:{digest}"], args=[MOST_VIEWS])
 
     def ask(self, feeds: Sequence[Feed], parameters: Sequence[Parameter]) -> list[Any]:
         """What the script ASK gives."""

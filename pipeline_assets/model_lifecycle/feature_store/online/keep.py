@@ -50,9 +50,10 @@ def keep_records(session: Session, rows: pa.Table, offsets: Mapping[int, int], *
     with session.transaction() as cursor:
         known = session.watermark(cursor)
         watermark = _watermark(known, rows, contract.known_at, until)
+        whole = whole.filter(pa.array(~session.forgotten(cursor).holds(whole)))
         if whole.num_rows:
             session.derive(cursor, whole)
-            change = _change(session, cursor, watermark)
+            change = change_of(session, cursor, watermark)
         else:
             change = Change(gone=0, come=0)
         session.note(cursor, watermark=watermark, offsets=offsets)
@@ -66,7 +67,7 @@ def keep_days(session: Session, rows: pa.Table, first_us: int, end_us: int) -> C
         watermark = _watermark(known, rows, session.kept.feed.table.known_at, None)
         session.before_between(cursor, first_us, end_us)
         session.after(cursor, rows)
-        change = _change(session, cursor, watermark)
+        change = change_of(session, cursor, watermark)
         session.note(cursor, watermark=watermark)
     return change
 
@@ -88,7 +89,8 @@ def _watermark(known: int | None, rows: pa.Table, known_at: str, until: int | No
     return max([*found, NO_BASE if known is None else known])
 
 
-def _change(session: Session, cursor: "Cursor", watermark: int) -> Change:
+def change_of(session: Session, cursor: "Cursor", watermark: int) -> Change:
+    """What the rows before and after a change make of the states, in the cursor's transaction."""
     gone, come = session.compare(cursor)
     if gone.num_rows or come.num_rows:
         events = Events(source=session.kept.feed.table, table=pa.concat_tables([gone, come]).combine_chunks())

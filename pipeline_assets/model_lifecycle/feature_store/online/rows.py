@@ -206,10 +206,10 @@ def joined_keys(parts: Sequence[list[str | None]]) -> list[str | None]:
     """The keys that the texts of key columns make; None where a part is."""
     if len(parts) == 1:
         return parts[0]
-    return [None if None in row else SEPARATOR.join(_escaped(part) for part in row if part is not None) for row in zip(*parts, strict=True)]
+    return [None if None in row else SEPARATOR.join(escaped(part) for part in row if part is not None) for row in zip(*parts, strict=True)]
 
 
-def _escaped(part: str) -> str:
+def escaped(part: str) -> str:
     """A part of a key that no other parts can be taken for once they are joined."""
     return part.replace("\\", "\\\\").replace(SEPARATOR, "\\s")
 

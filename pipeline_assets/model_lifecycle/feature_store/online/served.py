@@ -102,6 +102,12 @@ def newest_samples(connection: psycopg.Connection, model: Model, limit: int | No
     )
 
 
+def remove_samples(connection: psycopg.Connection, numbers: Sequence[int]) -> None:
+    """Removes samples by their numbers; those that are gone already are no error."""
+    if numbers:
+        connection.execute("delete from online.served where id = any(%s)", [list(numbers)])
+
+
 def _position(stored: Mapping[str, Any]) -> Position:
     return Position(**{**stored, "offsets": {int(partition): offset for partition, offset in stored["offsets"].items()}})
 

@@ -1,6 +1,7 @@
 # ruff: noqa: S608 - the names in these queries are quoted, or made here
 """A session of the online store: what changes of rows make of it, one transaction a change, in Arrow from end to end."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -10,9 +11,10 @@ import pyarrow as pa
 from pipeline_assets.core.connections import arrow_online
 from pipeline_assets.core.settings import OnlineSettings
 from pipeline_assets.ingestion.sources.arrow_types import ARROW_TYPES
+from pipeline_assets.ingestion.sources.forgotten import NOTHING, Forgotten, Rule
 from pipeline_assets.model_lifecycle.feature_store.online.copies import Copies, change_name, open_copies
 from pipeline_assets.model_lifecycle.feature_store.online.rows import ROW_KEY
-from pipeline_assets.model_lifecycle.feature_store.online.store import POSITION, Kept, column_type
+from pipeline_assets.model_lifecycle.feature_store.online.store import FORGOTTEN, POSITION, Kept, column_type
 from pipeline_assets.processing.cleaning.dbt import SESSION
 from pipeline_assets.processing.cleaning.derivations import quoted, statements
 
@@ -29,7 +31,7 @@ class Session:
 
     def __init__(self, connection: "Connection", kept: Kept, copies: Copies | None = None) -> None:
         self.connection, self.kept, self.copies = connection, kept, copies
-        self._changes, self._written = 0, list[tuple[int, pa.Table]]()
+        self._changes, self._written, self._is_anew = 0, list[tuple[int, pa.Table]](), False
         self.rows, self.state, self.raw = (one.as_string() for one in (kept.rows, kept.state, kept.raw))
         self._columns = ", ".join(quoted(name) for name in (*kept.feed.columns, ROW_KEY))
         with connection.cursor() as cursor:
@@ -44,7 +46,7 @@ class Session:
             with self.connection.cursor() as cursor:
                 cursor.execute(f"select pg_advisory_xact_lock(hashtext('online'), {self.kept.id})")
                 cursor.fetchall()
-                self._changes, self._written = 0, []
+                self._changes, self._written, self._is_anew = 0, [], False
                 yield cursor
                 if self._changes and self.kept.is_live:
                     self._copy(cursor)
@@ -52,6 +54,10 @@ class Session:
         except BaseException:
             self.connection.rollback()
             raise
+
+    def copy_anew(self) -> None:
+        """Has this transaction make the copy of the states anew: a change in which states went cannot be copied as those that it wrote."""
+        self._is_anew = True
 
     def ensure_copy(self) -> None:
         """Makes the copy of the states anew where it is missing, or not at the change that they are at."""
@@ -72,6 +78,31 @@ class Session:
         known = f"select {names} from {self.raw} as raw where {self._is_touched(derivation.key_of_raw)}"
         cursor.execute(f"insert into {self.raw} ({names}) (select {names} from {BATCH} except {known})")
         cursor.execute(f"insert into {AFTER} {self._derived()}")
+
+    def derive_without(self, cursor: "Cursor", gone: str) -> None:
+        """Takes raw rows out by a condition in SQL, and puts what the rows of their keys were and have become into `before` and `after`."""
+        derivation = self.kept.feed.derivation
+        if derivation is None or derivation.key_of_raw is None:
+            raise ValueError(f"Feed {self.kept.feed.name} has no raw rows.")
+        keys = ", ".join(map(quoted, derivation.key_of_raw))
+        cursor.execute(f"insert into {TOUCHED} select distinct {keys} from {self.raw} where {gone}")
+        cursor.execute(f"insert into {BEFORE} {self._derived()}")
+        cursor.execute(f"delete from {self.raw} where {gone}")
+        cursor.execute(f"insert into {AFTER} {self._derived()}")
+
+    def stored(self, condition: str) -> str:
+        """A query of the store's rows by a condition in SQL."""
+        return f"select {self._columns} from {self.rows} where {condition}"
+
+    def forgotten(self, cursor: "Cursor") -> Forgotten:
+        """What is not taken of the feed's stream, as the transaction sees it."""
+        own = f"contract = {_literal(self.kept.feed.contract.name)}"
+        found = self.fetch(cursor, f"select columns, digest, salt from online.forgotten where {own}").to_pylist()
+        by_columns: dict[str, set[str]] = {}
+        for row in found:
+            by_columns.setdefault(row["columns"], set()).add(row["digest"])
+        rules = tuple(Rule(columns=tuple(json.loads(columns)), digests=frozenset(each)) for columns, each in sorted(by_columns.items()))
+        return Forgotten(rules=rules, salt=found[0]["salt"]) if found else NOTHING
 
     def compare(self, cursor: "Cursor") -> tuple[pa.Table, pa.Table]:
         """The rows of `before` that are not in `after` and the other way round, each as often; the store's rows follow."""
@@ -161,7 +192,7 @@ class Session:
         is_there = (
             self.copies.change_of(feed) == now if not self._changes else self.copies.write(feed, (before, now), position, self._written)
         )
-        if not is_there:
+        if self._is_anew or not is_there:
             self.copies.replace(feed, now, position, self._all_states(cursor))
 
     def _all_states(self, cursor: "Cursor") -> Iterator[tuple[int, pa.Table]]:
@@ -193,6 +224,8 @@ class Session:
     def _made_once(self) -> Iterator[str]:
         """Settings, and what is made once and emptied by each commit, as making tables anew would fill the catalog of the database."""
         feed, derivation = self.kept.feed, self.kept.feed.derivation
+        yield "select pg_advisory_xact_lock(hashtext('online'))"
+        yield FORGOTTEN
         columns = ", ".join(f"{quoted(column)} {column_type(feed, column)}" for column in feed.columns)
         batch = f"({columns})"
         if derivation is not None and derivation.key_of_raw is not None:
@@ -231,6 +264,10 @@ class Session:
         names = ", ".join(map(quoted, keys))
         ours = ", ".join(f"raw.{quoted(key)}" for key in keys)
         return f"{each} and ({ours}) in (select {names} from {TOUCHED})"
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """The online store in Postgres: its tables, and which version of each feed is read.
 
 In the schema `online`: `feeds` has a row for each version of a feed, `offsets` how far its topic has been taken, `workers` and `progress`
-what workers report of it, `served` vectors that were served, `parity` what came of holding them against the lake. Version 7 of a feed has
+what workers report of it, `served` vectors that were served, `parity` what came of holding them against the lake, `forgotten` the hashes of
+keys whose records are not taken (`ingestion/sources/forgotten`). Version 7 of a feed has
 `state_7` (per view and entity key the packed state, the finished values and the time for which they hold), `rows_7` (the rows of the
 cleaned table that a question can still reach) and, of a stream, `raw_7` (the rows of the contract that they are derived from).
 """
@@ -86,6 +87,16 @@ CONTROL = """
 POSITION = """jsonb_build_array(watermark, snapshot_id, is_between,
     (select jsonb_object_agg(partition, next_offset) from online.offsets where feed = feeds.id))"""
 TYPES: dict[str, str] = {str(kind): shown for kind, shown in SQL_TYPES.items()} | {"date": "date"}
+# Also made where a store is older than it.
+FORGOTTEN = """
+    create table if not exists online.forgotten (
+        contract text not null,
+        columns text not null,
+        digest text not null,
+        salt bytea not null,
+        primary key (contract, columns, digest)
+    );
+"""
 FIND = "select id, status, watermark, snapshot_id, made_at, change from online.feeds where name = %s and hash = %s"
 
 
@@ -124,6 +135,7 @@ def create(connection: "psycopg.Connection") -> None:
     """Makes the tables that all feeds share, where they are missing."""
     connection.execute("select pg_advisory_xact_lock(hashtext('online'))")
     connection.execute(CONTROL)
+    connection.execute(FORGOTTEN)
 
 
 def find(connection: "psycopg.Connection", feed: Feed) -> Kept | None:
@@ -162,9 +174,14 @@ def begin(connection: "psycopg.Connection", feed: Feed) -> Kept:
 
 def drop(connection: "psycopg.Connection", kept: Kept) -> None:
     """Removes a version of a feed with all that it keeps, and the temporary views that a worker's session has on it."""
-    for table in (kept.state, kept.rows, kept.raw):
-        connection.execute(sql.SQL("drop table if exists {} cascade").format(table))
-    connection.execute("delete from online.feeds where id = %s", (kept.id,))
+    drop_version(connection, kept.id)
+
+
+def drop_version(connection: "psycopg.Connection", number: int) -> None:
+    """Removes a version of a feed by its number, whether it is declared or not."""
+    for kind in ("state", "rows", "raw"):
+        connection.execute(sql.SQL("drop table if exists {} cascade").format(sql.Identifier(SCHEMA, f"{kind}_{number}")))
+    connection.execute("delete from online.feeds where id = %s", (number,))
 
 
 def go_live(connection: "psycopg.Connection", kept: Kept) -> None:

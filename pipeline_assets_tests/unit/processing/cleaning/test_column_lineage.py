@@ -91,6 +91,28 @@ def test_what_decides_rows_is_said_apart(sql: str, deciding: list[str]) -> None:
     assert set(lineage_of(model=sql).models[MODEL].decided_by) == raw(*deciding)
 
 
+@pytest.mark.parametrize(
+    ("condition", "joined"),
+    [
+        ("o.customer = p.order_id", [("orders.customer", "payments.order_id")]),
+        ("o.customer = p.order_id and o.amount > p.amount", [("orders.customer", "payments.order_id")]),
+        (
+            "p.order_id = o.customer and o.amount = p.amount",
+            [("payments.order_id", "orders.customer"), ("orders.amount", "payments.amount")],
+        ),
+        ("o.customer = p.order_id or o.amount = p.amount", []),
+        ("o.customer = lower(p.order_id)", []),
+        ("o.customer = 'x'", []),
+    ],
+)
+def test_columns_are_joined_where_a_join_wants_them_equal_whatever_else_it_wants(condition: str, joined: list[tuple[str, str]]) -> None:
+    """One of several ways to be joined, a computed value and a constant join no two columns."""
+    renamed = "with o as (select customer, amount from raw.orders) select o.amount from o"
+    found = lineage_of(model=f"{renamed} left join raw.payments as p on {condition}").models[MODEL].joined
+
+    assert set(found) == {(*raw(one), *raw(other)) for one, other in joined}
+
+
 def test_lineage_leads_through_models_down_to_raw_tables() -> None:
     """A path is of the same row only where each step is; a join on the way is named as what decides."""
     found = lineage_of(
