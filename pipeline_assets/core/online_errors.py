@@ -38,6 +38,17 @@ class BehindState(UserInputError):
         )
 
 
+class TextsDiffer(PipelineError):
+    """The online database orders texts, or changes their case, otherwise than the warehouse: dbt's SQL could give other rows there."""
+
+    def __init__(self, expected: object, found: object) -> None:
+        self.expected, self.found = expected, found
+        super().__init__(
+            "The online database has another encoding or collation than the warehouse, so that dbt's SQL could give other rows there. "
+            "Make it with those of the warehouse (`create database … template template0 encoding … locale_provider … locale …`)."
+        )
+
+
 class CopyForgets(PipelineError):
     """The server that is to copy the online states drops keys when its memory is short."""
 

@@ -15,14 +15,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline_assets.core import names
-from pipeline_assets.core.connections import catalog, online
+from pipeline_assets.core.connections import catalog, online, warehouse
 from pipeline_assets.core.errors import NotMaterialized, UnknownName
 from pipeline_assets.core.instants import microseconds_at
+from pipeline_assets.core.online_errors import TextsDiffer
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.core.versions import versioned
 from pipeline_assets.ingestion.sources.contracts import arrow_schema
 from pipeline_assets.ingestion.streaming.typed.table import OFFSET, PARTITION, PLACE_SCHEMA, TypedDays, position_of, typed_days
 from pipeline_assets.model_lifecycle.feature_store.online import store
+from pipeline_assets.model_lifecycle.feature_store.online.copies import open_copies
 from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed
 from pipeline_assets.model_lifecycle.feature_store.online.keep import keep_days, keep_records
 from pipeline_assets.model_lifecycle.feature_store.online.session import Session, open_session
@@ -37,6 +39,11 @@ if TYPE_CHECKING:
 ROWS_AT_ONCE = 200_000
 DAYS_AT_ONCE = timedelta(days=31)
 ONE_DAY = timedelta(days=1)
+# What the encoding and the collation of a database make of some texts.
+TEXTS = """
+    select current_setting('server_encoding'), string_agg(t, ' ' order by t), string_agg(lower(t) || upper(t), ' ' order by t)
+    from unnest(array['a', 'B', 'ä', 'Ä', 'Z', '_', '1', '-', 'ß', 'é', 'İ', 'ab', 'a b']) as t
+"""
 Listener = Callable[[str], None]
 
 
@@ -53,8 +60,11 @@ class Built:
 def build(settings: Settings, feed: Feed, on_step: Listener) -> Built:
     """Builds a feed as it is declared now, and has it read once it is whole; another version of it is read until then.
 
-    Raises NotMaterialized where the lake has nothing of it yet.
+    Versions that nobody has kept for a day go then: those of code that runs nowhere any more. Raises NotMaterialized where the lake has
+    nothing of it yet, TextsDiffer where dbt's SQL could give other rows in the online database than in the warehouse.
     """
+    if feed.stream is not None:
+        _refuse_other_texts(settings)
     with online(settings) as connection:
         kept = store.begin(connection, feed)
     with open_session(settings, kept) as session:
@@ -62,7 +72,20 @@ def build(settings: Settings, feed: Feed, on_step: Listener) -> Built:
         session.ensure_copy()
     with online(settings) as connection:
         store.go_live(connection, kept)
+        gone = store.drop_abandoned(connection, feed)
+    with open_copies(settings) as copies:
+        if copies is not None:
+            for digest in gone:
+                copies.remove_version(feed.name, digest)
     return done
+
+
+def _refuse_other_texts(settings: Settings) -> None:
+    """Raises TextsDiffer where the online database orders texts, or changes their case, otherwise than the warehouse."""
+    with warehouse(settings) as theirs, online(settings) as ours:
+        expected, found = (connection.execute(TEXTS).fetchone() for connection in (theirs, ours))
+    if found != expected:
+        raise TextsDiffer(expected, found)
 
 
 def build_missing(settings: Settings, feed: Feed, on_step: Listener) -> Built | None:

@@ -97,6 +97,10 @@ FORGOTTEN = """
         primary key (contract, columns, digest)
     );
 """
+ABANDONED = """
+    select id, hash from online.feeds where name = %s and hash <> %s and made_at < now() - interval '1 day'
+        and not exists (select from online.progress where feed = feeds.id and seen_at > now() - interval '1 day')
+"""
 FIND = "select id, status, watermark, snapshot_id, made_at, change from online.feeds where name = %s and hash = %s"
 
 
@@ -182,6 +186,14 @@ def drop_version(connection: "psycopg.Connection", number: int) -> None:
     for kind in ("state", "rows", "raw"):
         connection.execute(sql.SQL("drop table if exists {} cascade").format(sql.Identifier(SCHEMA, f"{kind}_{number}")))
     connection.execute("delete from online.feeds where id = %s", (number,))
+
+
+def drop_abandoned(connection: "psycopg.Connection", feed: Feed) -> list[str]:
+    """Removes the other versions of a feed that are a day old and of which no worker has reported for a day; their hashes."""
+    found = connection.execute(ABANDONED, (feed.name, feed.hash)).fetchall()
+    for number, _ in found:
+        drop_version(connection, number)
+    return [digest for _, digest in found]
 
 
 def go_live(connection: "psycopg.Connection", kept: Kept) -> None:

@@ -2,14 +2,18 @@
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from secrets import token_hex
 
 import numpy as np
 import psycopg
 import pyarrow as pa
-from psycopg.sql import SQL
+import pytest
+from psycopg.sql import SQL, Identifier
+from pydantic import SecretStr
 
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import online
+from pipeline_assets.core.online_errors import TextsDiffer
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.model_lifecycle.feature_store.online import store
 from pipeline_assets.model_lifecycle.feature_store.online.build import build, follow
@@ -95,6 +99,48 @@ def test_a_build_that_was_cut_off_is_made_anew(isolated: Settings) -> None:
     with online(isolated) as connection:
         assert states_kept(connection, store.live(connection, declared)) == undisturbed
         assert store.offsets(connection, store.live(connection, declared)) == {}
+
+
+def test_a_version_that_nobody_keeps_goes_with_the_next_build(isolated: Settings) -> None:
+    """Versions of code that runs nowhere go after a day, those that a worker keeps and young ones stay."""
+    declared = feed("departures_history")
+    put_history(isolated, table_of(departures(np.random.default_rng(13), 20)))
+    with online(isolated) as connection:
+        store.create(connection)
+        for digest, age in (("old", "2 days"), ("kept", "2 days"), ("young", "1 hour")):
+            connection.execute(
+                "insert into online.feeds (name, hash, status, made_at) values (%s, %s, 'live', now() - %s::interval)",
+                (declared.name, digest, age),
+            )
+        old, kept, _ = (number for (number,) in connection.execute("select id from online.feeds order by id").fetchall())
+        connection.execute("insert into online.workers values ('w', now())")
+        connection.execute("insert into online.progress values (%s, 'w', now(), now(), now(), 0, 0, 0, 0, 0, null)", [kept])
+        connection.execute(SQL("create table online.{} (key text)").format(Identifier(f"state_{old}")))
+    build(isolated, declared, lambda _: None)
+    with online(isolated) as connection:
+        left = {digest for (digest,) in connection.execute("select hash from online.feeds").fetchall()}
+        table = connection.execute("select to_regclass(%s)", [f"online.state_{old}"]).fetchone()
+
+    assert left == {declared.hash, "kept", "young"}
+    assert table == (None,)
+
+
+def test_a_database_with_another_collation_is_refused(isolated: Settings, cluster: psycopg.Connection) -> None:
+    """Where letters beyond ASCII have no other case, dbt's SQL could give other rows: nothing is built there."""
+    name = f"test_{token_hex(6)}"
+    base, _, _ = isolated.online_dsn.get_secret_value().rpartition("/")
+    put_history(isolated, table_of(departures(np.random.default_rng(14), 5)))
+    cluster.execute(
+        SQL("create database {} template template0 encoding 'UTF8' locale_provider builtin builtin_locale 'C' locale 'C'").format(
+            Identifier(name)
+        )
+    )
+    other = isolated.model_copy(update={"online_dsn": SecretStr(f"{base}/{name}")})
+    try:
+        with pytest.raises(TextsDiffer, match="another encoding or collation than the warehouse"):
+            build(other, feed("departures_history"), lambda _: None)
+    finally:
+        cluster.execute(SQL("drop database {} with (force)").format(Identifier(name)))
 
 
 HOURS = [START + timedelta(hours=hour) for hour in range(24 * 5)]
