@@ -17,9 +17,9 @@ from pipeline_assets.processing.features import inputs
 from pipeline_assets.processing.features.catalogue import view_columns
 from pipeline_assets.processing.features.cleaned import NEWEST, Snapshots, midnight, read_events, read_observations, snapshots_of
 from pipeline_assets.processing.features.columns import text_or_whole
-from pipeline_assets.processing.features.keys import bucket_of
 from pipeline_assets.processing.features.quality import Quality, judge
-from pipeline_assets.processing.features.view import features_by_bucket
+from pipeline_assets.processing.features.spill import spilled
+from pipeline_assets.processing.features.view import features_by_bucket, view_features
 from pipeline_assets.processing.lake import tables
 from pipeline_assets.processing.lake.files import Content
 from pipeline_assets.processing.lake.tables import Published
@@ -27,7 +27,7 @@ from pipeline_assets.spec.features import CleanedTable, FeatureView
 from pipeline_assets.spec.models import Model, Observations
 
 TYPES = {"int64": pa.int64(), "float64": pa.float64(), "string": pa.string()}
-# What a laptop holds in memory; more events than this go through the kernel in buckets of their keys, one after the other.
+# What a laptop holds in memory; more events than this are put aside on disk by buckets of their keys, computed one after the other.
 EVENTS_AT_ONCE = 20_000_000
 
 
@@ -144,26 +144,19 @@ def _compute(
         return 0, _schema(view, requests).empty_table()
     first_at, last_at = pc.min_max(requests[DECISION_AT]).as_py().values()
     seen = sum(each.rows for each in inputs.seen(view, contents, first_at.date(), last_at.date()))
-    buckets, read = 1 + seen // EVENTS_AT_ONCE, [0]
-
-    def events_of(bucket: int) -> pa.Table:
-        rows = read_events_of(settings, view.source, [view], (first_at, last_at), snapshots)
-        mine = rows.read_all() if buckets == 1 else _of_bucket(view, rows, bucket, buckets)
-        read[0] += mine.num_rows
-        return mine
-
-    features = features_by_bucket(view, requests, events_of, buckets=buckets)
+    rows = read_events_of(settings, view.source, [view], (first_at, last_at), snapshots)
+    features, read = _features(view, requests, rows, 1 + seen // EVENTS_AT_ONCE)
     keys = requests.select(identity(view))
-    return read[0], pa.Table.from_arrays([*keys.columns, *features.columns], names=[*keys.column_names, *features.column_names])
+    return read, pa.Table.from_arrays([*keys.columns, *features.columns], names=[*keys.column_names, *features.column_names])
 
 
-def _of_bucket(view: FeatureView, rows: pa.RecordBatchReader, bucket: int, buckets: int) -> pa.Table:
-    """The events of one bucket of keys; the others pass by."""
-    kept: list[pa.Table] = []
-    for batch in rows:
-        events = pa.Table.from_batches([batch])
-        kept.append(events.filter(pa.array(bucket_of(events, view.source.name, view.entity.keys, buckets) == bucket)))
-    return pa.concat_tables([rows.schema.empty_table(), *kept])
+def _features(view: FeatureView, requests: pa.Table, rows: pa.RecordBatchReader, buckets: int) -> tuple[pa.Table, int]:
+    """The features of the requests, and how many events there were."""
+    if buckets == 1:
+        events = rows.read_all()
+        return view_features(view, requests, events), events.num_rows
+    with spilled(rows, view.source.name, view.entity.keys, buckets) as found:
+        return features_by_bucket(view, requests, found.of, buckets=buckets), found.rows
 
 
 def read_events_of(
