@@ -103,13 +103,20 @@ def test_a_day_without_features_is_an_error_and_changes_nothing(warehouse: Setti
     assert tables.snapshot_id(warehouse, names.vectors(MODEL.name)) is None
 
 
+def vectors_asset() -> dg.AssetsDefinition:
+    """The asset of the vectors."""
+    known = assets.defs(PROJECT).assets or ()
+    (found,) = [one for one in known if isinstance(one, dg.AssetsDefinition) and one.key == dg.AssetKey([*names.vectors(MODEL.name)])]
+    return found
+
+
 def test_a_decision_outside_of_the_declared_range_is_a_warning(warehouse: Settings, tmp_path: Path) -> None:
     """A decision a day after its event, where none after it is declared: the vectors are made, and the check says how many there are."""
     write_stack_env(warehouse, tmp_path)
     late = pl.col("decision_at") + pl.when(pl.int_range(pl.len()) < 3).then(timedelta(hours=25)).otherwise(timedelta(0))
     store(warehouse, {"flights_history": observations().with_columns(decision_at=late)})
     store_features(warehouse)
-    (asset,) = [asset for asset in assets.defs(PROJECT).assets or () if isinstance(asset, dg.AssetsDefinition)]
+    asset = vectors_asset()
     with dg.DagsterInstance.ephemeral() as instance:
         tags = {"dagster/asset_partition_range_start": str(FIRST), "dagster/asset_partition_range_end": str(LAST)}
         result = dg.materialize([asset], resources={"platform": Platform(home=str(tmp_path))}, instance=instance, tags=tags)
@@ -311,7 +318,7 @@ def test_a_run_materializes_vectors_and_proves_them(warehouse: Settings, tmp_pat
     """One run over the days, and a day without flights: rows, snapshots and lineage in the metadata, and all checks pass."""
     write_stack_env(warehouse, tmp_path)
     store_features(warehouse, FIRST, date(2013, 1, 20))
-    (asset,) = [asset for asset in assets.defs(PROJECT).assets or () if isinstance(asset, dg.AssetsDefinition)]
+    asset = vectors_asset()
     with dg.DagsterInstance.ephemeral() as instance:
         for first, last in ((FIRST, LAST), (date(2013, 1, 20), date(2013, 1, 20))):
             result = dg.materialize(
@@ -325,7 +332,8 @@ def test_a_run_materializes_vectors_and_proves_them(warehouse: Settings, tmp_pat
             metadata = event.materialization.metadata
 
             assert result.success
-            assert checks == dict.fromkeys((assets.ROWS_MATCH, assets.IN_RANGE, assets.PARITY, assets.OLD_DAYS, assets.AS_OF), True)
+            of_run = (assets.ROWS_MATCH, assets.IN_RANGE, assets.PARITY, assets.OLD_DAYS, assets.AS_OF, assets.SERVED)
+            assert checks == dict.fromkeys(of_run, True)
             assert metadata["rows"].value == (observations().height if first == FIRST else 0)
             assert metadata["snapshot_id"].value == str(tables.snapshot_id(warehouse, names.vectors(MODEL.name)))
             lineage = metadata["dagster/column_lineage"]

@@ -178,10 +178,13 @@ def test_many_questions_share_few_connections_that_may_break(client: httpx.Clien
     with psycopg.connect(database.online_dsn.get_secret_value(), autocommit=True) as connection:
         held = connection.execute(f"select count(*) {own}").fetchone()
         ended = connection.execute(f"select pg_terminate_backend(pid, 5000) {own}").fetchall()
+        left = connection.execute(f"select count(*) {own}").fetchone()
     after = client.post("/v1/features/flight_delay", json={"instances": [KNOWN]})
 
     assert found == {200}
     assert held is not None
     assert 1 <= held[0] <= MOST_CONNECTIONS + 1
-    assert ended == [(True,)] * held[0]
+    # One that keeps samples of answers may end by itself meanwhile.
+    assert ended.count((True,)) >= held[0] - 1
+    assert left == (0,)
     assert after.status_code == 200
