@@ -19,7 +19,7 @@ from pipeline_assets.use_cases.nyc_flights.models import flight_delay
 from pipeline_assets_tests.feature_tables import DAY, HOUR, view_of, windowed
 
 NOW = timedelta(0)
-VIEW = view_of(windowed("count", None, 7 * DAY))
+VIEW = replace(view_of(windowed("count", None, 7 * DAY)), online=None)
 
 
 def observations(table: str, ahead: timedelta = NOW, behind: timedelta = NOW) -> Observations:
@@ -90,7 +90,7 @@ def test_a_day_of_vectors_depends_on_the_days_of_its_decisions(ahead: timedelta,
 
 def lineage_of(model: Model) -> set[tuple[str, ...]]:
     """The tables that a model's vectors are joined from."""
-    definitions = feature_store.defs(Project(use_cases=(replace(use_case, models=(model,)),)))
+    definitions = feature_store.defs(Project(use_cases=(replace(use_case, models=(model,)),), tables=load_project().tables))
     graph = located(definitions).resolve_asset_graph()
     return {tuple(parent.path) for parent in graph.get(key(names.vectors(model.name))).parent_keys}
 
@@ -103,7 +103,9 @@ def test_every_view_and_model_of_the_project_has_one_asset() -> None:
     assert isinstance(schema, dg.TableSchema)
 
     assert views.materializable_asset_keys == {key(names.features(view.name)) for view in project.views}
-    assert vectors.materializable_asset_keys == {key(names.vectors(model.name)) for model in project.models}
+    online = {one for one in vectors.materializable_asset_keys if one.path[0] == names.ONLINE}
+    assert vectors.materializable_asset_keys - online == {key(names.vectors(model.name)) for model in project.models}
+    assert len(online) == len({(view.source, view.online) for view in project.views if view.online is not None})
     assert lineage_of(flight_delay) == {("cleaned", "flights_history"), *(("features", view.name) for view in flight_delay.views)}
     assert {column.name: column.type for column in schema.columns[:4]} == {
         "flight_id": "string", "decision_at": "timestamp", "origin": "string", "carrier": "string",
