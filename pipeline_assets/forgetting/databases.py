@@ -1,6 +1,6 @@
 """Rows of an entity in databases: the quarantine, raw and cleaned tables, predictions, and the online store."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -92,8 +92,3 @@ def remove_quarantined(settings: Settings, contract: str, ids: Sequence[int]) ->
         for partition in sorted(partitions):
             with quarantine.locked(connection, contract, partition), connection.transaction():
                 quarantine.remove_rows(connection, ids)
-
-
-def by_place(counts: Mapping[str, int]) -> dict[str, int]:
-    """The places that have any rows."""
-    return {place: rows for place, rows in counts.items() if rows}

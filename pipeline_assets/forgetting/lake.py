@@ -40,7 +40,7 @@ class RowsOf(Protocol):
         """Which rows are the entity's, and may go."""
 
     def shows(self, bounds: Mapping[str, Sequence[bytes]]) -> bool:
-        """Whether bounds of columns, as a manifest has them of a file that is gone, tell the entity's key."""
+        """Whether bounds of columns, as a manifest has them of a file that is gone, show the entity's key."""
 
 
 class Notes(Protocol):

@@ -43,7 +43,7 @@ class Proof:
     """What was removed of an entity: of each place what it had, and which training sets and versions of models had seen it.
 
     places: by name the rows, the files with such rows and the snapshots that mentioned those. model_versions: by model. left: files that
-    nothing refers to, too young to be told from those of a run; maintenance deletes them. undeclared: tables that nobody could go through.
+    nothing refers to, too young to be known from those of a run; maintenance deletes them. undeclared: tables that nobody could go through.
     topics: where records of the entity may stand until the broker's retention; they are not taken in again.
     """
 

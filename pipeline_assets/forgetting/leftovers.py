@@ -49,7 +49,7 @@ def delete_leftovers(stores: Stores, job: Job, places: Places) -> list[str]:
     left = []
     for file in _unnamed(stores, client, bucket, places, named):
         is_ours = any(name in file.key for name in job.state.get("commits", ()))
-        if not (is_ours or _tells(client, bucket, file)):
+        if not (is_ours or _shows(client, bucket, file)):
             continue
         if is_ours or file.age_seconds >= POLICY.orphan_age.total_seconds():
             client.delete_object(Bucket=bucket, Key=file.key)
@@ -82,8 +82,8 @@ def _unnamed(stores: Stores, client: "S3Client", bucket: str, places: Places, na
                     yield _Unnamed(key=entry["Key"], age_seconds=(now - entry["LastModified"]).total_seconds(), rows=rows)
 
 
-def _tells(client: "S3Client", bucket: str, file: _Unnamed) -> bool:
-    """Whether a file holds rows of the entity, or bounds that tell its key."""
+def _shows(client: "S3Client", bucket: str, file: _Unnamed) -> bool:
+    """Whether a file holds rows of the entity, or bounds that show its key."""
     name = file.key.rpartition("/")[2]
     if not (name.endswith(DATA) or (name.endswith(MANIFEST) and not name.startswith(LIST))):
         return False
@@ -101,7 +101,7 @@ def _has_rows(content: bytes, rows: RowsOf) -> bool:
 
 
 def _has_bounds(content: bytes, rows: RowsOf) -> bool:
-    """Whether any bound of a manifest tells the key, of whichever column: the file may be of an older schema."""
+    """Whether any bound of a manifest shows the key, of whichever column: the file may be of an older schema."""
     from fastavro import reader
 
     found: list[bytes] = []

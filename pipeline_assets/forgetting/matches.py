@@ -58,9 +58,9 @@ class Match:
         return False
 
     def shows(self, bounds: Mapping[str, Sequence[bytes]]) -> bool:
-        """Whether a bound of a column, as Iceberg writes it, tells a key: text from its first signs on, whole numbers as such."""
-        told = {(column, text) for one in self.conditions for key in one.keys for column, text in zip(one.columns, key, strict=True)}
-        return any(_tells(bound, text) for column, text in told for bound in bounds.get(column, ()))
+        """Whether a bound of a column, as Iceberg writes it, shows a key: text from its first signs on, whole numbers as such."""
+        keys = {(column, text) for one in self.conditions for key in one.keys for column, text in zip(one.columns, key, strict=True)}
+        return any(_shows(bound, text) for column, text in keys for bound in bounds.get(column, ()))
 
     def is_in(self, original: bytes, columns: Sequence[str] | None = None) -> bool:
         """Whether bytes that can be read as JSON, or as a line in known columns, meet it."""
@@ -74,7 +74,7 @@ class Match:
         return sql.SQL("({})").format(sql.SQL(" or ").join(parts)) if parts else None
 
 
-def _tells(bound: bytes, text: str) -> bool:
+def _shows(bound: bytes, text: str) -> bool:
     # Bounds of text are cut to sixteen signs, of which the last may be another.
     is_number = text.lstrip("-").isdigit() and bound == int(text).to_bytes(8, "little", signed=True)
     return is_number or bound.startswith(text[:15].encode())

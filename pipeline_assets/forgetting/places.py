@@ -124,7 +124,7 @@ class PlainRows:
         return self.match.holds(rows)
 
     def shows(self, bounds: Mapping[str, Sequence[bytes]]) -> bool:
-        """Whether bounds tell a key."""
+        """Whether bounds show a key."""
         return self.match.shows(bounds)
 
 
@@ -170,7 +170,7 @@ class LandedRows:
         return found
 
     def shows(self, bounds: Mapping[str, Sequence[bytes]]) -> bool:
-        """Bounds of records as bytes tell nothing that can be taken for a key."""
+        """Bounds of records as bytes show nothing that can be taken for a key."""
         return any(match.conditions for _, match in self.readers) and bool(bounds.get(landing.PAYLOAD))
 
 

@@ -130,15 +130,10 @@ class Copies:
             if not self._switch(keys=[_key(feed)], args=asked):
                 raise CopyOvertaken(feed.table.name)
 
-    def remove(self, feed: Feed) -> None:
-        """Removes the copy of a version of a feed."""
-        with _answering():
-            self._remove(keys=[_key(feed)], args=[len(feed.views)])
-
     def remove_version(self, name: str, digest: str) -> None:
         """Removes the copy of a version of a feed by name and hash, whether it is declared or not."""
         with _answering():
-            self._remove(keys=[f"online:{name}:{digest}"], args=[MOST_VIEWS])
+            self._remove(keys=[_key_of(name, digest)], args=[MOST_VIEWS])
 
     def ask(self, feeds: Sequence[Feed], parameters: Sequence[Parameter]) -> list[Any]:
         """What the script ASK gives."""
@@ -214,7 +209,11 @@ def change_name(feed_id: int, number: int) -> str:
 
 
 def _key(feed: Feed) -> str:
-    return f"online:{feed.name}:{feed.hash}"
+    return _key_of(feed.name, feed.hash)
+
+
+def _key_of(name: str, digest: str) -> str:
+    return f"online:{name}:{digest}"
 
 
 def _fields(states: "pa.Table") -> Iterator[tuple[str, bytes]]:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+from psycopg.sql import Literal
 
 from pipeline_assets.core.connections import arrow_online
 from pipeline_assets.core.settings import OnlineSettings
@@ -96,7 +97,7 @@ class Session:
 
     def forgotten(self, cursor: "Cursor") -> Forgotten:
         """What is not taken of the feed's stream, as the transaction sees it."""
-        own = f"contract = {_literal(self.kept.feed.contract.name)}"
+        own = f"contract = {Literal(self.kept.feed.contract.name).as_string()}"
         found = self.fetch(cursor, f"select columns, digest, salt from online.forgotten where {own}").to_pylist()
         by_columns: dict[str, set[str]] = {}
         for row in found:
@@ -189,10 +190,13 @@ class Session:
         number, position = stored.values()
         before, now = (change_name(self.kept.id, change) for change in (number - self._changes, number))
         feed = self.kept.feed
-        is_there = (
-            self.copies.change_of(feed) == now if not self._changes else self.copies.write(feed, (before, now), position, self._written)
-        )
-        if self._is_anew or not is_there:
+        if self._is_anew:
+            is_there = False
+        elif self._changes:
+            is_there = self.copies.write(feed, (before, now), position, self._written)
+        else:
+            is_there = self.copies.change_of(feed) == now
+        if not is_there:
             self.copies.replace(feed, now, position, self._all_states(cursor))
 
     def _all_states(self, cursor: "Cursor") -> Iterator[tuple[int, pa.Table]]:
@@ -264,10 +268,6 @@ class Session:
         names = ", ".join(map(quoted, keys))
         ours = ", ".join(f"raw.{quoted(key)}" for key in keys)
         return f"{each} and ({ours}) in (select {names} from {TOUCHED})"
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
 
 
 @contextmanager
