@@ -8,15 +8,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import numpy as np
 from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from pipeline_assets.core.connections import online
 from pipeline_assets.core.settings import PREFIX, Settings
 from pipeline_assets.model_lifecycle.feature_store.online import store
 from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed
+from pipeline_assets_tests.online_worker import departures_of
+
+PARTITIONS = 3
+
+
+def departures_topic(settings: Settings) -> Feed:
+    """Departures from a topic of its own, of which the store has nothing."""
+    declared = departures_of(f"departures-{token_hex(4)}")
+    assert declared.stream is not None
+    admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap})
+    admin.create_topics([NewTopic(declared.stream.topic, PARTITIONS, 1)])[declared.stream.topic].result()
+    return declared
 
 
 def send(settings: Settings, declared: Feed, rows: list[dict[str, Any]], random: np.random.Generator) -> int:

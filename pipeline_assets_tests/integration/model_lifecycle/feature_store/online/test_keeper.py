@@ -6,12 +6,10 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from secrets import token_hex
 
 import httpx
 import numpy as np
 import pytest
-from confluent_kafka.admin import AdminClient, NewTopic
 from pydantic import SecretStr
 
 from pipeline_assets.core.connections import online
@@ -24,12 +22,12 @@ from pipeline_assets.model_lifecycle.feature_store.online.progress import STALL,
 from pipeline_assets.model_lifecycle.feature_store.online.worker import Worker
 from pipeline_assets_tests.online_departures import departures, feed
 from pipeline_assets_tests.online_worker import departures_of
-from pipeline_assets_tests.online_workers import send, taken, worker_process
+from pipeline_assets_tests.online_workers import departures_topic, send, taken, worker_process
 from pipeline_assets_tests.stack_env import write_stack_env
 from pipeline_assets_tests.stack_services import create_database
 from pipeline_assets_tests.stream_records import until
 
-PARTITIONS, SECONDS = 3, 60
+SECONDS = 60
 
 
 @pytest.fixture
@@ -41,11 +39,7 @@ def own(streams: Settings) -> Settings:
 @pytest.fixture
 def topic(own: Settings) -> Feed:
     """Departures from a topic of this test, of which the store has nothing."""
-    declared = departures_of(f"departures-{token_hex(4)}")
-    assert declared.stream is not None
-    admin = AdminClient({"bootstrap.servers": own.kafka_bootstrap})
-    admin.create_topics([NewTopic(declared.stream.topic, PARTITIONS, 1)])[declared.stream.topic].result()
-    return declared
+    return departures_topic(own)
 
 
 def put_online(settings: Settings, declared: Feed) -> store.Kept:

@@ -4,12 +4,10 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
-from secrets import token_hex
 
 import numpy as np
 import psycopg
 import pytest
-from confluent_kafka.admin import AdminClient, NewTopic
 from pydantic import SecretStr
 
 from pipeline_assets.core.connections import online
@@ -23,13 +21,10 @@ from pipeline_assets.model_lifecycle.feature_store.online.session import open_se
 from pipeline_assets.model_lifecycle.feature_store.online.stored import Stored
 from pipeline_assets.model_lifecycle.feature_store.online.worker import Worker
 from pipeline_assets_tests.online_departures import departures, feed, questions, rows_kept, table_of
-from pipeline_assets_tests.online_worker import departures_of
-from pipeline_assets_tests.online_workers import send, taken, worker_process
+from pipeline_assets_tests.online_workers import departures_topic, send, taken, worker_process
 from pipeline_assets_tests.stack_env import write_stack_env
 from pipeline_assets_tests.stack_services import create_database
 from pipeline_assets_tests.stream_records import until
-
-PARTITIONS = 3
 
 
 @pytest.fixture
@@ -41,10 +36,7 @@ def own(streams: Settings) -> Settings:
 @pytest.fixture
 def topic(own: Settings) -> Feed:
     """Departures from a topic of this test, live and with nothing in it."""
-    declared = departures_of(f"departures-{token_hex(4)}")
-    assert declared.stream is not None
-    admin = AdminClient({"bootstrap.servers": own.kafka_bootstrap})
-    admin.create_topics([NewTopic(declared.stream.topic, PARTITIONS, 1)])[declared.stream.topic].result()
+    declared = departures_topic(own)
     with online(own) as connection:
         store.go_live(connection, store.begin(connection, declared))
     return declared
