@@ -176,15 +176,13 @@ def test_many_questions_share_few_connections_that_may_break(client: httpx.Clien
         asked = [threads.submit(client.post, "/v1/features/flight_delay", json={"instances": [KNOWN] * 20}) for _ in range(40)]
         found = {one.result().status_code for one in asked}
     with psycopg.connect(database.online_dsn.get_secret_value(), autocommit=True) as connection:
-        held = connection.execute(f"select count(*) {own}").fetchone()
-        ended = connection.execute(f"select pg_terminate_backend(pid, 5000) {own}").fetchall()
-        left = connection.execute(f"select count(*) {own}").fetchone()
+        ended = dict(connection.execute(f"select pid, pg_terminate_backend(pid, 5000) {own}").fetchall())
+        left = {pid for (pid,) in connection.execute(f"select pid {own}")}
     after = client.post("/v1/features/flight_delay", json={"instances": [KNOWN]})
 
     assert found == {200}
-    assert held is not None
-    assert 1 <= held[0] <= MOST_CONNECTIONS + 1
-    # One that keeps samples of answers may end by itself meanwhile.
-    assert ended.count((True,)) >= held[0] - 1
-    assert left == (0,)
+    assert 1 <= len(ended) <= MOST_CONNECTIONS + 1
+    # One that keeps samples of answers may end by itself meanwhile; the pool may have made others since.
+    assert sum(ended.values()) >= len(ended) - 1
+    assert not left & ended.keys()
     assert after.status_code == 200

@@ -299,7 +299,7 @@ def asked(site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Comman
     monkeypatch.setattr(commands, "declared", lambda: (site.project, (site.feed,)))
     app = typer.Typer()
     register(app)
-    return lambda *options: CliRunner().invoke(app, ["features", "parity", "--model", site.model.name, *options])
+    return lambda *options: CliRunner().invoke(app, ["features", "parity", "--model", site.model.name, *options], catch_exceptions=False)
 
 
 def test_the_command_names_what_differs_and_keeps_it(site: Site, asked: Command) -> None:
