@@ -108,6 +108,14 @@ def with_time_zone(setting: str, dsn: SecretStr) -> str:
     return make_conninfo(dsn.get_secret_value(), options=f"{options} -c timezone=UTC".strip())
 
 
+def limited(dsn: str, seconds: int) -> str:
+    """The DSN with a limit, in seconds, to how long connecting takes, and how long a statement does."""
+    from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+    options = f"{conninfo_to_dict(dsn).get('options', '')} -c statement_timeout={seconds}s".strip()
+    return make_conninfo(dsn, options=options, connect_timeout=seconds)
+
+
 def sqlalchemy_url(setting: str, dsn: str | SecretStr, driver: str) -> str:
     """The DSN as a URL of SQLAlchemy, for a driver that uses libpq."""
     from sqlalchemy import URL

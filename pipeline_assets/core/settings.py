@@ -171,6 +171,10 @@ class StreamSettings(BrokerSettings):
     registries: dict[str, SchemaRegistry] = {}
 
 
+class PredictionSettings(WarehouseSettings, OnlineSettings, ObjectStoreSettings, BrokerSettings):
+    """What the prediction service needs: the ledger, the online store, packages, and where it logs what it has answered."""
+
+
 class TrackingSettings(Part):
     """The MLflow server."""
 
@@ -216,6 +220,20 @@ class WorkerSettings(EnvironmentSettings):
     online_metrics_port: Port | None = None
 
 
+class ServeSettings(EnvironmentSettings):
+    """The settings of the prediction service itself: where it listens, how many processes answer, and its certificate for TLS.
+
+    features_ms: how long an answer waits for the online store before it does without.
+    """
+
+    serve_host: str = "127.0.0.1"
+    serve_port: Port = 8700
+    serve_workers: int = 1
+    serve_certificate: Path | None = None
+    serve_certificate_key: Path | None = None
+    serve_features_ms: int = 150
+
+
 class StackSettings(EnvironmentSettings):
     """The settings of the local stack itself: ports by service, where jars come from, and which services exist elsewhere.
 
@@ -259,6 +277,11 @@ def read_code_settings() -> CodeSettings:
 def read_worker_settings() -> WorkerSettings:
     """The settings of a stream worker; raises SettingsMalformed."""
     return _read(WorkerSettings)
+
+
+def read_serve_settings() -> ServeSettings:
+    """The settings of the prediction service; raises SettingsMalformed."""
+    return _read(ServeSettings)
 
 
 def read_stack_settings() -> StackSettings:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from pipeline_assets.core.errors import UserInputError
-from pipeline_assets.local_stack import connect, dagster, kafka, mlflow, online_worker, postgres, s3, simulator
+from pipeline_assets.local_stack import connect, dagster, kafka, mlflow, online_worker, postgres, prediction_service, s3, simulator
 from pipeline_assets.local_stack.plan import Description
 from pipeline_assets.local_stack.worlds import World
 
@@ -16,6 +16,7 @@ def described(worlds: Sequence[World]) -> dict[str, Description]:
         kafka.DESCRIPTION,
         connect.DESCRIPTION,
         online_worker.DESCRIPTION,
+        prediction_service.DESCRIPTION,
         dagster.CODE_SERVER,
         mlflow.DESCRIPTION,
         dagster.WEB_SERVER,

@@ -14,6 +14,7 @@ from pipeline_assets.core.settings import PREFIX, SHIPPED
 POSTGRES, S3, KAFKA, CONNECT, MLFLOW = "postgres", "s3", "kafka", "connect", "mlflow"
 CODE, WEBSERVER, DAEMON = "dagster-code", "dagster", "dagster-daemon"
 ONLINE_WORKER = "online-worker"
+PREDICTIONS = "predictions"
 # What all programs in Java need first: their jars.
 JARS = "jars"
 HOST = "127.0.0.1"

@@ -78,5 +78,16 @@ def test_the_command_of_an_installed_product_knows_the_services_of_the_platform(
     shown = dict(json.loads(run(environment / "bin" / "python", "-c", script, folder=tmp_path)))
 
     assert set(shown.values()) == {"stopped"}
-    assert {"postgres", "s3", "kafka", "connect", "dagster-code", "mlflow", "dagster", "dagster-daemon", "online-worker"} == shown.keys()
+    assert {
+        "postgres",
+        "s3",
+        "kafka",
+        "connect",
+        "dagster-code",
+        "mlflow",
+        "dagster",
+        "dagster-daemon",
+        "online-worker",
+        "predictions",
+    } == shown.keys()
     assert "Start all services" in run(environment / "bin" / "pipeline", "up", "--help", folder=tmp_path)

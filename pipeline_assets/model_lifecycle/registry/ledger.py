@@ -16,7 +16,7 @@ from pipeline_assets.core.settings import Settings
 from pipeline_assets.spec.models import Model
 
 if TYPE_CHECKING:
-    from psycopg import Connection
+    import psycopg
 
 Change = Literal["promote", "rollback"]
 Action = Literal["promote", "rollback", "reject"]
@@ -55,6 +55,20 @@ create or replace trigger never_truncated before truncate on {table}
 for each statement execute function {guard}();
 """
 COLUMNS = "sequence, version, previous_version, action, actor, reason, rules, run_id, live_from, recorded_at"
+
+
+LIVE = """
+    select distinct on (model) model, version, sequence, recorded_at from {table} where action <> 'reject' order by model, sequence desc
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Live:
+    """The version of a model that is live, by which entry of its ledger, and since when (wall clock)."""
+
+    version: int
+    sequence: int
+    since: datetime
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +127,16 @@ def history(settings: Settings, model: Model) -> tuple[Entry, ...]:
         return _entries(connection, model) if _exists(connection) else ()
 
 
+def live_versions(connection: "psycopg.Connection") -> dict[str, Live]:
+    """Of each model that ever had one: the version that is live; none where nothing was ever decided."""
+    from psycopg import sql
+
+    if not _exists(connection):
+        return {}
+    query = sql.SQL(LIVE).format(table=sql.Identifier(names.LEDGER, TABLE))
+    return {model: Live(version=version, sequence=sequence, since=since) for model, version, sequence, since in connection.execute(query)}
+
+
 def live_version(settings: Settings, model: Model) -> int | None:
     """The version that is live; None where none is."""
     return live(history(settings, model))
@@ -148,7 +172,7 @@ def live_at(entries: Sequence[Entry], at: datetime) -> int | None:
     return live([entry for entry in entries if entry.live_from <= at])
 
 
-def _locked(connection: "Connection", model: Model) -> tuple[Entry, ...]:
+def _locked(connection: "psycopg.Connection", model: Model) -> tuple[Entry, ...]:
     """The entries of a model, which no one else can add to until this transaction ends; the table is made where there is none."""
     if not _exists(connection):
         _create(connection)
@@ -156,12 +180,12 @@ def _locked(connection: "Connection", model: Model) -> tuple[Entry, ...]:
     return _entries(connection, model)
 
 
-def _exists(connection: "Connection") -> bool:
+def _exists(connection: "psycopg.Connection") -> bool:
     row = connection.execute("select to_regclass(%s)", (f"{names.LEDGER}.{TABLE}",)).fetchone()
     return row is not None and row[0] is not None
 
 
-def _create(connection: "Connection") -> None:
+def _create(connection: "psycopg.Connection") -> None:
     """Makes schema, table and guards; two at once wait for each other, as `if not exists` alone can fail then."""
     from psycopg import sql
 
@@ -171,7 +195,7 @@ def _create(connection: "Connection") -> None:
         connection.execute(sql.SQL(CREATE).format(schema=schema, table=sql.Identifier(names.LEDGER, TABLE), guard=guard))
 
 
-def _entries(connection: "Connection", model: Model) -> tuple[Entry, ...]:
+def _entries(connection: "psycopg.Connection", model: Model) -> tuple[Entry, ...]:
     from psycopg import sql
     from psycopg.rows import dict_row
 
@@ -182,7 +206,7 @@ def _entries(connection: "Connection", model: Model) -> tuple[Entry, ...]:
         return tuple(_entry(row) for row in cursor.execute(query, (model.name,)))
 
 
-def _append(connection: "Connection", model: Model, action: Action, decision: Decision, found: Sequence[Entry]) -> Entry:
+def _append(connection: "psycopg.Connection", model: Model, action: Action, decision: Decision, found: Sequence[Entry]) -> Entry:
     from psycopg import sql
     from psycopg.rows import dict_row
     from psycopg.types.json import Jsonb

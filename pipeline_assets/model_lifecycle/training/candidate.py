@@ -11,10 +11,9 @@ from pipeline_assets.model_lifecycle.training.archive import TrainingSet
 from pipeline_assets.model_lifecycle.training.blocks import HOLDOUT, TRAIN
 from pipeline_assets.model_lifecycle.training.code_state import code_version, library_versions, local_edits
 from pipeline_assets.model_lifecycle.training.contract import (
-    Answer,
     ModelContract,
     ModelFeature,
-    TaskName,
+    answer_of,
     baseline_features,
     model_features,
 )
@@ -27,11 +26,9 @@ from pipeline_assets.model_lifecycle.training.scorer import Scorer
 from pipeline_assets.model_lifecycle.training.tasks import task_kind
 from pipeline_assets.processing.features.catalogue import definition_hash
 from pipeline_assets.spec.models import Model
-from pipeline_assets.spec.tasks import Binary, Multiclass, Regression, Task
 
 BASELINE = "baseline_"
 GAIN = "gain_over_baseline"
-TASK_NAMES: Mapping[type[Task], TaskName] = {Binary: "binary", Multiclass: "multiclass", Regression: "regression"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,12 +88,6 @@ def evaluated(model: Model, held: pa.Table, scores: Scores) -> Evaluation:
     """The quality of the scores of a hold-out."""
     kind, labels = task_kind(model.task), labels_of(model, held)
     return evaluate(kind, held, labels, scores, slices=model.slices, decision_at=model.observations.decision_at)
-
-
-def answer_of(task: Task) -> Answer:
-    """What kind of answer a model of the task gives."""
-    classes = task.classes if isinstance(task, Multiclass) else ()
-    return TASK_NAMES[type(task)], classes, task.unit if isinstance(task, Regression) else None
 
 
 def _figures(model: Model, evaluation: Evaluation, baseline: Evaluation) -> dict[str, float]:

@@ -17,11 +17,13 @@ from pipeline_assets.processing.features.catalogue import FeatureColumn, feature
 from pipeline_assets.processing.features.request import request_feature_name
 from pipeline_assets.spec.features import Latest, Learned
 from pipeline_assets.spec.models import Model
+from pipeline_assets.spec.tasks import Binary, Multiclass, Regression, Task
 
 FeatureType = Literal["number", "integer", "category", "text"]
 TaskName = Literal["binary", "multiclass", "regression"]
 # What kind of answer a model gives: its task, the classes of a multiclass model, the unit of a regression.
 Answer = tuple[TaskName, tuple[str, ...], str | None]
+TASK_NAMES: Mapping[type[Task], TaskName] = {Binary: "binary", Multiclass: "multiclass", Regression: "regression"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +103,12 @@ class ModelContract:
             "as_of": datetime.fromisoformat(stored["as_of"]),
         }
         return cls(**{**stored, **parts})
+
+
+def answer_of(task: Task) -> Answer:
+    """What kind of answer a model of the task gives."""
+    classes = task.classes if isinstance(task, Multiclass) else ()
+    return TASK_NAMES[type(task)], classes, task.unit if isinstance(task, Regression) else None
 
 
 def model_features(model: Model, train: pa.Table) -> tuple[ModelFeature, ...]:

@@ -99,7 +99,7 @@ def with_scores(task: Task, table: "pa.Table", scores: Scores) -> "pa.Table":
 
 def fitting(model: Model, loaded: "LoadedModel") -> "LoadedModel":
     """The version, if it gives the answers that the model declares now; raises NotTrained if its task, classes or unit were others."""
-    from pipeline_assets.model_lifecycle.training.candidate import answer_of
+    from pipeline_assets.model_lifecycle.training.contract import answer_of
 
     declared = answer_of(model.task)
     if loaded.contract.answer == declared:

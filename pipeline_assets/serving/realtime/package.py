@@ -6,10 +6,12 @@ from dataclasses import asdict, dataclass
 from hashlib import sha256
 from typing import Any
 
+import pyarrow as pa
+
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import object_store
 from pipeline_assets.core.errors import NotTrained, PackageCorrupt, UnknownName
-from pipeline_assets.core.settings import Settings
+from pipeline_assets.core.settings import ObjectStoreSettings, Settings
 from pipeline_assets.model_lifecycle.registry import ledger, versions
 from pipeline_assets.model_lifecycle.training import archive
 from pipeline_assets.model_lifecycle.training.blocks import HOLDOUT
@@ -65,33 +67,48 @@ def build_package(settings: Settings, model: Model, version: int | None = None) 
     published = read_package(settings, model.name, chosen)
     if published is not None:
         return published
-    files = _files(settings, model, chosen)
+    return write_package(settings, model.name, chosen, _files(settings, model, chosen))
+
+
+def write_package(settings: ObjectStoreSettings, model_name: str, version: int, files: Mapping[str, bytes]) -> Package:
+    """Puts files into the package of a version, and its manifest last; returns the manifest."""
     package = Package(
-        model=model.name,
-        version=chosen,
-        uri=f"s3://{settings.s3_bucket}/{_folder(model.name, chosen)}",
+        model=model_name,
+        version=version,
+        uri=f"s3://{settings.s3_bucket}/{_folder(model_name, version)}",
         files={name: PackagedFile(sha256=sha256(content).hexdigest(), bytes=len(content)) for name, content in files.items()},
     )
     for name, content in {**files, MANIFEST: _json(asdict(package))}.items():
-        object_store(settings).put_object(Bucket=settings.s3_bucket, Key=f"{_folder(model.name, chosen)}/{name}", Body=content)
+        object_store(settings).put_object(Bucket=settings.s3_bucket, Key=f"{_folder(model_name, version)}/{name}", Body=content)
     return package
 
 
-def read_package(settings: Settings, model_name: str, version: int) -> Package | None:
+def files_of(scorer: Scorer, artifact: bytes, rows: pa.Table) -> dict[str, bytes]:
+    """The files of a package but its manifest: the model, its contract, and these rows with the scores that they get."""
+    known = golden(rows, scorer.score(rows))
+    return {MODEL_FILE: artifact, CONTRACT_FILE: scorer.contract.to_json().encode(), SELFTEST_FILE: _json(asdict(known))}
+
+
+def read_package(settings: ObjectStoreSettings, model_name: str, version: int) -> Package | None:
     """The manifest of a version's package; None where none is complete."""
     content = _read(settings, model_name, version, MANIFEST)
     if not content:
         return None
-    stored = json.loads(content)
+    return package_from(json.loads(content))
+
+
+def package_from(stored: Mapping[str, Any]) -> Package:
+    """The manifest that `dataclasses.asdict` and JSON made."""
     return Package(**{**stored, "files": {name: PackagedFile(**file) for name, file in stored["files"].items()}})
 
 
-def load_package(settings: Settings, model_name: str, version: int) -> tuple[ModelContract, Scorer, Golden]:
+def load_package(settings: ObjectStoreSettings, model_name: str, version: int) -> tuple[ModelContract, Scorer, Golden]:
     """What serves a version, from the files of its package alone, each held against its hash before it is used.
 
     Raises UnknownName if there is no complete package of the version, and PackageCorrupt with everything that is wrong with its files.
     """
-    return _loaded(settings, _existing(settings, model_name, version))
+    package = _existing(settings, model_name, version)
+    return loaded(package, read_files(settings, package))
 
 
 def verify_package(settings: Settings, model_name: str, version: int, *, latency_rows: int = LATENCY_ROWS) -> Verdict:
@@ -101,15 +118,20 @@ def verify_package(settings: Settings, model_name: str, version: int, *, latency
     """
     package = _existing(settings, model_name, version)
     try:
-        _, scorer, known = _loaded(settings, package)
+        _, scorer, known = loaded(package, read_files(settings, package))
     except PackageCorrupt as error:
         return Verdict(package=package, golden_rows=0, problems=error.problems, latency=None)
     problems, latency = wrong_scores(scorer, known), measure(scorer, known, latency_rows)
     return Verdict(package=package, golden_rows=len(known.rows), problems=problems, latency=latency)
 
 
-def _loaded(settings: Settings, package: Package) -> tuple[ModelContract, Scorer, Golden]:
-    files = {name: _read(settings, package.model, package.version, name) for name in package.files}
+def read_files(settings: ObjectStoreSettings, package: Package) -> dict[str, bytes]:
+    """The files of a package as they are on the object store; a missing one is empty."""
+    return {name: _read(settings, package.model, package.version, name) for name in package.files}
+
+
+def loaded(package: Package, files: Mapping[str, bytes]) -> tuple[ModelContract, Scorer, Golden]:
+    """What serves a version, from the files of its package; raises PackageCorrupt with everything that is wrong with them."""
     broken = broken_files(package, files)
     if broken:
         raise PackageCorrupt(package.model, package.version, broken)
@@ -153,15 +175,10 @@ def _files(settings: Settings, model: Model, version: int) -> dict[str, bytes]:
     loaded = versions.load(settings, model, version)
     held = only(archive.read_path(settings, loaded.contract.training_set, loaded.contract.training_set_sha256), HOLDOUT)
     rows = golden_rows(model, held, [feature.name for feature in loaded.contract.features])
-    known = golden(rows, loaded.scorer.score(rows))
-    return {
-        MODEL_FILE: loaded.artifact,
-        CONTRACT_FILE: loaded.contract.to_json().encode(),
-        SELFTEST_FILE: _json(asdict(known)),
-    }
+    return files_of(loaded.scorer, loaded.artifact, rows)
 
 
-def _existing(settings: Settings, model_name: str, version: int) -> Package:
+def _existing(settings: ObjectStoreSettings, model_name: str, version: int) -> Package:
     package = read_package(settings, model_name, version)
     if package is None:
         raise UnknownName(f"package of model '{model_name}', version", str(version), [])
@@ -172,7 +189,7 @@ def _json(stored: Mapping[str, Any]) -> bytes:
     return json.dumps(stored, sort_keys=True, indent=1, allow_nan=False).encode()
 
 
-def _read(settings: Settings, model_name: str, version: int, name: str) -> bytes:
+def _read(settings: ObjectStoreSettings, model_name: str, version: int, name: str) -> bytes:
     """The bytes of a file; none where there is no such file."""
     client = object_store(settings)
     try:

@@ -19,7 +19,19 @@ from pipeline_assets.core.connections import object_store, tracking, warehouse
 from pipeline_assets.core.errors import PortTaken, ServiceFailed
 from pipeline_assets.core.settings import Settings, StackSettings, read_settings
 from pipeline_assets.local_stack import processes, stack
-from pipeline_assets.local_stack.plan import CODE, DAEMON, KAFKA, MLFLOW, ONLINE_WORKER, POSTGRES, S3, WEBSERVER, Service, load_secrets
+from pipeline_assets.local_stack.plan import (
+    CODE,
+    DAEMON,
+    KAFKA,
+    MLFLOW,
+    ONLINE_WORKER,
+    POSTGRES,
+    PREDICTIONS,
+    S3,
+    WEBSERVER,
+    Service,
+    load_secrets,
+)
 from pipeline_assets.local_stack.settings import port_setting
 from pipeline_assets_tests.stack_services import FREE, WEATHER
 
@@ -94,7 +106,7 @@ def test_every_service_runs_and_is_shown_with_process_address_and_memory(home: P
     assert {name: state.state for name, state in found.items()} == dict.fromkeys(NAMES, "running")
     assert all(state.pid and state.rss_mb and state.rss_mb > 1 for state in found.values())
     assert all(str(state.port) in state.url for state in found.values() if state.name not in (DAEMON, ONLINE_WORKER))
-    assert [name for name, state in found.items() if state.is_page] == [MLFLOW, WEBSERVER]
+    assert [name for name, state in found.items() if state.is_page] == [PREDICTIONS, MLFLOW, WEBSERVER]
 
 
 def test_status_can_be_read_by_a_program(home: Path) -> None:

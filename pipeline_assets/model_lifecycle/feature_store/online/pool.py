@@ -4,11 +4,10 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 from psycopg import Connection, OperationalError, errors
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg_pool import ConnectionPool, PoolTimeout, TooManyRequests
 
 from pipeline_assets.core.connections import online_copy
-from pipeline_assets.core.dsn import with_time_zone
+from pipeline_assets.core.dsn import limited, with_time_zone
 from pipeline_assets.core.settings import ONLINE_DSN, OnlineSettings
 from pipeline_assets.model_lifecycle.feature_store.online.copies import Copied, Copies
 from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed, feeds_of_model
@@ -19,7 +18,7 @@ from pipeline_assets.spec.models import Model
 
 MOST_CONNECTIONS, MOST_WAITING = 8, 200
 # How long a question waits for a connection, and then for its answer.
-SECONDS_TO_CONNECT, SECONDS_TO_ANSWER = 5.0, 5
+SECONDS = 5
 
 
 class Readers:
@@ -29,11 +28,11 @@ class Readers:
         self._feeds, self._readers, self._stored = tuple(feeds), dict[str, Reader](), dict[str, Stored]()
         self._server = online_copy(settings)
         self._pool = ConnectionPool(
-            _limited(with_time_zone(ONLINE_DSN, settings.online_dsn)),
+            limited(with_time_zone(ONLINE_DSN, settings.online_dsn), SECONDS),
             min_size=0,
             max_size=MOST_CONNECTIONS,
             max_waiting=MOST_WAITING,
-            timeout=SECONDS_TO_CONNECT,
+            timeout=SECONDS,
             kwargs={"autocommit": True},
             open=False,
             name="online",
@@ -84,9 +83,3 @@ class Readers:
         if known is None:
             known = self._readers[model.name] = Reader(source, model.views, model.request_features)
         return known.of(source)
-
-
-def _limited(dsn: str) -> str:
-    """The DSN with limits to how long connecting and answering may take."""
-    options = f"{conninfo_to_dict(dsn).get('options', '')} -c statement_timeout={SECONDS_TO_ANSWER}s".strip()
-    return make_conninfo(dsn, options=options, connect_timeout=int(SECONDS_TO_CONNECT))

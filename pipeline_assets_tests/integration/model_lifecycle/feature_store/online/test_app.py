@@ -176,7 +176,7 @@ def test_many_questions_share_few_connections_that_may_break(client: httpx.Clien
         asked = [threads.submit(client.post, "/v1/features/flight_delay", json={"instances": [KNOWN] * 20}) for _ in range(40)]
         found = {one.result().status_code for one in asked}
     with psycopg.connect(database.online_dsn.get_secret_value(), autocommit=True) as connection:
-        ended = dict(connection.execute(f"select pid, pg_terminate_backend(pid, 5000) {own}").fetchall())
+        ended: dict[int, bool] = dict(connection.execute(f"select pid, pg_terminate_backend(pid, 5000) {own}").fetchall())
         left = {pid for (pid,) in connection.execute(f"select pid {own}")}
     after = client.post("/v1/features/flight_delay", json={"instances": [KNOWN]})
 

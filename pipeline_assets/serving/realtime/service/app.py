@@ -1,0 +1,132 @@
+"""The prediction service as an ASGI app: which routes there are, and what they need.
+
+POST /v1/models/{model}:predict      GET /v1/models   GET /v1/models/{model}
+GET  /v2/health/live, /v2/health/ready, /v2/models/{model}[/versions/{version}][/ready]
+POST /v2/models/{model}[/versions/{version}]/infer
+POST /v1/models/{model}:explain      POST /v1/features/{model}      GET /metrics   GET /openapi.json
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from pipeline_assets.core.project import Project
+from pipeline_assets.core.settings import PredictionSettings, ServeSettings
+from pipeline_assets.model_lifecycle.feature_store.online import app as feature_store
+from pipeline_assets.model_lifecycle.feature_store.online.compare import kinds_of
+from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed
+from pipeline_assets.model_lifecycle.feature_store.online.pool import Readers
+from pipeline_assets.serving.realtime.service import explain, v1, v2
+from pipeline_assets.serving.realtime.service.features import Features
+from pipeline_assets.serving.realtime.service.live import LiveVersions, Serving
+from pipeline_assets.serving.realtime.service.metrics import Metrics
+from pipeline_assets.serving.realtime.service.openapi import document
+from pipeline_assets.serving.realtime.service.predictor import Answered, Part, Predictor
+from pipeline_assets.serving.realtime.service.problems import Problem, problem_of
+from pipeline_assets.serving.realtime.service.schema import RequestSchema
+from pipeline_assets.spec.models import Model
+
+
+@dataclass
+class Service:
+    """What the routes share: the models with their predictors, and which versions serve."""
+
+    settings: PredictionSettings
+    project: Project
+    feeds: Sequence[Feed]
+    serve: ServeSettings
+    folder: Path
+    metrics: Metrics = field(default_factory=Metrics)
+    predictors: dict[str, Predictor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.live = LiveVersions(settings=self.settings, models=self.project.models, folder=self.folder / "packages", on_change=self._warm)
+        self.readers = Readers(self.settings, self.feeds)
+        for model in self.project.models:
+            self.predictors[model.name] = self._predictor(model)
+
+    def predictor(self, name: str) -> Predictor:
+        """The predictor of a model; raises UnknownName."""
+        return self.predictors[self.project.model(name).name]
+
+    def version(self, name: str) -> Serving | None:
+        """The version of a model that serves; raises UnknownName for no model."""
+        return self.live.serving.get(self.project.model(name).name)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether every model that has a live version serves one; and the ledger has been asked, or answered for from here."""
+        return self.live.has_looked and not self.live.problems.keys() - self.live.serving.keys()
+
+    def answered(self, part: Part, ids: Sequence[str], trace: str) -> None:
+        """A request was answered."""
+
+    def close(self) -> None:
+        """Ends threads and connections."""
+        self.live.stop()
+        for one in self.predictors.values():
+            one.close()
+        self.readers.close()
+
+    def _predictor(self, model: Model) -> Predictor:
+        return Predictor(
+            model=model,
+            schema=RequestSchema(model=model, kinds=kinds_of(self.project, model)),
+            features=Features(model, self.readers.read, self.serve.serve_features_ms / 1000),
+            serving=partial(self._serving, model.name),
+            on_answered=self._answered,
+        )
+
+    def _serving(self, model: str) -> Serving | None:
+        return self.live.serving.get(model)
+
+    def _warm(self, serving: Serving) -> None:
+        self.metrics.live(serving)
+
+    def _answered(self, answered: Answered) -> None:
+        self.metrics.answered(answered)
+
+
+def build_app(service: Service) -> Starlette:
+    """The app; it begins to follow the ledger when it starts, and ends its threads and connections with itself."""
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        service.live.start()
+        yield
+        service.close()
+
+    handlers = {Problem: _problem, Exception: _problem}
+    return Starlette(routes=routes_of(service), lifespan=lifespan, exception_handlers=handlers)
+
+
+def routes_of(service: Service) -> list[BaseRoute]:
+    """All routes, each with the name by which its rights are declared."""
+    text = document(service.project, {name: one.schema for name, one in service.predictors.items()})
+
+    async def openapi(_: Request) -> Response:
+        return Response(text, media_type="application/json")
+
+    async def metrics(_: Request) -> Response:
+        return Response(service.metrics.text(service.predictors), media_type=service.metrics.content_type)
+
+    features = feature_store.build_app(service.settings, service.project, service.feeds)
+    return [
+        *v1.routes(service),
+        *explain.routes(service),
+        *v2.routes(service),
+        *features.routes,
+        Route("/metrics", metrics, name="metrics"),
+        Route("/openapi.json", openapi, name="openapi"),
+    ]
+
+
+async def _problem(_: Request, error: Exception) -> Response:
+    return problem_of(error).response()

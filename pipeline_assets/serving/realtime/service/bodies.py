@@ -1,0 +1,47 @@
+"""Bodies of requests: read within limits of size and time, of the declared type, not packed."""
+
+import asyncio
+
+from starlette.requests import ClientDisconnect, Request
+
+from pipeline_assets.serving.realtime.service.problems import Problem, shown
+
+LARGEST_BYTES, LONGEST_SECONDS = 1_000_000, 10.0
+JSON = "application/json"
+
+
+async def read_body(request: Request, kind: str = JSON) -> bytes:
+    """The body of a request.
+
+    Raises Problem: 415 for another type or a packed body, 413 for more than LARGEST_BYTES, 408 for one that takes too long.
+    """
+    headers = request.headers
+    found = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if found != kind:
+        raise Problem(415, "UnknownType", f"The body has the type '{shown(found)}', expected {kind}.")
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        raise Problem(415, "Packed", "The body is packed. Send it as it is.")
+    length = headers.get("content-length", "")
+    if length.isdecimal() and int(length) > LARGEST_BYTES:
+        raise _too_large()
+    try:
+        async with asyncio.timeout(LONGEST_SECONDS):
+            return await _received(request)
+    except TimeoutError:
+        raise Problem(408, "TooSlow", f"The body took more than {LONGEST_SECONDS:g} s.") from None
+    except ClientDisconnect:
+        raise Problem(400, "Broken", "The body ended before it was whole.") from None
+
+
+async def _received(request: Request) -> bytes:
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > LARGEST_BYTES:
+            raise _too_large()
+        parts.append(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _too_large() -> Problem:
+    return Problem(413, "TooLarge", f"The body has more than {LARGEST_BYTES:,} bytes. Ask in parts.")

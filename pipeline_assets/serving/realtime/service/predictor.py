@@ -1,0 +1,223 @@
+"""Predictions of one model: requests that wait at the same time are answered together, by one read of features and one call of the model.
+
+Requests are put into a queue on the event loop; a thread takes all that wait, and has the version that serves then answer them, so that
+every answer comes from one version as a whole.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline_assets.core.errors import UserInputError
+from pipeline_assets.model_lifecycle.feature_store.online.read import Status
+from pipeline_assets.model_lifecycle.training.judged import Scores
+from pipeline_assets.serving.realtime.service.features import Features, Found, Tier
+from pipeline_assets.serving.realtime.service.live import Serving
+from pipeline_assets.serving.realtime.service.problems import Problem
+from pipeline_assets.serving.realtime.service.schema import RequestSchema, Row
+from pipeline_assets.spec.models import Model
+from pipeline_assets.spec.tasks import Binary, Multiclass
+
+LOG = logging.getLogger(__name__)
+MOST_ROWS = 1_000
+# A request is refused at once where it would wait longer than this for its turn, unless few do; and where its turn comes too late.
+LONGEST_WAIT_SECONDS, FEW_WAITING, DEADLINE_SECONDS = 0.03, 64, 1.0
+# Those of low priority leave this share of the room to the others.
+ROOM_FOR_LOW = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answered:
+    """Questions that were answered together: by which version, when, with which features, and how long the stages took."""
+
+    serving: Serving
+    asked_at: datetime
+    questions: pa.Table
+    found: Found
+    scores: Scores
+    features_ms: float
+    model_ms: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """What one request gets of questions that were answered together: `rows` rows from `first` on."""
+
+    of: Answered
+    first: int
+    rows: int
+
+    @property
+    def scores(self) -> Scores:
+        """The scores of its rows."""
+        return self.of.scores[self.first : self.first + self.rows]
+
+    @property
+    def tiers(self) -> Sequence[Tier]:
+        """Where the features of its rows come from."""
+        return self.of.found.tiers[self.first : self.first + self.rows]
+
+    @property
+    def statuses(self) -> list[dict[str, Status]]:
+        """Of each of its rows the status of each view."""
+        own = [values[self.first : self.first + self.rows] for values in self.of.found.statuses.values()]
+        return [dict(zip(self.of.found.statuses, one, strict=True)) for one in zip(*own, strict=True)] if own else [{}] * self.rows
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    rows: Sequence[Row]
+    answer: "asyncio.Future[Part]"
+    since: float
+
+
+@dataclass
+class Predictor:
+    """Answers for one model. `serving` gives the version that serves now, None where none does; `on_answered` gets what was answered."""
+
+    model: Model
+    schema: RequestSchema
+    features: Features
+    serving: Callable[[], Serving | None]
+    on_answered: Callable[[Answered], None] = lambda _: None
+    _queue: "deque[_Waiting]" = field(default_factory=deque)
+    _waiting_rows: int = 0
+    _is_busy: bool = False
+    _rows_per_second: float = 2_000.0
+
+    def __post_init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"predict-{self.model.name}")
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for their turn."""
+        return len(self._queue)
+
+    def check_room(self, *, is_low: bool = False) -> None:
+        """Raises Problem (503) where a further request would wait too long; called before its body is read."""
+        room = ROOM_FOR_LOW if is_low else 1.0
+        if len(self._queue) < FEW_WAITING * room:
+            return
+        if self._waiting_rows / self._rows_per_second > LONGEST_WAIT_SECONDS * room:
+            detail = f"{len(self._queue)} requests wait for model '{self.model.name}'. Ask again in a second."
+            raise Problem(503, "Overloaded", detail, retry_after=1, model=self.model.name)
+
+    async def predict(self, rows: Sequence[Row]) -> Part:
+        """The answer for some rows, as the schema has read them.
+
+        Raises Problem: 503 where no version serves, or the turn comes too late; what is wrong with a question as its own error.
+        """
+        waiting = _Waiting(rows, asyncio.get_running_loop().create_future(), time.monotonic())
+        self._queue.append(waiting)
+        self._waiting_rows += len(rows)
+        self._go_on()
+        return await waiting.answer
+
+    def close(self) -> None:
+        """Ends the threads."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+        self.features.close()
+
+    def _go_on(self) -> None:
+        """Has the thread take what waits, unless it is busy."""
+        if not self._is_busy and self._queue:
+            self._is_busy = True
+            taken = self._taken()
+            self._thread.submit(self._answer, taken, asyncio.get_running_loop())
+
+    def _taken(self) -> list[_Waiting]:
+        taken, rows = list[_Waiting](), 0
+        while self._queue and (not taken or rows + len(self._queue[0].rows) <= MOST_ROWS):
+            one = self._queue.popleft()
+            rows += len(one.rows)
+            taken.append(one)
+        self._waiting_rows -= rows
+        return taken
+
+    def _answer(self, taken: Sequence[_Waiting], loop: asyncio.AbstractEventLoop) -> None:
+        """Runs in the thread: answers what was taken, together or, where that fails for one of them, each alone."""
+        began, answered = time.monotonic(), list[Answered]()
+        in_time = [one for one in taken if began - one.since <= DEADLINE_SECONDS and not one.answer.cancelled()]
+        outcomes: list[Part | Exception] = []
+        try:
+            outcomes = self._outcomes(in_time, answered)
+        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait get it
+            outcomes = [error] * len(in_time)
+        took = max(time.monotonic() - began, 1e-6)
+        found = dict(zip(map(id, in_time), outcomes, strict=True))
+        rate = sum(len(one.rows) for one in in_time) / took
+        loop.call_soon_threadsafe(self._deliver, [(one, found.get(id(one))) for one in taken], rate)
+        for one in answered:
+            self.on_answered(one)
+
+    def _outcomes(self, taken: Sequence[_Waiting], answered: list[Answered]) -> list[Part | Exception]:
+        try:
+            return self._together(taken, answered) if taken else []
+        except Exception as error:
+            if len(taken) == 1:
+                return [error]
+            if not isinstance(error, UserInputError):
+                raise
+            return [outcome for one in taken for outcome in self._outcomes([one], answered)]
+
+    def _together(self, taken: Sequence[_Waiting], answered: list[Answered]) -> list[Part | Exception]:
+        serving = self.serving()
+        if serving is None:
+            raise Problem(503, "NothingLive", f"No version of model '{self.model.name}' serves.", retry_after=5, model=self.model.name)
+        asked_at = datetime.now(UTC)
+        questions = self.schema.questions([row for one in taken for row in one.rows], asked_at)
+        began = time.perf_counter()
+        found = self.features.read(questions)
+        between = time.perf_counter()
+        scores = serving.loaded.scorer.score(found.features)
+        ended = time.perf_counter()
+        if not np.isfinite(scores).all():
+            raise Problem(500, "NotFinite", f"Version {serving.loaded.version} gave a score that is no number.", model=self.model.name)
+        whole = Answered(
+            serving=serving,
+            asked_at=asked_at,
+            questions=questions,
+            found=found,
+            scores=scores,
+            features_ms=(between - began) * 1000,
+            model_ms=(ended - between) * 1000,
+        )
+        answered.append(whole)
+        firsts = np.cumsum([0, *(len(one.rows) for one in taken)]).tolist()
+        return [Part(of=whole, first=first, rows=len(one.rows)) for first, one in zip(firsts, taken, strict=False)]
+
+    def _deliver(self, outcomes: Sequence[tuple[_Waiting, Part | Exception | None]], rate: float) -> None:
+        """Runs on the loop: hands out the answers, and goes on."""
+        for one, outcome in outcomes:
+            if one.answer.done():
+                continue
+            if outcome is None:
+                detail = f"Its turn came after {DEADLINE_SECONDS:g} s. Ask again later."
+                one.answer.set_exception(Problem(503, "TooLate", detail, retry_after=1, model=self.model.name))
+            elif isinstance(outcome, Exception):
+                one.answer.set_exception(outcome)
+            else:
+                one.answer.set_result(outcome)
+        self._rows_per_second += 0.1 * (rate - self._rows_per_second)
+        self._is_busy = False
+        self._go_on()
+
+
+def plain_scores(model: Model, part: Part) -> list[dict[str, Any]]:
+    """The answer of each row: `score` of yes or no, `value` of a number, `scores` by class with the likeliest as `predicted`."""
+    values = part.scores.tolist()
+    if isinstance(model.task, Multiclass):
+        classes = model.task.classes
+        best = part.scores.argmax(axis=1).tolist()
+        return [{"scores": dict(zip(classes, row, strict=True)), "predicted": classes[one]} for row, one in zip(values, best, strict=True)]
+    name = "score" if isinstance(model.task, Binary) else "value"
+    return [{name: value} for value in values]
