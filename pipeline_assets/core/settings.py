@@ -192,6 +192,26 @@ class Settings(WarehouseSettings, OnlineSettings, LakeSettings, SourceSettings, 
     """All parts: what the code location and the command line need."""
 
 
+class AccessSettings(Part):
+    """Who may ask the prediction service.
+
+    `serve_keys` is the file of API keys (`<home>/serve-keys.json` where it is not set), `serve_audit_file` where the audit log goes instead
+    of standard output. With `serve_oidc_issuer` bearer tokens of that identity provider are taken that are for `serve_oidc_audience` and
+    name roles in `serve_oidc_role_claim`.
+    """
+
+    serve_keys: Path | None = None
+    serve_audit_file: Path | None = None
+    serve_oidc_issuer: HttpUrl | None = None
+    serve_oidc_audience: str | None = None
+    serve_oidc_role_claim: str = "roles"
+
+    @property
+    def keys_file(self) -> Path:
+        """The file of API keys."""
+        return self.serve_keys if self.serve_keys is not None else self.home / "serve-keys.json"
+
+
 class CodeSettings(EnvironmentSettings):
     """Which declarations a code location has.
 

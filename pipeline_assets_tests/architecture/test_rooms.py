@@ -140,6 +140,7 @@ LIGHT = (
     "pipeline_assets.model_lifecycle.training.scorer",
     "pipeline_assets.ingestion.streaming.typed.rows",
     "pipeline_assets.model_lifecycle.feature_store.online.keeper",
+    "pipeline_assets.serving.realtime.access.opened",
 )
 HEAVY = ("dagster", "mlflow", "pandas", "dbt", "evidently", "sklearn", "matplotlib")
 

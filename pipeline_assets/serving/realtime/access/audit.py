@@ -1,0 +1,107 @@
+"""The audit log: who asked for what, when, and what came of it; a JSON object per line, through the logger `pipeline.audit`.
+
+Secrets and bodies never get here. Of a path only the route's name and the model are written, and a model only where it looks like the name
+of one, so that a key that was pasted into a path stays out. Public routes are not written.
+"""
+
+import json
+import logging
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from logging.handlers import WatchedFileHandler
+from pathlib import Path
+from secrets import token_hex
+
+from starlette.types import Scope
+
+from pipeline_assets.serving.realtime.access.callers import Caller
+
+AUDIT = "pipeline.audit"
+LOG = logging.getLogger(AUDIT)
+TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
+NO_TRACE = "0" * 32
+# Shorter than a key, and without the dots of a token.
+MODEL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
+HIDDEN = "(hidden)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A request, as far as it is written down; `route` is None where the path leads nowhere."""
+
+    method: str
+    route: str | None
+    params: Mapping[str, object]
+    address: str
+    trace_id: str
+    began_at: datetime
+
+
+def write_audit(asked: Asked, caller: Caller | None, status: int, reason: str | None = None) -> None:
+    """Writes one line; `reason` says why a request was refused."""
+    if not LOG.isEnabledFor(logging.INFO):
+        return
+    model = asked.params.get("model")
+    line = {
+        "at": asked.began_at.isoformat(timespec="milliseconds"),
+        "caller": None if caller is None else caller.name,
+        "caller_id": None if caller is None else caller.id,
+        "by": None if caller is None else caller.by,
+        "method": asked.method,
+        "route": asked.route,
+        "model": shown_name(model),
+        "status": status,
+        "address": asked.address,
+        "trace_id": asked.trace_id,
+    }
+    LOG.info(json.dumps(line if reason is None else {**line, "reason": reason}))
+
+
+def trace_of(headers: Mapping[bytes, bytes]) -> str:
+    """The trace that a request belongs to by its `traceparent` (W3C), a new one where it names none."""
+    found = TRACEPARENT.fullmatch(headers.get(b"traceparent", b""))
+    trace_id = found[1].decode() if found is not None else NO_TRACE
+    return trace_id if trace_id != NO_TRACE else token_hex(16)
+
+
+def address_of(scope: Scope) -> str:
+    """The address of the client's end of the connection; headers that anybody can send are not asked."""
+    client = scope.get("client")
+    return str(client[0]) if client else "unknown"
+
+
+def now() -> datetime:
+    """The wall clock, in UTC."""
+    return datetime.now(UTC)
+
+
+def shown_name(value: object) -> str | None:
+    """A name of a path as it may be logged."""
+    if value is None:
+        return None
+    return value if isinstance(value, str) and MODEL_NAME.fullmatch(value) else HIDDEN
+
+
+def log_audit(file: Path | None) -> None:
+    """Sends the lines to a file, which is opened anew where it was moved or deleted (as logrotate does), or to standard output.
+
+    The file is for the user of the process alone; several processes may append to it.
+    """
+    handler: logging.Handler
+    if file is None:
+        handler = logging.StreamHandler(sys.stdout)
+    else:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch(mode=0o600, exist_ok=True)
+        handler = WatchedFileHandler(file, encoding="utf-8")
+    for former in [one for one in LOG.handlers if one.name == AUDIT]:
+        LOG.removeHandler(former)
+        former.close()
+    handler.name = AUDIT
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    LOG.addHandler(handler)
+    LOG.setLevel(logging.INFO)
+    LOG.propagate = False

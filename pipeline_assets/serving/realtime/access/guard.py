@@ -1,0 +1,170 @@
+"""The guard before all routes, as ASGI middleware: nobody passes whom the policy does not name.
+
+For each request: which route is asked, what role that needs, who asks, whether they may, and whether not too often. Until all of this is
+answered nothing of the body is read. A route that the policy does not name is refused to everybody, and `unguarded` names such routes to a
+test. Refusals are problem documents. Every answer, and every refusal, gets the headers of `headers.py`, and is written to the audit log.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from http import HTTPStatus
+from typing import Final
+
+from starlette.routing import BaseRoute, Match
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pipeline_assets.serving.realtime.access.audit import Asked, address_of, now, trace_of, write_audit
+from pipeline_assets.serving.realtime.access.buckets import Buckets, Failures, rate_of
+from pipeline_assets.serving.realtime.access.callers import Caller, Role
+from pipeline_assets.serving.realtime.access.credentials import Credentials
+from pipeline_assets.serving.realtime.access.headers import with_headers
+from pipeline_assets.serving.realtime.access.problems import Refusal, forbidden, send_refusal, too_many
+from pipeline_assets.serving.realtime.access.sessions import Headers, headers_of
+
+
+class _Public:
+    """The type of PUBLIC, of which there is one."""
+
+
+# Anybody may ask it: health, and what a browser needs to log in.
+PUBLIC: Final = _Public()
+Policy = Mapping[str, Role | _Public]
+LOGIN = "/login"
+CLOSED_BY_POLICY = 1008
+
+
+class Guard:
+    """The middleware. `policy` has the role of each route by its name; `routes` are those of the app behind it.
+
+    It puts into the scope's state `caller` (not for public routes) and `trace_id`; and `asked` and `failures`, for the page that logs in.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, routes: Sequence[BaseRoute], policy: Policy, credentials: Credentials, failures: Failures | None = None
+    ) -> None:
+        self._app, self._routes, self._policy, self._credentials = app, routes, policy, credentials
+        self._rates, self._failures = Buckets(), failures if failures is not None else Failures()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes a request on, or answers it by a refusal."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+        elif scope["type"] == "http":
+            await self._http(scope, receive, with_headers(scope, send))
+        else:
+            await send({"type": "websocket.close", "code": CLOSED_BY_POLICY})
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = headers_of(scope)
+        asked = self._asked(scope, headers)
+        scope["state"] = {**scope.get("state", {}), "trace_id": asked.trace_id, "asked": asked, "failures": self._failures}
+        if asked.route is not None and self._policy.get(asked.route) is PUBLIC:
+            await self._app(scope, receive, send)
+            return
+        caller = await self._credentials.caller(scope, headers)
+        if isinstance(caller, Refusal):
+            await send_refusal(send, self._unknown(asked, caller, headers))
+            return
+        refusal = self._not_allowed(asked.route, caller)
+        if refusal is not None:
+            write_audit(asked, caller, refusal.status, refusal.detail)
+            await send_refusal(send, refusal)
+            return
+        scope["state"]["caller"] = caller
+        await self._audited(scope, receive, send, asked, caller)
+
+    def _asked(self, scope: Scope, headers: Headers) -> Asked:
+        route, params = matched(self._routes, scope)
+        address, trace_id = address_of(scope), trace_of(headers)
+        return Asked(method=scope["method"], route=route, params=params, address=address, trace_id=trace_id, began_at=now())
+
+    async def _audited(self, scope: Scope, receive: Receive, send: Send, asked: Asked, caller: Caller) -> None:
+        """The app's answer, and its status in the log; 500 where it fails before it answers."""
+        status = int(HTTPStatus.INTERNAL_SERVER_ERROR)
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noted)
+        finally:
+            write_audit(asked, caller, status)
+
+    def _unknown(self, asked: Asked, refusal: Refusal, headers: Headers) -> Refusal:
+        """The answer to somebody who is not known.
+
+        A browser without a session is sent to the page that logs in. An address that has failed too often gets 429, and the audit log has
+        no line for each of these, so that nobody can fill it.
+        """
+        if refusal.status == HTTPStatus.UNAUTHORIZED and _is_person(asked, headers):
+            return Refusal(status=HTTPStatus.SEE_OTHER, detail=refusal.detail, headers={"location": LOGIN})
+        wait = self._failures.count(asked.address) if refusal.status == HTTPStatus.UNAUTHORIZED else 0.0
+        if wait:
+            return too_many("Too many attempts have failed from this address. Wait, then send a valid credential.", wait)
+        write_audit(asked, None, refusal.status, refusal.detail)
+        return refusal
+
+    def _not_allowed(self, route: str | None, caller: Caller) -> Refusal | None:
+        """Why a known caller may not ask now; None where they may. A path that leads nowhere is the app's to answer."""
+        needed = self._policy.get(route) if route is not None else None
+        if route is not None and not isinstance(needed, Role):
+            return forbidden("Nobody may ask this route: it has no policy.")
+        if isinstance(needed, Role) and not caller.may(needed):
+            return forbidden(
+                f"'{caller.name}' has not the role '{needed}', which this needs. It has: {', '.join(sorted(caller.roles)) or 'none'}."
+            )
+        rate = rate_of(caller.limits)
+        wait = self._rates.take(caller.id, rate) if rate is not None else 0.0
+        return (
+            too_many(f"'{caller.name}' has asked too often: {rate.per_second:g} per second, {rate.burst} at once.", wait)
+            if rate and wait
+            else None
+        )
+
+
+def matched(routes: Sequence[BaseRoute], scope: Scope) -> tuple[str | None, Mapping[str, object]]:
+    """The name of the route that will answer a request, as the router chooses it, and the parameters of its path; None where none will.
+
+    A route of another method counts where no other matches, as it answers by 405.
+    """
+    partial: tuple[str | None, Mapping[str, object]] = (None, {})
+    for route in routes:
+        match, child = route.matches(scope)
+        if match is Match.NONE:
+            continue
+        inner = getattr(route, "routes", None)
+        if inner:
+            found = matched(inner, {**scope, **child})
+            if found[0] is not None or match is Match.FULL:
+                return found
+        elif match is Match.FULL:
+            return _name(route), child.get("path_params", {})
+        elif partial[0] is None:
+            partial = _name(route), child.get("path_params", {})
+    return partial
+
+
+def unguarded(routes: Sequence[BaseRoute], policy: Policy) -> list[str]:
+    """The routes that the policy does not name, by name and path; those of mounted apps among them."""
+    return [f"{_name(route)} ({getattr(route, 'path', '')})" for route in _leaves(routes) if _name(route) not in policy]
+
+
+def _leaves(routes: Sequence[BaseRoute]) -> Iterator[BaseRoute]:
+    """All routes, with those of mounted apps in place of the mounts; a mount whose routes are not known stays, and nobody may ask it."""
+    for route in routes:
+        inner = getattr(route, "routes", None)
+        if inner:
+            yield from _leaves(inner)
+        else:
+            yield route
+
+
+def _name(route: BaseRoute) -> str:
+    return str(getattr(route, "name", ""))
+
+
+def _is_person(asked: Asked, headers: Headers) -> bool:
+    has_credential = b"authorization" in headers or b"x-api-key" in headers
+    return asked.method == "GET" and not has_credential and b"text/html" in headers.get(b"accept", b"")

@@ -1,0 +1,40 @@
+"""Headers of every answer by which a browser does nothing with it that was not meant.
+
+There are none of CORS, so that no page of a foreign origin reads an answer.
+"""
+
+from starlette.types import Message, Scope, Send
+
+YEAR_SECONDS = 31_536_000
+# An answer of the API is no page: nothing in it loads, runs or may be framed.
+API_POLICY = "default-src 'none'; frame-ancestors 'none'"
+PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; "
+    "base-uri 'none'; frame-ancestors 'none'"
+)
+ALWAYS: tuple[tuple[bytes, bytes], ...] = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
+# A route may have its own: the page its policy, and its script how long it may be kept.
+UNLESS_GIVEN: tuple[tuple[bytes, bytes], ...] = (
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", API_POLICY.encode()),
+)
+UNDER_TLS = (b"strict-transport-security", f"max-age={YEAR_SECONDS}".encode())
+
+
+def with_headers(scope: Scope, send: Send) -> Send:
+    """A `send` that adds the headers to the beginning of an answer."""
+    added = (*ALWAYS, UNDER_TLS) if scope.get("scheme") == "https" else ALWAYS
+
+    async def sent(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            given = list(message.get("headers", ()))
+            names = {name.lower() for name, _ in given}
+            missing = (header for header in (*added, *UNLESS_GIVEN) if header[0] not in names)
+            message = {**message, "headers": [*given, *missing]}
+        await send(message)
+
+    return sent
