@@ -1,13 +1,20 @@
 """A small model of departures with an online store that keeps them, and versions of it that are live, for the tests of the service."""
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from functools import cache
+from pathlib import Path
 
+import httpx
 import numpy as np
+import uvicorn
 
 from pipeline_assets.core.connections import online
 from pipeline_assets.core.project import Project
-from pipeline_assets.core.settings import ObjectStoreSettings, OnlineSettings, Settings
+from pipeline_assets.core.settings import AccessSettings, ObjectStoreSettings, OnlineSettings, PredictionSettings, ServeSettings, Settings
 from pipeline_assets.model_lifecycle.feature_store.online import store
 from pipeline_assets.model_lifecycle.feature_store.online.keep import keep_records
 from pipeline_assets.model_lifecycle.feature_store.online.session import open_session
@@ -15,13 +22,19 @@ from pipeline_assets.model_lifecycle.registry import ledger
 from pipeline_assets.model_lifecycle.training.candidate import Candidate, train_candidate
 from pipeline_assets.model_lifecycle.training.dataset import build_training_set
 from pipeline_assets.model_lifecycle.training.scorer import Scorer
+from pipeline_assets.serving.realtime.access.callers import Role
+from pipeline_assets.serving.realtime.access.key_file import change_keys
+from pipeline_assets.serving.realtime.access.keys import make_key
+from pipeline_assets.serving.realtime.access.opened import open_access
 from pipeline_assets.serving.realtime.package import files_of, write_package
 from pipeline_assets.serving.realtime.selftest import golden_rows
+from pipeline_assets.serving.realtime.service.app import Service, build_app
 from pipeline_assets.spec.models import Model
 from pipeline_assets.spec.tasks import Binary, Task
 from pipeline_assets.use_cases import nyc_flights
 from pipeline_assets_tests.model_rows import AS_OF, START, labels, record_of, small_model, vectors
 from pipeline_assets_tests.online_departures import PROJECT, departures, feed, table_of
+from pipeline_assets_tests.stream_records import until
 
 ROWS = departures(np.random.default_rng(30), 60)
 FEED = feed("departures_history")
@@ -69,6 +82,32 @@ def files(model: Model, seed: int) -> dict[str, bytes]:
 def put_package(settings: ObjectStoreSettings, model: Model, version: int, seed: int) -> None:
     """Puts the package of a version on the object store."""
     write_package(settings, model.name, version, files(model, seed))
+
+
+def service_of(settings: Settings, folder: Path, *models: Model, features_ms: int = 2_000) -> Service:
+    """A service of models of departures; reads may take long, as machines of tests are busy."""
+    own = PredictionSettings.model_construct(**{name: getattr(settings, name) for name in PredictionSettings.model_fields})
+    serve = ServeSettings(serve_features_ms=features_ms)
+    return Service(settings=own, project=project_of(*models), feeds=[FEED], serve=serve, folder=folder)
+
+
+@contextmanager
+def client_of(service: Service, folder: Path, *roles: Role) -> Iterator[httpx.Client]:
+    """A client, with a key that has the roles, of a server of the service."""
+    access = AccessSettings.model_construct(home=folder, serve_keys=folder / "keys.json")
+    key, text = make_key("test", roles, now=datetime.now(UTC), lives=timedelta(days=1))
+    change_keys(access.keys_file, lambda keys: ({**keys, key.id: key}, None))
+    server = uvicorn.Server(uvicorn.Config(build_app(service, open_access(access)), host="127.0.0.1", port=0, log_level="warning"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        until(lambda: server.started)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, headers={"Authorization": f"Bearer {text}"}) as opened:
+            yield opened
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 def promote(settings: Settings, model: Model, version: int) -> ledger.Entry:

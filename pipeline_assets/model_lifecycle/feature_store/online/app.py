@@ -63,13 +63,20 @@ STATUSES: tuple[tuple[type[PipelineError], int], ...] = (
 
 
 def build_app(settings: OnlineSettings, project: Project, feeds: Sequence[Feed]) -> Starlette:
-    """The app for the models of a project; it closes its connections when it ends, unless it is mounted in another."""
-    readers, random, one = Readers(settings, feeds), Random(), Lock()  # noqa: S311 - chance, no secret
+    """The app for the models of a project; it closes its connections when it ends."""
+    readers = Readers(settings, feeds)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         yield
         readers.close()
+
+    return Starlette(routes=feature_routes(settings, project, readers), lifespan=lifespan)
+
+
+def feature_routes(settings: OnlineSettings, project: Project, readers: Readers) -> list[Route]:
+    """The routes, for this app or another one that has readers."""
+    random, one = Random(), Lock()  # noqa: S311 - chance, no secret
 
     def served_to(model: Model, spine: pa.Table) -> Served:
         return readers.read(model, questions_of(project, model, spine, "the request"))
@@ -92,7 +99,7 @@ def build_app(settings: OnlineSettings, project: Project, feeds: Sequence[Feed])
         kept = BackgroundTask(keep, model, spine, served)
         return JSONResponse({"instances": _instances(served), "positions": _positions(served)}, background=kept)
 
-    return Starlette(routes=[Route("/v1/features/{model}", features, methods=["POST"])], lifespan=lifespan)
+    return [Route("/v1/features/{model}", features, methods=["POST"], name="features")]
 
 
 async def _body(request: Request) -> Any:

@@ -16,13 +16,17 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp
 
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.settings import PredictionSettings, ServeSettings
-from pipeline_assets.model_lifecycle.feature_store.online import app as feature_store
+from pipeline_assets.model_lifecycle.feature_store.online.app import feature_routes
 from pipeline_assets.model_lifecycle.feature_store.online.compare import kinds_of
 from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed
 from pipeline_assets.model_lifecycle.feature_store.online.pool import Readers
+from pipeline_assets.serving.realtime.access.callers import Role
+from pipeline_assets.serving.realtime.access.guard import PUBLIC, Policy
+from pipeline_assets.serving.realtime.access.opened import Access
 from pipeline_assets.serving.realtime.service import explain, v1, v2
 from pipeline_assets.serving.realtime.service.features import Features
 from pipeline_assets.serving.realtime.service.live import LiveVersions, Serving
@@ -32,6 +36,21 @@ from pipeline_assets.serving.realtime.service.predictor import Answered, Part, P
 from pipeline_assets.serving.realtime.service.problems import Problem, problem_of
 from pipeline_assets.serving.realtime.service.schema import RequestSchema
 from pipeline_assets.spec.models import Model
+
+POLICY: Policy = {
+    "predict": Role.PREDICT,
+    "explain": Role.PREDICT,
+    "infer": Role.PREDICT,
+    "features": Role.READ,
+    "models": Role.READ,
+    "model": Role.READ,
+    "metadata": Role.READ,
+    "model_ready": PUBLIC,
+    "health_live": PUBLIC,
+    "health_ready": PUBLIC,
+    "metrics": Role.READ,
+    "openapi": Role.READ,
+}
 
 
 @dataclass
@@ -94,8 +113,8 @@ class Service:
         self.metrics.answered(answered)
 
 
-def build_app(service: Service) -> Starlette:
-    """The app; it begins to follow the ledger when it starts, and ends its threads and connections with itself."""
+def build_app(service: Service, access: Access) -> ASGIApp:
+    """The app behind its guard; it follows the ledger once it starts, and ends its threads and connections with itself."""
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -104,7 +123,8 @@ def build_app(service: Service) -> Starlette:
         service.close()
 
     handlers = {Problem: _problem, Exception: _problem}
-    return Starlette(routes=routes_of(service), lifespan=lifespan, exception_handlers=handlers)
+    app = Starlette(routes=routes_of(service), lifespan=lifespan, exception_handlers=handlers)
+    return access.guard(app, app.routes, POLICY)
 
 
 def routes_of(service: Service) -> list[BaseRoute]:
@@ -117,12 +137,11 @@ def routes_of(service: Service) -> list[BaseRoute]:
     async def metrics(_: Request) -> Response:
         return Response(service.metrics.text(service.predictors), media_type=service.metrics.content_type)
 
-    features = feature_store.build_app(service.settings, service.project, service.feeds)
     return [
         *v1.routes(service),
         *explain.routes(service),
         *v2.routes(service),
-        *features.routes,
+        *feature_routes(service.settings, service.project, service.readers),
         Route("/metrics", metrics, name="metrics"),
         Route("/openapi.json", openapi, name="openapi"),
     ]

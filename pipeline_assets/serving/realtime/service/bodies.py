@@ -4,6 +4,8 @@ import asyncio
 
 from starlette.requests import ClientDisconnect, Request
 
+from pipeline_assets.serving.realtime.access.callers import caller_of
+from pipeline_assets.serving.realtime.access.problems import too_many_rows
 from pipeline_assets.serving.realtime.service.problems import Problem, shown
 
 LARGEST_BYTES, LONGEST_SECONDS = 1_000_000, 10.0
@@ -31,6 +33,13 @@ async def read_body(request: Request, kind: str = JSON) -> bytes:
         raise Problem(408, "TooSlow", f"The body took more than {LONGEST_SECONDS:g} s.") from None
     except ClientDisconnect:
         raise Problem(400, "Broken", "The body ended before it was whole.") from None
+
+
+def check_rows(request: Request, rows: int) -> None:
+    """Raises Problem (413) for more rows than the caller's key may send at once."""
+    refusal = too_many_rows(caller_of(request.scope), rows)
+    if refusal is not None:
+        raise Problem(int(refusal.status), "TooManyInstances", refusal.detail)
 
 
 async def _received(request: Request) -> bytes:

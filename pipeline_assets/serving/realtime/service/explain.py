@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from pipeline_assets.model_lifecycle.training.matrix import feature_matrix
-from pipeline_assets.serving.realtime.service.bodies import read_body
+from pipeline_assets.serving.realtime.service.bodies import check_rows, read_body
 from pipeline_assets.serving.realtime.service.predictor import Part, plain_scores
 from pipeline_assets.serving.realtime.service.problems import Problem
 
@@ -27,6 +27,7 @@ def routes(service: "Service") -> list[Route]:
         predictor = service.predictor(request.path_params["model"])
         predictor.check_room(is_low=True)
         rows = predictor.schema.read(await read_body(request))
+        check_rows(request, len(rows))
         if len(rows) > MOST_EXPLAINED:
             raise Problem(
                 413, "TooManyInstances", f"No more than {MOST_EXPLAINED} instances are explained at once.", model=predictor.model.name

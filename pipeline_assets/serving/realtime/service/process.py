@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
 
-    from starlette.applications import Starlette
+    from starlette.types import ASGIApp
 
 # What Arrow and XGBoost load where they find it: two seconds and 100 MB a process.
 NOT_NEEDED = frozenset({"pandas", "sklearn"})
@@ -26,16 +26,18 @@ class Without(MetaPathFinder):
         return None
 
 
-def app() -> "Starlette":
+def app() -> "ASGIApp":
     """The app of this process, from the settings and declarations."""
     sys.meta_path.insert(0, Without())
     from pipeline_assets.core.declarations import load_project
-    from pipeline_assets.core.settings import PredictionSettings, home_folder, read_part, read_serve_settings
+    from pipeline_assets.core.settings import AccessSettings, PredictionSettings, home_folder, read_part, read_serve_settings
     from pipeline_assets.model_lifecycle.feature_store.online.feeds import feeds_of
     from pipeline_assets.processing.cleaning.dbt import project_folder
     from pipeline_assets.processing.cleaning.manifest import read_manifest
+    from pipeline_assets.serving.realtime.access.opened import open_access
     from pipeline_assets.serving.realtime.service.app import Service, build_app
 
     project, settings = load_project(), read_part(PredictionSettings, home_folder())
     feeds = feeds_of(project, read_manifest(project_folder()))
-    return build_app(Service(settings=settings, project=project, feeds=feeds, serve=read_serve_settings(), folder=settings.home / "serve"))
+    service = Service(settings=settings, project=project, feeds=feeds, serve=read_serve_settings(), folder=settings.home / "serve")
+    return build_app(service, open_access(read_part(AccessSettings, home_folder())))

@@ -9,10 +9,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from pipeline_assets.serving.realtime.service.bodies import read_body
+from pipeline_assets.serving.realtime.service.bodies import check_rows, read_body
 from pipeline_assets.serving.realtime.service.predictor import Part, plain_scores
 from pipeline_assets.serving.realtime.service.problems import Problem
-from pipeline_assets.serving.realtime.service.tracing import trace_of
 
 if TYPE_CHECKING:
     from pipeline_assets.serving.realtime.service.app import Service
@@ -34,12 +33,13 @@ def routes(service: "Service") -> list[Route]:
         try:
             predictor.check_room(is_low=is_low(request))
             rows = predictor.schema.read(await read_body(request))
+            check_rows(request, len(rows))
             ids = _ids(request, predictor.model.name, len(rows))
             part = await predictor.predict(rows)
         except Exception as error:
             service.metrics.failed(predictor.model.name, error)
             raise
-        service.answered(part, ids, trace_of(request.headers))
+        service.answered(part, ids, request.scope["state"]["trace_id"])
         answer = Response(ENCODER.encode({"predictions": predictions(part, ids)}), media_type="application/json")
         total_ms = (time.perf_counter() - began) * 1000
         service.metrics.took(predictor.model.name, total_ms / 1000)
