@@ -28,6 +28,7 @@ def defs(project: Project) -> dg.Definitions:
     selections = {
         **_of_streams(project, apart),
         **{names.build_features(use_case.name): _features(use_case) - apart for use_case in project.use_cases},
+        **({names.RECORD_PREDICTIONS: _predictions(project.platform) - apart} if project.platform is not None else {}),
         **{names.build_online(use_case.name): _online(use_case) - apart for use_case in online_homes(project)},
         **{names.train(model.name): _made(model, TRAINING) for model in project.models},
         **{names.score_and_monitor(model.name): _made(model, SERVING) for model in project.models},
@@ -62,6 +63,12 @@ def _features(use_case: UseCase) -> dg.AssetSelection:
     return (needed & dg.AssetSelection.groups(*DAILY_ROOMS)) - dg.AssetSelection.key_prefixes(
         [names.CONNECTORS], [names.MAINTENANCE], [names.ONLINE]
     )
+
+
+def _predictions(platform: UseCase) -> dg.AssetSelection:
+    """What the platform records of its predictions, from the typed records to the warehouse."""
+    own = dg.AssetSelection.tag(names.USE_CASE_TAG, platform.name)
+    return own & dg.AssetSelection.groups(names.STREAMING_INGESTION, names.LAKE, names.CLEANING)
 
 
 def _online(use_case: UseCase) -> dg.AssetSelection:

@@ -16,6 +16,7 @@ from types import ModuleType
 
 from pipeline_assets.core.columns import Tables, cleaned_models
 from pipeline_assets.core.errors import SpecError, UnknownName
+from pipeline_assets.core.prediction_streams import use_case as platform
 from pipeline_assets.core.problems import DeclarationProblem
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.rules import features, models, sources, types
@@ -52,19 +53,24 @@ def read_project(settings: CodeSettings) -> Project:
 
 
 def check(use_cases: Sequence[UseCase], dbt_project: Path, broken: Sequence[DeclarationProblem] = ()) -> Project:
-    """The use cases as one project; raises SpecError with `broken` and every problem of theirs, in the order of the diagram."""
+    """The use cases as one project; raises SpecError with `broken` and every problem of theirs, in the order of the diagram.
+
+    Where there is a model, the platform records what is predicted with it, in streams of its own.
+    """
     tables = cleaned_models(dbt_project)
     found, typed = list(broken), list[UseCase]()
     for use_case in use_cases:
         mistyped = [_of(use_case, problem) for problem in types.problems(use_case)]
         found += mistyped
         typed += [] if mistyped else [use_case]
-    streams = [stream for use_case in typed for stream in use_case.streams]
+    own = platform if any(use_case.models for use_case in typed) else None
+    declared = typed if own is None else [own, *typed]
+    streams = [stream for one in declared for stream in one.streams]
     found += [problem for use_case in typed for problem in _problems(use_case, tables, streams)]
-    found += [_clash(clash) for clash in clashes(typed)]
+    found += [_clash(clash) for clash in clashes(declared)]
     if found:
         raise SpecError(found)
-    return Project(use_cases=tuple(use_cases), tables=tables)
+    return Project(use_cases=tuple(use_cases), tables=tables, platform=own)
 
 
 def _problems(use_case: UseCase, tables: Tables, streams: Collection[EventStream]) -> Iterator[DeclarationProblem]:
@@ -88,6 +94,8 @@ def _own(use_case: UseCase) -> Iterator[Problem]:
     place = Place(declared=use_case, subject=f"Use case '{use_case.name}'")
     yield from place.names("Use case", [use_case.name])
     yield from place.owner(use_case.owner)
+    if use_case.name == platform.name:
+        yield place.problem("name", f"is '{platform.name}'", "another name: what the platform records of itself has this one")
     if use_case.last_day is not None and use_case.last_day < use_case.first_day:
         yield place.problem("last_day", f"is {use_case.last_day}", f"a day not before first_day, {use_case.first_day}")
     if not use_case.models:

@@ -29,6 +29,7 @@ TYPE_RECORDS = "type_records"
 UPDATE_FOLLOWED_TABLES = "update_followed_tables"
 AUDIT_SOURCES = "audit_sources"
 MAINTAIN_LAKE = "maintain_lake"
+RECORD_PREDICTIONS = "record_predictions"
 
 # Checks that an alert can name.
 IS_PROGRESSING = "is_progressing"
@@ -173,7 +174,7 @@ def files_changed(use_case: str) -> str:
 
 
 def days_changed(use_case: str) -> str:
-    """The sensor that has days of a use case materialized which received events."""
+    """The sensor that has days of a use case, or of the platform, materialized which received events."""
     return f"days_changed_{use_case}"
 
 

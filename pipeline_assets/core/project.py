@@ -31,11 +31,18 @@ class Project:
     """The checked use cases of a code location, in the order of their names.
 
     An object that several use cases share (a source, a stream, a view) appears once; the first use case that declares it is its home.
-    `tables` has the kinds of columns of each cleaned dbt model, by name.
+    `tables` has the kinds of columns of each cleaned dbt model, by name. `platform` is the home of what the platform records of itself
+    (`core.prediction_streams`), if it does: it is no use case, and has no models.
     """
 
     use_cases: tuple[UseCase, ...]
     tables: Tables = field(default_factory=dict, compare=False)
+    platform: UseCase | None = None
+
+    @cached_property
+    def homes(self) -> tuple[UseCase, ...]:
+        """What a source or a stream may belong to: the use cases, then the platform."""
+        return self.use_cases if self.platform is None else (*self.use_cases, self.platform)
 
     @cached_property
     def sources(self) -> tuple[Source, ...]:
@@ -44,8 +51,8 @@ class Project:
 
     @cached_property
     def streams(self) -> tuple[EventStream, ...]:
-        """Every declared stream once."""
-        return _unique((stream for use_case in self.use_cases for stream in use_case.streams), lambda one: one.contract.name)
+        """Every declared stream once, then those of the platform."""
+        return _unique((stream for home in self.homes for stream in home.streams), lambda one: one.contract.name)
 
     @cached_property
     def histories(self) -> frozenset[str]:
@@ -99,11 +106,11 @@ class Project:
         return self.tables.get(table, {}).get(column, "other")
 
     def homes_of(self, contract: Contract) -> tuple[UseCase, ...]:
-        """The use cases that declare a contract, the home first."""
-        return tuple(one for one in self.use_cases if contract.name in _contract_names(one))
+        """The use cases that declare a contract, or the platform, the home first."""
+        return tuple(one for one in self.homes if contract.name in _contract_names(one))
 
     def home_of(self, contract: Contract) -> UseCase:
-        """The first use case that declares a contract."""
+        """The first use case that declares a contract, or the platform."""
         return self.homes_of(contract)[0]
 
     def home_of_model(self, model: Model) -> UseCase:
@@ -125,7 +132,7 @@ class Project:
     def _related(self) -> tuple[tuple[UseCase, ...], ...]:
         """The use cases in groups: two that share a contract, a view or a cleaned table are in one."""
         groups: list[list[UseCase]] = []
-        for use_case in self.use_cases:
+        for use_case in self.homes:
             near = [group for group in groups if any(_shares(use_case, other) for other in group)]
             groups = [group for group in groups if group not in near]
             groups.append([*(one for group in near for one in group), use_case])

@@ -141,6 +141,7 @@ LIGHT = (
     "pipeline_assets.ingestion.streaming.typed.rows",
     "pipeline_assets.model_lifecycle.feature_store.online.keeper",
     "pipeline_assets.serving.realtime.access.opened",
+    "pipeline_assets.serving.realtime.log.writer",
 )
 HEAVY = ("dagster", "mlflow", "pandas", "dbt", "evidently", "sklearn", "matplotlib")
 

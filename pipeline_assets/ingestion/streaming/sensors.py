@@ -42,13 +42,15 @@ DAILY_AUDIT = "0 5 * * *"
 
 
 def defs(project: Project, checks: Sequence[dg.AssetCheckKey] = ()) -> dg.Definitions:
-    """The sensors of all streams, one of the days of each use case, and the daily audit, which are on; none where there is no stream.
+    """The sensors of all streams, one for the days of each use case and of the platform, and the daily audit; all are on.
+
+    There are none where there is no stream.
 
     checks: those that typing itself evaluates. A run of some of the typed tables must name them.
     """
     if not record_streams(project):
         return dg.Definitions()
-    of_days = [_days_changed(project, use_case) for use_case in project.use_cases if streams_behind(project, use_case)]
+    of_days = [_days_changed(project, home) for home in project.homes if streams_behind(project, home)]
     of_tables = [_tables_changed(project)] if followed(project) else []
     daily = dg.ScheduleDefinition(
         name=names.AUDIT_DAILY,
@@ -90,8 +92,13 @@ def _records_landed(project: Project, checks: Sequence[dg.AssetCheckKey]) -> dg.
     return landed
 
 
+def job_of_days(project: Project, home: UseCase) -> str:
+    """The job that materializes days which received events."""
+    return names.RECORD_PREDICTIONS if home is project.platform else names.build_features(home.name)
+
+
 def _days_changed(project: Project, use_case: UseCase) -> dg.SensorDefinition:
-    streams, job = streams_behind(project, use_case), names.build_features(use_case.name)
+    streams, job = streams_behind(project, use_case), job_of_days(project, use_case)
 
     @dg.sensor(
         name=names.days_changed(use_case.name),

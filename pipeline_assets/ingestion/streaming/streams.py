@@ -39,14 +39,17 @@ def followed(project: Project) -> tuple[Source, ...]:
 
 
 def home_of(project: Project, stream: RecordStream) -> UseCase:
-    """The use case that a stream belongs to; a change log belongs to that of its source."""
+    """The use case that a stream belongs to, or the platform; a change log belongs to that of its source."""
     return project.home_of(stream.source.contract if isinstance(stream, ChangeLog) else stream.contract)
 
 
 def streams_behind(project: Project, use_case: UseCase) -> tuple[EventStream, ...]:
-    """The streams whose events may change the vectors of a use case: its own, and those of use cases that read a table which it reads."""
+    """The streams whose events may change the vectors of a use case: its own, and those of use cases that read a table which it reads.
+
+    Of the platform, which has no vectors, its own.
+    """
     tables = tables_of(use_case).keys()
-    beside = [one for one in project.use_cases if one == use_case or tables & tables_of(one).keys()]
+    beside = [one for one in project.homes if one == use_case or tables & tables_of(one).keys()]
     declared = {stream.contract.name for one in beside for stream in one.streams}
     return tuple(stream for stream in project.streams if stream.contract.name in declared)
 

@@ -504,7 +504,8 @@ def test_streams_of_one_topic_are_routed_by_one_field(declared: UseCase) -> None
         replace(one, topic="flights", route=Route(field="type", value=kind)) for one, kind in zip(declared.streams, kinds, strict=True)
     ]
 
-    assert [stream.topic for stream in check(replace(declared, streams=tuple(streams))).streams] == ["flights", "flights"]
+    found = check(replace(declared, streams=tuple(streams)))
+    assert [stream.topic for one in found.use_cases for stream in one.streams] == ["flights", "flights"]
 
 
 def test_an_unknown_use_case_is_reported_with_those_there_are() -> None:

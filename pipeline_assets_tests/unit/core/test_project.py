@@ -11,7 +11,9 @@ import pytest
 from pipeline_assets.core import declarations
 from pipeline_assets.core.declarations import load_project, read_project
 from pipeline_assets.core.errors import SpecError
+from pipeline_assets.core.prediction_streams import use_case as platform
 from pipeline_assets.core.project import Project, Span
+from pipeline_assets.core.rules import sources
 from pipeline_assets.core.settings import CodeSettings, read_code_settings
 from pipeline_assets.spec.use_case import UseCase
 
@@ -35,7 +37,7 @@ def test_what_two_use_cases_share_is_one_thing() -> None:
     project = check(FLIGHTS, _other())
 
     assert len(project.sources) == len(FLIGHTS.sources)
-    assert len(project.streams) == len(FLIGHTS.streams)
+    assert len(project.streams) == len(FLIGHTS.streams) + len(platform.streams)
     assert [model.name for model in project.models_of(DELAY.views[0])] == ["flight_delay", "arrival_delay", "other_delay"]
     assert project.homes_of(FLIGHTS.sources[0].contract) == (FLIGHTS, _other())
 
@@ -48,8 +50,47 @@ def test_histories_reach_the_lake_as_events() -> None:
 
     assert tables == {
         "planes": False, "airports": False, "airlines": False, "flight_schedule": True, "weather": True,
-        "flight_departures": True, "flight_arrivals": True,
+        "flight_departures": True, "flight_arrivals": True, "prediction_log": True, "prediction_feedback": True,
     }  # fmt: skip
+
+
+def test_what_is_predicted_is_recorded_in_streams_of_the_platform() -> None:
+    """They are declared once, whoever has models, keep all rules of streams, belong to no use case, and have days of their own."""
+    project = check(FLIGHTS, _other())
+
+    assert project.use_cases == (FLIGHTS, _other())
+    assert [stream.contract.name for stream in project.streams][-2:] == ["prediction_log", "prediction_feedback"]
+    assert project.home_of(platform.streams[0].contract) is platform
+    assert project.span_of(platform) == Span(first=platform.first_day, last=None)
+    assert project.span_of(FLIGHTS) == Span(first=FLIGHTS.first_day, last=FLIGHTS.last_day)
+    assert list(sources.problems(platform, platform.streams)) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "subject", "problem"),
+    [
+        ({"name": "platform"}, "Use case 'platform'", "is 'platform'"),
+        (
+            {"streams": (replace(FLIGHTS.streams[0], contract=replace(FLIGHTS.streams[0].contract, name="prediction_log")),)},
+            "Contract 'prediction_log'",
+            "is also declared in pipeline_assets/core/prediction_streams.py (use case 'platform'), differently",
+        ),
+    ],
+)
+def test_what_the_platform_calls_its_own_is_nobody_elses(changed: dict[str, object], subject: str, problem: str) -> None:
+    """Neither its name, nor that of a contract of its streams."""
+    with pytest.raises(SpecError) as refused:
+        check(_other(**changed))
+
+    assert (subject, problem) in [(one.subject, one.problem) for one in refused.value.problems]
+
+
+def test_a_topic_of_the_platform_is_nobody_elses() -> None:
+    """A stream of a use case that reads it would have to be routed, as the platform's is not."""
+    with pytest.raises(SpecError) as refused:
+        check(_other(streams=(replace(FLIGHTS.streams[0], topic="prediction-log"), *FLIGHTS.streams[1:])))
+
+    assert ("route", "shares topic 'prediction-log'") in [(one.field, one.problem) for one in refused.value.problems]
 
 
 def test_use_cases_that_share_anything_have_the_days_of_all() -> None:

@@ -43,7 +43,17 @@ def connectors(project: Project) -> dg.AssetsDefinition:
 def topics(project: Project) -> list[dg.AssetSpec]:
     """Each topic, and the table that it lands in; once, whichever streams of whichever use cases read it."""
     streams, declared = record_streams(project), connectors_of(project)
-    return [spec for topic in topics_of(project) for spec in _landed(topic, [one for one in streams if one.topic == topic], declared)]
+    return [
+        spec
+        for topic in topics_of(project)
+        for spec in _landed(topic, _room_of(project, topic), [one for one in streams if one.topic == topic], declared)
+    ]
+
+
+def _room_of(project: Project, topic: str) -> str:
+    """The room of a topic that no connector fills: what the platform records comes from the prediction service, all else from outside."""
+    own = () if project.platform is None else project.platform.streams
+    return names.REALTIME_INFERENCE if topic in {stream.topic for stream in own} else names.SOURCES
 
 
 def _connector(connector: Connector) -> dg.AssetSpec:
@@ -59,8 +69,8 @@ def _connector(connector: Connector) -> dg.AssetSpec:
     )
 
 
-def _landed(topic: str, streams: Sequence[RecordStream], connectors: Sequence[Connector]) -> list[dg.AssetSpec]:
-    """A topic with all its streams, and the table that it lands in."""
+def _landed(topic: str, room: str, streams: Sequence[RecordStream], connectors: Sequence[Connector]) -> list[dg.AssetSpec]:
+    """A topic with all its streams, and the table that it lands in; `room` is that of who writes it, where no connector does."""
     owners = sorted({stream.contract.owner for stream in streams})
     fresh = dg.FreshnessPolicy.time_window(fail_window=min(stream.contract.freshness for stream in streams))
     writers = [one.name for one in connectors if one.topic is None and topic in {each.name for each in one.topics}]
@@ -68,7 +78,7 @@ def _landed(topic: str, streams: Sequence[RecordStream], connectors: Sequence[Co
         dg.AssetSpec(
             key(names.topic(topic)),
             deps=[key(names.connector(writer)) for writer in writers],
-            group_name=names.STREAMING_INGESTION if writers else names.SOURCES,
+            group_name=names.STREAMING_INGESTION if writers else room,
             kinds={"kafka"},
             owners=owners,
             description=f"The topic {topic} of the broker.",
