@@ -13,7 +13,7 @@ is done once a second while Kafka is away, and at the end of the process.
 
 import logging
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -78,7 +78,8 @@ class PredictionLog:
 
     def __init__(self, settings: BrokerSettings, folder: Path, topic: str, *, bounds: Bounds | None = None) -> None:
         self._bounds = bounds or Bounds()
-        self._queue: deque[Logged] = deque()
+        self._queue: deque[tuple[int, Callable[[], Sequence[Logged]]]] = deque()
+        self._queued = 0
         self._held: deque[Record] = deque()
         self._held_bytes = 0
         self._disk = WorkerSpool(parent=folder, limit_bytes=self._bounds.spool_bytes, segment_bytes=self._bounds.segment_bytes)
@@ -94,12 +95,18 @@ class PredictionLog:
 
     def put(self, records: Sequence[Logged]) -> None:
         """Leaves records to be logged. Never waits, never raises; what there is no room for is counted as lost."""
+        self.put_made(len(records), lambda: records)
+
+    def put_made(self, count: int, make: Callable[[], Sequence[Logged]]) -> None:
+        """The same for so many records that the log's thread makes, as that takes longer than who answers requests has."""
         if self._closing.is_set():
-            self._lose(len(records), CLOSED)
-        elif len(self._queue) + len(records) > self._bounds.queued_records:
-            self._lose(len(records), QUEUE_FULL)
+            self._lose(count, CLOSED)
+        elif self._queued + count > self._bounds.queued_records:
+            self._lose(count, QUEUE_FULL)
         else:
-            self._queue.extend(records)
+            with self._lock:
+                self._queued += count
+            self._queue.append((count, make))
 
     def counts(self) -> LogCounts:
         """What has become of the records by now."""
@@ -109,7 +116,7 @@ class PredictionLog:
             lost = {**self._lost, **{reason: records for reason, records in unseen.items() if records}}
         return LogCounts(
             delivered=self._delivered,
-            waiting=len(self._queue) + len(self._held) + self._sender.in_memory,
+            waiting=self._queued + len(self._held) + self._sender.in_memory,
             spooled=0 if spool is None else spool.records,
             spooled_bytes=0 if spool is None else spool.bytes,
             lost=lost,
@@ -146,6 +153,9 @@ class PredictionLog:
         """Whether the thread may end: once it is to close, and nothing is left or its time is over."""
         if not self._closing.is_set():
             return False
+        if self._away_since is not None and not (self._queued or self._held):
+            # All is on disk, and nobody takes it.
+            return True
         counts = self.counts()
         return monotonic() >= self._deadline or not (counts.waiting or counts.spooled)
 
@@ -153,15 +163,25 @@ class PredictionLog:
         """From the queue into memory, as bytes."""
         now_ms = time_ns() // 1_000_000
         for _ in range(len(self._queue)):
-            one = self._queue.popleft()
+            count, make = self._queue.popleft()
             try:
-                record = Record(one.key, one.to_json(), now_ms)
-            except (TypeError, ValueError) as error:
-                self._lose(1, NOT_WRITTEN)
-                LOG.error("The prediction %r of %s cannot be logged: %s", one.prediction_id, one.model, error)  # noqa: TRY400
-            else:
-                self._held.append(record)
-                self._held_bytes += record.size
+                for one in make():
+                    self._hold(one, now_ms)
+            except Exception:
+                self._lose(count, NOT_WRITTEN)
+                LOG.exception("%d predictions cannot be logged.", count)
+            with self._lock:
+                self._queued -= count
+
+    def _hold(self, one: Logged, now_ms: int) -> None:
+        try:
+            record = Record(one.key, one.to_json(), now_ms)
+        except (TypeError, ValueError) as error:
+            self._lose(1, NOT_WRITTEN)
+            LOG.error("The prediction %r of %s cannot be logged: %s", one.prediction_id, one.model, error)  # noqa: TRY400
+        else:
+            self._held.append(record)
+            self._held_bytes += record.size
 
     def _keep(self) -> None:
         """From memory to disk; what is on its way to Kafka anyway need not be read again."""

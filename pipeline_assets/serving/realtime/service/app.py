@@ -18,6 +18,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
+from pipeline_assets.core.prediction_streams import prediction_log
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.settings import PredictionSettings, ServeSettings
 from pipeline_assets.model_lifecycle.feature_store.online.app import feature_routes
@@ -27,9 +28,11 @@ from pipeline_assets.model_lifecycle.feature_store.online.pool import Readers
 from pipeline_assets.serving.realtime.access.callers import Role
 from pipeline_assets.serving.realtime.access.guard import PUBLIC, Policy
 from pipeline_assets.serving.realtime.access.opened import Access
+from pipeline_assets.serving.realtime.log.writer import PredictionLog
 from pipeline_assets.serving.realtime.service import explain, v1, v2
 from pipeline_assets.serving.realtime.service.features import Features
 from pipeline_assets.serving.realtime.service.live import LiveVersions, Serving
+from pipeline_assets.serving.realtime.service.logged import logged
 from pipeline_assets.serving.realtime.service.metrics import Metrics
 from pipeline_assets.serving.realtime.service.openapi import document
 from pipeline_assets.serving.realtime.service.predictor import Answered, Part, Predictor
@@ -37,6 +40,7 @@ from pipeline_assets.serving.realtime.service.problems import Problem, problem_o
 from pipeline_assets.serving.realtime.service.schema import RequestSchema
 from pipeline_assets.spec.models import Model
 
+CLOSING_SECONDS = 5.0
 POLICY: Policy = {
     "predict": Role.PREDICT,
     "explain": Role.PREDICT,
@@ -68,6 +72,7 @@ class Service:
     def __post_init__(self) -> None:
         self.live = LiveVersions(settings=self.settings, models=self.project.models, folder=self.folder / "packages", on_change=self._warm)
         self.readers = Readers(self.settings, self.feeds)
+        self.log = PredictionLog(self.settings, self.folder / "spool", prediction_log.topic)
         for model in self.project.models:
             self.predictors[model.name] = self._predictor(model)
 
@@ -85,11 +90,13 @@ class Service:
         return self.live.has_looked and not self.live.problems.keys() - self.live.serving.keys()
 
     def answered(self, part: Part, ids: Sequence[str], trace: str) -> None:
-        """A request was answered."""
+        """Has the log take what a request was answered."""
+        self.log.put_made(part.rows, partial(logged, part, ids, trace))
 
     def close(self) -> None:
         """Ends threads and connections."""
         self.live.stop()
+        self.log.close(CLOSING_SECONDS)
         for one in self.predictors.values():
             one.close()
         self.readers.close()
@@ -135,7 +142,7 @@ def routes_of(service: Service) -> list[BaseRoute]:
         return Response(text, media_type="application/json")
 
     async def metrics(_: Request) -> Response:
-        return Response(service.metrics.text(service.predictors), media_type=service.metrics.content_type)
+        return Response(service.metrics.text(service.predictors, service.log.counts()), media_type=service.metrics.content_type)
 
     return [
         *v1.routes(service),

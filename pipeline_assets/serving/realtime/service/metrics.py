@@ -9,6 +9,7 @@ import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from pipeline_assets.serving.realtime.log.writer import LogCounts
 from pipeline_assets.serving.realtime.service.live import Serving
 from pipeline_assets.serving.realtime.service.predictor import Answered, Predictor
 from pipeline_assets.serving.realtime.service.problems import problem_of
@@ -64,6 +65,7 @@ class Metrics:
         )
         self._version = Gauge("predict_model_version", "The version that serves.", ("model",), registry=self.registry)
         self._waiting = Gauge("predict_waiting_requests", "Requests that wait for their turn.", ("model",), registry=self.registry)
+        self._logged = Gauge("prediction_log_records", "Records of the log by what became of them.", ("state",), registry=self.registry)
         self._newest: dict[str, deque[tuple[float, float, int]]] = {}
 
     def live(self, serving: Serving) -> None:
@@ -109,8 +111,15 @@ class Metrics:
             p99_ms=p99,
         )
 
-    def text(self, predictors: Mapping[str, Predictor]) -> bytes:
+    def text(self, predictors: Mapping[str, Predictor], log: LogCounts) -> bytes:
         """All metrics."""
+        for state, records in {
+            "delivered": log.delivered,
+            "waiting": log.waiting,
+            "spooled": log.spooled,
+            "lost": sum(log.lost.values()),
+        }.items():
+            self._logged.labels(state).set(records)
         for name, one in predictors.items():
             self._waiting.labels(name).set(one.waiting)
         return generate_latest(self.registry)

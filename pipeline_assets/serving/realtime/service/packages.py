@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from uuid import uuid4
 
@@ -14,7 +15,7 @@ from pipeline_assets.core.errors import PackageCorrupt
 from pipeline_assets.core.settings import ObjectStoreSettings
 from pipeline_assets.model_lifecycle.training.contract import ModelContract, answer_of
 from pipeline_assets.model_lifecycle.training.scorer import Scorer
-from pipeline_assets.processing.features.catalogue import definition_hash
+from pipeline_assets.processing.features.catalogue import definition_hash, view_hash
 from pipeline_assets.serving.realtime.package import MANIFEST, Package, loaded, package_from, read_files, read_package
 from pipeline_assets.serving.realtime.selftest import WARM_UP_ROWS, Golden, measure, wrong_scores
 from pipeline_assets.spec.models import Model
@@ -33,6 +34,11 @@ class Loaded:
     def contract(self) -> ModelContract:
         """The contract of the version."""
         return self.scorer.contract
+
+    @cached_property
+    def definitions(self) -> dict[str, str]:
+        """The hash of each view of the model, by name."""
+        return {view.name: view_hash(view) for view in self.model.views}
 
 
 class Packages:

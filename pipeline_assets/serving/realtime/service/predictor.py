@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,18 @@ class Answered:
     scores: Scores
     features_ms: float
     model_ms: float
+
+    @cached_property
+    def asked(self) -> list[dict[str, Any]]:
+        """The questions as rows."""
+        found: list[dict[str, Any]] = self.questions.to_pylist()
+        return found
+
+    @cached_property
+    def vectors(self) -> list[dict[str, Any]]:
+        """The features as rows."""
+        found: list[dict[str, Any]] = self.found.features.to_pylist()
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,9 @@ import pytest
 
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import object_store, online
+from pipeline_assets.core.prediction_streams import prediction_log
 from pipeline_assets.core.settings import Settings
+from pipeline_assets.ingestion.streaming.capture.topics import Topic, ensure_topics
 from pipeline_assets.serving.realtime.access.callers import Role
 from pipeline_assets.serving.realtime.package import MODEL_FILE
 from pipeline_assets.serving.realtime.service.app import Service
@@ -35,7 +37,7 @@ from pipeline_assets_tests.served_models import (
     put_package,
     service_of,
 )
-from pipeline_assets_tests.stream_records import until
+from pipeline_assets_tests.stream_records import consume, until
 
 PREDICT = "/v1/models/flight_delay:predict"
 NOW = (ROWS[-1]["recorded_at"] + timedelta(minutes=1)).isoformat()
@@ -313,3 +315,24 @@ def test_nobody_asks_without_a_key(client: httpx.Client) -> None:
     assert live.json() == {"live": True}
     assert client.get("/metrics").status_code == 200
     assert "predictions_total" in client.get("/metrics").text
+
+
+def test_each_prediction_is_logged_as_it_was_answered(store: Settings, streams: Settings, tmp_path: Path) -> None:
+    """Two requests, one of them sent again: a record of each answer in the topic, with vector, scores, positions and definitions."""
+    ensure_topics(streams, [Topic(name=prediction_log.topic, partitions=1)])
+    service = service_of(store.model_copy(update={"kafka_bootstrap": streams.kafka_bootstrap}), tmp_path, MODEL)
+    with client_of(service, tmp_path, Role.PREDICT) as client:
+        first = asked(client, KNOWN, {**KNOWN, "origin": "XXX"}, **{"Idempotency-Key": "order-1"}).json()["predictions"]
+        again = asked(client, KNOWN, {**KNOWN, "origin": "XXX"}, **{"Idempotency-Key": "order-1"}).json()["predictions"]
+        until(lambda: service.log.counts().delivered, lambda count: count == 4)
+    values = [message.value() or b"" for message in consume(streams, prediction_log.topic)]
+    found = [one for one in map(json.loads, values) if one["prediction_id"] == first[0]["id"]]
+
+    assert [one["id"] for one in first] == [one["id"] for one in again]
+    assert len(found) == 2
+    assert json.loads(found[0]["scores"]) == {"score": first[0]["score"]}
+    assert json.loads(found[0]["features"])["request__distance_miles"] == 2454.0
+    assert json.loads(found[0]["keys"]) == {"origin": "EWR", "carrier": "AA", "dest": "LAX", "tailnum": "N1"}
+    assert json.loads(found[0]["positions"])[0]["offsets"] == {"0": len(ROWS)}
+    assert (found[0]["model_version"], found[0]["tier"], found[0]["role"]) == (1, "online", "live")
+    assert service.log.counts().lost == {}
