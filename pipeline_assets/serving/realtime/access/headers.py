@@ -12,14 +12,16 @@ PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'none'"
 )
+# Browsers name no origin for a form of a page that sends no referrer at all, and the page's forms must name it.
+PAGE_HEADERS = {"content-security-policy": PAGE_POLICY, "referrer-policy": "same-origin"}
 ALWAYS: tuple[tuple[bytes, bytes], ...] = (
     (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
 )
-# A route may have its own: the page its policy, and its script how long it may be kept.
+# A route may have its own: the page its policies, and its script how long it may be kept.
 UNLESS_GIVEN: tuple[tuple[bytes, bytes], ...] = (
     (b"cache-control", b"no-store"),
+    (b"referrer-policy", b"no-referrer"),
     (b"content-security-policy", API_POLICY.encode()),
 )
 UNDER_TLS = (b"strict-transport-security", f"max-age={YEAR_SECONDS}".encode())
