@@ -129,7 +129,9 @@ function showContributions(target, explanation) {
   const top = element("thead");
   top.append(head);
   table.append(top, body);
-  target.append(table);
+  const scroll = element("div", "scroll");
+  scroll.append(table);
+  target.append(scroll);
 }
 
 async function predict(event) {

@@ -264,9 +264,11 @@ def test_the_page_fits_and_follows_the_colours_of_the_system(
             for name in ("backgroundColor", "color")
         )
         clipped = "e => e.scrollWidth > e.clientWidth + 1 && e.clientWidth"
-        cut = f"() => [...document.querySelectorAll('dd, h2, button, .pill')].filter({clipped}).length"
+        cut = f"() => [...document.querySelectorAll('dd, h2, button, .pill, .numbers')].filter({clipped}).length"
 
         assert (ground > text) == (scheme == "light")
         assert abs(ground - text) > 150
-        assert page.evaluate("() => document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
-        assert page.evaluate(cut) == 0
+        for path in ("/", "/predictions/p-1", "/login"):
+            page.goto(url + path)
+            assert page.evaluate("() => document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
+            assert page.evaluate(cut) == 0
