@@ -19,9 +19,8 @@ from pipeline_assets.serving.realtime.access.callers import NO_LIMITS, Limits, R
 from pipeline_assets.serving.realtime.access.credentials import Credentials
 from pipeline_assets.serving.realtime.access.guard import PUBLIC, Guard, Policy
 from pipeline_assets.serving.realtime.access.issuer import Issuer
-from pipeline_assets.serving.realtime.access.key_file import change_keys
+from pipeline_assets.serving.realtime.access.key_file import create_key
 from pipeline_assets.serving.realtime.access.keyring import Keyring
-from pipeline_assets.serving.realtime.access.keys import make_key, utc_now
 from pipeline_assets.serving.realtime.access.sessions import Sessions
 
 POLICY: Policy = {
@@ -32,9 +31,7 @@ POLICY: Policy = {
 
 def add_key(path: Path, name: str, *roles: Role, lives: timedelta = timedelta(days=1), limits: Limits = NO_LIMITS) -> str:
     """Makes a key in a file; its text."""
-    key, text = make_key(name, roles, now=utc_now(), lives=lives, limits=limits)
-    change_keys(path, lambda keys: ({**keys, key.id: key}, None))
-    return text
+    return create_key(path, name, roles, lives=lives, limits=limits)[1]
 
 
 @contextmanager

@@ -110,7 +110,7 @@ class Stand:
 def page_app(stand: Stand, keys: Path) -> Guard:
     """The page and the service before it, behind the guard; `keys` is the file of keys."""
     keyring = Keyring(keys)
-    sessions = Sessions(keyring, session_secret(keys))
+    sessions = Sessions(keyring, session_secret(keys.parent))
     routes = [
         *page_routes(lambda: stand.status, stand.explain, keys=keyring, sessions=sessions),
         Route("/v1/models/{model}:predict", stand.predict, methods=["POST"], name="predict"),

@@ -142,6 +142,8 @@ LIGHT = (
     "pipeline_assets.model_lifecycle.feature_store.online.keeper",
     "pipeline_assets.serving.realtime.access.opened",
     "pipeline_assets.serving.realtime.log.writer",
+    "pipeline_assets.serving.realtime.access.page",
+    "pipeline_assets.serving.realtime.client",
 )
 HEAVY = ("dagster", "mlflow", "pandas", "dbt", "evidently", "sklearn", "matplotlib")
 

@@ -4,7 +4,6 @@ Secrets and bodies never get here. Of a path only the route's name and the model
 of one, so that a key that was pasted into a path stays out. Public routes are not written.
 """
 
-import json
 import logging
 import re
 import sys
@@ -15,6 +14,7 @@ from logging.handlers import WatchedFileHandler
 from pathlib import Path
 from secrets import token_hex
 
+import msgspec
 from starlette.types import Scope
 
 from pipeline_assets.serving.realtime.access.callers import Caller
@@ -26,6 +26,7 @@ NO_TRACE = "0" * 32
 # Shorter than a key, and without the dots of a token.
 MODEL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 HIDDEN = "(hidden)"
+ENCODER = msgspec.json.Encoder()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,7 @@ def write_audit(asked: Asked, caller: Caller | None, status: int, reason: str | 
     if not LOG.isEnabledFor(logging.INFO):
         return
     model = asked.params.get("model")
-    line = {
+    line: dict[str, str | int | None] = {
         "at": asked.began_at.isoformat(timespec="milliseconds"),
         "caller": None if caller is None else caller.name,
         "caller_id": None if caller is None else caller.id,
@@ -57,7 +58,10 @@ def write_audit(asked: Asked, caller: Caller | None, status: int, reason: str | 
         "address": asked.address,
         "trace_id": asked.trace_id,
     }
-    LOG.info(json.dumps(line if reason is None else {**line, "reason": reason}))
+    if reason is not None:
+        line["reason"] = reason
+    # As `LOG.info` does, but that it would walk the stack for the place of this call, which is a third of the cost.
+    LOG.handle(logging.LogRecord(AUDIT, logging.INFO, __file__, 0, ENCODER.encode(line).decode(), None, None))
 
 
 def trace_of(headers: Mapping[bytes, bytes]) -> str:

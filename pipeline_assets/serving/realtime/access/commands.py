@@ -40,21 +40,12 @@ def create(
     """Make a key and print it, once: only its digest is kept. A running service takes it up within a second."""
     from pipeline_assets.core.errors import UserInputError
     from pipeline_assets.serving.realtime.access.callers import Limits
-    from pipeline_assets.serving.realtime.access.errors import KeyNameTaken
-    from pipeline_assets.serving.realtime.access.keys import make_key, utc_now
+    from pipeline_assets.serving.realtime.access.key_file import create_key
 
     if requests_per_second is not None and requests_per_second <= 0:
         raise UserInputError("--requests-per-second is no number above 0. Leave it out for no limit.")
     limits = Limits(requests_per_second=requests_per_second, burst=burst, rows_per_request=rows_per_request)
-    roles = [_role(one) for one in role]
-
-    def change(keys: "dict[str, Key]") -> "tuple[Mapping[str, Key], tuple[Key, str]]":
-        if any(key.name == name and key.revoked_at is None for key in keys.values()):
-            raise KeyNameTaken(name)
-        key, text = make_key(name, roles, now=utc_now(), lives=timedelta(days=days), limits=limits)
-        return {**keys, key.id: key}, (key, text)
-
-    _show(*_change(change))
+    _show(*create_key(_path(), name, [_role(one) for one in role], lives=timedelta(days=days), limits=limits))
 
 
 def rotate(name: Name, *, days: Days = DEFAULT_DAYS) -> None:

@@ -29,6 +29,9 @@ class _Public:
 PUBLIC: Final = _Public()
 Policy = Mapping[str, Role | _Public]
 LOGIN = "/login"
+# The name of a route, and the parameters of the path.
+Matched = tuple[str | None, Mapping[str, object]]
+LONGEST_KEPT, MOST_KEPT = 256, 1_024
 CLOSED_BY_POLICY = 1008
 
 
@@ -42,6 +45,7 @@ class Guard:
         self, app: ASGIApp, *, routes: Sequence[BaseRoute], policy: Policy, credentials: Credentials, failures: Failures | None = None
     ) -> None:
         self._app, self._routes, self._policy, self._credentials = app, routes, policy, credentials
+        self._known: dict[tuple[str, str, str], Matched] = {}
         self._rates, self._failures = Buckets(), failures if failures is not None else Failures()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -73,9 +77,19 @@ class Guard:
         await self._audited(scope, receive, send, asked, caller)
 
     def _asked(self, scope: Scope, headers: Headers) -> Asked:
-        route, params = matched(self._routes, scope)
+        route, params = self._matched(scope)
         address, trace_id = address_of(scope), trace_of(headers)
         return Asked(method=scope["method"], route=route, params=params, address=address, trace_id=trace_id, began_at=now())
+
+    def _matched(self, scope: Scope) -> Matched:
+        """As `matched`; what was found is kept, as callers ask few paths again and again."""
+        asked = (scope["method"], scope.get("root_path", ""), scope["path"])
+        found = self._known.get(asked)
+        if found is None:
+            found = matched(self._routes, scope)
+            if found[0] is not None and len(scope["path"]) <= LONGEST_KEPT and len(self._known) < MOST_KEPT:
+                self._known[asked] = found
+        return found
 
     async def _audited(self, scope: Scope, receive: Receive, send: Send, asked: Asked, caller: Caller) -> None:
         """The app's answer, and its status in the log; 500 where it fails before it answers."""
@@ -124,12 +138,12 @@ class Guard:
         )
 
 
-def matched(routes: Sequence[BaseRoute], scope: Scope) -> tuple[str | None, Mapping[str, object]]:
+def matched(routes: Sequence[BaseRoute], scope: Scope) -> Matched:
     """The name of the route that will answer a request, as the router chooses it, and the parameters of its path; None where none will.
 
     A route of another method counts where no other matches, as it answers by 405.
     """
-    partial: tuple[str | None, Mapping[str, object]] = (None, {})
+    partial: Matched = (None, {})
     for route in routes:
         match, child = route.matches(scope)
         if match is Match.NONE:

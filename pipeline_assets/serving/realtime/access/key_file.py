@@ -9,21 +9,21 @@ import fcntl
 import json
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from pipeline_assets.serving.realtime.access.callers import Limits, Role
-from pipeline_assets.serving.realtime.access.errors import KeyFileRefused
-from pipeline_assets.serving.realtime.access.keys import Key, Secret
+from pipeline_assets.serving.realtime.access.callers import NO_LIMITS, Limits, Role
+from pipeline_assets.serving.realtime.access.errors import KeyFileRefused, KeyNameTaken
+from pipeline_assets.serving.realtime.access.keys import Key, Secret, make_key, utc_now
 
 VERSION = 1
-MOST_BYTES = 10_000_000
+MOST_BYTES, LIVES = 10_000_000, timedelta(days=90)
 OTHERS, OTHERS_OF_ROOT = stat.S_IRWXG | stat.S_IRWXO, stat.S_IWGRP | stat.S_IXGRP | stat.S_IRWXO
 STRICT = ConfigDict(extra="forbid", hide_input_in_errors=True)
 T = TypeVar("T")
@@ -93,6 +93,18 @@ def change_keys(path: Path, change: Callable[[dict[str, Key]], tuple[Mapping[str
         after, result = change(before)
         _write(path, _json(after))
     return result
+
+
+def create_key(path: Path, name: str, roles: Sequence[Role], *, lives: timedelta = LIVES, limits: Limits = NO_LIMITS) -> tuple[Key, str]:
+    """Makes a key in the file; the key, and its text, which can be shown this once. Raises KeyNameTaken, and as `change_keys`."""
+
+    def added(keys: dict[str, Key]) -> tuple[Mapping[str, Key], tuple[Key, str]]:
+        if any(key.name == name and key.revoked_at is None for key in keys.values()):
+            raise KeyNameTaken(name)
+        key, text = make_key(name, roles, now=utc_now(), lives=lives, limits=limits)
+        return {**keys, key.id: key}, (key, text)
+
+    return change_keys(path, added)
 
 
 def refuse_exposed(path: Path, found: os.stat_result) -> None:

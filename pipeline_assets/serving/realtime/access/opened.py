@@ -38,7 +38,7 @@ def open_access(settings: AccessSettings) -> Access:
     """Reads keys and the secret of sessions, and sends the audit log where the settings say; raises KeyFileRefused, SettingsMissing."""
     log_audit(settings.serve_audit_file)
     keys = Keyring(settings.keys_file)
-    return Access(keys=keys, sessions=Sessions(keys, session_secret(settings.keys_file)), issuer=_issuer(settings))
+    return Access(keys=keys, sessions=Sessions(keys, session_secret(settings.home)), issuer=_issuer(settings))
 
 
 def _issuer(settings: AccessSettings) -> Issuer | None:

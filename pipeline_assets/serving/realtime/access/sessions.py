@@ -2,7 +2,7 @@
 
 The cookie names the key by its id, and is worth what the key is worth at that moment: a key that is revoked or expired ends its sessions,
 and limits and roles are the key's. It is HttpOnly, SameSite=Strict and, under TLS, Secure. It is signed with a random secret in a file of
-its own beside that of the keys, so that who reads the digests of the keys cannot make one; deleting the file and restarting ends all
+its own, so that who reads the digests of the keys cannot make one; deleting the file and restarting ends all
 sessions.
 
 Requests that a cookie speaks for and that change something must come from the page itself: `is_same_origin`. Cookies do not tell ports
@@ -25,7 +25,7 @@ from pipeline_assets.serving.realtime.access.errors import KeyFileRefused
 from pipeline_assets.serving.realtime.access.key_file import refuse_exposed
 from pipeline_assets.serving.realtime.access.keyring import Keyring
 
-COOKIE = "pipeline_session"
+COOKIE, SECRET_FILE = "pipeline_session", "serve-sessions.secret"
 SESSION_SECONDS = 8 * 3600
 SECRET_BYTES = 32
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -89,10 +89,13 @@ def is_under_tls(scope: Scope, headers: Headers) -> bool:
     return scope.get("scheme") == "https" or headers.get(b"origin", b"").startswith(b"https://")
 
 
-def session_secret(keys: Path) -> str:
-    """The secret that sessions are signed with, in a file beside that of the keys, which is made where there is none."""
-    path = keys.with_suffix(".session")
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+def session_secret(home: Path) -> str:
+    """The secret that sessions are signed with, in a file of its own in the home, which is made where there is none.
+
+    Not beside the keys, whose folder may be one that the service cannot write, such as a mounted secret.
+    """
+    path = home / SECRET_FILE
+    home.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         _make_secret(path)
     refuse_exposed(path, path.stat())

@@ -28,6 +28,7 @@ from pipeline_assets.model_lifecycle.feature_store.online.pool import Readers
 from pipeline_assets.serving.realtime.access.callers import Role
 from pipeline_assets.serving.realtime.access.guard import PUBLIC, Policy
 from pipeline_assets.serving.realtime.access.opened import Access
+from pipeline_assets.serving.realtime.access.page import ROUTES_POLICY, page_routes
 from pipeline_assets.serving.realtime.log.writer import PredictionLog
 from pipeline_assets.serving.realtime.service import explain, v1, v2
 from pipeline_assets.serving.realtime.service.features import Features
@@ -38,6 +39,7 @@ from pipeline_assets.serving.realtime.service.openapi import document
 from pipeline_assets.serving.realtime.service.predictor import Answered, Part, Predictor
 from pipeline_assets.serving.realtime.service.problems import Problem, problem_of
 from pipeline_assets.serving.realtime.service.schema import RequestSchema
+from pipeline_assets.serving.realtime.service.status import Recent, explain_recent, status_of
 from pipeline_assets.spec.models import Model
 
 CLOSING_SECONDS = 5.0
@@ -54,6 +56,7 @@ POLICY: Policy = {
     "health_ready": PUBLIC,
     "metrics": Role.READ,
     "openapi": Role.READ,
+    **ROUTES_POLICY,
 }
 
 
@@ -68,6 +71,7 @@ class Service:
     folder: Path
     metrics: Metrics = field(default_factory=Metrics)
     predictors: dict[str, Predictor] = field(default_factory=dict)
+    recent: Recent = field(default_factory=Recent)
 
     def __post_init__(self) -> None:
         self.live = LiveVersions(settings=self.settings, models=self.project.models, folder=self.folder / "packages", on_change=self._warm)
@@ -90,7 +94,8 @@ class Service:
         return self.live.has_looked and not self.live.problems.keys() - self.live.serving.keys()
 
     def answered(self, part: Part, ids: Sequence[str], trace: str) -> None:
-        """Has the log take what a request was answered."""
+        """Has the log, and the page, take what a request was answered."""
+        self.recent.answered(part, ids)
         self.log.put_made(part.rows, partial(logged, part, ids, trace))
 
     def close(self) -> None:
@@ -130,7 +135,8 @@ def build_app(service: Service, access: Access) -> ASGIApp:
         service.close()
 
     handlers = {Problem: _problem, Exception: _problem}
-    app = Starlette(routes=routes_of(service), lifespan=lifespan, exception_handlers=handlers)
+    page = page_routes(partial(status_of, service), partial(explain_recent, service), keys=access.keys, sessions=access.sessions)
+    app = Starlette(routes=[*routes_of(service), *page], lifespan=lifespan, exception_handlers=handlers)
     return access.guard(app, app.routes, POLICY)
 
 

@@ -16,15 +16,19 @@ from pipeline_assets.serving.realtime.service.problems import problem_of
 
 BUCKETS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 # The figures of the page are of so many requests, not older than this.
-NEWEST, WITHIN_SECONDS = 5_000, 300.0
+NEWEST, WITHIN_SECONDS, TRAFFIC_SECONDS = 5_000, 300.0, 60
 OK, FAILED, SHED = 200, 500, {429, 503}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """Requests of a model within the last five minutes: a second, errors, refused ones, and latency in milliseconds (None: no request)."""
+    """Requests of a model: all since the start, failed and refused ones of the last five minutes, and latency in ms (None: no request).
 
-    per_second: float
+    traffic: requests per second of the last minute, oldest first.
+    """
+
+    traffic: tuple[float, ...]
+    requests: int
     errors: int
     shed: int
     p50_ms: float | None
@@ -66,6 +70,7 @@ class Metrics:
         self._version = Gauge("predict_model_version", "The version that serves.", ("model",), registry=self.registry)
         self._waiting = Gauge("predict_waiting_requests", "Requests that wait for their turn.", ("model",), registry=self.registry)
         self._logged = Gauge("prediction_log_records", "Records of the log by what became of them.", ("state",), registry=self.registry)
+        self._count: dict[str, int] = {}
         self._newest: dict[str, deque[tuple[float, float, int]]] = {}
 
     def live(self, serving: Serving) -> None:
@@ -100,10 +105,12 @@ class Metrics:
         since = time.monotonic() - WITHIN_SECONDS
         known = [one for one in self._newest.get(model, ()) if one[0] >= since]
         taken = [seconds * 1000 for _, seconds, status in known if status == OK]
-        span = max(time.monotonic() - known[0][0], 1.0) if known else 1.0
+        now = time.monotonic()
+        ages = [int(now - at) for at, _, _ in known if now - at < TRAFFIC_SECONDS]
         p50, p95, p99 = (float(one) for one in np.percentile(taken, (50, 95, 99))) if taken else (None, None, None)
         return Figures(
-            per_second=len(known) / span,
+            traffic=tuple(np.bincount(ages, minlength=TRAFFIC_SECONDS)[::-1].astype(float).tolist()) if ages else (),
+            requests=self._count.get(model, 0),
             errors=sum(status >= FAILED and status not in SHED for _, _, status in known),
             shed=sum(status in SHED for _, _, status in known),
             p50_ms=p50,
@@ -125,4 +132,5 @@ class Metrics:
         return generate_latest(self.registry)
 
     def _note(self, model: str, seconds: float, status: int) -> None:
+        self._count[model] = self._count.get(model, 0) + 1
         self._newest.setdefault(model, deque(maxlen=NEWEST)).append((time.monotonic(), seconds, status))

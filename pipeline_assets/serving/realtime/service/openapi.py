@@ -49,10 +49,11 @@ def document(project: Project, schemas: Mapping[str, RequestSchema]) -> bytes:
 
 def example(schema: RequestSchema) -> dict[str, Any]:
     """An instance that a model takes."""
-    return {one.name: _example(one) for one in schema.fields if one.name != DECISION_AT}
+    return {one.name: example_of(one) for one in schema.fields if one.name != DECISION_AT}
 
 
-def _example(field: Field) -> Any:
+def example_of(field: Field) -> Any:
+    """A value that a field takes."""
     return next((value for kind, value in EXAMPLES if kind is field.kind), "A")
 
 

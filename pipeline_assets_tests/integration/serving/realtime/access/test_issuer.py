@@ -349,3 +349,20 @@ async def _awaited(found: Awaitable[Caller | Refusal]) -> Caller:
     caller = await found
     assert isinstance(caller, Caller)
     return caller
+
+
+def test_no_log_has_a_token(provider: IdentityProvider, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither a good one, nor one that is refused, nor a part of one."""
+    app = guarded(Keyring(tmp_path / "serve-keys.json"), issuer=issuer(provider))
+    tokens = [
+        provider.token("rsa"),
+        provider.token("rsa", exp=_later(-3600)),
+        provider.token("ec", aud="x"),
+        provider.token("ec", roles=[]),
+    ]
+    with caplog.at_level(logging.DEBUG):
+        answers = [ask(app, "POST", "/v1/models/late:predict", headers=bearer(token)) for token in tokens]
+    logged = caplog.text + "".join(answer.text for answer in answers)
+
+    assert [answer.status_code for answer in answers] == [200, 401, 401, 403]
+    assert [part for token in tokens for part in token.split(".")[1:] if part in logged] == []

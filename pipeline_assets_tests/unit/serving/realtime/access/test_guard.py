@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import Message
@@ -15,9 +17,10 @@ from starlette.types import Message
 from pipeline_assets.serving.realtime.access.audit import AUDIT, log_audit
 from pipeline_assets.serving.realtime.access.buckets import FAILURES_AT_ONCE
 from pipeline_assets.serving.realtime.access.callers import Caller, Limits, Role
-from pipeline_assets.serving.realtime.access.guard import PUBLIC, Guard, unguarded
+from pipeline_assets.serving.realtime.access.guard import MOST_KEPT, PUBLIC, Guard, unguarded
 from pipeline_assets.serving.realtime.access.keyring import Keyring
 from pipeline_assets.serving.realtime.access.problems import too_many_rows
+from pipeline_assets.serving.realtime.access.sessions import Sessions, session_secret
 from pipeline_assets_tests.guarded_apps import POLICY, add_key, ask, guarded, kept_audit_log, routes, who
 
 # A way in for each role, and which route needs it.
@@ -28,6 +31,18 @@ ASKED = {
     Role.EVENTS: ("POST", "/v1/events/departures"),
     Role.ADMIN: ("GET", "/v1/admin"),
 }
+
+
+FUZZED = [b"authorization", b"x-api-key", b"cookie", b"accept", b"traceparent", b"origin", b"host", b"content-length", b"sec-fetch-site"]
+
+
+@pytest.fixture(scope="module")
+def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Guard:
+    """A guard with a key and sessions, of which nothing is public."""
+    folder = tmp_path_factory.mktemp("fuzzed")
+    add_key(folder / "serve-keys.json", "me", Role.ADMIN)
+    keys = Keyring(folder / "serve-keys.json")
+    return guarded(keys, sessions=Sessions(keys, session_secret(folder)), policy={**POLICY, "health": Role.READ})
 
 
 @pytest.fixture
@@ -312,3 +327,41 @@ def test_the_policy_of_a_route_is_found_as_the_router_finds_it(path: Path) -> No
     assert ask(app, "POST", "/a/open").status_code == 401
     assert ask(app, "GET", "/a/x").status_code == 401
     assert ask(app, "PUT", "/a/x", headers=key).status_code == 403
+
+
+@given(
+    headers=st.lists(st.tuples(st.sampled_from(FUZZED), st.binary(max_size=80)), max_size=6),
+    method=st.sampled_from(["GET", "POST", "HEAD", "OPTIONS", "DELETE", "TRACE"]),
+    path=st.one_of(st.sampled_from(["/v1/models", "/v1/models/late:predict", "/inner/features", "/v1/admin", "/"]), st.text(max_size=40)),
+    client=st.one_of(st.none(), st.tuples(st.text(max_size=20), st.just(1))),
+)
+def test_no_request_without_a_credential_passes_or_breaks_the_guard(
+    fuzzed: Guard, headers: list[tuple[bytes, bytes]], method: str, path: str, client: tuple[str, int] | None
+) -> None:
+    """Whatever its headers hold: the app is not reached, nothing of the body is read, and the answer is a refusal."""
+    statuses: list[int] = []
+
+    async def receive() -> Message:
+        raise AssertionError("the body was asked for")
+
+    async def send(message: Message) -> None:
+        statuses.extend([message["status"]] if "status" in message else [])
+
+    scope = {"type": "http", "method": method, "path": f"/{path.lstrip('/')}", "headers": headers, "query_string": b"", "client": client}
+    asyncio.run(fuzzed(scope, receive, send))
+    assert len(statuses) == 1
+    assert statuses[0] in {303, 401, 429}
+
+
+def test_what_a_path_leads_to_is_kept_for_a_bounded_number_of_paths(path: Path) -> None:
+    """With the parameters of each path; callers who ask ever new ones, or very long ones, take no more memory, and are answered alike."""
+    key = bearer(add_key(path, "a job", Role.PREDICT))
+    app = guarded(Keyring(path))
+    for place in range(MOST_KEPT + 5):
+        scope = {"type": "http", "method": "POST", "path": f"/v1/models/m{place}:predict", "headers": []}
+        assert [app._matched(scope) for _ in range(2)] == [("predict", {"model": f"m{place}"})] * 2  # noqa: SLF001 - what it has kept
+
+    assert len(app._known) == MOST_KEPT  # noqa: SLF001 - likewise
+    assert ask(app, "POST", "/v1/models/late:predict", headers=key).status_code == 200
+    assert ask(app, "POST", f"/v1/models/{'m' * 10_000}:predict", headers=key).status_code == 200
+    assert ask(app, "GET", "/v1/models/m1:predict", headers=key).status_code == 403

@@ -30,7 +30,7 @@ def path(tmp_path: Path) -> Path:
 def test_every_route_of_the_page_has_a_policy(path: Path) -> None:
     """Only what a browser needs to log in is open to anybody."""
     keys = Keyring(path)
-    routes = page_routes(lambda: STATUS, Stand().explain, keys=keys, sessions=Sessions(keys, session_secret(path)))
+    routes = page_routes(lambda: STATUS, Stand().explain, keys=keys, sessions=Sessions(keys, session_secret(path.parent)))
 
     assert unguarded(routes, ROUTES_POLICY) == []
     assert {name for name, needed in ROUTES_POLICY.items() if needed is PUBLIC} == {"page_login", "page_asset"}

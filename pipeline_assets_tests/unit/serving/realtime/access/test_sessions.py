@@ -12,7 +12,15 @@ from pipeline_assets.serving.realtime.access.errors import KeyFileRefused
 from pipeline_assets.serving.realtime.access.key_file import change_keys, read_keys
 from pipeline_assets.serving.realtime.access.keyring import Keyring
 from pipeline_assets.serving.realtime.access.keys import revoked, utc_now
-from pipeline_assets.serving.realtime.access.sessions import COOKIE, SALT, SESSION_SECONDS, Sessions, is_same_origin, session_secret
+from pipeline_assets.serving.realtime.access.sessions import (
+    COOKIE,
+    SALT,
+    SECRET_FILE,
+    SESSION_SECONDS,
+    Sessions,
+    is_same_origin,
+    session_secret,
+)
 from pipeline_assets_tests.guarded_apps import add_key, ask, guarded
 
 
@@ -26,7 +34,7 @@ def begun(path: Path, *roles: Role) -> tuple[Keyring, Sessions, str]:
     """A session of a new key: what knows it, and the cookie as a browser sends it."""
     text = add_key(path, "me", *roles)
     keys = Keyring(path)
-    sessions, caller = Sessions(keys, session_secret(path)), keys.caller(text)
+    sessions, caller = Sessions(keys, session_secret(path.parent)), keys.caller(text)
     assert caller is not None
     return keys, sessions, sessions.cookie(caller, is_secure=False).partition(";")[0]
 
@@ -48,7 +56,7 @@ def test_a_cookie_is_not_for_scripts_other_sites_or_plain_http(path: Path) -> No
     keys = Keyring(path)
     caller = keys.caller(text)
     assert caller is not None
-    sessions = Sessions(keys, session_secret(path))
+    sessions = Sessions(keys, session_secret(path.parent))
     plain, secure = (sessions.cookie(caller, is_secure=one).split("; ")[1:] for one in (False, True))
 
     assert plain == ["Path=/", f"Max-Age={SESSION_SECONDS}", "HttpOnly", "SameSite=Strict"]
@@ -138,19 +146,19 @@ def test_a_key_in_a_header_goes_before_the_cookie(path: Path) -> None:
 
 def test_the_secret_of_sessions_is_made_once(path: Path) -> None:
     """For its user alone; a worker that starts later has the same; one that others may read is refused."""
-    first, second = session_secret(path), session_secret(path)
-    file = path.with_suffix(".session")
+    first, second = session_secret(path.parent), session_secret(path.parent)
+    file = path.parent / SECRET_FILE
 
     assert first == second
     assert (len(first), file.stat().st_mode & 0o777) == (64, 0o600)
-    assert [one.name for one in path.parent.iterdir()] == ["serve-keys.session"]
+    assert [one.name for one in path.parent.iterdir()] == [SECRET_FILE]
     file.chmod(0o644)
     with pytest.raises(KeyFileRefused):
-        session_secret(path)
+        session_secret(path.parent)
     file.chmod(0o600)
     file.write_text("")
     with pytest.raises(KeyFileRefused, match="no secret"):
-        session_secret(path)
+        session_secret(path.parent)
 
 
 def test_an_expired_key_has_no_session(path: Path) -> None:
@@ -159,5 +167,5 @@ def test_an_expired_key_has_no_session(path: Path) -> None:
     later = Keyring(path, now=lambda: utc_now() + timedelta(days=2))
 
     assert sessions.caller({b"cookie": cookie.encode()}) is not None
-    assert Sessions(later, session_secret(path)).caller({b"cookie": cookie.encode()}) is None
+    assert Sessions(later, session_secret(path.parent)).caller({b"cookie": cookie.encode()}) is None
     assert keys.problem == ""
