@@ -20,7 +20,7 @@ from pipeline_assets.serving.realtime.access.page import (
 from pipeline_assets.serving.realtime.service.explain import explanations
 from pipeline_assets.serving.realtime.service.openapi import example_of
 from pipeline_assets.serving.realtime.service.predictor import Part, plain_scores
-from pipeline_assets.serving.realtime.service.schema import NUMBER, TIME, TRUTH, WHOLE, Field
+from pipeline_assets.serving.realtime.service.schema import NUMBER, TEXT, TIME, TRUTH, WHOLE, Field
 from pipeline_assets.spec.models import Model
 from pipeline_assets.spec.tasks import Binary, Regression
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 # The page shows so many of the newest predictions, of each request its first row.
 RECENT, SHOWN = 50, 12
+Kind = Literal["text", "number", "integer", "boolean", "time"]
+KINDS: tuple[tuple[object, Kind], ...] = ((NUMBER, "number"), (WHOLE, "integer"), (TRUTH, "boolean"), (TIME, "time"), (TEXT, "text"))
 
 
 @dataclass
@@ -136,11 +138,5 @@ def _freshness(service: "Service", model: Model) -> tuple[ViewFreshness, ...]:
 
 
 def _field(one: Field) -> RequestField:
-    kinds: tuple[tuple[object, Literal["number", "integer", "boolean", "time"]], ...] = (
-        (NUMBER, "number"),
-        (WHOLE, "integer"),
-        (TRUTH, "boolean"),
-        (TIME, "time"),
-    )
-    kind = next((name for known, name in kinds if known is one.kind), "text")
+    kind: Kind = next((name for known, name in KINDS if known is one.kind), "text")
     return RequestField(name=one.name, kind=kind, example=example_of(one) if one.is_required else None, is_required=one.is_required)

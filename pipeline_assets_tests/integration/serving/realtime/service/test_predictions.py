@@ -22,8 +22,9 @@ from pipeline_assets.core.prediction_streams import prediction_log
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.streaming.capture.topics import Topic, ensure_topics
 from pipeline_assets.serving.realtime.access.callers import Role
+from pipeline_assets.serving.realtime.access.guard import unguarded
 from pipeline_assets.serving.realtime.package import MODEL_FILE
-from pipeline_assets.serving.realtime.service.app import Service
+from pipeline_assets.serving.realtime.service.app import POLICY, Service, routes_of
 from pipeline_assets.serving.realtime.service.features import REST_SECONDS
 from pipeline_assets_tests.model_rows import MULTICLASS, REGRESSION
 from pipeline_assets_tests.served_models import (
@@ -336,3 +337,24 @@ def test_each_prediction_is_logged_as_it_was_answered(store: Settings, streams: 
     assert json.loads(found[0]["positions"])[0]["offsets"] == {"0": len(ROWS)}
     assert (found[0]["model_version"], found[0]["tier"], found[0]["role"]) == (1, "online", "live")
     assert service.log.counts().lost == {}
+
+
+def test_every_route_has_a_role(service: Service) -> None:
+    """None is open, or closed to all, because somebody forgot it; what is public is health and what a browser needs to log in."""
+    routes = routes_of(service)
+    public = {name for name, role in POLICY.items() if not isinstance(role, Role)}
+
+    assert unguarded(routes, POLICY) == []
+    assert public == {"health_live", "health_ready", "model_ready", "page_login", "page_asset"}
+
+
+def test_the_page_shows_what_happens_and_explains_it(client: httpx.Client) -> None:
+    """The live version, a prediction, and what each feature did to it."""
+    number = asked(client, KNOWN).json()["predictions"][0]["id"]
+    page, why = client.get("/"), client.get(f"/predictions/{number}")
+
+    assert (page.status_code, why.status_code) == (200, 200)
+    assert number in client.get("/status").text
+    assert "flight_delay" in page.text
+    assert "request__distance_miles" in why.text
+    assert client.get("/predictions/nothing").status_code == 404
