@@ -175,6 +175,12 @@ class PredictionSettings(WarehouseSettings, OnlineSettings, ObjectStoreSettings,
     """What the prediction service needs: the ledger, the online store, packages, and where it logs what it has answered."""
 
 
+class ServiceAddress(Part):
+    """Where the prediction service is."""
+
+    serve_url: HttpUrl
+
+
 class TrackingSettings(Part):
     """The MLflow server."""
 

@@ -29,11 +29,13 @@ def register(app: typer.Typer) -> None:
 def demo(name: Annotated[str | None, typer.Argument(help="A world that has a demo; not needed where there is one.")] = None) -> None:
     """Build the whole asset graph from a simulated world: months of history, a model, its scores and monitors, and a month of events.
 
-    Ends with exit code 1 if a value that is served online differs from the lake's. May be run again.
+    Ends with exit code 1 if a value or a prediction that is served differs from the lake's. May be run again.
     """
+    from pipeline_assets.core.instants import microseconds_at
     from pipeline_assets.local_stack import demo as demos
     from pipeline_assets.local_stack import stack
     from pipeline_assets.local_stack.demo_online import hold_beside
+    from pipeline_assets.local_stack.demo_predictions import predict_live
     from pipeline_assets.local_stack.display import show_links, watching
     from pipeline_assets.local_stack.runs import Dagster
     from pipeline_assets.local_stack.simulator import send_events
@@ -52,16 +54,20 @@ def demo(name: Annotated[str | None, typer.Argument(help="A world that has a dem
         begun = time.monotonic()
         compared = hold_beside(settings, *declared(), chosen)
         tally.seconds["online_parity"] = round(time.monotonic() - begun, 2)
-    made = {**demos.summary(chosen, tally), "online": [one.as_json() for one in compared]}
+        made = {**demos.summary(chosen, tally), "online": [one.as_json() for one in compared]}
+        at = {one.model: microseconds_at(one.at) for one in compared}
+        versions = {one["name"]: one["version"] for one in made["models"]}
+        made["live"] = [one.as_json() for one in predict_live(settings, declared()[0], chosen, at, versions)]
     path = demos.write_summary(settings.home, made)
     show(console, made)
     show_stream(console, made["stream"], runs)
     show_online(console, made["online"])
+    show_predictions(console, made["live"])
     show_links(stack.status(settings.home))
     for page, url in made["pages"].items():
         console.print(f"{page}: {url}", highlight=False, soft_wrap=True)
     console.print(f"All of this as JSON: {path}", highlight=False, soft_wrap=True)
-    if any(one["differing_values"] for one in made["online"]):
+    if any(one["differing_values"] for one in made["online"]) or any(one["differing"] for one in made["live"]):
         raise typer.Exit(1)
 
 
@@ -179,3 +185,20 @@ def show_online(console: Console, compared: Sequence[Mapping[str, Any]]) -> None
             highlight=False,
             soft_wrap=True,
         )
+
+
+def show_predictions(console: Console, live: Sequence[Mapping[str, Any]]) -> None:
+    """Prints what the service answered, how it compares with the lake, and why one answer came out as it did."""
+    for one in live:
+        why = ", ".join(f"{feature} {moved:+.2f}" for feature, moved in one["why"].items())
+        verdict = f"{one['differing']:,} differ from those of the lake's features" + ("" if one["differing"] else ", bit for bit")
+        console.print(
+            f"Live: {one['predictions']:,} predictions of {one['model']} by version {one['version']}: {verdict}. "
+            f"The first, {one['example']}, is {one['answer']:.3f}: {why}.",
+            style="red" if one["differing"] else "",
+            highlight=False,
+            soft_wrap=True,
+        )
+    console.print(
+        "The service's page asks for a key: pipeline serve-keys create me --role read --role predict", highlight=False, soft_wrap=True
+    )

@@ -105,12 +105,12 @@ def compared(settings: Settings, project: Project, feeds: Sequence[Feed], model:
     Each is asked for twice: at the first time after these days that its states can answer for, when short windows have something in them,
     and at the newest time that any feed knows of.
     """
-    asked, title = _asked(settings, model, days), f"the entities of {days.first} to {days.last}"
+    asked, title = asked_on(settings, model, days), f"the entities of {days.first} to {days.last}"
     with online(settings) as connection:
         kept = {feed: store.live(connection, feed) for feed in feeds_of_model(tuple(feeds), model)}
         first = _answerable(connection, kept, model, asked, microseconds_at(midnight(days.last + ONE_DAY)))
     newest = max([int(first.max()), *(one.watermark for one in kept.values() if one.watermark is not None)])
-    spine = pa.concat_tables([_at(asked, first), _at(asked, np.full(len(first), newest, np.int64))])
+    spine = pa.concat_tables([at_time(asked, first), at_time(asked, np.full(len(first), newest, np.int64))])
     past = offline.historical_features(settings, project, model.name, spine, name=title, on_notice=silent)
     found = beside(settings, project, feeds, model.name, spine, past, name=title)
     values = [past[column] for column in found.compared]
@@ -124,8 +124,8 @@ def compared(settings: Settings, project: Project, feeds: Sequence[Feed], model:
     )
 
 
-def _asked(settings: Settings, model: Model, days: Days) -> pa.Table:
-    """What was asked about on some days: each combination of keys and columns of the request once."""
+def asked_on(settings: Settings, model: Model, days: Days) -> pa.Table:
+    """What was asked about on some days (inclusive): each combination of keys and columns of the request once."""
     columns = list(dict.fromkeys((*entity_keys(model), *(feature.column for feature in model.request_features))))
     rows = tables.read_days(settings, names.cleaned(model.observations.table), days.first, days.last, columns).read_all()
     return rows.group_by(columns).aggregate([]).combine_chunks()
@@ -144,5 +144,6 @@ def _answerable(connection: "psycopg.Connection", kept: Mapping[Feed, store.Kept
     return found
 
 
-def _at(asked: pa.Table, us: Ints) -> pa.Table:
+def at_time(asked: pa.Table, us: Ints) -> pa.Table:
+    """What was asked about, each row as of its time (µs)."""
     return asked.append_column(DECISION_AT, pa.array(us, pa.int64()).cast(pa.timestamp("us", tz="UTC")))
