@@ -1,6 +1,6 @@
 """The guard before all routes, as ASGI middleware: nobody passes whom the policy does not name.
 
-For each request: which route is asked, what role that needs, who asks, whether they may, and whether not too often. Until all of this is
+For each request: which route is asked, who asks, whether not too often, and whether they have a role that it needs. Until all of this is
 answered nothing of the body is read. A route that the policy does not name is refused to everybody, and `unguarded` names such routes to a
 test. Refusals are problem documents. Every answer, and every refusal, gets the headers of `headers.py`, and is written to the audit log.
 """
@@ -27,7 +27,8 @@ class _Public:
 
 # Anybody may ask it: health, and what a browser needs to log in.
 PUBLIC: Final = _Public()
-Policy = Mapping[str, Role | _Public]
+# Of each route the role that it needs, several of which any is enough, or PUBLIC.
+Policy = Mapping[str, Role | frozenset[Role] | _Public]
 LOGIN = "/login"
 # The name of a route, and the parameters of the path.
 Matched = tuple[str | None, Mapping[str, object]]
@@ -53,7 +54,7 @@ class Guard:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
-            await self._http(scope, receive, with_headers(scope, send))
+            await self._http(scope, receive, with_headers(send))
         else:
             await send({"type": "websocket.close", "code": CLOSED_BY_POLICY})
 
@@ -122,20 +123,11 @@ class Guard:
 
     def _not_allowed(self, route: str | None, caller: Caller) -> Refusal | None:
         """Why a known caller may not ask now; None where they may. A path that leads nowhere is the app's to answer."""
-        needed = self._policy.get(route) if route is not None else None
-        if route is not None and not isinstance(needed, Role):
-            return forbidden("Nobody may ask this route: it has no policy.")
-        if isinstance(needed, Role) and not caller.may(needed):
-            return forbidden(
-                f"'{caller.name}' has not the role '{needed}', which this needs. It has: {', '.join(sorted(caller.roles)) or 'none'}."
-            )
         rate = rate_of(caller.limits)
         wait = self._rates.take(caller.id, rate) if rate is not None else 0.0
-        return (
-            too_many(f"'{caller.name}' has asked too often: {rate.per_second:g} per second, {rate.burst} at once.", wait)
-            if rate and wait
-            else None
-        )
+        if rate is not None and wait:
+            return too_many(f"'{caller.name}' has asked too often: {rate.per_second:g} per second, {rate.burst} at once.", wait)
+        return None if route is None else _lacking(caller, self._policy.get(route))
 
 
 def matched(routes: Sequence[BaseRoute], scope: Scope) -> Matched:
@@ -177,6 +169,17 @@ def _leaves(routes: Sequence[BaseRoute]) -> Iterator[BaseRoute]:
 
 def _name(route: BaseRoute) -> str:
     return str(getattr(route, "name", ""))
+
+
+def _lacking(caller: Caller, needed: Role | frozenset[Role] | _Public | None) -> Refusal | None:
+    """The refusal of a caller who has none of the roles that a route needs."""
+    if not isinstance(needed, Role | frozenset):
+        return forbidden("Nobody may ask this route: it has no policy.")
+    roles = frozenset({needed}) if isinstance(needed, Role) else needed
+    if any(caller.may(role) for role in roles):
+        return None
+    lacks, has = (", ".join(sorted(one)) or "none" for one in (roles, caller.roles))
+    return forbidden(f"'{caller.name}' has none of the roles {lacks}, one of which this needs. It has: {has}.")
 
 
 def _is_person(asked: Asked, headers: Headers) -> bool:

@@ -1,11 +1,11 @@
 """Headers of every answer by which a browser does nothing with it that was not meant.
 
-There are none of CORS, so that no page of a foreign origin reads an answer.
+There are none of CORS, so that no page of a foreign origin reads an answer. Strict-Transport-Security is left to a proxy: it would hold
+for all ports of the host, and whatever else listens there without TLS could no longer be opened.
 """
 
-from starlette.types import Message, Scope, Send
+from starlette.types import Message, Send
 
-YEAR_SECONDS = 31_536_000
 # An answer of the API is no page: nothing in it loads, runs or may be framed.
 API_POLICY = "default-src 'none'; frame-ancestors 'none'"
 PAGE_POLICY = (
@@ -24,18 +24,19 @@ UNLESS_GIVEN: tuple[tuple[bytes, bytes], ...] = (
     (b"referrer-policy", b"no-referrer"),
     (b"content-security-policy", API_POLICY.encode()),
 )
-UNDER_TLS = (b"strict-transport-security", f"max-age={YEAR_SECONDS}".encode())
 
 
-def with_headers(scope: Scope, send: Send) -> Send:
+ALL = (*ALWAYS, *UNLESS_GIVEN)
+
+
+def with_headers(send: Send) -> Send:
     """A `send` that adds the headers to the beginning of an answer."""
-    added = (*ALWAYS, UNDER_TLS) if scope.get("scheme") == "https" else ALWAYS
 
     async def sent(message: Message) -> None:
         if message["type"] == "http.response.start":
             given = list(message.get("headers", ()))
             names = {name.lower() for name, _ in given}
-            missing = (header for header in (*added, *UNLESS_GIVEN) if header[0] not in names)
+            missing = (header for header in ALL if header[0] not in names)
             message = {**message, "headers": [*given, *missing]}
         await send(message)
 
