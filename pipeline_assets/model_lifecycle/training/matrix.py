@@ -50,13 +50,32 @@ def feature_values(table: pa.Table, features: Sequence[ModelFeature], *, keys: S
     missing = [feature.name for feature in features if feature.name not in present]
     if missing:
         raise TableMismatch("features", f"lacks {', '.join(missing)}", table.column_names)
-    values = np.empty((table.num_rows, len(features)), dtype=np.float32)
     columns = table.select([feature.name for feature in features]).columns
     try:
-        for position, (feature, column) in enumerate(zip(features, columns, strict=True)):
-            values[:, position] = _codes(feature, column) if feature.type == "text" else _numbers(feature, column)
+        return _values(features, columns, table.num_rows)
     except ValueUnfit as error:
         raise error.of({key: table[key][error.row].as_py() for key in keys}) from None
+
+
+def _values(features: Sequence[ModelFeature], columns: Sequence[pa.ChunkedArray], rows: int) -> npt.NDArray[np.float32]:
+    """All columns at once: that they are finite is looked at for all together, and for each only where one is not."""
+    wide, nulls = np.empty((len(features), rows)), 0
+    for place, (feature, column) in enumerate(zip(features, columns, strict=True)):
+        if feature.type == "text":
+            wide[place] = _codes(feature, column)
+            nulls += int(np.count_nonzero(np.isnan(wide[place])))
+        else:
+            wide[place] = _checked(feature, column).to_numpy()
+            nulls += column.null_count
+    with np.errstate(over="ignore", under="ignore"):
+        values = np.ascontiguousarray(wide.T, np.float32)
+    if np.count_nonzero(~np.isfinite(values)) != nulls:
+        for feature, column in zip(features, columns, strict=True):
+            if feature.type != "text":
+                narrowed(column, "features", feature.name)
+    for place, (feature, column) in enumerate(zip(features, columns, strict=True)):
+        if feature.type == "category":
+            _check_codes(values[:, place], column, feature)
     return values
 
 
@@ -69,14 +88,11 @@ def _codes(feature: ModelFeature, column: pa.ChunkedArray) -> npt.NDArray[np.flo
     return codes
 
 
-def _numbers(feature: ModelFeature, column: pa.ChunkedArray) -> npt.NDArray[np.float32]:
-    """One feature with NaN for null."""
+def _checked(feature: ModelFeature, column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The column of a feature that is a number."""
     if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
         raise TableMismatch("features", f"has {feature.name} as {column.type}, where a number was expected", [feature.name])
-    numbers = narrowed(column, "features", feature.name)
-    if feature.type == "category":
-        _check_codes(numbers, column, feature)
-    return numbers
+    return column
 
 
 def _check_codes(numbers: npt.NDArray[np.float32], column: pa.ChunkedArray, feature: ModelFeature) -> None:

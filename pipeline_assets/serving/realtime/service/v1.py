@@ -1,8 +1,9 @@
 """Predictions as KServe and TensorFlow Serving ask for them (V1): instances in, predictions out."""
 
 import time
+from random import Random, SystemRandom
 from typing import TYPE_CHECKING, Any
-from uuid import UUID, uuid4, uuid5
+from uuid import UUID, uuid5
 
 import msgspec
 from starlette.requests import Request
@@ -21,6 +22,8 @@ SPACE = UUID("0c2f4f0a-51c7-5b39-8f4e-7b0b6a1b6f6d")
 LONGEST_KEY = 200
 # RFC 9218: urgencies from 0 to 7, of which 3 is that of a request that names none.
 LOW_URGENCY = 4
+# Of the ids of predictions, which are no secrets: a seed of the system, without a call of it for each.
+CHANCE = Random(SystemRandom().getrandbits(256))  # noqa: S311
 ENCODER = msgspec.json.Encoder()
 
 
@@ -106,7 +109,7 @@ def _ids(request: Request, model: str, count: int) -> list[str]:
     """An identifier for each prediction: the same for the same `Idempotency-Key`, so that what a client asks for again counts once."""
     key = request.headers.get("idempotency-key")
     if key is None:
-        return [str(uuid4()) for _ in range(count)]
+        return [str(UUID(int=CHANCE.getrandbits(128), version=4)) for _ in range(count)]
     if not key or len(key) > LONGEST_KEY:
         raise Problem(422, "KeyUnfit", f"`Idempotency-Key` has {len(key)} characters, expected 1 to {LONGEST_KEY}.")
     return [str(uuid5(SPACE, f"{model}/{row}/{key}")) for row in range(count)]
