@@ -144,6 +144,8 @@ LIGHT = (
     "pipeline_assets.serving.realtime.log.writer",
     "pipeline_assets.serving.realtime.access.page",
     "pipeline_assets.serving.realtime.client",
+    "pipeline_assets.serving.realtime.log.events",
+    "pipeline_assets.serving.realtime.log.feedback",
 )
 HEAVY = ("dagster", "mlflow", "pandas", "dbt", "evidently", "sklearn", "matplotlib")
 

@@ -1,12 +1,13 @@
 """Records in the hands of Kafka's producer: each is kept until Kafka has acknowledged it, and handed to a new one where that gives up."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline_assets.core.settings import BrokerSettings
+from pipeline_assets.serving.realtime.log.acked import ALONE, is_too_large
 from pipeline_assets.serving.realtime.log.spool import Record, Segment
 
 if TYPE_CHECKING:
@@ -55,7 +56,9 @@ class Sender:
         self._sent: dict[int, Sent] = {}
         self._bytes, self._number = 0, 0
         self._restart_at: float | None = None
-        self._producer = self._connected()
+        self._producer = self._connected({})
+        # Sends each record by itself: Kafka refuses all that are sent together where one is too large.
+        self._alone = self._connected(ALONE)
 
     @property
     def room(self) -> int:
@@ -77,52 +80,57 @@ class Sender:
         self._number += 1
         self._sent[self._number] = Sent(record=record, segment=segment, since=monotonic())
         self._bytes += record.size
-        self._produce(self._number, record)
+        self._produce(self._producer, self._number, record)
 
     def poll(self, seconds: float = 0.0) -> None:
         """Takes what Kafka has answered, waiting for it at most so long; makes a new producer where the last one gave up."""
         self._producer.poll(seconds)
+        self._alone.poll(0)
         if self._restart_at is not None and monotonic() >= self._restart_at:
             self._restart()
 
     def close(self) -> None:
         """Takes what Kafka has answered, and drops the rest."""
-        self._producer.purge()
-        self._producer.poll(0)
+        for one in (self._producer, self._alone):
+            one.purge()
+            one.poll(0)
 
-    def _connected(self) -> "Producer":
+    def _connected(self, more: Mapping[str, Any]) -> "Producer":
         from confluent_kafka import Producer
 
-        return Producer({**CONFIG, "bootstrap.servers": self._settings.kafka_bootstrap})
+        return Producer({**CONFIG, **more, "bootstrap.servers": self._settings.kafka_bootstrap})
 
-    def _produce(self, number: int, record: Record) -> None:
+    def _produce(self, producer: "Producer", number: int, record: Record) -> None:
         from confluent_kafka import KafkaException
 
         try:
-            self._producer.produce(
-                self._topic, record.value, record.key, on_delivery=partial(self._answered, number), timestamp=record.at_ms
+            producer.produce(
+                self._topic, record.value, record.key, on_delivery=partial(self._answered, producer, number), timestamp=record.at_ms
             )
         except KafkaException as error:
-            self._fail(number, error.args[0])
+            self._fail(self._alone, number, error.args[0])
         except BufferError:
             self._give_up("its queue is full")
 
-    def _answered(self, number: int, error: "KafkaError | None", _: "Message") -> None:
+    def _answered(self, producer: "Producer", number: int, error: "KafkaError | None", _: "Message") -> None:
         if error is not None:
-            self._fail(number, error)
+            self._fail(producer, number, error)
         elif number in self._sent:
             self._settle(number, None)
 
-    def _fail(self, number: int, error: "KafkaError") -> None:
+    def _fail(self, producer: "Producer", number: int, error: "KafkaError") -> None:
         from confluent_kafka import KafkaError
 
         one = self._sent.get(number)
-        if error.code() == KafkaError.MSG_SIZE_TOO_LARGE and one is not None:
-            self._settle(number, "is larger than Kafka takes")
+        if is_too_large(error) and one is not None:
+            if producer is self._alone:
+                self._settle(number, "is larger than Kafka takes")
+            else:
+                self._produce(self._alone, number, one.record)
         elif error.code() == KafkaError.INVALID_TIMESTAMP and one is not None and one.record.at_ms != NOW:
             # A broker may refuse records that are old, as those of a spool are.
             self._sent[number] = replace(one, record=one.record._replace(at_ms=NOW))
-            self._produce(number, self._sent[number].record)
+            self._produce(producer, number, self._sent[number].record)
         else:
             self._give_up(error.str())
 
@@ -138,6 +146,6 @@ class Sender:
     def _restart(self) -> None:
         """A new producer gets all that waits, in order: one that lost its place (or its topic) takes no more."""
         self.close()
-        self._producer, self._restart_at = self._connected(), None
+        self._producer, self._alone, self._restart_at = self._connected({}), self._connected(ALONE), None
         for number, one in tuple(self._sent.items()):
-            self._produce(number, one.record)
+            self._produce(self._producer, number, one.record)

@@ -21,38 +21,14 @@ import pytest
 
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.streaming.capture.topics import Topic, ensure_topics
-from pipeline_assets.local_stack import stack as local_stack
 from pipeline_assets.local_stack.plan import KAFKA
 from pipeline_assets.serving.realtime.log import writer
 from pipeline_assets.serving.realtime.log.sender import LARGEST_RECORD
 from pipeline_assets.serving.realtime.log.writer import Bounds, LogCounts, PredictionLog
 from pipeline_assets_tests.logged_predictions import logged
+from pipeline_assets_tests.silent_broker import silent
 from pipeline_assets_tests.stack_services import kill, pid_of, start
 from pipeline_assets_tests.stream_records import consume, until
-
-
-@pytest.fixture(scope="module")
-def kafka_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The folder of a broker that the tests of this module stop and kill."""
-    home = tmp_path_factory.mktemp("kafka")
-    try:
-        yield home
-    finally:
-        local_stack.down(home, purge=True)
-
-
-@pytest.fixture
-def kafka(kafka_home: Path) -> Settings:
-    """A broker that runs."""
-    return start(kafka_home, KAFKA)
-
-
-@pytest.fixture
-def topic(kafka: Settings) -> str:
-    """A topic of two partitions that no other test has."""
-    name = f"log-{token_hex(6)}"
-    ensure_topics(kafka, [Topic(name=name, partitions=2)])
-    return name
 
 
 @contextmanager
@@ -137,19 +113,6 @@ def test_putting_never_waits_while_kafka_is_stopped(kafka: Settings, topic: str,
 
 
 @contextmanager
-def silent(settings: Settings) -> Iterator[None]:
-    """A broker that stands still: it answers nobody, and does not close its connections either."""
-    process = psutil.Process(pid_of(settings, KAFKA))
-    process.send_signal(signal.SIGSTOP)
-    try:
-        until(process.status, lambda found: found == psutil.STATUS_STOPPED, 10)
-        yield
-        assert process.status() == psutil.STATUS_STOPPED
-    finally:
-        process.send_signal(signal.SIGCONT)
-
-
-@contextmanager
 def slowed(settings: Settings) -> Iterator[None]:
     """A broker that stands still for half a second, again and again, with pauses of a tenth."""
     process, ended = psutil.Process(pid_of(settings, KAFKA)), Event()
@@ -215,6 +178,19 @@ def test_a_record_that_kafka_refuses_is_lost_alone(kafka: Settings, topic: str, 
     assert (counts.waiting, counts.spooled) == (0, 0)
     assert numbers_in(kafka, topic) == Counter([0, 3])
     assert "2 predictions were not logged" in caplog.text
+
+
+def test_a_record_that_is_larger_than_its_topic_allows_is_lost_alone(kafka: Settings, tmp_path: Path) -> None:
+    """Kafka refuses all that are sent together with it; they arrive all the same, each once."""
+    name = f"log-{token_hex(6)}"
+    ensure_topics(kafka, [Topic(name=name, partitions=1, configs={"max.message.bytes": "20000"})])
+    with opened(kafka, tmp_path, name) as log:
+        large = "".join(map(str, range(30_000)))
+        log.put([logged(one, **({"request": {"text": large}} if one == 7 else {})) for one in range(40)])
+        counts = until(log.counts, lambda found: found.delivered == 39, 60)
+
+    assert counts.lost == {"it is larger than Kafka takes": 1}
+    assert numbers_in(kafka, name) == Counter(set(range(40)) - {7})
 
 
 def test_a_closed_log_leaves_on_disk_what_kafka_did_not_take(kafka: Settings, topic: str, tmp_path: Path) -> None:
