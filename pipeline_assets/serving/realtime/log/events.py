@@ -83,7 +83,7 @@ class Door:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         await asyncio.shield(task)
-        return _answer(name, [one or Unacked(problem="") for one in known.outcomes])
+        return answer_of(name, [one or Unacked(problem="") for one in known.outcomes])
 
     def _known(self, request: Request, caller: Caller | None, stream: str, body: bytes, rows: int) -> Remembered:
         """What was done for the key of a request; marked as being done."""
@@ -139,7 +139,7 @@ def _may_change(outcome: Outcome) -> bool:
     return isinstance(outcome, Unacked) and not outcome.is_final
 
 
-def _answer(stream: str, outcomes: Sequence[Outcome]) -> Response:
+def answer_of(stream: str, outcomes: Sequence[Outcome]) -> Response:
     """All accepted (200), some (207), none (422), or some of which nobody knows (503)."""
     refused = [place for place, one in enumerate(outcomes) if isinstance(one, Fault) or (isinstance(one, Unacked) and one.is_final)]
     unknown = [place for place, one in enumerate(outcomes) if _may_change(one)]

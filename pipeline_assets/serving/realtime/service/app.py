@@ -29,8 +29,10 @@ from pipeline_assets.serving.realtime.access.callers import Role
 from pipeline_assets.serving.realtime.access.guard import PUBLIC, Policy
 from pipeline_assets.serving.realtime.access.opened import Access
 from pipeline_assets.serving.realtime.access.page import ROUTES_POLICY, page_routes
+from pipeline_assets.serving.realtime.log.acked import AckedProducer
+from pipeline_assets.serving.realtime.log.events import event_routes
 from pipeline_assets.serving.realtime.log.writer import PredictionLog
-from pipeline_assets.serving.realtime.service import explain, v1, v2
+from pipeline_assets.serving.realtime.service import explain, feedback, v1, v2
 from pipeline_assets.serving.realtime.service.features import Features
 from pipeline_assets.serving.realtime.service.live import LiveVersions, Serving
 from pipeline_assets.serving.realtime.service.logged import logged
@@ -46,6 +48,8 @@ CLOSING_SECONDS = 5.0
 POLICY: Policy = {
     "predict": Role.PREDICT,
     "explain": Role.PREDICT,
+    "feedback": Role.FEEDBACK,
+    "events": Role.EVENTS,
     "infer": Role.PREDICT,
     "features": Role.READ,
     "models": Role.READ,
@@ -76,6 +80,7 @@ class Service:
     def __post_init__(self) -> None:
         self.live = LiveVersions(settings=self.settings, models=self.project.models, folder=self.folder / "packages", on_change=self._warm)
         self.readers = Readers(self.settings, self.feeds)
+        self.producer = AckedProducer(self.settings)
         self.log = PredictionLog(self.settings, self.folder / "spool", prediction_log.topic)
         for model in self.project.models:
             self.predictors[model.name] = self._predictor(model)
@@ -102,6 +107,7 @@ class Service:
         """Ends threads and connections."""
         self.live.stop()
         self.log.close(CLOSING_SECONDS)
+        self.producer.close()
         for one in self.predictors.values():
             one.close()
         self.readers.close()
@@ -153,6 +159,8 @@ def routes_of(service: Service) -> list[BaseRoute]:
     return [
         *v1.routes(service),
         *explain.routes(service),
+        *feedback.routes(service),
+        *event_routes(service.project, service.producer),
         *v2.routes(service),
         *feature_routes(service.settings, service.project, service.readers),
         Route("/metrics", metrics, name="metrics"),

@@ -18,11 +18,13 @@ import pytest
 
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import object_store, online
-from pipeline_assets.core.prediction_streams import prediction_log
+from pipeline_assets.core.prediction_streams import prediction_feedback, prediction_log
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.streaming.capture.topics import Topic, ensure_topics
 from pipeline_assets.serving.realtime.access.callers import Role
 from pipeline_assets.serving.realtime.access.guard import unguarded
+from pipeline_assets.serving.realtime.client import Client, Feedback
+from pipeline_assets.serving.realtime.client_errors import RequestRefused
 from pipeline_assets.serving.realtime.package import MODEL_FILE
 from pipeline_assets.serving.realtime.service.app import POLICY, Service, routes_of
 from pipeline_assets.serving.realtime.service.features import REST_SECONDS
@@ -358,3 +360,25 @@ def test_the_page_shows_what_happens_and_explains_it(client: httpx.Client) -> No
     assert "flight_delay" in page.text
     assert "request__distance_miles" in why.text
     assert client.get("/predictions/nothing").status_code == 404
+
+
+def test_labels_and_events_are_answered_once_kafka_has_them(store: Settings, streams: Settings, tmp_path: Path) -> None:
+    """By the typed client: a label of a prediction, one that no model of the task has, and events of a stream."""
+    ensure_topics(streams, [Topic(name=one, partitions=1) for one in (prediction_feedback.topic, "flight-departures")])
+    service = service_of(store.model_copy(update={"kafka_bootstrap": streams.kafka_bootstrap}), tmp_path, MODEL)
+    event = {"flight_id": "f1", "carrier": "AA", "tailnum": "N1", "origin": "EWR", "dest": "LAX", "delay_minutes": 5, "is_cancelled": False}
+    times = {"event_at": "2013-06-01T10:00:00Z", "recorded_at": "2013-06-01T10:05:00Z"}
+    with client_of(service, tmp_path, Role.PREDICT, Role.FEEDBACK, Role.EVENTS) as opened:
+        client = Client(str(opened.base_url), opened.headers["Authorization"].removeprefix("Bearer "))
+        with client:
+            [answer] = client.predict(MODEL.name, [KNOWN])
+            [given] = client.feedback(MODEL.name, [Feedback(prediction_id=answer.id, label=True)])
+            events = client.send_events("flight_departures", [{**event, **times}, {**event, **times, "origin": None}])
+            with pytest.raises(RequestRefused) as refused:
+                client.feedback(MODEL.name, [Feedback(prediction_id=answer.id, label="late")])
+    labels = [json.loads(one.value() or b"{}") for one in consume(streams, prediction_feedback.topic)]
+
+    assert given.problem is None
+    assert [(one["label"], one["actor"]) for one in labels if one["prediction_id"] == answer.id] == [("true", "test")]
+    assert [one.problem is None for one in events] == [True, False]
+    assert (refused.value.problem.members["row"], refused.value.problem.members["field"]) == (0, "label")
