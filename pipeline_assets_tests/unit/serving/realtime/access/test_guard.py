@@ -212,6 +212,17 @@ def test_failed_attempts_are_bounded_per_address(path: Path, caplog: pytest.LogC
     assert ask(app, "GET", "/v1/models", headers=bearer("guess"), address="192.0.2.2").status_code == 401
 
 
+def test_a_browser_without_a_session_is_sent_to_log_in(path: Path) -> None:
+    """However often, as that is no failed attempt; one that brings a wrong key is, whatever it accepts."""
+    app, html = guarded(Keyring(path)), {"accept": "text/html,*/*;q=0.8"}
+    visits = [ask(app, "GET", "/v1/models", headers=html) for _ in range(FAILURES_AT_ONCE + 2)]
+    guesses = [ask(app, "GET", "/v1/models", headers={**html, "x-api-key": "guess"}).status_code for _ in range(FAILURES_AT_ONCE + 1)]
+
+    assert {(visit.status_code, visit.headers["location"]) for visit in visits} == {(303, "/login")}
+    assert guesses == [401] * FAILURES_AT_ONCE + [429]
+    assert ask(app, "POST", "/v1/models/late:predict", headers=html).status_code == 429
+
+
 def test_the_audit_log_says_who_what_when_and_what_came_of_it(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """One line per request of a caller, with the trace that the request belongs to."""
     key = add_key(path, "a job", Role.PREDICT)
