@@ -17,6 +17,10 @@ DAYS_SHOWN, NAMES_SHOWN = 5, 30
 class PipelineError(Exception):
     """The root of all errors that the product raises on purpose."""
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # An exception is pickled by its message, of which its constructor could not make it again: a pool of processes would end with it.
+        return Exception.__new__, (type(self), *self.args), self.__dict__
+
 
 class TransientError(PipelineError):
     """The same call may succeed later; the one kind of error that is retried."""
