@@ -27,6 +27,7 @@ from pipeline_assets.processing.features.materialize import read_events_of
 from pipeline_assets.processing.features.request import request_features
 from pipeline_assets.processing.features.view import view_features
 from pipeline_assets.processing.lake import tables
+from pipeline_assets.processing.lake.tables import Inputs
 from pipeline_assets.spec.features import CleanedTable, FeatureView
 from pipeline_assets.spec.models import Model, Observations
 
@@ -57,20 +58,36 @@ class Vectors:
 def materialize_vectors(settings: Settings, model: Model, first: date, last: date, at: Snapshots = NEWEST) -> Vectors:
     """Puts one row per observation of the days `first` to `last` (UTC, inclusive, of decision_at) into `feature_store.<model>`.
 
-    All days change in one snapshot; those that come out as they were are left alone. Tables are read at the snapshots `at`, or at their
-    newest. Nothing is written where `build_vectors` raises, or NotMaterialized because a table is not there yet.
+    All days change in one snapshot; those that come out as they were are left alone, and those of which neither observations nor features
+    have changed are not made again. Tables are read at the snapshots `at`, or at their newest. Nothing is written where `build_vectors`
+    raises, or NotMaterialized because a table is not there yet.
     """
-    snapshots = snapshots_of(settings, tables_read(model), at)
-    observations = read_observations(settings, model.observations, first, last, snapshots)
+    snapshots, asked = snapshots_of(settings, tables_read(model), at), model.observations
+    made_from = vector_inputs.inputs_of(settings, model, days_between(first, last), snapshots)
+    open_days = [day for day in made_from.digests if day not in made_from.settled]
+    if not open_days:
+        observed = read_observations(settings, asked, first, last, snapshots, [asked.event_at])
+        published = tables.held(settings, names.vectors(model.name), first, last)
+    else:
+        observed = read_observations(settings, asked, first, last, snapshots)
+        built = build_vectors(model, _of_days(observed, asked.decision_at, made_from), _read_views(settings, model, open_days, snapshots))
+        published = tables.replace_days(settings, names.vectors(model.name), built, asked.decision_at, first, last, inputs=made_from)
+    return Vectors(observations=observed.num_rows, outside=outside_range(asked, observed), published=published, snapshots=snapshots)
+
+
+def _read_views(settings: Settings, model: Model, days: Sequence[date], snapshots: Snapshots) -> dict[str, pa.Table]:
+    """The feature tables from the first to the last of some days, by the names of their views."""
     with ThreadPoolExecutor(TABLES_AT_ONCE) as readers:
-        read = readers.map(lambda view: _read_view(settings, view, first, last, snapshots), model.views)
-        of_views = {view.name: rows for view, rows in zip(model.views, read, strict=True)}
-    built = build_vectors(model, observations, of_views)
-    table, decision_at = names.vectors(model.name), model.observations.decision_at
-    made_from = vector_inputs.digests(settings, model, days_between(first, last), snapshots)
-    published = tables.replace_days(settings, table, built, decision_at, first, last, inputs=made_from)
-    outside = outside_range(model.observations, observations)
-    return Vectors(observations=observations.num_rows, outside=outside, published=published, snapshots=snapshots)
+        read = readers.map(lambda view: _read_view(settings, view, days[0], days[-1], snapshots), model.views)
+        return {view.name: rows for view, rows in zip(model.views, read, strict=True)}
+
+
+def _of_days(rows: pa.Table, time: str, made_from: Inputs) -> pa.Table:
+    """The rows of the days (UTC) that are not settled."""
+    if not made_from.settled:
+        return rows
+    settled = pa.array(list(made_from.settled), pa.date32())
+    return rows.filter(pc.invert(pc.is_in(rows[time].cast(pa.date32()), settled)))
 
 
 def tables_read(model: Model) -> list[AssetName]:

@@ -10,23 +10,30 @@ from pipeline_assets.processing.features import inputs
 from pipeline_assets.processing.features.cleaned import Snapshots, midnight, snapshots_of
 from pipeline_assets.processing.lake import tables
 from pipeline_assets.processing.lake.files import Content
+from pipeline_assets.processing.lake.tables import Inputs
 from pipeline_assets.spec.models import Model
 
 UNKNOWN, WIDTH, SEPARATOR = "?", 16, "."
 
 
-def digests(settings: Settings, model: Model, days: Sequence[date], snapshots: Snapshots) -> dict[date, str]:
+def inputs_of(settings: Settings, model: Model, days: Sequence[date], snapshots: Snapshots) -> Inputs:
     """Of each day a digest of the files that its observations come from, and one for each view of those that its features come from.
 
-    Features that were made from other files than those at `snapshots` count as unknown.
+    Features that were made from other files than those at `snapshots`, or are not the newest, count as unknown. Settled are the days whose
+    vectors were made from exactly this, nothing of it unknown, and are still those that were made.
     """
     found = _parts(settings, model, days, snapshots)
     for number, view in enumerate(model.views, start=1):
-        _, made_from = tables.made_from(settings, names.features(view.name))
+        table = names.features(view.name)
+        snapshot, made_from = tables.made_from(settings, table)
+        is_newest = snapshot == snapshots[".".join(table)]
         for day, parts in found.items():
-            if made_from.get(day, UNKNOWN)[:WIDTH] != parts[number]:
+            if not is_newest or day not in made_from or made_from[day].digest[:WIDTH] != parts[number]:
                 parts[number] = UNKNOWN
-    return {day: SEPARATOR.join(parts) for day, parts in found.items()}
+    digests = {day: SEPARATOR.join(parts) for day, parts in found.items()}
+    _, before = tables.made_from(settings, names.vectors(model.name))
+    known = [day for day, parts in found.items() if UNKNOWN not in parts and day in before]
+    return Inputs(digests=digests, settled={day for day in known if before[day].digest == digests[day]})
 
 
 def changed(settings: Settings, model: Model) -> dict[date, list[str]]:
@@ -41,7 +48,8 @@ def changed(settings: Settings, model: Model) -> dict[date, list[str]]:
     now = _parts(settings, model, known, snapshots_of(settings, sources_of(model)))
     _, made_from = tables.made_from(settings, names.vectors(model.name))
     of_parts = [model.observations.table, *(view.source.name for view in model.views)]
-    return {day: _differing(of_parts, made_from.get(day, UNKNOWN).split(SEPARATOR), parts) for day, parts in now.items()}
+    before = {day: made_from[day].digest if day in made_from else UNKNOWN for day in now}
+    return {day: _differing(of_parts, before[day].split(SEPARATOR), parts) for day, parts in now.items()}
 
 
 def sources_of(model: Model) -> list[AssetName]:
@@ -57,9 +65,9 @@ def _differing(of_parts: Sequence[str], made_from: Sequence[str], now: Sequence[
 
 def _parts(settings: Settings, model: Model, days: Sequence[date], snapshots: Snapshots) -> dict[date, list[str]]:
     asked = model.observations
-    read = {(asked.table, asked.event_at), *((view.source.name, view.source.event_at) for view in model.views)}
+    read = {(asked.table, asked.decision_at), *((view.source.name, view.source.event_at) for view in model.views)}
     contents = {(table, time): _contents(settings, table, time, snapshots) for table, time in read}
-    found = [inputs.of_observations(model, contents[asked.table, asked.event_at], days)]
+    found = [inputs.of_observations(model, contents[asked.table, asked.decision_at], days)]
     found += [inputs.digests(view, contents[view.source.name, view.source.event_at], days) for view in model.views]
     return {day: [part[day][:WIDTH] for part in found] for day in days}
 

@@ -8,9 +8,10 @@ from pipeline_assets.processing.features.catalogue import definition_hash, lookb
 from pipeline_assets.processing.features.cleaned import midnight
 from pipeline_assets.processing.lake.files import Content
 from pipeline_assets.spec.features import FeatureView
-from pipeline_assets.spec.models import Model
+from pipeline_assets.spec.models import Model, Observations
 
 ONE_DAY = timedelta(days=1)
+DIGITS = 32
 
 
 def first_event_day(view: FeatureView, first: date) -> date | None:
@@ -32,13 +33,25 @@ def digests(view: FeatureView, contents: Sequence[Content], days: Sequence[date]
 def of_observations(model: Model, contents: Sequence[Content], days: Sequence[date]) -> dict[date, str]:
     """Of each day a digest of what its decisions depend on: the inputs as declared, and the files that may hold an observation of the day.
 
-    contents: the files of the observations, with the bounds of their `event_at`, by whose day the table is kept.
+    contents: the files of the observations, with the bounds of their `decision_at`.
     """
-    asked = model.observations
-    return {
-        day: _of_files(definition_hash(model), _within(contents, midnight(day) - asked.behind, midnight(day + ONE_DAY) + asked.ahead))
-        for day in days
-    }
+    return {day: _of_files(definition_hash(model), decided(contents, day, day)) for day in days}
+
+
+def of_requests(view: FeatureView, asked: Sequence[tuple[Observations, Sequence[Content]]], days: Sequence[date]) -> dict[date, str]:
+    """Of each day a digest of what the rows that are asked for depend on: the view's keys, and the observations as in `of_observations`.
+
+    asked: all observations for which the view is computed, each with its files.
+    """
+    declared = [repr((view.entity.keys, one.table, one.keys, one.decision_at, one.versions)) for one, _ in asked]
+    files = zip(declared, (contents for _, contents in asked), strict=True)
+    of_each = [{day: _of_files(text, decided(contents, day, day)) for day in days} for text, contents in files]
+    return {day: sha256(" ".join(sorted(each[day] for each in of_each)).encode()).hexdigest()[:DIGITS] for day in days}
+
+
+def decided(contents: Sequence[Content], first: date, last: date) -> list[Content]:
+    """The files that may hold a decision of the days (UTC, inclusive); one without bounds may."""
+    return _within(contents, midnight(first), midnight(last + ONE_DAY))
 
 
 def _within(contents: Sequence[Content], start: datetime | None, end: datetime) -> list[Content]:
@@ -54,4 +67,4 @@ def seen(view: FeatureView, contents: Sequence[Content], first: date, last: date
 
 
 def _of_files(definition: str, files: Sequence[Content]) -> str:
-    return sha256(" ".join([definition, *sorted(each.digest for each in files)]).encode()).hexdigest()[:32]
+    return sha256(" ".join([definition, *sorted(each.digest for each in files)]).encode()).hexdigest()[:DIGITS]

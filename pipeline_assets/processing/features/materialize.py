@@ -17,12 +17,12 @@ from pipeline_assets.processing.features import inputs
 from pipeline_assets.processing.features.catalogue import view_columns
 from pipeline_assets.processing.features.cleaned import NEWEST, Snapshots, midnight, read_events, read_observations, snapshots_of
 from pipeline_assets.processing.features.columns import text_or_whole
-from pipeline_assets.processing.features.quality import Quality, judge
+from pipeline_assets.processing.features.quality import Quality, judge, judge_settled
 from pipeline_assets.processing.features.spill import spilled
-from pipeline_assets.processing.features.view import features_by_bucket, view_features
+from pipeline_assets.processing.features.view import feature_names, features_by_bucket, view_features
 from pipeline_assets.processing.lake import tables
 from pipeline_assets.processing.lake.files import Content
-from pipeline_assets.processing.lake.tables import Published
+from pipeline_assets.processing.lake.tables import Inputs, MadeFrom, Published
 from pipeline_assets.spec.features import CleanedTable, FeatureView
 from pipeline_assets.spec.models import Model, Observations
 
@@ -52,28 +52,90 @@ def materialize_view(
 ) -> MaterializedView:
     """Put the features of the days `first` to `last` (UTC, inclusive, by decision_at) in the place of what the lake holds of them.
 
-    One row per distinct (entity keys, decision_at) that any of the `models` asks for, keys without null. Rows of a day are kept as they are
-    where neither the view nor the files of events that it can see have changed since they were written, so that a model that is added
-    computes its own rows alone, and events are read for the other days alone. Cleaned tables are read at the snapshots `at`, or at their
+    One row per distinct (entity keys, decision_at) that any of the `models` asks for, keys without null. A day is not even read of which
+    neither the view, nor the files of events that it can see, nor those of its observations have changed since it was written. Rows of the
+    others are kept as they are where the view and its events are the same, so that a model that is added computes its own rows alone, and
+    events are read for the days that are left alone. Cleaned tables are read at the snapshots `at`, or at their
     newest: the same snapshots give the same rows. Nothing is written if a row is missing or doubled, or a value is NaN or infinite. Raises
     TableMismatch where a cleaned table is not what the view declares, NotMaterialized where there is none, VersionsNotKept where one no
     longer keeps what counted at a decision that is to be computed.
     """
-    asked, source = _distinct(models), names.cleaned(view.source.name)
-    snapshots = snapshots_of(settings, [source, *(names.cleaned(one.table) for one in asked)], at)
-    requests = requests_of(view, [(one, read_observations(settings, one, first, last, snapshots, view.entity.keys)) for one in asked])
-    contents = tables.contents(settings, source, view.source.event_at, snapshots[".".join(source)])
-    digests = inputs.digests(view, contents, days_between(first, last))
-    kept = _kept(settings, view, requests, digests)
+    asked = _distinct(models)
+    snapshots = snapshots_of(settings, [names.cleaned(view.source.name), *(names.cleaned(one.table) for one in asked)], at)
+    contents = _contents(settings, view.source.name, view.source.event_at, snapshots)
+    known = _known(settings, view, asked, contents, days_between(first, last), snapshots)
+    if not known.open_days:
+        return _as_it_was(settings, view, (first, last), known, snapshots)
+    requests = _requests(settings, view, asked, known.open_days, snapshots)
+    kept = _kept(settings, view, requests, known)
     missing = _without(requests, kept, view)
     read, computed = _compute(settings, view, missing, contents, snapshots)
     table = pa.concat_tables([kept, computed])
-    quality, published = judge(requests, table, identity(view)), None
+    quality, published = judge(requests, table, identity(view), known.settled), None
     if quality.has_all_rows and quality.is_finite:
-        published = tables.replace_days(settings, names.features(view.name), table, DECISION_AT, first, last, inputs=digests)
-    return MaterializedView(
-        snapshots=snapshots, events=read, kept=kept.num_rows, computed=missing.num_rows, quality=quality, published=published
+        made_from = Inputs(digests=known.digests, settled=known.settled)
+        published = tables.replace_days(settings, names.features(view.name), table, DECISION_AT, first, last, inputs=made_from)
+    rows = quality.rows - missing.num_rows
+    return MaterializedView(snapshots=snapshots, events=read, kept=rows, computed=missing.num_rows, quality=quality, published=published)
+
+
+def _as_it_was(settings: Settings, view: FeatureView, asked: tuple[date, date], known: "_Known", snapshots: Snapshots) -> MaterializedView:
+    """What the lake has of days that nothing has changed for."""
+    quality = judge_settled(known.settled, feature_names(view))
+    published = tables.held(settings, names.features(view.name), *asked)
+    return MaterializedView(snapshots=snapshots, events=0, kept=quality.rows, computed=0, quality=quality, published=published)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Known:
+    """What is known of some days before anything of them is read: digests of their inputs, and what the lake has of them.
+
+    settled: days of which neither an event nor an observation changed. open_days: the others; of `same_events` rows may be kept.
+    """
+
+    digests: Mapping[date, str]
+    settled: Mapping[date, MadeFrom]
+    open_days: Sequence[date]
+    same_events: Sequence[date]
+    snapshot: int | None
+
+
+def _known(
+    settings: Settings,
+    view: FeatureView,
+    asked: Sequence[Observations],
+    contents: Sequence[Content],
+    days: Sequence[date],
+    snapshots: Snapshots,
+) -> _Known:
+    of_events = inputs.digests(view, contents, days)
+    files = [(one, _contents(settings, one.table, one.decision_at, snapshots)) for one in asked]
+    of_requests = inputs.of_requests(view, files, days)
+    digests = {day: of_events[day] + of_requests[day] for day in days}
+    snapshot, before = tables.made_from(settings, names.features(view.name))
+    settled = {day: before[day] for day in days if day in before and before[day].digest == digests[day]}
+    open_days = [day for day in days if day not in settled]
+    return _Known(
+        digests=digests,
+        settled=settled,
+        open_days=open_days,
+        same_events=[day for day in open_days if day in before and before[day].digest.startswith(of_events[day])],
+        snapshot=snapshot,
     )
+
+
+def _contents(settings: Settings, table: str, column: str, snapshots: Snapshots) -> list[Content]:
+    name = names.cleaned(table)
+    return tables.contents(settings, name, column, snapshots[".".join(name)])
+
+
+def _requests(settings: Settings, view: FeatureView, asked: Sequence[Observations], days: Sequence[date], snapshots: Snapshots) -> pa.Table:
+    """The requests of some days, as `requests_of` gives them."""
+    read = [(one, read_observations(settings, one, days[0], days[-1], snapshots, view.entity.keys)) for one in asked]
+    requests = requests_of(view, read)
+    if len(days) == len(days_between(days[0], days[-1])):
+        return requests
+    return requests.filter(pc.is_in(requests[DECISION_AT].cast(pa.date32()), pa.array(days, pa.date32())))
 
 
 def _distinct(models: Sequence[Model]) -> list[Observations]:
@@ -81,14 +143,12 @@ def _distinct(models: Sequence[Model]) -> list[Observations]:
     return list({(model.observations.table, model.observations.decision_at): model.observations for model in models}.values())
 
 
-def _kept(settings: Settings, view: FeatureView, requests: pa.Table, digests: Mapping[date, str]) -> pa.Table:
-    """The rows in the lake that are asked for and that were made from the same inputs; none where nothing was written yet."""
-    schema, identifier = _schema(view, requests), names.features(view.name)
-    snapshot, known = tables.made_from(settings, identifier)
-    same = [day for day, digest in digests.items() if known.get(day) == digest]
+def _kept(settings: Settings, view: FeatureView, requests: pa.Table, known: _Known) -> pa.Table:
+    """The rows in the lake that are asked for and that were made from the same events; none where nothing was written yet."""
+    schema, identifier, same = _schema(view, requests), names.features(view.name), known.same_events
     if not same:
         return schema.empty_table()
-    found = pl.DataFrame(tables.read_days(settings, identifier, same[0], same[-1], schema.names, snapshot).read_all())
+    found = pl.DataFrame(tables.read_days(settings, identifier, same[0], same[-1], schema.names, known.snapshot).read_all())
     asked = pl.DataFrame(requests).filter(pl.col(DECISION_AT).dt.date().is_in(same))
     return found.join(asked, on=identity(view), how="semi").rechunk().to_arrow().cast(schema)
 

@@ -1,7 +1,7 @@
 """One snapshot that puts files in the place of others, planned again when another writer was faster."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
@@ -20,10 +20,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """Files that leave the table and files that enter it; their bytes are not touched."""
+    """Files that leave the table and files that enter it; their bytes are not touched. `properties` are set with them (None: removed)."""
 
     remove: "Sequence[DataFile]"
     add: "Sequence[DataFile]"
+    properties: Mapping[str, str | None] = field(default_factory=dict)
 
 
 def replace_files(
@@ -45,7 +46,8 @@ def replace_files(
 
     def commit() -> Change:
         change = plan(table)
-        new = {name: value for name, value in properties.items() if table.properties.get(name) != value}
+        wanted = {**properties, **change.properties}
+        new = {name: value for name, value in wanted.items() if table.properties.get(name) != value}
         if change.remove or change.add or table.current_snapshot() is None:
             _overwrite(table, rows, change, new)
         elif new:

@@ -16,7 +16,7 @@ from pipeline_assets.core.errors import TableMismatch
 from pipeline_assets.core.iceberg import Identifier
 from pipeline_assets.core.project import days_between
 from pipeline_assets.ingestion.staging import partitions as staging
-from pipeline_assets.processing.lake import files
+from pipeline_assets.processing.lake import files, scans
 from pipeline_assets.processing.lake.files import Footer
 
 if TYPE_CHECKING:
@@ -73,6 +73,8 @@ def write_changed(
         if digests == files.digests(live):
             return None
         paths = [files.new_path(table, day, digest, position) for position, digest in enumerate(digests)]
+        for path, content in zip(paths, contents, strict=True):
+            scans.hold(path, content)
         return [files.put(store, path, day, content) for path, content in zip(paths, contents, strict=True)]
 
     with ThreadPoolExecutor(DAYS_AT_ONCE) as pool:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from pipeline_assets.core.arrow import columns_in
 from pipeline_assets.core.errors import UnknownName
 from pipeline_assets.processing.lake import files
+from pipeline_assets.processing.lake.recent import RECENT
 
 if TYPE_CHECKING:
     from pyiceberg.expressions import BooleanExpression
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 FILES_AHEAD = 4
 SMALL_BYTES = 8 << 20
+# Of files of this size some hundreds are held: a day of a table whose days are many.
+HELD_BYTES = 1 << 20
 
 
 def reader(
@@ -81,14 +84,43 @@ def _was_renamed(table: "Table") -> bool:
 
 def _by_name(table: "Table", task: "FileScanTask", schema: pa.Schema) -> list[pa.RecordBatch]:
     """The file's columns as they are named, null where it has none; three times as fast as by id, where files are small and many."""
-    with table.io.new_input(task.file.file_path).open() as opened:
-        is_small = task.file.file_size_in_bytes < SMALL_BYTES
-        parquet = pq.ParquetFile(pa.BufferReader(opened.read()) if is_small else opened, pre_buffer=True)
-        written = set(parquet.schema_arrow.names)
-        present = [name for name in schema.names if name in written]
-        rows = parquet.read(present, use_threads=False)
-    batches: list[pa.RecordBatch] = pa.Table.from_arrays(columns_in(rows, schema), schema=schema).to_batches()
+    if task.file.file_size_in_bytes >= HELD_BYTES:
+        with table.io.new_input(task.file.file_path).open() as opened:
+            is_small = task.file.file_size_in_bytes < SMALL_BYTES
+            found = _columns(pa.BufferReader(opened.read()) if is_small else opened, schema)
+    else:
+        found = _held(table, task.file.file_path, schema)
+    batches: list[pa.RecordBatch] = pa.Table.from_arrays(found, schema=schema).to_batches()
     return batches
+
+
+def _held(table: "Table", path: str, schema: pa.Schema) -> list[pa.ChunkedArray]:
+    """The columns of a file that is held from now on."""
+    held = RECENT.of(path)
+    missing = pa.schema([field for field in schema if (field.name, field.type) not in held.columns])
+    if len(missing):
+        content = held.content or _content(table, path)
+        new = zip(missing, _columns(pa.BufferReader(content), missing), strict=True)
+        held.columns.update({(field.name, field.type): column for field, column in new})
+        RECENT.hold(path, held.columns, content)
+    return [held.columns[field.name, field.type] for field in schema]
+
+
+def hold(path: str, content: pa.Buffer) -> None:
+    """Holds a file that is being written, if it is small."""
+    if content.size < HELD_BYTES:
+        RECENT.hold(path, {}, content)
+
+
+def _content(table: "Table", path: str) -> pa.Buffer:
+    with table.io.new_input(path).open() as opened:
+        return pa.py_buffer(opened.read())
+
+
+def _columns(source: pa.NativeFile, schema: pa.Schema) -> list[pa.ChunkedArray]:
+    parquet = pq.ParquetFile(source, pre_buffer=not isinstance(source, pa.BufferReader))
+    written = set(parquet.schema_arrow.names)
+    return columns_in(parquet.read([name for name in schema.names if name in written], use_threads=False), schema)
 
 
 def _by_id(table: "Table", task: "FileScanTask", schema: pa.Schema) -> list[pa.RecordBatch]:

@@ -1,7 +1,8 @@
 """Lake tables as other rooms use them: whole days put in place of what was there, and read back at a snapshot."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from itertools import chain
 from types import MappingProxyType
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from pipeline_assets.core import connections
-from pipeline_assets.core.errors import LakeBusy, UnknownName
+from pipeline_assets.core.errors import LakeBusy, TableMismatch, UnknownName
 from pipeline_assets.core.iceberg import Identifier, open_table, tables_of
 from pipeline_assets.core.project import days_between
 from pipeline_assets.core.settings import Settings
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from pyiceberg.table import Table
 
 
-# The properties of a table that hold the digests of `made_from`, by day. They are of the newest snapshot: after a rollback of a table by
-# other tools they must be removed.
+# The properties of a table that hold the digests of `made_from`, by day, each with that of the day's files: what other tools have done to a
+# day since is seen by its files.
 INPUTS = "pipeline.inputs."
 # The property of a cleaned table that says since when it keeps all versions of its rows; without it, for ever.
 VERSIONS_SINCE = "pipeline.versions-since"
@@ -56,6 +57,26 @@ class Published:
     table_rows: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class MadeFrom:
+    """A digest of what the rows of a day were made from, how many there are, and in how many each column is null."""
+
+    digest: str
+    rows: int
+    nulls: Mapping[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """A digest per day of what its rows are made from; `settled` days are those that are in the table already as they would be made."""
+
+    digests: Mapping[date, str]
+    settled: Collection[date] = ()
+
+
+NO_INPUTS = Inputs(digests=MappingProxyType({}))
+
+
 def publish_days(settings: Settings, contract: Contract, first: date, last: date) -> Published:
     """Put the staged files of the days `first` to `last` (UTC, inclusive) in the place of what the lake holds of them.
 
@@ -79,12 +100,13 @@ def replace_days(
     first: date,
     last: date,
     *,
-    inputs: Mapping[date, str] = MappingProxyType({}),
+    inputs: Inputs = NO_INPUTS,
     properties: Mapping[str, str | None] = MappingProxyType({}),
 ) -> Published:
     """Put `data` in the place of the days `first` to `last` (UTC, inclusive) of `time_column`, in one snapshot.
 
-    `inputs` is a digest per day of what its rows were made from, which `made_from` reads back; a day without one has none from then on.
+    `inputs` has a digest per day of what its rows were made from, which `made_from` reads back; a day without one has none from then on.
+    Days that are settled stay as they are; `data` has no rows of them.
     Other `properties` of the table are set in the same commit (None: removed), also where no row changes. Days without rows end up empty.
     Rows are sorted by `time_column`, then by the columns before it; a day whose sorted rows are those it holds already is left alone.
     Raises TableMismatch if a row lies outside the days or has no time, SchemaConflict if the table cannot follow the columns, LakeBusy if
@@ -93,18 +115,25 @@ def replace_days(
     rows = derived.sorted_rows(identifier, data, time_column, first, last)
     with connections.catalog(settings) as catalog:
         table = table_for_arrow(catalog, identifier, rows.schema, time_column)
-        wanted = derived.split(table, rows, time_column, first, last)
+        parts = derived.split(table, rows, time_column, first, last)
+        wanted = {day: rows for day, rows in parts.items() if day not in inputs.settled}
+        if sum(map(len, wanted.values())) < data.num_rows:
+            raise TableMismatch(".".join(identifier), "has rows of days that are to stay as they are", data.column_names)
         store = connections.arrow_files(settings)
 
         def plan(table: "Table") -> Change:
             live = files.by_day(files.live_files(table, files.rows_of_days(table, first, last)))
             new = derived.write_changed(store, table, {day: (rows, live.get(day, [])) for day, rows in wanted.items()})
-            return Change(remove=[file for day in new for file in live.get(day, [])], add=list(chain.from_iterable(new.values())))
+            held = {day: files.digests(new.get(day, live.get(day, []))) for day in wanted}
+            return Change(
+                remove=[file for day in new for file in live.get(day, [])],
+                add=list(chain.from_iterable(new.values())),
+                properties={f"{INPUTS}{day}": _noted(inputs.digests.get(day), held[day]) for day in wanted},
+            )
 
         before = _snapshot(table)
-        of_days = {f"{INPUTS}{day}": inputs.get(day) for day in wanted}
-        change = replace_files(table, files.rows_of_days(table, first, last), plan, {**of_days, **properties})
-        return _published(table, before, list(wanted), change, given=data.num_rows)
+        change = replace_files(table, files.rows_of_days(table, first, last), plan, properties)
+        return _published(table, before, list(parts), change, given=data.num_rows)
 
 
 def replace_all(
@@ -207,8 +236,8 @@ def days(settings: Settings, identifier: Identifier) -> list[date]:
         return [day for day in found if day is not None]
 
 
-def made_from(settings: Settings, identifier: Identifier) -> tuple[int | None, Mapping[date, str]]:
-    """The newest snapshot of a derived table, and of each day that has one the digest of what its rows were made from.
+def made_from(settings: Settings, identifier: Identifier) -> tuple[int | None, Mapping[date, MadeFrom]]:
+    """The newest snapshot of a derived table, and of each day whose rows are those that were written with a digest of their inputs, both.
 
     None and no day where nothing was ever written.
     """
@@ -216,8 +245,35 @@ def made_from(settings: Settings, identifier: Identifier) -> tuple[int | None, M
         table = open_table(catalog, identifier)
         if table is None:
             return None, {}
-        known = {name.removeprefix(INPUTS): digest for name, digest in table.properties.items() if name.startswith(INPUTS)}
-        return _snapshot(table), {date.fromisoformat(day): digest for day, digest in known.items()}
+        live = files.by_day(files.live_files(table))
+        known = {
+            date.fromisoformat(name.removeprefix(INPUTS)): noted for name, noted in table.properties.items() if name.startswith(INPUTS)
+        }
+        return _snapshot(table), {day: found for day, noted in known.items() if (found := _made_from(table, noted, live.get(day, [])))}
+
+
+def _made_from(table: "Table", noted: str, live: "Sequence[DataFile]") -> MadeFrom | None:
+    """What was noted of a day; None where it has other files since."""
+    digest, _, _ = noted.rpartition(" ")
+    if _noted(digest, files.digests(live)) != noted:
+        return None
+    nulls: Counter[str] = Counter()
+    for file in live:
+        nulls.update({table.schema().find_column_name(number) or "": count for number, count in (file.null_value_counts or {}).items()})
+    return MadeFrom(digest=digest, rows=sum(file.record_count for file in live), nulls=nulls)
+
+
+def _noted(digest: str | None, held: Sequence[str]) -> str | None:
+    """What a table says of a day: the digest of its inputs, and one of the files that came of them."""
+    return None if digest is None else f"{digest} {files.digest_of_sources(held)[:16]}"
+
+
+def held(settings: Settings, identifier: Identifier, first: date, last: date) -> Published:
+    """What a table holds of the days `first` to `last` (UTC, inclusive), where nothing has to change."""
+    with connections.catalog(settings) as catalog:
+        table = _existing(catalog, identifier)
+        found = _published(table, _snapshot(table), days_between(first, last), Change(remove=(), add=()), given=0)
+        return replace(found, given=found.rows)
 
 
 def versions_since(settings: Settings, identifier: Identifier) -> datetime | None:

@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,32 @@ def test_vectors_again_and_day_by_day_are_the_same(warehouse: Settings) -> None:
     assert again.published.changed == 0
     assert fewer.published.rows == kept(warehouse).num_rows == 10
     assert offline.vectors(warehouse, MODEL, FIRST, LAST, snapshot_id=again.published.snapshot_after).equals(before)
+
+
+def test_vectors_of_days_that_nothing_has_changed_for_are_not_made_again(warehouse: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a range only the days are made whose observations or features have changed; the others stay, and are counted."""
+    store_features(warehouse)
+    first = offline.materialize_vectors(warehouse, MODEL, FIRST, LAST)
+    build, made = offline.build_vectors, list[int]()
+
+    def noted(*given: Any) -> pa.Table:
+        made.append(given[1].num_rows)
+        return build(*given)
+
+    monkeypatch.setattr(offline, "build_vectors", noted)
+    again = offline.materialize_vectors(warehouse, MODEL, FIRST, LAST)
+    # They leave on the day after the last, so they are in its file, and are decided on the last.
+    is_left = pl.col("scheduled_departure_at") < datetime(LAST.year, LAST.month, LAST.day, tzinfo=UTC) + timedelta(days=1)
+    store(warehouse, {"flights_history": cleaned_tables()["flights_history"].filter(is_left)})
+    store_features(warehouse)
+    last = offline.materialize_vectors(warehouse, MODEL, FIRST, LAST)
+    of_last_day = observations().filter((pl.col("decision_at").dt.date() == LAST) & is_left).height
+
+    assert (again.observations, again.outside) == (first.observations, first.outside)
+    assert again.published == replace(first.published, snapshot_before=first.published.snapshot_after, changed=0)
+    assert made == [of_last_day]
+    assert last.published.rows == last.observations == kept(warehouse).num_rows == observations().filter(is_left).height
+    assert last.observations < first.observations
 
 
 def test_a_day_without_features_is_an_error_and_changes_nothing(warehouse: Settings) -> None:
@@ -180,7 +207,7 @@ def test_a_day_that_changed_by_itself_is_an_error(warehouse: Settings) -> None:
     store_features(warehouse)
     offline.materialize_vectors(warehouse, MODEL, FIRST, LAST)
     feature, table = "origin_weather__temperature_f", names.vectors(MODEL.name)
-    made_from = tables.made_from(warehouse, table)[1]
+    made_from = tables.Inputs(digests={day: one.digest for day, one in tables.made_from(warehouse, table)[1].items()})
     rows = pl.DataFrame(offline.vectors(warehouse, MODEL, FIRST, FIRST)).with_columns(pl.col(feature) + 1)
     tables.replace_days(warehouse, table, rows.to_arrow(), "decision_at", FIRST, FIRST, inputs=made_from)
     found = old_days.sample(warehouse, PROJECT, MODEL, (LAST, LAST), seed="1")

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import polars as pl
@@ -200,6 +201,42 @@ def test_events_that_change_no_feature_are_taken_note_of(warehouse: Settings) ->
     assert computed.published is not None
     assert (computed.kept, computed.published.changed) == (0, 0)
     assert (kept.kept, kept.computed) == (computed.computed, 0)
+
+
+def test_days_that_nothing_has_changed_for_are_not_read(warehouse: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither decisions nor events are; what is said of the rows stays the same. Where one day has changed, decisions of others are not.
+
+    A file of flights has those that leave on a day, which are decided on it, or in the last hour of the day before.
+    """
+    first = materialize(warehouse, ORIGIN, FIRST, LAST)
+    monkeypatch.setattr(materialize_module, "read_observations", not_to_be_called)
+    monkeypatch.setattr(materialize_module, "read_events", not_to_be_called)
+    again = materialize(warehouse, ORIGIN, FIRST, LAST)
+    monkeypatch.undo()
+    asked = list[tuple[object, ...]]()
+
+    def noted(*given: Any) -> pa.Table:
+        asked.append(given[2:4])
+        return read_observations(*given)
+
+    monkeypatch.setattr(materialize_module, "read_observations", noted)
+    with connections.warehouse(warehouse) as connection:
+        last_day = datetime.combine(LAST, time(), UTC)
+        connection.execute("update cleaned.flights_history set carrier = 'XX' where scheduled_departure_at >= %s", (last_day,))
+    put_in_lake(warehouse, "flights_history")
+    changed = materialize(warehouse, ORIGIN, FIRST, LAST)
+
+    assert first.published is not None
+    assert (again.events, again.computed, again.kept) == (0, 0, first.computed)
+    assert again.quality == first.quality
+    assert again.published == replace(first.published, snapshot_before=first.published.snapshot_after, changed=0)
+    assert asked == [(LAST - timedelta(days=1), LAST)]
+    assert (changed.quality, changed.computed, changed.kept) == (first.quality, 0, first.computed)
+
+
+def not_to_be_called(*_: object, **__: object) -> None:
+    """Fails the test."""
+    pytest.fail("Something was read although nothing has changed.")
 
 
 def test_rows_of_another_hand_are_not_kept(warehouse: Settings) -> None:

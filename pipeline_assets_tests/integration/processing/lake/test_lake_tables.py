@@ -322,6 +322,32 @@ def test_what_files_hold_stands_in_the_metadata(stores: Settings, derived: Ident
     assert tables.days(stores, derived) == [day(0), day(1)]
 
 
+def test_what_days_were_made_from_is_known_until_another_hand_writes(stores: Settings, derived: Identifier) -> None:
+    """Digest, rows and nulls of each day; a settled day keeps its own, and of a day that some other tool wrote nothing is known."""
+    rows = pa.concat_tables([trip_rows(day(0)), trip_rows(day(1), seats=4)]).select(["trip_id", "began_at", "seats"])
+    rows = rows.set_column(2, "seats", pa.chunked_array([[None, *rows["seats"].to_pylist()[1:]]], rows.schema.field("seats").type))
+    tables.replace_days(stores, derived, rows, "began_at", day(0), day(1), inputs=tables.Inputs(digests={day(0): "a", day(1): "b"}))
+    _, first = tables.made_from(stores, derived)
+    inputs = tables.Inputs(digests={day(0): "a", day(1): "c"}, settled={day(0)})
+    tables.replace_days(stores, derived, rows.slice(5), "began_at", day(0), day(1), inputs=inputs)
+    _, second = tables.made_from(stores, derived)
+    held = tables.held(stores, derived, day(0), day(1))
+    with catalog(stores) as lake:
+        lake.load_table(derived).delete("trip_id == 'no such trip'")
+        lake.load_table(derived).delete(f"trip_id == '{rows['trip_id'][6].as_py()}'")
+    _, third = tables.made_from(stores, derived)
+
+    assert {one: (found.digest, found.rows, found.nulls["seats"]) for one, found in first.items()} == {
+        day(0): ("a", 5, 1),
+        day(1): ("b", 5, 0),
+    }
+    assert {one: found.digest for one, found in second.items()} == {day(0): "a", day(1): "c"}
+    assert (held.rows, held.changed, held.snapshot_before) == (10, 0, held.snapshot_after)
+    assert {one: found.digest for one, found in third.items()} == {day(0): "a"}
+    with pytest.raises(TableMismatch, match="has rows of days that are to stay as they are"):
+        tables.replace_days(stores, derived, rows, "began_at", day(0), day(1), inputs=inputs)
+
+
 def test_derived_columns_may_be_added_and_left_out(stores: Settings, derived: Identifier) -> None:
     """A new column is null in older days, one that is no longer made is null in newer days."""
     old = trip_rows(day(0)).select(["trip_id", "began_at", "seats"])
