@@ -33,18 +33,6 @@ class Answers:
     present: Bools
     texts: Mapping[int, np.ndarray]
 
-    def take(self, questions: Ints) -> "Answers":
-        """Some of the questions, as often as they are named."""
-        texts = {row: own[questions] for row, own in self.texts.items()}
-        return Answers(bits=self.bits[:, questions], present=self.present[:, questions], texts=texts)
-
-    def put(self, first: int, questions: Ints, others: "Answers") -> None:
-        """Has some of the questions answered by others, whose features are those from the row `first` on."""
-        rows = slice(first, first + len(others.bits))
-        self.bits[rows, questions], self.present[rows, questions] = others.bits, others.present
-        for row, texts in others.texts.items():
-            self.texts[first + row][questions] = texts
-
     def table(self, outputs: Sequence[Output]) -> pa.Table:
         """The same in Arrow, a column per feature; the columns share their memory."""
         count, size = self.bits.shape[1], self.bits.size

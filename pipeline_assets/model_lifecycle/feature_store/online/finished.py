@@ -5,7 +5,7 @@ is counted, in microseconds; then one bit a feature (the first in the lowest bit
 category an int32 length and its UTF-8 bytes (-1: null). It holds from a moment on, and until another.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,7 @@ from pipeline_assets.model_lifecycle.feature_store.online.answers import (
 from pipeline_assets.model_lifecycle.feature_store.online.layout import Layout, Output, cell_name
 from pipeline_assets.model_lifecycle.feature_store.online.rows import TEXT, text_bytes
 from pipeline_assets.model_lifecycle.feature_store.online.state import States
+from pipeline_assets.processing.features.catalogue import view_columns
 from pipeline_assets.processing.features.columns import Ints
 from pipeline_assets.spec.features import Latest
 
@@ -56,17 +57,49 @@ def finished_at(layout: Layout, states: States, at: Ints) -> Finished:
     return Finished(values=values, since=at, until=held_until(moment, states))
 
 
-def restored(layout: Layout, values: Sequence[bytes], key: Ints, at: Ints) -> Answers:
-    """What finished values say to some questions: those of the keys `key` at the times `at`, at which they hold."""
-    size, kinds = layout.finished.itemsize, [output.kind for output in layout.outputs]
-    fixed = np.frombuffer(b"".join([value[:size] for value in values]), layout.finished)[key]
-    bits, present = fixed["values"].T, np.unpackbits(fixed["nulls"], axis=1, count=len(kinds), bitorder="little").T == 0
-    for place, kind in enumerate(kinds):
-        if kind == "age":
-            bits[place] = np.where(present[place], (at - bits[place]) / 1e6, 0).view(np.int64)
-    of_texts = [place for place, kind in enumerate(kinds) if kind == "text"]
-    read = zip(*(_read_texts(value, size, len(of_texts)) for value in values), strict=True) if of_texts else ()
-    return Answers(bits=bits, present=present, texts={place: np.array(own, object)[key] for place, own in zip(of_texts, read, strict=True)})
+class Forms:
+    """The forms of the finished values of some views: makes answers of values that stand side by side."""
+
+    def __init__(self, layouts: Sequence[Layout]) -> None:
+        self.outputs = tuple(output for layout in layouts for output in layout.outputs)
+        self._parts = [(8 * len(layout.outputs), layout.finished.itemsize) for layout in layouts]
+        flags = [8 * (size - width) for width, size in self._parts]
+        is_flag = np.concatenate([np.arange(bits) < len(layout.outputs) for bits, layout in zip(flags, layouts, strict=True)])
+        self._flags, self._flag_bytes = np.flatnonzero(is_flag), sum(flags) // 8
+        self._ages = np.array([row for row, output in enumerate(self.outputs) if output.kind == "age"], np.int64)
+        self._texts: dict[int, list[int]] = {}
+        of_view = [view for view, layout in enumerate(layouts) for _ in layout.outputs]
+        for row, (view, output) in enumerate(zip(of_view, self.outputs, strict=True)):
+            if output.kind == "text":
+                self._texts.setdefault(view, []).append(row)
+
+    def answers(self, values: Sequence[Sequence[bytes]], at: Ints) -> Answers:
+        """What finished values say to some questions at the times `at`, at which they hold; of each view a value per question."""
+        parts, count = self._parts, len(at)
+        rows = list(zip(*values, strict=True))
+        numbers = b"".join([value[:width] for row in rows for value, (width, _) in zip(row, parts, strict=True)])
+        nulls = b"".join([value[width:size] for row in rows for value, (width, size) in zip(row, parts, strict=True)])
+        bits = np.array(np.frombuffer(numbers, "<i8").reshape(count, len(self.outputs)).T, order="C")
+        flags = np.unpackbits(np.frombuffer(nulls, "u1").reshape(count, self._flag_bytes), axis=1, bitorder="little")
+        present = flags[:, self._flags].T == 0
+        if len(self._ages):
+            instants = bits[self._ages]
+            bits[self._ages] = np.where(present[self._ages], (at - instants) / 1e6, 0).view(np.int64)
+        texts = {row: own for view, of_view in self._texts.items() for row, own in self._read_texts(view, of_view, values[view])}
+        return Answers(bits=bits, present=present, texts=texts)
+
+    def _read_texts(self, view: int, rows: Sequence[int], values: Sequence[bytes]) -> Iterator[tuple[int, np.ndarray]]:
+        """The features of a view that are text, by their rows, a text or None per question."""
+        read = [_texts_of(value, self._parts[view][1], len(rows)) for value in values]
+        yield from ((row, np.array([texts[place] for texts in read], object)) for place, row in enumerate(rows))
+
+
+def nothing(layout: Layout) -> bytes:
+    """The finished value of an entity of which nothing is known."""
+    fixed, columns = np.zeros(1, layout.finished), view_columns(layout.view)
+    fixed["values"] = [column.empty or 0 for column in columns]
+    fixed["nulls"] = np.packbits([column.empty is None for column in columns], bitorder="little")
+    return fixed.tobytes() + text_bytes(None) * sum(output.kind == "text" for output in layout.outputs)
 
 
 def _last_change(states: States, until: int) -> Ints:
@@ -89,7 +122,7 @@ def _instants(moment: Moment, output: Output) -> Ints:
     return found
 
 
-def _read_texts(value: bytes, place: int, count: int) -> list[str | None]:
+def _texts_of(value: bytes, place: int, count: int) -> list[str | None]:
     found: list[str | None] = []
     for _ in range(count):
         (length,) = TEXT.unpack_from(value, place)

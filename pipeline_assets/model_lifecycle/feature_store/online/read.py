@@ -16,16 +16,15 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline_assets.core.online_errors import BehindState
-from pipeline_assets.model_lifecycle.feature_store.online.answers import Answers, no_answers
 from pipeline_assets.model_lifecycle.feature_store.online.codec import unpacked
 from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed, feed_of
-from pipeline_assets.model_lifecycle.feature_store.online.finished import finished_at, restored
+from pipeline_assets.model_lifecycle.feature_store.online.finished import Forms, finished_at, nothing
 from pipeline_assets.model_lifecycle.feature_store.online.layout import Layout, microseconds
 from pipeline_assets.model_lifecycle.feature_store.online.position import Position
 from pipeline_assets.model_lifecycle.feature_store.online.rows import joined_keys, key_texts
 from pipeline_assets.model_lifecycle.feature_store.online.source import Asked, Row, Source, Wanted
 from pipeline_assets.processing.features.catalogue import view_columns
-from pipeline_assets.processing.features.columns import DECISION_AT, Bools, Ints, instants
+from pipeline_assets.processing.features.columns import DECISION_AT, Ints, instants
 from pipeline_assets.processing.features.defaults import with_defaults
 from pipeline_assets.processing.features.request import request_features
 from pipeline_assets.processing.features.timeline import NEVER
@@ -82,8 +81,7 @@ class Reader:
         self._read = [_view(source.feeds.index(feed), feed, view) for view, feed in ((view, feed_of(source.feeds, view)) for view in views)]
         self._defaults = [column for view in views for column in view_columns(view) if column.default is not None]
         self._entities = tuple(dict.fromkeys(view.entity for view in views))
-        self._nothing = _nothing([one.layout for one in self._read])
-        self._outputs = tuple(output for one in self._read for output in one.layout.outputs)
+        self._forms = Forms([one.layout for one in self._read])
 
     def of(self, source: Source) -> "Reader":
         """The same from another source of the same states."""
@@ -97,18 +95,17 @@ class Reader:
         Raises TableMismatch for a column that is missing or naive, BehindState for a time that a state no longer knows.
         """
         at = instants(requests, "requests", DECISION_AT)
+        times = at.tolist()
         texts = {key: key_texts(requests, "requests", key) for entity in self._entities for key in entity.keys}
-        asked = {entity: _asked(joined_keys([texts[key] for key in entity.keys]), at) for entity in self._entities}
+        asked = {entity: _asked(joined_keys([texts[key] for key in entity.keys]), times) for entity in self._entities}
         remembered = {one.view.name: _known(one, asked[one.view.entity]) for one in self._read}
         found, positions = self.source.ask([self._wanted(number, asked, remembered) for number in range(len(self.source.feeds))])
-        answers, first, times = self._nothing.take(np.zeros(len(at), np.int64)), 0, at.tolist()
-        statuses: dict[str, list[Status]] = {}
+        values, statuses = list[list[bytes]](), dict[str, list[Status]]()
         for one in self._read:
-            keys, rows = asked[one.view.entity], found.get((one.number, one.slot), [])
-            is_known = _answer(answers, first, one, keys, _with_values(rows, remembered[one.view.name]), at)
-            statuses[one.view.name] = _statuses(one.view, is_known.tolist(), positions[one.number].watermark, times)
-            first += len(one.layout.outputs)
-        features = with_defaults(self._defaults, answers.table(self._outputs))
+            rows = found.get((one.number, one.slot), [])
+            values.append(_values(one, asked[one.view.entity], rows, remembered[one.view.name], at))
+            statuses[one.view.name] = _statuses(one, values[-1], positions[one.number].watermark, times)
+        features = with_defaults(self._defaults, self._forms.answers(values, at).table(self._forms.outputs))
         if self.request:
             of_request = request_features(self.request, requests)
             features = pa.table([*features.columns, *of_request.columns], [*features.column_names, *of_request.column_names])
@@ -127,6 +124,7 @@ class Reader:
 class _View:
     """A view that is read: in which part of the query its rows are, and as which slot.
 
+    nothing: the value of an entity of which nothing is known. freshness: what the view promises, in microseconds.
     remembered: of some keys the values that their states were opened for. Where no event comes, a window moves on for each key once in a
     hop, so that a key is opened as often however often it is asked for.
     """
@@ -134,6 +132,8 @@ class _View:
     number: int
     slot: int
     layout: Layout
+    nothing: bytes
+    freshness: int
     remembered: dict[str, _Remembered] = field(default_factory=dict)
 
     @property
@@ -143,31 +143,21 @@ class _View:
 
 def _view(number: int, feed: Feed, view: FeatureView) -> _View:
     slot, layout = next((slot, layout) for slot, layout in enumerate(feed.layouts) if layout.view == view)
-    return _View(number=number, slot=slot, layout=layout)
+    return _View(number=number, slot=slot, layout=layout, nothing=nothing(layout), freshness=microseconds(view.freshness))
 
 
-def _nothing(layouts: Sequence[Layout]) -> Answers:
-    """What is said of an entity of which nothing is known."""
-    answers = no_answers([output for layout in layouts for output in layout.outputs], 1)
-    columns = [column for layout in layouts for column in view_columns(layout.view)]
-    for row, column in enumerate(columns):
-        if column.empty is not None:
-            answers.bits[row], answers.present[row] = column.empty, True
-    return answers
-
-
-def _asked(texts: Sequence[str | None], at: Ints) -> Asked:
+def _asked(texts: Sequence[str | None], at: Sequence[int]) -> Asked:
     numbers: dict[str, int] = {}
     # No text of Postgres has a NUL, so nothing is known of such a key.
-    key = np.array([-1 if text is None or "\0" in text else numbers.setdefault(text, len(numbers)) for text in texts], np.int64)
-    if len(at) and at.min() == at.max():
-        times = [int(at[0])] * len(numbers)
+    key = [-1 if text is None or "\0" in text else numbers.setdefault(text, len(numbers)) for text in texts]
+    if at and at.count(at[0]) == len(at):
+        times = [at[0]] * len(numbers)
         return Asked(keys=list(numbers), key=key, first=times, last=times)
-    first, last = np.full(len(numbers), NEVER), np.full(len(numbers), -NEVER)
-    is_asked = key >= 0
-    np.minimum.at(first, key[is_asked], at[is_asked])
-    np.maximum.at(last, key[is_asked], at[is_asked])
-    return Asked(keys=list(numbers), key=key, first=first.tolist(), last=last.tolist())
+    first, last = [NEVER] * len(numbers), [-NEVER] * len(numbers)
+    for number, time in zip(key, at, strict=True):
+        if number >= 0:
+            first[number], last[number] = min(first[number], time), max(last[number], time)
+    return Asked(keys=list(numbers), key=key, first=first, last=last)
 
 
 def _known(view: _View, asked: Asked) -> list[_Remembered | None]:
@@ -179,50 +169,46 @@ def _known(view: _View, asked: Asked) -> list[_Remembered | None]:
     ]
 
 
-def _answer(answers: Answers, first: int, view: _View, asked: Asked, rows: Sequence[Row], at: Ints) -> Bools:
-    """Puts what a view says into the answers, its features from the row `first` on; which questions are of a known entity."""
-    # Of each key the place of its value; the last is that of no key.
-    places, values = np.full(len(asked.keys) + 1, -1), list[bytes]()
-    opened = [row for row in rows if row.state is not None]
+def _values(view: _View, asked: Asked, rows: Sequence[Row], remembered: Sequence[_Remembered | None], at: Ints) -> list[bytes]:
+    """What a view says to each question."""
+    # Of each key its value; the last is that of no key.
+    of_keys, opened = [view.nothing] * (len(asked.keys) + 1), list[Row]()
     for row in rows:
-        if row.state is None and row.value is not None:
-            places[row.place] = len(values)
-            values.append(row.value)
-    value = places[asked.key]
+        known = remembered[row.place]
+        if row.state is not None:
+            opened.append(row)
+        elif row.value is not None:
+            of_keys[row.place] = row.value
+        elif known is not None:
+            of_keys[row.place] = known.value
+    values = [of_keys[key] for key in asked.key]
     if opened:
-        _open(view, asked, opened, at, value, values)
-    is_known: Bools = value >= 0
-    if values:
-        questions = np.flatnonzero(is_known)
-        answers.put(first, questions, restored(view.layout, values, value[questions], at[questions]))
-    return is_known
+        _open(view, asked, opened, at, values)
+    return values
 
 
-def _with_values(rows: Sequence[Row], remembered: Sequence[_Remembered | None]) -> list[Row]:
-    """The rows with the values that are remembered of them."""
-    return [row if row.value is not None or (own := remembered[row.place]) is None else row._replace(value=own.value) for row in rows]
-
-
-def _open(view: _View, asked: Asked, rows: Sequence[Row], at: Ints, value: Ints, values: list[bytes]) -> None:
-    """Adds the values that states make, each once for a time, has them remembered, and names their places in `value`."""
+def _open(view: _View, asked: Asked, rows: Sequence[Row], at: Ints, values: list[bytes]) -> None:
+    """Puts the values that states make, each once for a time, in the places of their questions, and has them remembered."""
     states_of = np.full(len(asked.keys) + 1, -1)
     states_of[[row.place for row in rows]] = np.arange(len(rows))
-    questions = np.flatnonzero(states_of[asked.key] >= 0)
-    pairs, which = np.unique(np.stack([states_of[asked.key[questions]], at[questions]]), axis=1, return_inverse=True)
+    of_questions = states_of[asked.key]
+    questions = np.flatnonzero(of_questions >= 0)
+    pairs, which = np.unique(np.stack([of_questions[questions], at[questions]]), axis=1, return_inverse=True)
     own, times = [rows[place] for place in pairs[0]], pairs[1]
     states = unpacked(view.layout, [row.state for row in own])
     for place in np.flatnonzero(times < states.base_at):
         raise BehindState(view.view.name, asked.keys[own[place].place], int(times[place]), int(states.base_at[place]))
     done = finished_at(view.layout, states, times)
-    value[questions] = len(values) + which.reshape(-1)
-    values += done.values
-    for row, *made in zip(own, done.since.tolist(), done.until.tolist(), done.values, strict=True):
+    for question, made in zip(questions.tolist(), which.reshape(-1).tolist(), strict=True):
+        values[question] = done.values[made]
+    for row, *known in zip(own, done.since.tolist(), done.until.tolist(), done.values, strict=True):
         view.remembered.pop(asked.keys[row.place], None)
-        view.remembered[asked.keys[row.place]] = _Remembered(row.version, *made)
+        view.remembered[asked.keys[row.place]] = _Remembered(row.version, *known)
     for key in list(islice(view.remembered, max(0, len(view.remembered) - MOST_REMEMBERED))):
         view.remembered.pop(key, None)
 
 
-def _statuses(view: FeatureView, is_known: list[bool], watermark: int | None, at: list[int]) -> list[Status]:
-    fresh_until = -NEVER if watermark is None else watermark + microseconds(view.freshness)
-    return ["unknown" if not known else "fresh" if time <= fresh_until else "stale" for known, time in zip(is_known, at, strict=True)]
+def _statuses(view: _View, values: Sequence[bytes], watermark: int | None, at: Sequence[int]) -> list[Status]:
+    fresh_until = -NEVER if watermark is None else watermark + view.freshness
+    unknown = view.nothing
+    return ["unknown" if value is unknown else "fresh" if time <= fresh_until else "stale" for value, time in zip(values, at, strict=True)]

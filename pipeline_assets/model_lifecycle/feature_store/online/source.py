@@ -6,7 +6,6 @@ from typing import NamedTuple, Protocol
 
 from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed
 from pipeline_assets.model_lifecycle.feature_store.online.position import Position
-from pipeline_assets.processing.features.columns import Ints
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,7 +13,7 @@ class Asked:
     """The keys of an entity that some questions ask for, each once, with the first and the last time; of each question its key, or -1."""
 
     keys: list[str]
-    key: Ints
+    key: list[int]
     first: list[int]
     last: list[int]
 
@@ -32,7 +31,7 @@ class Row(NamedTuple):
     """What a store has for one key of one view.
 
     value: the finished values; None where the version is the one that the reader has. state: the packed state; None there, and where the
-    finished values hold at all times that are asked for. version: another one whenever the state was written.
+    finished values hold at all times that are asked for. version: another one whenever the state was written; given with a state.
     """
 
     place: int

@@ -1,10 +1,18 @@
-"""The states in Postgres, as a reader asks for them: all views in one query, however many keys are asked for."""
+"""The states in Postgres, as a reader asks for them: all views in one query, however many keys are asked for.
 
-from collections.abc import Iterable, Mapping, Sequence
+The query goes to libpq as it is, prepared once for each connection: to make parameters of a question of one row, and rows of its answer,
+took psycopg as long as Postgres took for all else.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
 from copy import copy
+from itertools import count
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
-from psycopg import sql
+from psycopg import errors, sql
+from psycopg.pq import ConnStatus, ExecStatus, Format
 
 from pipeline_assets.model_lifecycle.feature_store.online import store
 from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed
@@ -13,20 +21,23 @@ from pipeline_assets.model_lifecycle.feature_store.online.source import Found, R
 
 if TYPE_CHECKING:
     import psycopg
+    from psycopg.pq.abc import PGresult
 
-# In one statement with the states, so that the position is the one of exactly these states.
-ASKED = """
-    select {number}::integer, q.slot, q.place, case when held.xmin = q.version then null else held.value end,
-        case when held.xmin = q.version or q.first >= held.since and q.last < held.until then null else held.state end, held.xmin::text,
-        null::bigint, null::bigint, null::boolean, null::jsonb
-    from unnest(%s::smallint[], %s::integer[], %s::text[], %s::bigint[], %s::bigint[], %s::xid[])
-        as q (slot, place, key, first, last, version)
-    join {state} as held on held.view = q.slot and held.key = q.key
-    union all
-    select {number}, null, null, null, null, null, watermark, snapshot_id, is_between,
-        (select jsonb_object_agg(partition, next_offset) from online.offsets where feed = {id})
-    from online.feeds where id = {id}
+# In one statement with the states, so that the positions are those of exactly these states. A position has its feed's number, from -1 down.
+QUERY = """
+    with asked as materialized (
+        select * from unnest($1::smallint[], $2::smallint[], $3::text[], $4::bigint[], $5::bigint[], $6::xid[]) with ordinality
+            as asked (feed, slot, key, first, last, version, place)
+    )
 """
+ASKED = """
+    select q.place::integer, case when held.xmin = q.version then null else held.value end,
+        case when held.xmin = q.version or q.first >= held.since and q.last < held.until then null else held.state end, held.xmin
+    from asked as q join {state} as held on held.view = q.slot and held.key = q.key where q.feed = {number}
+    union all
+    select -1 - {number}, convert_to(({position})::text, 'UTF8'), null, null from online.feeds where id = {id}
+"""
+NUMBERS = count()
 
 
 class Stored:
@@ -35,10 +46,12 @@ class Stored:
     def __init__(self, connection: "psycopg.Connection", feeds: Sequence[Feed]) -> None:
         self.connection, self.feeds = connection, tuple(feeds)
         parts = [
-            sql.SQL(ASKED).format(number=sql.Literal(number), id=sql.Literal(kept.id), state=kept.state)
+            sql.SQL(ASKED).format(number=sql.Literal(number), id=sql.Literal(kept.id), state=kept.state, position=sql.SQL(store.POSITION))
             for number, kept in enumerate(store.live(connection, feed) for feed in self.feeds)
         ]
-        self._query = sql.SQL(" union all ").join(parts).as_bytes(connection)
+        self._query = QUERY.encode() + sql.SQL(" union all ").join(parts).as_bytes(connection)
+        self._name, self._prepared = f"online_{next(NUMBERS)}".encode(), WeakSet["psycopg.Connection"]()
+        self._positions: dict[int, tuple[bytes, Position]] = {}
 
     def on(self, connection: "psycopg.Connection") -> "Stored":
         """The same on another connection in autocommit."""
@@ -48,33 +61,75 @@ class Stored:
 
     def ask(self, wanted: Sequence[Sequence[Wanted]]) -> tuple[Found, list[Position]]:
         """What `Source.ask` says."""
-        parameters = [array for each in wanted for array in _parameters(each)]
+        each = [(number, one) for number, of_feed in enumerate(wanted) for one in of_feed]
+        places = [(key, place) for key, one in (((number, one.slot), one) for number, one in each) for place in range(len(one.asked.keys))]
+        result = self._run(_parameters(each, self.connection.info.encoding))
         found: dict[tuple[int, int], list[Row]] = {}
-        stored: dict[int, tuple[int | None, int | None, bool, Mapping[str, int] | None]] = {}
-        for row in self.connection.execute(self._query, parameters, prepare=True, binary=True).fetchall():
-            if row[2] is None:
-                stored[row[0]] = row[6], row[7], row[8], row[9]
+        positions: dict[int, Position] = {}
+        held, whole = result.get_value, int.from_bytes
+        for row in range(result.ntuples):
+            at, value, state = whole(held(row, 0) or b"", signed=True), held(row, 1), held(row, 2)
+            if at < 0:
+                positions[-1 - at] = self._position(-1 - at, value or b"")
             else:
-                found.setdefault((row[0], row[1]), []).append(Row(row[2], row[3], row[4], row[5]))
-        return found, [position_of(feed, stored[number]) for number, feed in enumerate(self.feeds)]
+                key, place = places[at - 1]
+                version = "" if state is None else str(whole(held(row, 3) or b""))
+                found.setdefault(key, []).append(Row(place, value, state, version))
+        return found, [positions[number] for number in range(len(self.feeds))]
+
+    def _run(self, parameters: list[bytes]) -> "PGresult":
+        if self.connection not in self._prepared:
+            self._prepare()
+        server = self.connection.pgconn
+        result = server.exec_prepared(self._name, parameters, result_format=Format.BINARY)
+        if result.status == ExecStatus.TUPLES_OK:
+            return result
+        if server.status != ConnStatus.OK:
+            raise errors.OperationalError(result.get_error_message())
+        error = errors.error_from_result(result, self.connection.info.encoding)
+        if not isinstance(error, errors.InvalidSqlStatementName):
+            raise error
+        # Whatever else uses the connection has taken back all that was prepared on it.
+        self._prepared.discard(self.connection)
+        return self._run(parameters)
+
+    def _prepare(self) -> None:
+        result = self.connection.pgconn.prepare(self._name, self._query)
+        if result.status != ExecStatus.COMMAND_OK:
+            raise errors.error_from_result(result, self.connection.info.encoding)
+        self._prepared.add(self.connection)
+
+    def _position(self, number: int, written: bytes) -> Position:
+        """The position of a feed, which is the one of before as long as nothing came."""
+        known = self._positions.get(number)
+        if known is None or known[0] != written:
+            known = self._positions[number] = written, position_of(self.feeds[number], json.loads(written))
+        return known[1]
 
 
-def _parameters(wanted: Sequence[Wanted]) -> list[str]:
-    """The arrays that are asked for of one feed: slot, place of the key, key, first and last time, version."""
+def _parameters(wanted: Sequence[tuple[int, Wanted]], encoding: str) -> list[bytes]:
+    """The arrays that are asked for: feed, slot, key, first and last time, version."""
+    asked = [one.asked for _, one in wanted]
     return [
-        _array(one.slot for one in wanted for _ in one.asked.keys),
-        _array(place for one in wanted for place in range(len(one.asked.keys))),
-        "{" + ",".join([_quoted(key) for one in wanted for key in one.asked.keys]) + "}",
-        _array(time for one in wanted for time in one.asked.first),
-        _array(time for one in wanted for time in one.asked.last),
+        _array(part for number, one in wanted for part in [str(number)] * len(one.asked.keys)),
+        _array(part for _, one in wanted for part in [str(one.slot)] * len(one.asked.keys)),
+        ("{" + ",".join([_quoted(key) for one in asked for key in one.keys]) + "}").encode(encoding),
+        _array(part for one in asked for part in _texts(one.first)),
+        _array(part for one in asked for part in _texts(one.last)),
         # A version is the number of a transaction; none has 0.
-        _array(version or 0 for one in wanted for version in one.versions),
+        _array(version or "0" for _, one in wanted for version in one.versions),
     ]
 
 
-def _array(numbers: Iterable[int | str]) -> str:
-    """An array as Postgres writes it; psycopg takes several times as long for one."""
-    return "{" + ",".join(map(str, numbers)) + "}"
+def _texts(times: Sequence[int]) -> list[str]:
+    """Times as texts, which are mostly one."""
+    is_one = bool(times) and times.count(times[0]) == len(times)
+    return [str(times[0])] * len(times) if is_one else list(map(str, times))
+
+
+def _array(parts: Iterable[str]) -> bytes:
+    """An array as Postgres writes it."""
+    return ("{" + ",".join(list(parts)) + "}").encode()
 
 
 def _quoted(text: str) -> str:

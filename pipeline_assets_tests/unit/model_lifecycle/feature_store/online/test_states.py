@@ -14,7 +14,7 @@ from pipeline_assets.core.columns import ColumnKind
 from pipeline_assets.model_lifecycle.feature_store.online import state as states_module
 from pipeline_assets.model_lifecycle.feature_store.online.answers import features_at, moment_of
 from pipeline_assets.model_lifecycle.feature_store.online.codec import packed, unpacked
-from pipeline_assets.model_lifecycle.feature_store.online.finished import finished, restored
+from pipeline_assets.model_lifecycle.feature_store.online.finished import Forms, finished
 from pipeline_assets.model_lifecycle.feature_store.online.layout import Layout, layout_of
 from pipeline_assets.model_lifecycle.feature_store.online.rows import ROW_KEY, Events, Rows, distinct_keys, entity_texts, no_rows, rows_of
 from pipeline_assets.model_lifecycle.feature_store.online.state import NO_BASE, States, built, changed, empty, replaced
@@ -159,7 +159,7 @@ def test_features_equal_those_of_the_offline_kernel(apart: int, data: st.DataObj
             answer = rows_of_table(features_at(moment).table(layout.outputs))[key]
             assert list(answer) == list(feature_names(view))
             if done.since[key] <= one < done.until[key]:
-                kept = restored(layout, done.values, np.array([key]), np.array([one]))
+                kept = Forms([layout]).answers([[done.values[key]]], np.array([one]))
                 assert rows_of_table(kept.table(layout.outputs)) == [answer]
             assert answer == rows_of_table(expected)[row]
 
