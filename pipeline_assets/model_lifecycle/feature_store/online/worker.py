@@ -32,7 +32,8 @@ from pipeline_assets.spec.sources import EventStream
 if TYPE_CHECKING:
     from confluent_kafka import Consumer, Message, TopicPartition
 
-RECORDS_AT_ONCE, WAIT_SECONDS = 20_000, 0.1
+# How long a record is waited for, and what comes with it: a change of a hundred records takes little longer than one of a single one.
+RECORDS_AT_ONCE, WAIT_SECONDS, GATHER_SECONDS = 20_000, 0.1, 0.01
 # Old rows are looked for once in so many changes.
 CHANGES_BETWEEN_CLEANING = 500
 SECONDS_BETWEEN_LOOKS = 2.0
@@ -102,7 +103,7 @@ class Worker:
         """
         self._look()
         by_topic: dict[str, list[Message]] = {}
-        for message in self._consumer.consume(RECORDS_AT_ONCE, WAIT_SECONDS):
+        for message in self._waited_for():
             if message.error() is None:
                 by_topic.setdefault(str(message.topic()), []).append(message)
             else:
@@ -110,6 +111,11 @@ class Worker:
         found = [self._tried(feed, by_topic[held.topic]) for feed, held in list(self._held.items()) if held.topic in by_topic]
         self._note()
         return [taken for taken in found if taken is not None]
+
+    def _waited_for(self) -> "list[Message]":
+        """The records that have come, as soon as there is one; the consumer itself would wait for as many as are taken at once."""
+        first = self._consumer.consume(1, WAIT_SECONDS)
+        return [*first, *self._consumer.consume(RECORDS_AT_ONCE - 1, GATHER_SECONDS)] if first else first
 
     def _look(self) -> None:
         """Takes up feeds that were built, lets go of those that are no more or were built anew, and asks where topics end."""
