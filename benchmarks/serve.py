@@ -25,6 +25,7 @@ import numpy as np
 import psutil
 
 from benchmarks import online as store_bench
+from benchmarks.shared.online_rows import declared, questions
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.settings import PREFIX, Settings, StackSettings
 from pipeline_assets.local_stack import stack
@@ -68,7 +69,7 @@ def bodies(rows: int, count: int) -> list[dict[str, Any]]:
     """Requests about random entities."""
     random, found = np.random.default_rng(rows), []
     for _ in range(count):
-        asked = store_bench.questions(random, rows).to_pylist()
+        asked = questions(random, rows).to_pylist()
         fields = {"scheduled_departure_at": "2013-06-01T21:30:00Z", "distance_miles": 2454, "planned_minutes": 360.5}
         found.append({"instances": [{**one, **fields} for one in asked]})
     return found
@@ -145,7 +146,7 @@ def measure(folder: Path, settings: Settings) -> None:
 
 def main() -> None:
     """Starts a stack, fills it, and measures."""
-    project, feeds = store_bench.declared()
+    project, feeds = declared()
     with TemporaryDirectory() as name:
         folder = Path(name)
         try:

@@ -22,15 +22,26 @@ from pipeline_assets.use_cases.nyc_flights.sources import flight_departures, fli
 from pipeline_assets_tests.change_logs import log_schema
 
 FIRST, DAYS = date(2013, 2, 1), 90
-FLIGHTS_A_DAY = 14
 # Flights are planned at most so long before they leave.
 PLANNED = timedelta(days=12)
 START, END = (datetime.combine(day, time(), UTC) for day in (FIRST, FIRST + timedelta(days=DAYS)))
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
-ORIGINS, DESTINATIONS, CARRIERS = ("EWR", "JFK", "LGA"), ("BOS", "LAX", "MIA"), ("AA", "DL", "UA")
-AIRCRAFT = tuple(f"N{number}" for number in range(1, 13))
+ORIGINS = ("EWR", "JFK", "LGA")
 
 Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Airport:
+    """How much happens, and of what entities."""
+
+    flights_a_day: int = 14
+    destinations: tuple[str, ...] = ("BOS", "LAX", "MIA")
+    carriers: tuple[str, ...] = ("AA", "DL", "UA")
+    aircraft: tuple[str, ...] = tuple(f"N{number}" for number in range(1, 13))
+
+
+SMALL = Airport()
 
 
 @dataclass(kw_only=True)
@@ -46,6 +57,7 @@ class Course:
     """The versions of all rows by contract, and the records of the aircraft's change log; `counts` says how many of each kind there are."""
 
     random: Random
+    airport: Airport = SMALL
     versions: dict[str, list[Version]] = field(default_factory=dict)
     log: list[Row] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
@@ -73,11 +85,11 @@ class Course:
 SCHEDULE, DEPARTURES, WEATHER = (versioned(one.contract) for one in (flight_schedule, flight_departures, weather))
 
 
-def course(seed: int = 11) -> Course:
+def course(seed: int = 11, airport: Airport = SMALL) -> Course:
     """The three months."""
-    made = Course(random=Random(seed))  # noqa: S311 - rows for a test, not secrets
-    for number in range(DAYS * FLIGHTS_A_DAY):
-        scheduled = START + DAY * (number // FLIGHTS_A_DAY) + made.within(2 * HOUR, 23 * HOUR)
+    made = Course(random=Random(seed), airport=airport)  # noqa: S311 - rows for a test, not secrets
+    for number in range(DAYS * airport.flights_a_day):
+        scheduled = START + DAY * (number // airport.flights_a_day) + made.within(2 * HOUR, 23 * HOUR)
         _add_flight(made, f"F{number}", scheduled)
     for number in range(DAYS * 8):
         for origin in ORIGINS:
@@ -88,10 +100,10 @@ def course(seed: int = 11) -> Course:
 
 def _add_flight(made: Course, flight_id: str, scheduled: datetime) -> None:
     """The plan of a flight, and its departure."""
-    pick = made.random.choice
+    pick, airport = made.random.choice, made.airport
     flight = {
-        "flight_id": flight_id, "carrier": pick(CARRIERS), "tailnum": pick((*AIRCRAFT, None)), "origin": pick(ORIGINS),
-        "dest": pick(DESTINATIONS),
+        "flight_id": flight_id, "carrier": pick(airport.carriers), "tailnum": pick((*airport.aircraft, None)), "origin": pick(ORIGINS),
+        "dest": pick(airport.destinations),
     }  # fmt: skip
     _add_plan(made, flight, scheduled)
     _add_departure(made, flight, scheduled)
@@ -109,7 +121,7 @@ def _add_plan(made: Course, flight: Row, scheduled: datetime) -> None:
     changed_at = scheduled - HOUR + made.within(-5 * DAY, 2 * DAY)
     if changed_at > plan["recorded_at"]:
         if made.happens("another aircraft", 0.12):
-            plans.append(plan | {"tailnum": made.random.choice(AIRCRAFT), "recorded_at": changed_at})
+            plans.append(plan | {"tailnum": made.random.choice(made.airport.aircraft), "recorded_at": changed_at})
         if made.happens("moved", 0.08):
             moved = scheduled + made.within(-DAY, 4 * DAY)
             plans.append(
@@ -157,7 +169,8 @@ def _correction(made: Course, flight: Row, left_at: datetime) -> Row:
         return {"delay_minutes": int(made.random.gauss(20, 30)), "is_cancelled": False}
     if kind == "time":
         return {"event_at": left_at + made.within(-2 * DAY, HOUR)}
-    return {kind: made.random.choice(ORIGINS if kind == "origin" else AIRCRAFT)} if flight[kind] is not None else {"tailnum": "N1"}
+    kinds = ORIGINS if kind == "origin" else made.airport.aircraft
+    return {kind: made.random.choice(kinds)} if flight[kind] is not None else {"tailnum": "N1"}
 
 
 def _add_weather(made: Course, origin: str, observed: datetime) -> None:
@@ -178,11 +191,11 @@ def _add_weather(made: Course, origin: str, observed: datetime) -> None:
 
 def _add_aircraft(made: Course) -> None:
     """The change log of the aircraft: a snapshot before the course, then a change every eight hours; one in eight is a deletion."""
-    standing = {tailnum: _aircraft(made, tailnum, START - 30 * DAY) for tailnum in AIRCRAFT}
+    standing = {tailnum: _aircraft(made, tailnum, START - 30 * DAY) for tailnum in made.airport.aircraft}
     for number, row in enumerate(standing.values(), 1):
         _log(made, "r", START - DAY, row, "last" if number == len(standing) else "true")
     for number in range(DAYS * 3):
-        at, tailnum = START + 8 * HOUR * number + made.within(MINUTE, 8 * HOUR), made.random.choice(AIRCRAFT)
+        at, tailnum = START + 8 * HOUR * number + made.within(MINUTE, 8 * HOUR), made.random.choice(made.airport.aircraft)
         before = standing.pop(tailnum, None)
         if before is not None and made.happens("aircraft deleted", 0.12):
             _log(made, "d", at, {"tailnum": tailnum})
