@@ -10,7 +10,9 @@ import numpy as np
 import psycopg
 import pyarrow as pa
 import pytest
+from pydantic import SecretStr
 from typer.testing import CliRunner
+from valkey import Valkey
 
 from pipeline_assets.cli import app
 from pipeline_assets.core import names
@@ -22,6 +24,7 @@ from pipeline_assets.ingestion.sources import quarantine
 from pipeline_assets.ingestion.streaming.streams import record_streams
 from pipeline_assets.ingestion.streaming.typed.rows import Typed, type_landed
 from pipeline_assets.model_lifecycle.feature_store.online import store
+from pipeline_assets.model_lifecycle.feature_store.online.copies import Copied, Copies
 from pipeline_assets.model_lifecycle.feature_store.online.feeds import feeds_of
 from pipeline_assets.model_lifecycle.feature_store.online.keep import keep_records
 from pipeline_assets.model_lifecycle.feature_store.online.read import Reader
@@ -150,6 +153,33 @@ def test_records_of_a_forgotten_aircraft_leave_no_byte_and_are_passed_over_when_
     assert proof.places["served vectors of flight_delay"]["rows"] == 1
     assert "flight-departures" in proof.topics
     assert second.places["lake landed.flight_departures"]["rows"] == len(rows) - len(others) + 2
+
+
+def copied_bytes(server: Valkey) -> bytes:
+    """All that a server holds of online states, joined: entity keys, finished values, states and positions."""
+    held: list[Any] = [server.hgetall(name) for name in server.scan_iter("online:*")]
+    return b" ".join(part for one in held for pair in one.items() for part in pair)
+
+
+def test_a_forgotten_aircraft_leaves_the_copy_of_the_online_states_too(isolated: Settings, declared: Declared, valkey: SecretStr) -> None:
+    """No entity key and no byte of it is left on the server, and the copy answers as the store does, of the others as before."""
+    settings, rows = isolated.model_copy(update={"online_valkey": valkey}), flown(80)
+    serve(settings, [])
+    with online(settings) as connection:
+        kept = store.live(connection, FEED)
+    take(settings, kept, rows)
+    asked = questions(rows[-1]["recorded_at"])
+    with Valkey.from_url(valkey.get_secret_value()) as server:
+        before = copied_bytes(server)
+        proof, _ = forget(settings, declared, "aircraft", [KEY], silent)
+        after = copied_bytes(server)
+        found = Reader(Copied(Copies(server), [FEED]), FEED.views).read(asked).features.to_pydict()
+
+    assert KEY.encode() in before
+    assert KEY.encode() not in after
+    assert b"N1" in after
+    assert found == served(settings, rows[-1]["recorded_at"])
+    assert any(name.startswith("online ") for name in proof.places)
 
 
 def test_the_command_shows_and_asks_before_it_removes_and_lists_proofs(isolated: Settings, tmp_path: Path) -> None:
