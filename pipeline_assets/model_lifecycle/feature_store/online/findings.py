@@ -59,15 +59,21 @@ def last_comparison(settings: OnlineSettings, model: Model) -> Finding | None:
 
 def draw_findings(found: Sequence[Finding]) -> bytes:
     """How many vectors were compared, and how many values differed, over time, as a PNG image; `found` is newest first, not empty."""
-    figure, axes = canvas(WIDE, "Served vectors held against the lake", "", "")
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+
+    figure, axes = canvas(WIDE, "Served vectors held against the lake", "UTC", "")
     at = np.array([one.checked_at.replace(tzinfo=None) for one in reversed(found)], "datetime64[us]")
     checked = [one.checked for one in reversed(found)]
     differing = [sum(one.differing.values()) for one in reversed(found)]
-    axes.plot(at, checked, color=GREY, marker=".", label="vectors compared")
-    axes.plot(at, differing, color=BLUE, marker=".", label="values that differ")
+    axes.plot(at, checked, color=GREY, marker=".", clip_on=False, label="vectors compared")
+    axes.plot(at, differing, color=BLUE, marker=".", clip_on=False, label="values that differ")
     axes.set_ylim(bottom=0)
+    # A single comparison would be drawn among years.
+    axes.set_xlim(min(at[0], at[-1] - np.timedelta64(2, "h")), at[-1])
+    locator = AutoDateLocator(maxticks=8)  # type: ignore[no-untyped-call]
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
     axes.legend(fontsize=8, frameon=False)
-    figure.autofmt_xdate()
     return png(figure)
 
 
