@@ -45,21 +45,22 @@ from pipeline_assets.serving.realtime.service.status import Recent, explain_rece
 from pipeline_assets.spec.models import Model
 
 CLOSING_SECONDS = 5.0
+ASKS_OR_READS = frozenset({Role.READ, Role.PREDICT})
 POLICY: Policy = {
     "predict": Role.PREDICT,
     "explain": Role.PREDICT,
     "feedback": Role.FEEDBACK,
     "events": Role.EVENTS,
     "infer": Role.PREDICT,
-    "features": Role.READ,
-    "models": Role.READ,
-    "model": Role.READ,
-    "metadata": Role.READ,
-    "model_ready": PUBLIC,
+    "features": ASKS_OR_READS,
+    "models": ASKS_OR_READS,
+    "model": ASKS_OR_READS,
+    "metadata": ASKS_OR_READS,
+    "model_ready": ASKS_OR_READS,
     "health_live": PUBLIC,
     "health_ready": PUBLIC,
     "metrics": Role.READ,
-    "openapi": Role.READ,
+    "openapi": ASKS_OR_READS,
     **ROUTES_POLICY,
 }
 
@@ -141,7 +142,7 @@ def build_app(service: Service, access: Access) -> ASGIApp:
         service.close()
 
     handlers = {Problem: _problem, Exception: _problem}
-    page = page_routes(partial(status_of, service), partial(explain_recent, service), keys=access.keys, sessions=access.sessions)
+    page = page_routes(partial(status_of, service, access), partial(explain_recent, service), keys=access.keys, sessions=access.sessions)
     app = Starlette(routes=[*routes_of(service), *page], lifespan=lifespan, exception_handlers=handlers)
     return access.guard(app, app.routes, POLICY)
 

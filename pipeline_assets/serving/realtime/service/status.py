@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
 from pipeline_assets.core.instants import instant_at
+from pipeline_assets.serving.realtime.access.opened import Access
 from pipeline_assets.serving.realtime.access.page import (
     Contribution,
     Explanation,
@@ -51,11 +52,12 @@ class Recent:
         return list(reversed(self._newest))
 
 
-def status_of(service: "Service") -> ServiceStatus:
+def status_of(service: "Service", access: Access) -> ServiceStatus:
     """All that the page shows."""
     log = service.log.counts()
     lost, away = sum(log.lost.values()), log.away_since
     problems = [
+        *access.problems,
         *(f"Model {name}: {problem}." for name, problem in service.live.problems.items()),
         *([] if service.live.ledger_answers else ["The ledger of promotions does not answer; what was live goes on."]),
         *([] if away is None else [f"Kafka does not answer since {away:%H:%M:%S} UTC; {log.spooled:,} predictions wait on disk."]),

@@ -22,7 +22,7 @@ from pipeline_assets.core.prediction_streams import prediction_feedback, predict
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.streaming.capture.topics import Topic, ensure_topics
 from pipeline_assets.serving.realtime.access.callers import Role
-from pipeline_assets.serving.realtime.access.guard import unguarded
+from pipeline_assets.serving.realtime.access.guard import PUBLIC, unguarded
 from pipeline_assets.serving.realtime.client import Client, Feedback
 from pipeline_assets.serving.realtime.client_errors import RequestRefused
 from pipeline_assets.serving.realtime.package import MODEL_FILE
@@ -344,10 +344,10 @@ def test_each_prediction_is_logged_as_it_was_answered(store: Settings, streams: 
 def test_every_route_has_a_role(service: Service) -> None:
     """None is open, or closed to all, because somebody forgot it; what is public is health and what a browser needs to log in."""
     routes = routes_of(service)
-    public = {name for name, role in POLICY.items() if not isinstance(role, Role)}
+    public = {name for name, role in POLICY.items() if role is PUBLIC}
 
     assert unguarded(routes, POLICY) == []
-    assert public == {"health_live", "health_ready", "model_ready", "page_login", "page_asset"}
+    assert public == {"health_live", "health_ready", "page_login", "page_asset"}
 
 
 def test_the_page_shows_what_happens_and_explains_it(client: httpx.Client) -> None:
