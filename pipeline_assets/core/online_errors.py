@@ -80,3 +80,14 @@ class RequestFieldMissing(UserInputError):
             f"{where} lacks '{field}', which the request feature '{feature}' of model '{model}' is computed from. Give it, null where "
             "there is no value; or declare a `default`."
         )
+
+
+class PredictionNotLogged(UserInputError):
+    """The lake has no prediction of that id."""
+
+    def __init__(self, prediction_id: str) -> None:
+        self.prediction_id = prediction_id
+        super().__init__(
+            f"The lake has no prediction '{prediction_id}'. A new one arrives within seconds, by the job `type_records`; while Kafka is "
+            "away the service spools it."
+        )

@@ -1,0 +1,137 @@
+"""A prediction explained from its log: replayed to the bit, with what it was made of; and a skew is found and shown."""
+
+import json
+import struct
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline_assets.core.connections import catalog
+from pipeline_assets.core.online_errors import PredictionNotLogged
+from pipeline_assets.core.prediction_streams import prediction_log
+from pipeline_assets.core.settings import Settings
+from pipeline_assets.ingestion.streaming.decoding.records import RecordReader, Share
+from pipeline_assets.ingestion.streaming.landing.offsets import Seen
+from pipeline_assets.ingestion.streaming.typed.table import Position, append_events, typed_events, typed_table
+from pipeline_assets.model_lifecycle.feature_store.lineage import ProjectLineage
+from pipeline_assets.model_lifecycle.feature_store.online.build import build
+from pipeline_assets.processing.cleaning.dbt import project_folder
+from pipeline_assets.processing.cleaning.lineage import read_lineage
+from pipeline_assets.processing.cleaning.models import read_models
+from pipeline_assets.serving.realtime.access.callers import Role
+from pipeline_assets.serving.realtime.log.commands import lines_of
+from pipeline_assets.serving.realtime.log.explain import DIFFERS, EQUAL, Explanation, explain_prediction
+from pipeline_assets.serving.realtime.log.spool import Spool
+from pipeline_assets_tests.landings import Landed, table_of
+from pipeline_assets_tests.online_departures import put_history, put_typed
+from pipeline_assets_tests.online_departures import table_of as departures_table
+from pipeline_assets_tests.served_models import FEED, INSTANCE, MODEL, ROWS, client_of, project_of, promote, put_package, service_of
+
+DECIDED = ROWS[-1]["recorded_at"] + timedelta(minutes=1)
+
+
+@dataclass
+class Site:
+    """A lake and an online store of departures, with a model that is live; what was answered is put into the lake by `log`."""
+
+    settings: Settings
+    folder: Path
+    offset: int = 0
+
+    def ask(self) -> dict[str, Any]:
+        """A prediction of the service, which ends then: Kafka is away, and so what it logged is on disk."""
+        service = service_of(self.settings, self.folder, MODEL)
+        with client_of(service, self.folder, Role.PREDICT) as client:
+            answer = client.post("/v1/models/flight_delay:predict", json={"instances": [{**INSTANCE, "decision_at": DECIDED.isoformat()}]})
+        assert answer.status_code == 200, answer.text
+        found: dict[str, Any] = answer.json()["predictions"][0]
+        return found
+
+    def log(self, **changed: Any) -> None:
+        """Puts what was logged into the typed table, as typing does, some of it changed."""
+        (path,) = (self.folder / "spool").glob("*/*.spool")
+        spool = Spool(folder=self.folder, limit_bytes=1 << 30, segment_bytes=1 << 30)
+        spool.adopt(path)
+        values = [json.dumps(json.loads(record.value) | changed).encode() for record, _ in spool.read(10)]
+        landed = [
+            Landed(offset=self.offset + place, payload=value, received_at=datetime.now(UTC), topic=prediction_log.topic)
+            for place, value in enumerate(values)
+        ]
+        self.offset += len(landed)
+        records = table_of(landed)
+        checked = RecordReader(prediction_log, Share()).read(records).checked
+        assert list(checked.broken) == []
+        with catalog(self.settings) as lake:
+            table = typed_table(lake, prediction_log.contract)
+            rows = typed_events(prediction_log.contract, checked, records)
+            append_events(table, rows, Position(seen=Seen(partitions={0: ((0, self.offset),)})), run_id="test")
+
+    def explain(self, prediction_id: str) -> Explanation:
+        """The explanation of a prediction."""
+        project = project_of(MODEL)
+        lineage = ProjectLineage(project=project, dbt=read_lineage(project_folder()))
+        return explain_prediction(self.settings, lineage, read_models(project).references, [FEED], prediction_id)
+
+
+@pytest.fixture
+def site(isolated: Settings, tmp_path: Path) -> Site:
+    """Departures from before the topic and from it, built online, and the first version of the model."""
+    half = len(ROWS) // 2
+    put_history(isolated, departures_table(ROWS[:half]))
+    put_typed(isolated, departures_table(ROWS[half:]), 0)
+    build(isolated, FEED, lambda _: None)
+    put_package(isolated, MODEL, 1, 1)
+    promote(isolated, MODEL, 1)
+    return Site(settings=isolated, folder=tmp_path)
+
+
+def test_a_prediction_is_replayed_from_the_lake_to_the_bit(site: Site) -> None:
+    """Its features come from the lake again, its score from the package; contributions add up, rows and fields behind it are named."""
+    answer = site.ask()
+    site.log()
+    found = site.explain(answer["id"])
+    total = sum(float(one.contribution) for one in found.features if isinstance(one.contribution, float)) + float(str(found.bias))
+    counted = [row for row in ROWS if row["origin"] == INSTANCE["origin"]]
+    (behind,) = [one for one in found.behind if one.view == "origin_departures"]
+    text = "\n".join(lines_of(found))
+
+    assert (found.replay.features, found.replay.is_score_equal, found.replay.differing) == (EQUAL, True, {})
+    assert struct.pack("<d", found.prediction["scores"]["score"]) == struct.pack("<d", answer["score"])
+    assert found.prediction["model_version"] == 1
+    assert 1 / (1 + np.exp(-total)) == pytest.approx(answer["score"], abs=1e-5)
+    assert len(found.features) == len(found.prediction["features"])
+    assert any("flight_departures.delay_minutes" in leaf for one in found.features for leaf in one.computed_from)
+    assert 0 < behind.rows <= len(counted)
+    assert behind.newest[0]["event_at"] == max(row["event_at"] for row in behind.newest)
+    assert {row["origin"] for row in behind.newest} == {INSTANCE["origin"]}
+    assert "flight_delay version 1 (live) answered score" in text
+    assert "score of the packaged model: equal to the bit" in text
+
+
+def test_a_value_that_the_lake_does_not_give_is_shown(site: Site) -> None:
+    """One bit of a feature, and one of the score, are other than they would be: both are found; a score that was logged is what counts."""
+    answer = site.ask()
+    site.log()
+    logged = dict(site.explain(answer["id"]).prediction)
+    name = next(name for name, value in logged["features"].items() if isinstance(value, float) and value)
+    features = logged["features"] | {name: float(np.nextafter(logged["features"][name], np.inf))}
+    (path,) = site.folder.glob("*.spool")
+    (site.folder / "spool" / "again").mkdir(parents=True)
+    path.rename(site.folder / "spool" / "again" / path.name)
+    site.log(features=json.dumps(features), scores=json.dumps({"score": float(np.nextafter(answer["score"], 1))}))
+    found = site.explain(answer["id"])
+
+    assert found.replay.features == DIFFERS
+    assert found.replay.differing == {name: (features[name], logged["features"][name])}
+    assert not found.replay.is_score_equal
+    assert f"{name}: served {features[name]!r}, the lake gives {logged['features'][name]!r}" in "\n".join(lines_of(found))
+
+
+def test_a_prediction_that_is_not_in_the_lake_is_named(isolated: Settings, tmp_path: Path) -> None:
+    """Before anything was logged at all, too."""
+    with pytest.raises(PredictionNotLogged, match="no prediction 'p-1'"):
+        Site(settings=isolated, folder=tmp_path).explain("p-1")
