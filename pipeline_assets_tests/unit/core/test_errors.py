@@ -68,7 +68,7 @@ def made(kind: type[PipelineError]) -> PipelineError:
         return kind("It does not work.")
     hints, parameters = get_type_hints(constructor), list(signature(constructor).parameters.values())[1:]
     given = {one: fact(hints[one.name]) for one in parameters}
-    named = {one.name: value for one, value in given.items() if one.kind is Parameter.KEYWORD_ONLY}
+    named = {one.name: value for one, value in given.items() if one.kind in (Parameter.KEYWORD_ONLY, Parameter.VAR_KEYWORD)}
     return kind(*(value for one, value in given.items() if one.name not in named), **named)
 
 

@@ -35,6 +35,9 @@ def document(project: Project, schemas: Mapping[str, RequestSchema]) -> bytes:
         paths[f"/v1/models/{name}"] = {"get": _get(f"model_{name}", model.question)}
         paths[f"/v1/models/{name}:predict"] = {"post": _post(f"predict_{name}", model.question, body, _predictions(model))}
         paths[f"/v1/models/{name}:explain"] = {"post": _post(f"explain_{name}", f"Why: {model.question}", body, {"type": "object"})}
+        paths[f"/v1/models/{name}:feedback"] = {
+            "post": _post(f"feedback_{name}", f"What came of it: {model.question}", FEEDBACK, {"type": "object"})
+        }
     for path, what in (("/v2/health/live", "It runs."), ("/v2/health/ready", "Every live model serves.")):
         paths[path] = {"get": _get(path.rpartition("/")[2], what, may_be_unready=True)}
     found_document = {
@@ -94,6 +97,33 @@ def _post(name: str, what: str, body: dict[str, Any], answer: dict[str, Any]) ->
     return {"operationId": name, "summary": what, "requestBody": body, "responses": {"200": done, **REFUSED}}
 
 
+FEEDBACK: dict[str, Any] = {
+    "required": True,
+    "content": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "required": ["instances"],
+                "properties": {
+                    "instances": {
+                        "type": "array",
+                        "items": {
+                            "type": "object",
+                            "required": ["prediction_id", "label"],
+                            "properties": {
+                                "prediction_id": {"type": "string"},
+                                "label": {"type": ["boolean", "number", "string", "null"]},
+                                "given_at": {"type": "string", "format": "date-time"},
+                            },
+                            "additionalProperties": False,
+                        },
+                    }
+                },
+                "additionalProperties": False,
+            }
+        }
+    },
+}
 PROBLEM_SCHEMA: dict[str, Any] = {
     "type": "object",
     "required": ["type", "title", "status", "detail"],
