@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from functools import cache
 from pathlib import Path
 
 import httpx
@@ -30,7 +29,7 @@ from pipeline_assets.serving.realtime.package import files_of, write_package
 from pipeline_assets.serving.realtime.selftest import golden_rows
 from pipeline_assets.serving.realtime.service.app import Service, build_app
 from pipeline_assets.spec.models import Model
-from pipeline_assets.spec.tasks import Binary, Task
+from pipeline_assets.spec.tasks import Task
 from pipeline_assets.use_cases import nyc_flights
 from pipeline_assets_tests.model_rows import AS_OF, START, labels, record_of, small_model, vectors
 from pipeline_assets_tests.online_departures import PROJECT, departures, feed, table_of
@@ -38,6 +37,7 @@ from pipeline_assets_tests.stream_records import until
 
 ROWS = departures(np.random.default_rng(30), 60)
 FEED = feed("departures_history")
+LEARNED: dict[tuple[int, Task, tuple[str, ...]], Candidate] = {}
 MODEL = replace(small_model("flight_delay"), views=FEED.views)
 FLIGHT = {"scheduled_departure_at": "2013-05-04T21:30:00Z", "distance_miles": 2454, "planned_minutes": 360.5}
 INSTANCE = {"origin": "EWR", "carrier": "AA", "dest": "LAX", "tailnum": "N1", **FLIGHT}
@@ -62,18 +62,19 @@ def keep_departures(settings: OnlineSettings) -> None:
         keep_records(session, table_of(ROWS), {0: len(ROWS)})
 
 
-@cache
-def candidate(model_seed: int, task: Task = Binary()) -> Candidate:  # noqa: B008 - a declaration, never changed
-    """What was learned with a seed; another seed gives another one. Trained once a session."""
-    model = model_of(task)
-    asked = vectors(model, seed=model_seed)
-    rows = build_training_set(model, asked, labels(model, asked), AS_OF)
-    return train_candidate(model, record_of(model, rows), rows, lambda _: None)
+def candidate(model: Model, seed: int) -> Candidate:
+    """What was learned with a seed; another seed gives another one. Trained once a session for the same task and views."""
+    known = seed, model.task, tuple(view.name for view in model.views)
+    if known not in LEARNED:
+        asked = vectors(model, seed=seed)
+        rows = build_training_set(model, asked, labels(model, asked), AS_OF)
+        LEARNED[known] = train_candidate(model, record_of(model, rows), rows, lambda _: None)
+    return LEARNED[known]
 
 
 def files(model: Model, seed: int) -> dict[str, bytes]:
     """The files of the package of a seed."""
-    found = candidate(seed, model.task)
+    found = candidate(model, seed)
     scorer = Scorer.load(found.fitted.artifact, replace(found.contract, model=model.name))
     rows = golden_rows(model, vectors(model, 200), [one.name for one in scorer.contract.features])
     return files_of(scorer, found.fitted.artifact, rows)
