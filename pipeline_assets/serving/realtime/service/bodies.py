@@ -12,14 +12,14 @@ LARGEST_BYTES, LONGEST_SECONDS = 1_000_000, 10.0
 JSON = "application/json"
 
 
-async def read_body(request: Request, kind: str = JSON) -> bytes:
-    """The body of a request.
+async def read_body(request: Request, kind: str = JSON, *, is_optional: bool = False) -> bytes:
+    """The body of a request; with `is_optional` its type may be left out, as some clients of V2 do.
 
     Raises Problem: 415 for another type or a packed body, 413 for more than LARGEST_BYTES, 408 for one that takes too long.
     """
     headers = request.headers
     found = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if found != kind:
+    if found != kind and not (is_optional and not found):
         raise Problem(415, "UnknownType", f"The body has the type '{shown(found)}', expected {kind}.")
     if headers.get("content-encoding", "identity").lower() != "identity":
         raise Problem(415, "Packed", "The body is packed. Send it as it is.")

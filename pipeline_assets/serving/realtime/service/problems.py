@@ -29,6 +29,8 @@ class Problem(UserInputError):
     def response(self) -> Response:
         """The document."""
         found: dict[str, Any] = {"type": "about:blank", "title": self.title, "status": self.status, "detail": self.detail, **self.members}
+        # Where clients of KServe and Triton look.
+        found["error"] = self.detail
         headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
         return Response(msgspec.json.encode(found), self.status, headers, media_type=PROBLEM)
 

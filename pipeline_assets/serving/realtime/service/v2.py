@@ -127,7 +127,7 @@ def _serving(service: "Service", request: Request) -> Serving:
 async def _request(request: Request) -> tuple[Infer, memoryview]:
     """The request, and the bytes of its binary tensors."""
     length = request.headers.get(LENGTH_HEADER)
-    body = await read_body(request, JSON if length is None else BINARY)
+    body = await read_body(request, JSON if length is None else BINARY, is_optional=True)
     size = len(body) if length is None else int(length) if length.isdecimal() else -1
     if not 0 < size <= len(body):
         raise Problem(400, "HeaderUnfit", f"`Inference-Header-Content-Length` is {shown(str(length))}, and the body has {len(body)} bytes.")
