@@ -88,31 +88,44 @@ class Breaker:
 
 @dataclass(frozen=True, kw_only=True)
 class _Remembered:
-    """The features of a view that the store gave for an entity, as a row of a table, and when."""
+    """The features of a view that the store gave for an entity, as a row of a table that is kept by its number, and when."""
 
     at: float
-    table: pa.Table
+    table: int
     row: int
     known_to: int | None
 
 
 @dataclass
 class LastGood:
-    """The newest features of entities by view, for as long as the view promises to be fresh; the least recently used go first."""
+    """The newest features of entities by view, for as long as the view promises to be fresh; the oldest go first.
+
+    Tables are kept as they came, of so many rows in all: an entity whose table has gone is no longer known.
+    """
 
     model: Model
     clock: Clock = time.monotonic
+    most_rows: int = MOST_REMEMBERED
+    _tables: "OrderedDict[int, pa.Table]" = field(default_factory=OrderedDict)
+    rows_kept: int = 0
+    _number: int = 0
     _rows: "OrderedDict[tuple[str, Key], _Remembered]" = field(default_factory=OrderedDict)
 
     def remember(self, questions: pa.Table, served: Served) -> None:
         """Keeps what the store gave."""
         now = self.clock()
+        self._number += 1
+        self._tables[self._number] = served.features
+        self.rows_kept += served.features.num_rows
         for view in self.model.views:
             for row, key in enumerate(_keys(questions, view)):
-                known = _Remembered(at=now, table=served.features, row=row, known_to=served.known_to[view.name])
+                known = _Remembered(at=now, table=self._number, row=row, known_to=served.known_to[view.name])
                 self._rows[view.name, key] = known
                 self._rows.move_to_end((view.name, key))
-        while len(self._rows) > MOST_REMEMBERED:
+        while self.rows_kept > self.most_rows and len(self._tables) > 1:
+            _, gone = self._tables.popitem(last=False)
+            self.rows_kept -= gone.num_rows
+        while len(self._rows) > self.most_rows * len(self.model.views):
             self._rows.popitem(last=False)
 
     def answer(self, questions: pa.Table) -> Found:
@@ -124,7 +137,7 @@ class LastGood:
         for view in self.model.views:
             found = [self._good(view, key) for key in _keys(questions, view)]
             for column in view_columns(view):
-                columns[column.name] = _column(column, found)
+                columns[column.name] = _column(column, self._tables, found)
             statuses[view.name] = ["unknown" if one is None else "stale" for one in found]
             worst = [_worse(one, "default" if each is None else "last_good") for one, each in zip(worst, found, strict=True)]
             known_to[view.name] = max((one.known_to for one in found if one is not None and one.known_to is not None), default=None)
@@ -135,7 +148,9 @@ class LastGood:
 
     def _good(self, view: FeatureView, key: Key) -> _Remembered | None:
         known = self._rows.get((view.name, key))
-        return known if known is not None and self.clock() - known.at <= view.freshness.total_seconds() else None
+        if known is None or known.table not in self._tables:
+            return None
+        return known if self.clock() - known.at <= view.freshness.total_seconds() else None
 
 
 class Features:
@@ -197,8 +212,8 @@ def _keys(questions: pa.Table, view: FeatureView) -> list[Key]:
     return list(zip(*(questions[key].to_pylist() for key in view.entity.keys), strict=True))
 
 
-def _column(column: FeatureColumn, found: Sequence[_Remembered | None]) -> pa.ChunkedArray:
-    values = [column.empty if one is None else one.table[column.name][one.row].as_py() for one in found]
+def _column(column: FeatureColumn, tables: Mapping[int, pa.Table], found: Sequence[_Remembered | None]) -> pa.ChunkedArray:
+    values = [column.empty if one is None else tables[one.table][column.name][one.row].as_py() for one in found]
     return pa.chunked_array([pa.array(values, pa.type_for_alias(column.dtype))])
 
 

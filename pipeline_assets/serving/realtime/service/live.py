@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event, Thread
 
-import botocore.exceptions
 import psycopg
 
 from pipeline_assets.core.dsn import limited, with_time_zone
@@ -82,9 +81,13 @@ class LiveVersions:
 
     def _follow(self) -> None:
         while not self._stopped.wait(LOOK_SECONDS):
-            wanted = self._look()
-            if wanted is not None:
-                self._take(wanted)
+            try:
+                wanted = self._look()
+                if wanted is not None:
+                    self._take(wanted)
+            except Exception:
+                # Nothing may end the thread: what goes live after that would never serve.
+                LOG.exception("following the ledger failed, and goes on")
         if self._connection is not None:
             self._connection.close()
 
@@ -113,8 +116,8 @@ class LiveVersions:
                 continue
             try:
                 self._swap(model, one)
-            except (PipelineError, OSError, ValueError, botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
-                self._refuse(model, one, str(error))
+            except Exception as error:  # noqa: BLE001 - whatever a foreign package does, the version before serves on
+                self._refuse(model, one, str(error) if isinstance(error, PipelineError) else f"{type(error).__name__}: {error}")
 
     def _swap(self, model: Model, one: Wanted) -> None:
         now = self.serving.get(model.name)

@@ -1,6 +1,7 @@
 """Predictions as KServe and TensorFlow Serving ask for them (V1): instances in, predictions out."""
 
 import time
+from hashlib import sha256
 from random import Random, SystemRandom
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid5
@@ -10,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from pipeline_assets.serving.realtime.access.callers import caller_of
 from pipeline_assets.serving.realtime.service.bodies import check_rows, read_body
 from pipeline_assets.serving.realtime.service.predictor import Part, plain_scores
 from pipeline_assets.serving.realtime.service.problems import Problem
@@ -35,9 +37,10 @@ def routes(service: "Service") -> list[Route]:
         predictor = service.predictor(request.path_params["model"])
         try:
             predictor.check_room(is_low=is_low(request))
-            rows = predictor.schema.read(await read_body(request))
+            body = await read_body(request)
+            rows = predictor.schema.read(body)
             check_rows(request, len(rows))
-            ids = _ids(request, predictor.model.name, len(rows))
+            ids = _ids(request, predictor.model.name, body, len(rows))
             part = await predictor.predict(rows)
         except Exception as error:
             service.metrics.failed(predictor.model.name, error)
@@ -105,14 +108,18 @@ def is_low(request: Request) -> bool:
     return False
 
 
-def _ids(request: Request, model: str, count: int) -> list[str]:
-    """An identifier for each prediction: the same for the same `Idempotency-Key`, so that what a client asks for again counts once."""
+def _ids(request: Request, model: str, body: bytes, count: int) -> list[str]:
+    """An identifier for each prediction.
+
+    It is the same for the same `Idempotency-Key`, caller and body, so that what a client asks for again counts once.
+    """
     key = request.headers.get("idempotency-key")
     if key is None:
         return [str(UUID(int=CHANCE.getrandbits(128), version=4)) for _ in range(count)]
     if not key or len(key) > LONGEST_KEY:
         raise Problem(422, "KeyUnfit", f"`Idempotency-Key` has {len(key)} characters, expected 1 to {LONGEST_KEY}.")
-    return [str(uuid5(SPACE, f"{model}/{row}/{key}")) for row in range(count)]
+    asked = f"{caller_of(request.scope).id}/{model}/{sha256(body).hexdigest()}/{key}"
+    return [str(uuid5(SPACE, f"{asked}/{row}")) for row in range(count)]
 
 
 def _json(found: dict[str, Any]) -> Response:

@@ -187,9 +187,9 @@ def test_a_body_without_end_is_cut_off(client: httpx.Client) -> None:
 
 
 def test_the_same_key_of_a_repeat_gives_the_same_ids(client: httpx.Client) -> None:
-    """With an Idempotency-Key ids are the same again, without one they are new; one that is too long is refused."""
+    """With an Idempotency-Key ids are the same again, for other instances they are others; a key that is too long is refused."""
     first, again = (asked(client, KNOWN, KNOWN, **{"Idempotency-Key": "order-7"}).json()["predictions"] for _ in range(2))
-    other = asked(client, KNOWN).json()["predictions"]
+    other = asked(client, KNOWN, **{"Idempotency-Key": "order-7"}).json()["predictions"]
     refused = asked(client, KNOWN, **{"Idempotency-Key": "x" * 201})
 
     assert [one["id"] for one in first] == [one["id"] for one in again]

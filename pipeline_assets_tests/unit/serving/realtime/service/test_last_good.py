@@ -1,0 +1,86 @@
+"""What is answered while the online store is away: the newest features of each entity, for a while, of so many rows."""
+
+from datetime import UTC, datetime
+
+import pyarrow as pa
+
+from pipeline_assets.model_lifecycle.feature_store.online.read import Served
+from pipeline_assets.processing.features.catalogue import feature_columns
+from pipeline_assets.serving.realtime.service.features import REST_SECONDS, Breaker, LastGood
+from pipeline_assets.serving.realtime.service.schema import RequestSchema
+from pipeline_assets_tests.model_rows import vectors
+from pipeline_assets_tests.online_departures import PROJECT
+from pipeline_assets_tests.served_models import MODEL
+
+AT = datetime(2013, 5, 4, tzinfo=UTC)
+FEATURES = [one.name for one in feature_columns(MODEL)]
+FLIGHTS = "origin_departures__flights_1h"
+
+
+class Clock:
+    """A clock that stands until it is set."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        """The time."""
+        return self.now
+
+
+def asked(*origins: str) -> pa.Table:
+    """Questions about some origins."""
+    kinds = {column: PROJECT.kind_of(MODEL.observations.table, column) for column in ("origin", "carrier", "dest", "tailnum")}
+    kinds |= {one.column: PROJECT.kind_of(MODEL.observations.table, one.column) for one in MODEL.request_features}
+    schema = RequestSchema(model=MODEL, kinds=kinds)
+    fields = {"carrier": "AA", "dest": "LAX", "tailnum": "N1", "scheduled_departure_at": AT, "distance_miles": 1.0, "planned_minutes": 2.0}
+    rows = [tuple({**fields, "origin": origin}.get(one.name) for one in schema.fields) for origin in origins]
+    return schema.questions(rows, AT)
+
+
+def served(rows: int, seed: int) -> Served:
+    """Some features."""
+    known = {view.name: 1 for view in MODEL.views}
+    return Served(features=vectors(MODEL, rows, seed).select(FEATURES), statuses={}, known_to=known, positions={})
+
+
+def test_an_entity_has_its_newest_features_until_they_are_too_old() -> None:
+    """Of two answers the newer one; after the freshness that the view promises what is said of an unknown entity."""
+    clock, longest = Clock(), max(view.freshness.total_seconds() for view in MODEL.views)
+    known = LastGood(MODEL, clock)
+    known.remember(asked("EWR", "JFK"), served(2, 1))
+    known.remember(asked("EWR"), newer := served(1, 2))
+    found = known.answer(asked("EWR", "XXX"))
+    clock.now = longest + 1
+    later = known.answer(asked("EWR"))
+
+    assert found.features[FLIGHTS].to_pylist() == [newer.features[FLIGHTS][0].as_py(), 0]
+    assert found.tiers == ["last_good", "default"]
+    assert later.tiers == ["default"]
+    assert later.features[FLIGHTS].to_pylist() == [0]
+    assert found.features.column_names == FEATURES
+
+
+def test_what_is_kept_is_bounded_by_rows() -> None:
+    """The oldest tables go, whatever entities are in them."""
+    known = LastGood(MODEL, Clock(), most_rows=5)
+    for number in range(20):
+        known.remember(asked(f"A{number}", "EWR"), served(2, number))
+
+    assert [known.answer(asked(f"A{number}")).tiers[0] for number in (0, 17, 18, 19)] == ["default", "default", "last_good", "last_good"]
+    assert known.rows_kept == 4
+    assert known.answer(asked("EWR")).tiers == ["last_good"]
+
+
+def test_a_breaker_lets_one_read_try_now_and_then() -> None:
+    """Open after three failures in a row, one try each two seconds, closed by one that succeeds."""
+    clock = Clock()
+    breaker = Breaker(clock)
+    for _ in range(3):
+        assert breaker.allows()
+        breaker.failed("away")
+    closed, clock.now = breaker.allows(), REST_SECONDS
+    again, right_after = breaker.allows(), breaker.allows()
+    breaker.succeeded()
+
+    assert (closed, again, right_after) == (False, True, False)
+    assert breaker.allows()
