@@ -12,12 +12,15 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+import psycopg
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
+from pipeline_assets.core.errors import PipelineError
 from pipeline_assets.core.prediction_streams import prediction_log
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.settings import PredictionSettings, ServeSettings
@@ -39,7 +42,7 @@ from pipeline_assets.serving.realtime.service.logged import logged
 from pipeline_assets.serving.realtime.service.metrics import Metrics
 from pipeline_assets.serving.realtime.service.openapi import document
 from pipeline_assets.serving.realtime.service.predictor import Answered, Part, Predictor
-from pipeline_assets.serving.realtime.service.problems import Problem, problem_of
+from pipeline_assets.serving.realtime.service.problems import problem_of
 from pipeline_assets.serving.realtime.service.schema import RequestSchema
 from pipeline_assets.serving.realtime.service.status import Recent, explain_recent, status_of
 from pipeline_assets.spec.models import Model
@@ -141,7 +144,8 @@ def build_app(service: Service, access: Access) -> ASGIApp:
         yield
         service.close()
 
-    handlers = {Problem: _problem, Exception: _problem}
+    # Whatever else comes is answered too, and its stack is in the log.
+    handlers = dict.fromkeys((PipelineError, psycopg.Error, HTTPException, Exception), _problem)
     page = page_routes(partial(status_of, service, access), partial(explain_recent, service), keys=access.keys, sessions=access.sessions)
     app = Starlette(routes=[*routes_of(service), *page], lifespan=lifespan, exception_handlers=handlers)
     return access.guard(app, app.routes, POLICY)

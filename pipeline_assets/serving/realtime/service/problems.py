@@ -1,9 +1,11 @@
 """Problem documents (RFC 9457): what is wrong with a request, where, what was expected, and what to do."""
 
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
 import psycopg
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from pipeline_assets.core.errors import PipelineError, TableMismatch, TransientError, UnknownName, UserInputError
@@ -48,6 +50,8 @@ def problem_of(error: Exception) -> Problem:
     """The problem that an error is for its caller; of one that nobody expects no more than that there is one."""
     if isinstance(error, Problem):
         return error
+    if isinstance(error, HTTPException):
+        return Problem(error.status_code, HTTPStatus(error.status_code).phrase, "Nothing is here that is asked so. See /openapi.json.")
     if isinstance(error, psycopg.Error):
         return Problem(503, "StoreUnavailable", "The online store does not answer. Ask again later.", retry_after=1)
     if isinstance(error, PipelineError):

@@ -3,9 +3,11 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -102,3 +104,31 @@ def test_the_page_works_to_the_letter(reader: Reader, tmp_path: Path) -> None:
     assert set(found[0]["feature_status"].values()) == {"unknown"}
     assert space["answer"].score == found[0]["score"]
     assert reader.key not in (tmp_path / "service.log").read_text()
+
+
+def test_slow_and_silent_clients_hold_nobody_up(reader: Reader) -> None:
+    """Two hundred that send a byte now and then, and eight hundred that say nothing: others are answered, and these are closed soon."""
+    reader.key = reader.shell("pipeline serve-keys create slow --role read").strip()
+    head = f"POST /v1/models/flight_delay:predict HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {reader.key}\r\nContent-Length: 500\r\n"
+    address = "127.0.0.1", reader.port
+    with ExitStack() as opened:
+        slow = [opened.enter_context(socket.create_connection(address)) for _ in range(200)]
+        silent = [opened.enter_context(socket.create_connection(address)) for _ in range(800)]
+        for one in slow:
+            one.sendall(head.encode())
+        asked = [httpx.get(f"http://127.0.0.1:{reader.port}/v2/health/ready", timeout=5).status_code for _ in range(20)]
+        closed = until(lambda: [one for one in (*slow, *silent) if is_over(one)], lambda found: len(found) == 1_000, seconds=30)
+
+    assert asked == [200] * 20
+    assert len(closed) == 1_000
+
+
+def is_over(connection: socket.socket) -> bool:
+    """The other side has ended the connection, maybe with an answer before."""
+    connection.setblocking(False)
+    try:
+        return connection.recv(4_096, socket.MSG_PEEK) == b"" or connection.recv(4_096).startswith(b"HTTP/1.1 4")
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True

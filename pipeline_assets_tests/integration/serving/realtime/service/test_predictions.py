@@ -160,13 +160,16 @@ def test_a_body_that_is_no_request_is_refused(client: httpx.Client, body: bytes,
     assert (answer.status_code, answer.json()["status"]) == (status, status)
 
 
-def test_too_many_instances_and_unknown_models_are_refused(client: httpx.Client) -> None:
-    """413 and 404, and what there is."""
+def test_too_many_instances_and_unknown_models_are_refused(client: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:
+    """413 and 404, and what there is; no stack of it is in the log."""
     many = asked(client, *[KNOWN] * 1_001)
     unknown = client.post("/v1/models/nothing:predict", json={"instances": [KNOWN]})
+    nowhere, otherwise = client.get("/nowhere"), client.delete("/v1/models")
 
     assert (many.status_code, unknown.status_code) == (413, 404)
     assert "flight_delay" in unknown.json()["detail"]
+    assert (nowhere.json()["status"], otherwise.json()["status"]) == (404, 405)
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 def test_a_body_without_end_is_cut_off(client: httpx.Client) -> None:
