@@ -112,52 +112,50 @@ def test_many_at_once_get_what_each_alone_gets(client: httpx.Client) -> None:
     assert {(one.result().status_code, one.result().json()["title"]) for one in wrong} == {(422, "BehindState")}
 
 
-@pytest.mark.parametrize(
-    ("change", "field"),
-    [
-        ({"origin": 7}, "origin"),
-        ({"distance_miles": "far"}, "distance_miles"),
-        ({"distance_miles": True}, "distance_miles"),
-        ({"scheduled_departure_at": "2013-05-04T21:30:00"}, "scheduled_departure_at"),
-        ({"decision_at": 3}, "decision_at"),
-        ({"colour": "red"}, "colour"),
-        ({"origin": "x" * 5_000}, "origin"),
-        ({"carrier": ...}, "carrier"),
-        ({"distance_miles": ...}, "distance_miles"),
-    ],
-    ids=["number-for-text", "text-for-number", "truth-for-number", "naive", "no-time", "unknown", "long", "no-key", "no-field"],
-)
-def test_an_unfit_field_is_named_with_its_row(client: httpx.Client, change: dict[str, Any], field: str) -> None:
-    """A problem document that names model, row and field."""
-    unfit = {name: value for name, value in {**KNOWN, **change}.items() if value is not ...}
-    answer = asked(client, KNOWN, unfit)
-    found = answer.json()
+UNFIT: dict[str, tuple[dict[str, Any], str]] = {
+    "a number for text": ({"origin": 7}, "origin"),
+    "text for a number": ({"distance_miles": "far"}, "distance_miles"),
+    "truth for a number": ({"distance_miles": True}, "distance_miles"),
+    "a naive time": ({"scheduled_departure_at": "2013-05-04T21:30:00"}, "scheduled_departure_at"),
+    "no time": ({"decision_at": 3}, "decision_at"),
+    "unknown": ({"colour": "red"}, "colour"),
+    "long": ({"origin": "x" * 5_000}, "origin"),
+    "no key": ({"carrier": ...}, "carrier"),
+    "no field": ({"distance_miles": ...}, "distance_miles"),
+}
+NO_REQUESTS: dict[str, tuple[bytes, dict[str, str], int]] = {
+    "half": (b"{", {}, 400),
+    "NaN": (b'{"instances": [{"origin": NaN}]}', {}, 400),
+    "infinite": (b'{"instances": [{"origin": "EWR", "distance_miles": 1e999}]}', {}, 422),
+    "deep": (b"[" * 100_000, {}, 422),
+    "deep instances": (b'{"instances": ' + b"[" * 100_000, {}, 422),
+    "none": (b'{"instances": []}', {}, 422),
+    "no text": (b"\xff\xfe", {}, 400),
+    "large": (b" " * 1_000_001, {}, 413),
+    "another type": (b"{}", {"Content-Type": "text/plain"}, 415),
+    "packed": (b"{}", {"Content-Encoding": "gzip"}, 415),
+}
 
-    assert (answer.status_code, answer.headers["content-type"]) == (422, "application/problem+json")
-    assert (found["model"], found["row"], found["field"]) == ("flight_delay", 1, field)
+
+def test_an_unfit_field_is_named_with_its_row(client: httpx.Client) -> None:
+    """A problem document that names model, row and field, for each way in which a field can be unfit."""
+    found = {}
+    for case, (change, _) in UNFIT.items():
+        answer = asked(client, KNOWN, {name: value for name, value in {**KNOWN, **change}.items() if value is not ...})
+        document = answer.json()
+        found[case] = answer.status_code, answer.headers["content-type"], document["model"], document["row"], document["field"]
+
+    assert found == {case: (422, "application/problem+json", "flight_delay", 1, field) for case, (_, field) in UNFIT.items()}
 
 
-@pytest.mark.parametrize(
-    ("body", "headers", "status"),
-    [
-        (b"{", {}, 400),
-        (b'{"instances": [{"origin": NaN}]}', {}, 400),
-        (b'{"instances": [' + b'{"origin": "EWR", "distance_miles": 1e999}' + b"]}", {}, 422),
-        (b"[" * 100_000, {}, 422),
-        (b'{"instances": ' + b"[" * 100_000, {}, 422),
-        (b'{"instances": []}', {}, 422),
-        (b"\xff\xfe", {}, 400),
-        (b" " * 1_000_001, {}, 413),
-        (b"{}", {"Content-Type": "text/plain"}, 415),
-        (b"{}", {"Content-Encoding": "gzip"}, 415),
-    ],
-    ids=["half", "nan", "infinite", "deep", "deep-instances", "none", "no-text", "large", "type", "packed"],
-)
-def test_a_body_that_is_no_request_is_refused(client: httpx.Client, body: bytes, headers: dict[str, str], status: int) -> None:
+def test_a_body_that_is_no_request_is_refused(client: httpx.Client) -> None:
     """By the status that says why, as a problem document."""
-    answer = client.post(PREDICT, content=body, headers={"Content-Type": "application/json", **headers})
+    found = {}
+    for case, (body, headers, _) in NO_REQUESTS.items():
+        answer = client.post(PREDICT, content=body, headers={"Content-Type": "application/json", **headers})
+        found[case] = answer.status_code, answer.json()["status"]
 
-    assert (answer.status_code, answer.json()["status"]) == (status, status)
+    assert found == {case: (status, status) for case, (_, _, status) in NO_REQUESTS.items()}
 
 
 def test_too_many_instances_and_unknown_models_are_refused(client: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:
