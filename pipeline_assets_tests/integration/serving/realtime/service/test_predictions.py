@@ -20,6 +20,7 @@ from pipeline_assets.core import names
 from pipeline_assets.core.connections import object_store, online
 from pipeline_assets.core.prediction_streams import prediction_feedback, prediction_log
 from pipeline_assets.core.settings import Settings
+from pipeline_assets.ingestion.streaming.capture.connectors import EVENT_PARTITIONS
 from pipeline_assets.ingestion.streaming.capture.topics import Topic, ensure_topics
 from pipeline_assets.serving.realtime.access.callers import Role
 from pipeline_assets.serving.realtime.access.guard import PUBLIC, unguarded
@@ -323,7 +324,7 @@ def test_nobody_asks_without_a_key(client: httpx.Client) -> None:
 
 def test_each_prediction_is_logged_as_it_was_answered(store: Settings, streams: Settings, tmp_path: Path) -> None:
     """Two requests, one of them sent again: a record of each answer in the topic, with vector, scores, positions and definitions."""
-    ensure_topics(streams, [Topic(name=prediction_log.topic, partitions=1)])
+    ensure_topics(streams, [Topic(name=prediction_log.topic, partitions=EVENT_PARTITIONS)])
     service = service_of(store.model_copy(update={"kafka_bootstrap": streams.kafka_bootstrap}), tmp_path, MODEL)
     with client_of(service, tmp_path, Role.PREDICT) as client:
         first = asked(client, KNOWN, {**KNOWN, "origin": "XXX"}, **{"Idempotency-Key": "order-1"}).json()["predictions"]
@@ -365,7 +366,7 @@ def test_the_page_shows_what_happens_and_explains_it(client: httpx.Client) -> No
 
 def test_labels_and_events_are_answered_once_kafka_has_them(store: Settings, streams: Settings, tmp_path: Path) -> None:
     """By the typed client: a label of a prediction, one that no model of the task has, and events of a stream."""
-    ensure_topics(streams, [Topic(name=one, partitions=1) for one in (prediction_feedback.topic, "flight-departures")])
+    ensure_topics(streams, [Topic(name=one, partitions=EVENT_PARTITIONS) for one in (prediction_feedback.topic, "flight-departures")])
     service = service_of(store.model_copy(update={"kafka_bootstrap": streams.kafka_bootstrap}), tmp_path, MODEL)
     event = {"flight_id": "f1", "carrier": "AA", "tailnum": "N1", "origin": "EWR", "dest": "LAX", "delay_minutes": 5, "is_cancelled": False}
     times = {"event_at": "2013-06-01T10:00:00Z", "recorded_at": "2013-06-01T10:05:00Z"}
