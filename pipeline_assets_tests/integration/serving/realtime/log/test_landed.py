@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
 
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import catalog, warehouse
@@ -34,13 +35,22 @@ CONTRACT, *_ = (contract for contract, _ in PROJECT.lake_contracts)
 
 @pytest.fixture
 def connected(streams: Settings) -> Iterator[Settings]:
-    """The connectors of the platform's topics run."""
+    """The connectors of the platform's topics run; of what other tests have logged before nothing is left."""
     connectors = connectors_of(PROJECT)
+    forget_topic(streams, prediction_log.topic)
     assert [error for _, error in apply(streams, connectors) if error is not None] == []
     yield streams
     with open_connect(streams) as connect:
         for connector in connectors:
             connect.delete(connector.name)
+
+
+def forget_topic(settings: Settings, topic: str) -> None:
+    """Deletes a topic, if it is there."""
+    client = AdminClient({"bootstrap.servers": settings.kafka_bootstrap})
+    if topic in client.list_topics(timeout=30).topics:
+        client.delete_topics([topic])[topic].result(30)
+    until(lambda: topic not in client.list_topics(timeout=30).topics)
 
 
 def landed(settings: Settings) -> int:
