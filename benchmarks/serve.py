@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -75,25 +75,24 @@ def bodies(rows: int, count: int) -> list[dict[str, Any]]:
     return found
 
 
-def load(
-    folder: Path, url: str, asked: Sequence[dict[str, Any]], *, rate: float = 0.0, seconds: float = SECONDS, connections: int = CONNECTIONS
-) -> dict[str, Any]:
-    """Asks in a process of its own; what `benchmarks.http_load` prints."""
-    file = folder / "bodies.jsonl"
-    file.write_text("".join(f"{json.dumps(one)}\n" for one in asked), encoding="utf-8")
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.http_load",
-        url,
-        str(file),
-        f"--rate={rate}",
-        f"--seconds={seconds}",
-        f"--connections={connections}",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+@dataclass(frozen=True, kw_only=True)
+class Caller:
+    """Who asks, with a key, from bodies in a file of a folder."""
+
+    folder: Path
+    key: str
+
+    def load(
+        self, url: str, asked: Sequence[dict[str, Any]], *, rate: float = 0.0, seconds: float = SECONDS, connections: int = CONNECTIONS
+    ) -> dict[str, Any]:
+        """Asks in a process of its own; what `benchmarks.http_load` prints."""
+        file = self.folder / "bodies.jsonl"
+        file.write_text("".join(f"{json.dumps(one)}\n" for one in asked), encoding="utf-8")
+        how = [f"--rate={rate}", f"--seconds={seconds}", f"--connections={connections}", f"--header=Authorization: Bearer {self.key}"]
+        command = [sys.executable, "-m", "benchmarks.http_load", url, str(file), *how]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
 
 
 @contextmanager
@@ -131,16 +130,19 @@ def measure(folder: Path, settings: Settings) -> None:
     url = f"http://127.0.0.1:{PORT}"
     environment = {f"{PREFIX}HOME": str(settings.home), f"{PREFIX}SERVE_PORT": str(PORT), f"{PREFIX}USE_CASES": "nyc_flights"}
     program = str(Path(sys.executable).with_name("pipeline"))
+    make = (program, "serve-keys", "create", "bench", "--role", "predict")
+    key = subprocess.run(make, env=os.environ | environment, capture_output=True, text=True, check=True).stdout.strip()
+    load = Caller(folder=folder, key=key).load
     with serving(folder, f"{url}/v2/health/ready", (program, "serve"), **environment) as (process, took):
         print(f"  ready after {took:.2f} s (3 wanted); memory {' + '.join(f'{one:.0f}' for one in memory_mb(process))} MB")
         predict, ones, many = f"{url}/v1/models/{MODEL}:predict", bodies(1, BODIES), bodies(MANY, 100)
-        load(folder, predict, ones, seconds=3)
-        peak = load(folder, predict, ones)
+        load(predict, ones, seconds=3)
+        peak = load(predict, ones)
         print(f"  peak: {peak}")
         rate = peak["answers_per_second"]
-        print(f"  at half: {load(folder, predict, ones, rate=rate / 2)} (p50 3 ms and p99 10 ms wanted)")
-        print(f"  at ten times: {load(folder, predict, ones, rate=rate * 10, connections=256)}")
-        print(f"  {MANY} rows: {load(folder, predict, many, rate=10)} (p99 20 ms wanted)")
+        print(f"  at half: {load(predict, ones, rate=rate / 2)} (p50 3 ms and p99 10 ms wanted)")
+        print(f"  at ten times: {load(predict, ones, rate=rate * 10, connections=256)}")
+        print(f"  {MANY} rows: {load(predict, many, rate=10)} (p99 20 ms wanted)")
         print(f"  memory {' + '.join(f'{one:.0f}' for one in memory_mb(process))} MB (300 a worker wanted)")
 
 

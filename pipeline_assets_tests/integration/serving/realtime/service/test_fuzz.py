@@ -22,6 +22,7 @@ NOT_NOW = httpx.codes.SERVICE_UNAVAILABLE
 LOOKED_AT = settings(
     max_examples=EXAMPLES,
     deadline=None,
+    derandomize=True,
     database=None,
     phases=[Phase.generate],
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
