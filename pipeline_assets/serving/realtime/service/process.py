@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 # What Arrow and XGBoost load where they find it: two seconds and 100 MB a process.
+# How long a thread may hold up the others: an answer goes through three of them, and by Python's own 5 ms it would wait for each while
+# others are busy, such as that of the log.
+SWITCH_SECONDS = 0.0005
 NOT_NEEDED = frozenset({"pandas", "sklearn"})
 
 
@@ -29,6 +32,7 @@ class Without(MetaPathFinder):
 def app() -> "ASGIApp":
     """The app of this process, from the settings and declarations."""
     sys.meta_path.insert(0, Without())
+    sys.setswitchinterval(SWITCH_SECONDS)
     from pipeline_assets.core.declarations import load_project
     from pipeline_assets.core.settings import AccessSettings, PredictionSettings, home_folder, read_part, read_serve_settings
     from pipeline_assets.model_lifecycle.feature_store.online.feeds import feeds_of
