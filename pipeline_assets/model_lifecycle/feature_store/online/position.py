@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed
 
@@ -21,6 +22,11 @@ class Position:
     snapshot_id: int | None
     is_between: bool
     offsets: Mapping[int, int]
+
+
+def position_from(stored: Mapping[str, Any]) -> Position:
+    """The position that `dataclasses.asdict` and JSON made, or the log of predictions: partitions are texts there."""
+    return Position(**{**stored, "offsets": {int(partition): offset for partition, offset in stored["offsets"].items()}})
 
 
 def position_of(feed: Feed, stored: tuple[int | None, int | None, bool, Mapping[str, int] | None]) -> Position:

@@ -18,7 +18,7 @@ import pyarrow as pa
 from pipeline_assets.core.connections import online
 from pipeline_assets.core.names import DECISION_AT
 from pipeline_assets.core.settings import OnlineSettings
-from pipeline_assets.model_lifecycle.feature_store.online.position import Position
+from pipeline_assets.model_lifecycle.feature_store.online.position import Position, position_from
 from pipeline_assets.model_lifecycle.feature_store.spine import entity_keys
 from pipeline_assets.processing.features.catalogue import definition_hash
 from pipeline_assets.spec.models import Model
@@ -94,7 +94,7 @@ def newest_samples(connection: psycopg.Connection, model: Model, limit: int | No
         Sample(
             id=number,
             definition=definition,
-            positions=tuple(_position(one) for one in positions),
+            positions=tuple(map(position_from, positions)),
             asked=json.loads(asked),
             features=json.loads(features),
         )
@@ -106,10 +106,6 @@ def remove_samples(connection: psycopg.Connection, numbers: Sequence[int]) -> No
     """Removes samples by their numbers; those that are gone already are no error."""
     if numbers:
         connection.execute("delete from online.served where id = any(%s)", [list(numbers)])
-
-
-def _position(stored: Mapping[str, Any]) -> Position:
-    return Position(**{**stored, "offsets": {int(partition): offset for partition, offset in stored["offsets"].items()}})
 
 
 def _text(value: object) -> str:

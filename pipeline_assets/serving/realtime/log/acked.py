@@ -19,18 +19,24 @@ NOT_IN_TIME = "was not acknowledged by Kafka in time"
 TOO_MANY = "was not sent, as too many wait for Kafka"
 TOGETHER, BY_ITSELF = 0, 1
 ALONE: dict[str, Any] = {"batch.num.messages": 1}
-CONFIG: dict[str, Any] = {
+LARGEST_RECORD = 8 << 20
+# What all producers of the service have in common.
+SAFE: dict[str, Any] = {
     "acks": "all",
     "enable.idempotence": True,
-    "linger.ms": 5,
     "compression.type": "lz4",
-    "message.max.bytes": 8 << 20,
-    "queue.buffering.max.messages": MOST_WAITING,
-    "message.timeout.ms": int(SECONDS * 1000),
+    "message.max.bytes": LARGEST_RECORD,
     "reconnect.backoff.max.ms": 1_000,
     # Keys go to the partitions that a producer in Java would choose.
     "partitioner": "murmur2_random",
+    # Who uses a producer says what failed; the library would print each connection that ends.
     "log_level": 0,
+}
+CONFIG: dict[str, Any] = {
+    **SAFE,
+    "linger.ms": 5,
+    "queue.buffering.max.messages": MOST_WAITING,
+    "message.timeout.ms": int(SECONDS * 1000),
 }
 
 

@@ -31,16 +31,16 @@ from starlette.routing import Route
 
 from pipeline_assets.core.errors import UnknownName
 from pipeline_assets.core.project import Project
+from pipeline_assets.model_lifecycle.feature_store.online.app import PROBLEM
 from pipeline_assets.serving.realtime.access.callers import Caller
+from pipeline_assets.serving.realtime.access.problems import too_many_rows
 from pipeline_assets.serving.realtime.log.acked import Acked, AckedProducer, Outgoing, Unacked
 from pipeline_assets.serving.realtime.log.bodies import Row, rows_of
 from pipeline_assets.serving.realtime.log.checks import Checker, Fault, Incoming
 from pipeline_assets.serving.realtime.log.repeats import Outcome, Remembered, Repeats
-from pipeline_assets.serving.realtime.service.bodies import read_body
-from pipeline_assets.serving.realtime.service.problems import PROBLEM, Problem
+from pipeline_assets.serving.realtime.service.bodies import idempotency_key, read_body
+from pipeline_assets.serving.realtime.service.problems import Problem
 from pipeline_assets.spec.sources import CloudEvent, EventStream, JsonObject
-
-LONGEST_KEY = 200
 
 
 def streams_with_door(project: Project) -> tuple[EventStream, ...]:
@@ -87,11 +87,9 @@ class Door:
 
     def _known(self, request: Request, caller: Caller | None, stream: str, body: bytes, rows: int) -> Remembered:
         """What was done for the key of a request; marked as being done."""
-        key, digest = request.headers.get("idempotency-key"), _digest(request, body)
+        key, digest = idempotency_key(request), _digest(request, body)
         if key is None:
             return Remembered(digest=digest, outcomes=[None] * rows)
-        if not key or len(key) > LONGEST_KEY:
-            raise Problem(422, "KeyUnfit", f"`Idempotency-Key` has {len(key)} characters, expected 1 to {LONGEST_KEY}.")
         known = self._repeats.of((caller.id if caller is not None else "", stream, key), digest, rows)
         if known.digest != digest:
             raise Problem(422, "KeyReused", "This `Idempotency-Key` was sent with another body. Use a new key for other events.")
@@ -124,9 +122,9 @@ def _kind_of(request: Request) -> str:
 
 
 def _check_limit(caller: Caller | None, rows: int) -> None:
-    most = None if caller is None else caller.limits.rows_per_request
-    if most is not None and rows > most:
-        raise Problem(413, "TooManyRows", f"The body has {rows:,} rows; this key may send {most:,} at once.")
+    refusal = None if caller is None else too_many_rows(caller, rows)
+    if refusal is not None:
+        raise Problem(int(refusal.status), "TooManyRows", refusal.detail)
 
 
 def _digest(request: Request, body: bytes) -> bytes:

@@ -25,13 +25,12 @@ from pipeline_assets.core.settings import Settings
 from pipeline_assets.model_lifecycle.feature_store.description import describe
 from pipeline_assets.model_lifecycle.feature_store.lineage import ProjectLineage
 from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed, feeds_of_model
-from pipeline_assets.model_lifecycle.feature_store.online.position import Position
+from pipeline_assets.model_lifecycle.feature_store.online.position import Position, position_from
 from pipeline_assets.model_lifecycle.feature_store.online.recomputed import PENDING, ServedParity, served_parity
 from pipeline_assets.model_lifecycle.feature_store.online.replayed import replayed_stream, rows_at_snapshot
 from pipeline_assets.model_lifecycle.feature_store.online.served import Sample
 from pipeline_assets.model_lifecycle.feature_store.origins import Origin
 from pipeline_assets.model_lifecycle.training.contract import ModelFeature
-from pipeline_assets.model_lifecycle.training.matrix import feature_matrix
 from pipeline_assets.model_lifecycle.training.scorer import Scorer
 from pipeline_assets.processing.cleaning.references import References
 from pipeline_assets.processing.features.catalogue import definition_hash, view_hash
@@ -110,14 +109,14 @@ def explain_prediction(
     model = project.model(found["model"])
     _, scorer, _ = load_package(settings, model.name, found["model_version"])
     row = _features_of(scorer.contract.features, found["features"])
-    added, bias = _contributions(scorer, row)
+    (why,) = scorer.contributions(row)
     own = feeds_of_model(tuple(feeds), model)
     described = {one.feature.name: one for view in _views_of(model) for one in describe(lineage, references, view)}
     features = [
         Explained(
             name=one.name,
             value=found["features"].get(one.name),
-            contribution=added[one.name],
+            contribution=why.values[one.name],
             computed_from=tuple(dict.fromkeys(leaf for origin in described[one.name].computed_from for leaf in _leaves(origin))),
             description=described[one.name].feature.description,
         )
@@ -126,7 +125,7 @@ def explain_prediction(
     return Explanation(
         prediction=found,
         features=tuple(sorted(features, key=lambda one: _weight(one.contribution), reverse=True)),
-        bias=bias,
+        bias=why.bias,
         behind=tuple(_behind(settings, model, own, found)),
         replay=_replay(settings, project, model, own, found, is_score_equal=_score(scorer, row) == list(found["scores"].values())),
     )
@@ -162,17 +161,6 @@ def _score(scorer: Scorer, row: pa.Table) -> list[float]:
     return found
 
 
-def _contributions(scorer: Scorer, row: pa.Table) -> tuple[dict[str, Any], Any]:
-    contract = scorer.contract
-    found = np.asarray(scorer.booster.predict(feature_matrix(row, contract.features), pred_contribs=True)).astype(np.float64)[0]
-    named = [one.name for one in contract.features]
-    if not contract.classes:
-        return dict(zip(named, found.tolist(), strict=False)), float(found[-1])
-    by_class = dict(zip(contract.classes, found.tolist(), strict=True))
-    added = {name: {kind: values[place] for kind, values in by_class.items()} for place, name in enumerate(named)}
-    return added, {kind: values[-1] for kind, values in by_class.items()}
-
-
 def _weight(contribution: float | Mapping[str, float]) -> float:
     return max(map(abs, contribution.values())) if isinstance(contribution, Mapping) else abs(contribution)
 
@@ -187,7 +175,7 @@ def _leaves(origin: Origin) -> Iterator[str]:
 
 def _behind(settings: Settings, model: Model, feeds: Sequence[Feed], found: Mapping[str, Any]) -> Iterator[Behind]:
     """Of each view of a model the rows of its entity, as its feed had seen them."""
-    positions = {one["feed"]: _position(one) for one in found["positions"]}
+    positions = {one["feed"]: position_from(one) for one in found["positions"]}
     for feed in feeds:
         views = [view for view in feed.views if view in model.views]
         position = positions.get(feed.name)
@@ -247,11 +235,7 @@ def _sample(model: Model, found: Mapping[str, Any]) -> Sample:
     return Sample(
         id=0,
         definition=definition_hash(model) if found["definitions"] == declared else "another",
-        positions=tuple(_position(one) for one in found["positions"]),
+        positions=tuple(map(position_from, found["positions"])),
         asked={**found["keys"], **found["request"], DECISION_AT: found[DECISION_AT].isoformat()},
         features=found["features"],
     )
-
-
-def _position(logged: Mapping[str, Any]) -> Position:
-    return Position(**{**logged, "offsets": {int(partition): offset for partition, offset in logged["offsets"].items()}})

@@ -7,7 +7,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from pipeline_assets.core.settings import BrokerSettings
-from pipeline_assets.serving.realtime.log.acked import ALONE, is_too_large
+from pipeline_assets.serving.realtime.log.acked import ALONE, SAFE, is_too_large
 from pipeline_assets.serving.realtime.log.spool import Record, Segment
 
 if TYPE_CHECKING:
@@ -16,22 +16,13 @@ if TYPE_CHECKING:
 # The producer's own time.
 NOW = 0
 MOST_RECORDS, MOST_BYTES = 2_000, 16 << 20
-LARGEST_RECORD = 8 << 20
 RESTART_SECONDS = 1.0
 CONFIG = {
-    "acks": "all",
-    "enable.idempotence": True,
+    **SAFE,
     "linger.ms": 10,
-    "compression.type": "lz4",
-    "message.max.bytes": LARGEST_RECORD,
     # A record waits here as long as Kafka is away: others wait on disk meanwhile.
     "message.timeout.ms": 0,
-    "reconnect.backoff.max.ms": 1_000,
     "topic.metadata.refresh.interval.ms": 10_000,
-    # Keys go to the partitions that a producer in Java would choose.
-    "partitioner": "murmur2_random",
-    # Of failures the log of predictions says how many records they were of; the library would print each connection that ends.
-    "log_level": 0,
 }
 
 

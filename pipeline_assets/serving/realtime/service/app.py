@@ -41,7 +41,7 @@ from pipeline_assets.serving.realtime.service.live import LiveVersions, Serving
 from pipeline_assets.serving.realtime.service.logged import logged
 from pipeline_assets.serving.realtime.service.metrics import Metrics
 from pipeline_assets.serving.realtime.service.openapi import document
-from pipeline_assets.serving.realtime.service.predictor import Answered, Part, Predictor
+from pipeline_assets.serving.realtime.service.predictor import Part, Predictor
 from pipeline_assets.serving.realtime.service.problems import problem_of
 from pipeline_assets.serving.realtime.service.schema import RequestSchema
 from pipeline_assets.serving.realtime.service.status import Recent, explain_recent, status_of
@@ -82,7 +82,9 @@ class Service:
     recent: Recent = field(default_factory=Recent)
 
     def __post_init__(self) -> None:
-        self.live = LiveVersions(settings=self.settings, models=self.project.models, folder=self.folder / "packages", on_change=self._warm)
+        self.live = LiveVersions(
+            settings=self.settings, models=self.project.models, folder=self.folder / "packages", on_change=self.metrics.live
+        )
         self.readers = Readers(self.settings, self.feeds)
         self.producer = AckedProducer(self.settings)
         self.log = PredictionLog(self.settings, self.folder / "spool", prediction_log.topic)
@@ -122,17 +124,11 @@ class Service:
             schema=RequestSchema(model=model, kinds=kinds_of(self.project, model)),
             features=Features(model, self.readers.read, self.serve.serve_features_ms / 1000),
             serving=partial(self._serving, model.name),
-            on_answered=self._answered,
+            on_answered=self.metrics.answered,
         )
 
     def _serving(self, model: str) -> Serving | None:
         return self.live.serving.get(model)
-
-    def _warm(self, serving: Serving) -> None:
-        self.metrics.live(serving)
-
-    def _answered(self, answered: Answered) -> None:
-        self.metrics.answered(answered)
 
 
 def build_app(service: Service, access: Access) -> ASGIApp:

@@ -8,7 +8,7 @@ from pipeline_assets.serving.realtime.access.callers import caller_of
 from pipeline_assets.serving.realtime.access.problems import too_many_rows
 from pipeline_assets.serving.realtime.service.problems import Problem, shown
 
-LARGEST_BYTES, LONGEST_SECONDS = 1_000_000, 10.0
+LARGEST_BYTES, LONGEST_SECONDS, LONGEST_KEY = 1_000_000, 10.0, 200
 JSON = "application/json"
 
 
@@ -40,6 +40,14 @@ def check_rows(request: Request, rows: int) -> None:
     refusal = too_many_rows(caller_of(request.scope), rows)
     if refusal is not None:
         raise Problem(int(refusal.status), "TooManyInstances", refusal.detail)
+
+
+def idempotency_key(request: Request) -> str | None:
+    """The `Idempotency-Key` of a request, if it has one; raises Problem (422) for one that is empty or too long."""
+    key = request.headers.get("idempotency-key")
+    if key is not None and not 0 < len(key) <= LONGEST_KEY:
+        raise Problem(422, "KeyUnfit", f"`Idempotency-Key` has {len(key)} characters, expected 1 to {LONGEST_KEY}.")
+    return key
 
 
 async def _received(request: Request) -> bytes:

@@ -1,15 +1,15 @@
 """Why a model answers as it does: of each feature how much it adds to the answer."""
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from pipeline_assets.model_lifecycle.training.matrix import feature_matrix
+from pipeline_assets.model_lifecycle.training.scorer import Contributions
 from pipeline_assets.serving.realtime.service.bodies import check_rows, read_body
 from pipeline_assets.serving.realtime.service.predictor import Part, plain_scores
 from pipeline_assets.serving.realtime.service.problems import Problem
@@ -40,33 +40,18 @@ def routes(service: "Service") -> list[Route]:
 
 
 def explanations(part: Part) -> list[dict[str, Any]]:
-    """Of each row its answer, its features, and how much each adds to the answer before it is made a probability.
-
-    Contributions are SHAP values of the trees (XGBoost's `pred_contribs`) in the margin of the objective: log-odds of yes or no, the value
-    itself of a regression; with `bias` they add up to it. A multiclass model has them for each class.
-    """
-    scorer, model = part.of.serving.loaded.scorer, part.of.serving.loaded.model
-    own = part.of.found.features.slice(part.first, part.rows)
-    matrix = feature_matrix(own, scorer.contract.features)
-    found = np.asarray(scorer.booster.predict(matrix, pred_contribs=True)).astype(np.float64)
-    names = [one.name for one in scorer.contract.features]
+    """Of each row its answer, its features, and how much each adds to the answer; of a multiclass model by class."""
+    loaded, own = part.of.serving.loaded, part.of.found.features.slice(part.first, part.rows)
+    found = zip(plain_scores(loaded.model, part), own.to_pylist(), loaded.scorer.contributions(own), strict=True)
     return [
-        {
-            **scores,
-            "model_version": part.of.serving.loaded.version,
-            "features": features,
-            **_contributions(names, scorer.contract.classes, one),
-        }
-        for scores, features, one in zip(plain_scores(model, part), own.to_pylist(), found, strict=True)
+        {**scores, "model_version": loaded.version, "features": features, **_as_json(why, loaded.contract.classes)}
+        for scores, features, why in found
     ]
 
 
-def _contributions(names: list[str], classes: tuple[str, ...], found: "np.typing.NDArray[np.float64]") -> dict[str, Any]:
+def _as_json(why: Contributions, classes: Sequence[str]) -> dict[str, Any]:
+    """Contributions as they are answered: those of each class together."""
     if not classes:
-        *values, bias = found.tolist()
-        return {"contributions": dict(zip(names, values, strict=True)), "bias": bias}
-    by_class = {name: row.tolist() for name, row in zip(classes, found, strict=True)}
-    return {
-        "contributions": {name: dict(zip(names, row[:-1], strict=True)) for name, row in by_class.items()},
-        "bias": {name: row[-1] for name, row in by_class.items()},
-    }
+        return {"contributions": why.values, "bias": why.bias}
+    by_class = {kind: {name: own[kind] for name, own in why.values.items() if isinstance(own, Mapping)} for kind in classes}
+    return {"contributions": by_class, "bias": why.bias}

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as TookTooLong
 from dataclasses import dataclass, field
-from typing import Literal
 
 import psycopg
 import pyarrow as pa
@@ -21,11 +20,11 @@ from pipeline_assets.model_lifecycle.feature_store.online.read import Served, St
 from pipeline_assets.processing.features.catalogue import FeatureColumn, view_columns
 from pipeline_assets.processing.features.defaults import with_defaults
 from pipeline_assets.processing.features.request import request_features
+from pipeline_assets.serving.realtime.log.record import Tier
 from pipeline_assets.spec.features import FeatureView
 from pipeline_assets.spec.models import Model
 
 LOG = logging.getLogger(__name__)
-Tier = Literal["online", "last_good", "default"]
 TIERS: tuple[Tier, ...] = ("online", "last_good", "default")
 # After so many failures in a row the store is left alone for so long.
 FAILURES, REST_SECONDS = 3, 2.0

@@ -7,7 +7,7 @@ import msgspec
 
 from pipeline_assets.core.names import DECISION_AT
 from pipeline_assets.core.project import Project
-from pipeline_assets.serving.realtime.service.problems import PROBLEM
+from pipeline_assets.model_lifecycle.feature_store.online.app import PROBLEM
 from pipeline_assets.serving.realtime.service.schema import DAY, EITHER, NUMBER, TIME, TRUTH, WHOLE, Field, RequestSchema
 from pipeline_assets.spec.models import Model
 from pipeline_assets.spec.tasks import Binary, Multiclass

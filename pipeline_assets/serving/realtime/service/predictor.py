@@ -21,7 +21,8 @@ import pyarrow as pa
 from pipeline_assets.core.errors import UserInputError
 from pipeline_assets.model_lifecycle.feature_store.online.read import Status
 from pipeline_assets.model_lifecycle.training.judged import Scores
-from pipeline_assets.serving.realtime.service.features import Features, Found, Tier
+from pipeline_assets.serving.realtime.log.record import Tier
+from pipeline_assets.serving.realtime.service.features import Features, Found
 from pipeline_assets.serving.realtime.service.live import Serving
 from pipeline_assets.serving.realtime.service.problems import Problem
 from pipeline_assets.serving.realtime.service.schema import RequestSchema, Row

@@ -8,11 +8,10 @@ import psycopg
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from pipeline_assets.core.errors import PipelineError, TableMismatch, TransientError, UnknownName, UserInputError
-from pipeline_assets.core.online_errors import NotOnline
+from pipeline_assets.core.errors import PipelineError, UserInputError
+from pipeline_assets.model_lifecycle.feature_store.online.app import PROBLEM, STATUSES
 
 UNAVAILABLE = 503
-PROBLEM = "application/problem+json"
 # How long a word of a request may be in an answer.
 LONGEST_WORD = 200
 
@@ -35,15 +34,6 @@ class Problem(UserInputError):
         found["error"] = self.detail
         headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
         return Response(msgspec.json.encode(found), self.status, headers, media_type=PROBLEM)
-
-
-STATUSES: tuple[tuple[type[PipelineError], int], ...] = (
-    (UnknownName, 404),
-    (NotOnline, 503),
-    (TransientError, 503),
-    (UserInputError, 422),
-    (TableMismatch, 422),
-)
 
 
 def problem_of(error: Exception) -> Problem:

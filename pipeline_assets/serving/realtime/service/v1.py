@@ -12,16 +12,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from pipeline_assets.serving.realtime.access.callers import caller_of
-from pipeline_assets.serving.realtime.service.bodies import check_rows, read_body
+from pipeline_assets.serving.realtime.service.bodies import check_rows, idempotency_key, read_body
 from pipeline_assets.serving.realtime.service.predictor import Part, plain_scores
-from pipeline_assets.serving.realtime.service.problems import Problem
 
 if TYPE_CHECKING:
     from pipeline_assets.serving.realtime.service.app import Service
 
 # The space of the identifiers of predictions with a client's own key; never change it.
 SPACE = UUID("0c2f4f0a-51c7-5b39-8f4e-7b0b6a1b6f6d")
-LONGEST_KEY = 200
 # RFC 9218: urgencies from 0 to 7, of which 3 is that of a request that names none.
 LOW_URGENCY = 4
 # Of the ids of predictions, which are no secrets: a seed of the system, without a call of it for each.
@@ -113,11 +111,9 @@ def _ids(request: Request, model: str, body: bytes, count: int) -> list[str]:
 
     It is the same for the same `Idempotency-Key`, caller and body, so that what a client asks for again counts once.
     """
-    key = request.headers.get("idempotency-key")
+    key = idempotency_key(request)
     if key is None:
         return [str(UUID(int=CHANCE.getrandbits(128), version=4)) for _ in range(count)]
-    if not key or len(key) > LONGEST_KEY:
-        raise Problem(422, "KeyUnfit", f"`Idempotency-Key` has {len(key)} characters, expected 1 to {LONGEST_KEY}.")
     asked = f"{caller_of(request.scope).id}/{model}/{sha256(body).hexdigest()}/{key}"
     return [str(uuid5(SPACE, f"{asked}/{row}")) for row in range(count)]
 

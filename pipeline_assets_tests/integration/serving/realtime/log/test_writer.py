@@ -23,7 +23,7 @@ from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.streaming.capture.topics import Topic, ensure_topics
 from pipeline_assets.local_stack.plan import KAFKA
 from pipeline_assets.serving.realtime.log import writer
-from pipeline_assets.serving.realtime.log.sender import LARGEST_RECORD
+from pipeline_assets.serving.realtime.log.acked import LARGEST_RECORD
 from pipeline_assets.serving.realtime.log.writer import Bounds, LogCounts, PredictionLog
 from pipeline_assets_tests.logged_predictions import logged
 from pipeline_assets_tests.silent_broker import silent
