@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event, Thread
+from time import monotonic
 
 import psycopg
 
@@ -64,7 +65,7 @@ class LiveVersions:
     def __post_init__(self) -> None:
         self._packages = Packages(self.settings, self.folder)
         self._connection: psycopg.Connection | None = None
-        self._failed: dict[str, tuple[Wanted, datetime]] = {}
+        self._failed: dict[str, tuple[Wanted, float]] = {}
 
     def start(self) -> Thread:
         """Looks once, as far as that can be done now, then goes on in a thread until `stop`."""
@@ -136,7 +137,7 @@ class LiveVersions:
     def _waits(self, model: str, one: Wanted) -> bool:
         """Whether this version has failed a moment ago."""
         failed = self._failed.get(model)
-        return failed is not None and failed[0] == one and (datetime.now(UTC) - failed[1]).total_seconds() < RETRY_SECONDS
+        return failed is not None and failed[0] == one and monotonic() - failed[1] < RETRY_SECONDS
 
     def _refuse(self, model: Model, one: Wanted, problem: str) -> None:
         if self.problems.get(model.name) != problem:
@@ -144,7 +145,7 @@ class LiveVersions:
             on = "none serves" if before is None else f"version {before.loaded.version} serves on"
             LOG.error("ALARM model %s: version %d is live and cannot serve, %s: %s", model.name, one.version, on, problem)
         self.problems = {**self.problems, model.name: problem}
-        self._failed[model.name] = one, datetime.now(UTC)
+        self._failed[model.name] = one, monotonic()
 
     def _last(self) -> dict[str, Wanted]:
         """What was live here last."""
