@@ -16,10 +16,12 @@ import pyarrow as pa
 from pipeline_assets.core.errors import ArtifactCorrupt
 from pipeline_assets.model_lifecycle.training.contract import ModelContract
 from pipeline_assets.model_lifecycle.training.judged import Scores
-from pipeline_assets.model_lifecycle.training.matrix import THREADS, feature_matrix, feature_values
+from pipeline_assets.model_lifecycle.training.matrix import THREADS, array_values, feature_matrix, feature_values
 
 if TYPE_CHECKING:
     import xgboost
+
+    from pipeline_assets.processing.features.arrays import FeatureArrays
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +64,10 @@ class Scorer:
         Raises TableMismatch if a column is missing or unfit; `keys` are further columns that name a row then.
         """
         return self.score_values(feature_values(features, self.contract.features, keys=keys))
+
+    def score_arrays(self, features: "FeatureArrays") -> Scores:
+        """As `score`, of features as arrays."""
+        return self.score_values(array_values(features, self.contract.features))
 
     def contributions(self, features: pa.Table) -> list["Contributions"]:
         """For each row how much each feature adds to its answer; `features` as in `score`."""

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline_assets.core import names
 from pipeline_assets.core.errors import TableMismatch
@@ -27,11 +26,11 @@ class Numbers:
 
 def plain_column(table: pa.Table, name: str, column: str) -> pa.Array:
     """The one column of that name in a single chunk, dictionaries decoded; raises TableMismatch where there is none, or several."""
-    found = table.column_names.count(column)
-    if found != 1:
-        problem = f"lacks column '{column}'" if found == 0 else f"has {found} columns '{column}'"
+    found = table.schema.get_all_field_indices(column)
+    if len(found) != 1:
+        problem = f"has {len(found)} columns '{column}'" if found else f"lacks column '{column}'"
         raise TableMismatch(name, problem, table.column_names)
-    chunked = table.column(column)
+    chunked = table.column(found[0])
     if pa.types.is_dictionary(chunked.type):
         chunked = chunked.cast(chunked.type.value_type)
     return chunked.combine_chunks() if chunked.num_chunks != 1 else chunked.chunk(0)
@@ -63,10 +62,10 @@ def numbers(table: pa.Table, name: str, column: str) -> Numbers:
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
         raise TableMismatch(name, f"has {kind} in column '{column}', expected integer, number or boolean", table.column_names)
     try:
-        cast = values.cast(pa.float64() if pa.types.is_floating(kind) else pa.int64())
+        cast = as_type(values, pa.float64() if pa.types.is_floating(kind) else pa.int64())
     except pa.ArrowInvalid as error:
         raise TableMismatch(name, f"has integers beyond 64 bits in column '{column}'", table.column_names) from error
-    valid = present_in(values) if values.null_count else np.ones(len(values), dtype=np.bool_)
+    valid = present_in(values)
     plain = _numpy(cast.fill_null(0) if cast.null_count else cast)
     if pa.types.is_floating(kind):
         plain = plain + 0.0  # turns -0.0 into 0.0, so that equal values have equal bits
@@ -90,8 +89,13 @@ def arrow_numbers(values: Ints | Floats, present: Bools) -> pa.Array:
 
 def present_in(column: pa.Array) -> Bools:
     """Which rows of a column have a value."""
-    present: Bools = _numpy(column.is_valid())
+    present: Bools = _numpy(column.is_valid()) if column.null_count else np.ones(len(column), np.bool_)
     return present
+
+
+def as_type(values: pa.Array, kind: pa.DataType) -> pa.Array:
+    """The values in a type; as they are where they have it, as a cast of a single value costs what one of thousands does."""
+    return values if values.type.equals(kind) else values.cast(kind)
 
 
 def is_text(kind: pa.DataType) -> bool:
@@ -113,7 +117,7 @@ def moments(table: pa.Table, name: str, column: str) -> Numbers:
 def _microseconds(values: pa.Array, table: pa.Table, name: str, column: str) -> pa.Array:
     zone = None if pa.types.is_date(values.type) else "UTC"
     try:
-        return values.cast(pa.timestamp("us", tz=zone)).cast(pa.int64())
+        return as_type(values, pa.timestamp("us", tz=zone)).view(pa.int64())
     except pa.ArrowInvalid as error:
         raise TableMismatch(name, f"has times finer than a microsecond in column '{column}'", table.column_names) from error
 
@@ -133,7 +137,7 @@ def text_or_whole(table: pa.Table, name: str, column: str) -> pa.Array:
     values = plain_column(table, name, column)
     kind = values.type
     if is_text(kind) or pa.types.is_null(kind):
-        return pc.cast(values, pa.string())
+        return as_type(values, pa.string())
     if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
-        return pc.cast(values, pa.int64())
+        return as_type(values, pa.int64())
     raise TableMismatch(name, f"has {kind} in key column '{column}', expected string or integer", table.column_names)

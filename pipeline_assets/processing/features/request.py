@@ -1,6 +1,7 @@
 """Features that the request itself has: its values as they are, its categories as codes, its times as clock and calendar see them."""
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from pipeline_assets.core import names
@@ -11,11 +12,12 @@ if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
 
-    from pipeline_assets.processing.features.columns import Ints
+    from pipeline_assets.processing.features.arrays import FeatureArrays
+    from pipeline_assets.processing.features.columns import Ints, Numbers
 
 REQUEST = "request"
 OBSERVATIONS = "observations"
-CLOCK: "dict[Transform, Callable[[pl.Series], pl.Series]]" = {
+CLOCK: "dict[Transform, Callable[[pl.Expr], pl.Expr]]" = {
     "hour": lambda local: local.dt.hour(),
     "weekday": lambda local: local.dt.weekday(),
     "minute_of_day": lambda local: local.dt.hour().cast(int) * 60 + local.dt.minute().cast(int),
@@ -40,22 +42,49 @@ def request_features(features: Sequence[RequestFeature], observations: "pa.Table
     """
     import pyarrow as pa
 
+    from pipeline_assets.processing.features.columns import Numbers, arrow_numbers
+
+    found = _values(features, observations)
+    columns = [arrow_numbers(one.values, one.valid) if isinstance(one, Numbers) else one for one in found]
+    return pa.table(columns, names=[request_feature_name(feature) for feature in features])
+
+
+def request_arrays(features: Sequence[RequestFeature], observations: "pa.Table") -> "FeatureArrays":
+    """The same as arrays; raises as `request_features`."""
+    import numpy as np
+
+    from pipeline_assets.processing.features.arrays import FeatureArrays, Kind
+    from pipeline_assets.processing.features.columns import Numbers
+
+    shape, kinds, texts = (len(features), observations.num_rows), list[Kind](), dict[int, np.ndarray]()
+    bits, present = np.zeros(shape, np.int64), np.zeros(shape, np.bool_)
+    for place, one in enumerate(_values(features, observations)):
+        if not isinstance(one, Numbers):
+            kinds.append("text")
+            texts[place] = np.array(one.to_pylist(), object)
+            continue
+        kinds.append("float" if one.values.dtype == np.float64 else "int")
+        present[place], bits[place] = one.valid, np.where(one.valid, one.values, 0).view(np.int64)
+    names_ = tuple(request_feature_name(feature) for feature in features)
+    return FeatureArrays(names=names_, kinds=tuple(kinds), bits=bits, present=present, texts=texts)
+
+
+def _values(features: Sequence[RequestFeature], observations: "pa.Table") -> "list[Numbers | pa.Array]":
+    """Of each feature its numbers, or its texts."""
     from pipeline_assets.processing.features.columns import instants
 
     decided_at = instants(observations, OBSERVATIONS, names.DECISION_AT)
-    return pa.table({request_feature_name(feature): _column(feature, observations, decided_at) for feature in features})
+    clocks = iter(_clocks([feature for feature in features if feature.transform != "value"], observations))
+    return [_plain(feature, observations, decided_at) if feature.transform == "value" else next(clocks) for feature in features]
 
 
-def _column(feature: RequestFeature, observations: "pa.Table", decided_at: "Ints") -> "pa.Array":
+def _plain(feature: RequestFeature, observations: "pa.Table", decided_at: "Ints") -> "Numbers | pa.Array":
     import numpy as np
 
-    from pipeline_assets.processing.features.values import feature_of, values_of
+    from pipeline_assets.processing.features.values import numbers_of, values_of
 
-    if feature.transform != "value":
-        return _clock(feature, observations)
-    observations = with_default(feature, observations)
-    values = values_of(observations, OBSERVATIONS, feature.column, feature.values)
-    return feature_of(values, np.arange(len(decided_at)), np.ones(len(decided_at), np.bool_), decided_at)
+    values = values_of(with_default(feature, observations), OBSERVATIONS, feature.column, feature.values)
+    return values.texts if values.texts is not None else numbers_of(values, np.arange(len(decided_at)), decided_at)
 
 
 def with_default(feature: RequestFeature, observations: "pa.Table") -> "pa.Table":
@@ -74,16 +103,40 @@ def with_default(feature: RequestFeature, observations: "pa.Table") -> "pa.Table
     return observations.set_column(names_.index(feature.column), feature.column, column.cast(kind).fill_null(default.cast(kind)))
 
 
-def _clock(feature: RequestFeature, observations: "pa.Table") -> "pa.Array":
+def _clocks(features: Sequence[RequestFeature], observations: "pa.Table") -> "list[Numbers]":
+    """What clock and calendar show, of all features at once: asked for one by one this was half of the time of a question online."""
     import polars as pl
+
+    from pipeline_assets.processing.features.columns import Numbers, present_in
+
+    if not features:
+        return []
+    columns, asked = _asked(tuple(features))
+    times = [_times(observations, column) for column in columns]
+    found = pl.DataFrame([pl.Series(f"c{place}", one) for place, one in enumerate(times)]).select_seq(asked).get_columns()
+    valid = [present_in(one) for one in times]
+    return [Numbers(values=one.to_numpy(), valid=valid[columns.index(of.column)]) for one, of in zip(found, features, strict=True)]
+
+
+@lru_cache
+def _asked(features: tuple[RequestFeature, ...]) -> "tuple[list[str], list[pl.Expr]]":
+    """The columns that some features read, and each feature as an expression of these by place; made once, as that takes time."""
+    import polars as pl
+
+    columns = list(dict.fromkeys(feature.column for feature in features))
+    # Polars brings its own time zones; Arrow would look for those of the machine.
+    local = [pl.col(f"c{columns.index(one.column)}").dt.convert_time_zone(one.time_zone) for one in features]
+    shown = [CLOCK[one.transform](each).cast(pl.Int64).fill_null(0) for one, each in zip(features, local, strict=True)]
+    return columns, [one.alias(f"f{place}") for place, one in enumerate(shown)]
+
+
+def _times(observations: "pa.Table", column: str) -> "pa.Array":
     import pyarrow as pa
 
-    from pipeline_assets.processing.features.columns import plain_column
+    from pipeline_assets.processing.features.columns import as_type, plain_column
 
-    column = plain_column(observations, OBSERVATIONS, feature.column)
-    if not pa.types.is_timestamp(column.type) or column.type.tz is None:
-        problem = f"has {column.type} in column '{feature.column}', expected timestamp[us, tz=UTC]"
+    found = plain_column(observations, OBSERVATIONS, column)
+    if not pa.types.is_timestamp(found.type) or found.type.tz is None:
+        problem = f"has {found.type} in column '{column}', expected timestamp[us, tz=UTC]"
         raise TableMismatch(OBSERVATIONS, problem, observations.column_names)
-    # Polars brings its own time zones; Arrow would look for those of the machine.
-    local = pl.Series(feature.column, column.cast(pa.timestamp("us", tz="UTC"))).dt.convert_time_zone(feature.time_zone)
-    return CLOCK[feature.transform](local).cast(pl.Int64).rechunk().to_arrow()
+    return as_type(found, pa.timestamp("us", tz="UTC"))

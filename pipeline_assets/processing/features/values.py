@@ -1,6 +1,7 @@
 """What a plain value of a column becomes as a feature: a number, a category, or the time that has passed since a moment."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +15,7 @@ from pipeline_assets.processing.features.columns import (
     Ints,
     Numbers,
     arrow_numbers,
+    as_type,
     is_text,
     moments,
     numbers,
@@ -81,9 +83,14 @@ def taken(values: npt.NDArray[Any], rows: Ints) -> npt.NDArray[Any]:
 def _categorical(found: pa.Array, table: pa.Table, name: str, column: str, categories: Categories) -> Values:
     if not (is_text(found.type) or pa.types.is_null(found.type)):
         raise TableMismatch(name, f"has {found.type} in column '{column}', expected string", table.column_names)
-    texts = found.cast(pa.string())
+    texts = as_type(found, pa.string())
     if isinstance(categories, Learned):
         return Values(kind="text", texts=texts)
-    codes = pc.index_in(texts, value_set=pa.array(categories, pa.string()))
+    codes = pc.index_in(texts, value_set=_value_set(categories))
     whole: Ints = codes.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
     return Values(kind="code", data=Numbers(values=whole, valid=present_in(codes)))
+
+
+@lru_cache
+def _value_set(categories: tuple[str, ...]) -> pa.Array:
+    return pa.array(categories, pa.string())

@@ -1,11 +1,10 @@
 """The features of a view from the states of its keys: the same values, bit for bit, as the offline kernel makes from all rows."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-import pyarrow as pa
 
 from pipeline_assets.core.aggregates import AGGREGATES
 from pipeline_assets.model_lifecycle.feature_store.online import sums
@@ -32,20 +31,6 @@ class Answers:
     bits: Ints
     present: Bools
     texts: Mapping[int, np.ndarray]
-
-    def table(self, outputs: Sequence[Output]) -> pa.Table:
-        """The same in Arrow, a column per feature; the columns share their memory."""
-        count, size = self.bits.shape[1], self.bits.size
-        present = np.packbits(np.ascontiguousarray(self.present).reshape(-1), bitorder="little")
-        buffers = [pa.py_buffer(present), pa.py_buffer(np.ascontiguousarray(self.bits))]
-        integers, floats = pa.Array.from_buffers(pa.int64(), size, buffers), pa.Array.from_buffers(pa.float64(), size, buffers)
-        columns = [
-            pa.array(self.texts[row], pa.string())
-            if output.kind == "text"
-            else (integers if output.kind == "int" else floats).slice(row * count, count)
-            for row, output in enumerate(outputs)
-        ]
-        return pa.Table.from_arrays(columns, names=[output.name for output in outputs])
 
 
 @dataclass(frozen=True, kw_only=True)

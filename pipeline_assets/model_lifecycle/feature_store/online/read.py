@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 from typing import Literal, NamedTuple
 
@@ -23,10 +24,10 @@ from pipeline_assets.model_lifecycle.feature_store.online.layout import Layout, 
 from pipeline_assets.model_lifecycle.feature_store.online.position import Position
 from pipeline_assets.model_lifecycle.feature_store.online.rows import joined_keys, key_texts
 from pipeline_assets.model_lifecycle.feature_store.online.source import Asked, Row, Source, Wanted
+from pipeline_assets.processing.features.arrays import KIND_OF, Defaults, FeatureArrays, side_by_side
 from pipeline_assets.processing.features.catalogue import view_columns
 from pipeline_assets.processing.features.columns import DECISION_AT, Ints, instants
-from pipeline_assets.processing.features.defaults import with_defaults
-from pipeline_assets.processing.features.request import request_features
+from pipeline_assets.processing.features.request import request_arrays
 from pipeline_assets.processing.features.timeline import NEVER
 from pipeline_assets.spec.features import Entity, FeatureView, RequestFeature
 
@@ -46,7 +47,7 @@ class _Remembered(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Served:
-    """Features of some questions: the columns of each view, then those of the request; of each view the status of each question.
+    """Features of some questions: those of each view, then those of the request; of each view the status of each question.
 
     positions: by the name of each feed that was read, how far it had followed its source. known_to: of each view the newest time that
     something was known at, in microseconds; None where nothing came yet.
@@ -56,10 +57,15 @@ class Served:
     status `default`.
     """
 
-    features: pa.Table
+    arrays: FeatureArrays
     statuses: Mapping[str, list[Status]]
     known_to: Mapping[str, int | None]
     positions: Mapping[str, Position]
+
+    @cached_property
+    def features(self) -> pa.Table:
+        """The features as columns of a table."""
+        return self.arrays.table()
 
     def status_of(self, view: FeatureView, feature: str) -> list[Status]:
         """The status of each value of a feature."""
@@ -79,7 +85,9 @@ class Reader:
     def __init__(self, source: Source, views: Sequence[FeatureView], request: Sequence[RequestFeature] = ()) -> None:
         self.source, self.views, self.request = source, tuple(views), tuple(request)
         self._read = [_view(source.feeds.index(feed), feed, view) for view, feed in ((view, feed_of(source.feeds, view)) for view in views)]
-        self._defaults = [column for view in views for column in view_columns(view) if column.default is not None]
+        columns = [column for view in views for column in view_columns(view)]
+        self._defaults, self._names = Defaults(columns), tuple(column.name for column in columns)
+        self._kinds = tuple(KIND_OF[column.dtype] for column in columns)
         self._entities = tuple(dict.fromkeys(view.entity for view in views))
         self._forms = Forms([one.layout for one in self._read])
 
@@ -105,13 +113,16 @@ class Reader:
             rows = found.get((one.number, one.slot), [])
             values.append(_values(one, asked[one.view.entity], rows, remembered[one.view.name], at))
             statuses[one.view.name] = _statuses(one, values[-1], positions[one.number].watermark, times)
-        features = with_defaults(self._defaults, self._forms.answers(values, at).table(self._forms.outputs))
-        if self.request:
-            of_request = request_features(self.request, requests)
-            features = pa.table([*features.columns, *of_request.columns], [*features.column_names, *of_request.column_names])
         known_to = {one.view.name: positions[one.number].watermark for one in self._read}
         seen = {position.feed: position for position in positions}
-        return Served(features=features, statuses=statuses, known_to=known_to, positions=seen)
+        return Served(arrays=self._features(values, at, requests), statuses=statuses, known_to=known_to, positions=seen)
+
+    def _features(self, values: Sequence[Sequence[bytes]], at: Ints, requests: pa.Table) -> FeatureArrays:
+        """The features that finished values are, and those of the request."""
+        found = self._forms.answers(values, at)
+        of_views = FeatureArrays(names=self._names, kinds=self._kinds, bits=found.bits, present=found.present, texts=found.texts)
+        of_views = self._defaults.fill(of_views)
+        return side_by_side([of_views, request_arrays(self.request, requests)]) if self.request else of_views
 
     def _wanted(self, number: int, asked: Mapping[Entity, Asked], remembered: Mapping[str, list[_Remembered | None]]) -> list[Wanted]:
         """What is asked for of one feed."""

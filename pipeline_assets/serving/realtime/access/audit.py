@@ -1,5 +1,6 @@
 """The audit log: who asked for what, when, and what came of it; a JSON object per line, through the logger `pipeline.audit`.
 
+Lines are written by a thread of their own, which gathers those of `PAUSE_SECONDS`: a kill (-9) loses these, and no answer waits for a disk.
 Secrets and bodies never get here. Of a path only the route's name and the model are written, and a model only where it looks like the name
 of one, so that a key that was pasted into a path stays out. Public routes are not written.
 """
@@ -7,12 +8,16 @@ of one, so that a key that was pasted into a path stays out. Public routes are n
 import logging
 import re
 import sys
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
-from secrets import token_hex
+from random import Random, SystemRandom
+from threading import Event, Thread
+from time import monotonic
+from typing import Any
 
 import msgspec
 from starlette.types import Scope
@@ -20,13 +25,16 @@ from starlette.types import Scope
 from pipeline_assets.serving.realtime.access.callers import Caller
 
 AUDIT = "pipeline.audit"
-LOG = logging.getLogger(AUDIT)
+LOG, OWN = logging.getLogger(AUDIT), logging.getLogger(__name__)
 TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
 NO_TRACE = "0" * 32
 # Shorter than a key, and without the dots of a token.
 MODEL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 HIDDEN = "(hidden)"
 ENCODER = msgspec.json.Encoder()
+PAUSE_SECONDS, REPORT_SECONDS, MOST_LINES = 0.05, 10.0, 50_000
+# Of the ids of traces, which are no secrets: a seed of the system, without a call of it for each.
+CHANCE = Random(SystemRandom().getrandbits(256))  # noqa: S311
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +76,7 @@ def trace_of(headers: Mapping[bytes, bytes]) -> str:
     """The trace that a request belongs to by its `traceparent` (W3C), a new one where it names none."""
     found = TRACEPARENT.fullmatch(headers.get(b"traceparent", b""))
     trace_id = found[1].decode() if found is not None else NO_TRACE
-    return trace_id if trace_id != NO_TRACE else token_hex(16)
+    return trace_id if trace_id != NO_TRACE else f"{CHANCE.getrandbits(128):032x}"
 
 
 def address_of(scope: Scope) -> str:
@@ -94,18 +102,68 @@ def log_audit(file: Path | None) -> None:
 
     The file is for the user of the process alone; several processes may append to it.
     """
-    handler: logging.Handler
+    target: logging.StreamHandler[Any]
     if file is None:
-        handler = logging.StreamHandler(sys.stdout)
+        target = logging.StreamHandler(sys.stdout)
     else:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch(mode=0o600, exist_ok=True)
-        handler = WatchedFileHandler(file, encoding="utf-8")
-    for former in [one for one in LOG.handlers if one.name == AUDIT]:
-        LOG.removeHandler(former)
-        former.close()
-    handler.name = AUDIT
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    LOG.addHandler(handler)
+        target = WatchedFileHandler(file, encoding="utf-8")
+    end_audit()
+    LOG.addHandler(Gathered(target))
     LOG.setLevel(logging.INFO)
     LOG.propagate = False
+
+
+def end_audit() -> None:
+    """Writes what is left, and sends no more lines anywhere."""
+    for former in [one for one in LOG.handlers if isinstance(one, Gathered)]:
+        LOG.removeHandler(former)
+        former.close()
+
+
+class Gathered(logging.Handler):
+    """Hands lines to another handler's stream, all of a moment at once, from a thread that ends with `close`."""
+
+    def __init__(self, target: "logging.StreamHandler[Any]") -> None:
+        super().__init__()
+        self._target, self._lines, self._closed = target, deque[str](), Event()
+        self._lost, self._report_at, self._problem = 0, 0.0, f"{MOST_LINES} wait to be written"
+        self._thread = Thread(target=self._run, name="audit-log", daemon=True)
+        self._thread.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Leaves a line to be written."""
+        if len(self._lines) < MOST_LINES:
+            self._lines.append(f"{record.getMessage()}\n")
+        else:
+            self._lost += 1
+
+    def close(self) -> None:
+        """Writes what is left."""
+        self._closed.set()
+        self._thread.join()
+        self._target.close()
+        super().close()
+
+    def _run(self) -> None:
+        while not self._closed.wait(PAUSE_SECONDS):
+            self._write()
+        self._write()
+
+    def _write(self) -> None:
+        lines = [self._lines.popleft() for _ in range(len(self._lines))]
+        try:
+            if lines:
+                self._append("".join(lines))
+        except (OSError, ValueError) as error:
+            self._problem, self._lost = str(error), self._lost + len(lines)
+        if self._lost and monotonic() >= self._report_at:
+            OWN.error("ALARM %d lines of the audit log are lost: %s", self._lost, self._problem)
+            self._lost, self._report_at = 0, monotonic() + REPORT_SECONDS
+
+    def _append(self, text: str) -> None:
+        if isinstance(self._target, WatchedFileHandler):
+            self._target.reopenIfNeeded()
+        self._target.stream.write(text)
+        self._target.flush()

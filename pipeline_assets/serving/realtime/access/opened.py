@@ -8,7 +8,7 @@ from starlette.types import ASGIApp
 
 from pipeline_assets.core.errors import SettingsMissing
 from pipeline_assets.core.settings import AccessSettings
-from pipeline_assets.serving.realtime.access.audit import log_audit
+from pipeline_assets.serving.realtime.access.audit import end_audit, log_audit
 from pipeline_assets.serving.realtime.access.credentials import Credentials
 from pipeline_assets.serving.realtime.access.guard import Guard, Policy
 from pipeline_assets.serving.realtime.access.issuer import Issuer, Oidc
@@ -27,6 +27,10 @@ class Access:
     def guard(self, app: ASGIApp, routes: Sequence[BaseRoute], policy: Policy) -> Guard:
         """The app behind its guard."""
         return Guard(app, routes=routes, policy=policy, credentials=Credentials(keys=self.keys, issuer=self.issuer, sessions=self.sessions))
+
+    def close(self) -> None:
+        """Writes what the audit log has left."""
+        end_audit()
 
     @property
     def problems(self) -> list[str]:

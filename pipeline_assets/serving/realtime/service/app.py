@@ -139,6 +139,7 @@ def build_app(service: Service, access: Access) -> ASGIApp:
         service.live.start()
         yield
         service.close()
+        access.close()
 
     # Whatever else comes is answered too, and its stack is in the log.
     handlers = dict.fromkeys((PipelineError, psycopg.Error, HTTPException, Exception), _problem)

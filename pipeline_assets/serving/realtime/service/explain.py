@@ -41,7 +41,7 @@ def routes(service: "Service") -> list[Route]:
 
 def explanations(part: Part) -> list[dict[str, Any]]:
     """Of each row its answer, its features, and how much each adds to the answer; of a multiclass model by class."""
-    loaded, own = part.of.serving.loaded, part.of.found.features.slice(part.first, part.rows)
+    loaded, own = part.of.serving.loaded, part.of.found.arrays.part(part.first, part.rows).table()
     found = zip(plain_scores(loaded.model, part), own.to_pylist(), loaded.scorer.contributions(own), strict=True)
     return [
         {**scores, "model_version": loaded.version, "features": features, **_as_json(why, loaded.contract.classes)}

@@ -5,21 +5,22 @@ A circuit breaker leaves the store alone for a while after some failures in a ro
 
 import logging
 import time
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as TookTooLong
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+import numpy as np
 import psycopg
 import pyarrow as pa
 
 from pipeline_assets.core.errors import TransientError
 from pipeline_assets.model_lifecycle.feature_store.online.position import Position
 from pipeline_assets.model_lifecycle.feature_store.online.read import Served, Status
-from pipeline_assets.processing.features.catalogue import FeatureColumn, view_columns
-from pipeline_assets.processing.features.defaults import with_defaults
-from pipeline_assets.processing.features.request import request_features
+from pipeline_assets.processing.features.arrays import Defaults, FeatureArrays, side_by_side
+from pipeline_assets.processing.features.catalogue import view_columns
+from pipeline_assets.processing.features.request import request_arrays
 from pipeline_assets.serving.realtime.log.record import Tier
 from pipeline_assets.spec.features import FeatureView
 from pipeline_assets.spec.models import Model
@@ -28,7 +29,7 @@ LOG = logging.getLogger(__name__)
 TIERS: tuple[Tier, ...] = ("online", "last_good", "default")
 # After so many failures in a row the store is left alone for so long.
 FAILURES, REST_SECONDS = 3, 2.0
-MOST_REMEMBERED = 50_000
+MOST_REMEMBERED = 20_000
 Clock = Callable[[], float]
 Key = tuple[object, ...]
 
@@ -39,12 +40,12 @@ class StoreFailed(TransientError):
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """The features of some questions: their columns in the model's order; of each view the status of each question.
+    """The features of some questions in the model's order; of each view the status of each question.
 
     tiers: of each question where its features come from, the worst of its views.
     """
 
-    features: pa.Table
+    arrays: FeatureArrays
     statuses: Mapping[str, Sequence[Status]]
     tiers: Sequence[Tier]
     known_to: Mapping[str, int | None]
@@ -86,70 +87,87 @@ class Breaker:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Remembered:
-    """The features of a view that the store gave for an entity, as a row of a table that is kept by its number, and when."""
+class _Answer:
+    """What the store gave for some questions, when, and the keys that these asked for, by column."""
 
     at: float
-    table: int
-    row: int
-    known_to: int | None
+    keys: Mapping[str, Sequence[object]]
+    arrays: FeatureArrays
+    known_to: Mapping[str, int | None]
 
 
-@dataclass
 class LastGood:
     """The newest features of entities by view, for as long as the view promises to be fresh; the oldest go first.
 
-    Tables are kept as they came, of so many rows in all: an entity whose table has gone is no longer known.
+    Answers are kept as they came, of so many rows in all. Which of them is the newest of an entity is looked for once it is asked: as long
+    as the store answers, that costs nothing.
     """
 
-    model: Model
-    clock: Clock = time.monotonic
-    most_rows: int = MOST_REMEMBERED
-    _tables: "OrderedDict[int, pa.Table]" = field(default_factory=OrderedDict)
-    rows_kept: int = 0
-    _number: int = 0
-    _rows: "OrderedDict[tuple[str, Key], _Remembered]" = field(default_factory=OrderedDict)
+    def __init__(self, model: Model, clock: Clock = time.monotonic, most_rows: int = MOST_REMEMBERED) -> None:
+        self.model, self._clock, self._most_rows = model, clock, most_rows
+        self.rows_kept, self._answers, self._since = 0, deque[_Answer](), 0
+        # Of each entity of a view the number of the answer, and the row in it; of the answers before `_indexed`.
+        self._places: dict[tuple[str, Key], tuple[int, int]] = {}
+        self._indexed = 0
+        self._columns = [column for view in model.views for column in view_columns(view)]
+        self._defaults = Defaults(self._columns)
+        ends = np.cumsum([0, *(len(view_columns(view)) for view in model.views)]).tolist()
+        self._own = {view.name: slice(*ends[place : place + 2]) for place, view in enumerate(model.views)}
 
     def remember(self, questions: pa.Table, served: Served) -> None:
         """Keeps what the store gave."""
-        now = self.clock()
-        self._number += 1
-        self._tables[self._number] = served.features
-        self.rows_kept += served.features.num_rows
-        for view in self.model.views:
-            for row, key in enumerate(_keys(questions, view)):
-                known = _Remembered(at=now, table=self._number, row=row, known_to=served.known_to[view.name])
-                self._rows[view.name, key] = known
-                self._rows.move_to_end((view.name, key))
-        while self.rows_kept > self.most_rows and len(self._tables) > 1:
-            _, gone = self._tables.popitem(last=False)
-            self.rows_kept -= gone.num_rows
-        while len(self._rows) > self.most_rows * len(self.model.views):
-            self._rows.popitem(last=False)
+        kept = _Answer(at=self._clock(), keys=self._keys_of(questions), arrays=served.arrays, known_to=served.known_to)
+        self._answers.append(kept)
+        self.rows_kept += questions.num_rows
+        while self.rows_kept > self._most_rows and len(self._answers) > 1:
+            self.rows_kept -= len(self._answers.popleft().arrays)
+            self._since += 1
 
     def answer(self, questions: pa.Table) -> Found:
         """What is still good of the questions' features, and else what is declared for an entity of which nothing is known."""
-        columns: dict[str, pa.ChunkedArray] = {}
-        statuses: dict[str, list[Status]] = {}
-        worst: list[Tier] = ["online"] * questions.num_rows
-        known_to: dict[str, int | None] = {}
+        self._index()
+        found, count = self._unknown(questions.num_rows), questions.num_rows
+        statuses, known_to, keys = dict[str, list[Status]](), dict[str, int | None](), self._keys_of(questions)
+        tiers: list[Tier] = ["online"] * count
         for view in self.model.views:
-            found = [self._good(view, key) for key in _keys(questions, view)]
-            for column in view_columns(view):
-                columns[column.name] = _column(column, self._tables, found)
-            statuses[view.name] = ["unknown" if one is None else "stale" for one in found]
-            worst = [_worse(one, "default" if each is None else "last_good") for one, each in zip(worst, found, strict=True)]
-            known_to[view.name] = max((one.known_to for one in found if one is not None and one.known_to is not None), default=None)
-        features = with_defaults([one for view in self.model.views for one in view_columns(view)], pa.table(columns))
-        of_request = request_features(self.model.request_features, questions)
-        whole = pa.table([*features.columns, *of_request.columns], [*features.column_names, *of_request.column_names])
-        return Found(features=whole, statuses=statuses, tiers=worst, known_to=known_to, positions={})
+            good = [self._good(view, key) for key in _keys(keys, view)]
+            for row, one in enumerate(good):
+                if one is not None:
+                    _copy(self._own[view.name], one[0].arrays, one[1], found, row)
+            statuses[view.name] = ["unknown" if one is None else "stale" for one in good]
+            tiers = [_worse(tier, "default" if one is None else "last_good") for tier, one in zip(tiers, good, strict=True)]
+            known = (one[0].known_to[view.name] for one in good if one is not None)
+            known_to[view.name] = max((at for at in known if at is not None), default=None)
+        parts = [self._defaults.fill(found), request_arrays(self.model.request_features, questions)]
+        return Found(arrays=side_by_side(parts), statuses=statuses, tiers=tiers, known_to=known_to, positions={})
 
-    def _good(self, view: FeatureView, key: Key) -> _Remembered | None:
-        known = self._rows.get((view.name, key))
-        if known is None or known.table not in self._tables:
+    def _index(self) -> None:
+        """Takes up the answers that came since it was last asked."""
+        first = max(self._indexed - self._since, 0)
+        for number in range(first, len(self._answers)):
+            answer = self._answers[number]
+            for view in self.model.views:
+                for row, key in enumerate(_keys(answer.keys, view)):
+                    self._places[view.name, key] = self._since + number, row
+        self._indexed = self._since + len(self._answers)
+        if len(self._places) > 2 * self._most_rows * len(self.model.views):
+            self._places = {key: place for key, place in self._places.items() if place[0] >= self._since}
+
+    def _good(self, view: FeatureView, key: Key) -> tuple[_Answer, int] | None:
+        number, row = self._places.get((view.name, key), (-1, 0))
+        if number < self._since:
             return None
-        return known if self.clock() - known.at <= view.freshness.total_seconds() else None
+        answer = self._answers[number - self._since]
+        return (answer, row) if self._clock() - answer.at <= view.freshness.total_seconds() else None
+
+    def _keys_of(self, questions: pa.Table) -> dict[str, list[object]]:
+        return {key: questions[key].to_pylist() for key in dict.fromkeys(key for view in self.model.views for key in view.entity.keys)}
+
+    def _unknown(self, count: int) -> FeatureArrays:
+        """What is said of entities of which nothing is known, without defaults."""
+        columns = self._columns
+        table = pa.table({one.name: pa.array([one.empty] * count, pa.type_for_alias(one.dtype)) for one in columns})
+        return FeatureArrays.of_table(table, columns)
 
 
 class Features:
@@ -177,7 +195,7 @@ class Features:
             return self.last_good.answer(questions)
         self.last_good.remember(questions, served)
         return Found(
-            features=served.features,
+            arrays=served.arrays,
             statuses=served.statuses,
             tiers=["online"] * questions.num_rows,
             known_to=served.known_to,
@@ -207,13 +225,16 @@ class Features:
         return served
 
 
-def _keys(questions: pa.Table, view: FeatureView) -> list[Key]:
-    return list(zip(*(questions[key].to_pylist() for key in view.entity.keys), strict=True))
+def _keys(columns: Mapping[str, Sequence[object]], view: FeatureView) -> list[Key]:
+    return list(zip(*(columns[key] for key in view.entity.keys), strict=True))
 
 
-def _column(column: FeatureColumn, tables: Mapping[int, pa.Table], found: Sequence[_Remembered | None]) -> pa.ChunkedArray:
-    values = [column.empty if one is None else tables[one.table][column.name][one.row].as_py() for one in found]
-    return pa.chunked_array([pa.array(values, pa.type_for_alias(column.dtype))])
+def _copy(own: slice, given: FeatureArrays, row: int, into: FeatureArrays, place: int) -> None:
+    """Puts the features of a view that a row has into the place of a question."""
+    into.bits[own, place], into.present[own, place] = given.bits[own, row], given.present[own, row]
+    for feature in range(own.start, own.stop):
+        if feature in into.texts:
+            into.texts[feature][place] = given.texts[feature][row]
 
 
 def _worse(one: Tier, other: Tier) -> Tier:

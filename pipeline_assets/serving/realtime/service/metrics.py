@@ -70,6 +70,7 @@ class Metrics:
         self._version = Gauge("predict_model_version", "The version that serves.", ("model",), registry=self.registry)
         self._waiting = Gauge("predict_waiting_requests", "Requests that wait for their turn.", ("model",), registry=self.registry)
         self._logged = Gauge("prediction_log_records", "Records of the log by what became of them.", ("state",), registry=self.registry)
+        self._answers: dict[str, tuple[Counter, Histogram]] = {}
         self._count: dict[str, int] = {}
         self._newest: dict[str, deque[tuple[float, float, int]]] = {}
 
@@ -90,8 +91,9 @@ class Metrics:
 
     def took(self, model: str, seconds: float) -> None:
         """A request was answered."""
-        self._requests.labels(model, "200").inc()
-        self._seconds.labels(model).observe(seconds)
+        requests, taken = self._of_model(model)
+        requests.inc()
+        taken.observe(seconds)
         self._note(model, seconds, OK)
 
     def failed(self, model: str, error: Exception) -> None:
@@ -130,6 +132,13 @@ class Metrics:
         for name, one in predictors.items():
             self._waiting.labels(name).set(one.waiting)
         return generate_latest(self.registry)
+
+    def _of_model(self, model: str) -> tuple[Counter, Histogram]:
+        """The metrics of requests that are answered, looked for once: to find them takes longer than to count."""
+        found = self._answers.get(model)
+        if found is None:
+            found = self._answers[model] = self._requests.labels(model, str(OK)), self._seconds.labels(model)
+        return found
 
     def _note(self, model: str, seconds: float, status: int) -> None:
         self._count[model] = self._count.get(model, 0) + 1

@@ -58,8 +58,7 @@ class Answered:
     @cached_property
     def vectors(self) -> list[dict[str, Any]]:
         """The features as rows."""
-        found: list[dict[str, Any]] = self.found.features.to_pylist()
-        return found
+        return self.found.arrays.rows()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +79,7 @@ class Part:
         """Where the features of its rows come from."""
         return self.of.found.tiers[self.first : self.first + self.rows]
 
-    @property
+    @cached_property
     def statuses(self) -> list[dict[str, Status]]:
         """Of each of its rows the status of each view."""
         own = [values[self.first : self.first + self.rows] for values in self.of.found.statuses.values()]
@@ -192,7 +191,7 @@ class Predictor:
         began = time.perf_counter()
         found = self.features.read(questions)
         between = time.perf_counter()
-        scores = serving.loaded.scorer.score(found.features)
+        scores = serving.loaded.scorer.score_arrays(found.arrays)
         ended = time.perf_counter()
         if not np.isfinite(scores).all():
             raise Problem(500, "NotFinite", f"Version {serving.loaded.version} gave a score that is no number.", model=self.model.name)

@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import Message
 
-from pipeline_assets.serving.realtime.access.audit import AUDIT, log_audit
+from pipeline_assets.serving.realtime.access.audit import AUDIT, end_audit, log_audit
 from pipeline_assets.serving.realtime.access.buckets import FAILURES_AT_ONCE
 from pipeline_assets.serving.realtime.access.callers import Caller, Limits, Role
 from pipeline_assets.serving.realtime.access.guard import MOST_KEPT, PUBLIC, Guard, unguarded
@@ -22,6 +22,7 @@ from pipeline_assets.serving.realtime.access.keyring import Keyring
 from pipeline_assets.serving.realtime.access.problems import too_many_rows
 from pipeline_assets.serving.realtime.access.sessions import Sessions, session_secret
 from pipeline_assets_tests.guarded_apps import POLICY, add_key, ask, guarded, kept_audit_log, routes, who
+from pipeline_assets_tests.stream_records import until
 
 # A way in for each role, and which route needs it.
 ASKED = {
@@ -317,8 +318,10 @@ def test_an_audit_file_is_for_its_user_and_is_opened_anew_where_it_was_moved(tmp
         log_audit(tmp_path / "replaced.jsonl")
         log_audit(file)
         ask(app, "GET", "/v1/models", headers=bearer(key))
+        until(file.read_text, bool)
         moved = file.rename(file.with_suffix(".1"))
         ask(app, "GET", "/v1/models/late", headers=bearer(key))
+        end_audit()
 
     assert [json.loads(one.read_text())["model"] for one in (moved, file)] == [None, "late"]
     assert moved.stat().st_mode & 0o777 == 0o600

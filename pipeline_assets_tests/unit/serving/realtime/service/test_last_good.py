@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import pyarrow as pa
 
 from pipeline_assets.model_lifecycle.feature_store.online.read import Served
+from pipeline_assets.processing.features.arrays import FeatureArrays
 from pipeline_assets.processing.features.catalogue import feature_columns
 from pipeline_assets.serving.realtime.service.features import REST_SECONDS, Breaker, LastGood
 from pipeline_assets.serving.realtime.service.schema import RequestSchema
@@ -40,7 +41,8 @@ def asked(*origins: str) -> pa.Table:
 def served(rows: int, seed: int) -> Served:
     """Some features."""
     known = {view.name: 1 for view in MODEL.views}
-    return Served(features=vectors(MODEL, rows, seed).select(FEATURES), statuses={}, known_to=known, positions={})
+    arrays = FeatureArrays.of_table(vectors(MODEL, rows, seed), feature_columns(MODEL))
+    return Served(arrays=arrays, statuses={}, known_to=known, positions={})
 
 
 def test_an_entity_has_its_newest_features_until_they_are_too_old() -> None:
@@ -53,11 +55,11 @@ def test_an_entity_has_its_newest_features_until_they_are_too_old() -> None:
     clock.now = longest + 1
     later = known.answer(asked("EWR"))
 
-    assert found.features[FLIGHTS].to_pylist() == [newer.features[FLIGHTS][0].as_py(), 0]
+    assert found.arrays.table()[FLIGHTS].to_pylist() == [newer.features[FLIGHTS][0].as_py(), 0]
     assert found.tiers == ["last_good", "default"]
     assert later.tiers == ["default"]
-    assert later.features[FLIGHTS].to_pylist() == [0]
-    assert found.features.column_names == FEATURES
+    assert later.arrays.table()[FLIGHTS].to_pylist() == [0]
+    assert list(found.arrays.names) == FEATURES
 
 
 def test_what_is_kept_is_bounded_by_rows() -> None:
