@@ -12,7 +12,7 @@ from pipeline_assets.spec.use_case import UseCase
 
 NAME, OWNER = "platform", "team:platform"
 ROLES = ("live", "shadow", "canary")
-TIERS = ("online", "last_good", "default")
+TIERS = ("online", "last_good", "default", "caller")
 # Longer than a spool is kept, and more than clocks differ by: neither an old spool nor a clock that was set back may lose a record.
 LATENESS, EARLINESS = timedelta(days=400), timedelta(days=1)
 LONGEST_ID = 200
@@ -31,7 +31,7 @@ def _json(name: str, description: str) -> Field:
 prediction_log = EventStream(
     contract=Contract(
         name="prediction_log",
-        version="1.0.0",
+        version="1.1.0",
         owner=OWNER,
         description="What the prediction service answered, one row per prediction: a repeated id counts once.",
         fields=(
@@ -45,8 +45,8 @@ prediction_log = EventStream(
                 allowed=ROLES,
                 description="What the version was for: live, a canary that answered its share, or a shadow that nobody saw.",
             ),
-            _json("keys", "Entity keys, as asked."),
-            _json("request", "Fields of the request, as asked."),
+            _json("keys", "Entity keys, as asked; none where the caller brought the features."),
+            _json("request", "Fields of the request, as asked; none where the caller brought the features."),
             Field(name="asked_at", type="timestamp", required=True, description="When the service received the request."),
             Field(name="decision_at", type="timestamp", required=True, description="The moment as of which the features were read."),
             _json("features", "Values of all features by name, floats exact."),
@@ -60,7 +60,7 @@ prediction_log = EventStream(
                 type="string",
                 required=True,
                 allowed=TIERS,
-                description="Where the features came from: the online store, their last good values, or their defaults.",
+                description="Where the features came from: the online store, their last good values, their defaults, or the caller.",
             ),
             _json("timings_ms", "Milliseconds by step."),
             Field(name="request_id", type="string", description="Identifier of the request; those of one request have the same."),

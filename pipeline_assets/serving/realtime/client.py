@@ -126,10 +126,14 @@ class Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Inference:
-    """The answer to tensors: the version that made it, and its own tensors."""
+    """The answer to tensors: the version that made it, and its own tensors.
+
+    prediction_id: of the prediction; of several rows that of row n (from 0) is `prediction_id-n`.
+    """
 
     model_name: str
     model_version: str
+    prediction_id: str
     outputs: tuple[Tensor, ...]
 
 
@@ -208,7 +212,12 @@ class Client:
         path = f"/v2/models/{_part(model)}" + ("" if version is None else f"/versions/{version}")
         found = self._posted(f"{path}/infer", {"inputs": [_tensor_json(one) for one in inputs]})
         outputs = tuple(_tensor(one) for one in found["outputs"])
-        return Inference(model_name=str(found["model_name"]), model_version=str(found["model_version"]), outputs=outputs)
+        return Inference(
+            model_name=str(found["model_name"]),
+            model_version=str(found["model_version"]),
+            prediction_id=str(found["parameters"]["prediction_id"]),
+            outputs=outputs,
+        )
 
     def _posted(self, path: str, body: object, idempotency_key: str | None = None) -> Any:
         return self._asked("POST", path, body, {IDEMPOTENCY_KEY: idempotency_key if idempotency_key is not None else str(uuid4())})

@@ -48,26 +48,26 @@ def explain(
 
 def lines_of(found: "Explanation") -> list[str]:
     """An explanation for people: the largest contributions, and the newest rows behind each view."""
-    one, replay = found.prediction, found.replay
+    one, replay, is_brought = found.prediction, found.replay, found.prediction["tier"] == "caller"
     scores = ", ".join(f"{name} {value!r}" for name, value in one["scores"].items())
     return [
         f"{one['model']} version {one['model_version']} ({one['role']}) answered {scores}",
         f"  asked at {one['asked_at'].isoformat()}, decided as of {one['decision_at'].isoformat()}, features from: {one['tier']}",
-        f"  {_listed({**one['keys'], **one['request']})}",
+        *([] if is_brought else [f"  {_listed({**one['keys'], **one['request']})}"]),
         "Contributions:",
-        *(line for each in found.features[:SHOWN] for line in _of_feature(each)),
+        *(line for each in found.features[:SHOWN] for line in _of_feature(each, is_brought=is_brought)),
         f"  and {max(len(found.features) - SHOWN, 0)} more; bias {_number(found.bias)}",
-        "Events:",
+        *(["Events:"] if found.behind else []),
         *(line for each in found.behind for line in _of_view(each)),
         "Replay:",
-        f"  features from the lake: {replay.features}",
+        f"  features: {replay.features}" if is_brought else f"  features from the lake: {replay.features}",
         *(f"    {name}: served {served!r}, the lake gives {lake!r}" for name, (served, lake) in replay.differing.items()),
         f"  score of the packaged model: {'equal to the bit' if replay.is_score_equal else 'differs'}",
     ]
 
 
-def _of_feature(one: Any) -> list[str]:
-    origins = ", ".join(one.computed_from) or "the events as such"
+def _of_feature(one: Any, *, is_brought: bool) -> list[str]:
+    origins = "the caller" if is_brought else ", ".join(one.computed_from) or "the events as such"
     return [f"  {_number(one.contribution)}  {one.name} = {one.value!r}", f"      from {origins}"]
 
 

@@ -42,6 +42,7 @@ from pipeline_assets.spec.models import Model
 PARTS = ("keys", "request", "features", "feature_status", "definitions", "positions", "scores", "timings_ms")
 ONLINE, EQUAL, DIFFERS = "online", "equal", "differs"
 NOT_ONLINE = "its features were not read from the online store"
+CALLER, BROUGHT = "caller", "the caller brought the features"
 EVENTS_SHOWN = 5
 
 
@@ -49,7 +50,7 @@ EVENTS_SHOWN = 5
 class Explained:
     """A feature of a prediction: its value, what it adds to the answer (by class where there are classes), and where it comes from.
 
-    computed_from: the fields of contracts, with the system of each. description: of the feature.
+    computed_from: the fields of contracts, with the system of each; none where the caller brought the value. description: of the feature.
     """
 
     name: str
@@ -110,14 +111,14 @@ def explain_prediction(
     _, scorer, _ = load_package(settings, model.name, found["model_version"])
     row = _features_of(scorer.contract.features, found["features"])
     (why,) = scorer.contributions(row)
-    own = feeds_of_model(tuple(feeds), model)
+    own, is_brought = feeds_of_model(tuple(feeds), model), found["tier"] == CALLER
     described = {one.feature.name: one for view in _views_of(model) for one in describe(lineage, references, view)}
     features = [
         Explained(
             name=one.name,
             value=found["features"].get(one.name),
             contribution=why.values[one.name],
-            computed_from=tuple(dict.fromkeys(leaf for origin in described[one.name].computed_from for leaf in _leaves(origin))),
+            computed_from=() if is_brought else _origins(described[one.name].computed_from),
             description=described[one.name].feature.description,
         )
         for one in scorer.contract.features
@@ -126,7 +127,7 @@ def explain_prediction(
         prediction=found,
         features=tuple(sorted(features, key=lambda one: _weight(one.contribution), reverse=True)),
         bias=why.bias,
-        behind=tuple(_behind(settings, model, own, found)),
+        behind=() if is_brought else tuple(_behind(settings, model, own, found)),
         replay=_replay(settings, project, model, own, found, is_score_equal=_score(scorer, row) == list(found["scores"].values())),
     )
 
@@ -152,8 +153,12 @@ def _views_of(model: Model) -> list[str]:
 
 def _features_of(features: Sequence[ModelFeature], values: Mapping[str, Any]) -> pa.Table:
     """The features that were logged as a row that the model takes."""
-    types = {"number": pa.float64(), "text": pa.string()}
-    return pa.table({one.name: pa.array([values.get(one.name)], types.get(one.type, pa.int64())) for one in features})
+    return pa.table({one.name: _column(one, values.get(one.name)) for one in features})
+
+
+def _column(feature: ModelFeature, value: Any) -> pa.Array:
+    """A value as a column; whole numbers as others, since who brings features may bring others."""
+    return pa.array([value], pa.string()) if feature.type == "text" else pa.array([None if value is None else float(value)], pa.float64())
 
 
 def _score(scorer: Scorer, row: pa.Table) -> list[float]:
@@ -163,6 +168,10 @@ def _score(scorer: Scorer, row: pa.Table) -> list[float]:
 
 def _weight(contribution: float | Mapping[str, float]) -> float:
     return max(map(abs, contribution.values())) if isinstance(contribution, Mapping) else abs(contribution)
+
+
+def _origins(columns: Sequence[Origin]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(leaf for origin in columns for leaf in _leaves(origin)))
 
 
 def _leaves(origin: Origin) -> Iterator[str]:
@@ -217,7 +226,7 @@ def _replay(
     settings: Settings, project: Project, model: Model, feeds: Sequence[Feed], found: Mapping[str, Any], *, is_score_equal: bool
 ) -> Replay:
     if found["tier"] != ONLINE:
-        return Replay(features=NOT_ONLINE, is_score_equal=is_score_equal, differing={})
+        return Replay(features=BROUGHT if found["tier"] == CALLER else NOT_ONLINE, is_score_equal=is_score_equal, differing={})
     parity = served_parity(settings, project, feeds, model, [_sample(model, found)])
     differing = {one.feature: (one.served, one.recomputed) for one in parity.examples}
     return Replay(features=_state(parity), is_score_equal=is_score_equal, differing=differing)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pipeline_assets.model_lifecycle.feature_store.online.position import Position
 
 Role = Literal["live", "shadow", "canary"]
-Tier = Literal["online", "last_good", "default"]
+Tier = Literal["online", "last_good", "default", "caller"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,7 +23,8 @@ class Logged:
     shadow, whose answer nobody saw, one of its own; what was asked at once has one `request_id`. keys, request: as asked, by name.
     asked_at, decision_at: with a zone. features: values by name; a number that is not finite is logged as null. feature_status: by view.
     definitions: the hash of the definition that answered, by view. positions: of the feeds that the features were read from.
-    scores: the answer by name: `score`, `value`, or each class. predicted_class: None of a model without classes. timings_ms: by step.
+    scores: the answer by name: `score`, `value`, or each class. tier: of `caller` nothing was read, so keys,
+    request, statuses, definitions and positions are empty. predicted_class: None of a model without classes. timings_ms: by step.
     """
 
     prediction_id: str
@@ -87,7 +88,10 @@ def _position(one: "Position") -> dict[str, Any]:
     }
 
 
-def _text(value: object) -> str:
+def _text(value: Mapping[str, Any] | list[Any]) -> str:
+    if not value:
+        # Most of what is logged of features that the caller brought, thousands at once.
+        return "[]" if isinstance(value, list) else "{}"
     try:
         return msgspec.json.encode(value).decode()
     except UnicodeEncodeError:

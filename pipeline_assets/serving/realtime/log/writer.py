@@ -13,7 +13,7 @@ is done once a second while Kafka is away, and at the end of the process.
 
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -78,7 +78,7 @@ class PredictionLog:
 
     def __init__(self, settings: BrokerSettings, folder: Path, topic: str, *, bounds: Bounds | None = None) -> None:
         self._bounds = bounds or Bounds()
-        self._queue: deque[tuple[int, Callable[[], Sequence[Logged]]]] = deque()
+        self._queue: deque[tuple[int, Callable[[], Iterable[Logged]]]] = deque()
         self._queued = 0
         self._held: deque[Record] = deque()
         self._held_bytes = 0
@@ -97,7 +97,7 @@ class PredictionLog:
         """Leaves records to be logged. Never waits, never raises; what there is no room for is counted as lost."""
         self.put_made(len(records), lambda: records)
 
-    def put_made(self, count: int, make: Callable[[], Sequence[Logged]]) -> None:
+    def put_made(self, count: int, make: Callable[[], Iterable[Logged]]) -> None:
         """The same for so many records that the log's thread makes, as that takes longer than who answers requests has."""
         if self._closing.is_set():
             self._lose(count, CLOSED)

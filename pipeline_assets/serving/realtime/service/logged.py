@@ -1,6 +1,7 @@
 """What was answered as the log of predictions has it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from pipeline_assets.core.names import DECISION_AT
 from pipeline_assets.model_lifecycle.feature_store.spine import entity_keys
@@ -10,34 +11,39 @@ from pipeline_assets.serving.realtime.service.predictor import Part, plain_score
 PREDICTED = "predicted"
 
 
-def logged(part: Part, ids: Sequence[str], trace: str) -> list[Logged]:
-    """A record for each row of a request."""
-    of, model = part.of, part.of.serving.loaded.model
-    places, keys = range(part.first, part.first + part.rows), set(entity_keys(model))
-    scores, statuses = plain_scores(model, part), part.statuses
-    return [
-        Logged(
+NOTHING_ASKED: Mapping[str, Any] = {}
+
+
+def logged(part: Part, ids: Sequence[str], trace: str) -> Iterator[Logged]:
+    """A record for each row of a request, one after the other: thousands at once would have the garbage collector look at them all."""
+    of, model, loaded = part.of, part.of.serving.loaded.model, part.of.serving.loaded
+    keys, scores, statuses = set(entity_keys(model)), plain_scores(model, part), part.statuses
+    positions, timings = list(of.found.positions.values()), {"features": of.features_ms, "model": of.model_ms}
+    definitions, vectors = loaded.definitions if of.found.statuses else {}, of.vectors
+    for row in range(part.rows):
+        place = part.first + row
+        # Who brings features is asked nothing.
+        asked = of.asked[place] if of.questions.num_columns else NOTHING_ASKED
+        yield Logged(
             prediction_id=ids[row],
             model=model.name,
-            model_version=of.serving.loaded.version,
+            model_version=loaded.version,
             role="live",
-            keys={name: value for name, value in of.asked[place].items() if name in keys},
-            request={name: value for name, value in of.asked[place].items() if name not in keys and name != DECISION_AT},
+            keys={name: value for name, value in asked.items() if name in keys},
+            request={name: value for name, value in asked.items() if name not in keys and name != DECISION_AT},
             asked_at=of.asked_at,
-            decision_at=of.asked[place][DECISION_AT],
-            features=of.vectors[place],
+            decision_at=asked.get(DECISION_AT, of.asked_at),
+            features=vectors[place],
             feature_status=statuses[row],
-            definitions=of.serving.loaded.definitions,
-            positions=list(of.found.positions.values()),
+            definitions=definitions,
+            positions=positions,
             scores=_numbers(scores[row]),
             predicted_class=scores[row].get(PREDICTED),
             tier=of.found.tiers[place],
-            timings_ms={"features": of.features_ms, "model": of.model_ms},
+            timings_ms=timings,
             request_id=ids[0],
             trace_id=trace,
         )
-        for row, place in enumerate(places)
-    ]
 
 
 def _numbers(answer: dict[str, object]) -> dict[str, float]:

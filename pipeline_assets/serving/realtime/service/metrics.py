@@ -86,7 +86,9 @@ class Metrics:
         for view, statuses in answered.found.statuses.items():
             for status in set(statuses):
                 self._views.labels(model, view, status).inc(statuses.count(status))
-        self._stage.labels(model, "features").observe(answered.features_ms / 1000)
+        if answered.features_ms:
+            # Of features that the caller brought none were read.
+            self._stage.labels(model, "features").observe(answered.features_ms / 1000)
         self._stage.labels(model, "model").observe(answered.model_ms / 1000)
 
     def took(self, model: str, seconds: float) -> None:

@@ -1,29 +1,22 @@
 """Predictions as KServe and TensorFlow Serving ask for them (V1): instances in, predictions out."""
 
 import time
-from hashlib import sha256
-from random import Random, SystemRandom
 from typing import TYPE_CHECKING, Any
-from uuid import UUID, uuid5
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from pipeline_assets.serving.realtime.access.callers import caller_of
-from pipeline_assets.serving.realtime.service.bodies import check_rows, idempotency_key, read_body
+from pipeline_assets.serving.realtime.service.bodies import check_rows, read_body
+from pipeline_assets.serving.realtime.service.ids import prediction_ids
 from pipeline_assets.serving.realtime.service.predictor import Part, plain_scores
 
 if TYPE_CHECKING:
     from pipeline_assets.serving.realtime.service.app import Service
 
-# The space of the identifiers of predictions with a client's own key; never change it.
-SPACE = UUID("0c2f4f0a-51c7-5b39-8f4e-7b0b6a1b6f6d")
 # RFC 9218: urgencies from 0 to 7, of which 3 is that of a request that names none.
 LOW_URGENCY = 4
-# Of the ids of predictions, which are no secrets: a seed of the system, without a call of it for each.
-CHANCE = Random(SystemRandom().getrandbits(256))  # noqa: S311
 ENCODER = msgspec.json.Encoder()
 
 
@@ -38,7 +31,7 @@ def routes(service: "Service") -> list[Route]:
             body = await read_body(request)
             rows = predictor.schema.read(body)
             check_rows(request, len(rows))
-            ids = _ids(request, predictor.model.name, body, len(rows))
+            ids = prediction_ids(request, predictor.model.name, body, len(rows))
             part = await predictor.predict(rows)
         except Exception as error:
             service.metrics.failed(predictor.model.name, error)
@@ -104,18 +97,6 @@ def is_low(request: Request) -> bool:
         if name == "u" and value.isdecimal():
             return int(value) >= LOW_URGENCY
     return False
-
-
-def _ids(request: Request, model: str, body: bytes, count: int) -> list[str]:
-    """An identifier for each prediction.
-
-    It is the same for the same `Idempotency-Key`, caller and body, so that what a client asks for again counts once.
-    """
-    key = idempotency_key(request)
-    if key is None:
-        return [str(UUID(int=CHANCE.getrandbits(128), version=4)) for _ in range(count)]
-    asked = f"{caller_of(request.scope).id}/{model}/{sha256(body).hexdigest()}/{key}"
-    return [str(uuid5(SPACE, f"{asked}/{row}")) for row in range(count)]
 
 
 def _json(found: dict[str, Any]) -> Response:

@@ -2,11 +2,15 @@
 
 The input is either one tensor `features` of shape [rows, features] in the model's order, or one tensor of shape [rows] or [rows, 1] per
 feature by its name. Numbers are what a vector has: null as NaN in binary tensors, as null in JSON; categories as their codes, text of
-learned categories as BYTES. Output: `scores`, FP64, of shape [rows] or [rows, classes].
+learned categories as BYTES. Output: `scores`, FP64, of shape [rows] or [rows, classes]. The parameter `prediction_id` of an answer is the
+id of its prediction; of several rows that of row n (from 0) is `prediction_id-n`.
 """
 
 import asyncio
 import struct
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -18,9 +22,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from pipeline_assets.model_lifecycle.training.contract import ModelContract, ModelFeature
-from pipeline_assets.model_lifecycle.training.matrix import feature_values
-from pipeline_assets.serving.realtime.service.bodies import JSON, read_body
+from pipeline_assets.processing.features.arrays import FeatureArrays, Kind
+from pipeline_assets.serving.realtime.service.bodies import JSON, check_rows, read_body
+from pipeline_assets.serving.realtime.service.features import Found
+from pipeline_assets.serving.realtime.service.ids import prediction_ids
 from pipeline_assets.serving.realtime.service.live import Serving
+from pipeline_assets.serving.realtime.service.predictor import Answered, Part
 from pipeline_assets.serving.realtime.service.problems import Problem, shown
 from pipeline_assets.serving.realtime.service.schema import MOST_INSTANCES
 
@@ -32,6 +39,7 @@ FEATURES, SCORES = "features", "scores"
 DTYPES: dict[str, str] = {"FP32": "<f4", "FP64": "<f8", "INT64": "<i8", "INT32": "<i4", "INT16": "<i2", "INT8": "i1", "BOOL": "?"}
 WIDTH_OF_LENGTH = 4
 ENCODER = msgspec.json.Encoder()
+NO_QUESTIONS = pa.table({})
 
 
 class Parameters(msgspec.Struct, kw_only=True):
@@ -91,9 +99,21 @@ def routes(service: "Service") -> list[Route]:
         return _json({"name": request.path_params["model"], "ready": is_ready}, 200 if is_ready else 503)
 
     async def infer(request: Request) -> Response:
-        serving = _serving(service, request)
-        asked, binary = await _request(request)
-        return await asyncio.to_thread(_inferred, serving, asked, binary)
+        began, name = time.perf_counter(), service.predictor(request.path_params["model"]).model.name
+        try:
+            serving, body = _serving(service, request), await _body(request)
+            asked, binary = _request(request, body)
+            table = await asyncio.to_thread(_features, serving.loaded.contract, asked, binary)
+            check_rows(request, table.num_rows)
+            (number,) = prediction_ids(request, name, body, 1)
+            part = await asyncio.to_thread(_inferred, serving, table)
+        except Exception as error:
+            service.metrics.failed(name, error)
+            raise
+        service.metrics.answered(part.of)
+        service.answered(part, row_ids(number, part.rows), request.scope["state"]["trace_id"])
+        service.metrics.took(name, time.perf_counter() - began)
+        return _answer(asked, part, number)
 
     found = [Route("/v2/health/live", live, name="health_live"), Route("/v2/health/ready", ready, name="health_ready")]
     for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
@@ -124,10 +144,18 @@ def _serving(service: "Service", request: Request) -> Serving:
     return serving
 
 
-async def _request(request: Request) -> tuple[Infer, memoryview]:
+def row_ids(number: str, rows: int) -> Sequence[str]:
+    """The ids of the predictions of an answer."""
+    return [number] if rows == 1 else [f"{number}-{row}" for row in range(rows)]
+
+
+async def _body(request: Request) -> bytes:
+    return await read_body(request, BINARY if LENGTH_HEADER in request.headers else JSON, is_optional=True)
+
+
+def _request(request: Request, body: bytes) -> tuple[Infer, memoryview]:
     """The request, and the bytes of its binary tensors."""
     length = request.headers.get(LENGTH_HEADER)
-    body = await read_body(request, JSON if length is None else BINARY, is_optional=True)
     size = len(body) if length is None else int(length) if length.isdecimal() else -1
     if not 0 < size <= len(body):
         raise Problem(400, "HeaderUnfit", f"`Inference-Header-Content-Length` is {shown(str(length))}, and the body has {len(body)} bytes.")
@@ -139,8 +167,8 @@ async def _request(request: Request) -> tuple[Infer, memoryview]:
         raise Problem(400, "NoJson", f"The body is no JSON: {shown(str(error))}.") from None
 
 
-def _inferred(serving: Serving, asked: Infer, binary: memoryview) -> Response:
-    contract = serving.loaded.contract
+def _features(contract: ModelContract, asked: Infer, binary: memoryview) -> pa.Table:
+    """The features that the caller brought, in the model's order."""
     tensors, rest = dict[str, tuple[Tensor, Column]](), binary
     for one in asked.inputs:
         if one.name in tensors:
@@ -152,8 +180,35 @@ def _inferred(serving: Serving, asked: Infer, binary: memoryview) -> Response:
     unknown = [one.name for one in asked.outputs if one.name != SCORES]
     if unknown:
         raise Problem(422, "UnknownOutput", f"There is no output '{shown(unknown[0])}'; there is '{SCORES}'.", model=contract.model)
-    scores = serving.loaded.scorer.score_values(_matrix(contract, tensors))
-    return _answer(serving, asked, scores)
+    return _table(contract, tensors)
+
+
+def _inferred(serving: Serving, features: pa.Table) -> Part:
+    """The answer of a version to features; raises ValueUnfit for values that it cannot take."""
+    asked_at, began = datetime.now(UTC), time.perf_counter()
+    scores, rows = serving.loaded.scorer.score(features), features.num_rows
+    whole = Answered(
+        serving=serving,
+        asked_at=asked_at,
+        questions=NO_QUESTIONS,
+        found=Found(arrays=_arrays(features), statuses={}, tiers=["caller"] * rows, known_to={}, positions={}),
+        scores=scores,
+        features_ms=0.0,
+        model_ms=(time.perf_counter() - began) * 1000,
+    )
+    return Part(of=whole, first=0, rows=rows)
+
+
+def _arrays(features: pa.Table) -> FeatureArrays:
+    kinds: tuple[Kind, ...] = tuple("text" if pa.types.is_string(one) else "float" for one in features.schema.types)
+    is_text, nothing = np.array([kind == "text" for kind in kinds]), pa.nulls(features.num_rows, pa.float64())
+    numbers = np.stack(
+        [(nothing if one else column).to_numpy(zero_copy_only=False) for one, column in zip(is_text, features.columns, strict=True)]
+    )
+    present = ~np.isnan(numbers)
+    texts = {int(place): np.array(features.column(int(place)).to_pylist(), object) for place in np.flatnonzero(is_text)}
+    bits = np.where(present, numbers, 0.0).view(np.int64)
+    return FeatureArrays(names=tuple(features.column_names), kinds=kinds, bits=bits, present=present, texts=texts)
 
 
 def _values(contract: ModelContract, tensor: Tensor, binary: memoryview) -> tuple[Column, memoryview]:
@@ -212,8 +267,8 @@ def _flat(data: list[Any], most: int) -> list[Any]:
     return data
 
 
-def _matrix(contract: ModelContract, tensors: dict[str, tuple[Tensor, Column]]) -> npt.NDArray[np.float32]:
-    """The rows as the model takes them; raises Problem that names what is missing, unknown or unfit."""
+def _table(contract: ModelContract, tensors: dict[str, tuple[Tensor, Column]]) -> pa.Table:
+    """The rows as columns, in the model's order; raises Problem that names what is missing, unknown or unfit."""
     names = [one.name for one in contract.features]
     if tensors.keys() == {FEATURES} and FEATURES not in names:
         tensor, values = tensors[FEATURES]
@@ -228,7 +283,7 @@ def _matrix(contract: ModelContract, tensors: dict[str, tuple[Tensor, Column]]) 
         raise Problem(422, "InputsUnfit", detail, model=contract.model, field=shown((missing or unknown)[0]))
     if len({len(one) for one in columns.values()}) > 1:
         raise Problem(422, "InputsUnfit", "The inputs have different numbers of rows.", model=contract.model)
-    return feature_values(pa.table({one.name: _arrow(contract, one, columns[one.name]) for one in contract.features}), contract.features)
+    return pa.table({one.name: _arrow(contract, one, columns[one.name]) for one in contract.features})
 
 
 def _arrow(contract: ModelContract, feature: ModelFeature, values: Column) -> pa.Array:
@@ -244,11 +299,17 @@ def _arrow(contract: ModelContract, feature: ModelFeature, values: Column) -> pa
         ) from None
 
 
-def _answer(serving: Serving, asked: Infer, scores: npt.NDArray[np.float64]) -> Response:
+def _answer(asked: Infer, part: Part, number: str) -> Response:
     """The answer: in binary where the output or the request asks for that."""
+    scores, loaded = part.scores, part.of.serving.loaded
     wanted = asked.outputs[0].parameters.binary_data if asked.outputs else asked.parameters.binary_data_output
     output: dict[str, Any] = {"name": SCORES, "datatype": "FP64", "shape": list(scores.shape)}
-    found: dict[str, Any] = {"model_name": serving.loaded.model.name, "model_version": str(serving.loaded.version), "outputs": [output]}
+    found: dict[str, Any] = {
+        "model_name": loaded.model.name,
+        "model_version": str(loaded.version),
+        "parameters": {"prediction_id": number},
+        "outputs": [output],
+    }
     if asked.id is not None:
         found["id"] = asked.id
     if not wanted:

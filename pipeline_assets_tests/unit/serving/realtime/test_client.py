@@ -104,10 +104,10 @@ def test_models_tensors_labels_and_events() -> None:
     client, asked = client_of(
         [
             ok({"models": ["delay"]}), ok({"name": "delay", "ready": True, "version": 12, "problem": None}), ok({"name": "other", "ready":
-            False, "version": None}), ok({"model_name": "delay", "model_version": "12", "outputs": [{"name": "scores", "shape": [2, 2],
-            "datatype": "FP64", "data": [[1, 2], [3, 4]]}]}), ok({"rows": [{"row": 0, "status": "accepted"}, {"row": 1, "status":
-            "refused", "field": "label", "problem": "is no label"}]}), ok({"rows": [{"row": 0, "status": "accepted", "partition": 0,
-            "offset": 7}]}),
+            False, "version": None}), ok({"model_name": "delay", "model_version": "12", "parameters": {"prediction_id": "p"}, "outputs":
+            [{"name": "scores", "shape": [2, 2], "datatype": "FP64", "data": [[1, 2], [3, 4]]}]}), ok({"rows": [{"row": 0, "status":
+            "accepted"}, {"row": 1, "status": "refused", "field": "label", "problem": "is no label"}]}), ok({"rows": [{"row": 0,
+            "status": "accepted", "partition": 0, "offset": 7}]}),
         ]
     )  # fmt: skip
     models, delay, other = client.models(), client.model("delay"), client.model("other")
@@ -118,7 +118,8 @@ def test_models_tensors_labels_and_events() -> None:
     sent = client.send_events("departures", [{"flight": "UA 1"}])
 
     assert (models, delay.version, other.version, other.is_ready) == (["delay"], 12, None, False)
-    assert (inference.model_version, inference.outputs[0].shape, inference.outputs[0].data) == ("12", (2, 2), (1, 2, 3, 4))
+    assert (inference.model_version, inference.prediction_id) == ("12", "p")
+    assert (inference.outputs[0].shape, inference.outputs[0].data) == ((2, 2), (1, 2, 3, 4))
     assert [(one.row, one.is_accepted, one.field, one.problem) for one in results] == [
         (0, True, None, None),
         (1, False, "label", "is no label"),

@@ -24,12 +24,23 @@ from pipeline_assets.processing.cleaning.lineage import read_lineage
 from pipeline_assets.processing.cleaning.models import read_models
 from pipeline_assets.serving.realtime.access.callers import Role
 from pipeline_assets.serving.realtime.log.commands import lines_of
-from pipeline_assets.serving.realtime.log.explain import DIFFERS, EQUAL, Explanation, explain_prediction
+from pipeline_assets.serving.realtime.log.explain import BROUGHT, DIFFERS, EQUAL, Explanation, explain_prediction
 from pipeline_assets.serving.realtime.log.spool import Spool
 from pipeline_assets_tests.landings import Landed, table_of
 from pipeline_assets_tests.online_departures import put_history, put_typed
 from pipeline_assets_tests.online_departures import table_of as departures_table
-from pipeline_assets_tests.served_models import FEED, INSTANCE, MODEL, ROWS, client_of, project_of, promote, put_package, service_of
+from pipeline_assets_tests.served_models import (
+    FEED,
+    INSTANCE,
+    MODEL,
+    ROWS,
+    candidate,
+    client_of,
+    project_of,
+    promote,
+    put_package,
+    service_of,
+)
 
 DECIDED = ROWS[-1]["recorded_at"] + timedelta(minutes=1)
 
@@ -49,6 +60,16 @@ class Site:
             answer = client.post("/v1/models/flight_delay:predict", json={"instances": [{**INSTANCE, "decision_at": DECIDED.isoformat()}]})
         assert answer.status_code == 200, answer.text
         found: dict[str, Any] = answer.json()["predictions"][0]
+        return found
+
+    def infer(self, values: dict[str, list[float | None]]) -> dict[str, Any]:
+        """The answer to vectors of the caller; as `ask`."""
+        service = service_of(self.settings, self.folder, MODEL)
+        inputs = [{"name": name, "shape": [len(own)], "datatype": "FP64", "data": own} for name, own in values.items()]
+        with client_of(service, self.folder, Role.PREDICT) as client:
+            answer = client.post("/v2/models/flight_delay/infer", json={"inputs": inputs})
+        assert answer.status_code == 200, answer.text
+        found: dict[str, Any] = answer.json()
         return found
 
     def log(self, **changed: Any) -> None:
@@ -133,6 +154,27 @@ def test_a_value_that_the_lake_does_not_give_is_shown(site: Site) -> None:
     assert found.replay.differing == {name: (features[name], logged["features"][name])}
     assert not found.replay.is_score_equal
     assert f"{name}: served {features[name]!r}, the lake gives {logged['features'][name]!r}" in "\n".join(lines_of(found))
+
+
+def test_a_prediction_of_features_that_the_caller_brought_is_explained(site: Site) -> None:
+    """Nulls, fractions of whole numbers and -0.0: the score of each row again to the bit, contributions, and who brought the features."""
+    features = enumerate(candidate(MODEL, 1).contract.features)
+    values = {one.name: [2.0 if one.is_categorical else -0.0 if place == 1 else 0.1 + place, None] for place, one in features}
+    answer = site.infer(values)
+    site.log()
+    found = [site.explain(f"{answer['parameters']['prediction_id']}-{row}") for row in range(2)]
+    text = "\n".join(lines_of(found[0]))
+
+    assert [one.prediction["scores"]["score"] for one in found] == answer["outputs"][0]["data"]
+    assert [(one.replay.features, one.replay.is_score_equal, one.behind) for one in found] == [(BROUGHT, True, ())] * 2
+    assert [{one.name: one.value for one in each.features} for each in found] == [
+        {name: own[row] for name, own in values.items()} for row in range(2)
+    ]
+    assert {one.computed_from for one in found[0].features} == {()}
+    assert any(one.contribution for one in found[0].features)
+    assert "features from: caller" in text
+    assert "features: the caller brought the features" in text
+    assert "Events" not in text
 
 
 def test_a_prediction_that_is_not_in_the_lake_is_named(isolated: Settings, tmp_path: Path) -> None:

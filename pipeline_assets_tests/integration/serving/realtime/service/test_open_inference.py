@@ -13,6 +13,7 @@ import tritonclient.http as triton
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.model_lifecycle.training.scorer import Scorer
 from pipeline_assets.serving.realtime.access.callers import Role
+from pipeline_assets.serving.realtime.log.record import Logged
 from pipeline_assets.serving.realtime.service.app import Service
 from pipeline_assets_tests.model_rows import vectors
 from pipeline_assets_tests.served_models import MODEL, client_of, promote, put_package, service_of
@@ -71,6 +72,7 @@ def inferred(foreign: triton.InferenceServerClient, values: dict[str, np.ndarray
     # The client adds its own to the headers that it is given.
     answer = foreign.infer(MODEL.name, inputs, outputs=outputs, request_id="7", headers=dict(headers))
     assert (answer.get_response()["model_version"], answer.get_response()["id"]) == ("1", "7")
+    assert answer.get_response()["parameters"]["prediction_id"]
     return bytes(answer.as_numpy("scores").tobytes())
 
 
@@ -92,6 +94,35 @@ def test_a_foreign_client_gets_the_scores_of_its_vectors(client: httpx.Client, s
     assert [one["name"] for one in metadata["inputs"]] == [one.name for one in scorer.contract.features]
     assert binary == [expected, expected]
     assert as_json == [of_whole, of_whole]
+
+
+def test_what_is_answered_is_logged_and_counted(client: httpx.Client, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record per row, with the vector and the score of each; a key of the caller gives the same id again, what is refused has none."""
+    values = {name: column[:3] for name, column in columns(scorer_of(service)).items()}
+    inputs = [{"name": name, "shape": [3], "datatype": "FP64", "data": _with_nulls(column)} for name, column in values.items()]
+    headers, made = {"Idempotency-Key": "order-7"}, list[Logged]()
+    monkeypatch.setattr(service.log, "put_made", lambda _, make: made.extend(make()))
+    first, again = (client.post(INFER, json={"inputs": inputs}, headers=headers).json() for _ in range(2))
+    alone = client.post(INFER, json={"inputs": [{**one, "shape": [1], "data": one["data"][:1]} for one in inputs]}).json()
+    refused = client.post(INFER, json={"inputs": inputs[1:]})
+    number = first["parameters"]["prediction_id"]
+    numbers = [f"{number}-{row}" for row in range(3)]
+    figures = service.metrics.figures(MODEL.name)
+
+    assert refused.status_code == 422
+    assert again == first
+    assert [one.prediction_id for one in made] == [*numbers, *numbers, alone["parameters"]["prediction_id"]]
+    assert [one.scores["score"] for one in made[:3]] == first["outputs"][0]["data"]
+    assert [list(one.features.values()) for one in made[:3]] == [list(row) for row in zip(*(one["data"] for one in inputs), strict=True)]
+    assert {(one.tier, *map(len, (one.keys, one.request, one.feature_status, one.definitions, one.positions))) for one in made} == {
+        ("caller", 0, 0, 0, 0, 0)
+    }
+    assert [one.request_id for one in made[:3]] == numbers[:1] * 3
+    assert figures.requests == 4
+
+
+def _with_nulls(values: np.ndarray) -> list[float | None]:
+    return [None if np.isnan(value) else float(value) for value in values]
 
 
 def test_a_tensor_that_does_not_fit_is_refused(client: httpx.Client, service: Service) -> None:
