@@ -32,7 +32,7 @@ def tables_of(connection: "psycopg.Connection", places: Places) -> Iterator[tupl
 
 def _match(places: Places, table: AssetName) -> Match:
     if table[0] == names.RAW:
-        return places.of_contract(table[1])
+        return places.of_raw(table[1])
     if table[0] == names.PREDICTIONS:
         model = next((one for one in places.project.models if one.name == table[1]), None)
         return Match() if model is None else places.of_model(model)

@@ -1,5 +1,6 @@
 """Which rows of a table are an entity's: some columns hold one of some keys, compared as text."""
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from pipeline_assets.ingestion.sources.forgotten import objects_in, readings, text_of
+from pipeline_assets.ingestion.sources.forgotten import WITHIN, field_of, objects_in, readings, text_of, texts_in, value_at
 
 if TYPE_CHECKING:
     from psycopg.sql import Composed
@@ -19,10 +20,18 @@ PLACE = "__place"
 
 @dataclass(frozen=True, kw_only=True)
 class Condition:
-    """Rows whose `columns`, as text, are one of `keys` (each as many texts); a null is equal to nothing."""
+    """Rows whose `columns`, as text, are one of `keys` (each as many texts); a null is equal to nothing.
+
+    A column may be `field->>name`, see `forgotten.Rule`.
+    """
 
     columns: tuple[str, ...]
     keys: frozenset[tuple[str, ...]]
+
+    @property
+    def is_within(self) -> bool:
+        """Whether any of its columns stands within a field."""
+        return any(WITHIN in column for column in self.columns)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,13 +42,13 @@ class Match:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that are looked at."""
-        return tuple(dict.fromkeys(column for one in self.conditions for column in one.columns))
+        """The columns that are looked at, as tables have them."""
+        return tuple(dict.fromkeys(field_of(column) for one in self.conditions for column in one.columns))
 
     def within(self, columns: Iterable[str]) -> "Match":
         """What of it can be said of a table with these columns."""
         known = set(columns)
-        return Match(conditions=tuple(one for one in self.conditions if known.issuperset(one.columns)))
+        return Match(conditions=tuple(one for one in self.conditions if known.issuperset(map(field_of, one.columns))))
 
     def holds(self, rows: pa.RecordBatch | pa.Table) -> np.ndarray:
         """Which rows meet it, a boolean each; columns that the rows lack meet nothing."""
@@ -53,35 +62,43 @@ class Match:
         """Whether the values of an object, or of one within it, meet it."""
         for each in objects_in(values):
             for one in self.conditions:
-                if tuple(text_of(each.get(column)) for column in one.columns) in one.keys:
+                if tuple(text_of(value_at(each, column)) for column in one.columns) in one.keys:
                     return True
         return False
 
     def shows(self, bounds: Mapping[str, Sequence[bytes]]) -> bool:
         """Whether a bound of a column, as Iceberg writes it, shows a key: text from its first signs on, whole numbers as such."""
         keys = {(column, text) for one in self.conditions for key in one.keys for column, text in zip(one.columns, key, strict=True)}
-        return any(_shows(bound, text) for column, text in keys for bound in bounds.get(column, ()))
+        return any(_shows(bound, column, text) for column, text in keys for bound in bounds.get(field_of(column), ()))
 
     def is_in(self, original: bytes, columns: Sequence[str] | None = None) -> bool:
         """Whether bytes that can be read as JSON, or as a line in known columns, meet it."""
         return any(self.names(one) for one in readings(original, columns))
 
     def sql(self, columns: Iterable[str], alias: str | None = None) -> "Composed | None":
-        """The condition in SQL on a table with these columns; None where nothing can be said."""
+        """The condition in SQL on a table with these columns, without those on what is within a field; None where nothing can be said."""
         from psycopg import sql
 
-        parts = [_sql(one, alias) for one in self.within(columns).conditions if one.keys]
+        parts = [_sql(one, alias) for one in self.within(columns).conditions if one.keys and not one.is_within]
         return sql.SQL("({})").format(sql.SQL(" or ").join(parts)) if parts else None
 
 
-def _shows(bound: bytes, text: str) -> bool:
+def _shows(bound: bytes, column: str, text: str) -> bool:
+    _, _, within = column.partition(WITHIN)
+    if within:
+        # JSON as it is logged, of which sixteen signs may end within the value.
+        before = f"{json.dumps(within)}:".encode()
+        _, found, value = bound.partition(before)
+        shown = json.dumps(text, ensure_ascii=False).encode() if value.startswith(b'"') else text.encode()
+        sure = value[:-1]
+        return bool(found and sure.strip(b'"')) and (shown.startswith(sure) or value.startswith(shown))
     # Bounds of text are cut to sixteen signs, of which the last may be another.
     is_number = text.lstrip("-").isdigit() and bound == int(text).to_bytes(8, "little", signed=True)
     return is_number or bound.startswith(text[:15].encode())
 
 
 def _places(rows: pa.RecordBatch | pa.Table, one: Condition) -> np.ndarray:
-    frame = pl.DataFrame(pl.from_arrow(rows.select(list(one.columns)))).select(pl.all().cast(pl.String)).with_row_index(PLACE)
+    frame = texts_in(rows, one.columns).with_row_index(PLACE)
     keys = pl.DataFrame(list(one.keys), schema=dict.fromkeys(one.columns, pl.String), orient="row")
     return frame.join(keys, on=list(one.columns), how="semi")[PLACE].to_numpy()
 

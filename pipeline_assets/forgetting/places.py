@@ -19,6 +19,7 @@ from pipeline_assets.core.iceberg import open_table, tables_of
 from pipeline_assets.core.names import AssetName
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.settings import Settings
+from pipeline_assets.forgetting import predicted
 from pipeline_assets.forgetting.identity import Columns, Identity, Keyed
 from pipeline_assets.forgetting.matches import Condition, Match, names_word, texts_of
 from pipeline_assets.ingestion.streaming.decoding.records import RecordReader
@@ -58,6 +59,8 @@ class Places:
 
     def of_contract(self, name: str) -> Match:
         """The rows of a contract, wherever they are kept; of a change log those of its table."""
+        if self.project.platform is not None and name in (predicted.LOG, predicted.FEEDBACK):
+            return self._of_predictions(name)
         own = self._declared(name)
         direct = _conditions(self.identity.of(names.raw(own)), self.key)
         keys = self.found.by_contract.get(own, frozenset())
@@ -66,6 +69,15 @@ class Places:
         if is_computed and contract is not None:
             direct += (Condition(columns=contract.primary_key, keys=keys),)
         return Match(conditions=direct)
+
+    def of_raw(self, name: str) -> Match:
+        """The rows of a contract in the warehouse, where those of predictions are found by their ids."""
+        return self.of_contract(predicted.FEEDBACK if name == predicted.LOG else name)
+
+    def _of_predictions(self, name: str) -> Match:
+        asked = predicted.asked_about(self.project, self.identity, self.key)
+        ids = (predicted.by_id(self.found.by_contract.get(predicted.LOG, frozenset())),) if asked else ()
+        return Match(conditions=asked if name == predicted.LOG else ids)
 
     def of_table(self, table: AssetName) -> Match:
         """The rows of a table that dbt builds."""
@@ -209,6 +221,7 @@ def find(settings: Settings, lake: "Catalog", places: Places) -> Found:
     with warehouse(settings) as connection:
         by_contract = {name: frozenset(_of_contract(connection, lake, places, name)) for name in sorted(contracts)}
         by_model = {model.name: frozenset(_of_model(connection, lake, places, model)) for model in places.project.models}
+        by_contract[predicted.LOG] = frozenset(_predicted(connection, lake, places))
     return Found(by_contract=by_contract, by_model=by_model)
 
 
@@ -236,6 +249,17 @@ def _of_model(connection: "psycopg.Connection", lake: "Catalog", places: Places,
     match = Match(conditions=_conditions(places.identity.of(table), places.key))
     yield from _keys(connection, table, keys, match)
     yield from _lake_keys(lake, table, keys, match)
+
+
+def _predicted(connection: "psycopg.Connection", lake: "Catalog", places: Places) -> Iterator[Key]:
+    """The ids of predictions about the entity."""
+    match = places.of_contract(predicted.LOG)
+    if not match.conditions:
+        return
+    if columns_of(connection, names.raw(predicted.LOG)):
+        yield from predicted.ids_in_warehouse(connection, match)
+    for table in (names.lake(predicted.LOG), names.typed(predicted.LOG)):
+        yield from _lake_keys(lake, table, predicted.ID, match)
 
 
 def _keys(connection: "psycopg.Connection", table: AssetName, columns: Columns, match: Match) -> Iterator[Key]:

@@ -5,6 +5,7 @@ secret of this platform, which stands beside it. Who can read both can try out k
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     import psycopg
 
 DIGEST_BYTES = 16
+# `keys->>tailnum`: of the field `keys`, which is JSON as text, the value of `tailnum`.
+WITHIN = "->>"
+SURROGATE = re.compile("[\ud800-\udfff]")
 CREATE = """
     select pg_advisory_xact_lock(hashtext('forgotten'));
     create schema if not exists forgotten;
@@ -40,7 +44,10 @@ CREATE = """
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """Of one contract, the fields that together are a key, and the hashes of keys that are forgotten."""
+    """Of one contract, the fields that together are a key, and the hashes of keys that are forgotten.
+
+    A column may be `field->>name`: what a field that is JSON as text has by a name.
+    """
 
     columns: tuple[str, ...]
     digests: frozenset[str]
@@ -57,7 +64,7 @@ class Forgotten:
         """Which rows are of a forgotten key (one boolean per row); a key with a null is nobody's."""
         found = np.zeros(rows.num_rows, dtype=bool)
         for rule in self.rules:
-            if rows.num_rows and set(rule.columns) <= set(rows.schema.names):
+            if rows.num_rows and set(map(field_of, rule.columns)) <= set(rows.schema.names):
                 found |= self._held(rule, rows)
         return found
 
@@ -80,7 +87,7 @@ class Forgotten:
         return bool(self.rules) and any(self.names(one) for one in readings(row.original, row.columns))
 
     def _held(self, rule: Rule, rows: pa.RecordBatch | pa.Table) -> np.ndarray:
-        frame = pl.DataFrame(pl.from_arrow(rows.select(list(rule.columns)))).select(pl.all().cast(pl.String))
+        frame = texts_in(rows, rule.columns)
         distinct = frame.unique().drop_nulls()
         digests = [digest(self.salt, texts) in rule.digests for texts in distinct.rows()]
         held = distinct.filter(pl.Series(digests, dtype=pl.Boolean))
@@ -90,7 +97,7 @@ class Forgotten:
         return found
 
     def _is_named(self, rule: Rule, values: Mapping[str, Any]) -> bool:
-        texts = [text_of(values.get(column)) for column in rule.columns]
+        texts = [text_of(value_at(values, column)) for column in rule.columns]
         return None not in texts and digest(self.salt, [str(text) for text in texts]) in rule.digests
 
 
@@ -153,6 +160,39 @@ def text_of(value: object) -> str | None:
     if isinstance(value, int):
         return str(value)
     return str(int(value)) if isinstance(value, float) and value.is_integer() else None
+
+
+def field_of(column: str) -> str:
+    """The field that a column of a key stands in."""
+    return column.partition(WITHIN)[0]
+
+
+def value_at(values: Mapping[str, Any], column: str) -> object:
+    """The value of a column of a key in an object; None where there is none."""
+    name, _, within = column.partition(WITHIN)
+    found = values.get(name)
+    if not within:
+        return found
+    try:
+        held = json.loads(found) if isinstance(found, str) else None
+    except (ValueError, RecursionError):
+        return None
+    return held.get(within) if isinstance(held, dict) else None
+
+
+def texts_in(rows: pa.RecordBatch | pa.Table, columns: Sequence[str]) -> pl.DataFrame:
+    """The columns of a key as texts, each under its name, null where there is no value."""
+    fields = list(dict.fromkeys(map(field_of, columns)))
+    frame = pl.DataFrame(pl.from_arrow(rows.select(fields))).select(pl.all().cast(pl.String))
+    return pl.DataFrame([_texts(frame[field_of(column)], column).alias(column) for column in columns])
+
+
+def _texts(values: pl.Series, column: str) -> pl.Series:
+    if WITHIN not in column:
+        return values
+    found = (text_of(value_at({values.name: value}, column)) for value in values)
+    # Half a surrogate, which JSON may have escaped, is no text and nobody's key.
+    return pl.Series([None if one is None or SURROGATE.search(one) else one for one in found], dtype=pl.String)
 
 
 def readings(original: bytes, columns: Sequence[str] | None = None) -> list[Mapping[str, Any]]:

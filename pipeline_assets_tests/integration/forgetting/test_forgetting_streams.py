@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,21 @@ import numpy as np
 import psycopg
 import pyarrow as pa
 import pytest
+from psycopg import sql
 from pydantic import SecretStr
 from typer.testing import CliRunner
 from valkey import Valkey
 
 from pipeline_assets.cli import app
 from pipeline_assets.core import names
-from pipeline_assets.core.connections import catalog, online
+from pipeline_assets.core.connections import catalog, online, warehouse
 from pipeline_assets.core.forgetting_errors import NotForgotten
+from pipeline_assets.core.prediction_streams import prediction_feedback, prediction_log
 from pipeline_assets.core.settings import PREFIX, Settings
-from pipeline_assets.forgetting.job import Declared, forget
+from pipeline_assets.core.versions import versioned
+from pipeline_assets.forgetting.job import Declared, forget, plan
 from pipeline_assets.ingestion.sources import quarantine
+from pipeline_assets.ingestion.streaming.staged.events import stage_events
 from pipeline_assets.ingestion.streaming.streams import record_streams
 from pipeline_assets.ingestion.streaming.typed.rows import Typed, type_landed
 from pipeline_assets.model_lifecycle.feature_store.online import store
@@ -34,9 +39,12 @@ from pipeline_assets.model_lifecycle.feature_store.online.stored import Stored
 from pipeline_assets.processing.cleaning.dbt import project_folder
 from pipeline_assets.processing.cleaning.lineage import read_lineage
 from pipeline_assets.processing.cleaning.manifest import read_manifest
+from pipeline_assets.processing.cleaning.raw_tables import load_raw_days
 from pipeline_assets.processing.lake import tables
+from pipeline_assets.serving.realtime.log.record import Logged
 from pipeline_assets_tests.kept_bytes import places_with
 from pipeline_assets_tests.landings import Landed, land
+from pipeline_assets_tests.logged_predictions import logged
 from pipeline_assets_tests.online_departures import PROJECT, departures, feed, questions, rows_kept, table_of
 from pipeline_assets_tests.stack_env import write_stack_env
 
@@ -204,6 +212,71 @@ def test_the_command_shows_and_asks_before_it_removes_and_lists_proofs(isolated:
     assert places_with(isolated, KEY) == []
     assert "Forgotten. Proof: s3://" in done.stdout
     assert "seen by models: none" in listed.stdout
+
+
+ASKED = datetime(2026, 6, 30, 12, tzinfo=UTC)
+STREAMS = (prediction_log, prediction_feedback)
+
+
+def answered(settings: Settings, first: int, predictions: Sequence[Logged]) -> int:
+    """Lands records of predictions, and a label of each; the next offset of both."""
+    given = {"model": "flight_delay", "label": "true", "actor": "a test", "given_at": ASKED.isoformat()}
+    labels = [json.dumps({**given, "prediction_id": one.prediction_id}).encode() for one in predictions]
+    with catalog(settings) as lake:
+        for stream, values in zip(STREAMS, ([one.to_json() for one in predictions], labels), strict=True):
+            landed = [Landed(offset=first + n, payload=one, received_at=ASKED, topic=stream.topic) for n, one in enumerate(values)]
+            land(lake, landed, stream.topic)
+    return first + len(labels)
+
+
+def recorded(settings: Settings) -> list[int]:
+    """Types what has landed of both, and has the day staged, in the lake and in the warehouse; how many rows were typed of each."""
+    found = [type_landed(settings, one, run_id="a test", streams=record_streams(PROJECT)).rows for one in STREAMS]
+    for one in STREAMS:
+        stage_events(settings, one, ASKED.date(), ASKED.date(), run_id="a test")
+        tables.publish_days(settings, versioned(one.contract), ASKED.date(), ASKED.date())
+        load_raw_days(settings, versioned(one.contract), ASKED.date(), ASKED.date())
+    return found
+
+
+def in_warehouse(settings: Settings) -> list[set[str]]:
+    """The ids of predictions, and of predictions with labels."""
+    queries = [sql.SQL("select prediction_id from {}").format(sql.Identifier("raw", one.contract.name)) for one in STREAMS]
+    with warehouse(settings) as connection:
+        return [{number for (number,) in connection.execute(query).fetchall()} for query in queries]
+
+
+def test_predictions_of_a_forgotten_aircraft_and_their_labels_are_gone_from_the_log(isolated: Settings, declared: Declared) -> None:
+    """Landed, typed, staged, in lake and warehouse; those of others stay. What comes of it later is passed over: repeats, and new ones."""
+    log = [logged(n, asked_at=ASKED, keys={"origin": "JFK", "tailnum": KEY if n % 3 == 0 else "N1"}) for n in range(6)]
+    log[1] = replace(log[1], tier="caller", keys={}, request={})
+    others = {one.prediction_id for one in log if one.keys.get("tailnum") != KEY}
+    end = answered(isolated, 0, log)
+    first = recorded(isolated)
+    before, ids_before = places_with(isolated, KEY), in_warehouse(isolated)
+    shown = plan(isolated, declared, "aircraft", [KEY], silent)
+    proof, _ = forget(isolated, declared, "aircraft", [KEY], silent)
+    after, ids_after = places_with(isolated, KEY), in_warehouse(isolated)
+    answered(isolated, end, [*log, replace(log[0], prediction_id="later"), replace(log[1], prediction_id="other")])
+    again, ids_again = recorded(isolated), in_warehouse(isolated)
+    second, _ = forget(isolated, declared, "aircraft", [KEY], silent)
+
+    assert (first, ids_before) == ([6, 6], [{one.prediction_id for one in log}] * 2)
+    assert len(before) >= 4
+    assert (after, ids_after) == ([], [others, others])
+    assert proof.places == {name: {"rows": one.rows, "files": one.files, "snapshots": one.snapshots} for name, one in shown.held.items()}
+    assert {name: held["rows"] for name, held in proof.places.items() if "prediction" in name} == {
+        "lake landed.prediction_log": 2, "lake landed.prediction_feedback": 2, "lake typed.prediction_log": 2,
+        "lake typed.prediction_feedback": 2, "staged prediction_log 2026-06-30": 2, "staged prediction_feedback 2026-06-30": 2,
+        "warehouse raw.prediction_log": 2, "warehouse raw.prediction_feedback": 2, "lake lake.prediction_log": 2,
+        "lake lake.prediction_feedback": 2,
+    }  # fmt: skip
+    assert proof.not_taken_in["prediction_log"] == ["model, keys->>tailnum"]
+    assert {"prediction-log", "prediction-feedback"} <= set(proof.topics)
+    assert again == [5, 6]
+    assert ids_again == [others | {"other"}, others | {"other", "later"}]
+    assert places_with(isolated, KEY) == []
+    assert {name: held["rows"] for name, held in second.places.items()} == {"lake landed.prediction_log": 3}
 
 
 def test_records_that_are_not_typed_yet_keep_a_job_open(isolated: Settings, declared: Declared) -> None:

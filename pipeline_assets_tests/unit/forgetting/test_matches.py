@@ -57,6 +57,56 @@ def test_what_is_left_out_by_hashes_is_what_is_found_by_keys(rows: list[tuple[st
     assert not Forgotten(rules=single.rules, salt=b"another").holds(found).any()
 
 
+@given(
+    asked=st.lists(st.tuples(st.sampled_from(["m", "n"]), TEXTS, NUMBERS), max_size=12),
+    model=st.sampled_from(["m", "n"]),
+    who=st.sampled_from(["a", "b", ""]),
+    number=st.integers(-2, 3),
+)
+def test_what_stands_within_a_field_is_found_as_columns_are(
+    asked: list[tuple[str, str | None, int | None]], model: str, who: str, number: int
+) -> None:
+    """JSON as text in a column: the same rows as of columns, by keys and by hashes, as tables and one by one."""
+    columns, texts = ("model", "keys->>who", "keys->>number"), (model, who, str(number))
+    rows = pa.table(
+        {"model": [one for one, *_ in asked], "keys": [json.dumps({"who": whose, "number": which}) for _, whose, which in asked]},
+        schema=pa.schema([("model", pa.string()), ("keys", pa.string())]),
+    )
+    match, forgotten = Match(conditions=(Condition(columns=columns, keys=frozenset({texts})),)), forgets((columns, texts))
+    expected = [row == (model, who, number) for row in asked]
+
+    assert match.holds(rows).tolist() == expected
+    assert forgotten.holds(rows).tolist() == expected
+    assert [match.names(row) for row in rows.to_pylist()] == expected
+    assert [forgotten.names(row) for row in rows.to_pylist()] == expected
+    assert match.columns == ("model", "keys")
+    assert match.sql(rows.column_names) is None
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "7", "null", "", '{"who": {"a": 1}}', '{"who": "\\ud800"}', "[" * 100_000])
+def test_a_field_that_is_no_such_object_is_nobodys(text: str) -> None:
+    """Neither found nor in the way, whatever a producer wrote there."""
+    match, rows = Match(conditions=(Condition(columns=("keys->>who",), keys=frozenset({("a",)})),)), pa.table({"keys": [text]})
+
+    assert match.holds(rows).tolist() == [False]
+    assert forgets((("keys->>who",), ("a",))).holds(rows).tolist() == [False]
+    assert not match.names({"keys": text})
+
+
+@pytest.mark.parametrize(
+    ("bound", "is_shown"),
+    [
+        (b'{"who":"kiosk-Zr', True), (b'{"who":"kiosk-Zq7"}', True), (b'{"who":"kiozkz', False), (b'{"who":"pier"}', False),
+        (b'{"who":"', False), (b'{"a":1,"who":"kj', True), (b'{"a":1}', False), (b'{"who":7}', False),
+    ],
+)  # fmt: skip
+def test_a_bound_shows_a_key_within_a_field(bound: bytes, is_shown: bool) -> None:  # noqa: FBT001 - a case
+    """Where the signs that were kept of it reach into the value, of which the last may be another."""
+    match = Match(conditions=(Condition(columns=("keys->>who",), keys=frozenset({("kiosk-Zq7",)})),))
+
+    assert match.shows({"keys": [bound]}) is is_shown
+
+
 def test_parts_of_a_key_are_not_run_together() -> None:
     """Two parts are another key than the same signs cut elsewhere."""
     assert digest(SALT, ["a", "bc"]) != digest(SALT, ["ab", "c"])

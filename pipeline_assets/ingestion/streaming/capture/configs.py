@@ -20,6 +20,8 @@ DATABASE_PROPERTIES = frozenset({"sslmode", "sslrootcert", "sslcert", "sslkey", 
 BYTES = "org.apache.kafka.connect.converters.ByteArrayConverter"
 JSON = "org.apache.kafka.connect.json.JsonConverter"
 FOREVER = {"retention.ms": "-1", "retention.bytes": "-1"}
+# Of the platform's own topics, whose records the lake has within minutes: nothing stays in them for more than a month and a day.
+A_MONTH = {"retention.ms": str(30 * 86_400_000), "segment.ms": str(86_400_000), "retention.bytes": "-1"}
 CASE_MATTERS = "(?-i)"
 COMMIT_MS, PATIENCE_MS, HEARTBEAT_MS = "1000", "10000", "5000"
 

@@ -12,6 +12,7 @@ from pipeline_assets.core import names
 from pipeline_assets.core.connections import catalog
 from pipeline_assets.core.errors import NotFollowed, PipelineError, SourceUnavailable
 from pipeline_assets.core.names import AssetName
+from pipeline_assets.core.prediction_streams import use_case as platform
 from pipeline_assets.core.problems import Obstacle
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.settings import Settings
@@ -269,7 +270,8 @@ def _changes(database: str, sources: Sequence[Source]) -> Connector:
 def _landing(topic: str, streams: Sequence[RecordStream], *, is_ours: bool) -> Connector:
     """`is_ours`: no other connector makes the topic. `streams` are those of the topic: of one format, and routed by one field."""
     headers = headers_of(streams[0])
-    own = [Topic(name=topic, partitions=EVENT_PARTITIONS, configs=connectors.FOREVER)] if is_ours else []
+    configs = connectors.A_MONTH if set(streams) <= set(platform.streams) else connectors.FOREVER
+    own = [Topic(name=topic, partitions=EVENT_PARTITIONS, configs=configs)] if is_ours else []
     return Connector(
         name=names.landing_connector(topic),
         reads=[names.topic(topic)],
