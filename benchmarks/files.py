@@ -16,7 +16,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.ingest import source
-from pipeline_assets.core.settings import FileFolder, Settings
+from pipeline_assets.core.setting_values import FileFolder
+from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.batch.files import open_folder
 from pipeline_assets.spec.sources import CsvFile, FileFormat, Files, JsonLines, ParquetFile
 

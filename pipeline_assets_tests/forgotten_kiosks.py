@@ -26,7 +26,8 @@ from pipeline_assets.core.columns import cleaned_models
 from pipeline_assets.core.connections import object_store
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import Platform, key
-from pipeline_assets.core.settings import PREFIX, FileFolder, Settings, load_settings
+from pipeline_assets.core.setting_values import FileFolder
+from pipeline_assets.core.settings import PREFIX, Settings, load_settings
 from pipeline_assets.forgetting import ledger
 from pipeline_assets.forgetting.job import Declared, forget
 from pipeline_assets.ingestion.batch import assets as batch

@@ -21,7 +21,8 @@ from psycopg import sql
 from pydantic import SecretStr
 
 from pipeline_assets.core.connections import object_store
-from pipeline_assets.core.settings import PREFIX, RestService, Settings
+from pipeline_assets.core.setting_values import RestService
+from pipeline_assets.core.settings import PREFIX, Settings
 from pipeline_assets.core.versions import DELETED_AT
 from pipeline_assets.ingestion.sources import quarantine
 from pipeline_assets.ingestion.sources.contracts import Checked

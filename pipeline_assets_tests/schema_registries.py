@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 import fastavro
 
-from pipeline_assets.core.settings import SchemaRegistry
+from pipeline_assets.core.setting_values import SchemaRegistry
 from pipeline_assets.spec.sources import Avro
 from pipeline_assets_tests.readings import reading
 

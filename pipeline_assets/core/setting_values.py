@@ -1,10 +1,11 @@
 """The forms that values of settings have, each with what a person reads who gave another one. Nothing here reads the environment."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, SecretStr
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, SecretStr
 from pydantic_core import PydanticCustomError
 
 # The types of errors that carry a `problem` and what is `expected`; the value of the second may not be shown.
@@ -145,3 +146,46 @@ Brokers = Annotated[str, _text(_brokers, BROKERS)]
 ModuleName = Annotated[str, _text(_module, A_MODULE)]
 Port = Annotated[int, _number(int, LARGEST_PORT, A_PORT)]
 Seconds = Annotated[float, _number(float, 1e9, SECONDS)]
+
+
+class RestService(BaseModel):
+    """Where a REST source is, and the credentials that its login needs; `authority` is a PEM file of those who may sign its certificate."""
+
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
+
+    url: HttpUrl
+    api_key: SecretStr | None = None
+    token: SecretStr | None = None
+    user: str | None = None
+    password: SecretStr | None = None
+    token_url: HttpUrl | None = None
+    client_id: str | None = None
+    client_secret: SecretStr | None = None
+    certificate: Path | None = None
+    certificate_key: Path | None = None
+    authority: Path | None = None
+
+
+class SchemaRegistry(BaseModel):
+    """Where a schema registry is, with user and password where it asks for them (HTTP Basic)."""
+
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
+
+    url: HttpUrl
+    user: str | None = None
+    password: SecretStr = SecretStr("")
+
+
+class FileFolder(BaseModel):
+    """Where a folder of files is, on disk (`file:///in`) or on an object store (`s3://bucket/prefix`).
+
+    An object store of one's own has `endpoint` and `region`; without keys the machine's own identity is used.
+    """
+
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
+
+    url: FolderUrl
+    endpoint: HttpUrl | None = None
+    region: str | None = None
+    access_key: SecretStr | None = None
+    secret_key: SecretStr | None = None

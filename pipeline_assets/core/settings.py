@@ -14,7 +14,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError, field_validator
+from pydantic import SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from pipeline_assets.core.errors import SettingsMalformed, SettingsMissing
@@ -24,10 +24,12 @@ from pipeline_assets.core.setting_values import (
     MALFORMED_SECRET,
     Brokers,
     Dsn,
-    FolderUrl,
+    FileFolder,
     HttpUrl,
     ModuleName,
     Port,
+    RestService,
+    SchemaRegistry,
     Seconds,
     ServerUrl,
 )
@@ -41,49 +43,6 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 # Where a wheel keeps the files that stand beside the package in a checkout: the dbt project, `dagster.yaml`, `workspace.yaml`.
 SHIPPED = _PACKAGE / "shipped"
 ROOT = SHIPPED if SHIPPED.exists() else _PACKAGE.parent
-
-
-class RestService(BaseModel):
-    """Where a REST source is, and the credentials that its login needs; `authority` is a PEM file of those who may sign its certificate."""
-
-    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
-
-    url: HttpUrl
-    api_key: SecretStr | None = None
-    token: SecretStr | None = None
-    user: str | None = None
-    password: SecretStr | None = None
-    token_url: HttpUrl | None = None
-    client_id: str | None = None
-    client_secret: SecretStr | None = None
-    certificate: Path | None = None
-    certificate_key: Path | None = None
-    authority: Path | None = None
-
-
-class SchemaRegistry(BaseModel):
-    """Where a schema registry is, with user and password where it asks for them (HTTP Basic)."""
-
-    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
-
-    url: HttpUrl
-    user: str | None = None
-    password: SecretStr = SecretStr("")
-
-
-class FileFolder(BaseModel):
-    """Where a folder of files is, on disk (`file:///in`) or on an object store (`s3://bucket/prefix`).
-
-    An object store of one's own has `endpoint` and `region`; without keys the machine's own identity is used.
-    """
-
-    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
-
-    url: FolderUrl
-    endpoint: HttpUrl | None = None
-    region: str | None = None
-    access_key: SecretStr | None = None
-    secret_key: SecretStr | None = None
 
 
 class EnvironmentSettings(BaseSettings):

@@ -20,7 +20,8 @@ import pyarrow as pa
 
 from pipeline_assets.core.digests import digest_of
 from pipeline_assets.core.errors import SettingsMissing, SourceRefused, SourceUnavailable
-from pipeline_assets.core.settings import PREFIX, FileFolder, FolderSettings, Settings
+from pipeline_assets.core.setting_values import FileFolder
+from pipeline_assets.core.settings import PREFIX, FolderSettings, Settings
 from pipeline_assets.ingestion.batch.file_rows import OpenFile, Part, parts
 from pipeline_assets.ingestion.sources.contracts import Checked
 from pipeline_assets.spec.contracts import Contract

@@ -14,7 +14,8 @@ from pydantic import SecretStr
 from pipeline_assets.core.errors import SettingsMalformed, SettingsMissing, SourceRefused
 from pipeline_assets.core.http_errors import json_fields
 from pipeline_assets.core.problems import MalformedSetting
-from pipeline_assets.core.settings import PREFIX, RestService, ServiceSettings
+from pipeline_assets.core.setting_values import RestService
+from pipeline_assets.core.settings import PREFIX, ServiceSettings
 from pipeline_assets.ingestion.sources.numbers import number_in
 from pipeline_assets.spec.rest import ApiKey, BasicLogin, BearerToken, ClientCertificate, ClientCredentials, Login, NoLogin
 from pipeline_assets.spec.sources import RestEndpoint

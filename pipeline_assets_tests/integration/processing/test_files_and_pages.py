@@ -13,7 +13,8 @@ from pipeline_assets.core import names
 from pipeline_assets.core.columns import cleaned_models
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import Platform, key
-from pipeline_assets.core.settings import PREFIX, FileFolder, Settings
+from pipeline_assets.core.setting_values import FileFolder
+from pipeline_assets.core.settings import PREFIX, Settings
 from pipeline_assets.ingestion.batch import assets as batch
 from pipeline_assets.ingestion.sources import quarantine
 from pipeline_assets.processing.cleaning import assets as cleaning

@@ -8,7 +8,8 @@ from typing import Any
 from urllib.parse import unquote_plus
 
 from pipeline_assets.core.errors import ProposalRefused, SettingsMissing
-from pipeline_assets.core.settings import PREFIX, RestService, ServiceSettings
+from pipeline_assets.core.setting_values import RestService
+from pipeline_assets.core.settings import PREFIX, ServiceSettings
 from pipeline_assets.ingestion.batch.pages import KEEP_BYTES, read_page
 from pipeline_assets.ingestion.batch.requests import names_in
 from pipeline_assets.ingestion.batch.rest import Answer, open_endpoint

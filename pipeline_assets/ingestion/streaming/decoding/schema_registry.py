@@ -12,7 +12,8 @@ from urllib.parse import quote
 
 from pipeline_assets.core.errors import SettingsMissing, SourceRefused
 from pipeline_assets.core.http_errors import http_errors, is_transient, json_fields
-from pipeline_assets.core.settings import PREFIX, SchemaRegistry, Settings
+from pipeline_assets.core.setting_values import SchemaRegistry
+from pipeline_assets.core.settings import PREFIX, Settings
 from pipeline_assets.spec.sources import Avro, Format, JsonObject, Protobuf
 
 if TYPE_CHECKING:

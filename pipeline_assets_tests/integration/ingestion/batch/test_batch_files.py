@@ -16,7 +16,8 @@ from pipeline_assets.core import names
 from pipeline_assets.core.connections import object_store
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import Platform
-from pipeline_assets.core.settings import FileFolder, Settings
+from pipeline_assets.core.setting_values import FileFolder
+from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.batch import sensors
 from pipeline_assets.ingestion.batch.load import stage_days
 from pipeline_assets.ingestion.batch.replay import replay

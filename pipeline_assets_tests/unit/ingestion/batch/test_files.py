@@ -13,7 +13,8 @@ import pyarrow as pa
 import pytest
 
 from pipeline_assets.core.errors import PipelineError, SettingsMissing, SourceRefused, SourceUnavailable
-from pipeline_assets.core.settings import FileFolder, Settings
+from pipeline_assets.core.setting_values import FileFolder
+from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.batch.files import FileReader, folder_of, open_folder
 from pipeline_assets.spec.sources import CsvFile, FileFormat, Files, JsonLines, ParquetFile
 from pipeline_assets_tests.readings import READINGS

@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 
 from pipeline_assets.cli import app
 from pipeline_assets.core.errors import ProposalRefused, SettingsMissing, SourceRefused
-from pipeline_assets.core.settings import FileFolder, FolderSettings
+from pipeline_assets.core.setting_values import FileFolder
+from pipeline_assets.core.settings import FolderSettings
 from pipeline_assets.ingestion.batch.files import open_folder
 from pipeline_assets.ingestion.batch.proposals.files import propose_files
 from pipeline_assets.ingestion.sources.originals import json_bytes

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline_assets.core.errors import SourceRefused, SourceUnavailable
-from pipeline_assets.core.settings import SchemaRegistry
+from pipeline_assets.core.setting_values import SchemaRegistry
 from pipeline_assets.ingestion.streaming.decoding import schema_registry
 from pipeline_assets.ingestion.streaming.decoding.records import CheckedRecords, RecordReader, Share
 from pipeline_assets.ingestion.streaming.decoding.schema_registry import schema_of
