@@ -11,6 +11,7 @@ from pipeline_assets.ingestion.streaming.assets import audit_checks, health_chec
 from pipeline_assets.ingestion.streaming.streams import followed, record_streams
 from pipeline_assets.model_lifecycle.feature_store.assets import health_checks as online_checks
 from pipeline_assets.model_lifecycle.feature_store.assets import online_homes
+from pipeline_assets.serving.realtime.assets import health_checks as endpoint_checks
 from pipeline_assets.spec.models import Model
 from pipeline_assets.spec.use_case import UseCase
 
@@ -24,7 +25,8 @@ SERVING = (names.predictions, names.drift, names.performance)
 def defs(project: Project) -> dg.Definitions:
     """All jobs of the code location."""
     # Checks that read everything there is, or that only a sensor can judge, are not part of a run that materializes something.
-    apart = dg.AssetSelection.checks(*audit_checks(project), *health_checks(project), *online_checks(project))
+    by_sensors = [*health_checks(project), *online_checks(project), *endpoint_checks(project)]
+    apart = dg.AssetSelection.checks(*audit_checks(project), *by_sensors)
     selections = {
         **_of_streams(project, apart),
         **{names.build_features(use_case.name): _features(use_case) - apart for use_case in project.use_cases},
@@ -42,9 +44,10 @@ def _of_streams(project: Project, apart: dg.AssetSelection) -> dict[str, dg.Asse
         return {}
     tables = [key(names.staged(source.contract.name)) for source in followed(project)]
     rows = dg.AssetSelection.assets(*tables)
-    # From the staged rows on to the registers of dbt; what comes after them goes by the day.
+    # From the staged rows on to the registers of dbt; what comes after them goes by the day, what is recorded of predictions by itself.
+    recorded = dg.AssetSelection.key_prefixes([names.ENDPOINTS], include_sources=True).downstream()
     registers = rows.downstream() & dg.AssetSelection.groups(names.STREAMING_INGESTION, names.LAKE, names.CLEANING)
-    whole = registers - dg.AssetSelection.tag(names.BY_DAY_TAG, "")
+    whole = registers - recorded - dg.AssetSelection.tag(names.BY_DAY_TAG, "")
     connectors = dg.AssetSelection.key_prefixes([names.CONNECTORS])
     jobs = {
         names.APPLY_CONNECTORS: connectors - apart,

@@ -40,6 +40,7 @@ RECORDS_LANDED = "records_landed"
 TABLES_CHANGED = "tables_changed"
 STREAM_HEALTH = "stream_health"
 ONLINE_HEALTH = "online_health"
+ENDPOINT_HEALTH = "endpoint_health"
 
 # The schedule of the audit of all sources.
 AUDIT_DAILY = "audit_daily"
@@ -66,6 +67,7 @@ CONNECTORS = "connectors"
 FORGOTTEN = "forgotten"
 CATALOG = "lake"
 ONLINE = "online"
+ENDPOINTS = "endpoints"
 
 # How the name of a cleaned table ends that has all versions of its rows.
 HISTORY = "_history"
@@ -299,6 +301,11 @@ def predictions(model: str) -> AssetName:
 def package(model: str) -> AssetName:
     """What the prediction service loads: the live model with its contract and its self-test."""
     return ("packages", model)
+
+
+def endpoint(model: str) -> AssetName:
+    """A model as the prediction service answers with it."""
+    return (ENDPOINTS, model)
 
 
 def drift(model: str) -> AssetName:

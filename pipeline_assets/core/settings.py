@@ -140,6 +140,12 @@ class ServiceAddress(Part):
     serve_url: HttpUrl
 
 
+class ServiceReader(ServiceAddress):
+    """The same for whoever watches it, with a key of the role `read`."""
+
+    serve_read_key: SecretStr
+
+
 class TrackingSettings(Part):
     """The MLflow server."""
 

@@ -1,8 +1,10 @@
 """The prediction service: it answers with the live version of each model, and needs no Dagster."""
 
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
+from pipeline_assets.core.settings import AccessSettings, read_part
 from pipeline_assets.local_stack.http import answers
 from pipeline_assets.local_stack.plan import (
     HOST,
@@ -20,21 +22,26 @@ from pipeline_assets.local_stack.plan import (
     setting,
 )
 
-URL = setting("serve_url")
+URL, READ_KEY = setting("serve_url"), setting("serve_read_key")
+# The secret that the key of whoever watches the service is made of, the name of that key, and how long it lasts after each `pipeline up`.
+SECRET, KEY_NAME, KEY_LIVES = "predictions_read_key", "stack", timedelta(days=400)
 
 
 def service(plan: Plan) -> Service:
     """The service; it is ready once every model that is live serves. It starts in a folder that has no `.env` of another stack."""
     port, folder = plan.ports[PREDICTIONS], plan.home / PREDICTIONS
+    # The key is of those who ask; the service knows its digest.
+    own = {name: value for name, value in product_settings(plan).items() if name != READ_KEY}
     return Service(
         name=PREDICTIONS,
         command=(program("pipeline"), "serve"),
         folder=folder,
-        environment={**product_settings(plan), setting("serve_port"): str(port)},
+        environment={**own, setting("serve_port"): str(port)},
         port=port,
         url=url(port),
         is_ready=partial(answers, f"{url(port)}/v2/health/ready"),
         prepare=partial(_make, folder),
+        finish=partial(_renew_key, plan),
     )
 
 
@@ -47,11 +54,30 @@ def _make(folder: Path) -> None:
     private_folder(folder)
 
 
+def _settings(plan: Plan) -> dict[str, str]:
+    """Its address, and the key to read how it is: not where the address is that of another service, which should not get it."""
+    from pipeline_assets.serving.realtime.access.keys import text_of
+
+    own = {} if URL in plan.given else {READ_KEY: text_of(plan.secrets[SECRET])}
+    return {URL: url(plan.ports[PREDICTIONS]), **own}
+
+
+def _renew_key(plan: Plan) -> None:
+    """Has the service know the key."""
+    from pipeline_assets.serving.realtime.access.callers import Role
+    from pipeline_assets.serving.realtime.access.key_file import change_keys
+    from pipeline_assets.serving.realtime.access.keys import key_of, text_of, utc_now
+
+    key = key_of(text_of(plan.secrets[SECRET]), KEY_NAME, [Role.READ], now=utc_now(), lives=KEY_LIVES)
+    change_keys(read_part(AccessSettings, plan.home).keys_file, lambda keys: ({**keys, key.id: key}, None))
+
+
 DESCRIPTION = Description(
     name=PREDICTIONS,
     build=service,
     ports={PREDICTIONS: 8700},
-    settings=lambda plan: {URL: url(plan.ports[PREDICTIONS])},
+    secrets=(SECRET,),
+    settings=_settings,
     is_elsewhere=has(URL),
     needs=(POSTGRES, S3, KAFKA),
     is_page=True,

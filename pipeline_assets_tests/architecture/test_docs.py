@@ -7,7 +7,16 @@ import pytest
 from typer.main import get_command
 
 from pipeline_assets.cli import app
-from pipeline_assets.core.settings import PREFIX, AccessSettings, CodeSettings, Settings, StackSettings, WorkerSettings
+from pipeline_assets.core.settings import (
+    PREFIX,
+    AccessSettings,
+    CodeSettings,
+    ServeSettings,
+    ServiceReader,
+    Settings,
+    StackSettings,
+    WorkerSettings,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -61,7 +70,7 @@ def test_every_command_is_documented() -> None:
 
 def test_every_setting_is_documented() -> None:
     """Each environment variable that the product reads stands in the docs."""
-    parts = (Settings, AccessSettings, CodeSettings, StackSettings, WorkerSettings)
+    parts = (Settings, AccessSettings, CodeSettings, ServeSettings, ServiceReader, StackSettings, WorkerSettings)
     fields = {field for part in parts for field in part.model_fields} - {"given"}
     wanted = [PREFIX + name.upper() for name in sorted(fields)]
 

@@ -1,4 +1,4 @@
-"""The assets of real-time inference: the package of each live version, proven by loading it back."""
+"""The assets of real-time inference: the package of each live version, proven by loading it back, and what answers with it."""
 
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -10,6 +10,8 @@ from pipeline_assets.core import names
 from pipeline_assets.core.handover import handed_over
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import Platform, dagster_errors, key, use_case_tags
+from pipeline_assets.serving.realtime.health import assets as health
+from pipeline_assets.serving.realtime.health.sensors import endpoint_health
 from pipeline_assets.spec.models import Gate, Model
 from pipeline_assets.spec.use_case import UseCase
 
@@ -33,8 +35,20 @@ class ChosenVersion(dg.Config):
 
 
 def defs(project: Project) -> dg.Definitions:
-    """The package of every model."""
-    return dg.Definitions(assets=[_package(project.home_of_model(model), model) for model in project.models])
+    """The package of every model, and its endpoint with checks and their sensor; none where there is no model."""
+    if not project.models:
+        return dg.Definitions()
+    packages = [_package(project.home_of_model(model), model) for model in project.models]
+    return dg.Definitions(
+        assets=[*packages, *health.endpoints(project)],
+        asset_checks=[health.is_served(project.models)],
+        sensors=[endpoint_health(project.models)],
+    )
+
+
+def health_checks(project: Project) -> list[dg.AssetCheckKey]:
+    """The checks that a sensor evaluates."""
+    return [check.key for check in health.specs(project.models)]
 
 
 def _package(use_case: UseCase, model: Model) -> dg.AssetsDefinition:

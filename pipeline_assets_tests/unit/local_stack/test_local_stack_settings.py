@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from pipeline_assets.core.errors import PortTaken, SettingsMissing, UserInputError
 from pipeline_assets.core.settings import ROOT, StackSettings, environment_of_children, read_settings, read_stack_settings
-from pipeline_assets.local_stack import connect, dagster, kafka, online_worker, settings
+from pipeline_assets.local_stack import connect, dagster, kafka, online_worker, prediction_service, settings
 from pipeline_assets.local_stack.inventory import described
 from pipeline_assets.local_stack.kafka import CONTROLLER
 from pipeline_assets.local_stack.plan import (
@@ -32,6 +32,8 @@ from pipeline_assets.local_stack.plan import (
 from pipeline_assets.local_stack.ports import free_port, holder, is_free, is_listening, require_free
 from pipeline_assets.local_stack.processes import fingerprint
 from pipeline_assets.local_stack.worlds import read_worlds
+from pipeline_assets.serving.realtime.access.callers import Role
+from pipeline_assets.serving.realtime.access.keyring import Keyring
 from pipeline_assets_tests.stack_services import FREE, WEATHER
 
 S3_ELSEWHERE = {
@@ -174,6 +176,23 @@ def test_the_stream_worker_has_the_settings_of_the_product_and_no_secret_on_its_
     assert service.environment["PIPELINE_ONLINE_DSN"] == made.settings["PIPELINE_ONLINE_DSN"]
     assert [name for name in service.environment if name.startswith("DAGSTER_")] == []
     assert fingerprint(service) == fingerprint(online_worker.service(other_port)) != fingerprint(online_worker.service(moved))
+
+
+def test_whoever_watches_the_prediction_service_has_a_key_that_it_knows(tmp_path: Path) -> None:
+    """A key that may read and nothing else, the same at each start, renewed by it; not in the service's environment, nor for another's."""
+    made = plan(tmp_path)
+    text = made.settings["PIPELINE_SERVE_READ_KEY"]
+    service = prediction_service.service(made)
+    service.finish()
+    service.finish()
+    keys = Keyring(tmp_path / "serve-keys.json")
+    caller = keys.caller(text)
+
+    assert plan(tmp_path).settings["PIPELINE_SERVE_READ_KEY"] == text
+    assert caller is not None
+    assert (caller.name, caller.roles) == ("stack", frozenset({Role.READ}))
+    assert text not in service.environment.values()
+    assert "PIPELINE_SERVE_READ_KEY" not in plan(tmp_path, {"PIPELINE_SERVE_URL": "https://predictions.example.com"}).settings
 
 
 def test_secrets_of_connectors_are_those_of_the_settings(tmp_path: Path) -> None:

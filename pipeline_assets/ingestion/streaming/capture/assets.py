@@ -46,14 +46,19 @@ def topics(project: Project) -> list[dg.AssetSpec]:
     return [
         spec
         for topic in topics_of(project)
-        for spec in _landed(topic, _room_of(project, topic), [one for one in streams if one.topic == topic], declared)
+        for spec in _landed(topic, _written(project, topic, declared), [one for one in streams if one.topic == topic])
     ]
 
 
-def _room_of(project: Project, topic: str) -> str:
-    """The room of a topic that no connector fills: what the platform records comes from the prediction service, all else from outside."""
+def _written(project: Project, topic: str, declared: Sequence[Connector]) -> tuple[str, list[names.AssetName]]:
+    """The room of who writes a topic, and what writes it: connectors, the prediction service what the platform records, else the world."""
+    writers = [one.name for one in declared if one.topic is None and topic in {each.name for each in one.topics}]
+    if writers:
+        return names.STREAMING_INGESTION, [names.connector(writer) for writer in writers]
     own = () if project.platform is None else project.platform.streams
-    return names.REALTIME_INFERENCE if topic in {stream.topic for stream in own} else names.SOURCES
+    if topic in {stream.topic for stream in own}:
+        return names.REALTIME_INFERENCE, [names.endpoint(model.name) for model in project.models]
+    return names.SOURCES, []
 
 
 def _connector(connector: Connector) -> dg.AssetSpec:
@@ -69,16 +74,16 @@ def _connector(connector: Connector) -> dg.AssetSpec:
     )
 
 
-def _landed(topic: str, room: str, streams: Sequence[RecordStream], connectors: Sequence[Connector]) -> list[dg.AssetSpec]:
-    """A topic with all its streams, and the table that it lands in; `room` is that of who writes it, where no connector does."""
+def _landed(topic: str, written: tuple[str, list[names.AssetName]], streams: Sequence[RecordStream]) -> list[dg.AssetSpec]:
+    """A topic with all its streams, and the table that it lands in; `written` is the room of who writes it, and what does."""
+    room, writers = written
     owners = sorted({stream.contract.owner for stream in streams})
     fresh = dg.FreshnessPolicy.time_window(fail_window=min(stream.contract.freshness for stream in streams))
-    writers = [one.name for one in connectors if one.topic is None and topic in {each.name for each in one.topics}]
     return [
         dg.AssetSpec(
             key(names.topic(topic)),
-            deps=[key(names.connector(writer)) for writer in writers],
-            group_name=names.STREAMING_INGESTION if writers else room,
+            deps=[key(writer) for writer in writers],
+            group_name=room,
             kinds={"kafka"},
             owners=owners,
             description=f"The topic {topic} of the broker.",

@@ -60,6 +60,20 @@ def make_key(name: str, roles: Sequence[Role], *, now: datetime, lives: timedelt
     return Key(id=key_id, name=name, roles=frozenset(roles), secrets=(secret,), created_at=now, limits=limits), text
 
 
+def key_of(text: str, name: str, roles: Sequence[Role], *, now: datetime, lives: timedelta) -> Key:
+    """The key of a text that somebody keeps; raises ValueError where it has not the form of one."""
+    form = KEY_FORM.fullmatch(text)
+    if form is None:
+        raise ValueError("The text is no API key.")
+    secret = Secret(sha256=_digest(form[2]), until=now + lives)
+    return Key(id=form[1], name=name, roles=frozenset(roles), secrets=(secret,), created_at=now)
+
+
+def text_of(seed: str) -> str:
+    """The text of the key that a random secret of at least 43 letters and digits makes, always the same."""
+    return f"pipe_{_digest(seed)[:16]}_{seed[:43]}"
+
+
 def with_new_secret(key: Key, *, now: datetime, lives: timedelta) -> tuple[Key, str]:
     """The key with one more secret, and the text of that; secrets that have ended are dropped, the others stay as they are."""
     text, secret = _new_secret(key.id, now + lives)

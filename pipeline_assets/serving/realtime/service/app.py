@@ -3,7 +3,7 @@
 POST /v1/models/{model}:predict      GET /v1/models   GET /v1/models/{model}
 GET  /v2/health/live, /v2/health/ready, /v2/models/{model}[/versions/{version}][/ready]
 POST /v2/models/{model}[/versions/{version}]/infer
-POST /v1/models/{model}:explain      POST /v1/features/{model}      GET /metrics   GET /openapi.json
+POST /v1/models/{model}:explain      POST /v1/features/{model}      GET /v1/service   GET /metrics   GET /openapi.json
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -35,7 +35,7 @@ from pipeline_assets.serving.realtime.access.page import ROUTES_POLICY, page_rou
 from pipeline_assets.serving.realtime.log.acked import AckedProducer
 from pipeline_assets.serving.realtime.log.events import event_routes
 from pipeline_assets.serving.realtime.log.writer import PredictionLog
-from pipeline_assets.serving.realtime.service import explain, feedback, v1, v2
+from pipeline_assets.serving.realtime.service import explain, feedback, reported, v1, v2
 from pipeline_assets.serving.realtime.service.features import Features
 from pipeline_assets.serving.realtime.service.live import LiveVersions, Serving
 from pipeline_assets.serving.realtime.service.logged import logged
@@ -45,6 +45,7 @@ from pipeline_assets.serving.realtime.service.predictor import Part, Predictor
 from pipeline_assets.serving.realtime.service.problems import problem_of
 from pipeline_assets.serving.realtime.service.schema import RequestSchema
 from pipeline_assets.serving.realtime.service.status import Recent, explain_recent, status_of
+from pipeline_assets.serving.realtime.service.workers import Workers, text_of
 from pipeline_assets.spec.models import Model
 
 CLOSING_SECONDS = 5.0
@@ -62,6 +63,7 @@ POLICY: Policy = {
     "model_ready": ASKS_OR_READS,
     "health_live": PUBLIC,
     "health_ready": PUBLIC,
+    "service": Role.READ,
     "metrics": Role.READ,
     "openapi": ASKS_OR_READS,
     **ROUTES_POLICY,
@@ -88,6 +90,8 @@ class Service:
         self.readers = Readers(self.settings, self.feeds)
         self.producer = AckedProducer(self.settings)
         self.log = PredictionLog(self.settings, self.folder / "spool", prediction_log.topic)
+        places = self.folder / "workers" / str(self.serve.serve_port)
+        self.workers = Workers(places, partial(reported.report_of, self), are_several=self.serve.serve_workers > 1)
         for model in self.project.models:
             self.predictors[model.name] = self._predictor(model)
 
@@ -111,6 +115,7 @@ class Service:
 
     def close(self) -> None:
         """Ends threads and connections."""
+        self.workers.stop()
         self.live.stop()
         self.log.close(CLOSING_SECONDS)
         self.producer.close()
@@ -137,6 +142,7 @@ def build_app(service: Service, access: Access) -> ASGIApp:
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         service.live.start()
+        service.workers.start()
         yield
         service.close()
         access.close()
@@ -156,7 +162,8 @@ def routes_of(service: Service) -> list[BaseRoute]:
         return Response(text, media_type="application/json")
 
     async def metrics(_: Request) -> Response:
-        return Response(service.metrics.text(service.predictors, service.log.counts()), media_type=service.metrics.content_type)
+        found = {place: one.metrics for place, one in service.workers.reports().items()}
+        return Response(text_of(found), media_type=service.metrics.content_type)
 
     return [
         *v1.routes(service),
@@ -164,6 +171,7 @@ def routes_of(service: Service) -> list[BaseRoute]:
         *feedback.routes(service),
         *event_routes(service.project, service.producer),
         *v2.routes(service),
+        *reported.routes(service),
         *feature_routes(service.settings, service.project, service.readers),
         Route("/metrics", metrics, name="metrics"),
         Route("/openapi.json", openapi, name="openapi"),

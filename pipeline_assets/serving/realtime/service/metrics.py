@@ -1,11 +1,10 @@
-"""What the service counts, in the text format that Prometheus reads, and as figures for its page."""
+"""What a process of the service counts: in the text format that Prometheus reads, and as counts of the last five minutes."""
 
 import time
-from collections import deque
+from collections import Counter as Counts
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
@@ -13,27 +12,14 @@ from pipeline_assets.serving.realtime.log.writer import LogCounts
 from pipeline_assets.serving.realtime.service.live import Serving
 from pipeline_assets.serving.realtime.service.predictor import Answered, Predictor
 from pipeline_assets.serving.realtime.service.problems import problem_of
+from pipeline_assets.serving.realtime.service.window import Window
 
 BUCKETS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-# The figures of the page are of so many requests, not older than this.
-NEWEST, WITHIN_SECONDS, TRAFFIC_SECONDS = 5_000, 300.0, 60
-OK, FAILED, SHED = 200, 500, {429, 503}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Figures:
-    """Requests of a model: all since the start, failed and refused ones of the last five minutes, and latency in ms (None: no request).
-
-    traffic: requests per second of the last minute, oldest first.
-    """
-
-    traffic: tuple[float, ...]
-    requests: int
-    errors: int
-    shed: int
-    p50_ms: float | None
-    p95_ms: float | None
-    p99_ms: float | None
+TRAFFIC_SECONDS = 60
+FAILED, SHED_STATUSES = 500, {429, 503}
+# The names of counts, beside those of latencies, of tiers and of statuses of views.
+OK, ERROR, SHED, REFUSED = "ok", "error", "shed", "refused"
+TIER, STATUS = "tier:", "status:"
 
 
 @dataclass
@@ -71,8 +57,9 @@ class Metrics:
         self._waiting = Gauge("predict_waiting_requests", "Requests that wait for their turn.", ("model",), registry=self.registry)
         self._logged = Gauge("prediction_log_records", "Records of the log by what became of them.", ("state",), registry=self.registry)
         self._answers: dict[str, tuple[Counter, Histogram]] = {}
-        self._count: dict[str, int] = {}
-        self._newest: dict[str, deque[tuple[float, float, int]]] = {}
+        self._count: Counts[str] = Counts()
+        self._windows: dict[str, Window] = {}
+        self._traffic: dict[str, Counts[int]] = {}
 
     def live(self, serving: Serving) -> None:
         """A version begins to serve."""
@@ -81,11 +68,14 @@ class Metrics:
     def answered(self, answered: Answered) -> None:
         """Questions were answered together."""
         model, version = answered.serving.loaded.model.name, str(answered.serving.loaded.version)
+        window = self._window(model)
         for tier in set(answered.found.tiers):
             self._rows.labels(model, version, tier).inc(answered.found.tiers.count(tier))
+            window.add(f"{TIER}{tier}", answered.found.tiers.count(tier))
         for view, statuses in answered.found.statuses.items():
             for status in set(statuses):
                 self._views.labels(model, view, status).inc(statuses.count(status))
+                window.add(f"{STATUS}{view}:{status}", statuses.count(status))
         if answered.features_ms:
             # Of features that the caller brought none were read.
             self._stage.labels(model, "features").observe(answered.features_ms / 1000)
@@ -96,31 +86,27 @@ class Metrics:
         requests, taken = self._of_model(model)
         requests.inc()
         taken.observe(seconds)
-        self._note(model, seconds, OK)
+        self._note(model, OK)
+        self._window(model).took(seconds * 1000)
 
     def failed(self, model: str, error: Exception) -> None:
         """A request was not answered."""
         status = problem_of(error).status
         self._requests.labels(model, str(status)).inc()
-        self._note(model, 0.0, status)
+        self._note(model, SHED if status in SHED_STATUSES else ERROR if status >= FAILED else REFUSED)
 
-    def figures(self, model: str) -> Figures:
-        """What the page shows of a model."""
-        since = time.monotonic() - WITHIN_SECONDS
-        known = [one for one in self._newest.get(model, ()) if one[0] >= since]
-        taken = [seconds * 1000 for _, seconds, status in known if status == OK]
-        now = time.monotonic()
-        ages = [int(now - at) for at, _, _ in known if now - at < TRAFFIC_SECONDS]
-        p50, p95, p99 = (float(one) for one in np.percentile(taken, (50, 95, 99))) if taken else (None, None, None)
-        return Figures(
-            traffic=tuple(np.bincount(ages, minlength=TRAFFIC_SECONDS)[::-1].astype(float).tolist()) if ages else (),
-            requests=self._count.get(model, 0),
-            errors=sum(status >= FAILED and status not in SHED for _, _, status in known),
-            shed=sum(status in SHED for _, _, status in known),
-            p50_ms=p50,
-            p95_ms=p95,
-            p99_ms=p99,
-        )
+    def requests(self, model: str) -> int:
+        """Its requests since the start."""
+        return self._count[model]
+
+    def counts(self, model: str) -> dict[str, int]:
+        """What the last five minutes had of it."""
+        return dict(self._window(model).counts())
+
+    def traffic(self, model: str) -> dict[int, int]:
+        """Its requests by second of the monotonic clock, of the last minute."""
+        since = int(time.monotonic()) - TRAFFIC_SECONDS
+        return {second: requests for second, requests in tuple(self._traffic.get(model, {}).items()) if second > since}
 
     def text(self, predictors: Mapping[str, Predictor], log: LogCounts) -> bytes:
         """All metrics."""
@@ -139,9 +125,20 @@ class Metrics:
         """The metrics of requests that are answered, looked for once: to find them takes longer than to count."""
         found = self._answers.get(model)
         if found is None:
-            found = self._answers[model] = self._requests.labels(model, str(OK)), self._seconds.labels(model)
+            found = self._answers[model] = self._requests.labels(model, "200"), self._seconds.labels(model)
         return found
 
-    def _note(self, model: str, seconds: float, status: int) -> None:
-        self._count[model] = self._count.get(model, 0) + 1
-        self._newest.setdefault(model, deque(maxlen=NEWEST)).append((time.monotonic(), seconds, status))
+    def _window(self, model: str) -> Window:
+        found = self._windows.get(model)
+        # A request and its prediction may both be the first that is counted.
+        return found if found is not None else self._windows.setdefault(model, Window())
+
+    def _note(self, model: str, outcome: str) -> None:
+        self._count[model] += 1
+        self._window(model).add(outcome)
+        traffic = self._traffic.get(model)
+        if traffic is None:
+            traffic = self._traffic[model] = Counts()
+        traffic[int(time.monotonic())] += 1
+        if len(traffic) > 2 * TRAFFIC_SECONDS:
+            self._traffic[model] = Counts(self.traffic(model))

@@ -1,13 +1,13 @@
-"""What the page shows of a process of the service: live versions, figures, freshness, and the newest predictions with their reasons."""
+"""What the page shows: versions, figures and freshness over all processes, and the newest predictions of this one with their reasons."""
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
-from pipeline_assets.core.instants import instant_at
+from pipeline_assets.core.instants import microseconds_at
 from pipeline_assets.serving.realtime.access.opened import Access
 from pipeline_assets.serving.realtime.access.page import (
     Contribution,
@@ -21,7 +21,9 @@ from pipeline_assets.serving.realtime.access.page import (
 from pipeline_assets.serving.realtime.service.explain import explanations
 from pipeline_assets.serving.realtime.service.openapi import example_of
 from pipeline_assets.serving.realtime.service.predictor import Part, plain_scores
+from pipeline_assets.serving.realtime.service.reported import age_of, figures_of, followed_of, log_of
 from pipeline_assets.serving.realtime.service.schema import NUMBER, TEXT, TIME, TRUTH, WHOLE, Field
+from pipeline_assets.serving.realtime.service.workers import Followed, Report
 from pipeline_assets.spec.models import Model
 from pipeline_assets.spec.tasks import Binary, Regression
 
@@ -36,16 +38,19 @@ KINDS: tuple[tuple[object, Kind], ...] = ((NUMBER, "number"), (WHOLE, "integer")
 
 @dataclass
 class Recent:
-    """The newest predictions of this process, and how far each view was followed when it was last asked."""
+    """The newest predictions of this process, and how far each view was followed when it was last asked for."""
 
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
-    known_to: dict[str, int | None] = field(default_factory=dict)
+    followed: dict[str, Followed] = field(default_factory=dict)
     _newest: "deque[tuple[str, Part]]" = field(default_factory=lambda: deque(maxlen=RECENT))
 
     def answered(self, part: Part, ids: Sequence[str]) -> None:
         """A request was answered."""
         self._newest.append((ids[0], part))
-        self.known_to.update(part.of.found.known_to)
+        if part.first == 0:
+            # Once of what was answered together.
+            asked_at = microseconds_at(part.of.asked_at)
+            self.followed.update({view: Followed(known_to=us, asked_at=asked_at) for view, us in part.of.found.known_to.items()})
 
     def newest(self) -> list[tuple[str, Part]]:
         """The newest first."""
@@ -54,8 +59,9 @@ class Recent:
 
 def status_of(service: "Service", access: Access) -> ServiceStatus:
     """All that the page shows."""
-    log = service.log.counts()
-    lost, away = sum(log.lost.values()), log.away_since
+    reports = service.workers.reports()
+    log = log_of(reports)
+    lost, away = sum(log.lost.values()), None if log.away_since is None else datetime.fromisoformat(log.away_since)
     problems = [
         *access.problems,
         *(f"Model {name}: {problem}." for name, problem in service.live.problems.items()),
@@ -68,7 +74,7 @@ def status_of(service: "Service", access: Access) -> ServiceStatus:
         started_at=service.recent.started_at,
         is_ready=service.is_ready,
         workers=service.serve.serve_workers,
-        models=tuple(_model(service, model) for model in service.project.models),
+        models=tuple(_model(service, reports, model) for model in service.project.models),
         recent=tuple(recent_prediction(number, part) for number, part in service.recent.newest()[:SHOWN]),
         problems=tuple(problems),
     )
@@ -107,8 +113,8 @@ def recent_prediction(number: str, part: Part) -> RecentPrediction:
     )
 
 
-def _model(service: "Service", model: Model) -> ModelStatus:
-    serving, figures = service.live.serving.get(model.name), service.metrics.figures(model.name)
+def _model(service: "Service", reports: Mapping[int, Report], model: Model) -> ModelStatus:
+    serving, figures = service.live.serving.get(model.name), figures_of(reports, model.name)
     return ModelStatus(
         name=model.name,
         version=None if serving is None else serving.loaded.version,
@@ -119,21 +125,20 @@ def _model(service: "Service", model: Model) -> ModelStatus:
         p50_ms=figures.p50_ms,
         p95_ms=figures.p95_ms,
         p99_ms=figures.p99_ms,
-        traffic=figures.traffic,
-        freshness=_freshness(service, model),
+        traffic=tuple(figures.traffic),
+        freshness=_freshness(followed_of(reports), model),
         fields=tuple(_field(one) for one in service.predictors[model.name].schema.fields),
         problem=service.live.problems.get(model.name),
     )
 
 
-def _freshness(service: "Service", model: Model) -> tuple[ViewFreshness, ...]:
-    """How far each view was followed when it was last asked; none of views that nobody has asked for."""
-    found, now = [], datetime.now(UTC)
+def _freshness(followed: Mapping[str, Followed], model: Model) -> tuple[ViewFreshness, ...]:
+    """How far each view was followed when it was last asked for; none of views that nobody has asked for."""
+    found = []
     for view in model.views:
-        if view.name in service.recent.known_to:
-            us = service.recent.known_to[view.name]
-            age = None if us is None else (now - instant_at(us)).total_seconds()
-            promised = view.freshness.total_seconds()
+        one = followed.get(view.name)
+        if one is not None:
+            age, promised = age_of(one), view.freshness.total_seconds()
             status: Literal["fresh", "stale", "unknown"] = "unknown" if age is None else "fresh" if age <= promised else "stale"
             found.append(ViewFreshness(view=view.name, status=status, age_seconds=age, promised_seconds=promised))
     return tuple(found)
