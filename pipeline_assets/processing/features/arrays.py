@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline_assets.processing.features.catalogue import FeatureColumn
-from pipeline_assets.processing.features.columns import Bools, Ints
+from pipeline_assets.processing.features.columns import Bools, Ints, present_in
 
 Kind = Literal["int", "float", "text"]
-KIND_OF: Mapping[str, Kind] = {"int64": "int", "float64": "float", "string": "text"}
+KIND_OF: Mapping[str, Kind] = {"int64": "int", "float64": "float", "double": "float", "string": "text"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,18 +32,18 @@ class FeatureArrays:
         return int(self.bits.shape[1])
 
     @classmethod
-    def of_table(cls, table: pa.Table, columns: Sequence[FeatureColumn]) -> "FeatureArrays":
-        """The features that a table has as columns, in their types."""
-        kinds, shape = tuple(KIND_OF[one.dtype] for one in columns), (len(columns), table.num_rows)
+    def of_table(cls, table: pa.Table) -> "FeatureArrays":
+        """The columns of a table of int64, float64 and string."""
+        kinds, shape = tuple(KIND_OF[str(one.type)] for one in table.schema), (table.num_columns, table.num_rows)
         bits, present, texts = np.zeros(shape, np.int64), np.zeros(shape, np.bool_), dict[int, np.ndarray]()
-        for place, (column, kind) in enumerate(zip(columns, kinds, strict=True)):
-            values = table[column.name].combine_chunks()
+        for place, (column, kind) in enumerate(zip(table.columns, kinds, strict=True)):
+            values = column.combine_chunks()
             if kind == "text":
                 texts[place] = np.array(values.to_pylist(), object)
                 continue
-            present[place] = values.is_valid().to_numpy(zero_copy_only=False)
+            present[place] = present_in(values)
             bits[place] = values.fill_null(0).to_numpy(zero_copy_only=False).view(np.int64)
-        return cls(names=tuple(one.name for one in columns), kinds=kinds, bits=bits, present=present, texts=texts)
+        return cls(names=tuple(table.column_names), kinds=kinds, bits=bits, present=present, texts=texts)
 
     @property
     def numbers(self) -> np.ndarray:

@@ -167,7 +167,7 @@ class LastGood:
         """What is said of entities of which nothing is known, without defaults."""
         columns = self._columns
         table = pa.table({one.name: pa.array([one.empty] * count, pa.type_for_alias(one.dtype)) for one in columns})
-        return FeatureArrays.of_table(table, columns)
+        return FeatureArrays.of_table(table)
 
 
 class Features:

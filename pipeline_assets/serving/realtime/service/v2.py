@@ -22,7 +22,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from pipeline_assets.model_lifecycle.training.contract import ModelContract, ModelFeature
-from pipeline_assets.processing.features.arrays import FeatureArrays, Kind
+from pipeline_assets.processing.features.arrays import FeatureArrays
 from pipeline_assets.serving.realtime.service.bodies import JSON, check_rows, read_body
 from pipeline_assets.serving.realtime.service.features import Found
 from pipeline_assets.serving.realtime.service.ids import prediction_ids
@@ -191,24 +191,12 @@ def _inferred(serving: Serving, features: pa.Table) -> Part:
         serving=serving,
         asked_at=asked_at,
         questions=NO_QUESTIONS,
-        found=Found(arrays=_arrays(features), statuses={}, tiers=["caller"] * rows, known_to={}, positions={}),
+        found=Found(arrays=FeatureArrays.of_table(features), statuses={}, tiers=["caller"] * rows, known_to={}, positions={}),
         scores=scores,
         features_ms=0.0,
         model_ms=(time.perf_counter() - began) * 1000,
     )
     return Part(of=whole, first=0, rows=rows)
-
-
-def _arrays(features: pa.Table) -> FeatureArrays:
-    kinds: tuple[Kind, ...] = tuple("text" if pa.types.is_string(one) else "float" for one in features.schema.types)
-    is_text, nothing = np.array([kind == "text" for kind in kinds]), pa.nulls(features.num_rows, pa.float64())
-    numbers = np.stack(
-        [(nothing if one else column).to_numpy(zero_copy_only=False) for one, column in zip(is_text, features.columns, strict=True)]
-    )
-    present = ~np.isnan(numbers)
-    texts = {int(place): np.array(features.column(int(place)).to_pylist(), object) for place in np.flatnonzero(is_text)}
-    bits = np.where(present, numbers, 0.0).view(np.int64)
-    return FeatureArrays(names=tuple(features.column_names), kinds=kinds, bits=bits, present=present, texts=texts)
 
 
 def _values(contract: ModelContract, tensor: Tensor, binary: memoryview) -> tuple[Column, memoryview]:

@@ -61,12 +61,11 @@ TABLES = st.lists(st.tuples(INTEGERS, FLOATS, CODES, TEXTS, FLOATS, INTEGERS, TE
 @given(TABLES, st.data())
 def test_a_table_and_its_arrays_are_the_same(table: pa.Table, data: st.DataObject) -> None:
     """Back as a table, as rows, in parts and side by side."""
-    arrays = FeatureArrays.of_table(table, COLUMNS)
+    arrays = FeatureArrays.of_table(table)
     first = data.draw(st.integers(0, table.num_rows))
     rows = data.draw(st.integers(0, table.num_rows - first))
     other = table.rename_columns([f"other_{name}" for name in table.column_names])
-    own = [FeatureColumn(**{**vars(one), "name": f"other_{one.name}"}) for one in COLUMNS]
-    joined = side_by_side([arrays, FeatureArrays.of_table(other, own)])
+    joined = side_by_side([arrays, FeatureArrays.of_table(other)])
 
     assert arrays.table().equals(table)
     assert arrays.rows() == table.to_pylist()
@@ -77,7 +76,7 @@ def test_a_table_and_its_arrays_are_the_same(table: pa.Table, data: st.DataObjec
 @given(TABLES)
 def test_defaults_are_the_same(table: pa.Table) -> None:
     """Numbers of both kinds and text."""
-    filled = Defaults(COLUMNS).fill(FeatureArrays.of_table(table, COLUMNS))
+    filled = Defaults(COLUMNS).fill(FeatureArrays.of_table(table))
 
     assert filled.table().equals(with_defaults(COLUMNS, table))
 
@@ -85,7 +84,7 @@ def test_defaults_are_the_same(table: pa.Table) -> None:
 @given(TABLES)
 def test_a_model_gets_the_same_numbers(table: pa.Table) -> None:
     """Of integers, floats, codes and learned texts, in another order than the columns."""
-    found = array_values(FeatureArrays.of_table(table, COLUMNS), FEATURES)
+    found = array_values(FeatureArrays.of_table(table), FEATURES)
 
     assert found.tobytes() == feature_values(table, FEATURES).tobytes()
     assert found.shape == (table.num_rows, len(FEATURES))
@@ -96,7 +95,7 @@ def test_what_a_model_cannot_take_is_refused_the_same(code: int, mean: float) ->
     """A code beyond the categories, a number beyond 32-bit floats or none: with the words of a table."""
     table = table_of(COLUMNS, [(1, 0.5, 0, "a", 1.0, 1, "b"), (1, mean, code, "a", 1.0, 1, "b")])
     with pytest.raises(ValueUnfit) as of_arrays:
-        array_values(FeatureArrays.of_table(table, COLUMNS), FEATURES)
+        array_values(FeatureArrays.of_table(table), FEATURES)
     with pytest.raises(ValueUnfit) as of_table:
         feature_values(table, FEATURES)
 

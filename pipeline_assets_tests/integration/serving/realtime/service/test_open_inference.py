@@ -107,7 +107,7 @@ def test_what_is_answered_is_logged_and_counted(client: httpx.Client, service: S
     refused = client.post(INFER, json={"inputs": inputs[1:]})
     number = first["parameters"]["prediction_id"]
     numbers = [f"{number}-{row}" for row in range(3)]
-    figures = service.metrics.figures(MODEL.name)
+    requests = service.metrics.requests(MODEL.name)
 
     assert refused.status_code == 422
     assert again == first
@@ -118,7 +118,7 @@ def test_what_is_answered_is_logged_and_counted(client: httpx.Client, service: S
         ("caller", 0, 0, 0, 0, 0)
     }
     assert [one.request_id for one in made[:3]] == numbers[:1] * 3
-    assert figures.requests == 4
+    assert requests == 4
 
 
 def _with_nulls(values: np.ndarray) -> list[float | None]:

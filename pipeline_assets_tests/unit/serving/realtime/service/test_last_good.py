@@ -41,7 +41,7 @@ def asked(*origins: str) -> pa.Table:
 def served(rows: int, seed: int) -> Served:
     """Some features."""
     known = {view.name: 1 for view in MODEL.views}
-    arrays = FeatureArrays.of_table(vectors(MODEL, rows, seed), feature_columns(MODEL))
+    arrays = FeatureArrays.of_table(vectors(MODEL, rows, seed).select(FEATURES))
     return Served(arrays=arrays, statuses={}, known_to=known, positions={})
 
 
