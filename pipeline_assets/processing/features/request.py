@@ -1,15 +1,13 @@
 """Features that the request itself has: its values as they are, its categories as codes, its times as clock and calendar see them."""
 
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pipeline_assets.core import names
 from pipeline_assets.core.errors import TableMismatch
-from pipeline_assets.spec.features import RequestFeature, Transform
+from pipeline_assets.spec.features import RequestFeature
 
 if TYPE_CHECKING:
-    import polars as pl
     import pyarrow as pa
 
     from pipeline_assets.processing.features.arrays import FeatureArrays
@@ -17,12 +15,6 @@ if TYPE_CHECKING:
 
 REQUEST = "request"
 OBSERVATIONS = "observations"
-CLOCK: "dict[Transform, Callable[[pl.Expr], pl.Expr]]" = {
-    "hour": lambda local: local.dt.hour(),
-    "weekday": lambda local: local.dt.weekday(),
-    "minute_of_day": lambda local: local.dt.hour().cast(int) * 60 + local.dt.minute().cast(int),
-    "day_of_year": lambda local: local.dt.ordinal_day(),
-}
 
 
 def request_feature_name(feature: RequestFeature) -> str:
@@ -74,8 +66,9 @@ def _values(features: Sequence[RequestFeature], observations: "pa.Table") -> "li
     from pipeline_assets.processing.features.columns import instants
 
     decided_at = instants(observations, OBSERVATIONS, names.DECISION_AT)
-    clocks = iter(_clocks([feature for feature in features if feature.transform != "value"], observations))
-    return [_plain(feature, observations, decided_at) if feature.transform == "value" else next(clocks) for feature in features]
+    return [
+        _plain(feature, observations, decided_at) if feature.transform == "value" else _clock(feature, observations) for feature in features
+    ]
 
 
 def _plain(feature: RequestFeature, observations: "pa.Table", decided_at: "Ints") -> "Numbers | pa.Array":
@@ -103,40 +96,15 @@ def with_default(feature: RequestFeature, observations: "pa.Table") -> "pa.Table
     return observations.set_column(names_.index(feature.column), feature.column, column.cast(kind).fill_null(default.cast(kind)))
 
 
-def _clocks(features: Sequence[RequestFeature], observations: "pa.Table") -> "list[Numbers]":
-    """What clock and calendar show, of all features at once: asked for one by one this was half of the time of a question online."""
-    import polars as pl
-
-    from pipeline_assets.processing.features.columns import Numbers, present_in
-
-    if not features:
-        return []
-    columns, asked = _asked(tuple(features))
-    times = [_times(observations, column) for column in columns]
-    found = pl.DataFrame([pl.Series(f"c{place}", one) for place, one in enumerate(times)]).select_seq(asked).get_columns()
-    valid = [present_in(one) for one in times]
-    return [Numbers(values=one.to_numpy(), valid=valid[columns.index(of.column)]) for one, of in zip(found, features, strict=True)]
-
-
-@lru_cache
-def _asked(features: tuple[RequestFeature, ...]) -> "tuple[list[str], list[pl.Expr]]":
-    """The columns that some features read, and each feature as an expression of these by place; made once, as that takes time."""
-    import polars as pl
-
-    columns = list(dict.fromkeys(feature.column for feature in features))
-    # Polars brings its own time zones; Arrow would look for those of the machine.
-    local = [pl.col(f"c{columns.index(one.column)}").dt.convert_time_zone(one.time_zone) for one in features]
-    shown = [CLOCK[one.transform](each).cast(pl.Int64).fill_null(0) for one, each in zip(features, local, strict=True)]
-    return columns, [one.alias(f"f{place}") for place, one in enumerate(shown)]
-
-
-def _times(observations: "pa.Table", column: str) -> "pa.Array":
+def _clock(feature: RequestFeature, observations: "pa.Table") -> "Numbers":
     import pyarrow as pa
 
-    from pipeline_assets.processing.features.columns import as_type, plain_column
+    from pipeline_assets.processing.features.columns import Numbers, instants, plain_column, present_in
+    from pipeline_assets.processing.features.wall_clock import shown
 
-    found = plain_column(observations, OBSERVATIONS, column)
+    found = plain_column(observations, OBSERVATIONS, feature.column)
     if not pa.types.is_timestamp(found.type) or found.type.tz is None:
-        problem = f"has {found.type} in column '{column}', expected timestamp[us, tz=UTC]"
+        problem = f"has {found.type} in column '{feature.column}', expected timestamp[us, tz=UTC]"
         raise TableMismatch(OBSERVATIONS, problem, observations.column_names)
-    return as_type(found, pa.timestamp("us", tz="UTC"))
+    at = instants(observations, OBSERVATIONS, feature.column, unless=0)
+    return Numbers(values=shown(feature.transform, at, feature.time_zone), valid=present_in(found))

@@ -6,7 +6,7 @@ state anew and no window moves on.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,7 +23,7 @@ from pipeline_assets.model_lifecycle.feature_store.online.finished import Forms,
 from pipeline_assets.model_lifecycle.feature_store.online.layout import Layout, microseconds
 from pipeline_assets.model_lifecycle.feature_store.online.position import Position
 from pipeline_assets.model_lifecycle.feature_store.online.rows import joined_keys, key_texts
-from pipeline_assets.model_lifecycle.feature_store.online.source import Asked, Row, Source, Wanted
+from pipeline_assets.model_lifecycle.feature_store.online.source import Asked, Found, Row, Source, Wanted
 from pipeline_assets.processing.features.arrays import KIND_OF, Defaults, FeatureArrays, side_by_side
 from pipeline_assets.processing.features.catalogue import view_columns
 from pipeline_assets.processing.features.columns import DECISION_AT, Ints, instants
@@ -79,6 +79,20 @@ class Served:
         return {view: Counter(statuses) for view, statuses in self.statuses.items()}
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Questions:
+    """Questions, and what is asked of the store for them."""
+
+    requests: pa.Table
+    at: Ints
+    asked: Mapping[Entity, Asked]
+    remembered: "Mapping[str, list[_Remembered | None]]"
+    wanted: Sequence[Sequence[Wanted]]
+
+
+Ask = Callable[[Sequence[Sequence[Wanted]]], Awaitable[tuple[Found, list[Position]]]]
+
+
 class Reader:
     """Reads views from a store, and features of the request."""
 
@@ -102,20 +116,33 @@ class Reader:
 
         Raises TableMismatch for a column that is missing or naive, BehindState for a time that a state no longer knows.
         """
+        asked = self._asked(requests)
+        return self._served(asked, *self.source.ask(asked.wanted))
+
+    async def awaited(self, requests: pa.Table, ask: Ask) -> Served:
+        """As `read`, of a source that is asked in another way."""
+        asked = self._asked(requests)
+        return self._served(asked, *await ask(asked.wanted))
+
+    def _asked(self, requests: pa.Table) -> _Questions:
         at = instants(requests, "requests", DECISION_AT)
         times = at.tolist()
         texts = {key: key_texts(requests, "requests", key) for entity in self._entities for key in entity.keys}
         asked = {entity: _asked(joined_keys([texts[key] for key in entity.keys]), times) for entity in self._entities}
         remembered = {one.view.name: _known(one, asked[one.view.entity]) for one in self._read}
-        found, positions = self.source.ask([self._wanted(number, asked, remembered) for number in range(len(self.source.feeds))])
-        values, statuses = list[list[bytes]](), dict[str, list[Status]]()
+        wanted = [self._wanted(number, asked, remembered) for number in range(len(self.source.feeds))]
+        return _Questions(requests=requests, at=at, asked=asked, remembered=remembered, wanted=wanted)
+
+    def _served(self, questions: _Questions, found: Found, positions: Sequence[Position]) -> Served:
+        at, values, statuses = questions.at, list[list[bytes]](), dict[str, list[Status]]()
+        times = at.tolist()
         for one in self._read:
-            rows = found.get((one.number, one.slot), [])
-            values.append(_values(one, asked[one.view.entity], rows, remembered[one.view.name], at))
+            asked, remembered = questions.asked[one.view.entity], questions.remembered[one.view.name]
+            values.append(_values(one, asked, found.get((one.number, one.slot), []), remembered, at))
             statuses[one.view.name] = _statuses(one, values[-1], positions[one.number].watermark, times)
         known_to = {one.view.name: positions[one.number].watermark for one in self._read}
         seen = {position.feed: position for position in positions}
-        return Served(arrays=self._features(values, at, requests), statuses=statuses, known_to=known_to, positions=seen)
+        return Served(arrays=self._features(values, at, questions.requests), statuses=statuses, known_to=known_to, positions=seen)
 
     def _features(self, values: Sequence[Sequence[bytes]], at: Ints, requests: pa.Table) -> FeatureArrays:
         """The features that finished values are, and those of the request."""

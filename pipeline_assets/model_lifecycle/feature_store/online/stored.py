@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from psycopg import errors, sql
+from psycopg.generators import execute
 from psycopg.pq import ConnStatus, ExecStatus, Format
+from psycopg.waiting import wait_async
 
 from pipeline_assets.model_lifecycle.feature_store.online import store
 from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed
@@ -61,9 +63,22 @@ class Stored:
 
     def ask(self, wanted: Sequence[Sequence[Wanted]]) -> tuple[Found, list[Position]]:
         """What `Source.ask` says."""
-        each = [(number, one) for number, of_feed in enumerate(wanted) for one in of_feed]
+        each = _numbered(wanted)
+        return self._found(each, self._run(_parameters(each, self.connection.info.encoding)))
+
+    async def awaited(self, wanted: Sequence[Sequence[Wanted]]) -> tuple[Found, list[Position]]:
+        """As `ask`, on an event loop, which goes on while Postgres works. Where it is cancelled, the connection is of no more use."""
+        each, server = _numbered(wanted), self.connection.pgconn
+        if self.connection not in self._prepared:
+            self._prepare()
+        server.send_query_prepared(self._name, _parameters(each, self.connection.info.encoding), result_format=Format.BINARY)
+        *_, result = await wait_async(execute(server), server.socket)
+        if result.status != ExecStatus.TUPLES_OK:
+            raise self._error(result)
+        return self._found(each, result)
+
+    def _found(self, each: Sequence[tuple[int, Wanted]], result: "PGresult") -> tuple[Found, list[Position]]:
         places = [(key, place) for key, one in (((number, one.slot), one) for number, one in each) for place in range(len(one.asked.keys))]
-        result = self._run(_parameters(each, self.connection.info.encoding))
         found: dict[tuple[int, int], list[Row]] = {}
         positions: dict[int, Position] = {}
         held, whole = result.get_value, int.from_bytes
@@ -80,18 +95,20 @@ class Stored:
     def _run(self, parameters: list[bytes]) -> "PGresult":
         if self.connection not in self._prepared:
             self._prepare()
-        server = self.connection.pgconn
-        result = server.exec_prepared(self._name, parameters, result_format=Format.BINARY)
+        result = self.connection.pgconn.exec_prepared(self._name, parameters, result_format=Format.BINARY)
         if result.status == ExecStatus.TUPLES_OK:
             return result
-        if server.status != ConnStatus.OK:
-            raise errors.OperationalError(result.get_error_message())
-        error = errors.error_from_result(result, self.connection.info.encoding)
+        error = self._error(result)
         if not isinstance(error, errors.InvalidSqlStatementName):
             raise error
         # Whatever else uses the connection has taken back all that was prepared on it.
         self._prepared.discard(self.connection)
         return self._run(parameters)
+
+    def _error(self, result: "PGresult") -> Exception:
+        if self.connection.pgconn.status != ConnStatus.OK:
+            return errors.OperationalError(result.get_error_message())
+        return errors.error_from_result(result, self.connection.info.encoding)
 
     def _prepare(self) -> None:
         result = self.connection.pgconn.prepare(self._name, self._query)
@@ -105,6 +122,11 @@ class Stored:
         if known is None or known[0] != written:
             known = self._positions[number] = written, position_of(self.feeds[number], json.loads(written))
         return known[1]
+
+
+def _numbered(wanted: Sequence[Sequence[Wanted]]) -> list[tuple[int, Wanted]]:
+    """What is asked of the views, each with the number of its feed."""
+    return [(number, one) for number, of_feed in enumerate(wanted) for one in of_feed]
 
 
 def _parameters(wanted: Sequence[tuple[int, Wanted]], encoding: str) -> list[bytes]:

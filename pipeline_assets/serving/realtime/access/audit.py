@@ -127,7 +127,7 @@ class Gathered(logging.Handler):
 
     def __init__(self, target: "logging.StreamHandler[Any]") -> None:
         super().__init__()
-        self._target, self._lines, self._closed = target, deque[str](), Event()
+        self._target, self._lines, self._ending = target, deque[str](), Event()
         self._lost, self._report_at, self._problem = 0, 0.0, f"{MOST_LINES} wait to be written"
         self._thread = Thread(target=self._run, name="audit-log", daemon=True)
         self._thread.start()
@@ -141,13 +141,13 @@ class Gathered(logging.Handler):
 
     def close(self) -> None:
         """Writes what is left."""
-        self._closed.set()
+        self._ending.set()
         self._thread.join()
         self._target.close()
         super().close()
 
     def _run(self) -> None:
-        while not self._closed.wait(PAUSE_SECONDS):
+        while not self._ending.wait(PAUSE_SECONDS):
             self._write()
         self._write()
 

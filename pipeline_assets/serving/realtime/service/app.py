@@ -6,13 +6,15 @@ POST /v2/models/{model}[/versions/{version}]/infer
 POST /v1/models/{model}:explain      POST /v1/features/{model}      GET /v1/service   GET /metrics   GET /openapi.json
 """
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import psycopg
+import pyarrow as pa
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -25,9 +27,11 @@ from pipeline_assets.core.prediction_streams import prediction_log
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.settings import PredictionSettings, ServeSettings
 from pipeline_assets.model_lifecycle.feature_store.online.app import feature_routes
+from pipeline_assets.model_lifecycle.feature_store.online.awaited import AwaitedReader
 from pipeline_assets.model_lifecycle.feature_store.online.compare import kinds_of
 from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed
 from pipeline_assets.model_lifecycle.feature_store.online.pool import Readers
+from pipeline_assets.model_lifecycle.feature_store.online.read import Served
 from pipeline_assets.serving.realtime.access.callers import Role
 from pipeline_assets.serving.realtime.access.guard import PUBLIC, Policy
 from pipeline_assets.serving.realtime.access.opened import Access
@@ -87,7 +91,7 @@ class Service:
         self.live = LiveVersions(
             settings=self.settings, models=self.project.models, folder=self.folder / "packages", on_change=self.metrics.live
         )
-        self.readers = Readers(self.settings, self.feeds)
+        self.readers, self._awaited = Readers(self.settings, self.feeds), list[AwaitedReader]()
         self.producer = AckedProducer(self.settings)
         self.log = PredictionLog(self.settings, self.folder / "spool", prediction_log.topic)
         places = self.folder / "workers" / str(self.serve.serve_port)
@@ -121,16 +125,25 @@ class Service:
         self.producer.close()
         for one in self.predictors.values():
             one.close()
+        for reader in self._awaited:
+            reader.close()
         self.readers.close()
 
     def _predictor(self, model: Model) -> Predictor:
         return Predictor(
             model=model,
             schema=RequestSchema(model=model, kinds=kinds_of(self.project, model)),
-            features=Features(model, self.readers.read, self.serve.serve_features_ms / 1000),
+            features=Features(model, self._read(model), self.serve.serve_features_ms / 1000),
             serving=partial(self._serving, model.name),
             on_answered=self.metrics.answered,
         )
+
+    def _read(self, model: Model) -> Callable[[pa.Table], Awaitable[Served]]:
+        if self.settings.online_valkey is not None:
+            return lambda questions: asyncio.to_thread(self.readers.read, model, questions)
+        reader = AwaitedReader(self.settings, self.feeds, model)
+        self._awaited.append(reader)
+        return reader.read
 
     def _serving(self, model: str) -> Serving | None:
         return self.live.serving.get(model)

@@ -3,12 +3,11 @@
 A circuit breaker leaves the store alone for a while after some failures in a row, then lets one read try.
 """
 
+import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as TookTooLong
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -171,17 +170,15 @@ class LastGood:
 
 
 class Features:
-    """The features of one model. Reads happen in a thread of their own, as one that hangs must not hold up answers."""
+    """The features of one model, on an event loop."""
 
     def __init__(
-        self, model: Model, read: Callable[[Model, pa.Table], Served], budget_seconds: float, clock: Clock = time.monotonic
+        self, model: Model, read: Callable[[pa.Table], Awaitable[Served]], budget_seconds: float, clock: Clock = time.monotonic
     ) -> None:
         self.model, self.breaker, self.last_good = model, Breaker(clock), LastGood(model, clock)
         self._read, self._budget = read, budget_seconds
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"features-{model.name}")
-        self._hanging: Future[Served] | None = None
 
-    def read(self, questions: pa.Table) -> Found:
+    async def read(self, questions: pa.Table) -> Found:
         """The features of typed questions within the budget.
 
         Raises what the reader raises about a question (BehindState, TableMismatch) and NotOnline; a store that fails is no error.
@@ -189,7 +186,7 @@ class Features:
         if not self.model.views:
             return self.last_good.answer(questions)
         try:
-            served = self._online(questions)
+            served = await self._online(questions)
         except StoreFailed as error:
             LOG.info("features of %s without the online store: %s", self.model.name, error)
             return self.last_good.answer(questions)
@@ -202,20 +199,13 @@ class Features:
             positions=served.positions,
         )
 
-    def close(self) -> None:
-        """Ends the thread; one that hangs is not waited for."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
-
-    def _online(self, questions: pa.Table) -> Served:
-        if self._hanging is not None and not self._hanging.done():
-            raise StoreFailed("a read from before still waits for it.")
+    async def _online(self, questions: pa.Table) -> Served:
         if not self.breaker.allows():
             raise StoreFailed("it failed some times in a row.")
-        reading = self._thread.submit(self._read, self.model, questions)
         try:
-            served = reading.result(self._budget)
-        except TookTooLong:
-            self._hanging = reading
+            async with asyncio.timeout(self._budget):
+                served = await self._read(questions)
+        except TimeoutError:
             self.breaker.failed(f"no answer within {self._budget * 1000:.0f} ms")
             raise StoreFailed(f"no answer within {self._budget * 1000:.0f} ms.") from None
         except (psycopg.Error, TransientError, OSError) as error:

@@ -1,7 +1,7 @@
 """Predictions of one model: requests that wait at the same time are answered together, by one read of features and one call of the model.
 
-Requests are put into a queue on the event loop; a thread takes all that wait, and has the version that serves then answer them, so that
-every answer comes from one version as a whole.
+Requests are put into a queue; a task on the event loop takes all that wait, and has the version that serves then answer them, so that
+every answer comes from one version as a whole. Few rows are scored on the loop itself, which takes less time than to wake a thread.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ from pipeline_assets.spec.models import Model
 from pipeline_assets.spec.tasks import Binary, Multiclass
 
 LOG = logging.getLogger(__name__)
-MOST_ROWS = 1_000
+MOST_ROWS, INLINE_ROWS = 1_000, 128
 # A request is refused at once where it would wait longer than this for its turn, unless few do; and where its turn comes too late.
 LONGEST_WAIT_SECONDS, FEW_WAITING, DEADLINE_SECONDS = 0.03, 64, 1.0
 # Those of low priority leave this share of the room to the others.
@@ -109,6 +109,7 @@ class Predictor:
 
     def __post_init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"predict-{self.model.name}")
+        self._task: asyncio.Task[None] | None = None
 
     @property
     def waiting(self) -> int:
@@ -136,16 +137,16 @@ class Predictor:
         return await waiting.answer
 
     def close(self) -> None:
-        """Ends the threads."""
+        """Ends the thread, and what is being answered."""
         self._thread.shutdown(wait=False, cancel_futures=True)
-        self.features.close()
+        if self._task is not None:
+            self._task.cancel()
 
     def _go_on(self) -> None:
-        """Has the thread take what waits, unless it is busy."""
+        """Has what waits be answered, unless something is: all that has come by the time the task begins."""
         if not self._is_busy and self._queue:
             self._is_busy = True
-            taken = self._taken()
-            self._thread.submit(self._answer, taken, asyncio.get_running_loop())
+            self._task = asyncio.get_running_loop().create_task(self._answer())
 
     def _taken(self) -> list[_Waiting]:
         taken, rows = list[_Waiting](), 0
@@ -156,60 +157,67 @@ class Predictor:
         self._waiting_rows -= rows
         return taken
 
-    def _answer(self, taken: Sequence[_Waiting], loop: asyncio.AbstractEventLoop) -> None:
-        """Runs in the thread: answers what was taken, together or, where that fails for one of them, each alone."""
-        began, answered = time.monotonic(), list[Answered]()
+    async def _answer(self) -> None:
+        """Answers what waits, together or, where that fails for one of them, each alone."""
+        taken, began, answered = self._taken(), time.monotonic(), list[Answered]()
         in_time = [one for one in taken if began - one.since <= DEADLINE_SECONDS and not one.answer.cancelled()]
         outcomes: list[Part | Exception] = []
         try:
-            outcomes = self._outcomes(in_time, answered)
+            outcomes = await self._outcomes(in_time, answered)
         except Exception as error:  # noqa: BLE001 - whatever it is, those who wait get it
             outcomes = [error] * len(in_time)
         took = max(time.monotonic() - began, 1e-6)
         found = dict(zip(map(id, in_time), outcomes, strict=True))
         rate = sum(len(one.rows) for one in in_time) / took
-        loop.call_soon_threadsafe(self._deliver, [(one, found.get(id(one))) for one in taken], rate)
+        self._deliver([(one, found.get(id(one))) for one in taken], rate)
         for one in answered:
             self.on_answered(one)
 
-    def _outcomes(self, taken: Sequence[_Waiting], answered: list[Answered]) -> list[Part | Exception]:
+    async def _outcomes(self, taken: Sequence[_Waiting], answered: list[Answered]) -> list[Part | Exception]:
         try:
-            return self._together(taken, answered) if taken else []
+            return await self._together(taken, answered) if taken else []
         except Exception as error:
             if len(taken) == 1:
                 return [error]
             if not isinstance(error, UserInputError):
                 raise
-            return [outcome for one in taken for outcome in self._outcomes([one], answered)]
+            return [outcome for one in taken for outcome in await self._outcomes([one], answered)]
 
-    def _together(self, taken: Sequence[_Waiting], answered: list[Answered]) -> list[Part | Exception]:
+    async def _together(self, taken: Sequence[_Waiting], answered: list[Answered]) -> list[Part | Exception]:
         serving = self.serving()
         if serving is None:
             raise Problem(503, "NothingLive", f"No version of model '{self.model.name}' serves.", retry_after=5, model=self.model.name)
         asked_at = datetime.now(UTC)
         questions = self.schema.questions([row for one in taken for row in one.rows], asked_at)
         began = time.perf_counter()
-        found = self.features.read(questions)
-        between = time.perf_counter()
-        scores = serving.loaded.scorer.score_arrays(found.arrays)
-        ended = time.perf_counter()
-        if not np.isfinite(scores).all():
-            raise Problem(500, "NotFinite", f"Version {serving.loaded.version} gave a score that is no number.", model=self.model.name)
+        found = await self.features.read(questions)
+        features_ms = (time.perf_counter() - began) * 1000
+        score = partial(self._scored, serving, found)
+        is_short = questions.num_rows <= INLINE_ROWS
+        scores, model_ms = score() if is_short else await asyncio.get_running_loop().run_in_executor(self._thread, score)
         whole = Answered(
             serving=serving,
             asked_at=asked_at,
             questions=questions,
             found=found,
             scores=scores,
-            features_ms=(between - began) * 1000,
-            model_ms=(ended - between) * 1000,
+            features_ms=features_ms,
+            model_ms=model_ms,
         )
         answered.append(whole)
         firsts = np.cumsum([0, *(len(one.rows) for one in taken)]).tolist()
         return [Part(of=whole, first=first, rows=len(one.rows)) for first, one in zip(firsts, taken, strict=False)]
 
+    def _scored(self, serving: Serving, found: Found) -> tuple[Scores, float]:
+        """What a version says to features, and in how many milliseconds."""
+        began = time.perf_counter()
+        scores = serving.loaded.scorer.score_arrays(found.arrays)
+        if not np.isfinite(scores).all():
+            raise Problem(500, "NotFinite", f"Version {serving.loaded.version} gave a score that is no number.", model=self.model.name)
+        return scores, (time.perf_counter() - began) * 1000
+
     def _deliver(self, outcomes: Sequence[tuple[_Waiting, Part | Exception | None]], rate: float) -> None:
-        """Runs on the loop: hands out the answers, and goes on."""
+        """Hands out the answers, and goes on."""
         for one, outcome in outcomes:
             if one.answer.done():
                 continue

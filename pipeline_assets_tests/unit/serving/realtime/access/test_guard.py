@@ -328,6 +328,24 @@ def test_an_audit_file_is_for_its_user_and_is_opened_anew_where_it_was_moved(tmp
     assert (tmp_path / "replaced.jsonl").read_text() == ""
 
 
+def test_lines_that_cannot_be_written_are_counted_and_said(tmp_path: Path, path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A folder stands where the file was."""
+    file = tmp_path / "serve.jsonl"
+    key = add_key(path, "a job", Role.READ)
+    app = guarded(Keyring(path))
+    with kept_audit_log():
+        log_audit(file)
+        file.unlink()
+        file.mkdir()
+        answers = [ask(app, "GET", "/v1/models", headers=bearer(key)).status_code for _ in range(2)]
+        end_audit()
+
+    said = [one.getMessage() for one in caplog.records if "ALARM" in one.getMessage()]
+    assert set(answers) == {200}
+    assert len(said) == 1
+    assert "lines of the audit log are lost: [Errno 21] Is a directory" in said[0]
+
+
 def test_the_policy_of_a_route_is_found_as_the_router_finds_it(path: Path) -> None:
     """With routes that overlap the first one that fits counts; one of another method only where no other fits."""
     listed = [

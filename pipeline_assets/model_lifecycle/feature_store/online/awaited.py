@@ -1,0 +1,84 @@
+"""Reads of one model on an event loop: over one connection, one after the other, and no thread waits for Postgres.
+
+Threads that hand a question on to each other wait for the interpreter each time, which costs more than all else where one process answers
+thousands of questions a second.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+import pyarrow as pa
+from psycopg import OperationalError, errors
+
+from pipeline_assets.core.dsn import limited, with_time_zone
+from pipeline_assets.core.settings import ONLINE_DSN, OnlineSettings
+from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed, feeds_of_model
+from pipeline_assets.model_lifecycle.feature_store.online.read import Reader, Served
+from pipeline_assets.model_lifecycle.feature_store.online.stored import Stored
+from pipeline_assets.spec.models import Model
+
+# How long connecting may take, and a question on the server that nobody waits for any more.
+SECONDS = 5
+
+
+class AwaitedReader:
+    """Reads the features of a model. Of one event loop; a question is asked once the one before is answered."""
+
+    def __init__(self, settings: OnlineSettings, feeds: Sequence[Feed], model: Model) -> None:
+        self._dsn = limited(with_time_zone(ONLINE_DSN, settings.online_dsn), SECONDS)
+        self._model, self._feeds = model, feeds_of_model(tuple(feeds), model)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"connect-{model.name}")
+        self._opening: asyncio.Future[Stored] | None = None
+        self._known: Reader | None = None
+
+    async def read(self, questions: pa.Table) -> Served:
+        """What the model's reader gives for checked questions.
+
+        Raises NotOnline and BehindState as it does, psycopg.Error where the store cannot be reached or answers by an error. Where it is
+        cancelled, the next question gets a connection of its own.
+        """
+        try:
+            return await self._read(questions)
+        except errors.UndefinedTable:
+            # A feed was built anew meanwhile, which removes the tables that it had.
+            self._known = None
+        except OperationalError:
+            # The database was started anew, or has ended this connection.
+            pass
+        return await self._read(questions)
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._discard()
+
+    async def _read(self, questions: pa.Table) -> Served:
+        stored = await self._stored()
+        if self._known is None:
+            self._known = Reader(stored, self._model.views, self._model.request_features)
+        try:
+            return await self._known.awaited(questions, stored.awaited)
+        except (psycopg.Error, asyncio.CancelledError):
+            self._discard()
+            raise
+
+    async def _stored(self) -> Stored:
+        """The states on a connection, which is opened by a thread; whoever is cancelled leaves it to the next one."""
+        if self._opening is None or (self._opening.done() and (self._opening.cancelled() or self._opening.exception() is not None)):
+            self._opening = asyncio.get_running_loop().run_in_executor(self._thread, self._open)
+        return await asyncio.shield(self._opening)
+
+    def _open(self) -> Stored:
+        connection = psycopg.connect(self._dsn, autocommit=True)
+        try:
+            return Stored(connection, self._feeds)
+        except BaseException:
+            connection.close()
+            raise
+
+    def _discard(self) -> None:
+        opened, self._opening = self._opening, None
+        if opened is not None and opened.done() and not opened.cancelled() and opened.exception() is None:
+            opened.result().connection.close()
