@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -85,11 +86,11 @@ def put_package(settings: ObjectStoreSettings, model: Model, version: int, seed:
     write_package(settings, model.name, version, files(model, seed))
 
 
-def service_of(settings: Settings, folder: Path, *models: Model, features_ms: int = 2_000, workers: int = 1) -> Service:
-    """A service of models of departures; reads may take long, as machines of tests are busy. `workers` are there in all, as it knows."""
+def service_of(settings: Settings, folder: Path, *models: Model, features_ms: int = 2_000, **serve: Any) -> Service:
+    """A service of models of departures; reads may take long, as machines of tests are busy. `serve`: other settings of it."""
     own = PredictionSettings.model_construct(**{name: getattr(settings, name) for name in PredictionSettings.model_fields})
-    serve = ServeSettings(serve_features_ms=features_ms, serve_workers=workers)
-    return Service(settings=own, project=project_of(*models), feeds=[FEED], serve=serve, folder=folder)
+    own_serve = ServeSettings(serve_features_ms=features_ms, **serve)
+    return Service(settings=own, project=project_of(*models), feeds=[FEED], serve=own_serve, folder=folder)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ BROKERS = "host:port, several separated by commas"
 A_PORT = f"a port from 0 to {LARGEST_PORT} (0 picks a free one)"
 A_MODULE = "the dotted name of a Python package, such as shop.use_cases"
 SECONDS = "a number of seconds, 0 or more"
+A_SHARE = "a share from 0 to 1"
 
 
 def _text(form: Callable[[str], str | None], expected: str) -> AfterValidator:
@@ -146,6 +147,7 @@ Brokers = Annotated[str, _text(_brokers, BROKERS)]
 ModuleName = Annotated[str, _text(_module, A_MODULE)]
 Port = Annotated[int, _number(int, LARGEST_PORT, A_PORT)]
 Seconds = Annotated[float, _number(float, 1e9, SECONDS)]
+Share = Annotated[float, _number(float, 1.0, A_SHARE)]
 
 
 class RestService(BaseModel):

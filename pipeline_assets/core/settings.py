@@ -32,6 +32,7 @@ from pipeline_assets.core.setting_values import (
     SchemaRegistry,
     Seconds,
     ServerUrl,
+    Share,
 )
 
 PREFIX = "PIPELINE_"
@@ -214,7 +215,8 @@ class WorkerSettings(EnvironmentSettings):
 class ServeSettings(EnvironmentSettings):
     """The settings of the prediction service itself: where it listens, how many processes answer, and its certificate for TLS.
 
-    features_ms: how long an answer waits for the online store before it does without.
+    features_ms: how long an answer waits for the online store before it does without. otlp_url: where spans are sent (None: nowhere);
+    otlp_share: of requests whose callers do not say whether theirs are recorded, how many are.
     """
 
     serve_host: str = "127.0.0.1"
@@ -223,6 +225,8 @@ class ServeSettings(EnvironmentSettings):
     serve_certificate: Path | None = None
     serve_certificate_key: Path | None = None
     serve_features_ms: int = 150
+    serve_otlp_url: HttpUrl | None = None
+    serve_otlp_share: Share = 1.0
 
 
 class StackSettings(EnvironmentSettings):

@@ -23,11 +23,10 @@ import msgspec
 from starlette.types import Scope
 
 from pipeline_assets.serving.realtime.access.callers import Caller
+from pipeline_assets.serving.realtime.access.traces import Trace
 
 AUDIT = "pipeline.audit"
 LOG, OWN = logging.getLogger(AUDIT), logging.getLogger(__name__)
-TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
-NO_TRACE = "0" * 32
 # Shorter than a key, and without the dots of a token.
 MODEL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 HIDDEN = "(hidden)"
@@ -45,7 +44,7 @@ class Asked:
     route: str | None
     params: Mapping[str, object]
     address: str
-    trace_id: str
+    trace: Trace
     began_at: datetime
 
 
@@ -64,19 +63,12 @@ def write_audit(asked: Asked, caller: Caller | None, status: int, reason: str | 
         "model": shown_name(model),
         "status": status,
         "address": asked.address,
-        "trace_id": asked.trace_id,
+        "trace_id": asked.trace.trace_id,
     }
     if reason is not None:
         line["reason"] = reason
     # As `LOG.info` does, but that it would walk the stack for the place of this call, which is a third of the cost.
     LOG.handle(logging.LogRecord(AUDIT, logging.INFO, __file__, 0, ENCODER.encode(line).decode(), None, None))
-
-
-def trace_of(headers: Mapping[bytes, bytes]) -> str:
-    """The trace that a request belongs to by its `traceparent` (W3C), a new one where it names none."""
-    found = TRACEPARENT.fullmatch(headers.get(b"traceparent", b""))
-    trace_id = found[1].decode() if found is not None else NO_TRACE
-    return trace_id if trace_id != NO_TRACE else f"{CHANCE.getrandbits(128):032x}"
 
 
 def address_of(scope: Scope) -> str:

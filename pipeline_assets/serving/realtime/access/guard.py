@@ -12,13 +12,14 @@ from typing import Final
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pipeline_assets.serving.realtime.access.audit import Asked, address_of, now, trace_of, write_audit
+from pipeline_assets.serving.realtime.access.audit import Asked, address_of, now, write_audit
 from pipeline_assets.serving.realtime.access.buckets import Buckets, Failures, rate_of
 from pipeline_assets.serving.realtime.access.callers import Caller, Role
 from pipeline_assets.serving.realtime.access.credentials import Credentials
 from pipeline_assets.serving.realtime.access.headers import with_headers
 from pipeline_assets.serving.realtime.access.problems import Refusal, forbidden, send_refusal, too_many
 from pipeline_assets.serving.realtime.access.sessions import Headers, headers_of
+from pipeline_assets.serving.realtime.access.traces import trace_of
 
 
 class _Public:
@@ -39,7 +40,7 @@ CLOSED_BY_POLICY = 1008
 class Guard:
     """The middleware. `policy` has the role of each route by its name; `routes` are those of the app behind it.
 
-    It puts into the scope's state `caller` (not for public routes) and `trace_id`; and `asked` and `failures`, for the page that logs in.
+    It puts into the scope's state `caller` (not for public routes) and `trace`; and `asked` and `failures`, for the page that logs in.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class Guard:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = headers_of(scope)
         asked = self._asked(scope, headers)
-        scope["state"] = {**scope.get("state", {}), "trace_id": asked.trace_id, "asked": asked, "failures": self._failures}
+        scope["state"] = {**scope.get("state", {}), "trace": asked.trace, "asked": asked, "failures": self._failures}
         if asked.route is not None and self._policy.get(asked.route) is PUBLIC:
             await self._app(scope, receive, send)
             return
@@ -79,8 +80,8 @@ class Guard:
 
     def _asked(self, scope: Scope, headers: Headers) -> Asked:
         route, params = self._matched(scope)
-        address, trace_id = address_of(scope), trace_of(headers)
-        return Asked(method=scope["method"], route=route, params=params, address=address, trace_id=trace_id, began_at=now())
+        address, trace = address_of(scope), trace_of(headers)
+        return Asked(method=scope["method"], route=route, params=params, address=address, trace=trace, began_at=now())
 
     def _matched(self, scope: Scope) -> Matched:
         """As `matched`; what was found is kept, as callers ask few paths again and again."""

@@ -18,7 +18,7 @@ the record's time in the topic, they are two versions of one key.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from http import HTTPStatus
 from typing import Any
@@ -38,8 +38,10 @@ from pipeline_assets.serving.realtime.log.acked import Acked, AckedProducer, Out
 from pipeline_assets.serving.realtime.log.bodies import Row, rows_of
 from pipeline_assets.serving.realtime.log.checks import Checker, Fault, Incoming
 from pipeline_assets.serving.realtime.log.repeats import Outcome, Remembered, Repeats
+from pipeline_assets.serving.realtime.log.sender import TRACEPARENT
 from pipeline_assets.serving.realtime.service.bodies import idempotency_key, read_body
 from pipeline_assets.serving.realtime.service.problems import Problem
+from pipeline_assets.serving.realtime.service.spans import passed_on
 from pipeline_assets.spec.sources import CloudEvent, EventStream, JsonObject
 
 
@@ -74,12 +76,12 @@ class Door:
         if name not in self._checkers:
             raise UnknownName("stream that takes events over HTTP", name, sorted(self._checkers))
         checker, caller = self._checkers[name], request.scope.get("state", {}).get("caller")
-        body = await read_body(request, _kind_of(request))
+        body, header = await read_body(request, _kind_of(request)), passed_on(request.scope)
         rows = rows_of(checker.stream.format, request.headers, body)
         _check_limit(caller, len(rows))
         known = self._known(request, caller, name, body, len(rows))
         # Also where the caller goes away: it will ask again.
-        task = asyncio.create_task(self._complete(checker, rows, known))
+        task = asyncio.create_task(self._complete(checker, rows, known, {} if header is None else {TRACEPARENT: header}))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         await asyncio.shield(task)
@@ -98,8 +100,8 @@ class Door:
         known.is_running = True
         return known
 
-    async def _complete(self, checker: Checker, rows: Sequence[Row], known: Remembered) -> None:
-        """Checks and sends the rows that have no outcome that stays."""
+    async def _complete(self, checker: Checker, rows: Sequence[Row], known: Remembered, passed: Mapping[str, bytes]) -> None:
+        """Checks and sends the rows that have no outcome that stays, with the headers that are passed on."""
         try:
             left = [place for place, one in enumerate(known.outcomes) if one is None or _may_change(one)]
             incoming = {place: row for place in left if isinstance(row := rows[place], Incoming)}
@@ -110,7 +112,7 @@ class Door:
                 if isinstance(key, Fault):
                     known.outcomes[place] = key
                 else:
-                    sent[place] = Outgoing(topic=checker.stream.topic, key=key, value=row.value, headers=row.headers)
+                    sent[place] = Outgoing(topic=checker.stream.topic, key=key, value=row.value, headers={**passed, **row.headers})
             for place, outcome in zip(sent, await self._producer.send(list(sent.values())), strict=True):
                 known.outcomes[place] = outcome
         finally:

@@ -45,6 +45,7 @@ class Logged:
     timings_ms: Mapping[str, float]
     request_id: str | None = None
     trace_id: str | None = None
+    traceparent: bytes | None = None
 
     @property
     def key(self) -> bytes:

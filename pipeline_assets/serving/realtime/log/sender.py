@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 # The producer's own time.
 NOW = 0
+TRACEPARENT = "traceparent"
 MOST_RECORDS, MOST_BYTES = 2_000, 16 << 20
 RESTART_SECONDS = 1.0
 CONFIG = {
@@ -96,7 +97,12 @@ class Sender:
 
         try:
             producer.produce(
-                self._topic, record.value, record.key, on_delivery=partial(self._answered, producer, number), timestamp=record.at_ms
+                self._topic,
+                record.value,
+                record.key,
+                on_delivery=partial(self._answered, producer, number),
+                timestamp=record.at_ms,
+                headers={TRACEPARENT: record.trace} if record.trace else None,
             )
         except KafkaException as error:
             self._fail(self._alone, number, error.args[0])

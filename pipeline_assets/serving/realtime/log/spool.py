@@ -1,8 +1,8 @@
 """Records on disk that Kafka has not acknowledged, in files that are written once and read to their last whole record.
 
-A file is a sequence of records: time, lengths of key and value, a checksum of all that and what follows, key, value. A record that a killed
-process wrote by half ends the file. What was written is in the hands of the kernel and outlives the process; `sync` makes it outlive the
-machine.
+A file is a sequence of records: time, lengths of key, trace and value, a checksum of all that and what follows, key, trace, value. A record
+that a killed process wrote by half ends the file. What was written is in the hands of the kernel and outlives the process; `sync` makes it
+outlive the machine.
 """
 
 import os
@@ -17,21 +17,25 @@ from typing import NamedTuple
 SUFFIX = ".spool"
 PRIVATE = 0o600
 READ_BYTES = 1 << 20
-_ABOUT, _CHECKSUM = struct.Struct("<qHI"), struct.Struct("<I")
+_ABOUT, _CHECKSUM = struct.Struct("<qHHI"), struct.Struct("<I")
 _HEAD = _ABOUT.size + _CHECKSUM.size
 
 
 class Record(NamedTuple):
-    """A record for Kafka; its key has less than 64 KiB, its value less than 4 GiB, its time is in milliseconds of Unix' time."""
+    """A record for Kafka; its key has less than 64 KiB, its value less than 4 GiB, its time is in milliseconds of Unix' time.
+
+    trace: its header `traceparent`; empty where it has none.
+    """
 
     key: bytes
     value: bytes
     at_ms: int
+    trace: bytes = b""
 
     @property
     def size(self) -> int:
         """The bytes that it takes on disk."""
-        return _HEAD + len(self.key) + len(self.value)
+        return _HEAD + len(self.key) + len(self.trace) + len(self.value)
 
 
 class SpoolFullError(OSError):
@@ -208,19 +212,20 @@ def _records(data: bytes) -> Iterator[Record]:
     """The whole records at the beginning of some bytes."""
     start = 0
     while start + _HEAD <= len(data):
-        at_ms, key, value = _ABOUT.unpack_from(data, start)
+        at_ms, key, trace, value = _ABOUT.unpack_from(data, start)
         (checksum,) = _CHECKSUM.unpack_from(data, start + _ABOUT.size)
-        body = data[start + _HEAD : start + _HEAD + key + value]
-        if len(body) < key + value or zlib.crc32(body, zlib.crc32(data[start : start + _ABOUT.size])) != checksum:
+        size = key + trace + value
+        body = data[start + _HEAD : start + _HEAD + size]
+        if len(body) < size or zlib.crc32(body, zlib.crc32(data[start : start + _ABOUT.size])) != checksum:
             return
-        yield Record(body[:key], body[key:], at_ms)
-        start += _HEAD + key + value
+        yield Record(body[:key], body[key + trace :], at_ms, body[key : key + trace])
+        start += _HEAD + size
 
 
 def _encoded(record: Record) -> bytes:
-    about = _ABOUT.pack(record.at_ms, len(record.key), len(record.value))
-    checksum = zlib.crc32(record.value, zlib.crc32(record.key, zlib.crc32(about)))
-    return b"".join((about, _CHECKSUM.pack(checksum), record.key, record.value))
+    about = _ABOUT.pack(record.at_ms, len(record.key), len(record.trace), len(record.value))
+    body = b"".join((record.key, record.trace, record.value))
+    return b"".join((about, _CHECKSUM.pack(zlib.crc32(body, zlib.crc32(about))), body))
 
 
 def _write(file: int, data: bytes, at: int) -> None:

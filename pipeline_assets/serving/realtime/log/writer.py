@@ -175,7 +175,7 @@ class PredictionLog:
 
     def _hold(self, one: Logged, now_ms: int) -> None:
         try:
-            record = Record(one.key, one.to_json(), now_ms)
+            record = Record(one.key, one.to_json(), now_ms, one.traceparent or b"")
         except (TypeError, ValueError) as error:
             self._lose(1, NOT_WRITTEN)
             LOG.error("The prediction %r of %s cannot be logged: %s", one.prediction_id, one.model, error)  # noqa: TRY400

@@ -48,6 +48,7 @@ from pipeline_assets.serving.realtime.service.openapi import document
 from pipeline_assets.serving.realtime.service.predictor import Part, Predictor
 from pipeline_assets.serving.realtime.service.problems import problem_of
 from pipeline_assets.serving.realtime.service.schema import RequestSchema
+from pipeline_assets.serving.realtime.service.spans import SPAN, Spans, Traced
 from pipeline_assets.serving.realtime.service.status import Recent, explain_recent, status_of
 from pipeline_assets.serving.realtime.service.workers import Workers, text_of
 from pipeline_assets.spec.models import Model
@@ -93,6 +94,7 @@ class Service:
         )
         self.readers, self._awaited = Readers(self.settings, self.feeds), list[AwaitedReader]()
         self.producer = AckedProducer(self.settings)
+        self.spans = None if self.serve.serve_otlp_url is None else Spans(self.serve.serve_otlp_url, self.serve.serve_otlp_share)
         self.log = PredictionLog(self.settings, self.folder / "spool", prediction_log.topic)
         places = self.folder / "workers" / str(self.serve.serve_port)
         self.workers = Workers(places, partial(reported.report_of, self), are_several=self.serve.serve_workers > 1)
@@ -112,10 +114,12 @@ class Service:
         """Whether every model that has a live version serves one; and the ledger has been asked, or answered for from here."""
         return self.live.has_looked and not self.live.problems.keys() - self.live.serving.keys()
 
-    def answered(self, part: Part, ids: Sequence[str], trace: str) -> None:
+    def answered(self, request: Request, part: Part, ids: Sequence[str]) -> None:
         """Has the log, and the page, take what a request was answered."""
+        trace, span = request.scope["state"]["trace"], request.scope["state"].get(SPAN)
+        passed = trace.header if span is None or self.spans is None else self.spans.predicted(span, part)
         self.recent.answered(part, ids)
-        self.log.put_made(part.rows, partial(logged, part, ids, trace))
+        self.log.put_made(part.rows, partial(logged, part, ids, trace.trace_id, passed))
 
     def close(self) -> None:
         """Ends threads and connections."""
@@ -123,6 +127,8 @@ class Service:
         self.live.stop()
         self.log.close(CLOSING_SECONDS)
         self.producer.close()
+        if self.spans is not None:
+            self.spans.close()
         for one in self.predictors.values():
             one.close()
         for reader in self._awaited:
@@ -164,7 +170,7 @@ def build_app(service: Service, access: Access) -> ASGIApp:
     handlers = dict.fromkeys((PipelineError, psycopg.Error, HTTPException, Exception), _problem)
     page = page_routes(partial(status_of, service, access), partial(explain_recent, service), keys=access.keys, sessions=access.sessions)
     app = Starlette(routes=[*routes_of(service), *page], lifespan=lifespan, exception_handlers=handlers)
-    return access.guard(app, app.routes, POLICY)
+    return access.guard(app if service.spans is None else Traced(app, service.spans), app.routes, POLICY)
 
 
 def routes_of(service: Service) -> list[BaseRoute]:

@@ -14,8 +14,11 @@ PREDICTED = "predicted"
 NOTHING_ASKED: Mapping[str, Any] = {}
 
 
-def logged(part: Part, ids: Sequence[str], trace: str) -> Iterator[Logged]:
-    """A record for each row of a request, one after the other: thousands at once would have the garbage collector look at them all."""
+def logged(part: Part, ids: Sequence[str], trace: str, passed_on: bytes | None) -> Iterator[Logged]:
+    """A record for each row of a request, one after the other: thousands at once would have the garbage collector look at them all.
+
+    passed_on: the `traceparent` of the request.
+    """
     of, model, loaded = part.of, part.of.serving.loaded.model, part.of.serving.loaded
     keys, scores, statuses = set(entity_keys(model)), plain_scores(model, part), part.statuses
     positions, timings = list(of.found.positions.values()), {"features": of.features_ms, "model": of.model_ms}
@@ -43,6 +46,7 @@ def logged(part: Part, ids: Sequence[str], trace: str) -> Iterator[Logged]:
             timings_ms=timings,
             request_id=ids[0],
             trace_id=trace,
+            traceparent=passed_on,
         )
 
 

@@ -36,7 +36,7 @@ def routes(service: "Service") -> list[Route]:
         except Exception as error:
             service.metrics.failed(predictor.model.name, error)
             raise
-        service.answered(part, ids, request.scope["state"]["trace_id"])
+        service.answered(request, part, ids)
         answer = Response(ENCODER.encode({"predictions": predictions(part, ids)}), media_type="application/json")
         total_ms = (time.perf_counter() - began) * 1000
         service.metrics.took(predictor.model.name, total_ms / 1000)

@@ -111,7 +111,7 @@ def routes(service: "Service") -> list[Route]:
             service.metrics.failed(name, error)
             raise
         service.metrics.answered(part.of)
-        service.answered(part, row_ids(number, part.rows), request.scope["state"]["trace_id"])
+        service.answered(request, part, row_ids(number, part.rows))
         service.metrics.took(name, time.perf_counter() - began)
         return _answer(asked, part, number)
 

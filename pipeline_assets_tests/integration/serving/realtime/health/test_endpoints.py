@@ -18,6 +18,7 @@ from pipeline_assets.serving.realtime.health.sensors import endpoint_health
 from pipeline_assets_tests.served_models import INSTANCE, MODEL, ROWS, client_of, keep_departures, promote, put_package, service_of
 from pipeline_assets_tests.stream_records import until
 
+NOWHERE = "127.0.0.1:9"
 ASSET = key(names.endpoint(MODEL.name))
 KNOWN = {**INSTANCE, "decision_at": ROWS[-1]["recorded_at"].isoformat()}
 
@@ -65,7 +66,7 @@ def look(platform: Platform, cursor: str | None) -> dg.SensorResult:
 
 def test_what_the_service_does_is_recorded_until_it_is_down(platform: Platform, store: Settings, tmp_path: Path) -> None:
     """Ten predictions without Kafka: traffic, latency and freshness are on the asset, one check fails; its end is recorded at once."""
-    service = service_of(store, tmp_path, MODEL)
+    service = service_of(store.model_copy(update={"kafka_bootstrap": NOWHERE}), tmp_path, MODEL)
     with client_of(service, tmp_path, Role.PREDICT, Role.READ) as client:
         point_at(platform, str(client.base_url), key_of(client))
         for _ in range(10):
@@ -110,7 +111,7 @@ def test_without_a_service_the_sensor_is_quiet(platform: Platform) -> None:
 
 def test_each_process_answers_for_both(store: Settings, tmp_path: Path) -> None:
     """Three predictions of one and two of the other: metrics of either have both by their label, the overview of either has five."""
-    first, second = (service_of(store, tmp_path, MODEL, workers=2) for _ in range(2))
+    first, second = (service_of(store, tmp_path, MODEL, serve_workers=2) for _ in range(2))
     roles = (Role.PREDICT, Role.READ)
     with client_of(first, tmp_path, *roles) as one_client, client_of(second, tmp_path, *roles) as other_client:
         clients = (one_client, other_client)
