@@ -1,6 +1,6 @@
 """Endpoints in the asset graph: each model as the prediction service answers with it, and the checks of it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -54,13 +54,13 @@ def is_served(models: Sequence[Model]) -> dg.AssetChecksDefinition:
 
     @dg.multi_asset_check(name="endpoint_checks", specs=specs(models), can_subset=True)
     def checked(context: dg.AssetCheckExecutionContext, platform: Platform) -> Iterator[dg.AssetCheckResult]:
-        from pipeline_assets.serving.realtime.health.judge import judged
+        from pipeline_assets.serving.realtime.health.judge import judged, numbers
 
         with dagster_errors():
             seen = looked_at(platform)
         chosen, now = context.selected_asset_check_keys, datetime.now(UTC)
         for model in models:
-            asset = key(names.endpoint(model.name))
+            asset, found = key(names.endpoint(model.name)), numbers(model, seen)
             for verdict in judged(model, seen, now):
                 if dg.AssetCheckKey(asset, verdict.rule.name) in chosen:
                     yield dg.AssetCheckResult(
@@ -68,7 +68,7 @@ def is_served(models: Sequence[Model]) -> dg.AssetChecksDefinition:
                         check_name=verdict.rule.name,
                         passed=verdict.finding is None,
                         severity=severity(verdict),
-                        metadata=shown(verdict),
+                        metadata=shown(verdict, found),
                     )
 
     return checked
@@ -87,6 +87,7 @@ def severity(verdict: "Verdict") -> dg.AssetCheckSeverity:
     return dg.AssetCheckSeverity.ERROR if verdict.rule.is_error else dg.AssetCheckSeverity.WARN
 
 
-def shown(verdict: "Verdict") -> Metadata:
-    """What is wrong, and what to do."""
-    return {} if verdict.finding is None else {"problem": verdict.finding[0], "what to do": verdict.finding[1]}
+def shown(verdict: "Verdict", found: Mapping[str, int | float | str]) -> Metadata:
+    """The numbers of a check; what is wrong, and what to do."""
+    own = {name: found[name] for name in verdict.rule.shows if name in found}
+    return own if verdict.finding is None else {**own, "problem": verdict.finding[0], "what to do": verdict.finding[1]}

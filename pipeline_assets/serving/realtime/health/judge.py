@@ -20,7 +20,7 @@ SWITCH = timedelta(seconds=30)
 STALE_REPORT_SECONDS = 10.0
 # Of what was asked in the last minutes, this share may fail, or be answered from features that are older than promised.
 MOST = 0.01
-STALE, ONLINE_TIER = "stale", "online"
+STALE, STAND_INS = "stale", ("last_good", "default")
 LOGS = "`pipeline logs predictions` has the reason."
 STORE = "See whether the database of PIPELINE_ONLINE_DSN answers, and within PIPELINE_SERVE_FEATURES_MS."
 WORKER = "See `pipeline features online status` and `pipeline logs online-worker`."
@@ -31,10 +31,11 @@ Finding = tuple[str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """A check of each model: what it promises, and whether what it finds is an error rather than a warning."""
+    """A check of each model: what it promises, which numbers it shows, and whether what it finds is an error rather than a warning."""
 
     name: str
     promises: str
+    shows: tuple[str, ...]
     is_error: bool
     # What is wrong, and what to do; None where nothing is.
     judge: "Callable[[Model, Overview, Look, datetime], Finding | None]"
@@ -158,7 +159,8 @@ def _logged(_: Model, found: "Overview", __: Look, ___: datetime) -> Finding | N
 
 
 def _stood_in(one: "ModelOverview") -> int:
-    return sum(count for tier, count in one.tiers.items() if tier != ONLINE_TIER)
+    """Predictions of features that the store did not give, and should have: callers may bring their own."""
+    return sum(one.tiers.get(tier, 0) for tier in STAND_INS)
 
 
 def _stale(one: "ModelOverview") -> tuple[int, int]:
@@ -171,25 +173,42 @@ def _share(some: int, total: int) -> float:
 
 
 RULES = (
-    Rule(name=IS_UP, promises="The service answers, and every process of it is ready.", is_error=True, judge=_up),
-    Rule(name=SERVES_LIVE, promises="Every process answers with the version that is live in the ledger.", is_error=True, judge=_version),
+    Rule(
+        name=IS_UP, promises="The service answers, and every process of it is ready.", shows=("is_up", "workers"), is_error=True, judge=_up
+    ),
+    Rule(
+        name=SERVES_LIVE,
+        promises="Every process answers with the version that is live in the ledger.",
+        shows=("live_version",),
+        is_error=True,
+        judge=_version,
+    ),
     Rule(
         name=ERRORS,
         promises="At most 1 % of requests of the last five minutes failed by a fault of the service.",
+        shows=("error_share", "requests_per_second"),
         is_error=True,
         judge=_errors,
     ),
     Rule(
         name=LATENCY,
         promises="99 % of requests of the last five minutes took no longer than features may take, and a score by the gate.",
+        shows=("p50_ms", "p99_ms"),
         is_error=False,
         judge=_latency,
     ),
     Rule(
         name=FEATURES,
         promises="99 % of predictions of the last five minutes had features from the online store, as fresh as their views promise.",
+        shows=("fallback_share", "stale_share"),
         is_error=False,
         judge=_features,
     ),
-    Rule(name=LOGGED, promises="No prediction was lost for the log, and Kafka takes what is logged.", is_error=True, judge=_logged),
+    Rule(
+        name=LOGGED,
+        promises="No prediction was lost for the log, and Kafka takes what is logged.",
+        shows=("log_waiting", "log_lost"),
+        is_error=True,
+        judge=_logged,
+    ),
 )

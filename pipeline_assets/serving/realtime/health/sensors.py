@@ -54,11 +54,11 @@ def endpoint_health(models: Sequence[Model]) -> dg.SensorDefinition:
 def _events(model: Model, seen: "Look", verdicts: Sequence["Verdict"]) -> list[dg.AssetObservation | dg.AssetCheckEvaluation]:
     from pipeline_assets.serving.realtime.health.judge import numbers
 
-    asset = key(names.endpoint(model.name))
+    asset, found = key(names.endpoint(model.name)), numbers(model, seen)
     checks = [
         dg.AssetCheckEvaluation(
-            asset_key=asset, check_name=one.rule.name, passed=one.finding is None, severity=severity(one), metadata=shown(one)
+            asset_key=asset, check_name=one.rule.name, passed=one.finding is None, severity=severity(one), metadata=shown(one, found)
         )
         for one in verdicts
     ]
-    return [dg.AssetObservation(asset, metadata=numbers(model, seen)), *checks]
+    return [dg.AssetObservation(asset, metadata=found), *checks]

@@ -29,7 +29,8 @@ def well() -> Look:
     """A service of two processes whose promises are kept: 1,000 requests in five minutes, version 3 live for an hour."""
     model = ModelOverview(
         versions=[3], since="2026-01-01T11:00:00+00:00", requests=5_000, answered=980, errors=0, refused=10, shed=10,
-        p50_ms=2.0, p95_ms=4.0, p99_ms=9.0, tiers={"online": 980}, statuses={VIEW: {"fresh": 975, "unknown": 5}}, traffic=[1.0] * 60,
+        p50_ms=2.0, p95_ms=4.0, p99_ms=9.0, tiers={"online": 900, "caller": 80}, statuses={VIEW: {"fresh": 975, "unknown": 5}},
+        traffic=[1.0] * 60,
     )  # fmt: skip
     log = LogOverview(delivered=4_000, waiting=1, spooled=0, lost={}, away_since=None)
     found = Overview(
@@ -72,7 +73,7 @@ def _slow(look: Look) -> None:
 
 
 def _store_lost(look: Look) -> None:
-    of(look).models[MODEL.name].tiers = {"online": 900, "last_good": 60, "default": 20}
+    of(look).models[MODEL.name].tiers = {"online": 820, "caller": 80, "last_good": 60, "default": 20}
 
 
 def _stale(look: Look) -> None:
