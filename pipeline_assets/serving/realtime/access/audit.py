@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
-from random import Random, SystemRandom
 from threading import Event, Thread
 from time import monotonic
 from typing import Any
@@ -32,8 +31,6 @@ MODEL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 HIDDEN = "(hidden)"
 ENCODER = msgspec.json.Encoder()
 PAUSE_SECONDS, REPORT_SECONDS, MOST_LINES = 0.05, 10.0, 50_000
-# Of the ids of traces, which are no secrets: a seed of the system, without a call of it for each.
-CHANCE = Random(SystemRandom().getrandbits(256))  # noqa: S311
 
 
 @dataclass(frozen=True, kw_only=True)

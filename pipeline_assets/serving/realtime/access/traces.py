@@ -3,13 +3,15 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from secrets import token_hex
+from random import Random, SystemRandom
 
 # Later versions may have more after the flags; "ff" is none.
 TRACEPARENT = re.compile(rb"(?!ff)([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 FIRST_VERSION = b"00"
 NO_TRACE, NO_SPAN = b"0" * 32, b"0" * 16
 SAMPLED = 1
+# Of the ids of traces, which are no secrets: a seed of the system, without a call of it for each.
+CHANCE = Random(SystemRandom().getrandbits(256))  # noqa: S311
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +32,7 @@ def trace_of(headers: Mapping[bytes, bytes]) -> Trace:
     header = headers.get(b"traceparent", b"").strip()
     found = TRACEPARENT.fullmatch(header)
     if found is None or found[2] == NO_TRACE or found[3] == NO_SPAN or (found[1] == FIRST_VERSION and found[5] is not None):
-        return Trace(trace_id=token_hex(16))
+        return Trace(trace_id=f"{CHANCE.getrandbits(128):032x}")
     known = b"-".join((FIRST_VERSION, found[2], found[3], found[4]))
     return Trace(trace_id=found[2].decode(), parent_id=found[3].decode(), is_sampled=bool(int(found[4], 16) & SAMPLED), header=known)
 
