@@ -146,8 +146,9 @@ LIGHT = (
     "pipeline_assets.serving.realtime.client",
     "pipeline_assets.serving.realtime.log.events",
     "pipeline_assets.serving.realtime.log.feedback",
+    "pipeline_assets.serving.realtime.service.app",
 )
-HEAVY = ("dagster", "mlflow", "pandas", "dbt", "evidently", "sklearn", "matplotlib")
+HEAVY = ("dagster", "mlflow", "pandas", "dbt", "evidently", "sklearn", "matplotlib", "opentelemetry")
 
 
 @pytest.mark.parametrize("module", LIGHT)
