@@ -73,8 +73,8 @@ class Breaker:
         return True
 
     def failed(self, why: str) -> None:
-        """A read has failed."""
-        self.failures += 1
+        """A read has failed, which it may have taken as long as the store is left alone."""
+        self.failures, self._tried_at = self.failures + 1, self.clock()
         if self.failures == FAILURES:
             LOG.warning("the online store is left alone, after %d failures in a row: %s", FAILURES, why)
 
