@@ -4,7 +4,8 @@
 
 On a stack of its own the online store has four weeks of events for the seven views of the reference model, and a model of its size is live.
 One worker of the service is asked over HTTP by a process of its own: as fast as it answers, at half of that, at ten times that, and with a
-hundred rows a request. Then MLflow's server, which reads no features, gets the vectors themselves. Everything shares two cores.
+hundred rows a request; then two workers as fast as they answer. Then MLflow's server, which reads no features, gets the vectors themselves
+for the same booster. Everything shares two cores.
 """
 
 import json
@@ -125,25 +126,51 @@ def memory_mb(process: psutil.Process) -> list[float]:
     return [one.memory_info().rss / 1e6 for one in (process, *process.children(recursive=True))]
 
 
-def measure(folder: Path, settings: Settings) -> None:
-    """Prints the figures of the service."""
+def measure(folder: Path, settings: Settings) -> dict[str, Any]:
+    """Prints the figures of the service; gives those at its peak."""
     url = f"http://127.0.0.1:{PORT}"
     environment = {f"{PREFIX}HOME": str(settings.home), f"{PREFIX}SERVE_PORT": str(PORT), f"{PREFIX}USE_CASES": "nyc_flights"}
     program = str(Path(sys.executable).with_name("pipeline"))
     make = (program, "serve-keys", "create", "bench", "--role", "predict")
     key = subprocess.run(make, env=os.environ | environment, capture_output=True, text=True, check=True).stdout.strip()
     load = Caller(folder=folder, key=key).load
+    predict, ones, many = f"{url}/v1/models/{MODEL}:predict", bodies(1, BODIES), bodies(MANY, 100)
     with serving(folder, f"{url}/v2/health/ready", (program, "serve"), **environment) as (process, took):
         print(f"  ready after {took:.2f} s (3 wanted); memory {' + '.join(f'{one:.0f}' for one in memory_mb(process))} MB")
-        predict, ones, many = f"{url}/v1/models/{MODEL}:predict", bodies(1, BODIES), bodies(MANY, 100)
         load(predict, ones, seconds=3)
         peak = load(predict, ones)
         print(f"  peak: {peak}")
         rate = peak["answers_per_second"]
         print(f"  at half: {load(predict, ones, rate=rate / 2)} (p50 3 ms and p99 10 ms wanted)")
+        for asked in (100, 300):
+            print(f"  at {asked} a second: {load(predict, ones, rate=asked)}")
         print(f"  at ten times: {load(predict, ones, rate=rate * 10, connections=256)}")
         print(f"  {MANY} rows: {load(predict, many, rate=10)} (p99 20 ms wanted)")
         print(f"  memory {' + '.join(f'{one:.0f}' for one in memory_mb(process))} MB (300 a worker wanted)")
+    with serving(folder, f"{url}/v2/health/ready", (program, "serve"), **environment, **{f"{PREFIX}SERVE_WORKERS": "2"}):
+        load(predict, ones, seconds=3)
+        both = load(predict, ones, connections=2 * CONNECTIONS)
+        print(f"  two workers: {both['answers_per_second'] / rate:.2f} times as many answers (1.6 wanted): {both}")
+    return peak
+
+
+def measure_mlflow(folder: Path, scorer: Scorer, peak: dict[str, Any]) -> None:
+    """Prints the figures of MLflow's server with the same booster, which gets vectors, at the best of three numbers of connections."""
+    import mlflow
+
+    names = [one.name for one in scorer.contract.features]
+    mlflow.xgboost.save_model(scorer.booster, folder / "mlflow")
+    url, rows = f"http://127.0.0.1:{PORT}", np.random.default_rng(3).random((BODIES, len(names))).round(6)
+    asked = [{"dataframe_split": {"columns": names, "data": [row]}} for row in rows.tolist()]
+    serve = ("models", "serve", "-m", str(folder / "mlflow"), "-p", str(PORT), "-w", "1", "--env-manager", "local")
+    with serving(folder, f"{url}/ping", (str(Path(sys.executable).with_name("mlflow")), *serve)):
+        load = Caller(folder=folder, key="none").load
+        load(f"{url}/invocations", asked, seconds=3)
+        found = [load(f"{url}/invocations", asked, connections=connections) for connections in (8, 16, CONNECTIONS)]
+    best = max(found, key=lambda one: float(one["answers_per_second"]))
+    print(f"  MLflow's server: {best}")
+    ratio, slower = (peak["answers_per_second"] / best["answers_per_second"], best["answered"]["p99_ms"] / peak["answered"]["p99_ms"])
+    print(f"  {ratio:.1f} times as many answers as MLflow's server (6 wanted), whose p99 is {slower:.1f} times as long")
 
 
 def main() -> None:
@@ -155,17 +182,19 @@ def main() -> None:
             settings = stack.up(
                 folder / "stack", only=(POSTGRES, S3, KAFKA), with_history=False, stack=StackSettings(ports=stack.free_ports(), given={})
             )
-            prepare(settings, project, feeds)
-            measure(folder, settings)
+            scorer = prepare(settings, project, feeds)
+            peak = measure(folder, settings)
+            if "--no-peers" not in sys.argv:
+                measure_mlflow(folder, scorer, peak)
         finally:
             stack.down(folder / "stack", purge=True)
 
 
-def prepare(settings: Settings, project: Project, feeds: Sequence[Feed]) -> None:
+def prepare(settings: Settings, project: Project, feeds: Sequence[Feed]) -> Scorer:
     """Puts four weeks of events into the store, and makes a model live."""
     now = datetime.now(UTC)
     store_bench.fill(settings, feeds, now - store_bench.SPAN, now)
-    publish(settings, project.model(MODEL))
+    return publish(settings, project.model(MODEL))[1]
 
 
 if __name__ == "__main__":
