@@ -1,5 +1,6 @@
 """Departures of three days with corrections, and an online store that keeps them, for the tests of the online store."""
 
+from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -120,3 +121,12 @@ def put_typed(settings: Settings, rows: pa.Table, first_offset: int) -> None:
     with catalog(settings) as lake:
         table = typed_table(lake, contract)
         append_events(table, whole, Position(seen=Seen(partitions={0: ((0, first_offset + count),)})), run_id="test")
+
+
+def observed(declared: Feed, at: list[datetime], values: Mapping[str, float]) -> pa.Table:
+    """Observations of the weather."""
+    count = len(at)
+    numbers = [column for column in declared.columns if declared.kinds[column] == "number"]
+    columns = {name: pa.array([values.get(one.isoformat(), 0.1) for one in at], pa.float64()) for name in numbers}
+    times = {"observed_at": pa.array(at, INSTANT), "known_at": pa.array([one + timedelta(minutes=1) for one in at], INSTANT)}
+    return pa.table({"origin": ["EWR"] * count, **columns, **times, "superseded_at": pa.nulls(count, INSTANT)})

@@ -1,7 +1,7 @@
 """A small model of departures with an online store that keeps them, and versions of it that are live, for the tests of the service."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -16,6 +16,7 @@ from pipeline_assets.core.connections import online
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.settings import AccessSettings, ObjectStoreSettings, OnlineSettings, PredictionSettings, ServeSettings, Settings
 from pipeline_assets.model_lifecycle.feature_store.online import store
+from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed
 from pipeline_assets.model_lifecycle.feature_store.online.keep import keep_records
 from pipeline_assets.model_lifecycle.feature_store.online.session import open_session
 from pipeline_assets.model_lifecycle.registry import ledger
@@ -86,11 +87,13 @@ def put_package(settings: ObjectStoreSettings, model: Model, version: int, seed:
     write_package(settings, model.name, version, files(model, seed))
 
 
-def service_of(settings: Settings, folder: Path, *models: Model, features_ms: int = 2_000, **serve: Any) -> Service:
+def service_of(
+    settings: Settings, folder: Path, *models: Model, features_ms: int = 2_000, feeds: Sequence[Feed] = (FEED,), **serve: Any
+) -> Service:
     """A service of models of departures; reads may take long, as machines of tests are busy. `serve`: other settings of it."""
     own = PredictionSettings.model_construct(**{name: getattr(settings, name) for name in PredictionSettings.model_fields})
     own_serve = ServeSettings(serve_features_ms=features_ms, **serve)
-    return Service(settings=own, project=project_of(*models), feeds=[FEED], serve=own_serve, folder=folder)
+    return Service(settings=own, project=project_of(*models), feeds=feeds, serve=own_serve, folder=folder)
 
 
 @contextmanager

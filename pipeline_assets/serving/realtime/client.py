@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from random import Random
+from time import time_ns
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
@@ -22,6 +23,7 @@ from uuid import uuid4
 import httpx
 import stamina
 
+from pipeline_assets.core.timed_ids import timed_id
 from pipeline_assets.serving.realtime.client_errors import (
     NotAllowed,
     NotServed,
@@ -220,7 +222,7 @@ class Client:
         )
 
     def _posted(self, path: str, body: object, idempotency_key: str | None = None) -> Any:
-        return self._asked("POST", path, body, {IDEMPOTENCY_KEY: idempotency_key if idempotency_key is not None else str(uuid4())})
+        return self._asked("POST", path, body, {IDEMPOTENCY_KEY: idempotency_key if idempotency_key is not None else _new_key()})
 
     def _asked(self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None) -> Any:
         """The JSON of an answer, after as many attempts as are safe and the time allows."""
@@ -340,6 +342,11 @@ def _value(value: object) -> object:
     if value.tzinfo is None:
         raise ValueError(f"The time {value.isoformat()} has no zone. Give it one, such as UTC.")
     return value.isoformat()
+
+
+def _new_key() -> str:
+    """A key of its own, with its time, by which the service makes ids that are found by their day."""
+    return timed_id(time_ns() // 1_000_000, uuid4().int)
 
 
 def _tensor_json(tensor: Tensor) -> dict[str, object]:

@@ -13,13 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline_assets.core import names
-from pipeline_assets.core.connections import catalog
 from pipeline_assets.core.errors import UnknownName, VersionsNotKept
-from pipeline_assets.core.iceberg import open_table
 from pipeline_assets.core.names import DECISION_AT
 from pipeline_assets.core.online_errors import PredictionNotLogged
-from pipeline_assets.core.prediction_streams import prediction_log
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.model_lifecycle.feature_store.description import describe
@@ -34,6 +30,7 @@ from pipeline_assets.model_lifecycle.training.contract import ModelFeature
 from pipeline_assets.model_lifecycle.training.scorer import Scorer
 from pipeline_assets.processing.cleaning.references import References
 from pipeline_assets.processing.features.catalogue import definition_hash, view_hash
+from pipeline_assets.serving.realtime.log.find import logged_rows
 from pipeline_assets.serving.realtime.package import load_package
 from pipeline_assets.spec.features import FeatureView
 from pipeline_assets.spec.models import Model
@@ -43,6 +40,7 @@ PARTS = ("keys", "request", "features", "feature_status", "definitions", "positi
 ONLINE, EQUAL, DIFFERS = "online", "equal", "differs"
 NOT_ONLINE = "its features were not read from the online store"
 CALLER, BROUGHT = "caller", "the caller brought the features"
+GONE = "the model is declared without it by now"
 EVENTS_SHOWN = 5
 
 
@@ -118,8 +116,8 @@ def explain_prediction(
             name=one.name,
             value=found["features"].get(one.name),
             contribution=why.values[one.name],
-            computed_from=() if is_brought else _origins(described[one.name].computed_from),
-            description=described[one.name].feature.description,
+            computed_from=_origins(described[one.name].computed_from) if one.name in described and not is_brought else (),
+            description=described[one.name].feature.description if one.name in described else GONE,
         )
         for one in scorer.contract.features
     ]
@@ -134,16 +132,11 @@ def explain_prediction(
 
 def read_prediction(settings: Settings, prediction_id: str) -> dict[str, Any]:
     """A prediction as it was logged, what is JSON as values; raises PredictionNotLogged."""
-    from pyiceberg.expressions import EqualTo
-
-    with catalog(settings) as lake:
-        table = open_table(lake, names.typed(prediction_log.contract.name))
-        rows = [] if table is None else table.scan(row_filter=EqualTo(term="prediction_id", value=prediction_id)).to_arrow().to_pylist()
+    rows = logged_rows(settings, prediction_id)
     if not rows:
         raise PredictionNotLogged(prediction_id)
-    newest: dict[str, Any] = max(rows, key=lambda row: row["logged_at"])
-    fields = [field.name for field in prediction_log.contract.fields]
-    return {name: json.loads(newest[name]) if name in PARTS else newest[name] for name in fields}
+    newest = max(rows, key=lambda row: row["logged_at"])
+    return {name: json.loads(value) if name in PARTS else value for name, value in newest.items()}
 
 
 def _views_of(model: Model) -> list[str]:

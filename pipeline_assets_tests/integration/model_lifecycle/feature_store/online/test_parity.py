@@ -1,7 +1,7 @@
 """Served vectors held against the lake: equal where nothing is wrong, and a skew is found and named."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -37,7 +37,18 @@ from pipeline_assets.spec.models import Model
 from pipeline_assets.spec.monitors import Sampling
 from pipeline_assets.use_cases import nyc_flights
 from pipeline_assets.use_cases.nyc_flights.models import flight_delay
-from pipeline_assets_tests.online_departures import INSTANT, PROJECT, START, departures, feed, put_history, put_typed, questions, table_of
+from pipeline_assets_tests.online_departures import (
+    INSTANT,
+    PROJECT,
+    START,
+    departures,
+    feed,
+    observed,
+    put_history,
+    put_typed,
+    questions,
+    table_of,
+)
 from pipeline_assets_tests.stack_env import write_stack_env
 
 ALL = Sampling(share=1.0)
@@ -215,15 +226,6 @@ def test_the_check_of_vectors_names_the_feature(site: Site) -> None:
     assert str(check.description).startswith("carrier_departures__delay_mean_7d in 5 of them; 20 vectors compared")
     assert "data:image/png" in str(check.metadata["over_time"].value)
     assert str(check.metadata["examples"].value).count("'served'") == 5
-
-
-def observed(declared: Feed, at: list[datetime], values: Mapping[str, float]) -> pa.Table:
-    """Observations of the weather."""
-    count = len(at)
-    numbers = [column for column in declared.columns if declared.kinds[column] == "number"]
-    columns = {name: pa.array([values.get(one.isoformat(), 0.1) for one in at], pa.float64()) for name in numbers}
-    times = {"observed_at": pa.array(at, INSTANT), "known_at": pa.array([one + timedelta(minutes=1) for one in at], INSTANT)}
-    return pa.table({"origin": ["EWR"] * count, **columns, **times, "superseded_at": pa.nulls(count, INSTANT)})
 
 
 def test_a_table_is_held_against_the_snapshot_that_was_followed(isolated: Settings) -> None:

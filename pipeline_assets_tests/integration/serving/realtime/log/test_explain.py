@@ -2,32 +2,53 @@
 
 import json
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import SecretStr
+from pyiceberg.catalog import Catalog
 
+from pipeline_assets.core import names
 from pipeline_assets.core.connections import catalog
 from pipeline_assets.core.online_errors import PredictionNotLogged
 from pipeline_assets.core.prediction_streams import prediction_log
 from pipeline_assets.core.settings import Settings
+from pipeline_assets.core.timed_ids import timed_id
+from pipeline_assets.core.versions import versioned
 from pipeline_assets.ingestion.streaming.decoding.records import RecordReader, Share
 from pipeline_assets.ingestion.streaming.landing.offsets import Seen
+from pipeline_assets.ingestion.streaming.staged.events import stage_events
 from pipeline_assets.ingestion.streaming.typed.table import Position, append_events, typed_events, typed_table
 from pipeline_assets.model_lifecycle.feature_store.lineage import ProjectLineage
 from pipeline_assets.model_lifecycle.feature_store.online.build import build
+from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed
 from pipeline_assets.processing.cleaning.dbt import project_folder
 from pipeline_assets.processing.cleaning.lineage import read_lineage
 from pipeline_assets.processing.cleaning.models import read_models
+from pipeline_assets.processing.cleaning.raw_tables import load_raw_days
+from pipeline_assets.processing.lake import tables
 from pipeline_assets.serving.realtime.access.callers import Role
+from pipeline_assets.serving.realtime.log import find
 from pipeline_assets.serving.realtime.log.commands import lines_of
-from pipeline_assets.serving.realtime.log.explain import BROUGHT, DIFFERS, EQUAL, Explanation, explain_prediction
+from pipeline_assets.serving.realtime.log.explain import (
+    BROUGHT,
+    DIFFERS,
+    EQUAL,
+    NOT_ONLINE,
+    Explanation,
+    explain_prediction,
+    read_prediction,
+)
 from pipeline_assets.serving.realtime.log.spool import Spool
+from pipeline_assets.spec.models import Model
+from pipeline_assets.spec.tasks import Task
 from pipeline_assets_tests.landings import Landed, table_of
-from pipeline_assets_tests.online_departures import put_history, put_typed
+from pipeline_assets_tests.model_rows import MULTICLASS, REGRESSION
+from pipeline_assets_tests.online_departures import START, feed, observed, put_history, put_typed
 from pipeline_assets_tests.online_departures import table_of as departures_table
 from pipeline_assets_tests.served_models import (
     FEED,
@@ -36,6 +57,7 @@ from pipeline_assets_tests.served_models import (
     ROWS,
     candidate,
     client_of,
+    model_of,
     project_of,
     promote,
     put_package,
@@ -52,12 +74,15 @@ class Site:
     settings: Settings
     folder: Path
     offset: int = 0
+    model: Model = MODEL
+    feeds: tuple[Feed, ...] = (FEED,)
 
-    def ask(self) -> dict[str, Any]:
+    def ask(self, decided: datetime = DECIDED, headers: dict[str, str] | None = None) -> dict[str, Any]:
         """A prediction of the service, which ends then: Kafka is away, and so what it logged is on disk."""
-        service = service_of(self.settings, self.folder, MODEL)
+        service = service_of(self.settings, self.folder, self.model, feeds=self.feeds)
+        asked = {"instances": [{**INSTANCE, "decision_at": decided.isoformat()}]}
         with client_of(service, self.folder, Role.PREDICT) as client:
-            answer = client.post("/v1/models/flight_delay:predict", json={"instances": [{**INSTANCE, "decision_at": DECIDED.isoformat()}]})
+            answer = client.post(f"/v1/models/{self.model.name}:predict", json=asked, headers=headers)
         assert answer.status_code == 200, answer.text
         found: dict[str, Any] = answer.json()["predictions"][0]
         return found
@@ -93,9 +118,9 @@ class Site:
 
     def explain(self, prediction_id: str) -> Explanation:
         """The explanation of a prediction."""
-        project = project_of(MODEL)
+        project = project_of(self.model)
         lineage = ProjectLineage(project=project, dbt=read_lineage(project_folder()))
-        return explain_prediction(self.settings, lineage, read_models(project).references, [FEED], prediction_id)
+        return explain_prediction(self.settings, lineage, read_models(project).references, self.feeds, prediction_id)
 
 
 NOWHERE = "127.0.0.1:9"
@@ -175,6 +200,94 @@ def test_a_prediction_of_features_that_the_caller_brought_is_explained(site: Sit
     assert "features from: caller" in text
     assert "features: the caller brought the features" in text
     assert "Events" not in text
+
+
+@pytest.mark.parametrize("task", [MULTICLASS, REGRESSION])
+def test_classes_and_numbers_are_explained(site: Site, task: Task) -> None:
+    """Replayed to the bit; contributions of each class, or in the unit of the number, add up to the margin of the answer."""
+    site.model = replace(model_of(task), name="another")
+    put_package(site.settings, site.model, 1, 1)
+    promote(site.settings, site.model, 1)
+    answer = site.ask()
+    site.log()
+    found = site.explain(answer["id"])
+    names_of = list(found.prediction["scores"])
+    parts = [one.contribution if isinstance(one.contribution, dict) else {names_of[0]: one.contribution} for one in found.features]
+    bias = found.bias if isinstance(found.bias, dict) else {names_of[0]: found.bias}
+    margins = np.array([sum(part[name] for part in parts) + bias[name] for name in names_of])
+    scores = np.exp(margins) / np.exp(margins).sum() if task is MULTICLASS else margins
+
+    assert (found.replay.features, found.replay.is_score_equal) == (EQUAL, True)
+    assert list(found.prediction["scores"].values()) == pytest.approx(scores, rel=1e-4)
+    assert found.prediction["predicted_class"] == answer.get("predicted")
+    assert names_of[0] in "\n".join(lines_of(found))
+
+
+def test_features_of_a_fallback_are_explained(site: Site) -> None:
+    """The store is away: nothing was read of any view, so nothing is computed again; the score of the defaults is, to the bit."""
+    away = site.settings.model_copy(update={"online_dsn": SecretStr(f"postgresql://nobody:x@{NOWHERE}/nothing")})
+    answer = Site(settings=away, folder=site.folder).ask()
+    site.log()
+    found = site.explain(answer["id"])
+
+    assert (answer["features_from"], found.prediction["tier"]) == ("default", "default")
+    assert (found.replay.features, found.replay.is_score_equal) == (NOT_ONLINE, True)
+    assert {one.problem for one in found.behind} == {"nothing was read of it"}
+    assert "features from: default" in "\n".join(lines_of(found))
+
+
+def test_features_of_a_table_are_replayed_from_the_snapshot_that_was_followed(site: Site) -> None:
+    """After a commit that takes rows back and changes one: equal to the bit, with the rows as they were when it was asked."""
+    weather = feed("weather_observations_history")
+    hours = [START + timedelta(hours=hour) for hour in range(int((DECIDED - START) / timedelta(hours=1)))]
+    table, days = names.cleaned(weather.table.name), (START.date(), hours[-1].date())
+    tables.replace_days(site.settings, table, observed(weather, hours, {}), "observed_at", *days)
+    build(site.settings, weather, lambda _: None)
+    site.model, site.feeds = replace(MODEL, name="by_weather", views=(*FEED.views, *weather.views)), (FEED, weather)
+    put_package(site.settings, site.model, 1, 1)
+    promote(site.settings, site.model, 1)
+    answer = site.ask()
+    site.log()
+    tables.replace_days(site.settings, table, observed(weather, hours[:-3], {hours[-4].isoformat(): 1e9}), "observed_at", *days)
+    found = site.explain(answer["id"])
+    (behind,) = [one for one in found.behind if one.view == "origin_weather"]
+
+    assert answer["features_from"] == "online"
+    assert (found.replay.features, found.replay.is_score_equal, found.replay.differing) == (EQUAL, True, {})
+    assert [row["observed_at"] for row in behind.newest] == hours[:-6:-1]
+    assert {one.name for one in found.features if one.name.startswith("origin_weather__") and one.value is not None}
+
+
+def test_a_prediction_is_found_by_its_time_in_the_warehouse_or_among_all(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the time of the service, or of a client's key; with a key without time in all typed rows, or in the warehouse once it is there."""
+    key = timed_id(int(datetime.now(UTC).timestamp() * 1000), 7)
+    asked: dict[str, dict[str, str]] = {
+        "service": {}, "timed key": {"Idempotency-Key": key}, "key": {"Idempotency-Key": "order-7"}
+    }  # fmt: skip
+    ids = {}
+    for case, headers in asked.items():
+        ids[case] = site.ask(headers=headers)["id"]
+        site.log()
+        for path in site.folder.glob("*.spool"):
+            path.unlink()
+    times, real = list[datetime | None](), find.typed_rows
+
+    def noted(lake: Catalog, number: str, at: datetime | None) -> list[dict[str, Any]]:
+        times.append(at)
+        return real(lake, number, at)
+
+    monkeypatch.setattr(find, "typed_rows", noted)
+    before = {case: read_prediction(site.settings, number)["prediction_id"] for case, number in ids.items()}
+    now = datetime.now(UTC).date()
+    stage_events(site.settings, prediction_log, now, now, run_id="test")
+    tables.publish_days(site.settings, versioned(prediction_log.contract), now, now)
+    load_raw_days(site.settings, versioned(prediction_log.contract), now, now)
+    typed, stored = (read_prediction(site.settings, ids[case]) for case in ("service", "key"))
+
+    assert before == ids
+    assert [at is None for at in times] == [False, False, True, False]
+    assert {name: type(value) for name, value in stored.items()} == {name: type(value) for name, value in typed.items()}
+    assert stored["prediction_id"] == ids["key"]
 
 
 def test_a_prediction_that_is_not_in_the_lake_is_named(isolated: Settings, tmp_path: Path) -> None:
