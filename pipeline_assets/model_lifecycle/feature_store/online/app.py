@@ -71,11 +71,12 @@ def build_app(settings: OnlineSettings, project: Project, feeds: Sequence[Feed])
         yield
         readers.close()
 
-    return Starlette(routes=feature_routes(settings, project, readers), lifespan=lifespan)
+    handlers = dict.fromkeys((PipelineError, psycopg.OperationalError), _problem)
+    return Starlette(routes=feature_routes(settings, project, readers), lifespan=lifespan, exception_handlers=handlers)
 
 
 def feature_routes(settings: OnlineSettings, project: Project, readers: Readers) -> list[Route]:
-    """The routes, for this app or another one that has readers."""
+    """The routes, for this app or another one that has readers and answers a PipelineError, and one of psycopg, by a problem document."""
     random, one = Random(), Lock()  # noqa: S311 - chance, no secret
 
     def served_to(model: Model, spine: pa.Table) -> Served:
@@ -87,14 +88,9 @@ def feature_routes(settings: OnlineSettings, project: Project, readers: Readers)
             keep_sample(settings, model, spine, served, random)
 
     async def features(request: Request) -> Response:
-        try:
-            model = project.model(request.path_params["model"])
-            spine = _spine(model, await _body(request))
-            served = await run_in_threadpool(served_to, model, spine)
-        except PipelineError as error:
-            return _problem(error)
-        except psycopg.OperationalError:
-            return _problem(Refused(503, "The online store does not answer. Ask again later."))
+        model = project.model(request.path_params["model"])
+        spine = _spine(model, await _body(request))
+        served = await run_in_threadpool(served_to, model, spine)
         # After the answer: what is kept of it must neither delay nor fail it.
         kept = BackgroundTask(keep, model, spine, served)
         return JSONResponse({"instances": _instances(served), "positions": _positions(served)}, background=kept)
@@ -182,8 +178,12 @@ def _positions(served: Served) -> dict[str, dict[str, object]]:
     }
 
 
-def _problem(error: PipelineError) -> Response:
-    status = next((status for kind, status in STATUSES if isinstance(error, kind)), 500)
-    status = error.status if isinstance(error, Refused) else status
-    found = {"type": "about:blank", "title": type(error).__name__, "status": status, "detail": str(error)}
-    return JSONResponse(found, status, media_type=PROBLEM)
+def status_of(error: PipelineError) -> int:
+    """The status of HTTP that says what an error is to its caller."""
+    return error.status if isinstance(error, Refused) else next((status for kind, status in STATUSES if isinstance(error, kind)), 500)
+
+
+def _problem(_: Request, error: Exception) -> Response:
+    known = error if isinstance(error, PipelineError) else Refused(503, "The online store does not answer. Ask again later.")
+    found = {"type": "about:blank", "title": type(known).__name__, "status": status_of(known), "detail": str(known)}
+    return JSONResponse(found, status_of(known), media_type=PROBLEM)

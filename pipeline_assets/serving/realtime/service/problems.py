@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from pipeline_assets.core.errors import PipelineError, UserInputError
-from pipeline_assets.model_lifecycle.feature_store.online.app import PROBLEM, STATUSES
+from pipeline_assets.model_lifecycle.feature_store.online.app import PROBLEM, status_of
 
 UNAVAILABLE = 503
 # How long a word of a request may be in an answer.
@@ -45,7 +45,7 @@ def problem_of(error: Exception) -> Problem:
     if isinstance(error, psycopg.Error):
         return Problem(503, "StoreUnavailable", "The online store does not answer. Ask again later.", retry_after=1)
     if isinstance(error, PipelineError):
-        status = next((status for kind, status in STATUSES if isinstance(error, kind)), 500)
+        status = status_of(error)
         return Problem(status, type(error).__name__, str(error), retry_after=1 if status == UNAVAILABLE else None)
     return Problem(500, "Unexpected", "The service failed to answer this; its log has the reason.")
 

@@ -164,10 +164,12 @@ def test_too_many_instances_and_unknown_models_are_refused(client: httpx.Client,
     many = asked(client, *[KNOWN] * 1_001)
     unknown = client.post("/v1/models/nothing:predict", json={"instances": [KNOWN]})
     nowhere, otherwise = client.get("/nowhere"), client.delete("/v1/models")
+    of_features = [client.post(f"/v1/features/{name}", json={"instances": [1]}).json() for name in ("nothing", "flight_delay")]
 
     assert (many.status_code, unknown.status_code) == (413, 404)
     assert "flight_delay" in unknown.json()["detail"]
     assert (nowhere.json()["status"], otherwise.json()["status"]) == (404, 405)
+    assert [(one["status"], one["error"] == one["detail"]) for one in of_features] == [(404, True), (422, True)]
     assert not [record for record in caplog.records if record.exc_info]
 
 
