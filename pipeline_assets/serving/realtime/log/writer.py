@@ -161,12 +161,14 @@ class PredictionLog:
 
     def _take(self) -> None:
         """From the queue into memory, as bytes."""
-        now_ms = time_ns() // 1_000_000
+        now_ms, again = time_ns() // 1_000_000, Counter[bytes]()
         for _ in range(len(self._queue)):
             count, make = self._queue.popleft()
             try:
                 for one in make():
-                    self._hold(one, now_ms)
+                    # One that is there again is another version of the same, which has to be later.
+                    self._hold(one, now_ms + again[one.key])
+                    again[one.key] += 1
             except Exception:
                 self._lose(count, NOT_WRITTEN)
                 LOG.exception("%d predictions cannot be logged.", count)
