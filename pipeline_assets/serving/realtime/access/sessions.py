@@ -12,6 +12,7 @@ apart, so that another service of the same host may see the cookie or be a page 
 import os
 from contextlib import suppress
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from secrets import token_hex
 from urllib.parse import urlsplit
@@ -24,9 +25,11 @@ from pipeline_assets.serving.realtime.access.callers import Caller
 from pipeline_assets.serving.realtime.access.errors import KeyFileRefused
 from pipeline_assets.serving.realtime.access.key_file import refuse_exposed
 from pipeline_assets.serving.realtime.access.keyring import Keyring
+from pipeline_assets.serving.realtime.access.keys import utc_now
 
 COOKIE, SECRET_FILE = "pipeline_session", "serve-sessions.secret"
 SESSION_SECONDS = 8 * 3600
+SESSION = timedelta(seconds=SESSION_SECONDS)
 SECRET_BYTES = 32
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 SALT = "pipeline.session"
@@ -49,10 +52,11 @@ class Sessions:
         if found is None:
             return None
         try:
-            key_id = self._signed.loads(found, max_age=SESSION_SECONDS)
+            key_id, began_at = self._signed.loads(found, return_timestamp=True)
         except BadSignature:
             return None
-        key = self._keys.live(str(key_id))
+        # One that begins later than now was begun before the clock was set back: itsdangerous itself would end it.
+        key = self._keys.live(str(key_id)) if utc_now() - began_at <= SESSION else None
         return None if key is None else replace(key.caller(), by="session")
 
 

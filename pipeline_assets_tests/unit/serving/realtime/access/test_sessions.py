@@ -4,9 +4,10 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from itsdangerous import TimestampSigner, URLSafeTimedSerializer
+from itsdangerous import URLSafeTimedSerializer
 
 from pipeline_assets.serving.realtime.access import keyring
+from pipeline_assets.serving.realtime.access import sessions as sessions_module
 from pipeline_assets.serving.realtime.access.callers import Role
 from pipeline_assets.serving.realtime.access.errors import KeyFileRefused
 from pipeline_assets.serving.realtime.access.key_file import change_keys, read_keys
@@ -78,13 +79,21 @@ def test_a_session_ends_with_its_key(path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_session_ends_after_some_hours(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever its browser does with the cookie's own end."""
     _, sessions, cookie = begun(path, Role.READ)
-    present = TimestampSigner("x").get_timestamp()
-    monkeypatch.setattr(TimestampSigner, "get_timestamp", lambda _: present + SESSION_SECONDS - 60)
+    present = utc_now()
+    monkeypatch.setattr(sessions_module, "utc_now", lambda: present + timedelta(seconds=SESSION_SECONDS - 60))
     before = sessions.caller({b"cookie": cookie.encode()})
-    monkeypatch.setattr(TimestampSigner, "get_timestamp", lambda _: present + SESSION_SECONDS + 60)
+    monkeypatch.setattr(sessions_module, "utc_now", lambda: present + timedelta(seconds=SESSION_SECONDS + 60))
 
     assert before is not None
     assert sessions.caller({b"cookie": cookie.encode()}) is None
+
+
+def test_a_session_goes_on_when_the_clock_is_set_back(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: one that had begun later than it is now was ended, so all who were logged in were logged out."""
+    _, sessions, cookie = begun(path, Role.READ)
+    monkeypatch.setattr(sessions_module, "utc_now", lambda: utc_now() - timedelta(hours=1))
+
+    assert sessions.caller({b"cookie": cookie.encode()}) is not None
 
 
 def test_a_cookie_that_somebody_made_is_none(path: Path) -> None:
