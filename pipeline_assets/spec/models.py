@@ -90,12 +90,35 @@ class Gate:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Canary:
+    """The steps of a canary, and the margins beyond which it returns.
+
+    It answers the shares of entities in `steps`, one after the other, and then is live. A step takes `step_time` at least, and
+    `least_answers` of it in one process of the service, all within the margins; without steps it keeps its share until a person decides.
+    It returns once it is beyond doubt that, of calls for the same questions as the live version gets,
+    - more than `most_errors` fail, or take longer than `patience`, after which the live version's answer is given;
+    - the 95th percentile of their time is more than `most_latency_ratio` times that of the live version;
+    - the distribution of its scores is further than `most_score_shift` from that of the live version: the largest difference of the two
+      distribution functions (Kolmogorov and Smirnov, 0 to 1), of classes that of the class where it is largest.
+    """
+
+    steps: tuple[float, ...] = (0.01, 0.05, 0.25)
+    step_time: timedelta = timedelta(hours=1)
+    least_answers: int = 1_000
+    most_errors: float = 0.01
+    most_latency_ratio: float = 2.0
+    most_score_shift: float = 0.2
+    patience: timedelta = timedelta(milliseconds=100)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Model:
     """One model of a use case.
 
     Its features are all features of `views`, then `request_features`. The baseline that it has to beat uses the `request_features` alone,
     or where there are none the constant that fits the training block best. `slices` are columns of the observations by which quality is
-    also reported. `parameters` are XGBoost's own, in addition to the objective and the evaluation metric of the task.
+    also reported. `parameters` are XGBoost's own, in addition to the objective and the evaluation metric of the task. `canary` says how a
+    version is tried on live requests.
     """
 
     name: str
@@ -113,3 +136,4 @@ class Model:
     early_stopping_rounds: int
     gate: Gate
     monitor: Monitor
+    canary: Canary = Canary()

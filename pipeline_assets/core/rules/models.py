@@ -1,4 +1,4 @@
-"""The rules of models: observations, label, task, split, gate and monitor."""
+"""The rules of models: observations, label, task, split, gate, monitor and canary."""
 
 from collections.abc import Iterator, Mapping
 
@@ -6,7 +6,7 @@ from pipeline_assets.core.columns import ColumnKind, Tables
 from pipeline_assets.core.names import OBSERVATION_KNOWN_AT, PREDICTION_COLUMNS, score_of
 from pipeline_assets.core.rules.features import KEYS, of_kind, request_problems
 from pipeline_assets.core.rules.problems import Place, Problem
-from pipeline_assets.spec.models import Model
+from pipeline_assets.spec.models import Canary, Model
 from pipeline_assets.spec.monitors import Monitor
 from pipeline_assets.spec.tasks import METRICS, Binary, MetricRule, Multiclass, Regression, Task
 from pipeline_assets.spec.use_case import UseCase
@@ -40,6 +40,7 @@ def problems(use_case: UseCase, tables: Tables) -> Iterator[Problem]:
         yield from _split(place, model)
         yield from _gate(place, model)
         yield from _monitor(place.part("monitor"), model.task, model.monitor)
+        yield from _canary(place.part("canary"), model.canary)
 
 
 def _task(place: Place, model: Model) -> Iterator[Problem]:
@@ -141,6 +142,17 @@ def _monitor(place: Place, task: Task, monitor: Monitor) -> Iterator[Problem]:
     yield from place.positive("served", monitor.served.kept_for)
     yield from _rules(place, "rules", task, monitor.rules)
     yield from place.positive("cool_down", monitor.cool_down)
+
+
+def _canary(place: Place, canary: Canary) -> Iterator[Problem]:
+    if list(canary.steps) != sorted(set(canary.steps)) or not all(0 < step < 1 for step in canary.steps):
+        yield place.problem("steps", f"is {canary.steps}", "shares between 0 and 1, the smallest first, each once")
+    yield from place.not_negative("step_time", canary.step_time)
+    yield from place.at_least("least_answers", canary.least_answers, 1)
+    yield from place.between("most_errors", canary.most_errors, 0, 1)
+    yield from place.at_least("most_latency_ratio", canary.most_latency_ratio, 1)
+    yield from place.between("most_score_shift", canary.most_score_shift, 0, 1)
+    yield from place.positive("patience", canary.patience)
 
 
 def _rules(place: Place, field: str, task: Task, rules: tuple[MetricRule, ...]) -> Iterator[Problem]:

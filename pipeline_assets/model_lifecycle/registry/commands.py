@@ -1,4 +1,7 @@
-"""The commands of the registry: `models list`, `history`, `promote`, `rollback`, `training-set`. What they need is loaded when they run."""
+"""The commands of the registry: `models list`, `history`, `promote`, `rollback`, `shadow`, `canary`, `stop`, `training-set`.
+
+What they need is loaded when they run.
+"""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -27,14 +30,14 @@ LIVE_FROM = typer.Option(help="Event time from which it counts, ISO 8601 with a 
 WHY = "why, by whom, when"
 FACTS = ("version", "state", "as of")
 HISTORY = ("action", "version", "live from", WHY)
-STYLES = {"promote": "green", "rollback": "yellow", "reject": "red"}
+STYLES = {"promote": "green", "rollback": "yellow", "reject": "red", "shadow": "cyan", "canary": "cyan", "return": "yellow"}
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
     models = typer.Typer(no_args_is_help=True, help="Which version of a model is live, since when, and why.")
     models.command("list")(list_versions)
-    for command in (history, promote, rollback, training_set):
+    for command in (history, promote, rollback, shadow, canary, stop, training_set):
         models.command()(command)
     app.add_typer(models, name="models")
 
@@ -99,6 +102,51 @@ def rollback(
     _show_live(model, by_hand.roll_back(load_settings(), model, actor=getuser(), reason=reason, to=to, live_from=since))
 
 
+def shadow(
+    name: Annotated[str, typer.Argument(help="Name of a model.")],
+    version: Annotated[int, typer.Argument(min=1, help="The version that is to be tried.")],
+    *,
+    reason: Annotated[str, REASON],
+) -> None:
+    """Have a version score live requests unseen: it is logged, and the live one answers."""
+    from pipeline_assets.core.settings import load_settings
+    from pipeline_assets.model_lifecycle.registry import by_hand
+
+    model = _model(name)
+    _show_tried(model, by_hand.shadow(load_settings(), model, version, actor=getuser(), reason=reason))
+
+
+def canary(
+    name: Annotated[str, typer.Argument(help="Name of a model.")],
+    version: Annotated[int, typer.Argument(min=1, help="The version that is to be tried.")],
+    *,
+    reason: Annotated[str, REASON],
+    share: Annotated[float | None, typer.Option(help="Share of entities, between 0 and 1. Default: the model's first step.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Although the gate rejected it.")] = False,
+) -> None:
+    """Have a version answer a share of entities, or another share than now; it steps on, goes live or returns by itself."""
+    from pipeline_assets.core.settings import load_settings
+    from pipeline_assets.model_lifecycle.registry import by_hand
+
+    model = _model(name)
+    entry = by_hand.canary(load_settings(), model, version, share=share, actor=getuser(), reason=reason, is_forced=force)
+    _show_tried(model, entry)
+
+
+def stop(
+    name: Annotated[str | None, NAME] = None,
+    *,
+    reason: Annotated[str, REASON] = "Stopped by hand.",
+) -> None:
+    """End a shadow or a canary: the live version answers alone."""
+    from pipeline_assets.core.settings import load_settings
+    from pipeline_assets.model_lifecycle.registry import by_hand
+
+    model = _model(name)
+    entry = by_hand.stop(load_settings(), model, actor=getuser(), reason=reason)
+    typer.echo(f"{model.name}: version {entry.version} is tried no more; version {entry.previous_version} answers alone.")
+
+
 def training_set(
     name: Annotated[str, typer.Argument(help="Name of a model.")],
     *,
@@ -152,18 +200,25 @@ def _instant(text: str | None) -> datetime | None:
 
 
 def _versions(settings: Any, model: "Model") -> list[dict[str, Any]]:
-    """The versions with their state: live, previous, rejected, or as they stand."""
+    """The versions with their state: live, previous, rejected, tried, or as they stand."""
     from pipeline_assets.model_lifecycle.registry import ledger, versions
 
     entries = ledger.history(settings, model)
     line = ledger.ancestry(entries)
     states: dict[int, str] = {entry.version: _state(entry) for entry in entries}
     states |= dict.fromkeys(line[:-1], "was live") | dict.fromkeys(line[-2:-1], "previous") | dict.fromkeys(line[-1:], "live")
+    tried = ledger.trial(entries)
+    if tried is not None:
+        states[tried.version] = "shadow" if tried.share is None else f"canary {_percent(tried.share)}"
     return [{**asdict(each), "state": states.get(each.version, "not judged")} for each in versions.registered(settings, model)]
 
 
 def _state(entry: "Entry") -> str:
-    return "rejected" if entry.action == "reject" else "rolled back"
+    return {"reject": "rejected", "promote": "rolled back", "rollback": "rolled back"}.get(entry.action, "was tried")
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:g} %"
 
 
 def _version_columns(model: "Model") -> tuple[str, ...]:
@@ -182,9 +237,12 @@ def _entry_cells(entry: "Entry") -> list[str]:
     from rich.markup import escape
 
     action = f"[{STYLES[entry.action]}]{entry.action}[/]"
-    before = "" if entry.previous_version is None else f" (was {entry.previous_version})"
+    if entry.share is not None:
+        action += f" {_percent(entry.share)}"
+    beside = "was" if entry.action in {"promote", "rollback"} else "live:"
+    before = "" if entry.previous_version is None else f" ({beside} {entry.previous_version})"
     why = f"{escape(entry.reason)}\n[dim]{escape(entry.actor)}, {entry.recorded_at:%Y-%m-%d %H:%M}[/]"
-    since = "" if entry.action == "reject" else f"{entry.live_from:%Y-%m-%d %H:%M}"
+    since = f"{entry.live_from:%Y-%m-%d %H:%M}" if entry.action in {"promote", "rollback"} else ""
     return [action, f"{entry.version}{before}", since, why]
 
 
@@ -210,6 +268,12 @@ def _table(title: str, columns: Sequence[str]) -> "Table":
         is_figure = column not in {*FACTS, *HISTORY}
         table.add_column(column, overflow="fold", no_wrap=column != WHY, justify="right" if is_figure else "left")
     return table
+
+
+def _show_tried(model: "Model", entry: "Entry") -> None:
+    does = "scores live requests unseen" if entry.share is None else f"answers {_percent(entry.share)} of entities"
+    typer.echo(f"{model.name}: version {entry.version} {does} beside version {entry.previous_version}, once the service has its package.")
+    typer.echo(f"To make that, materialize packages/{model.name} with the configuration `version: {entry.version}`.")
 
 
 def _show_live(model: "Model", entry: "Entry") -> None:

@@ -2,11 +2,14 @@
 
 Every entry has the next number of its model, so entries form a chain. A promotion or a roll back names the version that it expects to be
 live and is refused if another one is: compare-and-swap. The database itself forbids to change or delete an entry.
+
+Versions that are tried beside the live one have entries too (`trials.py`); what is live is decided by promotions and roll backs alone.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline_assets.core import names
@@ -19,10 +22,12 @@ if TYPE_CHECKING:
     import psycopg
 
 Change = Literal["promote", "rollback"]
-Action = Literal["promote", "rollback", "reject"]
+Role = Literal["shadow", "canary"]
+Action = Literal["promote", "rollback", "reject", "shadow", "canary", "return"]
 # Which version is meant: the one that is live now, or for each day the one that was live as it began.
 AskedVersion = Literal["champion", "as_of"]
 TABLE = "promotions"
+CHANGES, ROLES = frozenset({"promote", "rollback"}), frozenset({"shadow", "canary"})
 CREATE = """
 create schema if not exists {schema};
 
@@ -32,7 +37,7 @@ create table if not exists {table} (
     sequence integer not null check (sequence > 0),
     version integer not null check (version > 0),
     previous_version integer,
-    action text not null check (action in ('promote', 'rollback', 'reject')),
+    action text not null,
     actor text not null,
     reason text not null,
     rules jsonb not null,
@@ -41,6 +46,12 @@ create table if not exists {table} (
     recorded_at timestamptz not null default clock_timestamp(),
     unique (model, sequence)
 );
+
+-- Of tables from before versions were tried, too.
+alter table {table} add column if not exists share double precision check (share > 0 and share < 1);
+alter table {table} drop constraint if exists promotions_action_check;
+alter table {table} add constraint promotions_action_check
+check (action in ('promote', 'rollback', 'reject', 'shadow', 'canary', 'return') and (share is not null) = (action = 'canary'));
 
 create or replace function {guard}() returns trigger language plpgsql as $$
 begin
@@ -55,20 +66,40 @@ create or replace trigger never_truncated before truncate on {table}
 for each statement execute function {guard}();
 """
 COLUMNS = "sequence, version, previous_version, action, actor, reason, rules, run_id, live_from, recorded_at"
-
-
-LIVE = """
-    select distinct on (model) model, version, sequence, recorded_at from {table} where action <> 'reject' order by model, sequence desc
+# Read so, a table from before versions were tried has a share too.
+READ = f"{COLUMNS}, (to_jsonb(entry) ->> 'share')::float8 as share"
+SINCE_LIVE = """
+    select entry.model, {columns} from {table} as entry join (
+        select model, max(sequence) as live from {table} where action in ('promote', 'rollback') group by model
+    ) as last using (model)
+    where sequence >= live and action <> 'reject' order by model, sequence
 """
 
 
 @dataclass(frozen=True, kw_only=True)
+class Trial:
+    """A version that is tried beside the live one, `champion`: in its shadow, or as a canary that answers a `share` of entities.
+
+    `began` is the number of the entry by which it began, `sequence` that of its last; `live_from` is the event time of both.
+    """
+
+    version: int
+    role: Role
+    share: float | None
+    champion: int | None
+    began: int
+    sequence: int
+    live_from: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
 class Live:
-    """The version of a model that is live, by which entry of its ledger, and since when (wall clock)."""
+    """The version of a model that is live, by which entry of its ledger, since when (wall clock), and what is tried beside it."""
 
     version: int
     sequence: int
     since: datetime
+    trial: Trial | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +120,10 @@ class Decision:
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One entry of the ledger. `sequence` counts the entries of a model from 1; `previous_version` was live before; times are UTC."""
+    """One entry of the ledger. `sequence` counts the entries of a model from 1; `previous_version` was live before; times are UTC.
+
+    `share` is that of a canary, None of any other entry.
+    """
 
     sequence: int
     version: int
@@ -101,6 +135,7 @@ class Entry:
     run_id: str | None
     live_from: datetime
     recorded_at: datetime
+    share: float | None = None
 
 
 def promote(settings: Settings, model: Model, decision: Decision, *, expected_version: int | None, action: Change = "promote") -> Entry:
@@ -109,16 +144,16 @@ def promote(settings: Settings, model: Model, decision: Decision, *, expected_ve
     Raises PromotionConflict if another version is live by now; then nothing is written.
     """
     with warehouse(settings) as connection:
-        found = _locked(connection, model)
+        found = locked(connection, model)
         if live(found) != expected_version:
             raise PromotionConflict(model.name, expected_version, live(found))
-        return _append(connection, model, action, decision, found)
+        return append(connection, model, action, decision, found)
 
 
 def reject(settings: Settings, model: Model, decision: Decision) -> Entry:
     """Writes down that a version was judged and may not go live; whatever is live stays so."""
     with warehouse(settings) as connection:
-        return _append(connection, model, "reject", decision, _locked(connection, model))
+        return append(connection, model, "reject", decision, locked(connection, model))
 
 
 def history(settings: Settings, model: Model) -> tuple[Entry, ...]:
@@ -128,13 +163,21 @@ def history(settings: Settings, model: Model) -> tuple[Entry, ...]:
 
 
 def live_versions(connection: "psycopg.Connection") -> dict[str, Live]:
-    """Of each model that ever had one: the version that is live; none where nothing was ever decided."""
+    """Of each model that ever had one: the version that is live; none where nothing was ever decided. Read at one moment."""
     from psycopg import sql
+    from psycopg.rows import dict_row
 
     if not _exists(connection):
         return {}
-    query = sql.SQL(LIVE).format(table=sql.Identifier(names.LEDGER, TABLE))
-    return {model: Live(version=version, sequence=sequence, since=since) for model, version, sequence, since in connection.execute(query)}
+    query = sql.SQL(SINCE_LIVE).format(table=sql.Identifier(names.LEDGER, TABLE), columns=sql.SQL(READ))
+    found: dict[str, list[Entry]] = {}
+    with connection.cursor(row_factory=dict_row) as cursor:
+        for row in cursor.execute(query):
+            found.setdefault(row.pop("model"), []).append(_entry(row))
+    return {
+        model: Live(version=first.version, sequence=first.sequence, since=first.recorded_at, trial=trial((first, *others)))
+        for model, (first, *others) in found.items()
+    }
 
 
 def live_version(settings: Settings, model: Model) -> int | None:
@@ -157,14 +200,35 @@ def ancestry(entries: Sequence[Entry]) -> tuple[int, ...]:
     for entry in entries:
         if entry.action == "rollback" and entry.version in line:
             del line[line.index(entry.version) + 1 :]
-        elif entry.action != "reject":
+        elif entry.action in CHANGES:
             line = [version for version in line if version != entry.version] + [entry.version]
     return tuple(line)
 
 
 def live(entries: Sequence[Entry]) -> int | None:
     """The version that is live after these entries, oldest first; None where none is."""
-    return next((entry.version for entry in reversed(entries) if entry.action != "reject"), None)
+    return next((entry.version for entry in reversed(entries) if entry.action in CHANGES), None)
+
+
+def trial(entries: Sequence[Entry]) -> Trial | None:
+    """What is tried after these entries, oldest first; None where nothing is. It ends as it returns, or any version goes live.
+
+    A version that was in the shadow and becomes a canary begins anew.
+    """
+    decided = [entry for entry in reversed(entries) if entry.action != "reject"]
+    own = list(takewhile(lambda entry: entry.action in ROLES and _tried(entry) == _tried(decided[0]), decided))
+    if not own:
+        return None
+    last = own[0]
+    return Trial(
+        version=last.version,
+        role="canary" if last.action == "canary" else "shadow",
+        share=last.share,
+        champion=last.previous_version,
+        began=own[-1].sequence,
+        sequence=last.sequence,
+        live_from=last.live_from,
+    )
 
 
 def live_at(entries: Sequence[Entry], at: datetime) -> int | None:
@@ -172,9 +236,13 @@ def live_at(entries: Sequence[Entry], at: datetime) -> int | None:
     return live([entry for entry in entries if entry.live_from <= at])
 
 
-def _locked(connection: "psycopg.Connection", model: Model) -> tuple[Entry, ...]:
+def _tried(entry: Entry) -> tuple[Action, int]:
+    return entry.action, entry.version
+
+
+def locked(connection: "psycopg.Connection", model: Model) -> tuple[Entry, ...]:
     """The entries of a model, which no one else can add to until this transaction ends; the table is made where there is none."""
-    if not _exists(connection):
+    if not _has_shares(connection):
         _create(connection)
     connection.execute("select pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"{names.LEDGER}.{TABLE}/{model.name}",))
     return _entries(connection, model)
@@ -183,6 +251,13 @@ def _locked(connection: "psycopg.Connection", model: Model) -> tuple[Entry, ...]
 def _exists(connection: "psycopg.Connection") -> bool:
     row = connection.execute("select to_regclass(%s)", (f"{names.LEDGER}.{TABLE}",)).fetchone()
     return row is not None and row[0] is not None
+
+
+def _has_shares(connection: "psycopg.Connection") -> bool:
+    """Whether the table is there, and as it is now."""
+    query = "select exists (select from pg_attribute where attrelid = to_regclass(%s) and attname = 'share')"
+    row = connection.execute(query, (f"{names.LEDGER}.{TABLE}",)).fetchone()
+    return row is not None and bool(row[0])
 
 
 def _create(connection: "psycopg.Connection") -> None:
@@ -199,24 +274,33 @@ def _entries(connection: "psycopg.Connection", model: Model) -> tuple[Entry, ...
     from psycopg import sql
     from psycopg.rows import dict_row
 
-    query = sql.SQL("select {columns} from {table} where model = %s order by sequence").format(
-        columns=sql.SQL(COLUMNS), table=sql.Identifier(names.LEDGER, TABLE)
+    query = sql.SQL("select {columns} from {table} as entry where model = %s order by sequence").format(
+        columns=sql.SQL(READ), table=sql.Identifier(names.LEDGER, TABLE)
     )
     with connection.cursor(row_factory=dict_row) as cursor:
         return tuple(_entry(row) for row in cursor.execute(query, (model.name,)))
 
 
-def _append(connection: "psycopg.Connection", model: Model, action: Action, decision: Decision, found: Sequence[Entry]) -> Entry:
+def append(
+    connection: "psycopg.Connection",
+    model: Model,
+    action: Action,
+    decision: Decision,
+    found: Sequence[Entry],
+    *,
+    share: float | None = None,
+) -> Entry:
+    """Adds an entry after those that were `locked`, in the same transaction."""
     from psycopg import sql
     from psycopg.rows import dict_row
     from psycopg.types.json import Jsonb
 
     query = sql.SQL(
-        "insert into {table} (model, sequence, version, previous_version, action, actor, reason, rules, run_id, live_from)"
-        " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s) returning {columns}"
+        "insert into {table} (model, sequence, version, previous_version, action, actor, reason, rules, run_id, live_from, share)"
+        " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) returning {columns}, share"
     ).format(columns=sql.SQL(COLUMNS), table=sql.Identifier(names.LEDGER, TABLE))
     rules = Jsonb([dict(rule) for rule in decision.rules])
-    values = (decision.version, live(found), action, decision.actor, decision.reason, rules, decision.run_id, decision.live_from)
+    values = (decision.version, live(found), action, decision.actor, decision.reason, rules, decision.run_id, decision.live_from, share)
     with connection.cursor(row_factory=dict_row) as cursor:
         (row,) = cursor.execute(query, (model.name, len(found) + 1, *values)).fetchall()
     return _entry(row)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from secrets import token_hex
 
@@ -377,6 +378,37 @@ def test_a_model_file_that_was_rolled_back_from_does_not_come_back_by_itself(hou
     assert by_hand.promote(settings, house.model, 2, actor="a test", reason="I know better", is_forced=True).version == 2
     with pytest.raises(PromotionRefused, match="live already"):
         by_hand.promote(settings, house.model, 2, actor="a test", reason="twice")
+
+
+def test_a_version_is_tried_by_hand(house: House) -> None:
+    """In the shadow, then as a canary that steps; the live version and MLflow's aliases stay. What the gate rejected has to be forced."""
+    settings, model = house.settings, house.model
+    canary = partial(by_hand.canary, settings, model, 2, actor="a test", reason="a try")
+    for change in (_fewer(0.9), _fewer(1.1)):
+        house.judge(house.train(change))
+    by_hand.roll_back(settings, model, actor="a test", reason="worse")
+    house.judge(house.train())
+    with pytest.raises(ModelRejected, match="earlier roll backs"):
+        canary(share=0.1)
+    with pytest.raises(PromotionRefused, match="live already"):
+        by_hand.shadow(settings, model, 1, actor="a test", reason="a try")
+
+    by_hand.shadow(settings, model, 2, actor="a test", reason="a try")
+    first = canary(share=None, is_forced=True)
+    with pytest.raises(PromotionRefused, match="answers 1 % of entities; give it another share"):
+        canary(share=None, is_forced=True)
+    with pytest.raises(UserInputError, match="between 0 and 1"):
+        canary(share=1.0, is_forced=True)
+    second = canary(share=0.5, is_forced=True)
+    ended = by_hand.stop(settings, model, actor="a test", reason="enough")
+
+    assert [(one.action, one.share, one.previous_version) for one in (first, second, ended)] == [
+        ("canary", model.canary.steps[0], 1), ("canary", 0.5, 1), ("return", None, 1),
+    ]  # fmt: skip
+    assert ledger.live_version(settings, model) == 1
+    assert house.aliases() == {"champion": 1}
+    with pytest.raises(PromotionRefused, match="nothing to stop"):
+        by_hand.stop(settings, model, actor="a test", reason="enough")
 
 
 def test_a_crash_between_ledger_and_aliases_is_healed_by_the_next_call(house: House) -> None:

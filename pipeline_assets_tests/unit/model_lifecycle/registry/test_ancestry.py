@@ -1,4 +1,4 @@
-"""The line of versions: what a roll back returns to."""
+"""The line of versions: what a roll back returns to, and what is tried beside the live one."""
 
 from datetime import UTC, datetime
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline_assets.model_lifecycle.registry.ledger import Action, Entry, ancestry, live
+from pipeline_assets.model_lifecycle.registry.ledger import CHANGES, Action, Entry, Trial, ancestry, live, trial
 
 NOW = datetime(2013, 5, 1, tzinfo=UTC)
 
@@ -24,6 +24,7 @@ def _entries(*decisions: tuple[Action, int]) -> list[Entry]:
             run_id=None,
             live_from=NOW,
             recorded_at=NOW,
+            share=number / 100 if action == "canary" else None,
         )
         for number, (action, version) in enumerate(decisions, start=1)
     ]
@@ -41,6 +42,8 @@ def _entries(*decisions: tuple[Action, int]) -> list[Entry]:
         ([("promote", 1), ("promote", 2), ("rollback", 1), ("promote", 3)], (1, 3)),
         ([("promote", 1), ("promote", 2), ("rollback", 1), ("rollback", 2)], (1, 2)),
         ([("promote", 1), ("promote", 2), ("promote", 1)], (2, 1)),
+        ([("promote", 1), ("shadow", 2), ("canary", 2), ("return", 2)], (1,)),
+        ([("promote", 1), ("canary", 2), ("promote", 2), ("shadow", 3)], (1, 2)),
     ],
 )
 def test_the_line_of_versions(decisions: list[tuple[Action, int]], line: tuple[int, ...]) -> None:
@@ -48,7 +51,9 @@ def test_the_line_of_versions(decisions: list[tuple[Action, int]], line: tuple[i
     assert ancestry(_entries(*decisions)) == line
 
 
-DECISIONS = st.lists(st.tuples(st.sampled_from(["promote", "rollback", "reject"]), st.integers(1, 5)), max_size=20)
+DECISIONS = st.lists(
+    st.tuples(st.sampled_from(["promote", "rollback", "reject", "shadow", "canary", "return"]), st.integers(1, 5)), max_size=20
+)
 
 
 @given(DECISIONS)
@@ -59,3 +64,28 @@ def test_the_line_ends_with_the_live_version_and_holds_each_version_once(decisio
 
     assert (line[-1] if line else None) == live(entries)
     assert len(set(line)) == len(line)
+
+
+@given(DECISIONS)
+def test_a_trial_is_what_was_decided_last_of_all_but_rejections(decisions: list[tuple[Action, int]]) -> None:
+    """It began with the first of the entries of its own kind in a row, and has the share and the number of the last."""
+    entries = _entries(*decisions)
+    found, decided = trial(entries), [entry for entry in entries if entry.action != "reject"]
+    last = decided[-1] if decided else None
+    is_tried = last is not None and last.action in {"shadow", "canary"}
+
+    assert (found is not None) == is_tried
+    if found is not None and last is not None:
+        own = [entry for entry in decided if entry.sequence >= found.began]
+        before = [entry for entry in decided if entry.sequence < found.began]
+        assert (found.version, found.role, found.share, found.sequence) == (last.version, last.action, last.share, last.sequence)
+        assert {(entry.action, entry.version) for entry in own} == {(last.action, last.version)}
+        assert not before or (before[-1].action, before[-1].version) != (last.action, last.version)
+
+
+def test_trials_change_nothing_that_is_live() -> None:
+    """Without them, the same versions were live."""
+    entries = _entries(("promote", 1), ("canary", 2), ("return", 2), ("reject", 3), ("shadow", 4))
+
+    assert live(entries) == live([entry for entry in entries if entry.action in CHANGES]) == 1
+    assert trial(entries) == Trial(version=4, role="shadow", share=None, champion=None, began=5, sequence=5, live_from=NOW)

@@ -21,6 +21,9 @@ def _app() -> typer.Typer:
         ["models", "history", "no_such_model"],
         ["models", "rollback", "no_such_model"],
         ["models", "promote", "no_such_model", "1", "--reason", "a test"],
+        ["models", "shadow", "no_such_model", "1", "--reason", "a test"],
+        ["models", "canary", "no_such_model", "1", "--reason", "a test"],
+        ["models", "stop", "no_such_model"],
         ["models", "training-set", "no_such_model", "--version", "1", "--out", "rows.csv"],
     ],
 )
@@ -41,9 +44,10 @@ def test_a_version_is_a_positive_number(version: str) -> None:
     assert result.exit_code == 2
 
 
-def test_a_promotion_needs_a_reason() -> None:
+@pytest.mark.parametrize("command", ["promote", "shadow", "canary"])
+def test_what_is_to_be_live_or_tried_needs_a_reason(command: str) -> None:
     """The ledger says why, so the command asks why."""
-    result = CliRunner().invoke(_app(), ["models", "promote", "flight_delay", "1"])
+    result = CliRunner().invoke(_app(), ["models", command, "flight_delay", "1"])
 
     assert result.exit_code == 2
     assert "--reason" in result.output
@@ -58,7 +62,7 @@ def test_a_time_without_a_zone_is_refused(instant: str) -> None:
     assert "--live-from" in str(result.exception)
 
 
-@pytest.mark.parametrize("command", ["history", "rollback"])
+@pytest.mark.parametrize("command", ["history", "rollback", "stop"])
 def test_one_of_several_models_has_to_be_named(command: str) -> None:
     """No model is taken by chance; the error lists those there are."""
     result = CliRunner().invoke(_app(), ["models", command])
