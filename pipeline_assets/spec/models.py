@@ -98,8 +98,9 @@ class Canary:
     It returns once it is beyond doubt that, of calls for the same questions as the live version gets,
     - more than `most_errors` fail, or take longer than `patience`, after which the live version's answer is given;
     - the 95th percentile of their time is more than `most_latency_ratio` times that of the live version;
-    - the distribution of its scores is further than `most_score_shift` from that of the live version: the largest difference of the two
-      distribution functions (Kolmogorov and Smirnov, 0 to 1), of classes that of the class where it is largest.
+    - the distribution of its scores is further than `most_score_shift` from that of the live version, by Levy's distance (0 to 1): but
+      for this share of the questions, scores have moved by no more than this; of classes that of the class where it is largest, of
+      numbers in parts of the range that the live version's golden rows have.
     """
 
     steps: tuple[float, ...] = (0.01, 0.05, 0.25)
@@ -107,7 +108,7 @@ class Canary:
     least_answers: int = 1_000
     most_errors: float = 0.01
     most_latency_ratio: float = 2.0
-    most_score_shift: float = 0.2
+    most_score_shift: float = 0.1
     patience: timedelta = timedelta(milliseconds=100)
 
 

@@ -152,7 +152,7 @@ def _canary(place: Place, canary: Canary) -> Iterator[Problem]:
     yield from place.between("most_errors", canary.most_errors, 0, 1)
     yield from place.at_least("most_latency_ratio", canary.most_latency_ratio, 1)
     yield from place.between("most_score_shift", canary.most_score_shift, 0, 1)
-    yield from place.positive("patience", canary.patience)
+    yield from place.between("patience (in seconds)", canary.patience.total_seconds(), 0.001, 0.5)
 
 
 def _rules(place: Place, field: str, task: Task, rules: tuple[MetricRule, ...]) -> Iterator[Problem]:

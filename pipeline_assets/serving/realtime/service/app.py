@@ -48,6 +48,7 @@ from pipeline_assets.serving.realtime.service.openapi import document
 from pipeline_assets.serving.realtime.service.predictor import Part, Predictor
 from pipeline_assets.serving.realtime.service.problems import problem_of
 from pipeline_assets.serving.realtime.service.schema import RequestSchema
+from pipeline_assets.serving.realtime.service.shadow import Shadows
 from pipeline_assets.serving.realtime.service.spans import SPAN, Spans, Traced
 from pipeline_assets.serving.realtime.service.status import Recent, explain_recent, status_of
 from pipeline_assets.serving.realtime.service.workers import Workers, text_of
@@ -90,8 +91,13 @@ class Service:
 
     def __post_init__(self) -> None:
         self.live = LiveVersions(
-            settings=self.settings, models=self.project.models, folder=self.folder / "packages", on_change=self.metrics.live
+            settings=self.settings,
+            models=self.project.models,
+            folder=self.folder / "packages",
+            on_change=self.metrics.live,
+            on_scored=self.metrics.tried,
         )
+        self.shadows = Shadows(lambda: self.live.challengers.running, self._log_shadow, self.metrics.tried)
         self.readers, self._awaited = Readers(self.settings, self.feeds), list[AwaitedReader]()
         self.producer = AckedProducer(self.settings)
         self.spans = None if self.serve.serve_otlp_url is None else Spans(self.serve.serve_otlp_url, self.serve.serve_otlp_share)
@@ -115,16 +121,18 @@ class Service:
         return self.live.has_looked and not self.live.problems.keys() - self.live.serving.keys()
 
     def answered(self, request: Request, part: Part, ids: Sequence[str]) -> None:
-        """Has the log, and the page, take what a request was answered."""
+        """Has the log, the page and a version in the shadow take what a request was answered."""
         trace, span = request.scope["state"]["trace"], request.scope["state"].get(SPAN)
         passed = trace.header if span is None or self.spans is None else self.spans.predicted(span, part)
         self.recent.answered(part, ids)
         self.log.put_made(part.rows, partial(logged, part, ids, trace.trace_id, passed))
+        self.shadows.answered(part, ids, trace.trace_id)
 
     def close(self) -> None:
         """Ends threads and connections."""
         self.workers.stop()
         self.live.stop()
+        self.shadows.stop()
         self.log.close(CLOSING_SECONDS)
         self.producer.close()
         if self.spans is not None:
@@ -142,7 +150,11 @@ class Service:
             features=Features(model, self._read(model), self.serve.serve_features_ms / 1000),
             serving=partial(self._serving, model.name),
             on_answered=self.metrics.answered,
+            challenger=self.live.challengers.beside,
         )
+
+    def _log_shadow(self, part: Part, ids: Sequence[str], request: str, trace: str) -> None:
+        self.log.put_made(part.rows, partial(logged, part, ids, trace, None, role="shadow", request_id=request))
 
     def _read(self, model: Model) -> Callable[[pa.Table], Awaitable[Served]]:
         if self.settings.online_valkey is not None:

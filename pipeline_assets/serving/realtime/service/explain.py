@@ -41,11 +41,13 @@ def routes(service: "Service") -> list[Route]:
 
 def explanations(part: Part) -> list[dict[str, Any]]:
     """Of each row its answer, its features, and how much each adds to the answer; of a multiclass model by class."""
-    loaded, own = part.of.serving.loaded, part.of.found.arrays.part(part.first, part.rows).table()
-    found = zip(plain_scores(loaded.model, part), own.to_pylist(), loaded.scorer.contributions(own), strict=True)
+    own, versions = part.of.found.arrays.part(part.first, part.rows).table(), part.versions
+    # Of each version that answered some of the rows: why it would answer each of them so.
+    why = {loaded.version: loaded.scorer.contributions(own) for loaded in {loaded.version: loaded for loaded in versions}.values()}
+    found = zip(plain_scores(part.of.serving.loaded.model, part), own.to_pylist(), versions, strict=True)
     return [
-        {**scores, "model_version": loaded.version, "features": features, **_as_json(why, loaded.contract.classes)}
-        for scores, features, why in found
+        {**scores, "model_version": by.version, "features": features, **_as_json(why[by.version][row], by.contract.classes)}
+        for row, (scores, features, by) in enumerate(found)
     ]
 
 

@@ -1,7 +1,7 @@
 """Which version of each model serves: follows the ledger, loads what goes live, and swaps it in whole.
 
 A version that cannot serve is refused with an alarm in the log, and the one before serves on. While the ledger does not answer nothing
-changes; a process that starts then serves what was live here last.
+changes; a process that starts then serves what was live here last. What is tried beside the live version is followed by the same looks.
 """
 
 import json
@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event, Thread
 from time import monotonic
+from typing import Any
+from uuid import uuid4
 
 import psycopg
 
@@ -19,6 +21,8 @@ from pipeline_assets.core.dsn import limited, with_time_zone
 from pipeline_assets.core.errors import PipelineError
 from pipeline_assets.core.settings import WAREHOUSE_DSN, PredictionSettings
 from pipeline_assets.model_lifecycle.registry import ledger
+from pipeline_assets.serving.realtime.service.challenger import OnScored
+from pipeline_assets.serving.realtime.service.challengers import Challengers
 from pipeline_assets.serving.realtime.service.packages import Loaded, Packages
 from pipeline_assets.spec.models import Model
 
@@ -42,6 +46,15 @@ class Wanted:
 
     version: int
     sequence: int
+    trial: ledger.Trial | None = None
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "Wanted":
+        """What `dataclasses.asdict` and JSON made of it."""
+        trial = stored.get("trial")
+        if trial is not None:
+            trial = ledger.Trial(**{**trial, "live_from": datetime.fromisoformat(trial["live_from"])})
+        return cls(version=stored["version"], sequence=stored["sequence"], trial=trial)
 
 
 @dataclass
@@ -56,6 +69,7 @@ class LiveVersions:
     models: Sequence[Model]
     folder: Path
     on_change: Callable[[Serving], None] = lambda _: None
+    on_scored: OnScored = lambda *_: None
     serving: Mapping[str, Serving] = field(default_factory=dict)
     problems: Mapping[str, str] = field(default_factory=dict)
     ledger_answers: bool = False
@@ -64,6 +78,7 @@ class LiveVersions:
 
     def __post_init__(self) -> None:
         self._packages = Packages(self.settings, self.folder)
+        self.challengers = Challengers(self._packages, self._keep_last, self.on_scored)
         self._connection: psycopg.Connection | None = None
         self._failed: dict[str, tuple[Wanted, float]] = {}
 
@@ -72,20 +87,23 @@ class LiveVersions:
         wanted = self._look()
         self._take(self._last() if wanted is None else wanted)
         self.has_looked = True
+        self.challengers.start()
         thread = Thread(target=self._follow, name="live-versions", daemon=True)
         thread.start()
         return thread
 
     def stop(self) -> None:
-        """Ends the thread after its turn."""
+        """Ends the threads after their turn."""
         self._stopped.set()
+        self.challengers.stop()
 
     def _follow(self) -> None:
         while not self._stopped.wait(LOOK_SECONDS):
             try:
                 wanted = self._look()
-                if wanted is not None:
+                if wanted is not None and self._connection is not None:
                     self._take(wanted)
+                    self.challengers.write(self._connection, {name: one.trial for name, one in wanted.items() if one.trial is not None})
             except Exception:
                 # Nothing may end the thread: what goes live after that would never serve.
                 LOG.exception("following the ledger failed, and goes on")
@@ -105,24 +123,27 @@ class LiveVersions:
             self.ledger_answers, self._connection = False, None
             return None
         self.ledger_answers = True
-        return {model: Wanted(version=one.version, sequence=one.sequence) for model, one in found.items()}
+        return {model: Wanted(version=one.version, sequence=one.sequence, trial=one.trial) for model, one in found.items()}
 
     def _take(self, wanted: Mapping[str, Wanted]) -> None:
         """Has the versions serve that are live; what cannot be loaded is tried again later."""
         for model in self.models:
             one, now = wanted.get(model.name), self.serving.get(model.name)
-            if one is None or (now is not None and (now.loaded.version, now.sequence) == (one.version, one.sequence)):
+            if one is None:
                 continue
-            if self._waits(model.name, one):
-                continue
-            try:
-                self._swap(model, one)
-            except Exception as error:  # noqa: BLE001 - whatever a foreign package does, the version before serves on
-                self._refuse(model, one, str(error) if isinstance(error, PipelineError) else f"{type(error).__name__}: {error}")
+            is_new = now is None or (now.loaded.version, now.sequence) != (one.version, one.sequence)
+            if is_new and not self._waits(model.name, one):
+                try:
+                    self._swap(model, one)
+                except Exception as error:  # noqa: BLE001 - whatever a foreign package does, the version before serves on
+                    self._refuse(model, one, str(error) if isinstance(error, PipelineError) else f"{type(error).__name__}: {error}")
+            # After the live version, which may have been tried until now.
+            self.challengers.take(model, one.trial)
 
     def _swap(self, model: Model, one: Wanted) -> None:
         now = self.serving.get(model.name)
-        loaded = now.loaded if now is not None and now.loaded.version == one.version else self._packages.load(model, one.version)
+        known = now.loaded if now is not None and now.loaded.version == one.version else self.challengers.loaded(model.name, one.version)
+        loaded = known or self._packages.load(model, one.version)
         if loaded is None:
             self.problems = {**self.problems, model.name: f"version {one.version} is live and has no package yet"}
             return
@@ -132,7 +153,7 @@ class LiveVersions:
         self.problems = {name: problem for name, problem in self.problems.items() if name != model.name}
         self._failed.pop(model.name, None)
         self._keep_last()
-        LOG.info("model %s: version %d serves", model.name, one.version)
+        LOG.info("model %s: version %d serves", model.name, loaded.version)
 
     def _waits(self, model: str, one: Wanted) -> bool:
         """Whether this version has failed a moment ago."""
@@ -151,16 +172,20 @@ class LiveVersions:
         """What was live here last."""
         try:
             stored = json.loads((self.folder / LAST).read_text(encoding="utf-8"))
-            return {model: Wanted(**one) for model, one in stored.items()}
-        except (OSError, ValueError, TypeError, AttributeError):
+            return {model: Wanted.from_json(one) for model, one in stored.items()}
+        except (OSError, ValueError, TypeError, AttributeError, KeyError):
             return {}
 
     def _keep_last(self) -> None:
-        last = {name: asdict(Wanted(version=one.loaded.version, sequence=one.sequence)) for name, one in self.serving.items()}
+        tried = {name: one.trial for name, one in self.challengers.running.items()}
+        last = {
+            name: asdict(Wanted(version=one.loaded.version, sequence=one.sequence, trial=tried.get(name)))
+            for name, one in self.serving.items()
+        }
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            draft = self.folder / f".{LAST}.{id(self)}"
-            draft.write_text(json.dumps(last), encoding="utf-8")
+            draft = self.folder / f".{LAST}.{uuid4().hex}"
+            draft.write_text(json.dumps(last, default=datetime.isoformat), encoding="utf-8")
             draft.replace(self.folder / LAST)
         except OSError as error:
             LOG.warning("what is live could not be kept in %s: %s", self.folder, error)

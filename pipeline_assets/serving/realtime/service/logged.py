@@ -5,7 +5,7 @@ from typing import Any
 
 from pipeline_assets.core.names import DECISION_AT
 from pipeline_assets.model_lifecycle.feature_store.spine import entity_keys
-from pipeline_assets.serving.realtime.log.record import Logged
+from pipeline_assets.serving.realtime.log.record import Logged, Role
 from pipeline_assets.serving.realtime.service.predictor import Part, plain_scores
 
 PREDICTED = "predicted"
@@ -14,24 +14,27 @@ PREDICTED = "predicted"
 NOTHING_ASKED: Mapping[str, Any] = {}
 
 
-def logged(part: Part, ids: Sequence[str], trace: str, passed_on: bytes | None) -> Iterator[Logged]:
+def logged(
+    part: Part, ids: Sequence[str], trace: str, passed_on: bytes | None, *, role: Role = "live", request_id: str | None = None
+) -> Iterator[Logged]:
     """A record for each row of a request, one after the other: thousands at once would have the garbage collector look at them all.
 
-    passed_on: the `traceparent` of the request.
+    passed_on: the `traceparent` of the request. role: of rows that no canary answered. request_id: the first of `ids` where it is None.
     """
-    of, model, loaded = part.of, part.of.serving.loaded.model, part.of.serving.loaded
+    of, model = part.of, part.of.serving.loaded.model
     keys, scores, statuses = set(entity_keys(model)), plain_scores(model, part), part.statuses
-    positions, timings = list(of.found.positions.values()), {"features": of.features_ms, "model": of.model_ms}
-    definitions, vectors = loaded.definitions if of.found.statuses else {}, of.vectors
+    positions, vectors = list(of.found.positions.values()), of.vectors
+    definitions = of.serving.loaded.definitions if of.found.statuses else {}
     for row in range(part.rows):
         place = part.first + row
+        loaded = of.loaded(place)
         # Who brings features is asked nothing.
         asked = of.asked[place] if of.questions.num_columns else NOTHING_ASKED
         yield Logged(
             prediction_id=ids[row],
             model=model.name,
             model_version=loaded.version,
-            role="live",
+            role=role if loaded is of.serving.loaded else "canary",
             keys={name: value for name, value in asked.items() if name in keys},
             request={name: value for name, value in asked.items() if name not in keys and name != DECISION_AT},
             asked_at=of.asked_at,
@@ -43,8 +46,8 @@ def logged(part: Part, ids: Sequence[str], trace: str, passed_on: bytes | None) 
             scores=_numbers(scores[row]),
             predicted_class=scores[row].get(PREDICTED),
             tier=of.found.tiers[place],
-            timings_ms=timings,
-            request_id=ids[0],
+            timings_ms={"features": of.features_ms, "model": of.model_ms_of(place)},
+            request_id=request_id or ids[0],
             trace_id=trace,
             traceparent=passed_on,
         )

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from pipeline_assets.serving.realtime.log.writer import LogCounts
+from pipeline_assets.serving.realtime.service.challenger import Challenger, Outcome
 from pipeline_assets.serving.realtime.service.live import Serving
 from pipeline_assets.serving.realtime.service.predictor import Answered, Predictor
 from pipeline_assets.serving.realtime.service.problems import problem_of
@@ -35,8 +36,8 @@ class Metrics:
         )
         self._rows = Counter(
             "predictions",
-            "Predictions, by model, version and where features come from.",
-            ("model", "version", "features_from"),
+            "Predictions, by model, version, what it was for (live or canary) and where features come from.",
+            ("model", "version", "role", "features_from"),
             registry=self.registry,
         )
         self._views = Counter(
@@ -54,6 +55,19 @@ class Metrics:
             registry=self.registry,
         )
         self._version = Gauge("predict_model_version", "The version that serves.", ("model",), registry=self.registry)
+        self._tried = Counter(
+            "predict_tried_rows",
+            "Rows of a version that is tried, by what became of them: answered, failed, or dropped unseen.",
+            ("model", "version", "role", "outcome"),
+            registry=self.registry,
+        )
+        self._tried_seconds = Histogram(
+            "predict_tried_seconds",
+            "Calls of a version that is tried; beside them `predict_stage_seconds` of the stage `model`.",
+            ("model", "version", "role"),
+            buckets=BUCKETS,
+            registry=self.registry,
+        )
         self._waiting = Gauge("predict_waiting_requests", "Requests that wait for their turn.", ("model",), registry=self.registry)
         self._logged = Gauge("prediction_log_records", "Records of the log by what became of them.", ("state",), registry=self.registry)
         self._answers: dict[str, tuple[Counter, Histogram]] = {}
@@ -68,10 +82,16 @@ class Metrics:
     def answered(self, answered: Answered) -> None:
         """Questions were answered together."""
         model, version = answered.serving.loaded.model.name, str(answered.serving.loaded.version)
-        window = self._window(model)
-        for tier in set(answered.found.tiers):
-            self._rows.labels(model, version, tier).inc(answered.found.tiers.count(tier))
-            window.add(f"{TIER}{tier}", answered.found.tiers.count(tier))
+        window, tiers = self._window(model), answered.found.tiers
+        for tier in set(tiers):
+            window.add(f"{TIER}{tier}", tiers.count(tier))
+        if answered.tried is not None:
+            own, version_of_own = [tiers[row] for row in answered.tried.rows], str(answered.tried.loaded.version)
+            tiers = [tier for row, tier in enumerate(tiers) if row not in answered.tried.rows]
+            for tier in set(own):
+                self._rows.labels(model, version_of_own, "canary", tier).inc(own.count(tier))
+        for tier in set(tiers):
+            self._rows.labels(model, version, "live", tier).inc(tiers.count(tier))
         for view, statuses in answered.found.statuses.items():
             for status in set(statuses):
                 self._views.labels(model, view, status).inc(statuses.count(status))
@@ -80,6 +100,13 @@ class Metrics:
             # Of features that the caller brought none were read.
             self._stage.labels(model, "features").observe(answered.features_ms / 1000)
         self._stage.labels(model, "model").observe(answered.model_ms / 1000)
+
+    def tried(self, one: Challenger, outcome: Outcome, rows: int, seconds: float) -> None:
+        """Something became of rows of a version that is tried."""
+        model, version, role = one.loaded.model.name, str(one.trial.version), one.trial.role
+        self._tried.labels(model, version, role, outcome).inc(rows)
+        if outcome == "answered":
+            self._tried_seconds.labels(model, version, role).observe(seconds)
 
     def took(self, model: str, seconds: float) -> None:
         """A request was answered."""

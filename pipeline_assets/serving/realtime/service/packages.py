@@ -36,6 +36,12 @@ class Loaded:
         return self.scorer.contract
 
     @cached_property
+    def spread(self) -> float:
+        """The range of its scores that is usual: 1 of probabilities, of numbers that of the golden rows."""
+        scores = [one for one in self.golden.scores if isinstance(one, float)]
+        return (max(scores) - min(scores) or 1.0) if self.contract.unit is not None and scores else 1.0
+
+    @cached_property
     def definitions(self) -> dict[str, str]:
         """The hash of each view of the model, by name."""
         return {view.name: view_hash(view) for view in self.model.views}

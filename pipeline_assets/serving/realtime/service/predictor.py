@@ -1,7 +1,8 @@
 """Predictions of one model: requests that wait at the same time are answered together, by one read of features and one call of the model.
 
 Requests are put into a queue; a task on the event loop takes all that wait, and has the version that serves then answer them, so that
-every answer comes from one version as a whole. Few rows are scored on the loop itself, which takes less time than to wake a thread.
+every answer comes from one version as a whole, and where a canary is tried each row of it. Few rows are scored on the loop itself, which
+takes less time than to wake a thread.
 """
 
 import asyncio
@@ -22,8 +23,10 @@ from pipeline_assets.core.errors import UserInputError
 from pipeline_assets.model_lifecycle.feature_store.online.read import Status
 from pipeline_assets.model_lifecycle.training.judged import Scores
 from pipeline_assets.serving.realtime.log.record import Tier
+from pipeline_assets.serving.realtime.service.challenger import Challenger, Tried
 from pipeline_assets.serving.realtime.service.features import Features, Found
 from pipeline_assets.serving.realtime.service.live import Serving
+from pipeline_assets.serving.realtime.service.packages import Loaded
 from pipeline_assets.serving.realtime.service.problems import Problem
 from pipeline_assets.serving.realtime.service.schema import RequestSchema, Row
 from pipeline_assets.spec.models import Model
@@ -39,7 +42,11 @@ ROOM_FOR_LOW = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Answered:
-    """Questions that were answered together: by which version, when, with which features, and how long the stages took."""
+    """Questions that were answered together: by which version, when, with which features, and how long the stages took.
+
+    cpu_ms: of the processor, for the live version's call of the model. tried: the canary that answered some of the rows, whose `scores` are
+    its own; None where it answered none.
+    """
 
     serving: Serving
     asked_at: datetime
@@ -48,6 +55,16 @@ class Answered:
     scores: Scores
     features_ms: float
     model_ms: float
+    cpu_ms: float = 0.0
+    tried: Tried | None = None
+
+    def loaded(self, row: int) -> Loaded:
+        """The version that answered a row."""
+        return self.tried.loaded if self.tried is not None and row in self.tried.rows else self.serving.loaded
+
+    def model_ms_of(self, row: int) -> float:
+        """How long the version that answered a row took for all of them."""
+        return self.tried.model_ms if self.tried is not None and row in self.tried.rows else self.model_ms
 
     @cached_property
     def asked(self) -> list[dict[str, Any]]:
@@ -75,6 +92,13 @@ class Part:
         return self.of.scores[self.first : self.first + self.rows]
 
     @property
+    def versions(self) -> list[Loaded]:
+        """Of each of its rows the version that answered it."""
+        if self.of.tried is None:
+            return [self.of.serving.loaded] * self.rows
+        return [self.of.loaded(row) for row in range(self.first, self.first + self.rows)]
+
+    @property
     def tiers(self) -> Sequence[Tier]:
         """Where the features of its rows come from."""
         return self.of.found.tiers[self.first : self.first + self.rows]
@@ -95,13 +119,17 @@ class _Waiting:
 
 @dataclass
 class Predictor:
-    """Answers for one model. `serving` gives the version that serves now, None where none does; `on_answered` gets what was answered."""
+    """Answers for one model. `serving` gives the version that serves now, None where none does; `on_answered` gets what was answered.
+
+    challenger: the canary beside that version, None where none is tried.
+    """
 
     model: Model
     schema: RequestSchema
     features: Features
     serving: Callable[[], Serving | None]
     on_answered: Callable[[Answered], None] = lambda _: None
+    challenger: Callable[[Loaded], Challenger | None] = lambda _: None
     _queue: "deque[_Waiting]" = field(default_factory=deque)
     _waiting_rows: int = 0
     _is_busy: bool = False
@@ -194,27 +222,31 @@ class Predictor:
         features_ms = (time.perf_counter() - began) * 1000
         score = partial(self._scored, serving, found)
         is_short = questions.num_rows <= INLINE_ROWS
-        scores, model_ms = score() if is_short else await asyncio.get_running_loop().run_in_executor(self._thread, score)
+        scores, model_ms, cpu_ms = score() if is_short else await asyncio.get_running_loop().run_in_executor(self._thread, score)
+        challenger = self.challenger(serving.loaded)
+        tried = None if challenger is None else await challenger.answer(serving.loaded, questions, found, (scores, cpu_ms))
         whole = Answered(
             serving=serving,
             asked_at=asked_at,
             questions=questions,
             found=found,
-            scores=scores,
+            scores=scores if tried is None else tried.over(scores),
             features_ms=features_ms,
             model_ms=model_ms,
+            cpu_ms=cpu_ms,
+            tried=tried,
         )
         answered.append(whole)
         firsts = np.cumsum([0, *(len(one.rows) for one in taken)]).tolist()
         return [Part(of=whole, first=first, rows=len(one.rows)) for first, one in zip(firsts, taken, strict=False)]
 
-    def _scored(self, serving: Serving, found: Found) -> tuple[Scores, float]:
-        """What a version says to features, and in how many milliseconds."""
-        began = time.perf_counter()
+    def _scored(self, serving: Serving, found: Found) -> tuple[Scores, float, float]:
+        """What a version says to features, in how many milliseconds, and those of the processor."""
+        began, cpu_began = time.perf_counter(), time.thread_time()
         scores = serving.loaded.scorer.score_arrays(found.arrays)
         if not np.isfinite(scores).all():
             raise Problem(500, "NotFinite", f"Version {serving.loaded.version} gave a score that is no number.", model=self.model.name)
-        return scores, (time.perf_counter() - began) * 1000
+        return scores, (time.perf_counter() - began) * 1000, (time.thread_time() - cpu_began) * 1000
 
     def _deliver(self, outcomes: Sequence[tuple[_Waiting, Part | Exception | None]], rate: float) -> None:
         """Hands out the answers, and goes on."""

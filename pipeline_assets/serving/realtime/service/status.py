@@ -109,7 +109,7 @@ def recent_prediction(number: str, part: Part) -> RecentPrediction:
     answer = plain_scores(model, Part(of=part.of, first=part.first, rows=1))[0]
     name = "score" if isinstance(model.task, Binary) else "value" if isinstance(model.task, Regression) else "predicted"
     return RecentPrediction(
-        id=number, at=part.of.asked_at, model=model.name, version=part.of.serving.loaded.version, score=answer[name], tier=part.tiers[0]
+        id=number, at=part.of.asked_at, model=model.name, version=part.versions[0].version, score=answer[name], tier=part.tiers[0]
     )
 
 
@@ -128,7 +128,8 @@ def _model(service: "Service", reports: Mapping[int, Report], model: Model) -> M
         traffic=tuple(figures.traffic),
         freshness=_freshness(followed_of(reports), model),
         fields=tuple(_field(one) for one in service.predictors[model.name].schema.fields),
-        problem=service.live.problems.get(model.name),
+        challenger=service.live.challengers.in_words(model.name),
+        problem=service.live.problems.get(model.name) or service.live.challengers.problem(model.name),
     )
 
 

@@ -58,10 +58,10 @@ def routes(service: "Service") -> list[Route]:
 
 def predictions(part: Part, ids: list[str]) -> list[dict[str, Any]]:
     """The answers to the instances, in their order."""
-    version, model = part.of.serving.loaded.version, part.of.serving.loaded.model
+    found = zip(ids, plain_scores(part.of.serving.loaded.model, part), part.versions, part.statuses, part.tiers, strict=True)
     return [
-        {"id": one, **scores, "model_version": version, "feature_status": status, "features_from": tier}
-        for one, scores, status, tier in zip(ids, plain_scores(model, part), part.statuses, part.tiers, strict=True)
+        {"id": one, **scores, "model_version": loaded.version, "feature_status": status, "features_from": tier}
+        for one, scores, loaded, status, tier in found
     ]
 
 
@@ -72,7 +72,10 @@ def timing(part: Part, total_ms: float) -> str:
 
 
 def described(service: "Service", name: str) -> dict[str, Any]:
-    """A model as clients see it: what it answers, which version serves since when, and why another one does not. Raises UnknownName."""
+    """A model as clients see it: what it answers, which version serves since when, why another one does not, and what is tried.
+
+    Raises UnknownName.
+    """
     model, serving = service.project.model(name), service.version(name)
     contract = None if serving is None else serving.loaded.contract
     return {
@@ -87,6 +90,7 @@ def described(service: "Service", name: str) -> dict[str, Any]:
         "unit": None if contract is None else contract.unit,
         "fields": [{"name": one.name, "required": one.is_required} for one in service.predictor(name).schema.fields],
         "problem": service.live.problems.get(name),
+        "challenger": service.live.challengers.described(name),
     }
 
 

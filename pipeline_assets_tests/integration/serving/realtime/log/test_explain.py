@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from pyiceberg.catalog import Catalog
 
 from pipeline_assets.core import names
-from pipeline_assets.core.connections import catalog
+from pipeline_assets.core.connections import catalog, warehouse
 from pipeline_assets.core.online_errors import PredictionNotLogged
 from pipeline_assets.core.prediction_streams import prediction_log
 from pipeline_assets.core.settings import Settings
@@ -26,6 +26,7 @@ from pipeline_assets.ingestion.streaming.typed.table import Position, append_eve
 from pipeline_assets.model_lifecycle.feature_store.lineage import ProjectLineage
 from pipeline_assets.model_lifecycle.feature_store.online.build import build
 from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed
+from pipeline_assets.model_lifecycle.registry import ledger, trials
 from pipeline_assets.processing.cleaning.dbt import project_folder
 from pipeline_assets.processing.cleaning.lineage import read_lineage
 from pipeline_assets.processing.cleaning.models import read_models
@@ -160,6 +161,21 @@ def test_a_prediction_is_replayed_from_the_lake_to_the_bit(site: Site) -> None:
     assert {row["origin"] for row in behind.newest} == {INSTANCE["origin"]}
     assert "flight_delay version 1 (live) answered score" in text
     assert "score of the packaged model: equal to the bit" in text
+
+
+def test_an_answer_of_a_canary_is_replayed_with_its_own_version(site: Site) -> None:
+    """To the bit, by the package of the version that answered, not of the one that is live."""
+    put_package(site.settings, MODEL, 2, 2)
+    decision = ledger.Decision(version=2, actor="a test", reason="a try", live_from=DECIDED)
+    with warehouse(site.settings) as connection:
+        trials.start(connection, MODEL, decision, role="canary", share=0.9999, expected=None)
+    answer = site.ask()
+    site.log()
+    found = site.explain(answer["id"])
+
+    assert (answer["model_version"], found.prediction["model_version"], found.prediction["role"]) == (2, 2, "canary")
+    assert (found.replay.features, found.replay.is_score_equal) == (EQUAL, True)
+    assert "flight_delay version 2 (canary) answered score" in "\n".join(lines_of(found))
 
 
 def test_a_value_that_the_lake_does_not_give_is_shown(site: Site) -> None:
