@@ -41,6 +41,7 @@ TABLES_CHANGED = "tables_changed"
 STREAM_HEALTH = "stream_health"
 ONLINE_HEALTH = "online_health"
 ENDPOINT_HEALTH = "endpoint_health"
+ALIASES_MIRRORED = "aliases_mirrored"
 
 # The schedule of the audit of all sources.
 AUDIT_DAILY = "audit_daily"

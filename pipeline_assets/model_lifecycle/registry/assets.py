@@ -10,6 +10,7 @@ from pipeline_assets.core import names
 from pipeline_assets.core.handover import needed
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import Platform, dagster_errors, key, use_case_tags
+from pipeline_assets.model_lifecycle.registry.sensors import aliases_mirrored
 from pipeline_assets.spec.models import Model
 from pipeline_assets.spec.use_case import UseCase
 
@@ -30,8 +31,9 @@ class ChosenCandidate(dg.Config):
 
 
 def defs(project: Project) -> dg.Definitions:
-    """The champion of every model."""
-    return dg.Definitions(assets=[_champion(project.home_of_model(model), model) for model in project.models])
+    """The champion of every model, and the aliases that follow it."""
+    champions = [_champion(project.home_of_model(model), model) for model in project.models]
+    return dg.Definitions(assets=champions, sensors=[aliases_mirrored(project.models)] if champions else [])
 
 
 def _champion(use_case: UseCase, model: Model) -> dg.AssetsDefinition:

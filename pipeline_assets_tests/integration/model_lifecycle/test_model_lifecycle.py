@@ -28,9 +28,10 @@ from pipeline_assets.model_lifecycle.feature_store.online import store
 from pipeline_assets.model_lifecycle.feature_store.online.findings import write_finding
 from pipeline_assets.model_lifecycle.feature_store.online.recomputed import ServedParity
 from pipeline_assets.model_lifecycle.registry import assets as registry_assets
-from pipeline_assets.model_lifecycle.registry import by_hand, commands, ledger, versions
+from pipeline_assets.model_lifecycle.registry import by_hand, commands, ledger, trials, versions
 from pipeline_assets.model_lifecycle.registry.gate import broken
 from pipeline_assets.model_lifecycle.registry.judgement import Judgement, judge_candidate
+from pipeline_assets.model_lifecycle.registry.sensors import aliases_mirrored
 from pipeline_assets.model_lifecycle.training import archive
 from pipeline_assets.model_lifecycle.training import assets as training_assets
 from pipeline_assets.model_lifecycle.training.blocks import HOLDOUT
@@ -409,6 +410,31 @@ def test_a_version_is_tried_by_hand(house: House) -> None:
     assert house.aliases() == {"champion": 1}
     with pytest.raises(PromotionRefused, match="nothing to stop"):
         by_hand.stop(settings, model, actor="a test", reason="enough")
+
+
+def test_aliases_follow_what_the_prediction_service_decides(house: House) -> None:
+    """A canary that went live without MLflow is its champion after the sensor's next tick, and is not mirrored again by the one after."""
+    settings, model = house.settings, house.model
+    for change in (_fewer(0.9), _fewer(1.1)):
+        house.judge(house.train(change))
+    by_hand.roll_back(settings, model, actor="a test", reason="worse")
+    by_hand.canary(settings, model, 2, share=0.5, actor="a test", reason="a try")
+    tried = ledger.trial(ledger.history(settings, model))
+    assert tried is not None
+    decision = ledger.Decision(version=2, actor="the service", reason="well", live_from=tried.live_from)
+    with warehouse(settings) as connection:
+        trials.finish(connection, model, decision, expected=tried)
+    before, sensor = house.aliases(), aliases_mirrored([model])
+
+    with dg.build_sensor_context(resources={"platform": house.platform}) as context:
+        result = sensor(context)
+    assert isinstance(result, dg.SensorResult)
+    after = house.aliases()
+    tracking(settings).set_registered_model_alias(model.name, "champion", "1")
+    with dg.build_sensor_context(resources={"platform": house.platform}, cursor=result.cursor) as context:
+        sensor(context)
+
+    assert (before["champion"], after["champion"], house.aliases()["champion"]) == (1, 2, 1)
 
 
 def test_a_crash_between_ledger_and_aliases_is_healed_by_the_next_call(house: House) -> None:
