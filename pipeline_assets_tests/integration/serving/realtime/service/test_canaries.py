@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import psycopg
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
@@ -126,6 +127,12 @@ def settings_of(settings: Settings) -> PredictionSettings:
     return PredictionSettings.model_construct(**{name: getattr(settings, name) for name in PredictionSettings.model_fields})
 
 
+def counted(text: str, name: str, **labels: str) -> float:
+    """What a counter of the metrics says, over all processes."""
+    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples if sample.name == name]
+    return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
+
+
 def logged_in(folder: Path) -> list[dict[str, Any]]:
     """What a service has logged that has ended, while Kafka was away."""
     spool = Spool(folder=folder, limit_bytes=1 << 30, segment_bytes=1 << 30)
@@ -200,7 +207,7 @@ def test_each_entity_is_answered_by_its_version_on_every_process_and_after_a_res
     assert tried["small"] < tried["large"]
     assert {one["model_version"] for one in found} == {1, 2}
     assert (shown["version"], shown["challenger"]["version"], shown["challenger"]["share"]) == (1, 2, 0.6)
-    assert 'predictions_total{features_from="online",model="flight_delay",role="canary",version="2"}' in text
+    assert counted(text, "predictions_total", version="2", role="canary", features_from="online") > 0
     assert "version 2 answers 60 % of entities" in page
 
 
@@ -381,7 +388,7 @@ def test_a_shadow_is_logged_and_never_seen(store: Settings, tmp_path: Path) -> N
     assert {json.loads(each["scores"])["score"] for each in live} == set(scores)
     assert {json.loads(each["scores"])["score"] for each in unseen}.isdisjoint(scores)
     assert (shown["role"], shown["answers"], shown["last_error"]) == ("shadow", FLEET, None)
-    assert f'predict_tried_rows_total{{model="flight_delay",outcome="answered",role="shadow",version="2"}} {FLEET}' in text
+    assert counted(text, "predict_tried_rows_total", version="2", role="shadow", outcome="answered") == FLEET
     assert [entry.action for entry in ledger.history(store, MODEL)] == ["promote", "shadow"]
 
 
@@ -400,7 +407,7 @@ def test_a_shadow_that_is_too_slow_is_dropped_and_counted(store: Settings, tmp_p
 
     assert {answer.status_code for answer in answers} == {200}
     assert max(answer.elapsed.total_seconds() for answer in answers) < 3.0
-    assert 'predict_tried_rows_total{model="flight_delay",outcome="dropped",role="shadow",version="2"}' in text
+    assert counted(text, "predict_tried_rows_total", version="2", role="shadow", outcome="dropped") > 0
 
 
 def test_a_canary_is_logged_as_what_it_answered(store: Settings, tmp_path: Path) -> None:
