@@ -161,6 +161,16 @@ def test_what_serves_and_streams_starts_without_dagster(module: str) -> None:
     assert loaded.stdout.strip() == "[]"
 
 
+def test_a_process_of_the_service_starts_without_what_no_prediction_needs() -> None:
+    """A client of HTTP and tokens are for identity providers, lake and notes of it for runs: together half a second."""
+    unused = ("httpx", "jwt", "pyiceberg", "rich")
+    probe = f"import sys, pipeline_assets.serving.realtime.service.app; print([name for name in {unused!r} if name in sys.modules])"
+
+    loaded = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+
+    assert loaded.stdout.strip() == "[]"
+
+
 # What only runs connect and compute with: no process that loads the code location, as each one of Dagster's does, waits for it.
 AT_RUNS = (
     "adbc_driver_postgresql", "boto3", "confluent_kafka", "evidently", "fastavro", "grpc_tools.protoc", "httpx", "matplotlib", "mlflow",

@@ -4,7 +4,7 @@ The time zones are those of Polars, which brings its own; Arrow and Python would
 zone's clocks were set: to ask it for each question took half of the time of a question online.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final
@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from pipeline_assets.processing.features.columns import Ints
-from pipeline_assets.spec.features import Transform
+from pipeline_assets.spec.features import RequestFeature, Transform
 
 SECOND, DAY = 1_000_000, 86_400
 # Between these years the settings of clocks are known, in seconds since the epoch; Polars is asked for other instants one by one.
@@ -30,6 +30,12 @@ CLOCK: Mapping[Transform, Callable[[Ints], Ints]] = {
 def shown(transform: Transform, at: Ints, time_zone: str) -> Ints:
     """What `transform` is at instants in microseconds since the epoch: `hour` 0 to 23, `weekday` 1 (Monday) to 7, and so on."""
     return CLOCK[transform](local_seconds(at, time_zone))
+
+
+def warm(features: Iterable[RequestFeature]) -> None:
+    """Has the time zones of some features known before the first question, which would wait for it."""
+    for zone in {feature.time_zone for feature in features if feature.transform != "value"}:
+        local_seconds(np.zeros(1, np.int64), zone)
 
 
 def local_seconds(at: Ints, time_zone: str) -> Ints:

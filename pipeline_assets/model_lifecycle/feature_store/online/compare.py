@@ -12,7 +12,6 @@ from pipeline_assets.core.settings import OnlineSettings
 from pipeline_assets.model_lifecycle.feature_store.online.copies import open_source
 from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed, feeds_of_model
 from pipeline_assets.model_lifecycle.feature_store.online.read import Reader, Served
-from pipeline_assets.model_lifecycle.feature_store.parity import differs
 from pipeline_assets.model_lifecycle.feature_store.spine import check_requests, entity_keys, left_out
 from pipeline_assets.spec.models import Model
 
@@ -54,6 +53,8 @@ def beside(
 
     Request features whose column the spine lacks are left out, as they are of `past`.
     """
+    from pipeline_assets.model_lifecycle.feature_store.parity import differs
+
     model = project.model(model_name)
     omitted = left_out(model, spine.column_names)
     asked = replace(model, request_features=tuple(one for one in model.request_features if one not in omitted))

@@ -1,15 +1,19 @@
 """From a request's headers to its caller: an API key, a bearer token of the identity provider, or a session of the page."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from starlette.types import Scope
 
 from pipeline_assets.serving.realtime.access.callers import Caller
-from pipeline_assets.serving.realtime.access.issuer import Issuer, IssuerAway, TokenRefused
+from pipeline_assets.serving.realtime.access.errors import IssuerAway, TokenRefused
 from pipeline_assets.serving.realtime.access.keyring import Keyring
 from pipeline_assets.serving.realtime.access.keys import KEY_FORM
 from pipeline_assets.serving.realtime.access.problems import Refusal, forbidden, not_now, unauthorized
 from pipeline_assets.serving.realtime.access.sessions import SAFE_METHODS, Headers, Sessions, is_same_origin
+
+if TYPE_CHECKING:
+    from pipeline_assets.serving.realtime.access.issuer import Issuer
 
 BEARER, API_KEY = b"bearer", b"x-api-key"
 HOW = "Send an API key as `Authorization: Bearer <key>` or `X-API-Key: <key>`."
@@ -21,7 +25,7 @@ class Credentials:
     """What callers are known by. Without an issuer bearer tokens are API keys alone; without sessions there is no page."""
 
     keys: Keyring
-    issuer: Issuer | None = None
+    issuer: "Issuer | None" = None
     sessions: Sessions | None = None
 
     async def caller(self, scope: Scope, headers: Headers) -> Caller | Refusal:

@@ -1,4 +1,4 @@
-"""The errors of access to the prediction service that a person who runs it can mend."""
+"""The errors of access to the prediction service: what a person who runs it can mend, and why a token is not taken."""
 
 from pathlib import Path
 
@@ -29,3 +29,11 @@ class IssuerRefused(UserInputError):
     def __init__(self, issuer: str, problem: str, remedy: str) -> None:
         self.issuer, self.problem = issuer, problem
         super().__init__(f"Identity provider '{issuer}' {problem}. {remedy}")
+
+
+class TokenRefused(Exception):
+    """A token that proves nothing; the sentence is fit for the caller."""
+
+
+class IssuerAway(Exception):
+    """No key of the identity provider is known, and it does not answer: whether a token is good cannot be found out."""

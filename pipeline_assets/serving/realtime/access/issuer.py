@@ -23,7 +23,7 @@ import httpx
 import jwt
 
 from pipeline_assets.serving.realtime.access.callers import Caller, roles_of
-from pipeline_assets.serving.realtime.access.errors import IssuerRefused
+from pipeline_assets.serving.realtime.access.errors import IssuerAway, IssuerRefused, TokenRefused
 
 LOG = logging.getLogger(__name__)
 ALGORITHMS = ("RS256", "ES256")
@@ -32,14 +32,6 @@ LEEWAY_SECONDS = 30
 FETCH_SECONDS, MOST_BYTES, MOST_KEYS = 5.0, 262_144, 100
 KEEP_SECONDS, LEAST_SECONDS, LOST_SECONDS = 3600.0, 30.0, 86_400.0
 LONGEST_TOKEN, LONGEST_NAME = 8192, 255
-
-
-class TokenRefused(Exception):
-    """A token that proves nothing; the sentence is fit for the caller."""
-
-
-class IssuerAway(Exception):
-    """No key of the identity provider is known, and it does not answer: whether a token is good cannot be found out."""
 
 
 @dataclass(frozen=True, kw_only=True)

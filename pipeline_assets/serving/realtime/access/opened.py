@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
@@ -11,9 +12,11 @@ from pipeline_assets.core.settings import AccessSettings
 from pipeline_assets.serving.realtime.access.audit import end_audit, log_audit
 from pipeline_assets.serving.realtime.access.credentials import Credentials
 from pipeline_assets.serving.realtime.access.guard import Guard, Policy
-from pipeline_assets.serving.realtime.access.issuer import Issuer, Oidc
 from pipeline_assets.serving.realtime.access.keyring import Keyring
 from pipeline_assets.serving.realtime.access.sessions import Sessions, session_secret
+
+if TYPE_CHECKING:
+    from pipeline_assets.serving.realtime.access.issuer import Issuer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +25,7 @@ class Access:
 
     keys: Keyring
     sessions: Sessions
-    issuer: Issuer | None
+    issuer: "Issuer | None"
 
     def guard(self, app: ASGIApp, routes: Sequence[BaseRoute], policy: Policy) -> Guard:
         """The app behind its guard."""
@@ -45,10 +48,13 @@ def open_access(settings: AccessSettings) -> Access:
     return Access(keys=keys, sessions=Sessions(keys, session_secret(settings.home)), issuer=_issuer(settings))
 
 
-def _issuer(settings: AccessSettings) -> Issuer | None:
+def _issuer(settings: AccessSettings) -> "Issuer | None":
     if settings.serve_oidc_issuer is None:
         return None
     if settings.serve_oidc_audience is None:
         # A token for another service of the same provider would do.
         raise SettingsMissing(["PIPELINE_SERVE_OIDC_AUDIENCE"])
+    # A client of HTTP and cryptography: a quarter of the time in which a process starts.
+    from pipeline_assets.serving.realtime.access.issuer import Issuer, Oidc
+
     return Issuer(Oidc(issuer=settings.serve_oidc_issuer, audience=settings.serve_oidc_audience, role_claim=settings.serve_oidc_role_claim))

@@ -32,6 +32,7 @@ from pipeline_assets.model_lifecycle.feature_store.online.compare import kinds_o
 from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed
 from pipeline_assets.model_lifecycle.feature_store.online.pool import Readers
 from pipeline_assets.model_lifecycle.feature_store.online.read import Served
+from pipeline_assets.processing.features import wall_clock
 from pipeline_assets.serving.realtime.access.callers import Role
 from pipeline_assets.serving.realtime.access.guard import PUBLIC, Policy
 from pipeline_assets.serving.realtime.access.opened import Access
@@ -144,6 +145,7 @@ class Service:
         self.readers.close()
 
     def _predictor(self, model: Model) -> Predictor:
+        wall_clock.warm(model.request_features)
         return Predictor(
             model=model,
             schema=RequestSchema(model=model, kinds=kinds_of(self.project, model)),

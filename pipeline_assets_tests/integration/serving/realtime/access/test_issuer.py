@@ -20,8 +20,8 @@ from pipeline_assets.core.settings import AccessSettings
 from pipeline_assets.serving.realtime.access import issuer as issuers
 from pipeline_assets.serving.realtime.access.callers import Caller, Role
 from pipeline_assets.serving.realtime.access.credentials import Credentials
-from pipeline_assets.serving.realtime.access.errors import IssuerRefused
-from pipeline_assets.serving.realtime.access.issuer import Issuer, IssuerAway, Oidc, TokenRefused
+from pipeline_assets.serving.realtime.access.errors import IssuerAway, IssuerRefused, TokenRefused
+from pipeline_assets.serving.realtime.access.issuer import Issuer, Oidc
 from pipeline_assets.serving.realtime.access.keyring import Keyring
 from pipeline_assets.serving.realtime.access.opened import open_access
 from pipeline_assets.serving.realtime.access.problems import Refusal
