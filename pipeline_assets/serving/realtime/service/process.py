@@ -1,5 +1,6 @@
 """One process of the prediction service: its app, made without what no prediction needs."""
 
+import gc
 import sys
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
@@ -11,10 +12,11 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp
 
-# What Arrow and XGBoost load where they find it: two seconds and 100 MB a process.
-# How long a thread may hold up the others: an answer goes through three of them, and by Python's own 5 ms it would wait for each while
-# others are busy, such as that of the log.
+# How long a thread may hold up the others: by Python's own 5 ms an answer would wait for each that is busy, such as that of the log.
 SWITCH_SECONDS = 0.0005
+# When the garbage collector looks at young, older and all objects. All of them by Python's own thresholds held up answers by 0.15 s.
+COLLECTED_AFTER = (5_000, 20, 100)
+# What Arrow and XGBoost load where they find it: two seconds and 100 MB a process.
 NOT_NEEDED = frozenset({"pandas", "sklearn"})
 
 
@@ -33,6 +35,8 @@ def app() -> "ASGIApp":
     """The app of this process, from the settings and declarations."""
     sys.meta_path.insert(0, Without())
     sys.setswitchinterval(SWITCH_SECONDS)
+    import xgboost  # noqa: F401 - the first package would load it, after what is below
+
     from pipeline_assets.core.declarations import load_project
     from pipeline_assets.core.settings import AccessSettings, PredictionSettings, home_folder, read_part, read_serve_settings
     from pipeline_assets.model_lifecycle.feature_store.online.feeds import feeds_of
@@ -44,4 +48,8 @@ def app() -> "ASGIApp":
     project, settings = load_project(), read_part(PredictionSettings, home_folder())
     feeds = feeds_of(project, read_manifest(project_folder()))
     service = Service(settings=settings, project=project, feeds=feeds, serve=read_serve_settings(), folder=settings.home / "serve")
-    return build_app(service, open_access(read_part(AccessSettings, home_folder())))
+    made = build_app(service, open_access(read_part(AccessSettings, home_folder())))
+    # What is there by now stays, a quarter of a million objects, and so do most of those that come: what was answered last.
+    gc.freeze()
+    gc.set_threshold(*COLLECTED_AFTER)
+    return made
