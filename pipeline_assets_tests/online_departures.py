@@ -10,13 +10,16 @@ import pyarrow as pa
 from psycopg import sql
 
 from pipeline_assets.core import names
-from pipeline_assets.core.connections import catalog
+from pipeline_assets.core.connections import catalog, online
 from pipeline_assets.core.declarations import load_project
-from pipeline_assets.core.settings import Settings
+from pipeline_assets.core.settings import OnlineSettings, Settings
 from pipeline_assets.ingestion.sources.contracts import arrow_schema
 from pipeline_assets.ingestion.streaming.landing.offsets import Seen
 from pipeline_assets.ingestion.streaming.typed.table import PLACE_SCHEMA, Position, append_events, typed_schema, typed_table
+from pipeline_assets.model_lifecycle.feature_store.online import store
 from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed, feeds_of
+from pipeline_assets.model_lifecycle.feature_store.online.keep import keep_records
+from pipeline_assets.model_lifecycle.feature_store.online.session import open_session
 from pipeline_assets.model_lifecycle.feature_store.online.store import Kept
 from pipeline_assets.processing.cleaning.dbt import project_folder
 from pipeline_assets.processing.cleaning.manifest import read_manifest
@@ -92,6 +95,15 @@ def questions(at: datetime) -> pa.Table:
     return pa.Table.from_pylist(
         rows, schema=pa.schema({**dict.fromkeys(("origin", "carrier", "tailnum", "dest"), pa.string()), "decision_at": INSTANT})
     )
+
+
+def keep_departures(settings: OnlineSettings, rows: list[dict[str, Any]]) -> None:
+    """Builds the feed of departures from records of its topic, in the place of the one that is there."""
+    with online(settings) as connection:
+        kept = store.begin(connection, feed("departures_history"))
+        store.go_live(connection, kept)
+    with open_session(settings, kept) as session:
+        keep_records(session, table_of(rows), {0: len(rows)})
 
 
 def states_kept(connection: psycopg.Connection, kept: Kept) -> list[tuple[Any, ...]]:

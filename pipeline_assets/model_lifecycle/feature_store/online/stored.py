@@ -40,6 +40,8 @@ ASKED = """
     select -1 - {number}, convert_to(({position})::text, 'UTF8'), null, null from online.feeds where id = {id}
 """
 NUMBERS = count()
+# psycopg looks at the connection so often by itself, beside being called; by its default all the time.
+LOOK_SECONDS = 1.0
 
 
 class Stored:
@@ -72,7 +74,7 @@ class Stored:
         if self.connection not in self._prepared:
             self._prepare()
         server.send_query_prepared(self._name, _parameters(each, self.connection.info.encoding), result_format=Format.BINARY)
-        *_, result = await wait_async(execute(server), server.socket)
+        *_, result = await wait_async(execute(server), server.socket, LOOK_SECONDS)
         if result.status != ExecStatus.TUPLES_OK:
             raise self._error(result)
         return self._found(each, result)

@@ -17,17 +17,14 @@ from pydantic import SecretStr
 from pipeline_assets.core.connections import online
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.settings import OnlineSettings, Settings
-from pipeline_assets.model_lifecycle.feature_store.online import store
 from pipeline_assets.model_lifecycle.feature_store.online.app import MOST_INSTANCES, build_app
-from pipeline_assets.model_lifecycle.feature_store.online.keep import keep_records
 from pipeline_assets.model_lifecycle.feature_store.online.pool import MOST_CONNECTIONS
 from pipeline_assets.model_lifecycle.feature_store.online.served import Sample, newest_samples
-from pipeline_assets.model_lifecycle.feature_store.online.session import open_session
 from pipeline_assets.processing.features.catalogue import feature_columns
 from pipeline_assets.spec.monitors import Sampling
 from pipeline_assets.use_cases import nyc_flights
 from pipeline_assets.use_cases.nyc_flights.models import flight_delay
-from pipeline_assets_tests.online_departures import PROJECT, departures, feed, table_of
+from pipeline_assets_tests.online_departures import PROJECT, departures, feed, keep_departures
 from pipeline_assets_tests.stream_records import until
 
 EVERY = replace(flight_delay.monitor, served=Sampling(share=1.0))
@@ -43,18 +40,8 @@ KNOWN = {**KEYS, **FLIGHT, "decision_at": NOW}
 def database(stores: Settings, fresh_database: Callable[..., SecretStr]) -> OnlineSettings:
     """An online store that has the departures."""
     settings = OnlineSettings.model_construct(home=stores.home, online_dsn=fresh_database(stores.online_dsn))
-    keep_departures(settings)
+    keep_departures(settings, ROWS)
     return settings
-
-
-def keep_departures(settings: OnlineSettings) -> None:
-    """Builds the feed of departures, in the place of the one that is there."""
-    declared = feed("departures_history")
-    with online(settings) as connection:
-        kept = store.begin(connection, declared)
-        store.go_live(connection, kept)
-    with open_session(settings, kept) as session:
-        keep_records(session, table_of(ROWS), {0: len(ROWS)})
 
 
 @pytest.fixture
@@ -162,7 +149,7 @@ def test_other_bodies_and_models_are_refused(client: httpx.Client) -> None:
 def test_a_feed_that_is_built_anew_is_read_on(client: httpx.Client, database: OnlineSettings) -> None:
     """The tables of the version that was read are gone; the next question is answered from the new ones."""
     before = client.post("/v1/features/flight_delay", json={"instances": [KNOWN]})
-    keep_departures(database)
+    keep_departures(database, ROWS)
     after = client.post("/v1/features/flight_delay", json={"instances": [KNOWN]})
 
     assert (before.status_code, after.status_code) == (200, 200)
