@@ -74,7 +74,8 @@ def status_of(service: "Service", access: Access) -> ServiceStatus:
         started_at=service.recent.started_at,
         is_ready=service.is_ready,
         workers=service.serve.serve_workers,
-        models=tuple(_model(service, reports, model) for model in service.project.models),
+        # Those that answer stand first.
+        models=tuple(sorted((_model(service, reports, model) for model in service.project.models), key=lambda one: one.version is None)),
         recent=tuple(recent_prediction(number, part) for number, part in service.recent.newest()[:SHOWN]),
         problems=tuple(problems),
     )
