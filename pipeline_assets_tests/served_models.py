@@ -12,13 +12,9 @@ import httpx
 import numpy as np
 import uvicorn
 
-from pipeline_assets.core.connections import online
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.settings import AccessSettings, ObjectStoreSettings, OnlineSettings, PredictionSettings, ServeSettings, Settings
-from pipeline_assets.model_lifecycle.feature_store.online import store
 from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed
-from pipeline_assets.model_lifecycle.feature_store.online.keep import keep_records
-from pipeline_assets.model_lifecycle.feature_store.online.session import open_session
 from pipeline_assets.model_lifecycle.registry import ledger
 from pipeline_assets.model_lifecycle.training.candidate import Candidate, train_candidate
 from pipeline_assets.model_lifecycle.training.dataset import build_training_set
@@ -33,8 +29,9 @@ from pipeline_assets.serving.realtime.service.app import Service, build_app
 from pipeline_assets.spec.models import Model
 from pipeline_assets.spec.tasks import Task
 from pipeline_assets.use_cases import nyc_flights
+from pipeline_assets_tests import online_departures
 from pipeline_assets_tests.model_rows import AS_OF, START, labels, record_of, small_model, vectors
-from pipeline_assets_tests.online_departures import PROJECT, departures, feed, table_of
+from pipeline_assets_tests.online_departures import PROJECT, departures, feed
 from pipeline_assets_tests.stream_records import until
 
 ROWS = departures(np.random.default_rng(30), 60)
@@ -57,11 +54,16 @@ def project_of(*models: Model) -> Project:
 
 def keep_departures(settings: OnlineSettings) -> None:
     """Builds the feed of departures, in the place of the one that is there."""
-    with online(settings) as connection:
-        kept = store.begin(connection, FEED)
-        store.go_live(connection, kept)
-    with open_session(settings, kept) as session:
-        keep_records(session, table_of(ROWS), {0: len(ROWS)})
+    online_departures.keep_departures(settings, ROWS)
+
+
+def put_live(settings: Settings, versions: int = 1) -> Settings:
+    """An online store of departures, and so many packages of the model of which the first is live."""
+    keep_departures(settings)
+    for version in range(1, versions + 1):
+        put_package(settings, MODEL, version, version)
+    promote(settings, MODEL, 1)
+    return settings
 
 
 def candidate(model: Model, seed: int) -> Candidate:

@@ -66,7 +66,7 @@ class AwaitedReader:
 
     async def _stored(self) -> Stored:
         """The states on a connection, which is opened by a thread; whoever is cancelled leaves it to the next one."""
-        if self._opening is None or (self._opening.done() and (self._opening.cancelled() or self._opening.exception() is not None)):
+        if self._opening is None or (self._opening.done() and not _is_open(self._opening)):
             self._opening = asyncio.get_running_loop().run_in_executor(self._thread, self._open)
         return await asyncio.shield(self._opening)
 
@@ -80,5 +80,9 @@ class AwaitedReader:
 
     def _discard(self) -> None:
         opened, self._opening = self._opening, None
-        if opened is not None and opened.done() and not opened.cancelled() and opened.exception() is None:
+        if opened is not None and _is_open(opened):
             opened.result().connection.close()
+
+
+def _is_open(opening: "asyncio.Future[Stored]") -> bool:
+    return opening.done() and not opening.cancelled() and opening.exception() is None

@@ -138,10 +138,7 @@ def _features(model: Model, found: "Overview", _: Look, __: datetime) -> Finding
         return f"the online store did not answer in time for {stood_in:,} of {rows:,} predictions", STORE
     view, count = max(((name, each.get(STALE, 0)) for name, each in one.statuses.items()), key=lambda each: each[1], default=("", 0))
     if view and _share(count, sum(one.statuses[view].values())) > MOST:
-        return (
-            f"{view} was older than promised for {count:,} questions",
-            "See `pipeline features online status` and `pipeline logs online-worker`.",
-        )
+        return f"{view} was older than promised for {count:,} questions", WORKER
     return None
 
 
@@ -151,10 +148,7 @@ def _logged(_: Model, found: "Overview", __: Look, ___: datetime) -> Finding | N
         reasons = ", ".join(f"{count:,} as {reason}" for reason, count in log.lost.items())
         return f"predictions were not logged: {reasons}", f"{LOGS} They are counted since the service started."
     if log.away_since is not None:
-        return (
-            f"Kafka does not answer since {log.away_since}; {log.spooled:,} predictions wait on disk",
-            "See `pipeline status` and `pipeline logs kafka`.",
-        )
+        return f"Kafka does not answer since {log.away_since}; {log.spooled:,} predictions wait on disk", KAFKA
     return None
 
 

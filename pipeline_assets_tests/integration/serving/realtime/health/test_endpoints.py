@@ -15,7 +15,7 @@ from pipeline_assets.serving.realtime.access.callers import Role
 from pipeline_assets.serving.realtime.health.assets import is_served
 from pipeline_assets.serving.realtime.health.judge import LOGGED, RULES
 from pipeline_assets.serving.realtime.health.sensors import endpoint_health
-from pipeline_assets_tests.served_models import INSTANCE, MODEL, ROWS, client_of, keep_departures, promote, put_package, service_of
+from pipeline_assets_tests.served_models import INSTANCE, MODEL, ROWS, client_of, put_live, service_of
 from pipeline_assets_tests.stream_records import until
 
 NOWHERE = "127.0.0.1:9"
@@ -26,10 +26,7 @@ KNOWN = {**INSTANCE, "decision_at": ROWS[-1]["recorded_at"].isoformat()}
 @pytest.fixture
 def store(isolated: Settings) -> Settings:
     """An online store of departures, and a version of the model that is live."""
-    keep_departures(isolated)
-    put_package(isolated, MODEL, 1, 1)
-    promote(isolated, MODEL, 1)
-    return isolated
+    return put_live(isolated)
 
 
 def point_at(platform: Platform, url: str, text: str) -> None:

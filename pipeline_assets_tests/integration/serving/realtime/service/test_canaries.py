@@ -36,7 +36,7 @@ from pipeline_assets.serving.realtime.service.challenger import Challenger
 from pipeline_assets.serving.realtime.service.shadow import MOST_ROWS
 from pipeline_assets.spec.models import Canary
 from pipeline_assets_tests.model_rows import START
-from pipeline_assets_tests.served_models import INSTANCE, MODEL, ROWS, client_of, keep_departures, promote, put_package, service_of
+from pipeline_assets_tests.served_models import INSTANCE, MODEL, ROWS, client_of, put_live, service_of
 from pipeline_assets_tests.stream_records import until
 
 PREDICT = "/v1/models/flight_delay:predict"
@@ -54,11 +54,7 @@ FLEET = 200
 @pytest.fixture
 def store(isolated: Settings) -> Settings:
     """An online store of departures, and two packages of the model of which the first is live."""
-    keep_departures(isolated)
-    for version in (1, 2):
-        put_package(isolated, MODEL, version, version)
-    promote(isolated, MODEL, 1)
-    return isolated
+    return put_live(isolated, versions=2)
 
 
 @dataclass(frozen=True, kw_only=True)

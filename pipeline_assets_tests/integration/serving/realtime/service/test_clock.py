@@ -16,7 +16,7 @@ from pipeline_assets.serving.realtime.log import writer
 from pipeline_assets.serving.realtime.log.spool import Spool
 from pipeline_assets.serving.realtime.service import live, predictor, status
 from pipeline_assets.serving.realtime.service.features import FAILURES
-from pipeline_assets_tests.served_models import INSTANCE, MODEL, ROWS, client_of, keep_departures, promote, put_package, service_of
+from pipeline_assets_tests.served_models import INSTANCE, MODEL, ROWS, client_of, promote, put_live, service_of
 from pipeline_assets_tests.stream_records import until
 
 PREDICT, BACK = f"/v1/models/{MODEL.name}:predict", timedelta(hours=1)
@@ -48,10 +48,7 @@ def ask(client: httpx.Client, instance: dict[str, object] = KNOWN, headers: dict
 
 def test_nothing_stops_when_the_clock_is_set_back(isolated: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Predictions, a limit per key, a breaker that was open, a promotion, a session of the page and the log go on; ids stay apart."""
-    keep_departures(isolated)
-    for version in (1, 2):
-        put_package(isolated, MODEL, version, version)
-    promote(isolated, MODEL, 1)
+    put_live(isolated, versions=2)
     service = service_of(isolated.model_copy(update={"kafka_bootstrap": NOWHERE}), tmp_path, MODEL)
     with client_of(service, tmp_path, Role.PREDICT, Role.READ) as client:
         _, limited = create_key(tmp_path / "keys.json", "limited", [Role.PREDICT], limits=Limits(requests_per_second=1, burst=1))

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from pipeline_assets.core.connections import online
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.serving.realtime.access.callers import Role
-from pipeline_assets_tests.served_models import INSTANCE, MODEL, ROWS, client_of, keep_departures, promote, put_package, service_of
+from pipeline_assets_tests.served_models import INSTANCE, MODEL, ROWS, client_of, keep_departures, promote, put_live, service_of
 from pipeline_assets_tests.stream_records import until
 
 ROOT = Path(__file__).resolve().parents[5]
@@ -43,10 +43,7 @@ FORBIDDEN = {
 @pytest.fixture
 def store(isolated: Settings) -> Settings:
     """An online store of departures, two packages of the model of which the first is live, and a table that is none of the service's."""
-    keep_departures(isolated)
-    for version in (1, 2):
-        put_package(isolated, MODEL, version, version)
-    promote(isolated, MODEL, 1)
+    put_live(isolated, versions=2)
     with psycopg.connect(isolated.warehouse_dsn.get_secret_value()) as connection:
         connection.execute("create schema raw")
         connection.execute("create table raw.prediction_log (prediction_id text)")

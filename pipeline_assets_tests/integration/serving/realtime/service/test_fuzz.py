@@ -14,7 +14,7 @@ from schemathesis.generation.case import Case
 
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.serving.realtime.access.callers import Role
-from pipeline_assets_tests.served_models import MODEL, client_of, keep_departures, promote, put_package, service_of
+from pipeline_assets_tests.served_models import MODEL, client_of, put_live, service_of
 
 EXAMPLES = 60
 BROKEN = httpx.codes.INTERNAL_SERVER_ERROR
@@ -32,9 +32,7 @@ LOOKED_AT = settings(
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["allowed", "not-allowed"])
 def test_nothing_that_is_asked_breaks_the_service(isolated: Settings, tmp_path: Path, mode: GenerationMode) -> None:
     """No answer is 5xx but that the service cannot now; each is what the document says, and what it allows is answered."""
-    keep_departures(isolated)
-    put_package(isolated, MODEL, 1, 1)
-    promote(isolated, MODEL, 1)
+    put_live(isolated)
     statuses: Counter[tuple[str, int]] = Counter()
     with client_of(service_of(isolated, tmp_path, MODEL), tmp_path, Role.ADMIN) as client:
         schema = schemathesis.openapi.from_dict(client.get("/openapi.json").json())

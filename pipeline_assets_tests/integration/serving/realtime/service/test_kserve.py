@@ -15,7 +15,7 @@ from pipeline_assets.core.settings import Settings
 from pipeline_assets.serving.realtime.access.callers import Role
 from pipeline_assets.serving.realtime.service.app import Service
 from pipeline_assets_tests.model_rows import vectors
-from pipeline_assets_tests.served_models import INSTANCE, MODEL, ROWS, client_of, keep_departures, promote, put_package, service_of
+from pipeline_assets_tests.served_models import INSTANCE, MODEL, ROWS, client_of, put_live, service_of
 
 KNOWN = {**INSTANCE, "decision_at": ROWS[-1]["recorded_at"].isoformat()}
 
@@ -23,9 +23,7 @@ KNOWN = {**INSTANCE, "decision_at": ROWS[-1]["recorded_at"].isoformat()}
 @pytest.fixture
 def service(isolated: Settings, tmp_path: Path) -> Service:
     """A service of the model, with an online store of departures."""
-    keep_departures(isolated)
-    put_package(isolated, MODEL, 1, 1)
-    promote(isolated, MODEL, 1)
+    put_live(isolated)
     return service_of(isolated, tmp_path, MODEL)
 
 

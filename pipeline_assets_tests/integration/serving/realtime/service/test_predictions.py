@@ -30,17 +30,7 @@ from pipeline_assets.serving.realtime.package import MODEL_FILE
 from pipeline_assets.serving.realtime.service.app import POLICY, Service, routes_of
 from pipeline_assets.serving.realtime.service.features import REST_SECONDS
 from pipeline_assets_tests.model_rows import MULTICLASS, REGRESSION
-from pipeline_assets_tests.served_models import (
-    INSTANCE,
-    MODEL,
-    ROWS,
-    client_of,
-    keep_departures,
-    model_of,
-    promote,
-    put_package,
-    service_of,
-)
+from pipeline_assets_tests.served_models import INSTANCE, MODEL, ROWS, client_of, model_of, promote, put_live, put_package, service_of
 from pipeline_assets_tests.stream_records import consume, until
 
 PREDICT = "/v1/models/flight_delay:predict"
@@ -52,11 +42,7 @@ OTHERS = [replace(model_of(MULTICLASS), name="outcome"), replace(model_of(REGRES
 @pytest.fixture
 def store(isolated: Settings) -> Settings:
     """An online store of departures, and two packages of the model of which the first is live."""
-    keep_departures(isolated)
-    for version in (1, 2):
-        put_package(isolated, MODEL, version, version)
-    promote(isolated, MODEL, 1)
-    return isolated
+    return put_live(isolated, versions=2)
 
 
 @pytest.fixture

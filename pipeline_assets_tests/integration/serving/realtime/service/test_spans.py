@@ -17,7 +17,7 @@ from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.streaming.capture.connectors import EVENT_PARTITIONS
 from pipeline_assets.ingestion.streaming.capture.topics import Topic, ensure_topics
 from pipeline_assets.serving.realtime.access.callers import Role
-from pipeline_assets_tests.served_models import INSTANCE, MODEL, ROWS, client_of, keep_departures, promote, put_package, service_of
+from pipeline_assets_tests.served_models import INSTANCE, MODEL, ROWS, client_of, put_live, service_of
 from pipeline_assets_tests.stream_records import consume, until
 
 PREDICT = f"/v1/models/{MODEL.name}:predict"
@@ -74,10 +74,7 @@ def collector() -> Iterator[Collector]:
 @pytest.fixture
 def store(isolated: Settings) -> Settings:
     """An online store of departures, and a version of the model that is live."""
-    keep_departures(isolated)
-    put_package(isolated, MODEL, 1, 1)
-    promote(isolated, MODEL, 1)
-    return isolated
+    return put_live(isolated)
 
 
 def predict(client: httpx.Client, traceparent: str | None = None) -> str:
