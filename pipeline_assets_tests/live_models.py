@@ -37,7 +37,7 @@ def go_live(settings: Settings, model: Model, *, seed: int, live_from: datetime)
     contract = replace(candidate.contract, model=model.name, training_set=record.path, training_set_sha256=record.sha256, as_of=live_from)
     run_id = log_candidate(settings, CASE, replace(candidate, contract=contract), record, dagster_run_id="a test")
     version = versions.register(settings, model, run_id, contract)
-    decision = ledger.Decision(version=version, actor="a test", reason="it is needed", live_from=live_from)
+    decision = ledger.Decision(version=version, actor="a test", reason="it is needed", live_from=live_from, contract_sha256=contract.digest)
     ledger.promote(settings, model, decision, expected_version=ledger.live_version(settings, model))
     return version
 

@@ -96,7 +96,7 @@ def _predicted(client: Client, settings: Settings, project: Project, asked: _Ask
     answers = [one for part in _parts(spine) for one in client.predict(model.name, part)]
     seconds = time.monotonic() - began
     past = offline.historical_features(settings, project, model.name, spine, name="what was asked of the service", on_notice=silent)
-    _, scorer, _ = load_package(settings, model.name, version)
+    _, scorer, _ = load_package(settings, model, version)
     scores = scorer.score(past)
     classes = scorer.contract.classes
     differing = sum(

@@ -33,7 +33,7 @@ def promote(
     if not is_forced:
         _check_not_rejected(settings, model, version, entries)
     since = live_from or end_of_vectors(settings, model) or contract.as_of
-    decision = Decision(version=version, actor=actor, reason=reason, live_from=since)
+    decision = Decision(version=version, actor=actor, reason=reason, live_from=since, contract_sha256=contract.digest)
     entry = ledger.promote(settings, model, decision, expected_version=ledger.live(entries))
     versions.mirror(settings, model)
     return entry
@@ -52,7 +52,7 @@ def roll_back(
     version = _target(model, entries, to)
     contract = versions.load(settings, model, version).contract
     since = live_from or end_of_vectors(settings, model) or contract.as_of
-    decision = Decision(version=version, actor=actor, reason=reason, live_from=since)
+    decision = Decision(version=version, actor=actor, reason=reason, live_from=since, contract_sha256=contract.digest)
     entry = ledger.promote(settings, model, decision, expected_version=ledger.live(entries), action="rollback")
     versions.mirror(settings, model)
     return entry
@@ -109,7 +109,8 @@ def _on_trial(settings: Settings, model: Model, version: int, actor: str, reason
     if ledger.live(entries) == version:
         raise PromotionRefused(model.name, f"version {version} is live already")
     since = end_of_vectors(settings, model) or contract.as_of
-    return Decision(version=version, actor=actor, reason=reason, live_from=since), ledger.trial(entries)
+    decision = Decision(version=version, actor=actor, reason=reason, live_from=since, contract_sha256=contract.digest)
+    return decision, ledger.trial(entries)
 
 
 def _share(model: Model, share: float | None) -> float:

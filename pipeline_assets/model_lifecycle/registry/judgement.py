@@ -90,6 +90,8 @@ def _decide(settings: Settings, model: Model, candidate: LoadedModel, case: Case
         actor=case.actor,
         reason="; ".join(map(str, broken)) if broken else f"Passed all {len(rules)} rules; {rules[0]}",
         live_from=candidate.contract.as_of,
+        # Not the candidate's: a model file that was learned before is the version of then, with the contract of then.
+        contract_sha256=versions.load(settings, model, case.version).contract.digest,
         rules=[rule.to_json() for rule in rules],
         run_id=case.run_id,
     )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import warehouse
-from pipeline_assets.core.errors import PromotionConflict
+from pipeline_assets.core.errors import ArtifactCorrupt, PromotionConflict
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.spec.models import Model
 
@@ -47,8 +47,9 @@ create table if not exists {table} (
     unique (model, sequence)
 );
 
--- Of tables from before versions were tried, too.
+-- Of tables from before versions were tried, and from before contracts were noted, too.
 alter table {table} add column if not exists share double precision check (share > 0 and share < 1);
+alter table {table} add column if not exists contract_sha256 text check (contract_sha256 ~ '^[0-9a-f]{{64}}$');
 alter table {table} drop constraint if exists promotions_action_check;
 alter table {table} add constraint promotions_action_check
 check (action in ('promote', 'rollback', 'reject', 'shadow', 'canary', 'return') and (share is not null) = (action = 'canary'));
@@ -66,8 +67,9 @@ create or replace trigger never_truncated before truncate on {table}
 for each statement execute function {guard}();
 """
 COLUMNS = "sequence, version, previous_version, action, actor, reason, rules, run_id, live_from, recorded_at"
-# Read so, a table from before versions were tried has a share too.
-READ = f"{COLUMNS}, (to_jsonb(entry) ->> 'share')::float8 as share"
+LATER_COLUMNS = ("share", "contract_sha256")
+# Read so, a table from before has these columns too.
+READ = f"{COLUMNS}, (to_jsonb(entry) ->> 'share')::float8 as share, to_jsonb(entry) ->> 'contract_sha256' as contract_sha256"
 SINCE_LIVE = """
     select entry.model, {columns} from {table} as entry join (
         select model, max(sequence) as live from {table} where action in ('promote', 'rollback') group by model
@@ -90,16 +92,21 @@ class Trial:
     began: int
     sequence: int
     live_from: datetime
+    contract_sha256: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Live:
-    """The version of a model that is live, by which entry of its ledger, since when (wall clock), and what is tried beside it."""
+    """The version of a model that is live, by which entry of its ledger, since when (wall clock), and what is tried beside it.
+
+    `contract_sha256` is what its contract must have, None where the entry is from before that was noted; so it is of a trial.
+    """
 
     version: int
     sequence: int
     since: datetime
     trial: Trial | None = None
+    contract_sha256: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +114,8 @@ class Decision:
     """What is to be written, and why.
 
     `rules` are those of the gate as it judged them, each as a JSON object; `run_id` is the MLflow run of a candidate; `live_from` is the
-    event time from which the decision holds (aware), which for a candidate is the `as_of` of its training.
+    event time from which the decision holds (aware), which for a candidate is the `as_of` of its training. `contract_sha256` is the digest
+    of the version's contract, which has that of the model file; None: that of earlier entries.
     """
 
     version: int
@@ -116,13 +124,15 @@ class Decision:
     live_from: datetime
     rules: Sequence[Mapping[str, Any]] = ()
     run_id: str | None = None
+    contract_sha256: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
     """One entry of the ledger. `sequence` counts the entries of a model from 1; `previous_version` was live before; times are UTC.
 
-    `share` is that of a canary, None of any other entry.
+    `share` is that of a canary, None of any other entry. `contract_sha256` is the digest that the version's contract must have, None where
+    it was not noted.
     """
 
     sequence: int
@@ -136,6 +146,7 @@ class Entry:
     live_from: datetime
     recorded_at: datetime
     share: float | None = None
+    contract_sha256: str | None = None
 
 
 def promote(settings: Settings, model: Model, decision: Decision, *, expected_version: int | None, action: Change = "promote") -> Entry:
@@ -175,7 +186,13 @@ def live_versions(connection: "psycopg.Connection") -> dict[str, Live]:
         for row in cursor.execute(query):
             found.setdefault(row.pop("model"), []).append(_entry(row))
     return {
-        model: Live(version=first.version, sequence=first.sequence, since=first.recorded_at, trial=trial((first, *others)))
+        model: Live(
+            version=first.version,
+            sequence=first.sequence,
+            since=first.recorded_at,
+            trial=trial((first, *others)),
+            contract_sha256=first.contract_sha256,
+        )
         for model, (first, *others) in found.items()
     }
 
@@ -228,6 +245,7 @@ def trial(entries: Sequence[Entry]) -> Trial | None:
         began=own[-1].sequence,
         sequence=last.sequence,
         live_from=last.live_from,
+        contract_sha256=last.contract_sha256,
     )
 
 
@@ -236,13 +254,24 @@ def live_at(entries: Sequence[Entry], at: datetime) -> int | None:
     return live([entry for entry in entries if entry.live_from <= at])
 
 
+def check_contract(model: str, version: int, *, expected: str | None, found: str | None) -> None:
+    """Raises ArtifactCorrupt if the contract of a version, `found`, is not the one that the ledger expects; None: not known."""
+    if expected is not None and found is not None and expected != found:
+        raise ArtifactCorrupt(f"contract of {model} version {version}", expected, found)
+
+
+def contract_of(entries: Sequence[Entry], version: int) -> str | None:
+    """The SHA-256 that the contract of a version must have, by the first entry that noted it; None where none did."""
+    return next((entry.contract_sha256 for entry in entries if entry.version == version and entry.contract_sha256 is not None), None)
+
+
 def _tried(entry: Entry) -> tuple[Action, int]:
     return entry.action, entry.version
 
 
 def locked(connection: "psycopg.Connection", model: Model) -> tuple[Entry, ...]:
     """The entries of a model, which no one else can add to until this transaction ends; the table is made where there is none."""
-    if not _has_shares(connection):
+    if not _is_current(connection):
         _create(connection)
     connection.execute("select pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"{names.LEDGER}.{TABLE}/{model.name}",))
     return _entries(connection, model)
@@ -253,11 +282,11 @@ def _exists(connection: "psycopg.Connection") -> bool:
     return row is not None and row[0] is not None
 
 
-def _has_shares(connection: "psycopg.Connection") -> bool:
+def _is_current(connection: "psycopg.Connection") -> bool:
     """Whether the table is there, and as it is now."""
-    query = "select exists (select from pg_attribute where attrelid = to_regclass(%s) and attname = 'share')"
-    row = connection.execute(query, (f"{names.LEDGER}.{TABLE}",)).fetchone()
-    return row is not None and bool(row[0])
+    query = "select count(*) from pg_attribute where attrelid = to_regclass(%s) and attname = any(%s)"
+    row = connection.execute(query, (f"{names.LEDGER}.{TABLE}", list(LATER_COLUMNS))).fetchone()
+    return row is not None and row[0] == len(LATER_COLUMNS)
 
 
 def _create(connection: "psycopg.Connection") -> None:
@@ -290,17 +319,22 @@ def append(
     *,
     share: float | None = None,
 ) -> Entry:
-    """Adds an entry after those that were `locked`, in the same transaction."""
+    """Adds an entry after those that were `locked`, in the same transaction.
+
+    Raises ArtifactCorrupt if the contract of the version is another one than earlier entries noted.
+    """
     from psycopg import sql
     from psycopg.rows import dict_row
     from psycopg.types.json import Jsonb
 
     query = sql.SQL(
-        "insert into {table} (model, sequence, version, previous_version, action, actor, reason, rules, run_id, live_from, share)"
-        " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) returning {columns}, share"
+        "insert into {table} (model, sequence, version, previous_version, action, actor, reason, rules, run_id, live_from, share,"
+        " contract_sha256) values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) returning {columns}, share, contract_sha256"
     ).format(columns=sql.SQL(COLUMNS), table=sql.Identifier(names.LEDGER, TABLE))
-    rules = Jsonb([dict(rule) for rule in decision.rules])
-    values = (decision.version, live(found), action, decision.actor, decision.reason, rules, decision.run_id, decision.live_from, share)
+    rules, known = Jsonb([dict(rule) for rule in decision.rules]), contract_of(found, decision.version)
+    check_contract(model.name, decision.version, expected=known, found=decision.contract_sha256)
+    facts = (decision.actor, decision.reason, rules, decision.run_id, decision.live_from, share, known or decision.contract_sha256)
+    values = (decision.version, live(found), action, *facts)
     with connection.cursor(row_factory=dict_row) as cursor:
         (row,) = cursor.execute(query, (model.name, len(found) + 1, *values)).fetchall()
     return _entry(row)

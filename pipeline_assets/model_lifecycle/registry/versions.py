@@ -72,8 +72,15 @@ def champion(settings: Settings, model: Model) -> LoadedModel:
 
 
 def load(settings: Settings, model: Model, version: int) -> LoadedModel:
-    """One version, loaded; raises UnknownName if there is no such version, ArtifactCorrupt if its file is not what its contract says."""
-    return load_run(settings, str(_version(settings, model, version).run_id), version=version)
+    """One version, loaded.
+
+    Raises UnknownName if there is no such version, ArtifactCorrupt if its file is not what its contract says, or its contract not the one
+    that the ledger has noted.
+    """
+    found = load_run(settings, str(_version(settings, model, version).run_id), version=version)
+    written = ledger.contract_of(ledger.history(settings, model), version)
+    ledger.check_contract(model.name, version, expected=written, found=found.contract.digest)
+    return found
 
 
 def load_run(settings: Settings, run_id: str, *, version: int = 0) -> LoadedModel:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from hashlib import sha256
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -87,6 +88,11 @@ class ModelContract:
     def rows(self) -> int:
         """Rows of the training set, all blocks together."""
         return sum(block.rows for block in self.blocks)
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of the contract as JSON: who knows it knows the model file and the training set too, whose hashes are in it."""
+        return sha256(self.to_json().encode()).hexdigest()
 
     def to_json(self) -> str:
         """The contract as canonical JSON: sorted keys, no blanks, times in ISO 8601."""

@@ -73,7 +73,7 @@ def _package(use_case: UseCase, model: Model) -> dg.AssetsDefinition:
         with dagster_errors():
             built = build_package(platform.settings, model, _version(context, model, config))
             context.log.info("version %d in %s", built.version, built.uri)
-            verdict = verify_package(platform.settings, model.name, built.version)
+            verdict = verify_package(platform.settings, model, built.version)
         return dg.MaterializeResult(metadata=_metadata(verdict), check_results=[_selftest(verdict), _latency(model.gate, verdict)])
 
     return package

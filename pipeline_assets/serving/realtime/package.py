@@ -102,23 +102,23 @@ def package_from(stored: Mapping[str, Any]) -> Package:
     return Package(**{**stored, "files": {name: PackagedFile(**file) for name, file in stored["files"].items()}})
 
 
-def load_package(settings: ObjectStoreSettings, model_name: str, version: int) -> tuple[ModelContract, Scorer, Golden]:
-    """What serves a version, from the files of its package alone, each held against its hash before it is used.
+def load_package(settings: Settings, model: Model, version: int) -> tuple[ModelContract, Scorer, Golden]:
+    """What serves a version, from the files of its package alone, each held against its hash, and the contract against the ledger.
 
     Raises UnknownName if there is no complete package of the version, and PackageCorrupt with everything that is wrong with its files.
     """
-    package = _existing(settings, model_name, version)
-    return loaded(package, read_files(settings, package))
+    package = _existing(settings, model.name, version)
+    return loaded(package, read_files(settings, package), _written(settings, model, version))
 
 
-def verify_package(settings: Settings, model_name: str, version: int, *, latency_rows: int = LATENCY_ROWS) -> Verdict:
+def verify_package(settings: Settings, model: Model, version: int, *, latency_rows: int = LATENCY_ROWS) -> Verdict:
     """Loads a package as the prediction service does, scores its golden rows and measures `latency_rows` rows one by one.
 
     The golden rows must get their known scores to the last bit. Raises UnknownName if there is no complete package of the version.
     """
-    package = _existing(settings, model_name, version)
+    package = _existing(settings, model.name, version)
     try:
-        _, scorer, known = loaded(package, read_files(settings, package))
+        _, scorer, known = loaded(package, read_files(settings, package), _written(settings, model, version))
     except PackageCorrupt as error:
         return Verdict(package=package, golden_rows=0, problems=error.problems, latency=None)
     problems, latency = wrong_scores(scorer, known), measure(scorer, known, latency_rows)
@@ -130,13 +130,17 @@ def read_files(settings: ObjectStoreSettings, package: Package) -> dict[str, byt
     return {name: _read(settings, package.model, package.version, name) for name in package.files}
 
 
-def loaded(package: Package, files: Mapping[str, bytes]) -> tuple[ModelContract, Scorer, Golden]:
-    """What serves a version, from the files of its package; raises PackageCorrupt with everything that is wrong with them."""
+def loaded(package: Package, files: Mapping[str, bytes], contract_sha256: str | None = None) -> tuple[ModelContract, Scorer, Golden]:
+    """What serves a version, from the files of its package; raises PackageCorrupt with everything that is wrong with them.
+
+    contract_sha256: what the ledger says that its contract has (None: nothing). Files and manifest lie side by side, so that whoever can
+    change one can change all; the ledger is elsewhere.
+    """
     broken = broken_files(package, files)
     if broken:
         raise PackageCorrupt(package.model, package.version, broken)
     contract, known = ModelContract.from_json(files[CONTRACT_FILE]), golden_from(json.loads(files[SELFTEST_FILE]))
-    problems = _contradictions(package, contract, known)
+    problems = _contradictions(package, contract, known, contract_sha256)
     if problems:
         raise PackageCorrupt(package.model, package.version, problems)
     return contract, Scorer.load(files[MODEL_FILE], contract), known
@@ -154,8 +158,9 @@ def broken_files(package: Package, files: Mapping[str, bytes]) -> tuple[str, ...
     return (*missing, *changed)
 
 
-def _contradictions(package: Package, contract: ModelContract, known: Golden) -> tuple[str, ...]:
+def _contradictions(package: Package, contract: ModelContract, known: Golden, written: str | None) -> tuple[str, ...]:
     rules = {
+        f"its contract has sha256 {contract.digest}, and the ledger has noted {written}": written in {None, contract.digest},
         f"the contract is of model '{contract.model}'": contract.model == package.model,
         "the contract was written for another model file": contract.sha256 == package.files[MODEL_FILE].sha256,
         "the golden rows have other features than the contract": known.features == tuple(feature.name for feature in contract.features),
@@ -168,6 +173,11 @@ def _live(settings: Settings, model: Model) -> int:
     if version is None:
         raise NotTrained(model.name, "live version", "/".join(names.champion(model.name)))
     return version
+
+
+def _written(settings: Settings, model: Model, version: int) -> str | None:
+    """The SHA-256 of the contract of a version that the ledger has noted."""
+    return ledger.contract_of(ledger.history(settings, model), version)
 
 
 def _files(settings: Settings, model: Model, version: int) -> dict[str, bytes]:

@@ -38,7 +38,7 @@ from pipeline_assets.model_lifecycle.training.blocks import HOLDOUT
 from pipeline_assets.model_lifecycle.training.candidate import train_candidate
 from pipeline_assets.model_lifecycle.training.dataset import build_training_set, only
 from pipeline_assets.model_lifecycle.training.inputs import end_of_vectors, read_inputs
-from pipeline_assets.model_lifecycle.training.track import MODEL_FILE, log_candidate
+from pipeline_assets.model_lifecycle.training.track import CONTRACT_FILE, MODEL_FILE, log_candidate
 from pipeline_assets.processing.features.catalogue import definition_hash
 from pipeline_assets.processing.lake.tables import replace_days, snapshot_id
 from pipeline_assets.spec.models import Model
@@ -338,6 +338,25 @@ def test_a_changed_model_file_is_never_loaded(house: House) -> None:
 
     with pytest.raises(ArtifactCorrupt, match="model file of"):
         versions.champion(settings, house.model)
+
+
+def test_a_model_and_its_contract_that_are_swapped_together_are_never_loaded(house: House) -> None:
+    """The two files of another run agree with each other, and the ledger has noted the contract of the one that was judged."""
+    settings = house.settings
+    judged, other = house.train(), house.train(_fewer(0.8))
+    house.judge(judged)
+    client, bucket = object_store(stack_bucket(settings)), stack_bucket(settings).s3_bucket
+    keys = [each["Key"] for each in client.list_objects_v2(Bucket=bucket, Prefix="mlflow/")["Contents"]]
+    for name in (MODEL_FILE, CONTRACT_FILE):
+        (old,) = [key for key in keys if judged in key and key.endswith(name)]
+        (new,) = [key for key in keys if other in key and key.endswith(name)]
+        client.copy_object(Bucket=bucket, Key=old, CopySource={"Bucket": bucket, "Key": new})
+
+    noted = ledger.history(settings, house.model)[-1].contract_sha256
+    with pytest.raises(ArtifactCorrupt, match=f"contract of {house.model.name} version 1.*expected {noted}"):
+        versions.champion(settings, house.model)
+    with pytest.raises(ArtifactCorrupt, match="contract of"):
+        by_hand.canary(settings, house.model, 1, share=0.5, actor="a test", reason="a try")
 
 
 def stack_bucket(settings: Settings) -> Settings:

@@ -106,7 +106,7 @@ def explain_prediction(
     """
     found, project = read_prediction(settings, prediction_id), lineage.project
     model = project.model(found["model"])
-    _, scorer, _ = load_package(settings, model.name, found["model_version"])
+    _, scorer, _ = load_package(settings, model, found["model_version"])
     row = _features_of(scorer.contract.features, found["features"])
     (why,) = scorer.contributions(row)
     own, is_brought = feeds_of_model(tuple(feeds), model), found["tier"] == CALLER

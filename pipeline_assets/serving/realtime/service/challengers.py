@@ -134,7 +134,7 @@ class Challengers:
         return None if one is None else trials.in_words(one.trial)
 
     def _begin(self, model: Model, trial: Trial) -> None:
-        loaded = self.loaded(model.name, trial.version) or self._packages.load(model, trial.version)
+        loaded = self.loaded(model.name, trial.version) or self._packages.load(model, trial.version, trial.contract_sha256)
         if loaded is None:
             self._refuse(model, trial, "it has no package yet")
             return

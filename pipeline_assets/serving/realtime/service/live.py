@@ -47,6 +47,7 @@ class Wanted:
     version: int
     sequence: int
     trial: ledger.Trial | None = None
+    contract_sha256: str | None = None
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Wanted":
@@ -54,7 +55,7 @@ class Wanted:
         trial = stored.get("trial")
         if trial is not None:
             trial = ledger.Trial(**{**trial, "live_from": datetime.fromisoformat(trial["live_from"])})
-        return cls(version=stored["version"], sequence=stored["sequence"], trial=trial)
+        return cls(version=stored["version"], sequence=stored["sequence"], trial=trial, contract_sha256=stored.get("contract_sha256"))
 
 
 @dataclass
@@ -123,7 +124,10 @@ class LiveVersions:
             self.ledger_answers, self._connection = False, None
             return None
         self.ledger_answers = True
-        return {model: Wanted(version=one.version, sequence=one.sequence, trial=one.trial) for model, one in found.items()}
+        return {
+            model: Wanted(version=one.version, sequence=one.sequence, trial=one.trial, contract_sha256=one.contract_sha256)
+            for model, one in found.items()
+        }
 
     def _take(self, wanted: Mapping[str, Wanted]) -> None:
         """Has the versions serve that are live; what cannot be loaded is tried again later."""
@@ -143,7 +147,7 @@ class LiveVersions:
     def _swap(self, model: Model, one: Wanted) -> None:
         now = self.serving.get(model.name)
         known = now.loaded if now is not None and now.loaded.version == one.version else self.challengers.loaded(model.name, one.version)
-        loaded = known or self._packages.load(model, one.version)
+        loaded = known or self._packages.load(model, one.version, one.contract_sha256)
         if loaded is None:
             self.problems = {**self.problems, model.name: f"version {one.version} is live and has no package yet"}
             return
@@ -179,7 +183,14 @@ class LiveVersions:
     def _keep_last(self) -> None:
         tried = {name: one.trial for name, one in self.challengers.running.items()}
         last = {
-            name: asdict(Wanted(version=one.loaded.version, sequence=one.sequence, trial=tried.get(name)))
+            name: asdict(
+                Wanted(
+                    version=one.loaded.version,
+                    sequence=one.sequence,
+                    trial=tried.get(name),
+                    contract_sha256=one.loaded.contract.digest,
+                )
+            )
             for name, one in self.serving.items()
         }
         try:

@@ -53,17 +53,17 @@ class Packages:
     def __init__(self, settings: ObjectStoreSettings, folder: Path) -> None:
         self._settings, self._folder = settings, folder
 
-    def load(self, model: Model, version: int) -> Loaded | None:
-        """A version, tested and warm; None where it has no complete package yet.
+    def load(self, model: Model, version: int, contract_sha256: str | None = None) -> Loaded | None:
+        """A version, tested and warm; None where it has no complete package yet. contract_sha256: what the ledger has noted.
 
         Raises PackageCorrupt where its files are not what they were, or it answers or computes features otherwise than the model is
         declared now; what is damaged here is fetched once more first.
         """
-        package, files = self._kept(model.name, version) or self._fetched(model.name, version)
+        package, files = self._kept(model.name, version, contract_sha256) or self._fetched(model.name, version)
         if package is None:
             return None
         try:
-            contract, scorer, golden = loaded(package, files)
+            contract, scorer, golden = loaded(package, files, contract_sha256)
         except PackageCorrupt:
             shutil.rmtree(self._place(model.name, version), ignore_errors=True)
             raise
@@ -73,13 +73,13 @@ class Packages:
         measure(scorer, golden, WARM_UP_ROWS)
         return Loaded(model=model, version=version, scorer=scorer, golden=golden)
 
-    def _kept(self, model: str, version: int) -> tuple[Package, Mapping[str, bytes]] | None:
+    def _kept(self, model: str, version: int, contract_sha256: str | None) -> tuple[Package, Mapping[str, bytes]] | None:
         """A package of this machine; None where it is not here, or not whole."""
         place = self._place(model, version)
         try:
             package = package_from(json.loads((place / MANIFEST).read_bytes()))
             files = {name: (place / name).read_bytes() for name in package.files}
-            loaded(package, files)
+            loaded(package, files, contract_sha256)
         except (OSError, ValueError, TypeError, KeyError, PackageCorrupt):
             shutil.rmtree(place, ignore_errors=True)
             return None

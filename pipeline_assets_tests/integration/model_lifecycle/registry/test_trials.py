@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from threading import Barrier
 
@@ -9,6 +10,7 @@ import psycopg
 import pytest
 
 from pipeline_assets.core.connections import warehouse
+from pipeline_assets.core.errors import ArtifactCorrupt
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.core.trial_errors import TrialConflict
 from pipeline_assets.model_lifecycle.registry import ledger, trials
@@ -110,10 +112,10 @@ def test_of_many_who_decide_at_once_exactly_one_writes(isolated: Settings) -> No
 
 
 def test_a_ledger_from_before_versions_were_tried_is_read_and_taken_on(isolated: Settings) -> None:
-    """Without the column of shares it says what is live; the first decision adds it, and keeps the entries."""
+    """Without the columns of shares and contracts it says what is live; the first decision adds them, and keeps the entries."""
     first = _promote(isolated, 1)
     with warehouse(isolated) as connection:
-        connection.execute("alter table ledger.promotions drop column share")
+        connection.execute("alter table ledger.promotions drop column share, drop column contract_sha256")
         connection.execute(
             "alter table ledger.promotions add constraint promotions_action_check check (action in ('promote', 'rollback', 'reject'))"
         )
@@ -125,6 +127,22 @@ def test_a_ledger_from_before_versions_were_tried_is_read_and_taken_on(isolated:
     assert (read.version, read.trial) == (1, None)
     assert _canary(isolated, 2, 0.05).share == 0.05
     assert ledger.history(isolated, MODEL)[0] == first
+
+
+def test_the_contract_of_a_version_is_noted_once_and_stays(isolated: Settings) -> None:
+    """Later entries have the digest of the first, steps of its trial too; one with another digest is refused and not written."""
+    first, other = replace(_decision(2), contract_sha256="a" * 64), replace(_decision(2), contract_sha256="b" * 64)
+    _promote(isolated, 1)
+    ledger.reject(isolated, MODEL, first)
+    tried = _canary(isolated, 2, 0.05)
+    with pytest.raises(ArtifactCorrupt, match="contract of tried_delay version 2"):
+        ledger.promote(isolated, MODEL, other, expected_version=1)
+    _promote(isolated, 2, 1)
+    with warehouse(isolated) as connection:
+        read = ledger.live_versions(connection)[MODEL.name]
+
+    assert tried.contract_sha256 == read.contract_sha256 == "a" * 64
+    assert [entry.contract_sha256 for entry in ledger.history(isolated, MODEL)] == [None, "a" * 64, "a" * 64, "a" * 64]
 
 
 @pytest.mark.parametrize(("action", "share"), [("canary", None), ("canary", 0.0), ("canary", 1.0), ("shadow", 0.1), ("taste", None)])

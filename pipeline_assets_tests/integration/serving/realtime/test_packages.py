@@ -16,7 +16,7 @@ from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import Platform
 from pipeline_assets.core.resources import key as asset_key
 from pipeline_assets.core.settings import Settings
-from pipeline_assets.model_lifecycle.registry import versions
+from pipeline_assets.model_lifecycle.registry import ledger, versions
 from pipeline_assets.model_lifecycle.training.contract import ModelContract
 from pipeline_assets.serving.realtime import assets
 from pipeline_assets.serving.realtime.package import (
@@ -29,8 +29,10 @@ from pipeline_assets.serving.realtime.package import (
     load_package,
     read_package,
     verify_package,
+    write_package,
 )
 from pipeline_assets.serving.realtime.selftest import matrix
+from pipeline_assets.serving.realtime.service.packages import Packages
 from pipeline_assets.spec.models import Model
 from pipeline_assets.spec.tasks import Task
 from pipeline_assets.use_cases import nyc_flights
@@ -73,7 +75,7 @@ def test_a_package_holds_the_live_version_and_passes(settings: Settings, model: 
     """The registry's own bytes and contract, golden rows with nulls, hashes of all; loaded back, every score is equal to the last bit."""
     live = go_live(settings, model, seed=1, live_from=START)
     package = build_package(settings, model)
-    verdict = verify_package(settings, model.name, live, latency_rows=20)
+    verdict = verify_package(settings, model, live, latency_rows=20)
     selftest = json.loads(read(settings, package, SELFTEST_FILE))
 
     assert (package.version, set(package.files)) == (live, set(FILES))
@@ -92,12 +94,12 @@ def test_a_package_of_any_task_is_loaded_by_name(settings: Settings, task: Task)
     named = small_model(f"small_{token_hex(4)}", task)
     live = go_live(settings, named, seed=1, live_from=START)
     build_package(settings, named)
-    contract, scorer, known = load_package(settings, named.name, live)
+    contract, scorer, known = load_package(settings, named, live)
     scores = scorer.score_values(matrix(contract.features, known))
 
     assert contract == scorer.contract == versions.load(settings, named, live).contract
     assert json.loads(json.dumps(known.scores)) == scores.tolist()
-    assert verify_package(settings, named.name, live, latency_rows=20).problems == ()
+    assert verify_package(settings, named, live, latency_rows=20).problems == ()
 
 
 def test_a_package_never_changes(settings: Settings, model: Model) -> None:
@@ -111,7 +113,7 @@ def test_a_package_never_changes(settings: Settings, model: Model) -> None:
     second = build_package(settings, model) if go_live(settings, model, seed=2, live_from=START) else first
 
     assert first == again == anew
-    assert verify_package(settings, model.name, first.version, latency_rows=5).problems == ()
+    assert verify_package(settings, model, first.version, latency_rows=5).problems == ()
     assert second.version > first.version
     assert second.files[MODEL_FILE] != first.files[MODEL_FILE]
 
@@ -124,7 +126,7 @@ def test_a_package_without_manifest_is_none(settings: Settings, model: Model) ->
 
     assert read_package(settings, model.name, live) is None
     with pytest.raises(UnknownName, match=f"'{live}'"):
-        verify_package(settings, model.name, live)
+        verify_package(settings, model, live)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -133,16 +135,36 @@ def test_changed_or_missing_files_are_found_before_they_are_used(settings: Setti
     live = go_live(settings, model, seed=1, live_from=START)
     package = build_package(settings, model)
     write(settings, package, name, read(settings, package, name) + b" ")
-    changed = verify_package(settings, model.name, live)
+    changed = verify_package(settings, model, live)
     object_store(settings).delete_object(Bucket=settings.s3_bucket, Key=key(package, name))
-    missing = verify_package(settings, model.name, live)
+    missing = verify_package(settings, model, live)
 
     with pytest.raises(PackageCorrupt, match=f"version {live}: {name} is missing"):
-        load_package(settings, model.name, live)
+        load_package(settings, model, live)
 
     assert [problem.split(" has sha256 ")[0] for problem in changed.problems] == [name]
     assert missing.problems == (f"{name} is missing",)
     assert (changed.latency, changed.golden_rows, missing.latency) == (None, 0, None)
+
+
+def test_a_package_of_another_version_in_its_place_is_refused(settings: Settings, model: Model, tmp_path: Path) -> None:
+    """All of its files agree with each other; that the ledger has noted another contract gives them away."""
+    live = go_live(settings, model, seed=1, live_from=START)
+    first = build_package(settings, model)
+    entry = ledger.history(settings, model)[-1]
+    packages = Packages(settings, tmp_path)
+    assert packages.load(model, live, entry.contract_sha256) is not None
+    go_live(settings, model, seed=2, live_from=START)
+    other = build_package(settings, model)
+    files = {name: read(settings, other, name) for name in FILES}
+    write_package(settings, model.name, live, files)
+
+    with pytest.raises(PackageCorrupt, match=f"the ledger has noted {entry.contract_sha256}"):
+        load_package(settings, model, live)
+    with pytest.raises(PackageCorrupt, match="the ledger has noted"):
+        Packages(settings, tmp_path / "another machine").load(model, live, entry.contract_sha256)
+    assert "the ledger has noted" in " ".join(verify_package(settings, model, live).problems)
+    assert first.files[CONTRACT_FILE].sha256 == entry.contract_sha256
 
 
 def test_what_is_live_and_whole_is_packed_and_nothing_else(settings: Settings, model: Model) -> None:
