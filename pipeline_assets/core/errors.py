@@ -159,10 +159,6 @@ class SourceUnavailable(TransientError):
         super().__init__(f"Source '{source}' {problem}. It will be retried.")
 
 
-class TransactionOpen(SourceUnavailable):
-    """Offsets of a topic stand in a transaction that is neither committed nor aborted."""
-
-
 class SourceRefused(PipelineError):
     """A source system answered that the request is wrong; asking again cannot help."""
 
@@ -243,17 +239,6 @@ class NotStaged(PipelineError):
         more = f" and {len(self.partitions) - 1} more" if self.partitions[1:] else ""
         missing = f"nothing staged for {self.partitions[0]}{more}"
         super().__init__(f"Contract '{contract}' has {missing}. Materialize staged/{contract} for these partitions first.")
-
-
-class SnapshotIncomplete(TransientError):
-    """A table's change log does not hold all of the table yet: its first snapshot is still being emitted."""
-
-    def __init__(self, contract: str, changes: int) -> None:
-        self.contract, self.changes = contract, changes
-        super().__init__(
-            f"The change log of '{contract}' has no complete snapshot yet ({changes} changes so far), so nothing was staged. "
-            "It will be tried again. If it stays so, look at the connector of its database; an empty table has no snapshot."
-        )
 
 
 class SchemaConflict(PipelineError):
@@ -385,12 +370,6 @@ class NotDerivable(UserInputError):
         super().__init__(f"Rows of '{table}' cannot be derived on a stream: {'; '.join(map(str, self.problems))}.")
 
 
-class OffsetsMissing(PipelineError):
-    """Records of a topic that should have landed did not, and could not be fetched from Kafka either; nothing was written."""
-
-    def __init__(self, topic: str, partition: int, first: int, last: int, problem: str) -> None:
-        self.topic, self.partition, self.first, self.last = topic, partition, first, last
-        super().__init__(
-            f"Topic '{topic}', partition {partition}: offsets {first} to {last} have not landed, and {problem}. Nothing was written. "
-            "Look at the connector that lands the topic, and at how long the topic keeps its records."
-        )
+def in_words(error: Exception) -> str:
+    """An error for people: one of ours as it stands, of any other its type too."""
+    return str(error) if isinstance(error, PipelineError) else f"{type(error).__name__}: {error}"

@@ -1,11 +1,12 @@
-"""The commands `quarantine replay`, `sources preflight` and `sources propose topic`, which join those of the sources, and `audit sources`.
+"""The commands `streams accept-loss`, `audit sources`, and three that join those of the sources.
 
-What they need is loaded when they run.
+`quarantine replay`, `sources preflight` and `sources propose topic` are these. What they need is loaded when they run.
 """
 
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from getpass import getuser
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 audit = typer.Typer(no_args_is_help=True, help="Reconcile what is in one place with what should be there.")
 
+streams = typer.Typer(no_args_is_help=True, help="Have a stream go on.")
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the app, to those of the quarantine and to those of the sources."""
@@ -43,7 +46,9 @@ def register(app: typer.Typer) -> None:
     sources.command("preflight")(preflight)
     proposals.command("topic")(propose_topic)
     audit.command("sources")(audit_sources)
+    streams.command("accept-loss")(accept_loss)
     app.add_typer(audit, name="audit")
+    app.add_typer(streams, name="streams")
 
 
 def audit_sources(*, as_json: JsonOption = False) -> None:
@@ -60,12 +65,31 @@ def audit_sources(*, as_json: JsonOption = False) -> None:
         if not as_json:
             held = f", {verdict.in_quarantine:,} in quarantine" if verdict.in_quarantine else ""
             typer.echo(f"{'WRONG' if verdict.problems else 'ok':<6}{verdict.subject:<44}{verdict.compared:>12,} {verdict.unit}{held}")
-            for problem in verdict.problems:
-                typer.echo(f"      {problem}")
+            for line in (*verdict.problems, *verdict.accepted):
+                typer.echo(f"      {line}")
     if as_json:
         typer.echo(json.dumps([asdict(verdict) for verdict in found], indent=2))
     if any(verdict.problems for verdict in found):
         raise typer.Exit(1)
+
+
+def accept_loss(
+    topic: Annotated[str, typer.Argument(metavar="TOPIC", help="The topic, as `pipeline audit sources` names it.")],
+    partition: Annotated[int, typer.Argument(metavar="PARTITION", min=0, help="Number of the partition.")],
+    first: Annotated[int, typer.Argument(metavar="FROM", min=0, help="The first offset that is lost.")],
+    last: Annotated[int, typer.Argument(metavar="TO", min=0, help="The last offset that is lost.")],
+    *,
+    reason: Annotated[str, typer.Option(help="Why they are lost, for those who come after.")],
+) -> None:
+    """Accept that records of a topic are lost for good: its typing goes on after them, and the audit shows them for ever."""
+    from pipeline_assets.core.settings import load_settings
+    from pipeline_assets.ingestion.streaming.landing.losses import Claim, accept
+    from pipeline_assets.ingestion.streaming.streams import record_streams
+
+    if not reason.strip():
+        raise typer.BadParameter("it is empty; say why they are lost", param_hint="--reason")
+    claim = Claim(topic=topic, partition=partition, first_offset=first, last_offset=last, reason=reason, actor=getuser())
+    typer.echo(f"topic {topic}: {accept(load_settings(), record_streams(project()), claim)}")
 
 
 def preflight(*, as_json: JsonOption = False) -> None:

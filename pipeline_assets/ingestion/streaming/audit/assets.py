@@ -50,5 +50,6 @@ def _result(verdict: "Verdict") -> dg.AssetCheckResult:
             verdict.unit: dg.MetadataValue.int(verdict.compared),
             **({"in_quarantine": dg.MetadataValue.int(verdict.in_quarantine)} if verdict.unit == "keys" else {}),
             "problems": dg.MetadataValue.json(list(verdict.problems)),
+            **({"accepted_losses": dg.MetadataValue.json(list(verdict.accepted))} if verdict.accepted else {}),
         },
     )

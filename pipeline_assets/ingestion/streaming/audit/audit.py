@@ -7,6 +7,7 @@ only say how far the lake has come, since records in flight are not lost.
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from functools import partial
 from threading import Event
 from time import monotonic
 from typing import TYPE_CHECKING, Literal
@@ -16,10 +17,11 @@ import pyarrow as pa
 
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import catalog, warehouse
-from pipeline_assets.core.errors import SourceUnavailable, TransactionOpen, TransientError
+from pipeline_assets.core.errors import SourceUnavailable, TransientError, in_words
 from pipeline_assets.core.iceberg import open_table
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.settings import Settings
+from pipeline_assets.core.stream_errors import TransactionOpen
 from pipeline_assets.core.versions import in_table
 from pipeline_assets.ingestion.sources import quarantine
 from pipeline_assets.ingestion.sources.forgotten import forgotten_of
@@ -41,6 +43,7 @@ from pipeline_assets.ingestion.streaming.capture.replication import confirmed_ls
 from pipeline_assets.ingestion.streaming.capture.topics import watermarks
 from pipeline_assets.ingestion.streaming.decoding.records import RecordReader, share_of
 from pipeline_assets.ingestion.streaming.decoding.schema_registry import schemas_of
+from pipeline_assets.ingestion.streaming.landing.losses import accepted_of, passing_over
 from pipeline_assets.ingestion.streaming.landing.refetch import Refetched, refetch_from
 from pipeline_assets.ingestion.streaming.staged.change_log import log_contract
 from pipeline_assets.ingestion.streaming.staged.log import open_log
@@ -66,7 +69,8 @@ class Verdict:
     """What the audit found of a topic or a table, by the asset that it is about.
 
     `compared` counts what was looked at, in `unit`; `problems` names what is lost, duplicated or different, and is empty where nothing is.
-    `in_quarantine` counts the keys of a table that break the contract in the source and are in quarantine here.
+    `in_quarantine` counts the keys of a table that break the contract in the source and are in quarantine here. `accepted` says which
+    records of a topic were lost, as somebody has accepted.
     """
 
     subject: str
@@ -75,6 +79,7 @@ class Verdict:
     unit: Literal["records", "keys"]
     problems: Sequence[str]
     in_quarantine: int = 0
+    accepted: Sequence[str] = ()
 
 
 def pause() -> None:
@@ -88,19 +93,38 @@ def verify(
     """Audits the topics and followed tables whose assets are asked for (None: all); `meanwhile` lets landing and typing proceed.
 
     The tables are read first: while the topics are audited, what the tables showed is emitted and typed. A table that cannot be followed is
-    not read.
+    not read. What hinders the audit of one of them is a problem of that one, and the others are audited.
     """
     streams, refused = record_streams(project), obstacles_of(settings, project)
     own = [source for source in followed(project) if asked is None or _log_asset(source) in asked]
-    readings = [(source, _read(settings, source)) for source in own if followed_table(source) not in refused]
+    readings = [(source, _reading(settings, source)) for source in own if followed_table(source) not in refused]
     for topic in dict.fromkeys(stream.topic for stream in streams):
         if asked is None or names.topic(topic) in asked:
-            yield verify_topic(settings, streams, topic, meanwhile)
+            yield _alone(_of_topic(settings, topic), partial(verify_topic, settings, streams, topic, meanwhile))
     for source, reading in readings:
-        yield verify_table(settings, source, reading, meanwhile)
+        if isinstance(reading, Verdict):
+            yield reading
+        else:
+            yield _alone(_verdict(source), partial(verify_table, settings, source, reading, meanwhile))
     for source in own:
         if followed_table(source) in refused:
             yield _verdict(source, [str(one) for one in refused[followed_table(source)]])
+
+
+def _alone(verdict: Verdict, look: Callable[[], Verdict]) -> Verdict:
+    """What a look finds; whatever ends it is the problem of this topic or table, and of no other."""
+    try:
+        return look()
+    except Exception as error:  # noqa: BLE001 - one topic that cannot be audited must not leave the others without a verdict
+        return replace(verdict, problems=[*verdict.problems, f"not audited: {in_words(error)}"])
+
+
+def _reading(settings: Settings, source: Source) -> "TableReading | Verdict":
+    """The rows of a table; where they cannot be read, the verdict that says so."""
+    try:
+        return _read(settings, source)
+    except Exception as error:  # noqa: BLE001 - likewise
+        return _verdict(source, [f"not audited: {in_words(error)}"])
 
 
 def _log_asset(source: Source) -> names.AssetName:
@@ -121,7 +145,13 @@ def verify_topic(settings: Settings, streams: Sequence[RecordStream], topic: str
     waiting = waiting and _behind(settings, own, ends, few=None)
     audit = audit_topic(settings, streams, topic)
     problems = [*_lost_and_doubled(audit), *([f"{waiting} records are not typed yet"] if waiting else [])]
-    return Verdict(subject=f"topic {topic}", asset=names.topic(topic), compared=audit.records, unit="records", problems=problems)
+    return replace(_of_topic(settings, topic), compared=audit.records, problems=problems)
+
+
+def _of_topic(settings: Settings, topic: str) -> Verdict:
+    """What is known of a topic that was not audited: which losses were accepted."""
+    losses = [str(loss) for loss in accepted_of(settings, topic)]
+    return Verdict(subject=f"topic {topic}", asset=names.topic(topic), compared=0, unit="records", problems=(), accepted=losses)
 
 
 def verify_table(settings: Settings, source: Source, reading: TableReading, meanwhile: Meanwhile = pause) -> Verdict:
@@ -304,7 +334,7 @@ def _holding(settings: Settings, streams: Sequence[RecordStream]) -> Callable[[P
 
     def holding(place: Place, asked: Sequence[Span]) -> list[Span]:
         topic, partition = place
-        fetch = refetch_from(settings)
+        fetch = passing_over(refetch_from(settings), accepted_of(settings, topic))
         records = fetch(topic, partition, asked[0][0], asked[-1][1] - 1)
         events = (record.offset for record in records if _is_expected(readers, record))
         there = np.fromiter(events, dtype=np.int64)

@@ -15,8 +15,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline_assets.core.errors import SnapshotIncomplete
 from pipeline_assets.core.settings import Settings
+from pipeline_assets.core.stream_errors import SnapshotIncomplete
 from pipeline_assets.ingestion.batch.postgres import TableSnapshot, open_table
 from pipeline_assets.ingestion.sources.contracts import Checked, arrow_schema, check_batch
 from pipeline_assets.ingestion.sources.forgotten import forgotten_of

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from pipeline_assets.core.errors import OffsetsMissing, SourceUnavailable, TransactionOpen
+from pipeline_assets.core.errors import SourceUnavailable
 from pipeline_assets.core.settings import Settings
+from pipeline_assets.core.stream_errors import OffsetsMissing, TransactionOpen
 from pipeline_assets.ingestion.streaming.capture.topics import end_offsets
 
 if TYPE_CHECKING:
@@ -60,11 +61,21 @@ def _check_kept(settings: Settings, consumer: "Consumer", topic: str, partition:
     low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=ANSWER_SECONDS)
     end = high if last < high else end_offsets(settings, [topic]).get((topic, partition), 0)
     if first < low or last >= end:
-        raise OffsetsMissing(topic, partition, first, last, f"the topic keeps {low} to {end - 1} alone")
+        raise OffsetsMissing(topic, partition, first, last, _kept(topic, partition, (first, last), (low, end)))
     # One that reads what was committed sees a partition end where the first open transaction begins.
     if last >= high:
         place = f"partition {partition} of topic '{topic}'"
         raise TransactionOpen("Kafka", f"has a transaction at offset {high} of {place} that has not ended")
+
+
+def _kept(topic: str, partition: int, asked: tuple[int, int], kept: tuple[int, int]) -> str:
+    """Which offsets a topic keeps, and what to do where those before them are lost for good."""
+    low, end = kept
+    known = f"the topic keeps {low} to {end - 1} alone"
+    gone = (asked[0], min(asked[1], low - 1))
+    if gone[0] > gone[1]:
+        return known
+    return f"{known}; if they are lost for good: `pipeline streams accept-loss {topic} {partition} {gone[0]} {gone[1]} --reason …`"
 
 
 def _records(consumer: "Consumer", topic: str, partition: int, first: int, last: int) -> Iterator[Refetched]:

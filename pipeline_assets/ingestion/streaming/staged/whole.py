@@ -17,7 +17,8 @@ import polars as pl
 import pyarrow as pa
 
 from pipeline_assets.core import names
-from pipeline_assets.core.errors import SnapshotIncomplete, TableMismatch
+from pipeline_assets.core.errors import TableMismatch
+from pipeline_assets.core.stream_errors import SnapshotIncomplete
 from pipeline_assets.ingestion.sources.contracts import Checked
 from pipeline_assets.ingestion.staging.stage import Staged, Target, stage_partition
 from pipeline_assets.ingestion.streaming.staged.change_log import COMMITTED_AT, LSN, OFFSET, OPERATION, SNAPSHOT, TRUNCATED

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from pipeline_assets.core import names
-from pipeline_assets.core.errors import ContractViolation, OffsetsMissing, SourceChanged
+from pipeline_assets.core.errors import ContractViolation, SourceChanged
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import (
     CONTRACT,
@@ -19,6 +19,7 @@ from pipeline_assets.core.resources import (
     source_changed,
     use_case_tags,
 )
+from pipeline_assets.core.stream_errors import OffsetsMissing
 from pipeline_assets.ingestion.streaming.streams import home_of, record_streams
 from pipeline_assets.spec.sources import RecordStream
 

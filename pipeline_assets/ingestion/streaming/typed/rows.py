@@ -29,6 +29,7 @@ from pipeline_assets.ingestion.sources import quarantine
 from pipeline_assets.ingestion.sources.forgotten import read_rules
 from pipeline_assets.ingestion.streaming.decoding.records import RecordReader
 from pipeline_assets.ingestion.streaming.landing import tables as landing
+from pipeline_assets.ingestion.streaming.landing.losses import accepted, passing_over
 from pipeline_assets.ingestion.streaming.landing.offsets import Seen, Spans
 from pipeline_assets.ingestion.streaming.landing.refetch import Refetch, refuse
 from pipeline_assets.ingestion.streaming.landing.tables import Increment
@@ -87,10 +88,10 @@ def type_landed(
     """Types what has landed of a stream's topic since the last time, and gives what became of it.
 
     streams: all that are declared, from which follows what this one takes of a topic it shares. Raises OffsetsMissing for a gap in the
-    offsets that `refetch` cannot fill, TableMismatch for landed records without a place, SchemaConflict if the typed table cannot
-    follow the contract (nothing is written then); ContractViolation for a chunk with too many broken records, SourceChanged for one from
-    which on fields are gone or of another type, SourceUnavailable or SourceRefused for one whose schema the registry did not return:
-    then neither it is written nor what comes after it; LakeBusy if other writers always came first.
+    offsets that `refetch` cannot fill and whose loss nobody accepted, TableMismatch for landed records without a place, SchemaConflict if
+    the typed table cannot follow the contract (nothing is written then); ContractViolation for a chunk with too many broken records,
+    SourceChanged for one from which on fields are gone or of another type, SourceUnavailable or SourceRefused for one whose schema the
+    registry did not return: then neither it is written nor what comes after it; LakeBusy if other writers always came first.
     """
     quarantine.create(settings)
     contract = stream.contract
@@ -106,6 +107,7 @@ def type_landed(
             quarantine.replace_records(connection, contract.name, stream.topic, covered, chunk.broken, run_id)
 
         reader = reader_of(settings, lake, stream, streams, read_rules(connection, contract.name))
+        refetch = passing_over(refetch, accepted(connection, stream.topic))
         return type_into(lake, stream, reader, keep, refetch, run_id=run_id, look=look_of(settings, stream))
 
 

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from pipeline_assets.core.connections import online
-from pipeline_assets.core.errors import OffsetsMissing, SourceUnavailable
+from pipeline_assets.core.errors import SourceUnavailable
 from pipeline_assets.core.settings import Settings
+from pipeline_assets.core.stream_errors import OffsetsMissing
 from pipeline_assets.ingestion.streaming.capture.topics import end_offsets
 from pipeline_assets.ingestion.streaming.decoding.records import RecordReader, share_of
 from pipeline_assets.ingestion.streaming.decoding.schema_registry import schemas_of

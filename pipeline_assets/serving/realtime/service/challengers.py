@@ -13,7 +13,7 @@ from typing import Any
 
 import psycopg
 
-from pipeline_assets.core.errors import PipelineError
+from pipeline_assets.core.errors import in_words
 from pipeline_assets.core.trial_errors import TrialConflict
 from pipeline_assets.model_lifecycle.registry import trials
 from pipeline_assets.model_lifecycle.registry.ledger import Trial
@@ -73,7 +73,7 @@ class Challengers:
             try:
                 self._begin(model, trial)
             except Exception as error:  # noqa: BLE001 - whatever a foreign package does, the live version serves on alone
-                self._refuse(model, trial, str(error) if isinstance(error, PipelineError) else f"{type(error).__name__}: {error}")
+                self._refuse(model, trial, in_words(error))
 
     def judge(self) -> None:
         """Leaves canaries alone that are beyond a margin, and notes which are ready for their next step."""

@@ -18,7 +18,7 @@ from uuid import uuid4
 import psycopg
 
 from pipeline_assets.core.dsn import limited, with_time_zone
-from pipeline_assets.core.errors import PipelineError
+from pipeline_assets.core.errors import in_words
 from pipeline_assets.core.settings import WAREHOUSE_DSN, PredictionSettings
 from pipeline_assets.model_lifecycle.registry import ledger
 from pipeline_assets.serving.realtime.service.challenger import OnScored
@@ -140,7 +140,7 @@ class LiveVersions:
                 try:
                     self._swap(model, one)
                 except Exception as error:  # noqa: BLE001 - whatever a foreign package does, the version before serves on
-                    self._refuse(model, one, str(error) if isinstance(error, PipelineError) else f"{type(error).__name__}: {error}")
+                    self._refuse(model, one, in_words(error))
             # After the live version, which may have been tried until now.
             self.challengers.take(model, one.trial)
 

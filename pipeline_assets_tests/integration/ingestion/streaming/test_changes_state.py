@@ -11,10 +11,11 @@ import pytest
 
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import object_store
-from pipeline_assets.core.errors import SnapshotIncomplete, UnknownName
+from pipeline_assets.core.errors import UnknownName
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import Platform
 from pipeline_assets.core.settings import Settings
+from pipeline_assets.core.stream_errors import SnapshotIncomplete
 from pipeline_assets.ingestion.batch import assets as batch
 from pipeline_assets.ingestion.batch.load import stage_snapshot
 from pipeline_assets.ingestion.sources import quarantine

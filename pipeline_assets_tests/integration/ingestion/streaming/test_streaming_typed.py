@@ -10,8 +10,9 @@ import pytest
 
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import catalog, warehouse
-from pipeline_assets.core.errors import OffsetsMissing, SettingsMissing, SourceUnavailable
+from pipeline_assets.core.errors import SettingsMissing, SourceUnavailable
 from pipeline_assets.core.settings import Settings
+from pipeline_assets.core.stream_errors import OffsetsMissing
 from pipeline_assets.ingestion.batch.load import stage_days
 from pipeline_assets.ingestion.batch.replay import Replayed, replay
 from pipeline_assets.ingestion.sources import quarantine

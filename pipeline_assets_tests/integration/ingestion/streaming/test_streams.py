@@ -20,8 +20,9 @@ from typer.testing import CliRunner
 from pipeline_assets.cli import app
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import catalog
-from pipeline_assets.core.errors import OffsetsMissing, SettingsMissing, SourceRefused, SourceUnavailable, UnknownName
+from pipeline_assets.core.errors import SettingsMissing, SourceRefused, SourceUnavailable, UnknownName
 from pipeline_assets.core.settings import Settings, StackSettings
+from pipeline_assets.core.stream_errors import OffsetsMissing
 from pipeline_assets.ingestion.sources import quarantine
 from pipeline_assets.ingestion.streaming.capture import configs as connectors
 from pipeline_assets.ingestion.streaming.capture import topics

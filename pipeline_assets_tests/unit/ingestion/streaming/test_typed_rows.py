@@ -18,7 +18,8 @@ from pyiceberg.catalog import Catalog
 from pyiceberg.table import Table
 
 from pipeline_assets.core import names
-from pipeline_assets.core.errors import ContractViolation, LakeBusy, OffsetsMissing, SchemaConflict, SourceChanged, TableMismatch
+from pipeline_assets.core.errors import ContractViolation, LakeBusy, SchemaConflict, SourceChanged, TableMismatch
+from pipeline_assets.core.stream_errors import OffsetsMissing
 from pipeline_assets.ingestion.streaming.decoding.formats import headers_of
 from pipeline_assets.ingestion.streaming.decoding.records import RecordReader, Share, share_of
 from pipeline_assets.ingestion.streaming.landing import tables as landing
