@@ -21,7 +21,8 @@ def settings_with(database: str) -> Settings:
         "s3_secret_key": HIDDEN,
         "services": {},
         "kafka_bootstrap": "kafka.example.com:9092",
-        "connect_secrets": "/etc/connect/secrets.properties",
+        "connect_user": "pipeline",
+        "connect_password": HIDDEN,
         "databases": {},
         "replication": {database: dsn % ("reader", database)},
     }

@@ -6,7 +6,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from secrets import token_hex
 from threading import Event
 from urllib.parse import urlsplit
@@ -32,7 +31,6 @@ from pipeline_assets.ingestion.streaming.landing.refetch import refetch_from
 from pipeline_assets.ingestion.streaming.streams import followed, followed_table, record_streams
 from pipeline_assets.ingestion.streaming.typed.rows import Typed, type_landed
 from pipeline_assets.ingestion.streaming.typed.table import rows_of
-from pipeline_assets.local_stack.plan import write_private
 from pipeline_assets.processing.lake import tables
 from pipeline_assets.spec.contracts import Contract, Field
 from pipeline_assets.spec.sources import EventStream, PostgresTable, Source
@@ -332,13 +330,9 @@ def _with_database(streams: Settings, database: str) -> Settings:
     owned, reading = (each[OWNED].get_secret_value().rpartition("/")[0] for each in (streams.databases, streams.replication))
     with cluster_of(streams.home) as cluster:
         cluster.execute(SQL("create database {} owner {}").format(Identifier(database), Identifier(str(urlsplit(owned).username))))
-    secrets = Path(streams.connect_secrets)
-    own = secrets.with_name(f"{database}.properties")
-    write_private(own, f"{secrets.read_text()}{names.connector_replication(database)}={urlsplit(reading).password}\n")
     own_settings = {
         "databases": {database: SecretStr(f"{owned}/{database}")},
         "replication": {database: SecretStr(f"{reading}/{database}")},
-        "connect_secrets": str(own),
     }
     return streams.model_copy(update=own_settings)
 

@@ -31,6 +31,8 @@ ROOTS = {
         f"org.apache.kafka:connect-transforms:{KAFKA}",
         *(f"org.apache.logging.log4j:log4j-{name}:{LOG4J}" for name in ("api", "core", "slf4j-impl", "1.2-api")),
     ],
+    # Whoever asks the REST interface of Connect needs a password.
+    "connect-login": [f"org.apache.kafka:connect-basic-auth-extension:{KAFKA}"],
     "debezium": [f"io.debezium:debezium-connector-postgres:{DEBEZIUM}"],
     "iceberg": [
         *(f"org.apache.iceberg:iceberg-kafka-connect{name}:{ICEBERG}" for name in ("", "-events", "-transforms")),
@@ -51,6 +53,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as cache:
         maven = MavenContext(repo_cache=Path(cache), remote_repos={"central": repository}, timeout=60)
         sets = {name: resolved(maven, name, roots) for name, roots in ROOTS.items()}
+        # What it needs the worker has.
+        sets["connect-login"] = [path for path in sets["connect-login"] if path not in sets["kafka"]]
         sets["s3"] = [path_of(dependency(maven, S3PROXY, plugin=False))]
         with ThreadPoolExecutor(max_workers=8) as pool:
             locked = {name: list(pool.map(lambda path: lock(repository, path, Path(cache)), paths)) for name, paths in sets.items()}

@@ -154,6 +154,21 @@ def jdbc_host(address: Address, library: str) -> tuple[str, str]:
     return host, port
 
 
+def password_lines(address: Address, library: str) -> list[str]:
+    """The lines of a file of passwords (PGPASSFILE) that let a library of the JDBC driver log in; none where the DSN has no password.
+
+    The password is one of the role at the server: it is given for each of its databases. The driver looks several hosts up by all their
+    names at once. Raises SettingNotSupported where the DSN itself names such a file.
+    """
+    password = address.parameters.get("password", "")
+    if "passfile" in address.parameters and not password:
+        raise address.refused("passfile", library, "Write the password into the DSN: it is kept in a file that only its owner reads.")
+    hosts, ports = (",".join(part) for part in zip(*address.hosts, strict=True))
+    fields = (hosts, ports, address.user, password)
+    host, port, user, secret = (field.replace("\\", "\\\\").replace(":", "\\:") for field in fields)
+    return [f"{host}:{port}:*:{user}:{secret}"] if password else []
+
+
 def _networked(address: Address, library: str) -> list[tuple[str, str]]:
     if "hostaddr" in address.parameters and "host" in address.parameters:
         raise address.refused("hostaddr", library, "Leave it out: it looks up the host by itself.")

@@ -85,11 +85,6 @@ STREAM = "stream"
 
 _SECONDS = {"d": 86_400, "h": 3_600, "min": 60}
 
-# How connectors name what they take from the file of secrets that Kafka Connect reads.
-CONNECTOR_S3_ACCESS_KEY = "s3.access-key"
-CONNECTOR_S3_KEY = "s3.secret-key"
-CONNECTOR_CATALOG = "catalog.password"
-
 AssetName = tuple[str, str]
 
 
@@ -149,11 +144,6 @@ def _plain(name: str) -> str:
 
 def _word(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_]", "_", name)
-
-
-def connector_replication(database: str) -> str:
-    """The password of the role that reads the changes of a database, in the same file."""
-    return f"replication.{database}.password"
 
 
 def source_asset(system: str, table: str) -> AssetName:

@@ -120,13 +120,14 @@ class BrokerSettings(Part):
 class StreamSettings(BrokerSettings):
     """Kafka, Kafka Connect and what they read.
 
-    `replication`: the databases that are followed, by name, each for the role that reads changes. `registries`: the schema registries that
-    formats of streams name. `connect_secrets`: the path, on the machine of Kafka Connect, of the properties file that its connectors take
-    their secrets from.
+    `connect_user` and `connect_password`: how to log in to Kafka Connect's REST interface, where it asks for that. `replication`: the
+    databases that are followed, by name, each for the role that reads changes. `registries`: the schema registries that formats of streams
+    name.
     """
 
     connect_url: HttpUrl
-    connect_secrets: str
+    connect_user: str | None = None
+    connect_password: SecretStr | None = None
     replication: dict[str, Dsn]
     registries: dict[str, SchemaRegistry] = {}
 

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from pipeline_assets.core import names
-from pipeline_assets.core.dsn import read_address
+from pipeline_assets.core.dsn import password_lines, read_address
 from pipeline_assets.core.settings import CATALOG_DSN, PREFIX
 from pipeline_assets.local_stack import java
 from pipeline_assets.local_stack.http import answers
@@ -24,9 +23,11 @@ from pipeline_assets.local_stack.plan import (
     write_private,
 )
 
-URL, SECRETS = setting("connect_url"), setting("connect_secrets")
+URL, USER, PASSWORD = setting("connect_url"), setting("connect_user"), setting("connect_password")
+# Whoever uses the REST interface, as the worker knows them, and the secret that is their password.
+CALLER, SECRET = "pipeline", "connect_password"
 MEMORY_MB = 512
-JARS = (java.BROKER, java.DEBEZIUM, java.ICEBERG)
+JARS = (java.BROKER, java.CONNECT_LOGIN, java.DEBEZIUM, java.ICEBERG)
 WORKER = {
     "group.id": "pipeline-connect",
     "config.storage.topic": "connect-configs",
@@ -41,7 +42,11 @@ WORKER = {
     "value.converter": "org.apache.kafka.connect.converters.ByteArrayConverter",
     "plugin.discovery": "service_load",
     "exactly.once.source.support": "enabled",
-    "connector.client.config.override.policy": "All",
+    # What a connector may say of its own clients; not which brokers they use, nor with what they log in.
+    "connector.client.config.override.policy": "Allowlist",
+    "connector.client.config.override.allowlist": "session.timeout.ms,auto.offset.reset,isolation.level",
+    # Each request needs a name and a password, that for the health as well.
+    "rest.extension.classes": "org.apache.kafka.connect.rest.basic.auth.extension.BasicAuthSecurityRestExtension",
     # Sinks commit this often; what is landed is seen so much later.
     "offset.flush.interval.ms": "1000",
     # A worker that was killed and restarted resumes its tasks at once: there is no other to wait for.
@@ -50,26 +55,34 @@ WORKER = {
     "heartbeat.interval.ms": "3000",
     # As the broker's message.max.bytes.
     "producer.max.request.size": "16777216",
-    # Secrets stand in a file and not in the configuration of connectors, which the REST interface shows.
-    "config.providers": "file",
-    "config.providers.file.class": "org.apache.kafka.common.config.provider.FileConfigProvider",
+    # There are no `config.providers`: a configuration that could name a secret could also say where to send it.
 }
 
 
 def service(plan: Plan) -> Service:
-    """The worker of the stack."""
+    """The worker of the stack; secrets are in its environment and in files, not on its command line nor in configurations of connectors."""
     folder, port = plan.home / CONNECT, plan.ports[CONNECT]
     main = "org.apache.kafka.connect.cli.ConnectDistributed"
     return Service(
         name=CONNECT,
-        command=program(plan, folder, MEMORY_MB, text(configuration(plan)), main, str(folder / "worker.properties")),
+        command=program(
+            plan, folder, MEMORY_MB, text(configuration(plan)), main, str(folder / "worker.properties"),
+            jars=(java.CONNECT_LOGIN,), properties={"java.security.auth.login.config": str(folder / "login.conf")},
+        ),
         folder=folder,
+        environment={
+            # A password goes to the server, and for the role, that its line names, wherever a connector is pointed to.
+            "PGPASSFILE": str(password_file(plan.home)),
+            # The object store's secret signs requests and is never sent.
+            "AWS_ACCESS_KEY_ID": plan.settings[f"{PREFIX}S3_ACCESS_KEY"],
+            "AWS_SECRET_ACCESS_KEY": plan.settings[f"{PREFIX}S3_SECRET_KEY"],
+        },
         port=port,
         url=url(port),
-        is_ready=partial(answers, f"{url(port)}/health"),
+        is_ready=partial(answers, f"{url(port)}/health", login=(CALLER, plan.secrets[SECRET])),
         prepare=partial(prepare, plan, folder),
-        finish=partial(write_secrets, plan),
-    )
+        finish=partial(write_passwords, plan),
+    )  # fmt: skip
 
 
 def url(port: int) -> str:
@@ -77,13 +90,13 @@ def url(port: int) -> str:
     return f"http://{HOST}:{port}"
 
 
-def secrets_file(home: Path) -> Path:
-    """Where connectors take their secrets from."""
-    return home / CONNECT / "secrets.properties"
+def password_file(home: Path) -> Path:
+    """Where connectors find the passwords of databases."""
+    return home / CONNECT / "pgpass"
 
 
 def configuration(plan: Plan) -> dict[str, str]:
-    """The properties of the worker."""
+    """The properties of the worker. The connectors that it can run are those of `plugin.path`, and no others."""
     plugins = [java.folder(plan.jars, name).parent for name in (java.DEBEZIUM, java.ICEBERG)]
     return {
         **WORKER,
@@ -92,58 +105,55 @@ def configuration(plan: Plan) -> dict[str, str]:
         "rest.advertised.host.name": HOST,
         "rest.advertised.port": str(plan.ports[CONNECT]),
         "plugin.path": ",".join(str(folder) for folder in plugins),
-        "config.providers.file.param.allowed.paths": str(secrets_file(plan.home).parent),
     }
 
 
 def prepare(plan: Plan, folder: Path) -> None:
-    """Check the jars, and write configuration and secrets."""
+    """Check the jars, and write configuration, login and passwords."""
     private_folder(folder)
     java.check(plan, JARS)
     write_private(folder / "log4j2.properties", LOG4J)
     write_private(folder / "worker.properties", text(configuration(plan)))
-    write_secrets(plan)
+    write_login(plan, folder)
+    write_passwords(plan)
 
 
-def write_secrets(plan: Plan) -> None:
-    """The secrets of connectors, by the names that their configuration has for them."""
-    write_private(secrets_file(plan.home), text(secrets(plan.settings)))
+def write_login(plan: Plan, folder: Path) -> None:
+    """Who may use the REST interface, and with what password."""
+    login = "org.apache.kafka.connect.rest.basic.auth.extension.PropertyFileLoginModule"
+    callers = folder / "callers.properties"
+    write_private(folder / "login.conf", f'KafkaConnect {{ {login} required file="{callers}"; }};\n')
+    write_private(callers, text({CALLER: plan.secrets[SECRET]}))
 
 
-def secrets(settings: Mapping[str, str]) -> dict[str, str]:
-    """The secrets among the settings that connectors need."""
-    replication = f"{PREFIX}REPLICATION__"
-    return {
-        names.CONNECTOR_S3_ACCESS_KEY: settings[f"{PREFIX}S3_ACCESS_KEY"],
-        names.CONNECTOR_S3_KEY: settings[f"{PREFIX}S3_SECRET_KEY"],
-        names.CONNECTOR_CATALOG: _password(CATALOG_DSN, settings[CATALOG_DSN]),
-        **{
-            names.connector_replication(name.removeprefix(replication).lower()): _password(name, dsn)
-            for name, dsn in settings.items()
-            if name.startswith(replication)
-        },
-    }
+def write_passwords(plan: Plan) -> None:
+    """The passwords of databases, as PostgreSQL's clients look them up."""
+    write_private(password_file(plan.home), "".join(f"{line}\n" for line in passwords(plan.settings)))
 
 
-def _password(name: str, dsn: str) -> str:
-    """The password of a DSN; there is none where a certificate says who connects. Raises SettingNotSupported for a file of passwords."""
-    address = read_address(name, dsn)
-    password = address.parameters.get("password", "")
-    if "passfile" in address.parameters and not password:
-        raise address.refused(
-            "passfile", "Kafka Connect", "Write the password into the DSN: it is kept in a file that only its owner reads."
-        )
-    return password
+def passwords(settings: Mapping[str, str]) -> list[str]:
+    """A line for each server and role that connectors log in to: the catalog's, and those that read changes.
+
+    There is none where a certificate says who connects. Raises SettingNotSupported for a file of passwords.
+    """
+    wanted = [CATALOG_DSN, *(name for name in settings if name.startswith(f"{PREFIX}REPLICATION__"))]
+    return list(dict.fromkeys(line for name in wanted for line in password_lines(read_address(name, settings[name]), "Kafka Connect")))
+
+
+def _settings(plan: Plan) -> dict[str, str]:
+    """Its address and the login; that is not for a worker elsewhere, which should not get it."""
+    login = {} if URL in plan.given else {USER: CALLER, PASSWORD: plan.secrets[SECRET]}
+    return {URL: url(plan.ports[CONNECT]), **login}
 
 
 DESCRIPTION = Description(
     name=CONNECT,
     build=service,
     ports={CONNECT: 8083},
-    settings=lambda plan: {URL: url(plan.ports[CONNECT]), SECRETS: str(secrets_file(plan.home))},
+    secrets=(SECRET,),
+    settings=_settings,
     is_elsewhere=has(URL),
-    # A path made up here would lead nowhere on another machine.
-    together=((URL, SECRETS),),
+    together=((USER, PASSWORD), (PASSWORD, USER)),
     needs=(KAFKA,),
     jars=JARS,
     # It waits for its tasks.

@@ -6,12 +6,12 @@ from typing import Any
 ANSWER_SECONDS = 2.0
 
 
-def answers(url: str, _since: float = 0) -> bool:
-    """A GET of the URL ends with status 200; for `Service.is_ready`, whichever process listens there."""
+def answers(url: str, _since: float = 0, *, login: tuple[str, str] | None = None) -> bool:
+    """A GET of the URL ends with status 200; for `Service.is_ready`, whichever process listens there. login: name and password."""
     import httpx
 
     try:
-        return httpx.get(url, timeout=ANSWER_SECONDS, trust_env=False).status_code == httpx.codes.OK
+        return httpx.get(url, timeout=ANSWER_SECONDS, trust_env=False, auth=login).status_code == httpx.codes.OK
     except httpx.HTTPError:
         return False
 

@@ -16,7 +16,7 @@ from pipeline_assets.local_stack.plan import Plan
 
 LOCK = Path(__file__).with_name("jars.json")
 # The sets of jars.
-BROKER, DEBEZIUM, ICEBERG, OBJECT_STORE = "kafka", "debezium", "iceberg", "s3"
+BROKER, CONNECT_LOGIN, DEBEZIUM, ICEBERG, OBJECT_STORE = "kafka", "connect-login", "debezium", "iceberg", "s3"
 DIGITS = 12
 
 

@@ -2,10 +2,11 @@
 
 import subprocess
 from base64 import urlsafe_b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from types import MappingProxyType
 from uuid import uuid4
 
 from pipeline_assets.core.errors import ServiceFailed
@@ -100,10 +101,22 @@ def text(properties: Mapping[str, str]) -> str:
     return "".join(f"{name}={value}\n" for name, value in escaped.items())
 
 
-def program(plan: Plan, folder: Path, memory_mb: int, settings: str, *rest: str) -> tuple[str, ...]:
-    """The command that runs a class of Kafka's jars, with arguments; other settings make another command, so that `up` starts it again."""
-    properties = {"log4j2.configurationFile": str(folder / "log4j2.properties"), "settings": sha256(settings.encode()).hexdigest()}
-    return java.command(memory_mb, properties, "-cp", f"{java.folder(plan.jars, java.BROKER)}/*", *rest)
+def program(
+    plan: Plan,
+    folder: Path,
+    memory_mb: int,
+    settings: str,
+    *rest: str,
+    jars: Sequence[str] = (),
+    properties: Mapping[str, str] = MappingProxyType({}),
+) -> tuple[str, ...]:
+    """The command that runs a class of Kafka's jars, and of other sets, with arguments and system properties.
+
+    Other settings make another command, so that `up` starts it again.
+    """
+    own = {"log4j2.configurationFile": str(folder / "log4j2.properties"), "settings": sha256(settings.encode()).hexdigest()}
+    classes = ":".join(f"{java.folder(plan.jars, name)}/*" for name in (java.BROKER, *jars))
+    return java.command(memory_mb, {**own, **properties}, "-cp", classes, *rest)
 
 
 def prepare(plan: Plan, folder: Path) -> None:

@@ -45,7 +45,7 @@ ASKED = [{**INSTANCE, "decision_at": DECIDED}, {**INSTANCE, "origin": "JFK", "de
 @pytest.fixture
 def settings(isolated: Settings, streams: Settings) -> Iterator[Settings]:
     """Departures in the lake and online, a model that is live, and the connectors that land what is answered."""
-    of_streams = {name: getattr(streams, name) for name in ("kafka_bootstrap", "connect_url", "connect_secrets")}
+    of_streams = {name: getattr(streams, name) for name in ("kafka_bootstrap", "connect_url", "connect_user", "connect_password")}
     own, half, connectors = isolated.model_copy(update=of_streams), len(ROWS) // 2, connectors_of(RECORDED)
     put_history(own, table_of(ROWS[:half]))
     put_typed(own, table_of(ROWS[half:]), 0)

@@ -8,14 +8,13 @@ import psycopg
 import pytest
 from pydantic import SecretStr
 
-from pipeline_assets.core import names
 from pipeline_assets.core.connections import arrow_warehouse, catalog, warehouse
 from pipeline_assets.core.errors import SourceUnavailable
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.batch.postgres import open_table
 from pipeline_assets.ingestion.streaming.capture import configs as connectors
 from pipeline_assets.ingestion.streaming.capture.connect import open_connect
-from pipeline_assets.local_stack.plan import write_private
+from pipeline_assets.local_stack.connect import password_file
 from pipeline_assets_tests.readings import DATABASE, World, reading
 from pipeline_assets_tests.tls import HOST, Authority, make_authority, server_context, tls_before
 
@@ -109,17 +108,16 @@ def test_a_certificate_for_another_host_is_refused(stores: Settings, trusted: Au
 
 def test_debezium_verifies_the_server(streams: Settings, secure_port: int, trusted: Authority, stranger: Authority) -> None:
     """The connector that reads changes connects over TLS, and refuses a certificate that nobody trusted has signed, as it does no TLS."""
-    secrets = Path(streams.connect_secrets).with_name("tls.properties")
-    password = urlsplit(streams.replication[DATABASE].get_secret_value()).password
-    write_private(secrets, f"{names.connector_replication(DATABASE)}={password}\n")
-    own = streams.model_copy(update={"connect_secrets": str(secrets)})
+    reader = urlsplit(streams.replication[DATABASE].get_secret_value())
+    with password_file(streams.home).open("a") as file:
+        file.write(f"{reader.hostname}:{secure_port}:*:{reader.username}:{reader.password}\n")
     refused = f"{verified_by(trusted)}&options=-c%20nosuch%3D1"
 
-    assert problems(over_tls(own, secure_port, verified_by(trusted))) == []
-    assert any("PKIX" in each or "path" in each for each in problems(over_tls(own, secure_port, verified_by(stranger))))
-    assert problems(over_tls(own, secure_port, "sslmode=disable")) != []
+    assert problems(over_tls(streams, secure_port, verified_by(trusted))) == []
+    assert any("PKIX" in each or "path" in each for each in problems(over_tls(streams, secure_port, verified_by(stranger))))
+    assert problems(over_tls(streams, secure_port, "sslmode=disable")) != []
     # As does what a DSN says beside that: the server refuses options that it does not know.
-    assert any("nosuch" in each for each in problems(over_tls(own, secure_port, refused)))
+    assert any("nosuch" in each for each in problems(over_tls(streams, secure_port, refused)))
 
 
 def problems(settings: Settings) -> list[str]:

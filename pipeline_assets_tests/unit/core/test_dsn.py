@@ -12,7 +12,7 @@ from pipeline_assets.core.errors import SettingNotSupported, SettingsMalformed
 from pipeline_assets.core.settings import Settings, WarehouseSettings
 from pipeline_assets.ingestion.batch.postgres import conninfo_of
 from pipeline_assets.ingestion.streaming.capture import configs as connectors
-from pipeline_assets.local_stack.connect import secrets
+from pipeline_assets.local_stack.connect import passwords
 from pipeline_assets.local_stack.dagster import quoted
 from pipeline_assets.processing.cleaning.dbt import variables
 from pipeline_assets.spec.sources import PostgresTable
@@ -182,7 +182,6 @@ def test_a_service_is_read_from_its_file(tmp_path: Path, monkeypatch: pytest.Mon
         "database.port": "6432",
         "database.dbname": "shop",
         "database.user": "reader",
-        "database.password": "${file:/etc/connect/secrets.properties:replication.shop.password}",
         "database.sslmode": "verify-full",
     }
     with pytest.raises(SettingsMalformed, match=r"PIPELINE_REPLICATION__SHOP names the service 'stock', which no service file has"):
@@ -214,21 +213,21 @@ def test_names_with_signs_of_urls_stay_as_they_are() -> None:
 
     assert by_sqlalchemy(dsn) == parts
     assert catalog(dsn)["uri"] == "jdbc:postgresql://db.example:5432/sh%3Fp%2F1"
-    assert secrets({**SECRETS, SETTING: dsn})["replication.shop.password"] == parts["password"]
+    assert passwords({**SECRETS, SETTING: dsn})[1] == "db.example:5432:*:r@d er:p\\:/?#'\\\\%"
 
 
-SECRETS = {
-    "PIPELINE_S3_ACCESS_KEY": "a",
-    "PIPELINE_S3_SECRET_KEY": "s",
-    "PIPELINE_CATALOG_DSN": f"host=db.example dbname=catalog password={HIDDEN}",
-}
+SECRETS = {"PIPELINE_CATALOG_DSN": f"host=db.example dbname=catalog user=lake password={HIDDEN}"}
 
 
 def test_the_worker_gets_the_password_of_any_form() -> None:
-    """The secrets of connectors have the password, whichever form the DSN has; a file of passwords is refused by name."""
-    assert secrets(SECRETS)["catalog.password"] == HIDDEN
+    """The file of passwords has it for server and role of the DSN, whichever form that has; another such file is refused by name."""
+    assert [passwords({**SECRETS, SETTING: dsn}) for dsn in ALL_FORMS] == [
+        [f"db.example:5432:*:lake:{HIDDEN}", f"db.example:6432:*:reader:{HIDDEN}"]
+    ] * len(ALL_FORMS)
+    assert passwords({"PIPELINE_CATALOG_DSN": f"postgresql://lake:{HIDDEN}@one:1,two/catalog"}) == [f"one,two:1,5432:*:lake:{HIDDEN}"]
+    assert passwords({"PIPELINE_CATALOG_DSN": "postgresql://lake@one/catalog?sslcert=lake.crt"}) == []
     with pytest.raises(SettingNotSupported, match=r"PIPELINE_REPLICATION__SHOP says 'passfile', which Kafka Connect cannot be given"):
-        secrets({**SECRETS, SETTING: "host=db.example dbname=shop passfile=/etc/pass"})
+        passwords({**SECRETS, SETTING: "host=db.example dbname=shop passfile=/etc/pass"})
 
 
 def test_the_password_is_not_shown_with_the_address() -> None:

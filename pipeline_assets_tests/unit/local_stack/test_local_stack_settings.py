@@ -140,10 +140,28 @@ def test_postgres_is_started_while_one_database_is_needed(given: set[str], elsew
     assert {name for name, service in SERVICES.items() if service.is_elsewhere(given)} == elsewhere
 
 
-def test_kafka_connect_elsewhere_needs_the_path_of_its_file_of_secrets(tmp_path: Path) -> None:
-    """Its connectors take their secrets from there; a path made up here would lead nowhere on that machine."""
-    with pytest.raises(SettingsMissing, match="PIPELINE_CONNECT_SECRETS"):
-        plan(tmp_path, {"PIPELINE_CONNECT_URL": "http://connect.example.com:8083"})
+def test_a_kafka_connect_elsewhere_does_not_get_the_login_of_the_own_one(tmp_path: Path) -> None:
+    """Where an address is given, no login is made for it; half of a login names the other half."""
+    there = {"PIPELINE_CONNECT_URL": "http://connect.example.com:8083"}
+
+    assert plan(tmp_path).settings["PIPELINE_CONNECT_PASSWORD"] == load_secrets(tmp_path)["connect_password"]
+    assert [name for name in plan(tmp_path, there).settings if name in {"PIPELINE_CONNECT_USER", "PIPELINE_CONNECT_PASSWORD"}] == []
+    with pytest.raises(SettingsMissing, match="PIPELINE_CONNECT_USER"):
+        plan(tmp_path, {**there, "PIPELINE_CONNECT_PASSWORD": "theirs"})
+
+
+def test_the_password_of_kafka_connect_is_in_files_that_their_owner_alone_reads(tmp_path: Path) -> None:
+    """Login, callers and the passwords of databases have mode 600; no secret is on the command line."""
+    made = plan(tmp_path)
+    worker = connect.service(made)
+    worker.folder.mkdir()
+    connect.write_login(made, worker.folder)
+    connect.write_passwords(made)
+    found = {path.name: path.stat().st_mode & 0o777 for path in worker.folder.iterdir()}
+
+    assert found == dict.fromkeys(("login.conf", "callers.properties", "pgpass"), 0o600)
+    assert (worker.folder / "callers.properties").read_text() == f"pipeline={made.secrets['connect_password']}\n"
+    assert [part for part in worker.command if any(known in part for known in made.secrets.values())] == []
 
 
 def test_a_worker_started_here_uses_the_broker_that_is_given(tmp_path: Path) -> None:
@@ -195,20 +213,13 @@ def test_whoever_watches_the_prediction_service_has_a_key_that_it_knows(tmp_path
     assert "PIPELINE_SERVE_READ_KEY" not in plan(tmp_path, {"PIPELINE_SERVE_URL": "https://predictions.example.com"}).settings
 
 
-def test_secrets_of_connectors_are_those_of_the_settings(tmp_path: Path) -> None:
-    """Passwords are decoded from their DSNs, and written as Java reads properties."""
+def test_passwords_of_connectors_are_those_of_the_settings(tmp_path: Path) -> None:
+    """Passwords are decoded from their DSNs, each for its server and role."""
     given = {"PIPELINE_CATALOG_DSN": "postgresql://lake:p%40ss%5Cword@db.example.com/lake"}
-    found = connect.secrets(plan(tmp_path, given).settings)
+    lake, *readers = connect.passwords(plan(tmp_path, given).settings)
 
-    assert set(found) == {
-        "s3.access-key",
-        "s3.secret-key",
-        "catalog.password",
-        "replication.airline_ops.password",
-        "replication.league.password",
-    }
-    assert found["catalog.password"] == "p@ss\\word"
-    assert kafka.text({"catalog.password": found["catalog.password"]}) == "catalog.password=p@ss\\\\word\n"
+    assert lake == "db.example.com:5432:*:lake:p@ss\\\\word"
+    assert sorted(line.split(":")[3] for line in readers) == ["airline_ops_replication", "league_replication"]
 
 
 def test_without_a_simulator_the_sources_come_from_the_environment_alone(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def connectors(project: Project) -> dg.AssetsDefinition:
                     hindered.append(error)
                 if error is not None and not runs_despite(one, error):
                     continue
-                # The values of secrets are in a file of the worker; the configuration names them only.
+                # It has no secrets: the worker finds them itself.
                 metadata: dict[str, dg.RawMetadataValue] = {"config": dg.MetadataValue.json(dict(one.config(platform.settings)))}
                 if error is not None:
                     metadata["not_followed"] = str(error)

@@ -1,6 +1,7 @@
 """Configurations of the connectors, as functions of what is declared; each says only what differs from the connector's own defaults.
 
-Secrets are names of a file that the worker reads (`settings.connect_secrets`): the REST interface shows what stands here.
+No secret stands here, nor a name that the worker would replace by one: it finds passwords by server and role in its file of passwords
+(PGPASSFILE), and the keys of the object store in its environment. So a configuration that points elsewhere sends no secret there.
 """
 
 import re
@@ -82,7 +83,6 @@ def _database(settings: Settings, database: str) -> dict[str, str]:
         "database.port": port,
         "database.dbname": address.database,
         "database.user": address.user,
-        "database.password": _secret(settings, names.connector_replication(database)),
         **{f"{'database' if name in DATABASE_PROPERTIES else 'driver'}.{name}": value for name, value in properties.items()},
     }
 
@@ -173,17 +173,10 @@ def _catalog(settings: Settings) -> Mapping[str, str]:
         "catalog.uri": jdbc_url(address, ICEBERG),
         **{f"catalog.jdbc.{name}": value for name, value in jdbc_properties(address, ICEBERG).items()},
         "catalog.jdbc.user": address.user,
-        "catalog.jdbc.password": _secret(settings, names.CONNECTOR_CATALOG),
         "catalog.jdbc.schema-version": "V1",
         "catalog.warehouse": f"s3://{settings.s3_bucket}/{names.LAKE}",
         "catalog.io-impl": "org.apache.iceberg.aws.s3.S3FileIO",
         "catalog.s3.endpoint": settings.s3_endpoint,
         "catalog.s3.path-style-access": "true",
-        "catalog.s3.access-key-id": _secret(settings, names.CONNECTOR_S3_ACCESS_KEY),
-        "catalog.s3.secret-access-key": _secret(settings, names.CONNECTOR_S3_KEY),
         "catalog.client.region": settings.s3_region,
     }
-
-
-def _secret(settings: Settings, name: str) -> str:
-    return f"${{file:{settings.connect_secrets}:{name}}}"

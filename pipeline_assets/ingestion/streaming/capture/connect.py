@@ -112,7 +112,9 @@ def open_connect(settings: Settings) -> Iterator[Connect]:
     """Kafka Connect with its connections, which are closed when the block ends."""
     import httpx
 
-    with httpx.Client(base_url=settings.connect_url, timeout=ANSWER_SECONDS) as client:
+    user, password = settings.connect_user, settings.connect_password
+    login = (user, password.get_secret_value()) if user is not None and password is not None else None
+    with httpx.Client(base_url=settings.connect_url, timeout=ANSWER_SECONDS, auth=login) as client:
         yield Connect(client=client)
 
 

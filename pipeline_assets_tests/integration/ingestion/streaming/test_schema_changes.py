@@ -9,7 +9,6 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
-from urllib.parse import urlsplit
 
 import dagster as dg
 import psycopg
@@ -36,7 +35,6 @@ from pipeline_assets.ingestion.streaming.staged.state import StagedState, stage_
 from pipeline_assets.ingestion.streaming.streams import change_log, followed_table
 from pipeline_assets.ingestion.streaming.typed.replay import replay_records
 from pipeline_assets.ingestion.streaming.typed.rows import Typed, type_landed
-from pipeline_assets.local_stack.plan import write_private
 from pipeline_assets.processing.lake import tables
 from pipeline_assets.spec.contracts import Contract, Field
 from pipeline_assets.spec.sources import EventStream, PostgresTable, Source
@@ -191,12 +189,8 @@ def empty(streams: Settings, cluster: psycopg.Connection, fresh_database: Callab
     """A database of its own, with its role that reads changes; connectors must be gone before the fixture ends."""
     owned, database = fresh_database(streams.databases[DATABASE]), f"fleet_{token_hex(5)}"
     base, _, _ = streams.replication[DATABASE].get_secret_value().rpartition("/")
-    secrets = Path(streams.connect_secrets).with_name(f"{database}.properties")
-    write_private(
-        secrets, f"{names.connector_replication(database)}={urlsplit(base).password}\n{Path(streams.connect_secrets).read_text()}"
-    )
     reader = SecretStr(f"{base}/{owned.get_secret_value().rpartition('/')[2]}")
-    own = {"databases": {database: owned}, "replication": {database: reader}, "connect_secrets": str(secrets)}
+    own = {"databases": {database: owned}, "replication": {database: reader}}
     yield Followed(settings=streams.model_copy(update=own), database=database)
     slot = [names.replication(database)]
     in_use = "select 1 from pg_replication_slots where slot_name = %s and active"

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
-from urllib.parse import urlsplit
 
 import psycopg
 import pyarrow as pa
@@ -35,7 +34,7 @@ from pipeline_assets.ingestion.streaming.landing.tables import ensure_landing_ta
 from pipeline_assets.ingestion.streaming.typed.replay import replay_records
 from pipeline_assets.ingestion.streaming.typed.rows import type_landed
 from pipeline_assets.local_stack import processes, stack
-from pipeline_assets.local_stack.plan import CONNECT, KAFKA, write_private
+from pipeline_assets.local_stack.plan import CONNECT, KAFKA
 from pipeline_assets.local_stack.ports import free_port
 from pipeline_assets.processing.lake import tables
 from pipeline_assets.spec.sources import CloudEvent, EventStream, PostgresTable
@@ -67,8 +66,8 @@ def topic(streams: Settings) -> str:
 
 
 def test_the_worker_has_debezium_and_the_iceberg_sink(connect: Connect) -> None:
-    """Both plugins are found, each with the classes that it was built with."""
-    assert connect.plugins() >= {
+    """Both plugins are found, and no connector beside them can be run."""
+    assert connect.plugins() == {
         "io.debezium.connector.postgresql.PostgresConnector",
         "org.apache.iceberg.connect.IcebergSinkConnector",
     }
@@ -114,10 +113,12 @@ def test_a_wrong_connector_is_refused_with_connects_own_words(connect: Connect) 
 
 def test_endpoints_that_are_given_are_used_and_not_started(streams: Settings, tmp_path: Path) -> None:
     """With bootstrap list and Connect's URL in the environment, neither is started, and the settings are not copied."""
+    assert streams.connect_password is not None
     given = {
         "PIPELINE_KAFKA_BOOTSTRAP": streams.kafka_bootstrap,
         "PIPELINE_CONNECT_URL": streams.connect_url,
-        "PIPELINE_CONNECT_SECRETS": streams.connect_secrets,
+        "PIPELINE_CONNECT_USER": str(streams.connect_user),
+        "PIPELINE_CONNECT_PASSWORD": streams.connect_password.get_secret_value(),
     }
     states: dict[str, str] = {}
     asked = StackSettings(ports=FREE, given=given)
@@ -226,9 +227,7 @@ def source(streams: Settings, cluster: psycopg.Connection, fresh_database: Calla
     owned, database = fresh_database(streams.databases[DATABASE]), f"ops_{token_hex(6)}"
     base, _, _ = streams.replication[DATABASE].get_secret_value().rpartition("/")
     reader = SecretStr(f"{base}/{owned.get_secret_value().rpartition('/')[2]}")
-    secrets = Path(streams.connect_secrets).with_name(f"{database}.properties")
-    write_private(secrets, f"{names.connector_replication(database)}={urlsplit(base).password}\n")
-    own = {"databases": {database: owned}, "replication": {database: reader}, "connect_secrets": str(secrets)}
+    own = {"databases": {database: owned}, "replication": {database: reader}}
     tables = (PostgresTable(database=database, table="airlines"),)
     source = Source(settings=streams.model_copy(update=own), database=database, tables=tables)
     source.execute(

@@ -70,12 +70,11 @@ def test_only_topics_of_events_in_binary_mode_are_landed_with_headers(settings: 
 
 
 def test_no_secret_is_in_a_configuration(settings: Settings) -> None:
-    """Passwords and keys are taken from the file of secrets, by name."""
+    """Neither a password nor a key, nor the name of one that the worker would replace: whoever points it elsewhere gets none."""
     found = {**connectors.changes(settings, "airline_ops", TABLES), **connectors.landing(settings, flight_departures.topic)}
-    referred = {name for name, value in found.items() if value.startswith("${file:/etc/connect/secrets.properties:")}
 
-    assert [name for name, value in found.items() if HIDDEN in value] == []
-    assert {"database.password", "iceberg.catalog.jdbc.password", "iceberg.catalog.s3.secret-access-key"} < referred
+    assert [name for name, value in found.items() if HIDDEN in value or "${" in value] == []
+    assert not any(word in name for name in found for word in ("password", "secret", "access-key"))
 
 
 def test_names_of_tables_are_taken_literally(settings: Settings) -> None:
