@@ -18,6 +18,7 @@ from pipeline_assets.model_lifecycle.registry import commands as models
 from pipeline_assets.serving.realtime.access import commands as serve_keys
 from pipeline_assets.serving.realtime.log import commands as explain
 from pipeline_assets.serving.realtime.service import commands as service
+from pipeline_assets.web import commands as web
 
 USAGE_ERROR = 2
 FAILURE = 1
@@ -25,7 +26,7 @@ FAILURE = 1
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="A data and ML platform as one Dagster project.", pretty_exceptions_enable=False
 )
-for part in (local_stack, demo, models, quarantine, proposals, replay, service, serve_keys, explain):
+for part in (local_stack, demo, models, quarantine, proposals, replay, service, serve_keys, explain, web):
     part.register(app)
 forgetting.register(features.register(app))
 

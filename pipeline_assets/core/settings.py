@@ -185,6 +185,21 @@ class AccessSettings(Part):
         return self.serve_keys if self.serve_keys is not None else self.home / "serve-keys.json"
 
 
+class WebSettings(Part):
+    """Dagster's web server: `web_hosts` are the names that it answers for beside this machine's own, separated by commas.
+
+    `web_audit_file` is where the audit log goes instead of standard output.
+    """
+
+    web_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    web_audit_file: Path | None = None
+
+    @field_validator("web_hosts", mode="before")
+    @classmethod
+    def _listed(cls, names: object) -> object:
+        return tuple(name.strip() for name in names.split(",") if name.strip()) if isinstance(names, str) else names
+
+
 class CodeSettings(EnvironmentSettings):
     """Which declarations a code location has.
 

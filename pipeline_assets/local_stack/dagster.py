@@ -62,11 +62,11 @@ def code_server(plan: Plan) -> Service:
 
 
 def webserver(plan: Plan) -> Service:
-    """The web server."""
+    """The web server, behind its guard."""
     port = plan.ports[WEBSERVER]
     return Service(
         name=WEBSERVER,
-        command=(program("dagster-webserver"), "-h", HOST, "-p", str(port), "-w", str(folder(plan) / "workspace.yaml")),
+        command=(program("pipeline"), "webserver", "--port", str(port), "--workspace", str(folder(plan) / "workspace.yaml")),
         folder=folder(plan),
         environment=environment(plan),
         port=port,

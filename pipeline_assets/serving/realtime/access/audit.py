@@ -35,7 +35,7 @@ PAUSE_SECONDS, REPORT_SECONDS, MOST_LINES = 0.05, 10.0, 50_000
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """A request, as far as it is written down; `route` is None where the path leads nowhere."""
+    """A request, as far as it is written down; `route` is None where the path leads nowhere, `changes` names what it changes."""
 
     method: str
     route: str | None
@@ -43,6 +43,7 @@ class Asked:
     address: str
     trace: Trace
     began_at: datetime
+    changes: tuple[str, ...] = ()
 
 
 def write_audit(asked: Asked, caller: Caller | None, status: int, reason: str | None = None) -> None:
@@ -62,6 +63,8 @@ def write_audit(asked: Asked, caller: Caller | None, status: int, reason: str | 
         "address": asked.address,
         "trace_id": asked.trace.trace_id,
     }
+    if asked.changes:
+        line["changes"] = ", ".join(asked.changes)
     if reason is not None:
         line["reason"] = reason
     # As `LOG.info` does, but that it would walk the stack for the place of this call, which is a third of the cost.

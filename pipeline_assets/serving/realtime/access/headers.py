@@ -29,15 +29,18 @@ UNLESS_GIVEN: tuple[tuple[bytes, bytes], ...] = (
 ALL = (*ALWAYS, *UNLESS_GIVEN)
 
 
-def with_headers(send: Send) -> Send:
-    """A `send` that adds the headers to the beginning of an answer."""
+Pairs = tuple[tuple[bytes, bytes], ...]
+
+
+def with_headers(send: Send, unless_given: Pairs = ALL, added: Pairs = ()) -> Send:
+    """A `send` that adds headers to the beginning of an answer: those that it has not, and some that it may have twice."""
 
     async def sent(message: Message) -> None:
         if message["type"] == "http.response.start":
             given = list(message.get("headers", ()))
             names = {name.lower() for name, _ in given}
-            missing = (header for header in ALL if header[0] not in names)
-            message = {**message, "headers": [*given, *missing]}
+            missing = (header for header in unless_given if header[0] not in names)
+            message = {**message, "headers": [*given, *missing, *added]}
         await send(message)
 
     return sent

@@ -1,34 +1,27 @@
 """The page in a real browser: what a person sees and can do, and what a hostile page cannot."""
 
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 from starlette.responses import HTMLResponse
 from starlette.types import Receive, Scope, Send
 
 from pipeline_assets.serving.realtime.access.callers import Role
+from pipeline_assets_tests.browsers import complaints_of, opened_browser
 from pipeline_assets_tests.guarded_apps import add_key
 from pipeline_assets_tests.prediction_pages import CONTRIBUTIONS, STATUS, Stand, page_app, served
 from pipeline_assets_tests.stream_records import until
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """The machine's own Chromium. Where there is none the tests are skipped."""
-    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    if found is None:
-        pytest.skip("no Chromium on this machine (on Debian: apt-get install chromium)")
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=found)
+    """The machine's own Chromium."""
+    with opened_browser() as opened:
         yield opened
-        opened.close()
 
 
 class Person:
@@ -36,10 +29,8 @@ class Person:
 
     def __init__(self, page: Page, url: str, stand: Stand) -> None:
         self.page, self.url, self.stand = page, url, stand
-        self.complaints: list[str] = []
+        self.complaints = complaints_of(page)
         self.asked: list[str] = []
-        page.on("console", lambda message: self.complaints.append(message.text))
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.on("request", lambda request: self.asked.append(request.url))
 
     def log_in(self, key: str) -> None:

@@ -1,0 +1,135 @@
+"""The guard before Dagster's web server, as ASGI middleware: from foreign pages nothing passes, and a change only as JSON by POST.
+
+Refusals are problem documents. What is refused and what is changed goes to the audit log; what is only read does not, as an open page asks
+every second.
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from http import HTTPStatus
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pipeline_assets.serving.realtime.access.audit import Asked, address_of, now, write_audit
+from pipeline_assets.serving.realtime.access.callers import Caller
+from pipeline_assets.serving.realtime.access.headers import with_headers
+from pipeline_assets.serving.realtime.access.problems import Refusal, send_refusal
+from pipeline_assets.serving.realtime.access.sessions import SAFE_METHODS, Headers, headers_of
+from pipeline_assets.serving.realtime.access.traces import trace_of
+from pipeline_assets.web import operations
+from pipeline_assets.web.operations import GRAPHQL, LONGEST_BODY, Operation
+from pipeline_assets.web.origins import foreign_origin, form_body, host_names, unknown_host
+
+CLOSED_BY_POLICY = 1008
+UNLESS_GIVEN = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"referrer-policy", b"strict-origin-when-cross-origin"),
+    (b"x-frame-options", b"DENY"),
+)
+# Beside Dagster's own policy, which does not say who may frame its pages: browsers keep both.
+ADDED = ((b"content-security-policy", b"frame-ancestors 'none'; form-action 'self'; object-src 'none'; base-uri 'none'"),)
+
+
+class WebGuard:
+    """The middleware; `hosts` are the names that the server answers for, beside those of this machine."""
+
+    def __init__(self, app: ASGIApp, *, hosts: Iterable[str] = ()) -> None:
+        self._app, self._hosts = app, host_names(hosts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes a request on, or answers it by a refusal."""
+        if scope["type"] == "http":
+            await self._http(scope, receive, with_headers(send, UNLESS_GIVEN, ADDED))
+        elif scope["type"] == "websocket":
+            await self._websocket(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = headers_of(scope)
+        asked = _asked(scope, headers, scope["method"])
+        refusal = unknown_host(scope, self._hosts) or foreign_origin(scope, headers) or form_body(scope, headers)
+        if refusal is not None:
+            await _refuse(send, asked, None, refusal)
+            return
+        operation, receive = await _operation(scope, headers, receive)
+        if isinstance(operation, Refusal):
+            await _refuse(send, asked, None, operation)
+        elif operation.changes:
+            await self._audited(scope, receive, send, replace(asked, changes=operation.changes))
+        else:
+            await self._app(scope, receive, send)
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Subscriptions; a mutation is none, and Dagster finds no field of its name."""
+        headers = headers_of(scope)
+        refusal = unknown_host(scope, self._hosts) or foreign_origin(scope, headers)
+        if refusal is None:
+            await self._app(scope, receive, send)
+            return
+        write_audit(_asked(scope, headers, "WEBSOCKET"), None, refusal.status, refusal.detail)
+        await send({"type": "websocket.close", "code": CLOSED_BY_POLICY})
+
+    async def _audited(self, scope: Scope, receive: Receive, send: Send, asked: Asked) -> None:
+        """The server's answer, and its status in the log; 500 where it fails before it answers."""
+        status = int(HTTPStatus.INTERNAL_SERVER_ERROR)
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noted)
+        finally:
+            write_audit(asked, None, status)
+
+
+async def _operation(scope: Scope, headers: Headers, receive: Receive) -> tuple[Operation | Refusal, Receive]:
+    """What a request would change, and how its body, which may have been read for that, is received again."""
+    if scope["path"].rstrip("/") != GRAPHQL:
+        return operations.change_of(scope), receive
+    if scope["method"] in SAFE_METHODS:
+        return operations.by_get(scope), receive
+    unfit = operations.unfit_post(headers)
+    if unfit is not None:
+        return unfit, receive
+    body = await _body(receive)
+    if body is None:
+        return operations.too_long(), receive
+    return operations.by_post(body), _again(body, receive)
+
+
+async def _body(receive: Receive) -> bytes | None:
+    """The whole body; None for one that is too long, or whose sender is gone."""
+    received = bytearray()
+    while True:
+        message = await receive()
+        received += message.get("body", b"")
+        if message["type"] != "http.request" or len(received) > LONGEST_BODY:
+            return None
+        if not message.get("more_body", False):
+            return bytes(received)
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that has the body once more, and then what comes."""
+    left = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def received() -> Message:
+        return left.pop() if left else await receive()
+
+    return received
+
+
+def _asked(scope: Scope, headers: Headers, method: str) -> Asked:
+    trace = trace_of(headers)
+    return Asked(method=method, route=scope["path"][:128], params={}, address=address_of(scope), trace=trace, began_at=now())
+
+
+async def _refuse(send: Send, asked: Asked, caller: Caller | None, refusal: Refusal) -> None:
+    write_audit(asked, caller, refusal.status, refusal.detail)
+    await send_refusal(send, refusal)

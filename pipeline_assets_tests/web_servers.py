@@ -1,0 +1,108 @@
+"""Dagster's web server behind its guard, as a process of its own on a small code location; shared by the tests of the guard."""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from pipeline_assets.local_stack.plan import program
+from pipeline_assets.local_stack.ports import free_port
+from pipeline_assets_tests.stream_records import until
+
+CODE = """
+import dagster as dg
+
+
+@dg.op
+def greet(context: dg.OpExecutionContext) -> None:
+    context.log.info("greetings to all who listen")
+
+
+@dg.job
+def greeting() -> None:
+    greet()
+
+
+defs = dg.Definitions(jobs=[greeting])
+"""
+# Runs start at once, without a daemon.
+INSTANCE = """
+telemetry: {enabled: false}
+nux: {enabled: false}
+run_coordinator: {module: dagster.core.run_coordinator, class: DefaultRunCoordinator}
+"""
+LAUNCH = (
+    'mutation Launch { launchRun(executionParams: {selector: {repositoryLocationName: "greetings.py", repositoryName: "__repository__", '
+    'jobName: "greeting"}, runConfigData: {}}) { __typename ... on LaunchRunSuccess { run { runId } } } }'
+)
+RUNS = "{ runsOrError { ... on Runs { results { runId status } } } }"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WebServer:
+    """A server that runs: its address, and the file of its audit log."""
+
+    url: str
+    audit: Path
+    home: Path
+
+    def ask(self, query: str, headers: Mapping[str, str] | None = None) -> httpx.Response:
+        """The answer to GraphQL by POST."""
+        return httpx.post(f"{self.url}/graphql", json={"query": query}, headers=dict(headers or {}), timeout=60)
+
+    def runs(self, headers: Mapping[str, str] | None = None) -> dict[str, str]:
+        """The state of each run that there is, by its id."""
+        found: Any = self.ask(RUNS, headers).json()
+        return {run["runId"]: run["status"] for run in found["data"]["runsOrError"]["results"]}
+
+    def launch(self, headers: Mapping[str, str] | None = None) -> str:
+        """Starts a run as a program does, and waits for its end; its id."""
+        answer: Any = self.ask(LAUNCH, headers).json()
+        run: str = answer["data"]["launchRun"]["run"]["runId"]
+        until(lambda: self.runs(headers)[run], lambda state: state == "SUCCESS")
+        return run
+
+    def audited(self, **facts: object) -> list[dict[str, Any]]:
+        """The lines of the audit log that have these facts, once there is one."""
+        return until(lambda: [line for line in self._lines() if facts.items() <= line.items()])
+
+    def _lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.audit.read_text().splitlines()]
+
+
+@contextmanager
+def web_server(folder: Path, **settings: str) -> Iterator[WebServer]:
+    """A server in a folder, with settings of the product by their whole names, until the block ends."""
+    port, home = free_port(), folder / "home"
+    home.mkdir()
+    (home / "dagster.yaml").write_text(INSTANCE)
+    (folder / "greetings.py").write_text(CODE)
+    (folder / "workspace.yaml").write_text("load_from: [{python_file: greetings.py}]")
+    own = {
+        "DAGSTER_HOME": str(home), "DAGSTER_DISABLE_TELEMETRY": "true", "PIPELINE_HOME": str(home),
+        "PIPELINE_WEB_AUDIT_FILE": str(home / "audit.log"),
+    }  # fmt: skip
+    command = (program("pipeline"), "webserver", "--port", str(port))
+    with (folder / "server.log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=folder, env={**os.environ, **own, **settings}, stdout=log, stderr=log)
+        try:
+            found = WebServer(url=f"http://127.0.0.1:{port}", audit=home / "audit.log", home=home)
+            until(lambda: process.poll() is not None or _answers(found.url))
+            assert process.poll() is None, (folder / "server.log").read_text()
+            yield found
+        finally:
+            process.terminate()
+            process.wait(timeout=20)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/favicon.png").status_code < 500
+    except httpx.HTTPError:
+        return False
