@@ -8,10 +8,11 @@ import warnings
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import date, timedelta
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import dagster as dg
 import pydantic
@@ -28,6 +29,7 @@ from pipeline_assets.spec.use_case import UseCase
 RETRY_SECONDS = 5
 COMPLETE = "complete"
 CONTRACT = "contract"
+OFFSETS = "offsets_complete"
 UNFINISHED = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
 # Named when a source breaks its contract: what people look at.
 DEPENDENTS = (names.FEATURES, names.FEATURE_STORE, names.TRAINING, names.REGISTRY)
@@ -90,6 +92,37 @@ def last_day(span: Span) -> date | None:
 def is_running(context: dg.SensorEvaluationContext, *jobs: str) -> bool:
     """Whether a run of one of these jobs has not ended."""
     return any(context.instance.get_runs(dg.RunsFilter(job_name=job, statuses=UNFINISHED), limit=1) for job in jobs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Able:
+    """What a run of a job makes and checks; None stands for all of it."""
+
+    assets: Sequence[dg.AssetKey] | None = None
+    checks: Sequence[dg.AssetCheckKey] | None = None
+
+
+def without_stopped(context: dg.SensorEvaluationContext, job: str, tables: Iterable[dg.AssetKey]) -> Able:
+    """What a run of a job makes without those of these tables that cannot go on.
+
+    A table cannot go on whose newest check of contract or offsets failed as an error: it would end the run, and everything after it would
+    have to wait. What comes after it goes on with the rows that it has; the sensor that types records tries it again.
+    """
+    checks = [dg.AssetCheckKey(table, check) for table in tables for check in (CONTRACT, OFFSETS)]
+    stopped = {check.asset_key for check in checks if _has_failed(context.instance, check)}
+    if not stopped:
+        return Able()
+    made = cast("dg.RepositoryDefinition", context.repository_def).get_job(job).asset_layer
+    # Checks that are not named would be all of these assets, also those that the job leaves to others.
+    left = [check for check in made.asset_graph.asset_check_keys if check.asset_key not in stopped]
+    return Able(assets=sorted(made.selected_asset_keys - stopped), checks=left)
+
+
+def _has_failed(instance: dg.DagsterInstance, check: dg.AssetCheckKey) -> bool:
+    """Whether a check failed as an error when it was evaluated last."""
+    record = instance.get_latest_asset_check_evaluation_record(check)
+    found = None if record is None else record.evaluation
+    return isinstance(found, dg.AssetCheckEvaluation) and not found.passed and found.severity == dg.AssetCheckSeverity.ERROR
 
 
 def cursor_of(context: dg.SensorEvaluationContext) -> dict[str, Any]:

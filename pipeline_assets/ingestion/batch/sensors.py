@@ -10,8 +10,9 @@ import dagster as dg
 
 from pipeline_assets.core import names
 from pipeline_assets.core.project import Project, Span, days_between
-from pipeline_assets.core.resources import Platform, cursor_of, dagster_errors, is_running, key, last_day, run_key
+from pipeline_assets.core.resources import Able, Platform, cursor_of, dagster_errors, is_running, key, last_day, run_key, without_stopped
 from pipeline_assets.core.settings import Settings
+from pipeline_assets.ingestion.streaming.streams import record_streams
 from pipeline_assets.spec.sources import Files, Source
 from pipeline_assets.spec.use_case import UseCase
 
@@ -52,7 +53,8 @@ def _files_changed(project: Project, use_case: UseCase, sources: Sequence[Source
             now = seen(platform.settings, sources, before)
         ended = _ended_days(span)
         stale = {day for source in now for day in _differing(before.get(source, {}), now[source]) if day in ended}
-        requests = [_request(now, *bounds) for bounds in _spans(sorted(map(date.fromisoformat, stale)))]
+        able = without_stopped(context, job, [key(names.typed(stream.contract.name)) for stream in record_streams(project)])
+        requests = [_request(now, able, *bounds) for bounds in _spans(sorted(map(date.fromisoformat, stale)))]
         fresh = [source for source in now if UNREAD in now[source] and now[source] != before.get(source)]
         if fresh:
             requests.append(_request_of(cast("dg.RepositoryDefinition", context.repository_def), job, now, fresh))
@@ -114,7 +116,7 @@ def _request_of(repository: dg.RepositoryDefinition, job: str, now: Seen, source
     return dg.RunRequest(run_key=run_key(seen), asset_selection=whole, tags={"pipeline/reason": "files are new"})
 
 
-def _request(now: Seen, first: date, last: date) -> dg.RunRequest:
-    """A run over days."""
+def _request(now: Seen, able: Able, first: date, last: date) -> dg.RunRequest:
+    """A run over days, of all that can go on."""
     tags = {**names.range_tags(first, last), "pipeline/reason": "files are new, changed or gone"}
-    return dg.RunRequest(run_key=run_key(now, first, last), tags=tags)
+    return dg.RunRequest(run_key=run_key(now, first, last), asset_selection=able.assets, asset_check_keys=able.checks, tags=tags)

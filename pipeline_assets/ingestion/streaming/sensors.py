@@ -15,7 +15,7 @@ import dagster as dg
 
 from pipeline_assets.core import names
 from pipeline_assets.core.project import Project, Span
-from pipeline_assets.core.resources import Platform, cursor_of, dagster_errors, is_running, key, last_day, run_key
+from pipeline_assets.core.resources import Able, Platform, cursor_of, dagster_errors, is_running, key, last_day, run_key, without_stopped
 from pipeline_assets.ingestion.streaming.capture.connect import open_connect
 from pipeline_assets.ingestion.streaming.capture.connectors import connectors_of, is_applied, obstacles_of, topics_of
 from pipeline_assets.ingestion.streaming.health import flow as health
@@ -120,13 +120,14 @@ def _days_changed(project: Project, use_case: UseCase) -> dg.SensorDefinition:
             is_burst = is_new and bool(untyped(platform.settings, streams))
         if is_burst:
             return dg.SkipReason("More has landed than is typed; the days are materialized once it is, or half a minute later.")
-        return _days_result(use_case, project.span_of(use_case), found, _pending(before))
+        able = without_stopped(context, job, [key(names.typed(stream.contract.name)) for stream in record_streams(project)])
+        return _days_result(use_case, project.span_of(use_case), found, _pending(before), able)
 
     return changed
 
 
-def _days_result(use_case: UseCase, span: Span, found: "Touched", before: "Pending") -> dg.SensorResult:
-    """The run over the stale days that have ended, if there are any, and in the cursor what is left for later."""
+def _days_result(use_case: UseCase, span: Span, found: "Touched", before: "Pending", able: Able) -> dg.SensorResult:
+    """The run over the stale days that have ended, if there are any, and in the cursor what is left for later; able: what can go on."""
     from pipeline_assets.ingestion.streaming.health.days import pending_days, reach_of, stale_days
 
     reach, ended = reach_of(use_case), last_day(span)
@@ -144,7 +145,8 @@ def _days_result(use_case: UseCase, span: Span, found: "Touched", before: "Pendi
     if stale is None:
         return dg.SensorResult(skip_reason="No day that has ended received events since the last run.", cursor=cursor)
     tags = {**names.range_tags(*stale), "pipeline/reason": f"{len(found.days)} days received events"}
-    return dg.SensorResult(run_requests=[dg.RunRequest(run_key=run_key(found.snapshots, *stale), tags=tags)], cursor=cursor)
+    request = dg.RunRequest(run_key=run_key(found.snapshots, *stale), asset_selection=able.assets, asset_check_keys=able.checks, tags=tags)
+    return dg.SensorResult(run_requests=[request], cursor=cursor)
 
 
 def _pending(cursor: Mapping[str, Any]) -> "Pending":

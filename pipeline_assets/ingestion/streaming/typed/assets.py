@@ -10,6 +10,7 @@ from pipeline_assets.core.errors import ContractViolation, SourceChanged
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import (
     CONTRACT,
+    OFFSETS,
     Platform,
     column_schema,
     contract_check,
@@ -25,8 +26,6 @@ from pipeline_assets.spec.sources import RecordStream
 
 if TYPE_CHECKING:
     from pipeline_assets.ingestion.streaming.typed.rows import Typed
-
-OFFSETS = "offsets_complete"
 
 Results = Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]
 

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline_assets.core import names
 from pipeline_assets.core.project import Project
-from pipeline_assets.core.resources import Platform
+from pipeline_assets.core.resources import Able, Platform, key, without_stopped
 from pipeline_assets.core.rules import sources as rules
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.batch import assets as batch
@@ -173,6 +173,35 @@ def test_a_table_that_cannot_be_followed_is_left_out_of_the_run_that_updates_the
 
     assert every - some == {dg.AssetKey(["staged", "customers"])}
     assert dg.AssetKey(["staged", products.source.contract.name]) in some
+
+
+@pytest.mark.parametrize(("check", "severity", "is_left_out"), [
+    ("offsets_complete", dg.AssetCheckSeverity.ERROR, True),
+    ("contract", dg.AssetCheckSeverity.ERROR, True),
+    ("contract", dg.AssetCheckSeverity.WARN, False),
+])  # fmt: skip
+def test_a_stream_that_cannot_go_on_is_left_out_of_runs_until_it_can(
+    graph: dg.Definitions, check: str, severity: dg.AssetCheckSeverity, *, is_left_out: bool
+) -> None:
+    """Its typed rows and their checks, and nothing else; a warning leaves nothing out, and neither does a check that has passed since."""
+    job, tables = names.build_features("demand"), [key(names.typed(stream.contract.name)) for stream in record_streams(SHOP)]
+    repository, stopped = graph.get_repository_def(), key(names.typed(placed.contract.name))
+    made = repository.get_job(job).asset_layer
+    with dg.instance_for_test() as instance:
+        context = dg.build_sensor_context(instance=instance, repository_def=repository)
+        found = []
+        for passed in (False, True):
+            seen = dg.AssetCheckEvaluation(asset_key=stopped, check_name=check, passed=passed, severity=severity)
+            instance.report_runless_asset_event(seen)
+            found.append(without_stopped(context, job, tables))
+    during, after = found
+
+    assert after == Able()
+    if is_left_out:
+        assert made.selected_asset_keys - set(during.assets or ()) == {stopped}
+        assert {one.asset_key for one in made.asset_graph.asset_check_keys - set(during.checks or ())} == {stopped}
+    else:
+        assert during == Able()
 
 
 def test_tables_of_odd_names_and_of_one_name_in_two_schemas_are_assets_of_their_own() -> None:
