@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from pipeline_assets.core.errors import ServiceFailed
-from pipeline_assets.local_stack import mlflow
+from pipeline_assets.local_stack import mlflow, roles
 from pipeline_assets.local_stack.plan import HOST, POSTGRES, Description, Ending, Plan, Service, private_folder, setting, write_private
 from pipeline_assets.local_stack.processes import marked_environment
 
@@ -71,7 +71,7 @@ def description(sources: Sequence[str]) -> Description:
         name=POSTGRES,
         build=partial(service, sources),
         ports={POSTGRES: 15432},
-        secrets=(POSTGRES, *DATABASES, *sources, *map(follower, sources)),
+        secrets=(POSTGRES, *DATABASES, *sources, *map(follower, sources), roles.PREDICTIONS),
         settings=partial(settings, sources),
         is_elsewhere=is_elsewhere,
         together=tuple((database_setting(name), replication_setting(name)) for name in sources),
@@ -156,6 +156,7 @@ def create_cluster(plan: Plan, data: Path, user: int | None) -> None:
     try:
         with password.open("rb") as opened:
             _initdb(plan.home, draft, user, opened.fileno())
+        roles.restrict_access(draft, user)
     finally:
         password.unlink()
     draft.rename(data)
@@ -285,37 +286,19 @@ def is_ready(plan: Plan, _since: float) -> bool:
 
 
 def create_databases(plan: Plan, sources: Sequence[str]) -> None:
-    """Create each database with an owner of the same name, who can connect to no other, and for sources the role that reads changes.
+    """Create each database with an owner of the same name, who can connect to no other, and the roles that read.
 
-    Passwords follow the secrets. The owner of tables grants that role to read them, when they are published.
+    Passwords follow the secrets. The owner of tables grants the role that reads changes to read them, when they are published.
     """
     with bootstrap(plan.ports[POSTGRES], plan.secrets[POSTGRES]) as connection:
-        # Rounds make a weak password slow to guess. These are 192 random bits, and Dagster opens ten thousand connections in a demo, each
-        # in half the time that it took with the usual 4,096 rounds.
-        connection.execute("set scram_iterations = 1")
+        if roles.restrict_access(plan.home / POSTGRES / "data", owner()):
+            connection.execute("select pg_reload_conf()")
         for name in (*DATABASES, *sources):
-            _create_role(connection, name, plan.secrets[name])
+            roles.create_role(connection, name, plan.secrets[name])
             _create_database(connection, name)
         for name in sources:
-            _create_role(connection, follower(name), plan.secrets[follower(name)])
-            _let_replicate(connection, follower(name), name)
-
-
-def _create_role(connection: "psycopg.Connection", name: str, password: str) -> None:
-    from psycopg import sql
-
-    is_known = connection.execute("select 1 from pg_roles where rolname = %s", (name,)).fetchone() is not None
-    # Hashed here, so that the password itself never reaches the server's log.
-    hashed = connection.pgconn.encrypt_password(password.encode(), name.encode(), b"scram-sha-256").decode()
-    statement = "alter role {} password {}" if is_known else "create role {} login password {}"
-    connection.execute(sql.SQL(statement).format(sql.Identifier(name), sql.Literal(hashed)))
-
-
-def _let_replicate(connection: "psycopg.Connection", role: str, database: str) -> None:
-    from psycopg import sql
-
-    connection.execute(sql.SQL("alter role {} replication").format(sql.Identifier(role)))
-    connection.execute(sql.SQL("grant connect on database {} to {}").format(sql.Identifier(database), sql.Identifier(role)))
+            roles.create_reader(connection, follower(name), plan.secrets[follower(name)], name, replicates=True)
+        roles.create_reader(connection, roles.PREDICTIONS, plan.secrets[roles.PREDICTIONS], "warehouse", "online")
 
 
 def _create_database(connection: "psycopg.Connection", name: str) -> None:

@@ -4,7 +4,8 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
-from pipeline_assets.core.settings import AccessSettings, read_part
+from pipeline_assets.core.settings import ONLINE_DSN, WAREHOUSE_DSN, AccessSettings, read_part
+from pipeline_assets.local_stack import postgres, roles
 from pipeline_assets.local_stack.http import answers
 from pipeline_assets.local_stack.plan import (
     HOST,
@@ -32,15 +33,16 @@ def service(plan: Plan) -> Service:
     port, folder = plan.ports[PREDICTIONS], plan.home / PREDICTIONS
     # The key is of those who ask; the service knows its digest.
     own = {name: value for name, value in product_settings(plan).items() if name != READ_KEY}
+    reading = {one: postgres.dsn(plan.secrets, plan.ports[POSTGRES], name, role=roles.PREDICTIONS) for name, one in _owned(plan).items()}
     return Service(
         name=PREDICTIONS,
         command=(program("pipeline"), "serve"),
         folder=folder,
-        environment={**own, setting("serve_port"): str(port)},
+        environment={**own, **reading, setting("serve_port"): str(port)},
         port=port,
         url=url(port),
         is_ready=partial(answers, f"{url(port)}/v2/health/ready"),
-        prepare=partial(_make, folder),
+        prepare=partial(_make, plan, folder),
         finish=partial(_renew_key, plan),
     )
 
@@ -50,8 +52,14 @@ def url(port: int) -> str:
     return f"http://{HOST}:{port}"
 
 
-def _make(folder: Path) -> None:
+def _owned(plan: Plan) -> dict[str, str]:
+    """The databases of the stack that the service reads, with their settings; in others it has the role that is given."""
+    return {name: one for name, one in (("warehouse", WAREHOUSE_DSN), ("online", ONLINE_DSN)) if one not in plan.given}
+
+
+def _make(plan: Plan, folder: Path) -> None:
     private_folder(folder)
+    roles.let_predict({name: plan.settings[one] for name, one in _owned(plan).items()})
 
 
 def _settings(plan: Plan) -> dict[str, str]:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 import psycopg
@@ -172,11 +173,14 @@ def test_postgres_is_ready_for_change_data_capture(home: Path) -> None:
     assert shown == [("logical",), ("UTC",), ("scram-sha-256",)]
 
 
-def test_a_connection_costs_no_rounds_of_hashing(cluster: psycopg.Connection) -> None:
-    """Passwords of the stack's own roles are random, and hashed once: rounds would slow down each connection, and protect nothing."""
-    found = cluster.execute("select split_part(rolpassword, ':', 1) from pg_authid where rolname in ('dagster', 'warehouse')").fetchall()
+def test_the_prediction_service_does_not_have_the_owners_of_its_databases(home: Path) -> None:
+    """Its process has the DSNs of a role that reads, and nothing of what the owners' are."""
+    process = psutil.Process(pids(home)[PREDICTIONS]).environ()
+    owned, settings = load_secrets(home), read_settings(home)
 
-    assert found == [("SCRAM-SHA-256$1",)] * 2
+    assert {urlsplit(process[name]).username for name in ("PIPELINE_WAREHOUSE_DSN", "PIPELINE_ONLINE_DSN")} == {"predictions"}
+    assert urlsplit(settings.warehouse_dsn.get_secret_value()).username == "warehouse"
+    assert [name for name, value in process.items() if owned["warehouse"] in value or owned["online"] in value] == []
 
 
 def test_artifacts_go_through_mlflow_to_the_object_store(home: Path) -> None:

@@ -1,0 +1,88 @@
+"""The roles of the stack's PostgreSQL beside the owners of databases, and from where and how anybody connects.
+
+A role for each purpose can do that and no more: one for each source reads its changes, one is of the prediction service.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline_assets.local_stack.plan import HOST, write_private
+
+if TYPE_CHECKING:
+    import psycopg
+
+# No line says `replication`: Debezium reads changes of one database, for which it connects to that database.
+ACCESS = f"# Written by `pipeline up`.\nhost all all {HOST}/32 scram-sha-256\n"
+PREDICTIONS = "predictions"
+# So many connections a role may have that reads, of the hundred that there are.
+READERS_CONNECTIONS = 25
+LEDGER_GRANTS = (
+    "create schema if not exists ledger authorization warehouse",
+    "grant usage on schema ledger to predictions",
+    # Entries can be added by canaries that step by themselves; a trigger refuses to change or remove one.
+    "grant select, insert on all tables in schema ledger to predictions",
+    "alter default privileges for role warehouse in schema ledger grant select, insert on tables to predictions",
+)
+ONLINE_GRANTS = (
+    "grant usage on schema online to predictions",
+    "grant select on all tables in schema online to predictions",
+    "alter default privileges for role online in schema online grant select on tables to predictions",
+    "grant insert, delete on online.served to predictions",
+    "revoke select on online.forgotten from predictions",
+)
+
+
+def restrict_access(data: Path, user: int | None) -> bool:
+    """Have a cluster's folder say who may connect; whether that is another answer than before."""
+    path = data / "pg_hba.conf"
+    if path.read_text(encoding="utf-8") == ACCESS:
+        return False
+    write_private(path, ACCESS)
+    if user is not None:
+        os.chown(path, user, user)
+    return True
+
+
+def create_role(connection: "psycopg.Connection", name: str, password: str) -> None:
+    """A role that can log in, with this password from now on."""
+    from psycopg import sql
+
+    is_known = connection.execute("select 1 from pg_roles where rolname = %s", (name,)).fetchone() is not None
+    # Hashed here, so that the password itself never reaches the server's log.
+    hashed = connection.pgconn.encrypt_password(password.encode(), name.encode(), b"scram-sha-256").decode()
+    statement = "alter role {} password {}" if is_known else "create role {} login password {}"
+    connection.execute(sql.SQL(statement).format(sql.Identifier(name), sql.Literal(hashed)))
+
+
+def create_reader(connection: "psycopg.Connection", name: str, password: str, *databases: str, replicates: bool = False) -> None:
+    """A role that may connect to these databases, so many times at once; it can read what it is granted. replicates: their changes too."""
+    from psycopg import sql
+
+    create_role(connection, name, password)
+    role, attribute = sql.Identifier(name), sql.SQL("replication" if replicates else "noreplication")
+    limited = sql.SQL("alter role {} {} connection limit {}")
+    connection.execute(limited.format(role, attribute, sql.Literal(READERS_CONNECTIONS)))
+    for database in databases:
+        connection.execute(sql.SQL("grant connect on database {} to {}").format(sql.Identifier(database), role))
+
+
+def let_predict(dsns: Mapping[str, str]) -> None:
+    """Grant the prediction service what it needs, as `docs/how-to/protect-the-service.md` has it.
+
+    dsns: of the owners, by database. The tables of the online store are made where they are missing, since two of them are granted in
+    another way; feeds that are built later are covered.
+    """
+    import psycopg
+
+    from pipeline_assets.model_lifecycle.feature_store.online import store
+
+    for database, grants in (("warehouse", LEDGER_GRANTS), ("online", ONLINE_GRANTS)):
+        if database not in dsns:
+            continue
+        with psycopg.connect(dsns[database]) as connection:
+            if database == "online":
+                store.create(connection)
+            for statement in grants:
+                connection.execute(statement)

@@ -1,0 +1,118 @@
+"""The roles of the stack's PostgreSQL: each can do what it is for, and no more."""
+
+import subprocess
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from pipeline_assets.core.settings import Settings
+from pipeline_assets.local_stack import postgres, roles
+from pipeline_assets.local_stack.plan import POSTGRES, load_secrets
+from pipeline_assets_tests.stack_services import heal
+
+SOURCE = "airline_ops"
+# What the prediction service has no need for, in warehouse and online store.
+FORBIDDEN = {
+    "warehouse": (
+        "create table ledger.mine (x int)",
+        "create table public.mine (x int)",
+        "create schema mine",
+        "create temporary table mine (x int)",
+        "select from secrets",
+    ),
+    "online": (
+        "select from online.forgotten",
+        "update online.feeds set status = 'gone'",
+        "insert into online.offsets values (1, 0, 0)",
+        "update online.served set model = 'x'",
+        "create table online.mine (x int)",
+        "drop table online.served",
+    ),
+}
+
+
+def port_of(settings: Settings) -> int:
+    """Where the cluster of the session listens."""
+    return int(settings.warehouse_dsn.get_secret_value().rpartition(":")[2].partition("/")[0])
+
+
+def role_dsn(settings: Settings, role: str, database: str) -> str:
+    """The DSN of a role of the session's stack."""
+    return postgres.dsn(load_secrets(settings.home), port_of(settings), database, role=role)
+
+
+@pytest.mark.parametrize("role", ["airline_ops_replication", "airline_ops", "warehouse", "predictions"])
+def test_no_role_can_copy_the_cluster(stores: Settings, role: str, tmp_path: Path) -> None:
+    """A base backup, and the log of the whole cluster, are refused by the server for each role, the one that reads changes included."""
+    dsn, programs = role_dsn(stores, role, SOURCE), postgres.programs(stores.home)
+    backup = [str(programs / "pg_basebackup"), "-d", dsn, "-D", str(tmp_path / "stolen")]
+    log = [str(programs / "pg_receivewal"), "-d", dsn, "-D", str(tmp_path), "--no-loop"]
+    found = [subprocess.run(command, capture_output=True, text=True, check=False) for command in (backup, log)]
+
+    assert [each.returncode == 0 for each in found] == [False, False]
+    assert ["no pg_hba.conf entry for replication connection" in each.stderr for each in found] == [True, True]
+    assert not (tmp_path / "stolen" / "global").exists()
+
+
+def test_the_role_that_reads_changes_still_does(stores: Settings) -> None:
+    """It connects to the database of its source as Debezium does, and to no other."""
+    with psycopg.connect(role_dsn(stores, f"{SOURCE}_replication", SOURCE), replication="database", autocommit=True) as connection:
+        row = connection.execute("IDENTIFY_SYSTEM").fetchone()
+    with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
+        psycopg.connect(role_dsn(stores, f"{SOURCE}_replication", "warehouse"), replication="database")
+
+    assert row is not None
+    assert row[3] == SOURCE
+
+
+def test_a_cluster_that_lets_others_in_is_closed_by_up(stores: Settings, cluster: psycopg.Connection) -> None:
+    """What stands in `pg_hba.conf` from before, or was added by hand, is replaced, and counts at once."""
+    path = stores.home / POSTGRES / "data" / "pg_hba.conf"
+    path.write_text(f"{roles.ACCESS}host replication all 127.0.0.1/32 scram-sha-256\nhost all all 127.0.0.1/32 trust\n")
+    cluster.execute("select pg_reload_conf()")
+    heal(stores)
+    rules = cluster.execute("select type, database, user_name, address, auth_method from pg_hba_file_rules").fetchall()
+
+    assert rules == [("host", ["all"], ["all"], "127.0.0.1", "scram-sha-256")]
+
+
+def test_passwords_are_hashed_with_the_usual_rounds_and_readers_are_limited(cluster: psycopg.Connection) -> None:
+    """4,096 rounds for each role; who reads has a limit of connections, so that the owners are not locked out."""
+    query = "select rolname, split_part(rolpassword, ':', 1), rolconnlimit, rolsuper from pg_authid where rolcanlogin"
+    found = {name: rest for name, *rest in cluster.execute(query).fetchall()}
+    readers = {name for name in found if name.endswith("_replication")} | {roles.PREDICTIONS}
+
+    assert {rounds for rounds, *_ in found.values()} == {"SCRAM-SHA-256$4096"}
+    assert len(readers) > 1
+    assert {name for name, (_, limit, _) in found.items() if limit == roles.READERS_CONNECTIONS} == readers
+    assert {name for name, (_, _, is_super) in found.items() if is_super} == {postgres.BOOTSTRAP}
+
+
+@pytest.mark.parametrize("database", ["warehouse", "online"])
+def test_the_role_of_the_prediction_service_can_do_nothing_else(stores: Settings, database: str) -> None:
+    """It reads the ledger and the online store, those tables too that are made later; all else is refused."""
+    owner = getattr(stores, f"{database}_dsn").get_secret_value()
+    with psycopg.connect(owner) as connection:
+        if database == "warehouse":
+            connection.execute("create table if not exists public.secrets (x int)")
+    roles.let_predict({database: owner})
+    schema = {"warehouse": "ledger", "online": "online"}[database]
+    with psycopg.connect(owner) as connection:
+        connection.execute(f"create table {schema}.later (x int)")
+    try:
+        refused = []
+        for statement in FORBIDDEN[database]:
+            with psycopg.connect(role_dsn(stores, roles.PREDICTIONS, database)) as connection:
+                try:
+                    connection.execute(statement)
+                except psycopg.errors.InsufficientPrivilege:
+                    refused.append(statement)
+        with psycopg.connect(role_dsn(stores, roles.PREDICTIONS, database)) as connection:
+            later = connection.execute(f"table {schema}.later").fetchall()
+    finally:
+        with psycopg.connect(owner) as connection:
+            connection.execute(f"drop table {schema}.later")
+
+    assert refused == list(FORBIDDEN[database])
+    assert later == []
