@@ -6,6 +6,7 @@ from datetime import date, timedelta
 from functools import cached_property
 from typing import TypeVar
 
+from pipeline_assets.core import names
 from pipeline_assets.core.columns import ColumnKind, Tables
 from pipeline_assets.core.errors import UnknownName
 from pipeline_assets.core.versions import versioned
@@ -68,6 +69,12 @@ class Project:
         sources = ((one.contract, one.load == "daily") for one in self.sources if one.contract.name not in self.histories)
         streams = ((stream.contract, True) for stream in self.streams)
         return tuple((versioned(contract), by_day) for contract, by_day in (*sources, *streams))
+
+    @cached_property
+    def typed_tables(self) -> tuple[names.AssetName, ...]:
+        """The typed rows of all streams, then of the change logs of followed tables."""
+        logs = (names.change_log(source.contract.name) for source in self.sources if source.load == "changes")
+        return tuple(names.typed(name) for name in (*(stream.contract.name for stream in self.streams), *logs))
 
     @cached_property
     def contracts(self) -> tuple[Contract, ...]:

@@ -21,7 +21,7 @@ from dagster_shared.check import CheckError
 from pipeline_assets.core import names
 from pipeline_assets.core.errors import PipelineError, SourceChanged, TransientError, UserInputError
 from pipeline_assets.core.names import AssetName
-from pipeline_assets.core.project import Span, whole_days
+from pipeline_assets.core.project import Project, Span, whole_days
 from pipeline_assets.core.settings import Settings, home_folder, read_settings
 from pipeline_assets.spec.contracts import Contract, Field
 from pipeline_assets.spec.use_case import UseCase
@@ -102,13 +102,13 @@ class Able:
     checks: Sequence[dg.AssetCheckKey] | None = None
 
 
-def without_stopped(context: dg.SensorEvaluationContext, job: str, tables: Iterable[dg.AssetKey]) -> Able:
-    """What a run of a job makes without those of these tables that cannot go on.
+def without_stopped(context: dg.SensorEvaluationContext, project: Project, job: str) -> Able:
+    """What a run of a job makes without streams that cannot go on.
 
-    A table cannot go on whose newest check of contract or offsets failed as an error: it would end the run, and everything after it would
-    have to wait. What comes after it goes on with the rows that it has; the sensor that types records tries it again.
+    Typed rows are left out if their newest check of contract or offsets failed as an error: it would end the run, and everything after it
+    would have to wait. What comes after it goes on with the rows that it has; the sensor that types records tries it again.
     """
-    checks = [dg.AssetCheckKey(table, check) for table in tables for check in (CONTRACT, OFFSETS)]
+    checks = [dg.AssetCheckKey(key(table), check) for table in project.typed_tables for check in (CONTRACT, OFFSETS)]
     stopped = {check.asset_key for check in checks if _has_failed(context.instance, check)}
     if not stopped:
         return Able()

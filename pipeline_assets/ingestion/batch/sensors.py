@@ -12,7 +12,6 @@ from pipeline_assets.core import names
 from pipeline_assets.core.project import Project, Span, days_between
 from pipeline_assets.core.resources import Able, Platform, cursor_of, dagster_errors, is_running, key, last_day, run_key, without_stopped
 from pipeline_assets.core.settings import Settings
-from pipeline_assets.ingestion.streaming.streams import record_streams
 from pipeline_assets.spec.sources import Files, Source
 from pipeline_assets.spec.use_case import UseCase
 
@@ -53,7 +52,7 @@ def _files_changed(project: Project, use_case: UseCase, sources: Sequence[Source
             now = seen(platform.settings, sources, before)
         ended = _ended_days(span)
         stale = {day for source in now for day in _differing(before.get(source, {}), now[source]) if day in ended}
-        able = without_stopped(context, job, [key(names.typed(stream.contract.name)) for stream in record_streams(project)])
+        able = without_stopped(context, project, job)
         requests = [_request(now, able, *bounds) for bounds in _spans(sorted(map(date.fromisoformat, stale)))]
         fresh = [source for source in now if UNREAD in now[source] and now[source] != before.get(source)]
         if fresh:

@@ -120,7 +120,7 @@ def _days_changed(project: Project, use_case: UseCase) -> dg.SensorDefinition:
             is_burst = is_new and bool(untyped(platform.settings, streams))
         if is_burst:
             return dg.SkipReason("More has landed than is typed; the days are materialized once it is, or half a minute later.")
-        able = without_stopped(context, job, [key(names.typed(stream.contract.name)) for stream in record_streams(project)])
+        able = without_stopped(context, project, job)
         return _days_result(use_case, project.span_of(use_case), found, _pending(before), able)
 
     return changed

@@ -184,7 +184,7 @@ def test_a_stream_that_cannot_go_on_is_left_out_of_runs_until_it_can(
     graph: dg.Definitions, check: str, severity: dg.AssetCheckSeverity, *, is_left_out: bool
 ) -> None:
     """Its typed rows and their checks, and nothing else; a warning leaves nothing out, and neither does a check that has passed since."""
-    job, tables = names.build_features("demand"), [key(names.typed(stream.contract.name)) for stream in record_streams(SHOP)]
+    job = names.build_features("demand")
     repository, stopped = graph.get_repository_def(), key(names.typed(placed.contract.name))
     made = repository.get_job(job).asset_layer
     with dg.instance_for_test() as instance:
@@ -193,7 +193,7 @@ def test_a_stream_that_cannot_go_on_is_left_out_of_runs_until_it_can(
         for passed in (False, True):
             seen = dg.AssetCheckEvaluation(asset_key=stopped, check_name=check, passed=passed, severity=severity)
             instance.report_runless_asset_event(seen)
-            found.append(without_stopped(context, job, tables))
+            found.append(without_stopped(context, SHOP, job))
     during, after = found
 
     assert after == Able()
