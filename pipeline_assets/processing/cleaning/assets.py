@@ -11,6 +11,7 @@ from dagster_dbt.core.dbt_event_iterator import DbtDagsterEventType, DbtEventIte
 
 from pipeline_assets.core import names
 from pipeline_assets.core.errors import SpecError
+from pipeline_assets.core.lake_errors import RowsLost
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import Platform, asked_days, column_lineage, column_schema, dagster_errors, days, key, use_case_tags
 from pipeline_assets.core.settings import Settings, in_environment
@@ -22,14 +23,22 @@ from pipeline_assets.processing.cleaning.raw_tables import Days, Loaded
 from pipeline_assets.spec.contracts import Contract
 from pipeline_assets.spec.use_case import UseCase
 
-LOADED_IN_TIME = "loaded_in_time"
+LOADED_IN_TIME, KEEPS_ROWS = "loaded_in_time", "keeps_rows"
+Results = Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]
+OF_KEPT_ROWS = "No day loses rows that are still staged; what would have lost some is not written."
 BY_DAY = {names.BY_DAY_TAG: ""}
 CURRENT_VALUE_ONLY = {names.CURRENT_VALUE_ONLY: ""}
 # What the description of an asset with that tag ends with.
 OF_NOW = "Current value only: it has the rows as they are now, and what reads it for the past takes that for what was known then."
 
 
-class Rebuild(dg.Config):
+class Shrinking(dg.Config):
+    """With `may_shrink` days may lose rows that are still in what they are made from; without it that fails the check `keeps_rows`."""
+
+    may_shrink: bool = False
+
+
+class Rebuild(Shrinking):
     """How models are built: with `full_refresh` tables are made anew with all days, as they must be once their columns changed."""
 
     full_refresh: bool = False
@@ -135,17 +144,39 @@ def _raw(project: Project, contract: Contract, *, by_day: bool) -> dg.AssetsDefi
         code_version=contract.version,
         freshness_policy=dg.FreshnessPolicy.time_window(fail_window=contract.freshness),
         metadata={"dagster/table_name": ".".join(names.raw(contract.name)), "dagster/column_schema": column_schema(contract)},
+        check_specs=[dg.AssetCheckSpec(KEEPS_ROWS, asset=key(names.raw(contract.name)), blocking=True, description=OF_KEPT_ROWS)],
         pool=names.CLEANING,
     )
-    def raw(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
+    def raw(context: dg.AssetExecutionContext, config: Shrinking, platform: Platform) -> Results:
         with dagster_errors():
-            if by_day:
-                loaded = raw_tables.load_raw_days(platform.settings, contract, *asked_days(context))
-            else:
-                loaded = raw_tables.load_raw_snapshot(platform.settings, contract)
-        return dg.MaterializeResult(metadata=_loaded_metadata(contract, loaded, by_day=by_day))
+            try:
+                if by_day:
+                    loaded = raw_tables.load_raw_days(platform.settings, contract, *asked_days(context), may_shrink=config.may_shrink)
+                else:
+                    loaded = raw_tables.load_raw_snapshot(platform.settings, contract, may_shrink=config.may_shrink)
+            except RowsLost as error:
+                yield _rows_lost(context.asset_key, error)
+                raise
+        kept = dg.AssetCheckResult(check_name=KEEPS_ROWS, passed=True)
+        yield dg.MaterializeResult(metadata=_loaded_metadata(contract, loaded, by_day=by_day), check_results=[kept])
 
     return raw
+
+
+def _rows_lost(asset: dg.AssetKey, error: RowsLost) -> dg.AssetCheckResult:
+    """The failed check of days that would have lost rows: those of each before and after, and what is behind."""
+    days = {
+        str(day or "all rows"): {"before": before, "after": after, **{"/".join(name): rows for name, rows in behind.items()}}
+        for day, (before, after, behind) in error.days.items()
+    }
+    return dg.AssetCheckResult(
+        asset_key=asset,
+        check_name=KEEPS_ROWS,
+        passed=False,
+        severity=dg.AssetCheckSeverity.ERROR,
+        description=str(error),
+        metadata={"days": dg.MetadataValue.json(days)},
+    )
 
 
 def _of_use_case(models: ProjectModels, use_case: UseCase) -> Iterator[dg.AssetsDefinition]:
@@ -184,7 +215,7 @@ def _models(
         asked = asked_days(context) if by_day is not None else None
         with dagster_errors():
             for event in _built(context, platform.settings, dbt, asked, full_refresh=config.full_refresh):
-                yield _with_lineage(models, lineage, _in_lake(platform.settings, models, event))
+                yield _with_lineage(models, lineage, _in_lake(platform.settings, models, event, may_shrink=config.may_shrink))
 
     return build
 
@@ -264,7 +295,7 @@ def _with_lineage(models: ProjectModels, lineage: DbtLineage, event: DbtDagsterE
     return event.with_metadata({**event.metadata, "dagster/column_lineage": found})
 
 
-def _in_lake(settings: Settings, models: ProjectModels, event: DbtDagsterEventType) -> DbtDagsterEventType:
+def _in_lake(settings: Settings, models: ProjectModels, event: DbtDagsterEventType, *, may_shrink: bool) -> DbtDagsterEventType:
     """The event, once what changed of its table is in the lake, where features read the table."""
     if not isinstance(event, dg.Output):
         return event
@@ -273,7 +304,7 @@ def _in_lake(settings: Settings, models: ProjectModels, event: DbtDagsterEventTy
         return event
     from pipeline_assets.processing.cleaning.publish import publish
 
-    done = publish(settings, built)
+    done = publish(settings, built, may_shrink=may_shrink)
     facts = {"lake_days_changed": sum(one.changed for one in done), "lake_commits": len(done)}
     last = {"lake_snapshot_id": str(done[-1].snapshot_after)} if done else {}
     since = retention.versions_since(settings, built.name)

@@ -45,7 +45,8 @@ class Built:
     """A cleaned table as dbt builds it, with its declared columns.
 
     A table that is built by the day has an `event_at`, by whose UTC day the lake keeps it, and `keys`, which identify a row. `is_noted`
-    says whether dbt notes which days of it change; of a view it does not, nor where a model has a strategy of its own.
+    says whether dbt notes which days of it change; of a view it does not, nor where a model has a strategy of its own. `made_from` are the
+    contracts of the rows by day that it is made from, directly or through others.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Built:
     event_at: str | None
     keys: tuple[str, ...]
     is_noted: bool
+    made_from: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +115,15 @@ class ProjectModels:
         keys = (key,) if isinstance(key, str) else tuple(key)
         noting = {"table": True, "incremental": config["incremental_strategy"] == NOTING_STRATEGY}
         is_noted = noting.get(config["materialized"], False)
-        return Built(name=node["name"], columns=columns, event_at=event_at, keys=keys if event_at else (), is_noted=is_noted)
+        above = _reached([model], self.manifest["parent_map"]) & self._daily_tables if event_at else ()
+        return Built(
+            name=node["name"],
+            columns=columns,
+            event_at=event_at,
+            keys=keys if event_at else (),
+            is_noted=is_noted,
+            made_from=tuple(sorted(map(self._table, above))),
+        )
 
     def freshness(self, node: str) -> timedelta | None:
         """How old the newest row of a model or source may be: as the freshest source below it; None where none says."""

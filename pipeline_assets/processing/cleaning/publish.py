@@ -20,6 +20,7 @@ from pipeline_assets.core.settings import Settings
 from pipeline_assets.processing.cleaning import retention
 from pipeline_assets.processing.cleaning.models import Built
 from pipeline_assets.processing.lake import tables
+from pipeline_assets.processing.lake.shrinking import DERIVED, check_kept, lake_rows
 
 if TYPE_CHECKING:
     import psycopg
@@ -39,12 +40,12 @@ TYPES: Mapping[ColumnKind, str] = {
 }  # fmt: skip
 
 
-def publish(settings: Settings, built: Built) -> "list[Published]":
+def publish(settings: Settings, built: Built, *, may_shrink: bool = False) -> "list[Published]":
     """Put what changed of a cleaned table into the lake's `cleaned.<name>`; what each commit left, none where nothing had changed.
 
     One publication of a table at a time. Days that hold the same rows are left alone, so the same call again changes nothing. Raises
     TableMismatch if a table that is built by the day has rows without a time, SchemaConflict if a column has another type than in the
-    lake.
+    lake; RowsLost for a day that loses most of its rows while those that it is made from are in the lake, unless it `may_shrink`.
     """
     with connections.warehouse(settings) as warehouse:
         warehouse.execute("select pg_advisory_xact_lock(hashtext(%s))", [".".join(names.cleaned(built.name))])
@@ -54,7 +55,12 @@ def publish(settings: Settings, built: Built) -> "list[Published]":
         if built.event_at is None:
             return [_publish_whole(settings, built)] if is_whole or changed else []
         days = _every_day(settings, warehouse, built, built.event_at) if is_whole else changed
-        spans = [span for run in _runs(days) for span in _spans(_counts(warehouse, built, built.event_at, run), run)]
+        counted = [(run, _counts(warehouse, built, built.event_at, run)) for run in _runs(days)]
+        if not may_shrink:
+            for run, counts in counted:
+                before = tables.rows_by_day(settings, names.cleaned(built.name), run)
+                check_kept(names.cleaned(built.name), before, counts, lake_rows(settings, built.made_from), DERIVED)
+        spans = [span for run, counts in counted for span in _spans(counts, run)]
         if is_new and not spans:
             # A table that never had a row is put there by a day without rows: features of it are empty, and not an error.
             spans = [(EVERY_DAY, EVERY_DAY)]
@@ -92,7 +98,7 @@ def _runs(days: Collection[date]) -> Iterator[tuple[date, date]]:
     yield from zip(begins, ends, strict=True)
 
 
-def _counts(warehouse: "psycopg.Connection", built: Built, event_at: str, run: tuple[date, date]) -> dict[date, int]:
+def _counts(warehouse: "psycopg.Connection", built: Built, event_at: str, run: tuple[date, date]) -> dict[date | None, int]:
     """The rows of each day of a run that has any."""
     from psycopg.sql import SQL, Identifier
 
@@ -101,7 +107,7 @@ def _counts(warehouse: "psycopg.Connection", built: Built, event_at: str, run: t
     return dict(warehouse.execute(counted).fetchall())
 
 
-def _spans(counts: Mapping[date, int], run: tuple[date, date]) -> Iterator[tuple[date, date]]:
+def _spans(counts: Mapping[date | None, int], run: tuple[date, date]) -> Iterator[tuple[date, date]]:
     """A run in parts of at most ROWS_AT_ONCE rows, at least one day each."""
     begun, rows = run[0], 0
     for day in days_between(*run):

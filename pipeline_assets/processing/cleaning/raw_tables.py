@@ -15,6 +15,7 @@ from pipeline_assets.core import connections, names
 from pipeline_assets.core.prediction_streams import prediction_log
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.processing.cleaning.raw_schema import follow_contract, qualified
+from pipeline_assets.processing.lake.shrinking import COPY, Counts, check_kept, staged_rows
 from pipeline_assets.spec.contracts import Contract
 
 if TYPE_CHECKING:
@@ -33,31 +34,44 @@ class Loaded:
     snapshot_id: int | None
 
 
-def load_raw_days(settings: Settings, contract: Contract, first: date, last: date) -> Loaded:
+def load_raw_days(settings: Settings, contract: Contract, first: date, last: date, *, may_shrink: bool = False) -> Loaded:
     """Replace the raw rows of the days `first` to `last` (UTC, inclusive, by `event_at`) by the lake's.
 
     One transaction: a reader sees the old rows or the new ones. Loads of one table at the same time wait for each other. Memory is bounded
-    by the lake's batches. Raises UnknownName if there is no lake table, SchemaConflict if `raw` cannot follow the contract.
+    by the lake's batches. Raises UnknownName if there is no lake table, SchemaConflict if `raw` cannot follow the contract; RowsLost for a
+    day whose rows are staged, and that would have fewer than it has, unless it `may_shrink`.
     """
-    return _load(settings, contract, (first, last))
+    return _load(settings, contract, (first, last), may_shrink=may_shrink)
 
 
-def load_raw_snapshot(settings: Settings, contract: Contract) -> Loaded:
+def load_raw_snapshot(settings: Settings, contract: Contract, *, may_shrink: bool = False) -> Loaded:
     """Replace all raw rows by the lake's; as `load_raw_days`, without days."""
-    return _load(settings, contract, None)
+    return _load(settings, contract, None, may_shrink=may_shrink)
 
 
-def replace_rows(settings: Settings, contract: Contract, days: Days | None, read: "Callable[[], pa.RecordBatchReader]") -> tuple[int, int]:
+def replace_rows(
+    settings: Settings,
+    contract: Contract,
+    days: Days | None,
+    read: "Callable[[], pa.RecordBatchReader]",
+    on_replaced: Callable[[Counts], None] = lambda _: None,
+) -> tuple[int, int]:
     """Replace the rows of `days` (None: all) by those of `read`, in one transaction; returns rows written and rows replaced.
 
-    `read` is called when the table is locked for other writers, and returns the contract's columns by name.
+    `read` is called when the table is locked for other writers, and returns the contract's columns by name. `on_replaced` is called before
+    with the rows that each day had; what it raises leaves all as it was.
     """
+    from psycopg import sql
+
     table, (where, bounds) = qualified(contract).as_string(), _of_days(contract, days)
     with connections.arrow_warehouse(settings) as connection, connection.cursor() as cursor:
         cursor.execute(f"lock table {table} in share row exclusive mode")
         # The identifiers are quoted, the days are parameters.
-        cursor.execute(f"with gone as (delete from {table} where {where} returning 1) select count(*) from gone", bounds)  # noqa: S608
-        (replaced,) = cursor.fetchone()
+        day = "null::date" if days is None else f"({sql.Identifier(contract.event_at).as_string()} at time zone 'UTC')::date"
+        gone = f"with gone as (delete from {table} where {where} returning {day} as day) select day, count(*) from gone group by day"  # noqa: S608
+        cursor.execute(gone, bounds)
+        replaced = dict(cursor.fetchall())
+        on_replaced(replaced)
         with read() as rows:
             written = cursor.adbc_ingest(contract.name, rows, mode="append", db_schema_name=names.RAW)
         if contract.name == prediction_log.contract.name:
@@ -65,23 +79,28 @@ def replace_rows(settings: Settings, contract: Contract, days: Days | None, read
             cursor.execute(_without_older(contract, days, "older"), bounds)
         cursor.execute(f"analyze {table}")
         connection.commit()
-    return written, replaced
+    return written, sum(replaced.values())
 
 
-def _load(settings: Settings, contract: Contract, days: Days | None) -> Loaded:
+def _load(settings: Settings, contract: Contract, days: Days | None, *, may_shrink: bool) -> Loaded:
     from pipeline_assets.processing.lake import tables
 
     follow_contract(settings, contract)
     identifier, columns = names.lake(contract.name), [field.name for field in contract.fields]
     snapshots: list[int | None] = []
 
-    def read() -> "pa.RecordBatchReader":
+    def check(before: Counts) -> None:
         snapshots.append(tables.snapshot_id(settings, identifier))
+        after = tables.rows_by_day(settings, identifier, days or (None, None), snapshots[-1])
+        if not may_shrink:
+            check_kept(names.raw(contract.name), before, after, staged_rows(settings, contract.name), COPY)
+
+    def read() -> "pa.RecordBatchReader":
         if days is None:
             return tables.read_all(settings, identifier, columns, snapshots[-1])
         return tables.read_days(settings, identifier, *days, columns, snapshots[-1])
 
-    rows, replaced = replace_rows(settings, contract, days, read)
+    rows, replaced = replace_rows(settings, contract, days, read, check)
     return Loaded(table=".".join(names.raw(contract.name)), rows=rows, replaced=replaced, snapshot_id=snapshots[-1])
 
 

@@ -296,6 +296,21 @@ def row_count(
         return sum(file.record_count for file in files.live_files(table, rows, snapshot_id))
 
 
+def rows_by_day(
+    settings: Settings, identifier: Identifier, days: tuple[date | None, date | None] = (None, None), snapshot_id: int | None = None
+) -> dict[date | None, int]:
+    """The rows of each day that a table has any of, from the first to the last (UTC, inclusive; None: all), read from its metadata.
+
+    Those of a table without days stand under None.
+    """
+    with connections.catalog(settings) as catalog:
+        table = open_table(catalog, identifier)
+        if table is None:
+            return {}
+        found = files.by_day(files.live_files(table, files.rows_between(table, *days), snapshot_id))
+        return {day: sum(file.record_count for file in own) for day, own in found.items()}
+
+
 def _publish(settings: Settings, contract: Contract, days: Sequence[date | None]) -> Published:
     manifests = staging.read_manifests(settings, contract.name, [staging.partition_of(day) for day in days])
     staged = dict(zip(days, manifests, strict=True))

@@ -51,7 +51,10 @@ def test_a_run_copies_builds_tests_and_reports(platform: Platform) -> None:
         for column, deps in built["dagster/column_lineage"].deps_by_column.items()
     }
     assert lineage["is_late"] == {(key(STAGING), "delay_minutes"), (key(STAGING), "is_cancelled")}
-    assert {name: check.passed for name, check in checked(result, RAW).items()} == {assets.LOADED_IN_TIME: True}
+    assert {name: check.passed for name, check in checked(result, RAW).items()} == {
+        assets.LOADED_IN_TIME: True,
+        assets.KEEPS_ROWS: True,
+    }
     assert checked(result, CURRENT)["unique_departures_flight_id"].passed
     assert checked(result, STAGING)["unique_stg_flight_departures_flight_id"].passed
 

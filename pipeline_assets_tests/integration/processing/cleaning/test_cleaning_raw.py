@@ -7,16 +7,20 @@ from dataclasses import replace
 from datetime import date, timedelta
 from multiprocessing.connection import Connection
 
+import psycopg
 import pyarrow as pa
 import pytest
 from psycopg.sql import SQL, Identifier
 
 from pipeline_assets.core import connections, names
 from pipeline_assets.core.errors import SchemaConflict, UnknownName
+from pipeline_assets.core.lake_errors import RowsLost
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.core.versions import versioned
 from pipeline_assets.ingestion.batch.load import stage_snapshot
 from pipeline_assets.processing.cleaning import inspection, raw_tables
+from pipeline_assets.processing.cleaning.models import Built
+from pipeline_assets.processing.cleaning.publish import publish
 from pipeline_assets.processing.cleaning.raw_schema import follow_contract, qualified
 from pipeline_assets.processing.lake import tables
 from pipeline_assets.spec.contracts import Contract, Field
@@ -185,6 +189,59 @@ def test_a_load_killed_in_the_middle_leaves_no_trace(isolated: Settings) -> None
     assert same_rows(in_raw(isolated, TRIPS), before)
     raw_tables.load_raw_days(isolated, TRIPS, day(0), day(1))
     assert same_rows(in_raw(isolated, TRIPS), before)
+
+
+def test_a_catalog_that_is_older_than_its_files_empties_no_day(isolated: Settings) -> None:
+    """Days whose files are staged and that the lake has lost are named and kept; published again they load, and on purpose they go."""
+    put_in_lake(isolated, TRIPS, days=1)
+    older = metadata_of_trips(isolated)
+    put_in_lake(isolated, TRIPS, days=3)
+    raw_tables.load_raw_days(isolated, TRIPS, day(0), day(2))
+    before = in_raw(isolated, TRIPS)
+    newest = metadata_of_trips(isolated, older)
+
+    with pytest.raises(RowsLost, match=rf"{RAW_TRIPS} would lose rows.*{day(1)} from 5 to 0, and staged/trips has 5") as caught:
+        raw_tables.load_raw_days(isolated, TRIPS, day(0), day(2))
+    assert set(caught.value.days) == {day(1), day(2)}
+    assert same_rows(in_raw(isolated, TRIPS), before)
+
+    assert raw_tables.load_raw_days(isolated, TRIPS, day(2), day(2), may_shrink=True).replaced == 5
+    assert in_raw(isolated, TRIPS).num_rows == 10
+    tables.publish_days(isolated, TRIPS, day(0), day(2))
+    raw_tables.load_raw_days(isolated, TRIPS, day(0), day(2))
+    assert same_rows(in_raw(isolated, TRIPS), before)
+    assert newest != older
+
+
+def test_a_cleaned_day_is_not_emptied_in_the_lake_while_it_has_the_rows_behind_it(isolated: Settings) -> None:
+    """The day keeps what it had until its rows are gone from what it is made from, or it is said that it may shrink."""
+    put_in_lake(isolated, TRIPS, days=2, count=20)
+    built = Built(
+        name="seen", columns={"trip_id": "string", "began_at": "timestamp"}, event_at="began_at", keys=("trip_id",), is_noted=False,
+        made_from=(TRIPS.name,),
+    )  # fmt: skip
+    raw_tables.load_raw_days(isolated, TRIPS, day(0), day(1))
+    with connections.warehouse(isolated) as connection:
+        connection.execute("create schema cleaned")
+        connection.execute("create table cleaned.seen as select trip_id, began_at from raw.trips")
+    publish(isolated, built)
+    with connections.warehouse(isolated) as connection:
+        connection.execute("delete from cleaned.seen where trip_id like %s", [f"{day(1)}/%"])
+
+    with pytest.raises(RowsLost, match=rf"cleaned\.seen would lose rows.*{day(1)} from 20 to 0, and lake/trips has 20"):
+        publish(isolated, built)
+    assert tables.row_count(isolated, ("cleaned", "seen")) == 40
+    publish(isolated, built, may_shrink=True)
+    assert tables.row_count(isolated, ("cleaned", "seen")) == 20
+
+
+def metadata_of_trips(settings: Settings, put: str | None = None) -> str:
+    """Where the catalog has the metadata of the trips; with `put` that is another place from now on."""
+    with psycopg.connect(settings.catalog_dsn.get_secret_value()) as connection:
+        ((found,),) = connection.execute("select metadata_location from iceberg_tables where table_name = %s", [TRIPS.name]).fetchall()
+        if put is not None:
+            connection.execute("update iceberg_tables set metadata_location = %s where table_name = %s", [put, TRIPS.name])
+    return str(found)
 
 
 def test_two_loads_at_once_leave_each_row_once(isolated: Settings) -> None:
