@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from pipeline_assets.core.errors import PipelineError, UserInputError
+from pipeline_assets.core.foreign import log_safely
 from pipeline_assets.forgetting import commands as forgetting
 from pipeline_assets.ingestion.batch import commands as proposals
 from pipeline_assets.ingestion.sources import commands as quarantine
@@ -33,6 +34,7 @@ forgetting.register(features.register(app))
 
 def main() -> None:
     """Runs the command; an error of the product is one sentence on standard error, exit code 2 where the user can mend it, else 1."""
+    log_safely()
     try:
         app()
     except PipelineError as error:

@@ -9,13 +9,14 @@ from datetime import date, datetime
 from difflib import get_close_matches
 from pathlib import Path
 
+from pipeline_assets.core.foreign import SaidError
 from pipeline_assets.core.problems import DeclarationProblem, MalformedSetting, Obstacle
 
 DAYS_SHOWN, NAMES_SHOWN = 5, 30
 
 
-class PipelineError(Exception):
-    """The root of all errors that the product raises on purpose."""
+class PipelineError(SaidError):
+    """The root of all errors that the product raises on purpose; what is foreign in their messages steers no terminal."""
 
     def __reduce__(self) -> tuple[object, ...]:
         # An exception is pickled by its message, of which its constructor could not make it again: a pool of processes would end with it.

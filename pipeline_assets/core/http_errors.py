@@ -4,18 +4,23 @@ A server that does not answer, is busy (429), timed out (408) or failed (5xx) ma
 other answer stays what it is however often the request is repeated: SourceRefused.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from base64 import b64decode
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from pipeline_assets.core.errors import SourceRefused, SourceUnavailable
+from pipeline_assets.core.foreign import masked, shown
 
 if TYPE_CHECKING:
     import httpx
 
 TRANSIENT = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS})
-SHOWN_CHARACTERS = 200
+# Of an answer no more is looked at.
+LOOKED_AT_CHARACTERS = 20_000
+PLAIN_HEADERS = frozenset({"accept", "accept-encoding", "connection", "content-length", "content-type", "host", "user-agent"})
+LONG_VALUE = 40
 
 
 def is_transient(error: Exception, also: frozenset[int] = frozenset()) -> bool:
@@ -39,7 +44,7 @@ def http_errors(source: str, also: frozenset[int] = frozenset()) -> Iterator[Non
         kind = SourceUnavailable if is_transient(error, also) else SourceRefused
         raise kind(source, _answered(error.response)) from error
     except httpx.HTTPError as error:
-        raise SourceUnavailable(source, f"did not answer: {type(error).__name__} {error}".strip()) from error
+        raise SourceUnavailable(source, f"did not answer: {type(error).__name__} {said(str(error))}".strip()) from error
 
 
 def json_fields(answer: "httpx.Response") -> dict[str, Any]:
@@ -51,13 +56,29 @@ def json_fields(answer: "httpx.Response") -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def shown(text: str) -> str:
-    """The beginning of an answer, in one line."""
+def said(text: str, secrets: Iterable[str] = ()) -> str:
+    """The beginning of an answer, in one line, without secrets."""
     line = " ".join(text.encode(errors="replace").decode().split())
-    return line if len(line) <= SHOWN_CHARACTERS else f"{line[:SHOWN_CHARACTERS]}…"
+    # A secret that is cut would no longer be found.
+    return shown(masked(line[:LOOKED_AT_CHARACTERS], secrets))
+
+
+def secrets_of(request: "httpx.Request") -> set[str]:
+    """What a request has that its answer may repeat and a log must not: credentials of headers, and parameters that look like some."""
+    pairs = [(name.lower(), value) for name, value in request.headers.multi_items() if name.lower() not in PLAIN_HEADERS]
+    found = {part for _, value in pairs for part in (value, *value.split()[-1:])}
+    found |= {
+        value
+        for name, value in request.url.params.multi_items()
+        if masked(f"{name}={value}") != f"{name}={value}" or len(value) > LONG_VALUE
+    }
+    for value in [value for name, value in pairs if name == "authorization" and value.startswith("Basic ")]:
+        with suppress(ValueError):
+            found.add(b64decode(value.removeprefix("Basic ")).decode("utf-8", "replace").partition(":")[2])
+    return found
 
 
 def _answered(answer: "httpx.Response") -> str:
     """Request, status and message: the one in its JSON where there is one, else its text."""
     request, message = answer.request, json_fields(answer).get("message")
-    return f"{request.method} {request.url.path} answered {answer.status_code}: {shown(str(message or answer.text))}"
+    return f"{request.method} {request.url.path} answered {answer.status_code}: {said(str(message or answer.text), secrets_of(request))}"

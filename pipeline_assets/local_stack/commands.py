@@ -7,9 +7,10 @@ from typing import Annotated
 import typer
 
 from pipeline_assets.core.errors import UnknownName, UserInputError
+from pipeline_assets.core.foreign import shown_lines
 from pipeline_assets.core.settings import home_folder
 
-FOLLOW_LINES = 40
+FOLLOW_LINES, MOST_CHARACTERS = 40, 1_000_000
 
 
 def register(app: typer.Typer) -> None:
@@ -69,14 +70,14 @@ def logs(
     *,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on printing what is written, until interrupted.")] = False,
 ) -> None:
-    """Print the last lines of a service's log."""
+    """Print the last lines of a service's log, with signs that are no letters escaped."""
     from pipeline_assets.local_stack import processes
 
     known_names([name])
-    typer.echo(processes.tail(home_folder(), name, lines=lines))
+    typer.echo(shown_lines(processes.tail(home_folder(), name, lines=lines), MOST_CHARACTERS))
     if follow:
         for text in processes.followed(home_folder(), name):
-            sys.stdout.write(text)
+            sys.stdout.write(shown_lines(text, MOST_CHARACTERS))
             sys.stdout.flush()
 
 

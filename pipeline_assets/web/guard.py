@@ -10,6 +10,7 @@ from http import HTTPStatus
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pipeline_assets.core.foreign import shown
 from pipeline_assets.serving.realtime.access.audit import Asked, address_of, now, write_audit
 from pipeline_assets.serving.realtime.access.callers import Caller
 from pipeline_assets.serving.realtime.access.headers import with_headers
@@ -127,7 +128,7 @@ def _again(body: bytes, receive: Receive) -> Receive:
 
 def _asked(scope: Scope, headers: Headers, method: str) -> Asked:
     trace = trace_of(headers)
-    return Asked(method=method, route=scope["path"][:128], params={}, address=address_of(scope), trace=trace, began_at=now())
+    return Asked(method=method, route=shown(scope["path"]), params={}, address=address_of(scope), trace=trace, began_at=now())
 
 
 async def _refuse(send: Send, asked: Asked, caller: Caller | None, refusal: Refusal) -> None:

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 
 from pipeline_assets.core.errors import SourceRefused
-from pipeline_assets.core.http_errors import shown
+from pipeline_assets.core.http_errors import said
 
 CURSOR = "next_cursor"
 # Bytes that are not UTF-8 come back as they were, so that only the record they stand in is broken.
@@ -40,15 +40,15 @@ def read_page(source: str, content: bytes, records: str, cursor: str | None = CU
     try:
         found = _answer(text, records.split(".") if records else [])
     except (ValueError, RecursionError) as problem:
-        raise SourceRefused(source, f"it answered no page of JSON ({problem}): {shown(text)}") from problem
+        raise SourceRefused(source, f"it answered no page of JSON ({problem}): {said(text)}") from problem
     reported = _at(found, error) if error is not None else None
     if reported:
-        raise SourceRefused(source, f"it reports an error: {shown(str(reported))}")
+        raise SourceRefused(source, f"it reports an error: {said(str(reported))}")
     rows = _at(found, records, ...)
     if rows is None and not any(_at(found, name) for name in ("error", "errors")):
         rows = []
     if not isinstance(rows, list):
-        raise SourceRefused(source, f"its page has no list '{records}': {shown(text)}")
+        raise SourceRefused(source, f"its page has no list '{records}': {said(text)}")
     return Page(records=rows, next_cursor=None if cursor is None else _cursor(source, cursor, _at(found, cursor)))
 
 

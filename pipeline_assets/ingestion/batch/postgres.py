@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from pipeline_assets.core.dsn import read_address
 from pipeline_assets.core.errors import SettingsMissing, SourceChanged, SourceRefused, SourceUnavailable
+from pipeline_assets.core.foreign import LONGEST_SENTENCE, masked, shown
 from pipeline_assets.core.settings import PREFIX, DatabaseSettings, Settings
 from pipeline_assets.ingestion.sources.contracts import Checked, check_batch
 from pipeline_assets.ingestion.sources.originals import row_bytes
@@ -261,7 +262,7 @@ def source_errors(source: str, *, connecting: bool = False) -> Iterator[None]:
     try:
         yield
     except (psycopg.Error, dbapi.Error, OSError) as error:
-        message, code = " ".join(str(error).split()), getattr(error, "sqlstate", None)
+        message, code = masked(" ".join(str(error).split())), getattr(error, "sqlstate", None)
         refused = connecting and "FATAL" in message and not any(sign in message for sign in PASSING)
         passing = code.startswith(PASSING_CODES) if code else not refused
-        raise (SourceUnavailable if passing else SourceRefused)(source, f"database error: {message}") from error
+        raise (SourceUnavailable if passing else SourceRefused)(source, f"database error: {shown(message, LONGEST_SENTENCE)}") from error

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline_assets.core import names
+from pipeline_assets.core.foreign import shown
 
 if TYPE_CHECKING:
     from pipeline_assets.core.project import Project
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from pipeline_assets.ingestion.sources.quarantine import QuarantinedRow
     from pipeline_assets.spec.contracts import Contract
 
-SHOWN_ROWS, SAMPLED_ROWS = 50, 10_000
+SHOWN_ROWS, SAMPLED_ROWS, SHOWN_CHARACTERS = 50, 10_000, 2_000
 
 SourceOption = Annotated[str | None, typer.Option("--source", help="Rows of this source, stream or change log only, such as weather.")]
 PartitionOption = Annotated[str | None, typer.Option("--partition", help="Rows of this UTC day (YYYY-MM-DD), `snapshot` or `stream` only.")]
@@ -65,7 +66,7 @@ def list_rows(
 def show_row(
     row_id: Annotated[int, typer.Argument(metavar="ID", help="The row's id, as `list` shows it.")], *, as_json: JsonOption = False
 ) -> None:
-    """Show one quarantined row with its original bytes."""
+    """Show one quarantined row with its original bytes: their beginning, with signs that are no letters escaped. --json has all of them."""
     from pipeline_assets.core.settings import load_settings
     from pipeline_assets.ingestion.sources import quarantine
 
@@ -74,7 +75,7 @@ def show_row(
         typer.echo(json.dumps(row, indent=2))
     else:
         for name, value in row.items():
-            typer.echo(f"{name:<15} {value}")
+            typer.echo(f"{name:<15} {shown(value, SHOWN_CHARACTERS)}")
 
 
 def check_asked(source: str | None, partition: str | None) -> None:
@@ -156,6 +157,7 @@ def _as_json(row: "QuarantinedRow") -> dict[str, object]:
 
 def _print_rows(rows: "Sequence[QuarantinedRow]", counts: Mapping[tuple[str, str, str], tuple[int, int]]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     total = sum(count for count, _ in counts.values())
@@ -165,10 +167,11 @@ def _print_rows(rows: "Sequence[QuarantinedRow]", counts: Mapping[tuple[str, str
     table = Table("id", "source", "partition", "position", "field", "reason", "replayed", box=None)
     for row in rows:
         replayed = f"{row.replayed_at:%Y-%m-%d %H:%M}" if row.replayed_at is not None else ""
-        table.add_row(str(row.id), row.source, row.partition, row.place or str(row.position), row.field, row.reason, replayed)
+        place = shown(row.place) if row.place is not None else str(row.position)
+        table.add_row(str(row.id), row.source, row.partition, escape(place), escape(shown(row.field)), escape(shown(row.reason)), replayed)
     summary = Table("source", "field", "reason", "rows", "replayed", box=None)
     for (source, field, reason), (count, replayed_count) in counts.items():
-        summary.add_row(source, field, reason, str(count), str(replayed_count))
+        summary.add_row(source, escape(shown(field)), escape(shown(reason)), str(count), str(replayed_count))
     console = Console()
     console.print(table)
     console.print(f"\n{len(rows)} of {total} rows (`--limit`). By what is wrong:\n", highlight=False)

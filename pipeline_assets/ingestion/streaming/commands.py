@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline_assets.core import names
+from pipeline_assets.core.foreign import LONGEST_SENTENCE, shown, shown_lines
 from pipeline_assets.ingestion.sources.commands import (
     SAMPLED_ROWS,
     JsonOption,
@@ -66,7 +67,7 @@ def audit_sources(*, as_json: JsonOption = False) -> None:
             held = f", {verdict.in_quarantine:,} in quarantine" if verdict.in_quarantine else ""
             typer.echo(f"{'WRONG' if verdict.problems else 'ok':<6}{verdict.subject:<44}{verdict.compared:>12,} {verdict.unit}{held}")
             for line in (*verdict.problems, *verdict.accepted):
-                typer.echo(f"      {line}")
+                typer.echo(f"      {shown(line, LONGEST_SENTENCE)}")
     if as_json:
         typer.echo(json.dumps([asdict(verdict) for verdict in found], indent=2))
     if any(verdict.problems for verdict in found):
@@ -107,9 +108,9 @@ def preflight(*, as_json: JsonOption = False) -> None:
         typer.echo(json.dumps([asdict(one) for one in obstacles], indent=2))
     else:
         for table in (table for verdict in found for table in verdict.accepted):
-            typer.echo(f"ok    {table.database} {table.schema}.{table.table}")
+            typer.echo(f"ok    {table.database} {shown(table.schema)}.{shown(table.table)}")
         for obstacle in obstacles:
-            typer.echo(f"WRONG {obstacle}")
+            typer.echo(f"WRONG {shown_lines(obstacle, LONGEST_SENTENCE)}")
     if obstacles:
         raise typer.Exit(1)
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline_assets.core.connections import object_store
+from pipeline_assets.core.foreign import in_page
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.model_lifecycle.training.contract import ModelFeature
 
@@ -86,4 +87,7 @@ def _named(column: pa.ChunkedArray, categories: Sequence[str]) -> pa.ChunkedArra
     """Categories by their names: codes are looked up, text is taken as it is."""
     is_code = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
     named = pa.array(categories, pa.string()).take(column.cast(pa.int64()).combine_chunks()) if is_code else column.cast(pa.string())
-    return pc.fill_null(named, UNKNOWN)
+    # The page that Evidently makes takes a value that has a tag for a tag.
+    found = (named if isinstance(named, pa.ChunkedArray) else pa.chunked_array([named])).combine_chunks().dictionary_encode()
+    words = pa.array([None if word is None else in_page(word) for word in found.dictionary.to_pylist()], pa.string())
+    return pa.chunked_array([pc.fill_null(words.take(found.indices), UNKNOWN)])

@@ -4,7 +4,8 @@ import httpx
 import pytest
 
 from pipeline_assets.core.errors import PipelineError, SourceRefused, SourceUnavailable
-from pipeline_assets.core.http_errors import SHOWN_CHARACTERS, http_errors, is_transient
+from pipeline_assets.core.foreign import LONGEST
+from pipeline_assets.core.http_errors import http_errors, is_transient
 
 REQUEST = httpx.Request("GET", "http://plant.example/v1/readings?cursor=secret")
 
@@ -54,7 +55,7 @@ def test_a_server_may_mean_later_by_a_status_of_its_own() -> None:
         (b'{"error_code": 1, "message": "no such reading"}', "no such reading"),
         (b"no\n  such", "no such"),
         (b"[1]", "[1]"),
-        (b"x" * 500, "x" * SHOWN_CHARACTERS + "…"),
+        (b"x" * 500, "x" * LONGEST + "… (500 characters)"),
     ],
     ids=["message", "text", "other JSON", "long"],
 )
@@ -72,3 +73,18 @@ def test_errors_of_other_kinds_pass() -> None:
         raise KeyError("plant")
 
     assert not is_transient(KeyError("plant"))
+
+
+def test_a_server_that_repeats_what_it_was_sent_gives_no_secret_away() -> None:
+    """Credentials of headers, of a basic login and of the query are masked in the message, and what steers a terminal is escaped."""
+    request = httpx.Request(
+        "GET", "http://plant.example/v1?api_key=k-0123456789&day=2013-01-01",
+        headers={"authorization": "Basic YWRhOmh1bnRlcjIh", "x-plant-key": "p-0123456789"},
+    )  # fmt: skip
+    echo = b"\x1b[2J k-0123456789 p-0123456789 YWRhOmh1bnRlcjIh hunter2! 2013-01-01\r\nERROR forged"
+    error = httpx.HTTPStatusError("", request=request, response=httpx.Response(403, content=echo, request=request))
+
+    with pytest.raises(SourceRefused) as raised, http_errors("plant"):
+        raise error
+
+    assert "\\x1b[2J *** *** *** *** 2013-01-01 ERROR forged" in str(raised.value)

@@ -11,6 +11,7 @@ from functools import partial
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import catalog
 from pipeline_assets.core.errors import NotFollowed, PipelineError, SourceUnavailable
+from pipeline_assets.core.foreign import LONGEST_SENTENCE, masked, shown
 from pipeline_assets.core.names import AssetName
 from pipeline_assets.core.prediction_streams import use_case as platform
 from pipeline_assets.core.problems import Obstacle
@@ -222,7 +223,7 @@ def _check_arrived(settings: Settings, connect: Connect, connector: Connector, w
     status = connect.status(connector.name)
     if lacking or not status.is_running:
         trace = next((trace for _, trace in status.tasks.values() if trace), status.trace)
-        why = trace.splitlines()[0] if trace else f"it is {status.state} with {len(status.tasks)} tasks"
+        why = shown(masked(trace.splitlines()[0]), LONGEST_SENTENCE) if trace else f"it is {status.state} with {len(status.tasks)} tasks"
         raise SourceUnavailable("Kafka Connect", f"connector {connector.name} has {lacking} records to go: {why}")
 
 

@@ -8,6 +8,7 @@ from datetime import datetime
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import catalog
 from pipeline_assets.core.errors import NotFollowed
+from pipeline_assets.core.foreign import LONGEST_SENTENCE, masked, shown
 from pipeline_assets.core.iceberg import open_table
 from pipeline_assets.core.names import AssetName
 from pipeline_assets.core.problems import Obstacle
@@ -108,7 +109,7 @@ def _connector(settings: Settings, connect: Connect, connector: Connector, ends:
     _restart(connect, connector.name, status, watch)
     stalled = watch.flow(asset, flow)
     traces = [status.trace, *(trace for state, trace in status.tasks.values() if state == FAILED)]
-    failed = next((f"{connector.name} failed: {trace.splitlines()[0]}" for trace in traces if trace), None)
+    failed = next((f"{connector.name} failed: {shown(masked(trace.splitlines()[0]), LONGEST_SENTENCE)}" for trace in traces if trace), None)
     state: dict[str, int | str] = {"state": status.state, "tasks": len(status.tasks), "tasks_failed": len(status.failed_tasks)}
     restarts = {"restarts_in_an_hour": len(watch.restarts[connector.name].at)}
     return Seen(numbers={**state, **restarts, **numbers}, trouble=failed or slot_problem or stalled, todo=TODO_CONNECTOR)

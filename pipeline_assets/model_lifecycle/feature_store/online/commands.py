@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline_assets.core.foreign import LONGEST_SENTENCE, shown
+
 if TYPE_CHECKING:
     from pipeline_assets.core.project import Project
     from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed
@@ -127,7 +129,8 @@ def _show_parity(found: "ServedParity") -> None:
     for feature, count in found.differing.items():
         typer.echo(f"{feature}: {count:,} of {found.checked:,} values differ")
         for one in (one for one in found.examples if one.feature == feature):
-            typer.echo(f"  {json.dumps(one.entity)} at {one.decision_at}: {one.served!r} was served, {one.recomputed!r} is right")
+            served, right = shown(repr(one.served)), shown(repr(one.recomputed))
+            typer.echo(f"  {json.dumps(one.entity)} at {one.decision_at}: {served} was served, {right} is right")
     for reason, count in found.unclear.items():
         typer.echo(f"{count:,} vectors cannot be compared: {reason}.")
     if found.pending:
@@ -156,7 +159,7 @@ def status(*, as_json: Annotated[bool, typer.Option("--json", help="Print a list
             f" {one['workers']} workers, lag {one['lag']:,}, {one['rows_left_out']:,} rows left out, {one['events_per_second']:,} events/s"
         )
         if one["status"] == "live" and one["trouble"] is not None:
-            typer.echo(f"  {one['trouble']}. {one['todo']}")
+            typer.echo(f"  {shown(one['trouble'], LONGEST_SENTENCE)}. {one['todo']}")
 
 
 def declared() -> "tuple[Project, tuple[Feed, ...]]":

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline_assets.core.connections import warehouse
-from pipeline_assets.core.http_errors import shown
+from pipeline_assets.core.http_errors import said
 from pipeline_assets.core.settings import ServiceReader, WarehouseSettings
 from pipeline_assets.model_lifecycle.registry import ledger
 
@@ -56,12 +56,12 @@ def _asked(service: ServiceReader) -> "Overview | Unread":
     try:
         answer = httpx.get(url, headers=headers, timeout=ANSWER_SECONDS, trust_env=False)
     except httpx.HTTPError as error:
-        return Unread(problem=f"{url} does not answer: {type(error).__name__} {shown(str(error))}".strip(), todo=START)
+        return Unread(problem=f"{url} does not answer: {type(error).__name__} {said(str(error))}".strip(), todo=START)
     if answer.status_code in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
-        return Unread(problem=f"{url} refuses the key: {shown(answer.text)}", todo=KEY)
+        return Unread(problem=f"{url} refuses the key: {said(answer.text)}", todo=KEY)
     if not answer.is_success:
-        return Unread(problem=f"{url} answers {answer.status_code}: {shown(answer.text)}", todo=START)
+        return Unread(problem=f"{url} answers {answer.status_code}: {said(answer.text)}", todo=START)
     try:
         return msgspec.json.decode(answer.content, type=Overview)
     except msgspec.DecodeError as error:
-        return Unread(problem=f"{url} answers in another form: {shown(str(error))}", todo=VERSION)
+        return Unread(problem=f"{url} answers in another form: {said(str(error))}", todo=VERSION)

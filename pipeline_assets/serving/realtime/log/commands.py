@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline_assets.core.foreign import LONGEST_SENTENCE, shown
+
 if TYPE_CHECKING:
     from pipeline_assets.serving.realtime.log.explain import Explanation
 
@@ -49,7 +51,7 @@ def explain(
 def lines_of(found: "Explanation") -> list[str]:
     """An explanation for people: the largest contributions, and the newest rows behind each view."""
     one, replay, is_brought = found.prediction, found.replay, found.prediction["tier"] == "caller"
-    scores = ", ".join(f"{name} {value!r}" for name, value in one["scores"].items())
+    scores = ", ".join(f"{name} {shown(repr(value))}" for name, value in one["scores"].items())
     return [
         f"{one['model']} version {one['model_version']} ({one['role']}) answered {scores}",
         f"  asked at {one['asked_at'].isoformat()}, decided as of {one['decision_at'].isoformat()}, features from: {one['tier']}",
@@ -61,19 +63,22 @@ def lines_of(found: "Explanation") -> list[str]:
         *(line for each in found.behind for line in _of_view(each)),
         "Replay:",
         f"  features: {replay.features}" if is_brought else f"  features from the lake: {replay.features}",
-        *(f"    {name}: served {served!r}, the lake gives {lake!r}" for name, (served, lake) in replay.differing.items()),
+        *(
+            f"    {name}: served {shown(repr(served))}, the lake gives {shown(repr(lake))}"
+            for name, (served, lake) in replay.differing.items()
+        ),
         f"  score of the packaged model: {'equal to the bit' if replay.is_score_equal else 'differs'}",
     ]
 
 
 def _of_feature(one: Any, *, is_brought: bool) -> list[str]:
     origins = "the caller" if is_brought else ", ".join(one.computed_from) or "the events as such"
-    return [f"  {_number(one.contribution)}  {one.name} = {one.value!r}", f"      from {origins}"]
+    return [f"  {_number(one.contribution)}  {one.name} = {shown(repr(one.value))}", f"      from {origins}"]
 
 
 def _of_view(one: Any) -> list[str]:
     if one.problem is not None:
-        return [f"  {one.view}: {one.problem}"]
+        return [f"  {one.view}: {shown(one.problem, LONGEST_SENTENCE)}"]
     return [f"  {one.view}: {one.rows} rows, the newest:", *(f"    {_listed(row)}" for row in one.newest)]
 
 
@@ -82,4 +87,4 @@ def _number(value: Any) -> str:
 
 
 def _listed(values: Any) -> str:
-    return ", ".join(f"{name}={value}" for name, value in values.items())
+    return ", ".join(f"{name}={shown(value)}" for name, value in values.items())

@@ -38,6 +38,7 @@ def app() -> "ASGIApp":
     import xgboost  # noqa: F401 - the first package would load it, after what is below
 
     from pipeline_assets.core.declarations import load_project
+    from pipeline_assets.core.foreign import log_safely
     from pipeline_assets.core.settings import AccessSettings, PredictionSettings, home_folder, read_part, read_serve_settings
     from pipeline_assets.model_lifecycle.feature_store.online.feeds import feeds_of
     from pipeline_assets.processing.cleaning.dbt import project_folder
@@ -45,6 +46,7 @@ def app() -> "ASGIApp":
     from pipeline_assets.serving.realtime.access.opened import open_access
     from pipeline_assets.serving.realtime.service.app import Service, build_app
 
+    log_safely()
     project, settings = load_project(), read_part(PredictionSettings, home_folder())
     feeds = feeds_of(project, read_manifest(project_folder()))
     service = Service(settings=settings, project=project, feeds=feeds, serve=read_serve_settings(), folder=settings.home / "serve")

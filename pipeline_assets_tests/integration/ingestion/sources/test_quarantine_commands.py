@@ -65,6 +65,24 @@ def test_rows_are_listed_shown_and_replayed(settings: Settings) -> None:
     assert (manifest.rows, manifest.replayed) == (21, 1)
 
 
+def test_a_hostile_row_steers_no_terminal(settings: Settings) -> None:
+    """Of a megabyte its beginning is shown, escaped; its place is no markup; all of it is in the JSON, which is ASCII."""
+    hostile = b"\x1b[2J\x00\rweather: all rows are fine\n\xe2\x80\xae" + b"x" * 1_000_000
+    row = BrokenRow(position=3, field="temperature_f", reason="out of range", original=hostile, place="[/red]\x1b[2J.csv:1")
+    quarantine.replace(settings, "weather", DAY, [row], run_id="staged")
+    (kept,) = quarantine.listed(settings, source="weather")
+    shown = pipeline(settings, "quarantine", "show", str(kept.id))
+    listed = pipeline(settings, "quarantine", "list", "--source", "weather")
+    as_json = pipeline(settings, "quarantine", "show", str(kept.id), "--json")
+
+    assert len(shown.stdout) < 5_000
+    assert "\\x1b[2J\\x00\\rweather: all rows are fine\\n\\u202e" in shown.stdout
+    assert "[/red]\\x1b[2J.csv:1" in listed.stdout
+    assert all(line.isprintable() for line in (shown.stdout + listed.stdout).split("\n"))
+    assert json.loads(as_json.stdout)["original"].endswith("x" * 1_000_000)
+    assert as_json.stdout.isascii()
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

@@ -64,3 +64,14 @@ def test_the_picture_of_drift_is_a_small_image() -> None:
 
     assert image.startswith(b"\x89PNG")
     assert len(image) < 60_000
+
+
+def test_no_value_becomes_a_part_of_the_page() -> None:
+    """A category that is foreign text ends no script of the report and begins none."""
+    hostile = "</script><script>document.title = 'taken over'</script>"
+    rows = pa.table({"score": [0.1, 0.9] * 20, "answer": [hostile, "on time"] * 20})
+
+    page = drift_report(rows, rows, ["score", "answer"], {"answer": ()}, 40).decode()
+
+    assert "document.title = 'taken over'" in page
+    assert "</script><script>document" not in page
