@@ -1,9 +1,8 @@
 # The only thing a machine must have is Python 3.11, 3.12 or 3.13 (and make). Everything else comes as pinned packages into .venv.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup up down demo test check bench
+.PHONY: help setup up down demo test check bench sbom audit
 
-UV_VERSION := 0.13.9
 PYTHON := $(firstword $(foreach name,python3.11 python3.12 python3.13 python3 python,$(shell \
 	$(name) -c 'import sys; print(sys.executable if (3, 11) <= sys.version_info < (3, 14) else "")' 2>/dev/null)))
 UV := $(firstword $(shell command -v uv) .uv/bin/uv)
@@ -35,13 +34,13 @@ setup: $(UV) ## Install everything into .venv (the other targets do it themselve
 
 .uv/bin/uv:
 	@test -n "$(PYTHON)" || { echo "No Python 3.11, 3.12 or 3.13 found. Install one, then run make again." >&2; exit 1; }
-	@echo "Installing uv $(UV_VERSION) into .uv …"
+	@echo "Installing uv into .uv …"
 	@rm -rf .uv
 	@for attempt in 1 2 3; do \
 		if "$(PYTHON)" -m venv .uv >/dev/null 2>&1; then install=".uv/bin/python -m pip install"; \
 		elif "$(PYTHON)" -m pip --version >/dev/null 2>&1; then install="$(PYTHON) -m pip install --target .uv"; \
 		else echo "$(PYTHON) has neither venv nor pip. Install them (on Debian: the package python3-venv), or install uv." >&2; exit 1; fi; \
-		$$install --quiet "uv==$(UV_VERSION)" && test -x .uv/bin/uv && exit 0; \
+		$$install --quiet --require-hashes -r tools/uv.txt && test -x .uv/bin/uv && exit 0; \
 		echo "Installing uv failed (attempt $$attempt of 3)." >&2; rm -rf .uv; \
 	done; exit 1
 
@@ -66,3 +65,9 @@ check: setup ## Check format, lint, types, architecture and the lock file
 
 bench: setup ## Measure, each against a peer
 	@for bench in benchmarks/*.py; do echo "== $$bench"; $(RUN)/python "$$bench" || exit 1; done
+
+sbom: setup ## List all wheels and jars with their hashes, as CycloneDX, in sbom.cdx.json
+	@$(RUN)/python tools/sbom.py --uv "$(UV)"
+
+audit: sbom ## Ask the OSV database for known weaknesses of these
+	@$(RUN)/python tools/audit.py

@@ -23,7 +23,7 @@ LOCK = Path(__file__).resolve().parents[1] / "pipeline_assets" / "local_stack" /
 KAFKA, LOG4J = "4.3.1", "2.25.4"
 # The parent of 3.7.1 is missing.
 DEBEZIUM = "3.7.0.Final"
-ICEBERG, AWS, HADOOP = "1.12.0", "2.57.8", "3.5.0"
+ICEBERG, AWS, HADOOP, COMMONS_LANG = "1.12.0", "2.57.8", "3.5.0", "3.20.0"
 S3PROXY = "org.gaul:s3proxy:4.1.0:jar-with-dependencies"
 ROOTS = {
     "kafka": [
@@ -40,6 +40,8 @@ ROOTS = {
         *(f"software.amazon.awssdk:{name}:{AWS}" for name in ("s3", "sts", "kms", "apache-client")),
         *(f"org.apache.hadoop:hadoop-client-{name}:{HADOOP}" for name in ("api", "runtime")),
         "org.postgresql:postgresql:42.7.14",
+        # ORC brings 3.12.0, which a long class name brings down (CVE-2025-48924, to 3.17.0). It may go once ORC's is newer.
+        f"org.apache.commons:commons-lang3:{COMMONS_LANG}",
     ],
 }
 # The worker brings these; a second copy in a plugin would make classes that are not the worker's.
