@@ -61,10 +61,15 @@ class WebServer:
         found: Any = self.ask(RUNS, headers).json()
         return {run["runId"]: run["status"] for run in found["data"]["runsOrError"]["results"]}
 
-    def launch(self, headers: Mapping[str, str] | None = None) -> str:
-        """Starts a run as a program does, and waits for its end; its id."""
+    def start(self, headers: Mapping[str, str] | None = None) -> str:
+        """Starts a run as a program does; its id."""
         answer: Any = self.ask(LAUNCH, headers).json()
         run: str = answer["data"]["launchRun"]["run"]["runId"]
+        return run
+
+    def launch(self, headers: Mapping[str, str] | None = None) -> str:
+        """As `start`, and waits for its end."""
+        run = self.start(headers)
         until(lambda: self.runs(headers)[run], lambda state: state == "SUCCESS")
         return run
 
@@ -77,12 +82,12 @@ class WebServer:
 
 
 @contextmanager
-def web_server(folder: Path, **settings: str) -> Iterator[WebServer]:
-    """A server in a folder, with settings of the product by their whole names, until the block ends."""
+def web_server(folder: Path, *, code: str = CODE, **settings: str) -> Iterator[WebServer]:
+    """A server in a folder, with settings of the product by their whole names, until the block ends; code: its job is `greeting`."""
     port, home = free_port(), folder / "home"
     home.mkdir()
     (home / "dagster.yaml").write_text(INSTANCE)
-    (folder / "greetings.py").write_text(CODE)
+    (folder / "greetings.py").write_text(code)
     (folder / "workspace.yaml").write_text("load_from: [{python_file: greetings.py}]")
     own = {
         "DAGSTER_HOME": str(home), "DAGSTER_DISABLE_TELEMETRY": "true", "PIPELINE_HOME": str(home),

@@ -20,6 +20,7 @@ from dagster_shared.check import CheckError
 
 from pipeline_assets.core import names
 from pipeline_assets.core.errors import PipelineError, SourceChanged, TransientError, UserInputError
+from pipeline_assets.core.interrupts import end_when_interrupted
 from pipeline_assets.core.names import AssetName
 from pipeline_assets.core.project import Project, Span, whole_days
 from pipeline_assets.core.settings import Settings, home_folder, read_settings
@@ -45,6 +46,10 @@ class Platform(dg.ConfigurableResource["Platform"]):
     """
 
     home: str = ""
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:  # noqa: ARG002 - Dagster gives it
+        """Called before each step, in its process: has it end soon after the run is cancelled."""
+        end_when_interrupted()
 
     @property
     def settings(self) -> Settings:

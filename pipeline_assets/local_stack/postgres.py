@@ -52,6 +52,8 @@ TUNING = {
     "timezone": "UTC",
     "log_timezone": "UTC",
     "log_min_messages": "warning",
+    # A query whose client was killed ends, and gives its locks back, though it sends nothing meanwhile.
+    "client_connection_check_interval": "2s",
     "log_checkpoints": "off",
     "log_line_prefix": "%m [%p] %q%u@%d ",
 }
