@@ -6,10 +6,10 @@ Secrets stay in the settings, which are read when a run asks for them: no resour
 import json
 import warnings
 from base64 import b64encode
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
@@ -130,9 +130,29 @@ def _has_failed(instance: dg.DagsterInstance, check: dg.AssetCheckKey) -> bool:
     return isinstance(found, dg.AssetCheckEvaluation) and not found.passed and found.severity == dg.AssetCheckSeverity.ERROR
 
 
-def cursor_of(context: dg.SensorEvaluationContext) -> dict[str, Any]:
-    """What a sensor left in its cursor at its last tick; empty before the first."""
-    return json.loads(context.cursor) if context.cursor else {}
+def cursor_of(context: dg.SensorEvaluationContext, *uses: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+    """What a sensor left in its cursor at its last tick; empty before the first.
+
+    uses: what the sensor reads of it. Where one of them fails, or it is no JSON object, the cursor was damaged: the log says so, and the
+    sensor starts again from what tables say.
+    """
+    try:
+        found = dict[str, Any](json.loads(context.cursor or "{}").items())
+        for use in uses:
+            use(found)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        shown = f"{type(error).__name__}: {error}"
+        context.log.warning("The cursor cannot be read (%s). The sensor starts again from what tables say.", shown)
+        return {}
+    return found
+
+
+def last_recorded(cursor: Mapping[str, Any]) -> datetime | None:
+    """When a sensor that records by the hour last did, as its cursor has it under `recorded_at`; None before the first time."""
+    at = datetime.fromisoformat(cursor["recorded_at"]) if "recorded_at" in cursor else None
+    if at is not None and at.tzinfo is None:
+        raise ValueError("`recorded_at` has no time zone")
+    return at
 
 
 def run_key(seen: Mapping[str, object], *span: date) -> str:

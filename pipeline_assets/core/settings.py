@@ -34,10 +34,12 @@ from pipeline_assets.core.setting_values import (
     ServerUrl,
     Share,
 )
+from pipeline_assets.core.state_errors import StateFileDamaged
 
 PREFIX = "PIPELINE_"
 WAREHOUSE_DSN, CATALOG_DSN, DAGSTER_DSN, ONLINE_DSN = (f"{PREFIX}{name}_DSN" for name in ("WAREHOUSE", "CATALOG", "DAGSTER", "ONLINE"))
 STACK_ENV = "stack.env"
+REWRITE_STACK_ENV = "`pipeline up` writes it anew"
 MAVEN_CENTRAL = "https://repo1.maven.org/maven2"
 _ENVIRONMENT = Lock()
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -265,9 +267,13 @@ P = TypeVar("P", bound=Part)
 def read_part(part: type[P], home: Path) -> P:
     """The settings of one part for the stack in `home`, and of no other.
 
-    Raises SettingsMalformed with every value that cannot be used, else SettingsMissing with every one that there is not.
+    Raises SettingsMalformed with every value that cannot be used, else SettingsMissing with every one that there is not, and
+    StateFileDamaged where `stack.env` cannot be read.
     """
-    return _read(part, _env_file=home / STACK_ENV, home=home)
+    try:
+        return _read(part, _env_file=home / STACK_ENV, home=home)
+    except UnicodeDecodeError as error:
+        raise StateFileDamaged(home / STACK_ENV, "cannot be read: it is no text", REWRITE_STACK_ENV) from error
 
 
 def read_settings(home: Path) -> Settings:

@@ -33,10 +33,13 @@ from pipeline_assets.local_stack.plan import (
     write_private,
 )
 from pipeline_assets.local_stack.ports import is_listening
+from pipeline_assets.local_stack.runs import Dagster
 
 URL = setting("dagster_url")
 BEGIN, END = "# >>> written by `pipeline up`, removed by `pipeline down --purge`", "# <<< written by `pipeline up`"
 LOADED_SECONDS, POLL_SECONDS = 90.0, 0.2
+# As `default_limit` of `dagster.yaml`.
+POOL_LIMIT = 1
 LOCATIONS = """{
   workspaceOrError { ... on Workspace { locationEntries { updatedTimestamp locationOrLoadError { ... on PythonError { className } } } } }
 }"""
@@ -72,7 +75,7 @@ def webserver(plan: Plan) -> Service:
         port=port,
         url=url(port),
         is_ready=partial(answers, f"{url(port)}/server_info"),
-        finish=partial(wait_for_code, plan.home, url(port)),
+        finish=partial(finish, plan),
     )
 
 
@@ -135,6 +138,13 @@ def environment(plan: Plan) -> dict[str, str]:
         # What a run of a range plans is one event per asset instead of one per day; a failed run then names its range, not each day.
         "DAGSTER_EMIT_PARTITION_SUBSET_IN_PLANNED_EVENTS": "true",
     }
+
+
+def finish(plan: Plan) -> None:
+    """Return once the web server works with the code server that runs now, and every pool of the code has a limit."""
+    address = url(plan.ports[WEBSERVER])
+    wait_for_code(plan.home, address)
+    Dagster(address, code_location(plan.root)["location_name"]).ensure_pools(POOL_LIMIT)
 
 
 def wait_for_code(home: Path, webserver_url: str) -> None:

@@ -23,8 +23,6 @@ from pipeline_assets.spec.models import Model
 
 STREAM_SECONDS = 600.0
 SUMMARY = "demo.json"
-# As `dagster.yaml` has it for pools without a limit of their own.
-POOL_LIMIT = 1
 # Of these a run counts the whole table, of others what it made itself.
 WHOLE_TABLES = (names.TYPED, names.LAKE, names.CLEANED, names.FEATURES, names.FEATURE_STORE)
 ROW_COUNT, PARTITION_ROWS = "dagster/row_count", "dagster/partition_row_count"
@@ -157,7 +155,6 @@ class Demonstration:
         until one has succeeded: if the sensors request nothing then, they have requested a run that did not succeed, which is repeated.
         """
         journeys = journeys_of(self.demo)
-        self.dagster.ensure_pools(POOL_LIMIT)
         for journey in (journeys.connectors, journeys.history, *journeys.online, *journeys.modelling, journeys.audit, *journeys.scores):
             self.dagster.cancel_unfinished(journey.job)
         # Once there, connectors are kept as they are declared by a sensor.

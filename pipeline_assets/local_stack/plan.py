@@ -8,8 +8,10 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from signal import SIGKILL, SIGTERM, Signals
+from typing import TypeVar
 
 from pipeline_assets.core.settings import PREFIX, SHIPPED
+from pipeline_assets.core.state_errors import StateFileDamaged
 
 POSTGRES, S3, KAFKA, CONNECT, MLFLOW = "postgres", "s3", "kafka", "connect", "mlflow"
 CODE, WEBSERVER, DAEMON = "dagster-code", "dagster", "dagster-daemon"
@@ -19,6 +21,13 @@ PREDICTIONS = "predictions"
 JARS = "jars"
 HOST = "127.0.0.1"
 SECRET_BYTES = 24
+# Whose data cannot be used with other secrets than it was made with.
+DATA = (POSTGRES, S3, KAFKA)
+FROM_BACKUP = (
+    "Restore it from a backup, with mode 600; without one, `pipeline down --purge` deletes that data, and `pipeline up` begins anew"
+)
+
+T = TypeVar("T")
 
 
 def setting(name: str) -> str:
@@ -149,11 +158,31 @@ def write_private(path: Path, text: str) -> None:
 
 
 def load_secrets(home: Path, names: tuple[str, ...] = ()) -> dict[str, str]:
-    """The random secrets of the stack in `home`, by name; missing ones are made and kept."""
+    """The random secrets of the stack in `home`, by name; missing ones are made and kept.
+
+    Raises StateFileDamaged where the file cannot be read, and where it, or the password of the cluster in it, is gone while there is data:
+    with other passwords nobody could use that any more.
+    """
     path = home / "secrets.json"
-    known: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    known: dict[str, str] = read_state(path, FROM_BACKUP, str)
+    if POSTGRES not in known and (data := [name for name in DATA if (home / name / "data").exists()]):
+        problem = "is missing" if not path.exists() else f"lacks the password of '{POSTGRES}'"
+        raise StateFileDamaged(path, f"{problem}, but there is data of {', '.join(data)} that was made with it", FROM_BACKUP)
     missing = [name for name in names if name not in known]
     if missing:
         known |= {name: secrets.token_hex(SECRET_BYTES) for name in missing}
         write_private(path, json.dumps(known, indent=2))
     return known
+
+
+def read_state(path: Path, remedy: str, kind: type[T]) -> dict[str, T]:
+    """What a file of the stack maps names to; nothing where it is not there. Raises StateFileDamaged with the remedy for all else."""
+    if not path.exists():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise StateFileDamaged(path, "cannot be read: it is no JSON", remedy) from error
+    if not isinstance(found, dict) or not all(type(value) is kind for value in found.values()):
+        raise StateFileDamaged(path, f"cannot be read: expected is a JSON object of names and values of type {kind.__name__}", remedy)
+    return found

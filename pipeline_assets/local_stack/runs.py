@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
-import httpx
-
 from pipeline_assets.core import names
 from pipeline_assets.core.errors import PipelineError
 from pipeline_assets.local_stack.restart import CANCEL
@@ -208,6 +206,8 @@ class Dagster:
             raise RunFailed(job, run_id, self.url, why)
 
     def _ask(self, query: str, variables: Mapping[str, object]) -> dict[str, Any]:
+        import httpx
+
         answer = httpx.post(f"{self.url}/graphql", json={"query": query, "variables": variables}, timeout=ANSWER_SECONDS)
         answer.raise_for_status()
         content = answer.json()

@@ -1,23 +1,26 @@
 """The settings that the stack hands out: what the environment gives stays, the rest points to the services started here."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+
+from dotenv import dotenv_values
 
 from pipeline_assets.core.errors import SettingsMissing, UnknownName
 from pipeline_assets.core.settings import STACK_ENV, StackSettings
 from pipeline_assets.local_stack.inventory import default_ports
-from pipeline_assets.local_stack.plan import Description, Plan, load_secrets, setting, write_private
+from pipeline_assets.local_stack.plan import POSTGRES, Description, Plan, load_secrets, read_state, setting, write_private
 from pipeline_assets.local_stack.ports import free_port, holder, is_free
 from pipeline_assets.local_stack.processes import family
 
+PORTS = "ports.json"
 # Mappings that may be empty: without a world the sources are those that the environment names.
 NO_SOURCES = {setting(name): "{}" for name in ("databases", "replication", "services")}
 
 
 def make_plan(services: Iterable[Description], stack: StackSettings, root: Path, home: Path) -> Plan:
-    """The plan of the stack in `home`; secrets are made at the first call.
+    """The plan of the stack in `home`, which keeps its ports; secrets are made at the first call.
 
     Raises SettingsMissing for a service of which the environment gives a part only, and UnknownName for the port of no service.
     """
@@ -26,6 +29,13 @@ def make_plan(services: Iterable[Description], stack: StackSettings, root: Path,
     missing = [name for group in groups if group[0] in stack.given for name in group if name not in stack.given]
     if missing:
         raise SettingsMissing(missing)
+    plan = planned(services, stack, root, home)
+    write_private(home / PORTS, json.dumps(dict(plan.ports)))
+    return plan
+
+
+def planned(services: Sequence[Description], stack: StackSettings, root: Path, home: Path) -> Plan:
+    """The same plan, for a look: its ports are not kept."""
     plan = Plan(
         root=root,
         home=home,
@@ -39,17 +49,33 @@ def make_plan(services: Iterable[Description], stack: StackSettings, root: Path,
     return replace(plan, settings={**NO_SOURCES, **made, **stack.given})
 
 
+def without_own(services: Sequence[Description], stack: StackSettings, root: Path, home: Path) -> StackSettings:
+    """The settings of the stack without those given that it has handed out itself, as whoever loads `stack.env` or `.env` gives them back.
+
+    No service is elsewhere because of them. A DSN, which has a password, counts by itself; what else is given of a service is the stack's
+    where all of it is as the stack hands it out: a bucket of the same name may be in another store. A folder without an `up` has none.
+    """
+    if not (home / "secrets.json").exists():
+        return stack
+    bare = stack.model_copy(update={"given": {}})
+    plan = planned(services, bare, root, home)
+    written = dotenv_values(home / STACK_ENV, interpolate=False) if (home / STACK_ENV).exists() else {}
+    own = {name for name, nothing in NO_SOURCES.items() if stack.given.get(name) == nothing}
+    for service in services:
+        made = {name: value for name, value in service.settings(plan).items() if name in stack.given}
+        same = {name for name, value in made.items() if stack.given[name] in (value, written.get(name))}
+        own |= same if service.name == POSTGRES or len(same) == len(made) else set()
+    return stack.model_copy(update={"given": {name: value for name, value in stack.given.items() if name not in own}})
+
+
 def chosen_ports(home: Path, services: Iterable[Description], chosen: Mapping[str, int]) -> dict[str, int]:
     """The port of each service: the chosen one, else the default; for 0 the one it had last, if that can be had again, else a free one."""
     owners = {port: service.name for service in services for port in service.ports}
     wanted = default_ports(services) | {name.replace("_", "-") if name not in owners else name: port for name, port in chosen.items()}
     for name in wanted.keys() - owners.keys():
         raise UnknownName("port", port_setting(name), [port_setting(known) for known in owners])
-    path = home / "ports.json"
-    last: dict[str, int] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    ports = {name: port if port != 0 else _again(home, owners[name], last.get(name)) for name, port in wanted.items()}
-    write_private(path, json.dumps(ports))
-    return ports
+    last = read_state(home / PORTS, "Delete it: `pipeline up` picks the ports anew", int)
+    return {name: port if port != 0 else _again(home, owners[name], last.get(name)) for name, port in wanted.items()}
 
 
 def port_setting(port: str) -> str:

@@ -2,7 +2,7 @@
 
 import fcntl
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,13 +10,14 @@ from functools import partial
 from pathlib import Path
 from threading import Event
 
+from pipeline_assets.core.errors import ServiceFailed
 from pipeline_assets.core.settings import ROOT, Settings, StackSettings, read_settings, read_stack_settings
 from pipeline_assets.local_stack import dagster, java, postgres, processes, simulator
 from pipeline_assets.local_stack.inventory import default_ports, described
 from pipeline_assets.local_stack.plan import CODE, DAEMON, JARS, POSTGRES, Description, Plan, Service, private_folder
 from pipeline_assets.local_stack.restart import Run, cancel_cut_off, free_slots, let_end
 from pipeline_assets.local_stack.services import Watch, ensure, is_outdated, nobody_watches, run_after, stop
-from pipeline_assets.local_stack.settings import make_plan, write_settings
+from pipeline_assets.local_stack.settings import make_plan, without_own, write_settings
 from pipeline_assets.local_stack.worlds import Program, read_worlds
 
 FOLDERS = ("logs", "run")
@@ -71,6 +72,7 @@ def up(
     with locked(home):
         stack, worlds = stack or read_stack_settings(), read_worlds(root)
         services = described(worlds)
+        stack = without_own(list(services.values()), stack, root, home)
         plan = make_plan(services.values(), stack, root, home)
         built = {each.name: each.build(plan) for each in chosen(services, stack, only, watch)}
         before = processes.remembered(home, CODE)
@@ -79,6 +81,7 @@ def up(
         dagster.write_dotenv(plan)
         to_fill = simulator.databases_to_fill(worlds, stack.given) if with_history and POSTGRES in built else {}
         start_all(plan, services, built, to_fill, watch)
+        require_alive(home, built)
         cancel_cut_off(home, before, watch)
         free_slots(home, left)
     return read_settings(home)
@@ -135,6 +138,14 @@ def start_all(
         future.result()
 
 
+def require_alive(home: Path, names: Iterable[str]) -> None:
+    """Raise ServiceFailed, with the last log lines, for a service that has ended since it was ready, and all others like it by name."""
+    dead = [name for name in names if processes.running(home, name) is None]
+    if dead:
+        also = f", as did {', '.join(dead[1:])}" if dead[1:] else ""
+        raise ServiceFailed(dead[0], f"ended after it had been ready{also}", processes.tail(home, dead[0]))
+
+
 def down(
     home: Path, root: Path = ROOT, *, only: Sequence[str] | None = None, purge: bool = False, watch: Watch = nobody_watches
 ) -> list[str]:
@@ -172,8 +183,9 @@ def delete_data(home: Path) -> None:
 
 def status(home: Path, root: Path = ROOT) -> list[State]:
     """Every service of the folder, each after those that it needs."""
-    stack = read_stack_settings()
-    return [state_of(home, service, is_elsewhere=service.is_elsewhere(stack.given)) for service in described(read_worlds(root)).values()]
+    services = described(read_worlds(root))
+    stack = without_own(list(services.values()), read_stack_settings(), root, home)
+    return [state_of(home, service, is_elsewhere=service.is_elsewhere(stack.given)) for service in services.values()]
 
 
 def state_of(home: Path, service: Description, *, is_elsewhere: bool) -> State:

@@ -47,7 +47,7 @@ def _files_changed(project: Project, use_case: UseCase, sources: Sequence[Source
     def changed(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult | dg.SkipReason:
         if is_running(context, job):
             return dg.SkipReason("Days are being materialized; files that came meanwhile are for the next run.")
-        before: Seen = cursor_of(context)
+        before: Seen = cursor_of(context, _days_by_source)
         with dagster_errors():
             now = seen(platform.settings, sources, before)
         ended = _ended_days(span)
@@ -84,6 +84,10 @@ def seen(settings: Settings, sources: Sequence[Source], before: Seen) -> Seen:
             settled = {day: digest for day, digest in days.items() if day not in unsettled}
             found[name] = settled | {day: digest for day, digest in before.get(name, {}).items() if day in unsettled}
     return found
+
+
+def _days_by_source(cursor: Seen) -> Seen:
+    return {source: dict(days.items()) for source, days in cursor.items()}
 
 
 def _differing(before: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:

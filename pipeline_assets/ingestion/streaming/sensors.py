@@ -15,7 +15,18 @@ import dagster as dg
 
 from pipeline_assets.core import names
 from pipeline_assets.core.project import Project, Span
-from pipeline_assets.core.resources import Able, Platform, cursor_of, dagster_errors, is_running, key, last_day, run_key, without_stopped
+from pipeline_assets.core.resources import (
+    Able,
+    Platform,
+    cursor_of,
+    dagster_errors,
+    is_running,
+    key,
+    last_day,
+    last_recorded,
+    run_key,
+    without_stopped,
+)
 from pipeline_assets.ingestion.streaming.capture.connect import open_connect
 from pipeline_assets.ingestion.streaming.capture.connectors import connectors_of, is_applied, obstacles_of, topics_of
 from pipeline_assets.ingestion.streaming.health import flow as health
@@ -24,7 +35,7 @@ from pipeline_assets.spec.sources import Source
 from pipeline_assets.spec.use_case import UseCase
 
 if TYPE_CHECKING:
-    from pipeline_assets.ingestion.streaming.health.arrivals import Arrived, Touched
+    from pipeline_assets.ingestion.streaming.health.arrivals import Arrived, Snapshots, Touched
     from pipeline_assets.ingestion.streaming.health.days import Pending
     from pipeline_assets.ingestion.streaming.health.watch import Seen
 
@@ -113,9 +124,9 @@ def _days_changed(project: Project, use_case: UseCase) -> dg.SensorDefinition:
 
         if is_running(context, job):
             return dg.SkipReason("Days are being materialized; what is typed meanwhile is for the next run.")
-        before = cursor_of(context)
+        before = cursor_of(context, _pending, _snapshots)
         with dagster_errors():
-            found = touched(platform.settings, streams, before.get("snapshots", {}))
+            found = touched(platform.settings, streams, _snapshots(before))
             is_new = found.since is not None and datetime.now(UTC) - found.since < BURST
             is_burst = is_new and bool(untyped(platform.settings, streams))
         if is_burst:
@@ -149,6 +160,24 @@ def _days_result(use_case: UseCase, span: Span, found: "Touched", before: "Pendi
     return dg.SensorResult(run_requests=[request], cursor=cursor)
 
 
+def _snapshots(cursor: Mapping[str, Any]) -> "Snapshots":
+    """The snapshots that were seen, by contract."""
+    return _numbers(cursor.get("snapshots", {}))
+
+
+def _numbers(snapshots: Mapping[str, Any]) -> "Snapshots":
+    return {name: int(number) for name, number in snapshots.items()}
+
+
+def _remembered(cursor: Mapping[str, Any]) -> tuple[dict[str, health.Memory], dict[str, health.Restarts]]:
+    return health.load(cursor.get("remembered", {}))
+
+
+def _positions(cursor: Mapping[str, Any]) -> dict[str, object]:
+    """How far topics had come, by asset."""
+    return dict(cursor.get("arrived", {}).items())
+
+
 def _pending(cursor: Mapping[str, Any]) -> "Pending":
     from pipeline_assets.ingestion.streaming.health.days import Pending
 
@@ -173,7 +202,7 @@ def _tables_changed(project: Project) -> dg.SensorDefinition:
         if is_running(context, names.UPDATE_FOLLOWED_TABLES):
             return dg.SkipReason("Tables are being updated; what changes meanwhile is for the next run.")
         with dagster_errors():
-            found = touched(platform.settings, logs, cursor_of(context))
+            found = touched(platform.settings, logs, _numbers(cursor_of(context, _numbers)))
             absent = [log for log in logs if log.contract.name not in found.snapshots]
             refused = obstacles_of(platform.settings, project) if found.days and absent else {}
         if not found.days or any(followed_table(log.source) not in refused for log in absent):
@@ -226,8 +255,8 @@ def _stream_health(project: Project) -> dg.SensorDefinition:
         from pipeline_assets.ingestion.streaming.health.arrivals import arrived
         from pipeline_assets.ingestion.streaming.health.watch import Watch, look
 
-        before = cursor_of(context)
-        memories, restarts = health.load(before.get("remembered", {}))
+        before = cursor_of(context, last_recorded, _remembered, _positions)
+        memories, restarts = _remembered(before)
         watch = Watch(now=datetime.now(UTC), memories=memories, restarts=restarts)
         with dagster_errors(), open_connect(platform.settings) as connect:
             look(platform.settings, connect, project, watch)
@@ -235,7 +264,7 @@ def _stream_health(project: Project) -> dg.SensorDefinition:
             lacking = [one.name for one in declared if not is_applied(platform.settings, connect, one, verdicts.get(one.name))]
         requests = [dg.RunRequest()] if lacking and not is_running(context, names.APPLY_CONNECTORS) else []
         wrong = sorted("/".join(asset) for asset, seen in watch.seen.items() if seen.trouble)
-        recorded_at = datetime.fromisoformat(before["recorded_at"]) if "recorded_at" in before else None
+        recorded_at = last_recorded(before)
         cursor = {**before, "wrong": wrong, "remembered": health.dump(watch.memories, watch.restarts)}
         if recorded_at is not None and wrong == before.get("wrong") and watch.now - recorded_at < RECORDED_EVERY:
             return dg.SensorResult(run_requests=requests, cursor=json.dumps(cursor))
@@ -243,7 +272,7 @@ def _stream_health(project: Project) -> dg.SensorDefinition:
             come = arrived(platform.settings, topics_of(project))
         positions = {"/".join(asset): one.position for asset, one in come.items()}
         cursor |= {"recorded_at": watch.now.isoformat(), "arrived": positions}
-        news = [_arrival(asset, one) for asset, one in come.items() if before.get("arrived", {}).get("/".join(asset)) != one.position]
+        news = [_arrival(asset, one) for asset, one in come.items() if _positions(before).get("/".join(asset)) != one.position]
         seen = [event for asset, one in watch.seen.items() for event in _events(asset, one)]
         return dg.SensorResult(run_requests=requests, asset_events=[*news, *seen], cursor=json.dumps(cursor))
 

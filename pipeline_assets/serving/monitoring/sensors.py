@@ -34,7 +34,7 @@ def retraining(model: Model) -> dg.SensorDefinition:
         if _is_training(context, model):
             return dg.SkipReason(f"A run of {names.train(model.name)} is under way.")
         with dagster_errors():
-            asked = asked_for(platform.settings, model, date.fromisoformat(context.cursor) if context.cursor else None)
+            asked = asked_for(platform.settings, model, _day_of(context))
         if asked is None:
             return dg.SkipReason("No day has failed since the last retraining and its cool-down.")
         if not asked.is_due:
@@ -45,6 +45,15 @@ def retraining(model: Model) -> dg.SensorDefinition:
         return dg.SensorResult(run_requests=[_request(model, asked)], cursor=asked.day.isoformat())
 
     return retrain
+
+
+def _day_of(context: dg.SensorEvaluationContext) -> date | None:
+    """The day that asked last; None before the first, and where the cursor was damaged: what tables say then counts alone."""
+    try:
+        return date.fromisoformat(context.cursor) if context.cursor else None
+    except ValueError:
+        context.log.warning("The cursor '%s' is no day. The sensor starts again from what tables say.", context.cursor)
+        return None
 
 
 def _request(model: Model, asked: "Retraining") -> dg.RunRequest:

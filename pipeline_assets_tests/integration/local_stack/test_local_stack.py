@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import httpx
 import psutil
 import psycopg
 import pytest
@@ -20,6 +21,7 @@ from pipeline_assets.core.connections import object_store, tracking, warehouse
 from pipeline_assets.core.errors import PortTaken, ServiceFailed
 from pipeline_assets.core.settings import Settings, StackSettings, read_settings
 from pipeline_assets.local_stack import processes, stack
+from pipeline_assets.local_stack.inventory import described
 from pipeline_assets.local_stack.plan import (
     CODE,
     DAEMON,
@@ -30,11 +32,14 @@ from pipeline_assets.local_stack.plan import (
     PREDICTIONS,
     S3,
     WEBSERVER,
+    Description,
     Service,
     load_secrets,
 )
+from pipeline_assets.local_stack.runs import POOLS
 from pipeline_assets.local_stack.settings import port_setting
 from pipeline_assets_tests.stack_services import FREE, WEATHER
+from pipeline_assets_tests.stream_records import until
 
 NAMES = stack.names()
 COMMAND = (sys.executable, "-m", "pipeline_assets.local_stack")
@@ -80,6 +85,10 @@ def environment(home: Path) -> dict[str, str]:
     """The environment for a command on the stack in a folder, on free ports."""
     ports = {port_setting(name): "0" for name in FREE}
     return {**os.environ, **ports, "PIPELINE_HOME": str(home)}
+
+
+# Databases are not filled for this.
+WITHOUT_HISTORY = {"up": [part for name in NAMES if name != POSTGRES for part in ("--service", name)], "status": []}
 
 
 @pytest.fixture(scope="module")
@@ -376,6 +385,54 @@ def test_a_service_that_does_not_come_up_shows_its_last_log_lines(own_home: Path
     assert start(own_home, POSTGRES).home == own_home
 
 
+def test_a_service_that_ends_once_it_is_ready_fails_the_command(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: `up` ended well with the code server dead. It looks again at the end, and has the name and the last log lines."""
+    monkeypatch.setattr(stack, "described", lambda worlds: described(worlds) | {"brief": brief(own_home)})
+    with pytest.raises(
+        ServiceFailed, match=r"Service 'brief' ended after it had been ready\. Its last log lines:\nno more of this"
+    ) as failure:
+        start(own_home, POSTGRES, "brief")
+
+    assert failure.value.service == "brief"
+    assert list(pids(own_home)) == [POSTGRES]
+
+
+def brief(home: Path) -> Description:
+    """A service that is ready at once, and has ended when that is noted."""
+    command = (sys.executable, "-c", "print('no more of this')")
+
+    def wait_for_the_end() -> None:
+        known = processes.remembered(home, "brief")
+        assert known is not None
+        until(known.find, lambda process: process is None)
+
+    build = Service(name="brief", command=command, folder=home, is_ready=lambda _: True, finish=wait_for_the_end)
+    return Description(name="brief", build=lambda _plan: build, is_elsewhere=lambda _given: False)
+
+
+def test_the_command_knows_its_own_services_in_an_environment_that_has_their_settings(home: Path) -> None:
+    """Regression: whoever loads `stack.env` or `.env` had all services taken for elsewhere, and `stack.env` emptied."""
+    before = (home / "stack.env").read_text()
+    loaded = dict(line.split("=", 1) for line in before.splitlines())
+    asked = {**environment(home), **loaded}
+    for command in ("up", "status"):
+        shown = subprocess.run([*COMMAND, command, *WITHOUT_HISTORY[command]], env=asked, capture_output=True, text=True, check=False)
+        assert (shown.returncode, "elsewhere" in shown.stdout) == (0, False), shown.stderr
+
+    assert (home / "stack.env").read_text() == before
+
+
+def test_every_pool_has_a_limit_once_the_stack_is_up(home: Path) -> None:
+    """Regression: the demo made the pools, and two runs that were the first to use one failed without it."""
+    known = processes.running(home, WEBSERVER)
+    assert known is not None
+    data = httpx.post(f"{known.url}/graphql", json={"query": POOLS}, timeout=60).json()["data"]
+    used = {pool for node in data["assetNodes"] for pool in node["pools"]}
+
+    assert used != set()
+    assert {each["concurrencyKey"] for each in data["instance"]["concurrencyLimits"]} >= used
+
+
 def test_a_service_that_exists_elsewhere_is_used_and_not_started(home: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With databases and object store of another stack in the environment, only the weather service is started here."""
     there = dict(line.split("=", 1) for line in (home / "stack.env").read_text().splitlines())
@@ -415,8 +472,6 @@ def test_a_project_below_a_folder_closed_to_others_works(tmp_path: Path, own_hom
 
 def test_the_code_location_and_the_daemon_answer(home: Path) -> None:
     """The web server knows the code server's location, and every daemon has shown life."""
-    import httpx
-
     known = processes.running(home, WEBSERVER)
     assert known is not None
     query = (

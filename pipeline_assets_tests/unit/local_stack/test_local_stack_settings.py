@@ -1,5 +1,6 @@
 """The settings of the stack: what it reads from the environment, and what it hands out."""
 
+import json
 import os
 import socket
 import sys
@@ -12,6 +13,7 @@ from pydantic import SecretStr
 
 from pipeline_assets.core.errors import PortTaken, SettingsMissing, UserInputError
 from pipeline_assets.core.settings import ROOT, StackSettings, environment_of_children, read_settings, read_stack_settings
+from pipeline_assets.core.state_errors import StateFileDamaged
 from pipeline_assets.local_stack import connect, dagster, kafka, online_worker, prediction_service, settings
 from pipeline_assets.local_stack.inventory import described
 from pipeline_assets.local_stack.kafka import CONTROLLER
@@ -93,6 +95,116 @@ def test_a_service_that_the_environment_points_to_is_not_started(tmp_path: Path)
     assert made.settings["PIPELINE_S3_ENDPOINT"] == "https://s3.example.com"
     assert "their-secret-key" not in text
     assert "PIPELINE_S3_ENDPOINT" not in text
+
+
+def handed_out(home: Path, given: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What `stack.env` of a stack says, as whoever loads it has it in the environment."""
+    lines = settings.write_settings(plan(home, given)).read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines)
+
+
+def seen_elsewhere(home: Path, given: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
+    """The services that are taken for elsewhere in this environment, and what of it counts as given."""
+    kept = settings.without_own(list(SERVICES.values()), StackSettings(ports=dict(FREE), given=dict(given)), ROOT, home).given
+    return [name for name, service in SERVICES.items() if service.is_elsewhere(kept)], kept
+
+
+def test_what_the_stack_handed_out_itself_makes_no_service_one_of_others(tmp_path: Path) -> None:
+    """Regression: with its own values in the environment, `up` took all services for elsewhere, and emptied `stack.env`."""
+    loaded = handed_out(tmp_path)
+    elsewhere, kept = seen_elsewhere(tmp_path, loaded)
+
+    assert [name for name, service in SERVICES.items() if service.is_elsewhere(loaded)] == list(SERVICES)
+    assert (elsewhere, kept) == ([], {})
+    assert handed_out(tmp_path, kept) == loaded
+
+
+def test_a_look_at_the_own_values_keeps_no_ports(tmp_path: Path) -> None:
+    """`status` looks, without the ports that `up` was given: the next `up` finds its own again."""
+    loaded = handed_out(tmp_path)
+    before = (tmp_path / "ports.json").read_text()
+    kept = settings.without_own(list(SERVICES.values()), StackSettings(given=loaded), ROOT, tmp_path).given
+
+    assert (tmp_path / "ports.json").read_text() == before
+    assert [name for name, service in SERVICES.items() if service.is_elsewhere(kept)] == []
+
+
+def test_what_others_gave_stays_given_beside_the_own_values(tmp_path: Path) -> None:
+    """A store elsewhere keeps region and bucket, though the own store would have the same ones; a database elsewhere stays there."""
+    lake = {"PIPELINE_CATALOG_DSN": "postgresql://lake@db.example.com/lake"}
+    there = {**S3_ELSEWHERE, **lake, "PIPELINE_S3_BUCKET": "pipeline", "PIPELINE_S3_REGION": "us-east-1"}
+    elsewhere, kept = seen_elsewhere(tmp_path, {**handed_out(tmp_path), **there})
+
+    assert elsewhere == [S3]
+    assert kept == there
+
+
+def test_the_own_values_count_as_such_when_the_file_that_has_them_is_gone(tmp_path: Path) -> None:
+    """They are those that the stack would hand out again; in a folder without a stack all that is given is of others."""
+    loaded = handed_out(tmp_path)
+    (tmp_path / "stack.env").unlink()
+
+    assert seen_elsewhere(tmp_path, loaded)[0] == []
+    assert seen_elsewhere(tmp_path / "other", loaded) == (list(SERVICES), loaded)
+
+
+@pytest.mark.parametrize("damaged", ["", "{", "[]", '{"postgres": "15432"}', '{"s3": true}', "\x00\x00"])
+def test_damaged_ports_name_their_file_and_what_to_do(tmp_path: Path, damaged: str) -> None:
+    """One sentence with the path; once the file is deleted, the ports are picked anew."""
+    plan(tmp_path)
+    (tmp_path / "ports.json").write_text(damaged)
+    with pytest.raises(StateFileDamaged, match=r"ports\.json cannot be read: .*\. Delete it: `pipeline up` picks the ports anew\.$"):
+        plan(tmp_path)
+    (tmp_path / "ports.json").unlink()
+
+    assert plan(tmp_path).ports[POSTGRES] > 0
+
+
+@pytest.mark.parametrize("damaged", ["", "{", "[]", '{"postgres": 7}'])
+def test_damaged_secrets_name_their_file_and_what_to_do(tmp_path: Path, damaged: str) -> None:
+    """No new secrets are made: what was stored with the old ones could not be read."""
+    plan(tmp_path)
+    (tmp_path / "secrets.json").write_text(damaged)
+    with pytest.raises(StateFileDamaged, match=r"secrets\.json cannot be read: .* Restore it from a backup"):
+        plan(tmp_path)
+
+    assert (tmp_path / "secrets.json").read_text() == damaged
+
+
+@pytest.mark.parametrize("service", [POSTGRES, S3, KAFKA])
+@pytest.mark.parametrize("left", [None, "{}", '{"warehouse": "known"}'])
+def test_secrets_that_are_gone_are_not_made_anew_beside_data(tmp_path: Path, service: str, left: str | None) -> None:
+    """Regression: new ones were made, and nobody could log in to PostgreSQL any more."""
+    (tmp_path / service / "data").mkdir(parents=True)
+    if left is not None:
+        (tmp_path / "secrets.json").write_text(left)
+    with pytest.raises(StateFileDamaged, match=rf"there is data of {service} that was made with it\. Restore it from a backup"):
+        plan(tmp_path)
+
+    assert (tmp_path / "secrets.json").exists() == (left is not None)
+
+
+def test_a_secret_that_a_later_version_needs_is_added(tmp_path: Path) -> None:
+    """The others stay as they are, beside data."""
+    before = dict(plan(tmp_path).secrets)
+    (tmp_path / POSTGRES / "data").mkdir(parents=True)
+    older = {name: value for name, value in before.items() if name != "connect_password"}
+    (tmp_path / "secrets.json").write_text(json.dumps(older))
+    after = plan(tmp_path).secrets
+
+    assert {name: value for name, value in after.items() if name in older} == older
+    assert after["connect_password"] != before["connect_password"]
+
+
+def test_a_damaged_stack_env_names_its_file_and_what_to_do(tmp_path: Path) -> None:
+    """What is no text is refused in one sentence; what is missing is named, with the command that writes it."""
+    handed_out(tmp_path)
+    (tmp_path / "stack.env").write_bytes(b"PIPELINE_S3_BUCKET=\xff\xfe\n")
+    with pytest.raises(StateFileDamaged, match=r"stack\.env cannot be read: it is no text\. `pipeline up` writes it anew\."):
+        read_settings(tmp_path)
+    (tmp_path / "stack.env").write_text("")
+    with pytest.raises(SettingsMissing, match=r"PIPELINE_WAREHOUSE_DSN.*run `pipeline up`"):
+        read_settings(tmp_path)
 
 
 def test_a_half_given_service_names_all_that_is_missing(tmp_path: Path) -> None:

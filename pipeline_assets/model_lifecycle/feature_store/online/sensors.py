@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 
 from pipeline_assets.core import names
-from pipeline_assets.core.resources import Platform, cursor_of, dagster_errors, key
+from pipeline_assets.core.resources import Platform, cursor_of, dagster_errors, key, last_recorded
 from pipeline_assets.model_lifecycle.feature_store.online.assets import verdict
 from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed
 
@@ -29,13 +29,13 @@ def online_health(feeds: Sequence[Feed]) -> dg.SensorDefinition:
     def watched(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult:
         from pipeline_assets.model_lifecycle.feature_store.online.facts import read_facts
 
-        now, before = datetime.now(UTC), cursor_of(context)
+        now, before = datetime.now(UTC), cursor_of(context, last_recorded)
         with dagster_errors():
             found = read_facts(platform.settings, feeds, now, with_sizes=False)
         kept = {feed: facts for feed, facts in zip(feeds, found, strict=True) if facts["status"] == "live"}
         wrong = sorted(feed.name for feed, facts in kept.items() if facts["trouble"] is not None)
-        recorded_at = datetime.fromisoformat(before["recorded_at"]) if "recorded_at" in before else None
-        if recorded_at is not None and wrong == before["wrong"] and now - recorded_at < RECORDED_EVERY:
+        recorded_at = last_recorded(before)
+        if recorded_at is not None and wrong == before.get("wrong") and now - recorded_at < RECORDED_EVERY:
             return dg.SensorResult()
         events = [event for feed, facts in kept.items() for event in _events(feed, verdict(facts), is_kept=facts["trouble"] is None)]
         return dg.SensorResult(asset_events=events, cursor=json.dumps({"wrong": wrong, "recorded_at": now.isoformat()}))

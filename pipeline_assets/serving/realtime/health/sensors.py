@@ -9,7 +9,7 @@ import dagster as dg
 
 from pipeline_assets.core import names
 from pipeline_assets.core.errors import SettingsMissing
-from pipeline_assets.core.resources import Platform, cursor_of, dagster_errors, key
+from pipeline_assets.core.resources import Platform, cursor_of, dagster_errors, key, last_recorded
 from pipeline_assets.serving.realtime.health.assets import looked_at, severity, shown
 from pipeline_assets.spec.models import Model
 
@@ -34,7 +34,7 @@ def endpoint_health(models: Sequence[Model]) -> dg.SensorDefinition:
     def watched(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult | dg.SkipReason:
         from pipeline_assets.serving.realtime.health.judge import judged
 
-        now, before = datetime.now(UTC), cursor_of(context)
+        now, before = datetime.now(UTC), cursor_of(context, last_recorded)
         with dagster_errors():
             try:
                 seen = looked_at(platform)
@@ -42,8 +42,8 @@ def endpoint_health(models: Sequence[Model]) -> dg.SensorDefinition:
                 return dg.SkipReason(f"No prediction service is named. {error}")
         found = [(model, judged(model, seen, now)) for model in models]
         wrong = sorted(f"{model.name}/{one.rule.name}" for model, verdicts in found for one in verdicts if one.finding is not None)
-        recorded_at = datetime.fromisoformat(before["recorded_at"]) if "recorded_at" in before else None
-        if recorded_at is not None and wrong == before["wrong"] and now - recorded_at < RECORDED_EVERY:
+        recorded_at = last_recorded(before)
+        if recorded_at is not None and wrong == before.get("wrong") and now - recorded_at < RECORDED_EVERY:
             return dg.SensorResult()
         events = [event for model, verdicts in found for event in _events(model, seen, verdicts)]
         return dg.SensorResult(asset_events=events, cursor=json.dumps({"wrong": wrong, "recorded_at": now.isoformat()}))

@@ -119,6 +119,24 @@ def test_many_commits_that_landed_ask_for_one_run(isolated: Settings, instance: 
     assert isinstance(again, dg.SkipReason)
 
 
+@pytest.mark.parametrize("damaged", ['{"snapshots": {"sensed"', "[]", '{"snapshots": {"sensed": null}, "open_day": 7, "due_days": "all"}'])
+def test_a_damaged_cursor_starts_again_from_what_tables_say(
+    isolated: Settings, instance: DagsterInstance, tmp_path: Path, damaged: str
+) -> None:
+    """Regression: each tick failed. Now all that is there is asked for, as at the first tick, and the cursor is whole again."""
+    landed, typed = _sensors(isolated, instance, tmp_path)
+    _land(isolated, records(0, 3))
+    type_landed(isolated, STREAM, run_id="first")
+    first = typed.next()
+    whole, typed.cursor, landed.cursor = typed.cursor, damaged, damaged
+    again = typed.next()
+
+    assert isinstance(landed.next(), dg.SkipReason)
+    assert [request.tags for request in _requests(again)] == [request.tags for request in _requests(first)]
+    assert len(_requests(first)) == 1
+    assert typed.cursor == whole
+
+
 def test_only_what_landed_more_is_typed(isolated: Settings, instance: DagsterInstance, tmp_path: Path) -> None:
     """A run is asked for the tables of the topics that have more; one that an earlier run left untyped is asked for again."""
     other = stream_of("heard", topic="sounds")
