@@ -16,6 +16,7 @@ from pipeline_assets.local_stack import commands as local_stack
 from pipeline_assets.local_stack import demo_command as demo
 from pipeline_assets.model_lifecycle.feature_store import commands as features
 from pipeline_assets.model_lifecycle.registry import commands as models
+from pipeline_assets.processing.lake import commands as lake
 from pipeline_assets.serving.realtime.access import commands as serve_keys
 from pipeline_assets.serving.realtime.log import commands as explain
 from pipeline_assets.serving.realtime.service import commands as service
@@ -27,7 +28,7 @@ FAILURE = 1
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="A data and ML platform as one Dagster project.", pretty_exceptions_enable=False
 )
-for part in (local_stack, demo, models, quarantine, proposals, replay, service, serve_keys, explain, web):
+for part in (local_stack, demo, models, quarantine, proposals, replay, lake, service, serve_keys, explain, web):
     part.register(app)
 forgetting.register(features.register(app))
 

@@ -110,6 +110,7 @@ def catalog(settings: LakeSettings) -> "Catalog":
             "s3.access-key-id": settings.s3_access_key.get_secret_value(),
             "s3.secret-access-key": settings.s3_secret_key.get_secret_value(),
             "init_catalog_tables": "false",
+            "py-io-impl": "pipeline_assets.core.sealed_files.SealedFileIO",
         },
     )
     _make_catalog_tables(lake)

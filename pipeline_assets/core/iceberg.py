@@ -14,6 +14,7 @@ import stamina
 from pipeline_assets.core.dsn import with_time_zone
 from pipeline_assets.core.errors import SchemaConflict
 from pipeline_assets.core.names import CATALOG
+from pipeline_assets.core.seals import ALL_SEALED
 from pipeline_assets.core.settings import CATALOG_DSN, LakeSettings
 from pipeline_assets.spec.contracts import Field, FieldType
 
@@ -30,6 +31,8 @@ Identifier = tuple[str, str]
 # What contracts know, the two types more of what Kafka Connect lands, and the one of cleaned tables.
 ColumnType = FieldType | Literal["binary", "int", "date"]
 
+# Of tables that this project alone writes to (`core.sealed_files`).
+SEALED = {ALL_SEALED: "true"}
 # Short waits: a commit takes about 50 ms, so a writer that lost the race should not sleep for long. Old metadata files are dropped by the
 # commit that displaces them. Manifests are merged by maintenance, which asks for it by these two properties.
 PROPERTIES = {

@@ -28,12 +28,14 @@ APPLY_CONNECTORS = "apply_connectors"
 TYPE_RECORDS = "type_records"
 UPDATE_FOLLOWED_TABLES = "update_followed_tables"
 AUDIT_SOURCES = "audit_sources"
+AUDIT_LAKE = "audit_lake"
 MAINTAIN_LAKE = "maintain_lake"
 RECORD_PREDICTIONS = "record_predictions"
 
 # Checks that an alert can name.
 IS_PROGRESSING = "is_progressing"
 RECONCILED = "reconciled_with_source"
+OBJECTS_INTACT = "objects_intact"
 
 # The sensors of the platform as a whole.
 RECORDS_LANDED = "records_landed"
@@ -43,8 +45,9 @@ ONLINE_HEALTH = "online_health"
 ENDPOINT_HEALTH = "endpoint_health"
 ALIASES_MIRRORED = "aliases_mirrored"
 
-# The schedule of the audit of all sources.
+# The schedules of the audits: of all sources, and of the objects of the lake.
 AUDIT_DAILY = "audit_daily"
+AUDIT_LAKE_DAILY = "audit_lake_daily"
 
 # The tag of everything that belongs to a use case.
 USE_CASE_TAG = "use_case"

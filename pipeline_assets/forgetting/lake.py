@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline_assets.core.damage import ObjectDamaged
 from pipeline_assets.core.errors import LakeBusy
 from pipeline_assets.processing.lake import files as lake_files
 from pipeline_assets.processing.lake.commits import RETRYING
@@ -136,7 +137,9 @@ def _rows_in(table: "Table", path: str, rows_of: RowsOf) -> int | None:
     try:
         with table.io.new_input(path).open() as opened:
             return sum(int(held.sum()) for _, held in _groups(pq.ParquetFile(opened), rows_of))
-    except FileNotFoundError:
+    except ObjectDamaged as error:
+        if not error.is_gone:
+            raise
         return None
 
 

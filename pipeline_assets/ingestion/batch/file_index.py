@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import pyarrow as pa
 
+from pipeline_assets.core.sealed_objects import SEALED_PARQUET, sealed
 from pipeline_assets.ingestion.batch.files import FoundFile
 from pipeline_assets.ingestion.staging import partitions as staging
 from pipeline_assets.ingestion.staging.partitions import INDEX, Manifest
@@ -53,8 +54,7 @@ def read_index(client: "S3Client", bucket: str, manifest: Manifest | None) -> Fi
 
     if manifest is None or INDEX not in manifest.made_from:
         return FileIndex()
-    key = manifest.made_from[INDEX].removeprefix(f"{staging.SCHEME}{bucket}/")
-    rows = pq.read_table(pa.py_buffer(client.get_object(Bucket=bucket, Key=key)["Body"].read()), schema=SCHEMA)
+    rows = pq.read_table(staging.read_path(client, bucket, manifest.made_from[INDEX]), schema=SCHEMA)
     columns = [rows.column(name).to_pylist() for name in SCHEMA.names]
     return FileIndex(files={path: Indexed(*seen) for path, *seen in zip(*columns, strict=True)})
 
@@ -66,6 +66,6 @@ def write_index(client: "S3Client", bucket: str, contract_name: str, index: File
     rows = [{"path": path, **seen._asdict()} for path, seen in sorted(index.files.items())]
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(rows, SCHEMA), sink, compression="zstd")
-    key = f"{staging.folder(contract_name, staging.partition_of(None))}/{uuid4().hex}.index.parquet"
-    client.put_object(Bucket=bucket, Key=key, Body=sink.getvalue().to_pybytes())
+    key = f"{staging.folder(contract_name, staging.partition_of(None))}/{uuid4().hex}.index{SEALED_PARQUET}"
+    client.put_object(Bucket=bucket, Key=key, Body=sealed(sink.getvalue(), key))
     return f"{staging.SCHEME}{bucket}/{key}"

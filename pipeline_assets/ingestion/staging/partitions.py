@@ -18,10 +18,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline_assets.core import names
+from pipeline_assets.core import names, sealed_json
 from pipeline_assets.core.arrow import batches_in
 from pipeline_assets.core.connections import object_store
+from pipeline_assets.core.damage import ObjectDamaged
 from pipeline_assets.core.errors import NotStaged, SourceChanged
+from pipeline_assets.core.sealed_objects import SEALED_PARQUET, sealed, verified
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.core.versions import versioned
 from pipeline_assets.ingestion.sources.contracts import arrow_schema
@@ -104,10 +106,9 @@ def read_manifests(settings: Settings, contract_name: str, partitions: Sequence[
 def manifest_from(client: "S3Client", bucket: str, contract_name: str, partition: str) -> Manifest | None:
     """The manifest of a staged partition, read through a client at hand; None where it was never staged."""
     try:
-        answer = client.get_object(Bucket=bucket, Key=f"{folder(contract_name, partition)}/{MANIFEST}")
+        stored = json.loads(sealed_json.read(client, bucket, f"{folder(contract_name, partition)}/{MANIFEST}"))
     except client.exceptions.NoSuchKey:
         return None
-    stored = json.loads(answer["Body"].read())
     return Manifest(**{**stored, "files": tuple(StagedFile(**file) for file in stored["files"])})
 
 
@@ -135,21 +136,29 @@ def _repeats(column: pa.Array) -> bool:
 
 def put_file(client: "S3Client", bucket: str, contract_name: str, partition: str, content: pa.Buffer, rows: int) -> StagedFile:
     """The bytes of a Parquet file as a new file of a partition, not visible before a manifest names it."""
-    key = f"{folder(contract_name, partition)}/{uuid4().hex}.parquet"
-    client.put_object(Bucket=bucket, Key=key, Body=pa.BufferReader(content), ContentLength=content.size)
-    return StagedFile(path=f"{SCHEME}{bucket}/{key}", rows=rows, bytes=content.size)
+    key = f"{folder(contract_name, partition)}/{uuid4().hex}{SEALED_PARQUET}"
+    whole = sealed(content, key)
+    client.put_object(Bucket=bucket, Key=key, Body=whole)
+    return StagedFile(path=f"{SCHEME}{bucket}/{key}", rows=rows, bytes=len(whole))
 
 
 def read_file(client: "S3Client", bucket: str, staged: StagedFile) -> pa.Buffer:
-    """The bytes of a staged file."""
-    key = staged.path.removeprefix(f"{SCHEME}{bucket}/")
-    return pa.py_buffer(client.get_object(Bucket=bucket, Key=key)["Body"].read())
+    """The bytes of a staged file; raises ObjectDamaged if they are not those that were written, or the file is gone."""
+    return read_path(client, bucket, staged.path)
+
+
+def read_path(client: "S3Client", bucket: str, path: str) -> pa.Buffer:
+    """The bytes of an object of a staged partition; raises ObjectDamaged as `read_file` does."""
+    try:
+        content = client.get_object(Bucket=bucket, Key=path.removeprefix(f"{SCHEME}{bucket}/"))["Body"].read()
+    except client.exceptions.NoSuchKey as error:
+        raise ObjectDamaged(path) from error
+    return verified(pa.py_buffer(content), path)
 
 
 def publish(client: "S3Client", bucket: str, manifest: Manifest) -> Manifest:
     """Makes the files of a manifest the partition's content, all at once."""
-    key = f"{folder(manifest.contract, manifest.partition)}/{MANIFEST}"
-    client.put_object(Bucket=bucket, Key=key, Body=json.dumps(asdict(manifest)).encode(), ContentType="application/json")
+    sealed_json.write(client, bucket, f"{folder(manifest.contract, manifest.partition)}/{MANIFEST}", json.dumps(asdict(manifest)).encode())
     return manifest
 
 

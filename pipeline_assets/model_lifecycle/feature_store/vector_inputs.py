@@ -20,7 +20,7 @@ def inputs_of(settings: Settings, model: Model, days: Sequence[date], snapshots:
     """Of each day a digest of the files that its observations come from, and one for each view of those that its features come from.
 
     Features that were made from other files than those at `snapshots`, or are not the newest, count as unknown. Settled are the days whose
-    vectors were made from exactly this, nothing of it unknown, and are still those that were made.
+    vectors were made from exactly this, nothing of it unknown, and are still those that were made, in undamaged files.
     """
     found = _parts(settings, model, days, snapshots)
     for number, view in enumerate(model.views, start=1):
@@ -31,7 +31,7 @@ def inputs_of(settings: Settings, model: Model, days: Sequence[date], snapshots:
             if not is_newest or day not in made_from or made_from[day].digest[:WIDTH] != parts[number]:
                 parts[number] = UNKNOWN
     digests = {day: SEPARATOR.join(parts) for day, parts in found.items()}
-    _, before = tables.made_from(settings, names.vectors(model.name))
+    _, before = tables.made_from(settings, names.vectors(model.name), days)
     known = [day for day, parts in found.items() if UNKNOWN not in parts and day in before]
     return Inputs(digests=digests, settled={day for day in known if before[day].digest == digests[day]})
 

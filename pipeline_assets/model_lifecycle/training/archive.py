@@ -12,7 +12,7 @@ from hashlib import sha256
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline_assets.core import names
+from pipeline_assets.core import names, sealed_json
 from pipeline_assets.core.connections import object_store
 from pipeline_assets.core.errors import ArtifactCorrupt, NotTrained, UserInputError
 from pipeline_assets.core.settings import Settings
@@ -73,17 +73,16 @@ def store(settings: Settings, model: Model, training_set: pa.Table, as_of: datet
 
 def publish(settings: Settings, model: Model, record: TrainingSet) -> None:
     """Makes a stored training set one that candidates can be learned from."""
-    object_store(settings).put_object(Bucket=settings.s3_bucket, Key=_record_key(model, record.name), Body=record.to_json().encode())
+    sealed_json.write(object_store(settings), settings.s3_bucket, _record_key(model, record.name), record.to_json().encode())
 
 
 def named(settings: Settings, model: Model, name: str) -> TrainingSet:
     """The published training set of that name; raises NotTrained if there is none."""
     client = object_store(settings)
     try:
-        answer = client.get_object(Bucket=settings.s3_bucket, Key=_record_key(model, name))
+        return TrainingSet.from_json(sealed_json.read(client, settings.s3_bucket, _record_key(model, name)))
     except client.exceptions.NoSuchKey as error:
         raise NotTrained(model.name, f"training set {name}", "/".join(names.training_set(model.name))) from error
-    return TrainingSet.from_json(answer["Body"].read())
 
 
 def find(settings: Settings, model: Model, *, as_of: datetime | None = None, digest: str | None = None) -> TrainingSet:
@@ -147,7 +146,7 @@ def leave(settings: Settings, model: Model, path: str, rows: pa.Table) -> None:
     new, old = f"{_folder(model)}/{digest}{SUFFIX}", path.removeprefix(f"s3://{settings.s3_bucket}/")
     client.put_object(Bucket=settings.s3_bucket, Key=new, Body=content)
     note = json.dumps({"path": f"s3://{settings.s3_bucket}/{new}", "sha256": digest})
-    client.put_object(Bucket=settings.s3_bucket, Key=_note_key(old), Body=note.encode())
+    sealed_json.write(client, settings.s3_bucket, _note_key(old), note.encode())
     client.delete_object(Bucket=settings.s3_bucket, Key=old)
 
 
@@ -155,10 +154,9 @@ def _left_of(settings: Settings, path: str) -> tuple[str, str] | None:
     """Path and SHA-256 of what is left of a training set; None where nothing was taken out of it."""
     client = object_store(settings)
     try:
-        answer = client.get_object(Bucket=settings.s3_bucket, Key=_note_key(path.removeprefix(f"s3://{settings.s3_bucket}/")))
+        noted = json.loads(sealed_json.read(client, settings.s3_bucket, _note_key(path.removeprefix(f"s3://{settings.s3_bucket}/"))))
     except client.exceptions.NoSuchKey:
         return None
-    noted = json.loads(answer["Body"].read())
     return str(noted["path"]), str(noted["sha256"])
 
 

@@ -215,7 +215,8 @@ def _models(
         asked = asked_days(context) if by_day is not None else None
         with dagster_errors():
             for event in _built(context, platform.settings, dbt, asked, full_refresh=config.full_refresh):
-                yield _with_lineage(models, lineage, _in_lake(platform.settings, models, event, may_shrink=config.may_shrink))
+                in_lake = _in_lake(platform.settings, models, event, asked, may_shrink=config.may_shrink)
+                yield _with_lineage(models, lineage, in_lake)
 
     return build
 
@@ -295,7 +296,9 @@ def _with_lineage(models: ProjectModels, lineage: DbtLineage, event: DbtDagsterE
     return event.with_metadata({**event.metadata, "dagster/column_lineage": found})
 
 
-def _in_lake(settings: Settings, models: ProjectModels, event: DbtDagsterEventType, *, may_shrink: bool) -> DbtDagsterEventType:
+def _in_lake(
+    settings: Settings, models: ProjectModels, event: DbtDagsterEventType, asked: Days | None, *, may_shrink: bool
+) -> DbtDagsterEventType:
     """The event, once what changed of its table is in the lake, where features read the table."""
     if not isinstance(event, dg.Output):
         return event
@@ -304,7 +307,7 @@ def _in_lake(settings: Settings, models: ProjectModels, event: DbtDagsterEventTy
         return event
     from pipeline_assets.processing.cleaning.publish import publish
 
-    done = publish(settings, built, may_shrink=may_shrink)
+    done = publish(settings, built, asked, may_shrink=may_shrink)
     facts = {"lake_days_changed": sum(one.changed for one in done), "lake_commits": len(done)}
     last = {"lake_snapshot_id": str(done[-1].snapshot_after)} if done else {}
     since = retention.versions_since(settings, built.name)

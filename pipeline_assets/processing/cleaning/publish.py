@@ -7,7 +7,7 @@ sorted by their key, so that equal rows give equal files and days that come out 
 Each commit says since when the table keeps all versions of its rows (`macros/keeps_versions.sql`), so that whoever reads it knows.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ from pipeline_assets.core.settings import Settings
 from pipeline_assets.processing.cleaning import retention
 from pipeline_assets.processing.cleaning.models import Built
 from pipeline_assets.processing.lake import tables
+from pipeline_assets.processing.lake.intact import damaged_days_of, is_damaged
 from pipeline_assets.processing.lake.shrinking import DERIVED, check_kept, lake_rows
 
 if TYPE_CHECKING:
@@ -40,9 +41,11 @@ TYPES: Mapping[ColumnKind, str] = {
 }  # fmt: skip
 
 
-def publish(settings: Settings, built: Built, *, may_shrink: bool = False) -> "list[Published]":
+def publish(settings: Settings, built: Built, asked: tuple[date, date] | None = None, *, may_shrink: bool = False) -> "list[Published]":
     """Put what changed of a cleaned table into the lake's `cleaned.<name>`; what each commit left, none where nothing had changed.
 
+    asked: the first and the last day (UTC) whose files in the lake are looked at as well; a day whose files are damaged is written anew. A
+    table that is not built by the day is always looked at.
     One publication of a table at a time. Days that hold the same rows are left alone, so the same call again changes nothing. Raises
     TableMismatch if a table that is built by the day has rows without a time, SchemaConflict if a column has another type than in the
     lake; RowsLost for a day that loses most of its rows while those that it is made from are in the lake, unless it `may_shrink`.
@@ -53,18 +56,25 @@ def publish(settings: Settings, built: Built, *, may_shrink: bool = False) -> "l
         is_new = tables.snapshot_id(settings, names.cleaned(built.name)) is None
         is_whole = not built.is_noted or EVERY_DAY in changed or is_new
         if built.event_at is None:
-            return [_publish_whole(settings, built)] if is_whole or changed else []
-        days = _every_day(settings, warehouse, built, built.event_at) if is_whole else changed
+            is_due = is_whole or changed or is_damaged(settings, names.cleaned(built.name))
+            return [_publish_whole(settings, built)] if is_due else []
+        damaged = set() if asked is None or is_whole else damaged_days_of(settings, names.cleaned(built.name), *asked)
+        days = _every_day(settings, warehouse, built, built.event_at) if is_whole else changed | damaged
         counted = [(run, _counts(warehouse, built, built.event_at, run)) for run in _runs(days)]
         if not may_shrink:
-            for run, counts in counted:
-                before = tables.rows_by_day(settings, names.cleaned(built.name), run)
-                check_kept(names.cleaned(built.name), before, counts, lake_rows(settings, built.made_from), DERIVED)
+            _check_kept(settings, built, counted)
         spans = [span for run, counts in counted for span in _spans(counts, run)]
         if is_new and not spans:
             # A table that never had a row is put there by a day without rows: features of it are empty, and not an error.
             spans = [(EVERY_DAY, EVERY_DAY)]
         return [_publish_days(settings, built, built.event_at, span, is_last=span == spans[-1]) for span in spans]
+
+
+def _check_kept(settings: Settings, built: Built, counted: Iterable[tuple[tuple[date, date], Mapping[date | None, int]]]) -> None:
+    """Raises RowsLost for a day of these runs that loses most of the rows that the lake has of it."""
+    for run, counts in counted:
+        before = tables.rows_by_day(settings, names.cleaned(built.name), run)
+        check_kept(names.cleaned(built.name), before, counts, lake_rows(settings, built.made_from), DERIVED)
 
 
 def _taken(warehouse: "psycopg.Connection", built: Built) -> set[date]:

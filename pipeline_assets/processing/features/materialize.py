@@ -112,7 +112,7 @@ def _known(
     files = [(one, _contents(settings, one.table, one.decision_at, snapshots)) for one in asked]
     of_requests = inputs.of_requests(view, files, days)
     digests = {day: of_events[day] + of_requests[day] for day in days}
-    snapshot, before = tables.made_from(settings, names.features(view.name))
+    snapshot, before = tables.made_from(settings, names.features(view.name), days)
     settled = {day: before[day] for day in days if day in before and before[day].digest == digests[day]}
     open_days = [day for day in days if day not in settled]
     return _Known(

@@ -1,5 +1,6 @@
 """The assets of the lake: one table per source or stream, and the maintenance of all tables."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from pipeline_assets.spec.contracts import Contract
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from pipeline_assets.processing.lake.audit import LakeVerdict
     from pipeline_assets.processing.lake.keys import DoubledKeys
     from pipeline_assets.processing.lake.maintenance import Maintained
     from pipeline_assets.processing.lake.tables import Published
@@ -31,15 +33,21 @@ POLICIES = {
     names.FEATURE_STORE: POLICY,
 }
 AT_NIGHT = "30 3 * * *"
+BEFORE_DAWN = "0 5 * * *"
+# So a file is looked at about once a month by the daily audit.
+ONE_IN = 30
 
 Metadata = dict[str, dg.MetadataValue | dg.TableSchema | dg.TableColumnLineage | int | str]
 
 
 def defs(project: Project) -> dg.Definitions:
-    """A lake table for each source and stream, and once for the platform: the maintenance of all lake tables, and its schedule."""
+    """A lake table for each source and stream, and once for the platform: maintenance and audit of all lake tables, with schedules."""
     published = [_table(project, contract, by_day=by_day) for contract, by_day in project.lake_contracts]
     maintained = [_maintenance(project, namespace, policy) for namespace, policy in POLICIES.items()]
-    job = dg.define_asset_job(names.MAINTAIN_LAKE, selection=dg.AssetSelection.assets(*maintained))
+    audited = _audit()
+    checks = dg.AssetSelection.checks(audited)
+    job = dg.define_asset_job(names.MAINTAIN_LAKE, selection=dg.AssetSelection.assets(*maintained) - checks)
+    audit = dg.define_asset_job(names.AUDIT_LAKE, selection=checks)
     nightly = dg.ScheduleDefinition(
         job=job,
         cron_schedule=AT_NIGHT,
@@ -47,7 +55,15 @@ def defs(project: Project) -> dg.Definitions:
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description="Compacts small files, expires old snapshots and deletes orphan files. Rows never change, so it is on by default.",
     )
-    return dg.Definitions(assets=[*published, *maintained], jobs=[job], schedules=[nightly])
+    daily = dg.ScheduleDefinition(
+        name=names.AUDIT_LAKE_DAILY,
+        job=audit,
+        cron_schedule=BEFORE_DAWN,
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description=f"Looks at all metadata of the lake and one data file in {ONE_IN}, others each day. Nothing is written.",
+    )
+    return dg.Definitions(assets=[*published, *maintained], asset_checks=[audited], jobs=[job, audit], schedules=[nightly, daily])
 
 
 def _table(project: Project, contract: Contract, *, by_day: bool) -> dg.AssetsDefinition:
@@ -152,6 +168,39 @@ def _maintenance(project: Project, namespace: str, policy: Policy) -> dg.AssetsD
         return dg.MaterializeResult(metadata=_maintenance_metadata(maintained))
 
     return maintenance
+
+
+def _audit() -> dg.AssetChecksDefinition:
+    what = f"All metadata, and one data file in {ONE_IN} (others each day), are there and are what was written."
+    of_namespace = {key(names.maintenance(namespace)): namespace for namespace in POLICIES}
+    specs = [dg.AssetCheckSpec(names.OBJECTS_INTACT, asset=asset, description=what) for asset in of_namespace]
+
+    @dg.multi_asset_check(name=names.OBJECTS_INTACT, specs=specs, can_subset=True)
+    def objects_intact(context: dg.AssetCheckExecutionContext, platform: Platform) -> Iterator[dg.AssetCheckResult]:
+        from pipeline_assets.processing.lake.audit import Sample, audit_lake
+
+        sample = Sample.on(datetime.now(UTC).date(), ONE_IN)
+        for check in sorted(context.selected_asset_check_keys, key=lambda check: check.asset_key):
+            with dagster_errors():
+                found = list(audit_lake(platform.settings, sample, namespaces=[of_namespace[check.asset_key]]))
+            yield _intact(check.asset_key, found)
+
+    return objects_intact
+
+
+def _intact(asset_key: dg.AssetKey, found: "Sequence[LakeVerdict]") -> dg.AssetCheckResult:
+    damaged = {verdict.table: list(verdict.problems) for verdict in found if verdict.problems}
+    days = {verdict.table: list(verdict.days) for verdict in found if verdict.days}
+    return dg.AssetCheckResult(
+        asset_key=asset_key,
+        check_name=names.OBJECTS_INTACT,
+        passed=not damaged,
+        metadata={
+            "objects": sum(verdict.objects for verdict in found),
+            "damaged": dg.MetadataValue.json(damaged),
+            "damaged_days": dg.MetadataValue.json(days),
+        },
+    )
 
 
 def _maintenance_metadata(maintained: "Maintained") -> Metadata:

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from pipeline_assets.core import names
 from pipeline_assets.core.errors import TableMismatch
-from pipeline_assets.core.iceberg import Column, ColumnType, Identifier, column_of, follow, open_or_create
+from pipeline_assets.core.iceberg import SEALED, Column, ColumnType, Identifier, column_of, follow, open_or_create
 from pipeline_assets.spec.contracts import Contract
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def table_for_contract(catalog: "Catalog", contract: Contract, *, by_day: bool) 
     naming every field that was retyped, dropped, added as required or made required, or if the partitioning differs.
     """
     columns = [column_of(field) for field in contract.fields]
-    table = open_or_create(catalog, names.lake(contract.name), columns, contract.event_at if by_day else None, contract.primary_key)
+    table = open_or_create(catalog, names.lake(contract.name), columns, contract.event_at if by_day else None, contract.primary_key, SEALED)
     return follow(table, columns, dropped=[name for name in table.schema().column_names if name not in {c.name for c in columns}])
 
 
@@ -35,7 +35,7 @@ def table_for_arrow(catalog: "Catalog", identifier: Identifier, schema: pa.Schem
     columns = [_column(identifier, field, is_time=field.name == time_column) for field in schema]
     # Only times are filtered by: bounds of some sixty features a file would be most of what planning a scan has to read.
     times = [column.name for column in columns if column.type == "timestamp"]
-    metrics = {"write.metadata.metrics.default": "counts", **{f"write.metadata.metrics.column.{name}": "full" for name in times}}
+    metrics = {**SEALED, "write.metadata.metrics.default": "counts", **{f"write.metadata.metrics.column.{name}": "full" for name in times}}
     table = open_or_create(catalog, identifier, columns, time_column, properties=metrics)
     required = {field.name for field in table.schema().fields if field.required}
     wanted = [replace(column, required=column.required and column.name in required) for column in columns]

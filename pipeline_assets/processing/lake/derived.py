@@ -18,6 +18,7 @@ from pipeline_assets.core.project import days_between
 from pipeline_assets.ingestion.staging import partitions as staging
 from pipeline_assets.processing.lake import files, scans
 from pipeline_assets.processing.lake.files import Footer
+from pipeline_assets.processing.lake.intact import damaged
 
 if TYPE_CHECKING:
     from pyarrow.fs import S3FileSystem
@@ -64,13 +65,16 @@ def split(table: "Table", rows: pa.Table, time_column: str, first: date, last: d
 def write_changed(
     store: "S3FileSystem", table: "Table", days: "Mapping[date, tuple[pa.Table, Sequence[DataFile]]]"
 ) -> "dict[date, list[DataFile]]":
-    """New files for each day whose rows are not those of its live files: day → (rows, live files) gives day → files, some of them none."""
+    """New files for each day whose rows are not those of its live files: day → (rows, live files) gives day → files, some of them none.
+
+    Live files that are damaged hold no rows.
+    """
 
     def write(item: "tuple[date, tuple[pa.Table, Sequence[DataFile]]]") -> list[Footer] | None:
         day, (rows, live) = item
         contents = encode(rows)
         digests = [files.digest_of_bytes(memoryview(content)) for content in contents]
-        if digests == files.digests(live):
+        if digests == files.digests(live) and not damaged(table, live):
             return None
         paths = [files.new_path(table, day, digest, position) for position, digest in enumerate(digests)]
         for path, content in zip(paths, contents, strict=True):
@@ -87,14 +91,17 @@ def write_changed(
 def write_whole(
     store: "S3FileSystem", table: "Table", rows: pa.RecordBatchReader, old: "Sequence[DataFile]"
 ) -> "tuple[list[DataFile], list[DataFile]]":
-    """The old files that hold some of the rows as they are, and new files of the others; about a file is held in memory at a time."""
+    """The old files that hold some of the rows as they are, and new files of the others; about a file is held in memory at a time.
+
+    Old files that are damaged hold no rows.
+    """
     known = {files.digests([file])[0]: file for file in old}
     kept: list[DataFile] = []
     footers: list[Footer] = []
     for part in _parts(rows):
         content = _file(_fitted(table, part))
         digest = files.digest_of_bytes(memoryview(content))
-        if digest in known:
+        if digest in known and not damaged(table, [known[digest]]):
             kept.append(known.pop(digest))
         else:
             footers.append(files.put(store, files.new_path(table, None, digest, len(footers)), None, content))

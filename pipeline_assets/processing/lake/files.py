@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from pipeline_assets.core.errors import TableMismatch
 from pipeline_assets.core.iceberg import planned, time_column
+from pipeline_assets.core.sealed_objects import SEALED_PARQUET, sealed
 
 if TYPE_CHECKING:
     from pyarrow.fs import S3FileSystem
@@ -118,7 +119,7 @@ def data_files(table: "Table", paths: Mapping[str, date | None]) -> "list[DataFi
     """What Iceberg must know of Parquet files to add them where they are; only their footers are read.
 
     paths: the day that each file is for (None in a table without partitions). Raises TableMismatch as `describe` does, and for a file
-    that is not there or is no Parquet file.
+    that is no Parquet file; ObjectDamaged for one that is damaged or not there.
     """
     with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
         return describe(table, list(pool.map(lambda item: _footer(table, *item), paths.items())))
@@ -223,14 +224,15 @@ def digest_of_bytes(content: memoryview) -> str:
 def new_path(table: "Table", day: date | None, digest: str, position: int = 0) -> str:
     """A path no file had before, below the table's own data."""
     folder = f"{table.location()}/data" if day is None else f"{table.location()}/data/{day.isoformat()}"
-    return f"{folder}/{digest}-{position:05d}-{uuid4().hex}.parquet"
+    return f"{folder}/{digest}-{position:05d}-{uuid4().hex}{SEALED_PARQUET}"
 
 
 def put(store: "S3FileSystem", path: str, day: date | None, content: pa.Buffer) -> Footer:
     """The bytes of a Parquet file, written as a whole or not at all; in no table before a commit names it."""
+    whole = sealed(content, path)
     with store.open_output_stream(path.removeprefix("s3://")) as opened:
-        opened.write(content)
-    return Footer(path=path, day=day, metadata=pq.read_metadata(pa.BufferReader(content)), bytes=content.size)
+        opened.write(whole)
+    return Footer(path=path, day=day, metadata=pq.read_metadata(pa.BufferReader(content)), bytes=len(whole))
 
 
 def digests(files: "Sequence[DataFile]") -> list[str]:

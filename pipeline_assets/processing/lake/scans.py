@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from pyiceberg.table import FileScanTask, Table
 
 FILES_AHEAD = 4
-SMALL_BYTES = 8 << 20
 # Of files of this size some hundreds are held: a day of a table whose days are many.
 HELD_BYTES = 1 << 20
 
@@ -86,8 +85,7 @@ def _by_name(table: "Table", task: "FileScanTask", schema: pa.Schema) -> list[pa
     """The file's columns as they are named, null where it has none; three times as fast as by id, where files are small and many."""
     if task.file.file_size_in_bytes >= HELD_BYTES:
         with table.io.new_input(task.file.file_path).open() as opened:
-            is_small = task.file.file_size_in_bytes < SMALL_BYTES
-            found = _columns(pa.BufferReader(opened.read()) if is_small else opened, schema)
+            found = _columns(opened, schema)
     else:
         found = _held(table, task.file.file_path, schema)
     batches: list[pa.RecordBatch] = pa.Table.from_arrays(found, schema=schema).to_batches()

@@ -20,6 +20,7 @@ from pipeline_assets.processing.lake import derived, files, scans
 from pipeline_assets.processing.lake.catalog import table_for_arrow, table_for_contract
 from pipeline_assets.processing.lake.commits import Change, replace_files, tag_snapshot
 from pipeline_assets.processing.lake.files import Content
+from pipeline_assets.processing.lake.intact import damaged, damaged_days
 from pipeline_assets.spec.contracts import Contract
 
 if TYPE_CHECKING:
@@ -80,8 +81,9 @@ NO_INPUTS = Inputs(digests=MappingProxyType({}))
 def publish_days(settings: Settings, contract: Contract, first: date, last: date) -> Published:
     """Put the staged files of the days `first` to `last` (UTC, inclusive) in the place of what the lake holds of them.
 
-    The files are added where they are; no row is read or written, and all days change in one snapshot. Days that already hold what is
-    staged are left alone. Raises NotStaged if a day has no manifest, TableMismatch if a file does not fit the table or its day,
+    The files are added where they are; no row is written, and all days change in one snapshot. Days that already hold what is
+    staged are left alone, once their files were found to be undamaged. Raises NotStaged if a day has no manifest, ObjectDamaged for a
+    staged file that is damaged, TableMismatch if a file does not fit the table or its day,
     SchemaConflict if the table cannot follow the contract, LakeBusy if other writers always came first.
     """
     return _publish(settings, contract, days_between(first, last))
@@ -108,7 +110,8 @@ def replace_days(
     `inputs` has a digest per day of what its rows were made from, which `made_from` reads back; a day without one has none from then on.
     Days that are settled stay as they are; `data` has no rows of them.
     Other `properties` of the table are set in the same commit (None: removed), also where no row changes. Days without rows end up empty.
-    Rows are sorted by `time_column`, then by the columns before it; a day whose sorted rows are those it holds already is left alone.
+    Rows are sorted by `time_column`, then by the columns before it; a day whose sorted rows are those it holds already, in undamaged
+    files, is left alone.
     Raises TableMismatch if a row lies outside the days or has no time, SchemaConflict if the table cannot follow the columns, LakeBusy if
     other writers always came first.
     """
@@ -236,20 +239,21 @@ def days(settings: Settings, identifier: Identifier) -> list[date]:
         return [day for day in found if day is not None]
 
 
-def made_from(settings: Settings, identifier: Identifier) -> tuple[int | None, Mapping[date, MadeFrom]]:
+def made_from(settings: Settings, identifier: Identifier, looked_at: Collection[date] = ()) -> tuple[int | None, Mapping[date, MadeFrom]]:
     """The newest snapshot of a derived table, and of each day whose rows are those that were written with a digest of their inputs, both.
 
-    None and no day where nothing was ever written.
+    Of the days in `looked_at` every file is read and held against its seal: days with damaged files are left out. None and no day where
+    nothing was ever written.
     """
     with connections.catalog(settings) as catalog:
         table = open_table(catalog, identifier)
         if table is None:
             return None, {}
         live = files.by_day(files.live_files(table))
-        known = {
-            date.fromisoformat(name.removeprefix(INPUTS)): noted for name, noted in table.properties.items() if name.startswith(INPUTS)
-        }
-        return _snapshot(table), {day: found for day, noted in known.items() if (found := _made_from(table, noted, live.get(day, [])))}
+        noted = {name.removeprefix(INPUTS): text for name, text in table.properties.items() if name.startswith(INPUTS)}
+        damaged_ones = damaged_days(table, [file for day, held in live.items() if day in looked_at for file in held])
+        known = {day: text for day, text in ((date.fromisoformat(day), text) for day, text in noted.items()) if day not in damaged_ones}
+        return _snapshot(table), {day: found for day, text in known.items() if (found := _made_from(table, text, live.get(day, [])))}
 
 
 def _made_from(table: "Table", noted: str, live: "Sequence[DataFile]") -> MadeFrom | None:
@@ -322,7 +326,7 @@ def _publish(settings: Settings, contract: Contract, days: Sequence[date | None]
 
         def plan(table: "Table") -> Change:
             live = files.by_day(files.live_files(table, rows))
-            new = {day: _paths(staged[day]) for day in days if not _holds(live.get(day, []), _paths(staged[day]))}
+            new = {day: _paths(staged[day]) for day in days if not _holds(table, live.get(day, []), _paths(staged[day]))}
             there = {file.file_path for day in new for file in live.get(day, [])}
             entering = {path: day for day, paths in new.items() for path in paths if path not in there}
             read = files.data_files(table, {path: day for path, day in entering.items() if path not in known})
@@ -339,10 +343,17 @@ def _paths(manifest: staging.Manifest) -> list[str]:
     return [file.path for file in manifest.files if file.rows > 0]
 
 
-def _holds(live: "Sequence[DataFile]", paths: Sequence[str]) -> bool:
-    """Whether live files are the staged ones, or what compaction made of exactly these."""
+def _holds(table: "Table", live: "Sequence[DataFile]", paths: Sequence[str]) -> bool:
+    """Whether live files are the staged ones, or what compaction made of exactly these, and undamaged.
+
+    Raises ObjectDamaged where it is a staged file that is damaged.
+    """
     found = {file.file_path for file in live}
-    return found == set(paths) or (bool(found) and set(files.digests(live)) == {files.digest_of_sources(paths)})
+    if found == set(paths):
+        for error in damaged(table, live).values():
+            raise error
+        return True
+    return bool(found) and set(files.digests(live)) == {files.digest_of_sources(paths)} and not damaged(table, live)
 
 
 def _existing(catalog: "Catalog", identifier: Identifier) -> "Table":

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from pipeline_assets.core import names
 from pipeline_assets.core.arrow import batches_in
+from pipeline_assets.core.damage import ObjectDamaged
 from pipeline_assets.core.errors import TableMismatch
 from pipeline_assets.core.iceberg import Column, follow, open_or_create, snapshots_since
 from pipeline_assets.ingestion.streaming.landing.offsets import Seen, Spans, spans_of, union
@@ -154,11 +155,16 @@ def offsets_in(records: pa.RecordBatch | pa.Table) -> dict[int, Spans]:
 def batches(table: "Table", file: LandedFile, schema: pa.Schema = SCHEMA) -> Iterator[pa.RecordBatch]:
     """The records of a file in batches that are bounded in rows and, as far as records are of like size, in bytes.
 
+    Kafka Connect's files have no seal, but checksums of their pages: raises ObjectDamaged where one does not match, or nothing can be read.
+
     Null where a file is older than a column.
     """
     with table.io.new_input(file.path).open() as opened:
-        parquet = pq.ParquetFile(opened)
-        yield from batches_in(parquet, schema, _batch_rows(parquet.metadata))
+        try:
+            parquet = pq.ParquetFile(opened, page_checksum_verification=True)
+            yield from batches_in(parquet, schema, _batch_rows(parquet.metadata))
+        except (OSError, pa.ArrowInvalid) as error:
+            raise ObjectDamaged(file.path, f"cannot be read ({error})") from error
 
 
 def _batch_rows(metadata: pq.FileMetaData) -> int:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline_assets.core import names
+from pipeline_assets.core.sealed_objects import fetched, verified
 from pipeline_assets.core.versions import versioned
 from pipeline_assets.ingestion.sources import quarantine
 from pipeline_assets.ingestion.sources.contracts import Checked, arrow_schema
@@ -152,10 +153,10 @@ def _staged_rows(store: "S3FileSystem", manifest: Manifest, contract: Contract, 
     schema = arrow_schema(versioned(contract))
     parts = [pl.DataFrame(pl.from_arrow(schema.empty_table())).with_columns(pl.lit(0, pl.Int64).alias(name) for name in (FILE, ROW))]
     for number, file in enumerate(manifest.files if len(keys) else ()):
-        with store.open_input_file(file.path.removeprefix(staging.SCHEME)) as opened:
-            for places, rows in rows_of(pq.ParquetFile(opened), keys, contract.primary_key, schema):
-                frame = pl.DataFrame(pl.from_arrow(rows))
-                parts.append(frame.with_columns(pl.lit(number, pl.Int64).alias(FILE), pl.Series(ROW, places.astype(np.int64))))
+        content = verified(fetched(store, file.path.removeprefix(staging.SCHEME), file.path), file.path)
+        for places, rows in rows_of(pq.ParquetFile(pa.BufferReader(content)), keys, contract.primary_key, schema):
+            frame = pl.DataFrame(pl.from_arrow(rows))
+            parts.append(frame.with_columns(pl.lit(number, pl.Int64).alias(FILE), pl.Series(ROW, places.astype(np.int64))))
     return pl.concat(parts)
 
 

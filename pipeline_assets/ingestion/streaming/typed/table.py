@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from pipeline_assets.core import names
 from pipeline_assets.core.arrow import batches_in
 from pipeline_assets.core.errors import SchemaConflict
-from pipeline_assets.core.iceberg import Column, column_of, follow, open_or_create, open_table, planned
+from pipeline_assets.core.iceberg import SEALED, Column, column_of, follow, open_or_create, open_table, planned
 from pipeline_assets.ingestion.sources.contracts import Checked, arrow_schema
 from pipeline_assets.ingestion.streaming.landing import tables as landing
 from pipeline_assets.ingestion.streaming.landing.offsets import Seen
@@ -50,7 +50,7 @@ LANDING_SNAPSHOT, NEXT_OFFSETS, BEYOND, UNJUDGED, CHANGED = (
     f"pipeline.stream.{name}" for name in ("landing-snapshot-id", "next-offsets", "seen-beyond", "unjudged", "changed")
 )
 # Left to itself pyiceberg would put a commit that lost the race on top of the winner's, and so write the same events twice.
-PROPERTIES = {"commit.retry.num-retries": "0", "commit.manifest.min-count-to-merge": "50"}
+PROPERTIES = {**SEALED, "commit.retry.num-retries": "0", "commit.manifest.min-count-to-merge": "50"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -233,7 +233,7 @@ def test_the_index_is_kept_by_the_maintenance_while_the_manifest_names_it(world:
     inbox.put("b.csv.gz", csv(reading(sensor="b2")))
     manifest = stage(inbox, source).manifest
     listed = world.keys()
-    indexes = [key for key in listed if key.endswith(".index.parquet")]
+    indexes = [key for key in listed if key.endswith(".index.sealed.parquet")]
 
     named = _named_by_manifests(client, bucket, indexes)
 

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline_assets.core import names
+from pipeline_assets.core.damage import ObjectDamaged
 from pipeline_assets.core.declarations import load_project
 from pipeline_assets.core.errors import FeaturesMissing, NotMaterialized
 from pipeline_assets.core.resources import Platform
@@ -25,8 +26,10 @@ from pipeline_assets.core.settings import PREFIX, Settings
 from pipeline_assets.model_lifecycle.feature_store import assets, offline, old_days
 from pipeline_assets.model_lifecycle.feature_store.fingerprint import FEATURE_HASH, feature_hashes
 from pipeline_assets.model_lifecycle.feature_store.parity import check_days, differs
-from pipeline_assets.processing.lake import tables
+from pipeline_assets.processing.lake import scans, tables
+from pipeline_assets.processing.lake.recent import Recent
 from pipeline_assets.use_cases.nyc_flights.models import flight_delay
+from pipeline_assets_tests.flipped_bits import damage_two_days
 from pipeline_assets_tests.january import (
     FIRST,
     LAST,
@@ -117,6 +120,21 @@ def test_vectors_of_days_that_nothing_has_changed_for_are_not_made_again(warehou
     assert made == [of_last_day]
     assert last.published.rows == last.observations == kept(warehouse).num_rows == observations().filter(is_left).height
     assert last.observations < first.observations
+
+
+def test_vectors_of_days_whose_files_are_damaged_are_made_again(warehouse: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: a vectors file with a wrong bit was read as wrong values, and its day was skipped as unchanged."""
+    monkeypatch.setattr(scans, "RECENT", Recent(0))
+    store_features(warehouse)
+    offline.materialize_vectors(warehouse, MODEL, FIRST, LAST)
+    before = kept(warehouse)
+    damage_two_days(warehouse, names.vectors(MODEL.name))
+    with pytest.raises(ObjectDamaged, match=rf"Materialize feature_store/{MODEL.name} of {FIRST} again"):
+        kept(warehouse)
+    healed = offline.materialize_vectors(warehouse, MODEL, FIRST, LAST)
+
+    assert healed.published.changed == 2
+    assert kept(warehouse).equals(before)
 
 
 def test_a_day_without_features_is_an_error_and_changes_nothing(warehouse: Settings) -> None:

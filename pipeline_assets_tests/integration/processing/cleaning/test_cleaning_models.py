@@ -27,6 +27,7 @@ from pipeline_assets.processing.cleaning.raw_schema import follow_contract
 from pipeline_assets.processing.lake import tables
 from pipeline_assets_tests.cleaning_runs import failure, run
 from pipeline_assets_tests.flight_rows import DEPARTURES, Row, at, cleaned_rows, day, departure, departures, expected_departures, put_raw
+from pipeline_assets_tests.flipped_bits import damage_two_days
 
 DAYS = 6
 STAGING, CLEANED = (names.STAGING, names.stg(DEPARTURES.name)), names.cleaned("departures_history")
@@ -155,7 +156,10 @@ def test_a_build_killed_in_the_middle_leaves_the_table_as_it_was(isolated: Setti
 
 
 def test_a_build_killed_before_the_lake_has_it_is_made_up_for_by_the_next(isolated: Settings, platform: Platform) -> None:
-    """The warehouse has the new rows, the lake the old ones; a build of any other day brings the days that are still noted."""
+    """The warehouse has the new rows, the lake the old ones; a build of any other day brings the days that are still noted.
+
+    A build of days whose files in the lake are damaged writes them anew, though their rows have not changed.
+    """
     rows = raw_departures()
     put(isolated, rows, 0, DAYS - 1)
     build(platform, (0, DAYS - 1))
@@ -176,6 +180,9 @@ def test_a_build_killed_before_the_lake_has_it_is_made_up_for_by_the_next(isolat
     assert day(2) in noted(isolated)
     build(platform, (0, 0))
     assert (in_lake(isolated), noted(isolated)) == (expected(rows), [])
+    damage_two_days(isolated, CLEANED)
+    build(platform, (0, 1))
+    assert in_lake(isolated) == expected(rows)
 
 
 def test_a_row_without_a_time_stops_the_table_by_name(isolated: Settings, platform: Platform) -> None:

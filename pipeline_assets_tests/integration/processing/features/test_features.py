@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline_assets.core import connections, names
+from pipeline_assets.core.damage import ObjectDamaged
 from pipeline_assets.core.errors import TableMismatch, UnknownName
 from pipeline_assets.core.resources import Platform, key
 from pipeline_assets.core.settings import Settings
@@ -26,10 +27,12 @@ from pipeline_assets.processing.features.materialize import (
     requests_of,
 )
 from pipeline_assets.processing.features.view import feature_names, view_features
-from pipeline_assets.processing.lake import tables
+from pipeline_assets.processing.lake import scans, tables
+from pipeline_assets.processing.lake.recent import Recent
 from pipeline_assets.spec.features import CleanedTable, Entity, FeatureView, Latest, Learned, Windowed
 from pipeline_assets.spec.models import Model, Observations
 from pipeline_assets.use_cases.nyc_flights.models import flight_delay
+from pipeline_assets_tests.flipped_bits import damage_two_days
 from pipeline_assets_tests.january import MODEL, PROJECT, cleaned_tables, put_in_lake, store
 from pipeline_assets_tests.stack_env import write_stack_env
 
@@ -232,6 +235,23 @@ def test_days_that_nothing_has_changed_for_are_not_read(warehouse: Settings, mon
     assert again.published == replace(first.published, snapshot_before=first.published.snapshot_after, changed=0)
     assert asked == [(LAST - timedelta(days=1), LAST)]
     assert (changed.quality, changed.computed, changed.kept) == (first.quality, 0, first.computed)
+
+
+def test_days_whose_files_are_damaged_are_computed_again(warehouse: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: one file deleted and another with a wrong bit, then the days materialized again: success, and nothing was healed."""
+    monkeypatch.setattr(scans, "RECENT", Recent(0))
+    first = materialize(warehouse, ORIGIN, FIRST, LAST)
+    before = in_lake(warehouse, ORIGIN)
+    damage_two_days(warehouse, names.features(ORIGIN.name))
+    with pytest.raises(ObjectDamaged, match=rf"Materialize features/{ORIGIN.name} of {FIRST} again"):
+        in_lake(warehouse, ORIGIN)
+    healed = materialize(warehouse, ORIGIN, FIRST, LAST)
+
+    assert healed.published is not None
+    assert (healed.published.changed, healed.quality) == (2, first.quality)
+    assert 0 < healed.computed < first.computed
+    assert in_lake(warehouse, ORIGIN).equals(before)
+    assert materialize(warehouse, ORIGIN, FIRST, LAST).computed == 0
 
 
 def not_to_be_called(*_: object, **__: object) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import catalog, object_store
+from pipeline_assets.core.damage import ObjectDamaged
 from pipeline_assets.core.errors import NotStaged, SchemaConflict, TableMismatch, UnknownName
 from pipeline_assets.core.iceberg import Identifier
 from pipeline_assets.core.settings import Settings
@@ -220,7 +221,7 @@ def test_reading_streams(stores: Settings, contract: Contract) -> None:
     reader = tables.read_all(stores, names.lake(contract.name))
 
     assert reader.read_next_batch().num_rows == 5
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(ObjectDamaged, match="is not there"):
         reader.read_all()
 
 

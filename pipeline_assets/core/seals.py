@@ -1,0 +1,106 @@
+"""Seals: a digest within an object of the store, by which each reader sees whether the object is what was written.
+
+A seal covers all bytes of the object and the name that it has, so that no bit of it can change and no other object can take its place. It
+lies where readers that know nothing of it do not look, so that each file stays one of its format:
+
+- Parquet: between the last column and the footer, whose offsets count from the start of the file.
+- Avro: as the marker that ends each block, which any 16 bytes may be.
+- JSON: as the last field; the first one says that there is one.
+"""
+
+from hashlib import sha256
+from typing import TYPE_CHECKING
+from zlib import crc32
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# The property of a table whose objects all have seals: one without is damaged. Absent where others write too, such as Kafka Connect.
+ALL_SEALED = "pipeline.sealed"
+PARQUET_MAGIC = b"PAR1"
+BLOCK_BYTES = 1 << 20
+MARK = b"\x93sealed\x01"
+PARQUET_SEAL_BYTES = len(MARK) + 32
+# The length of the footer, and the magic.
+PARQUET_TAIL_BYTES = 8
+SYNC_BYTES = 16
+SYNC_MARK = b"\x93sea"
+FIRST, LAST = b'{"pipeline-sealed":true,', b',"pipeline-seal":"'
+LAST_BYTES = len(LAST) + 64 + len(b'"}')
+
+
+def seal_parquet(content: "bytes | pa.Buffer", name: str) -> bytes:
+    """A Parquet file with its seal, under a name."""
+    view = memoryview(content).cast("B")
+    place = _footer_start(view)
+    before, after = view[:place], view[place:]
+    return b"".join((before, MARK, _digest(name, _sums(before), after), after))
+
+
+def parquet_problem(content: "bytes | pa.Buffer", name: str, *, is_sealed: bool) -> str | None:
+    """What is wrong with a Parquet file; None where nothing is, or where it has no seal and need not have one."""
+    view = memoryview(content).cast("B")
+    place = _footer_start(view) - PARQUET_SEAL_BYTES
+    if place < 0 or view[place : place + len(MARK)] != MARK:
+        return "has no seal" if is_sealed else None
+    before, after = view[:place], view[place + PARQUET_SEAL_BYTES :]
+    return _judged(view[place + len(MARK) : place + PARQUET_SEAL_BYTES], _digest(name, _sums(before), after))
+
+
+def _sums(view: memoryview) -> bytes:
+    """The CRC-32 of each mebibyte, which finds any wrong bit, and takes less than half of the time of a SHA-256."""
+    return b"".join(crc32(view[start : start + BLOCK_BYTES]).to_bytes(4, "little") for start in range(0, len(view), BLOCK_BYTES))
+
+
+def _footer_start(view: memoryview) -> int:
+    """Where the footer of a Parquet file begins, as its last bytes say; negative where they say nothing that can be."""
+    if len(view) < PARQUET_TAIL_BYTES or view[-4:] != PARQUET_MAGIC:
+        return -1
+    return len(view) - PARQUET_TAIL_BYTES - int.from_bytes(view[-8:-4], "little")
+
+
+def seal_avro(content: bytes, name: str) -> bytes:
+    """An Avro file whose marker is its seal, under a name; the marker that it has so far is random."""
+    marker = content[-SYNC_BYTES:]
+    return content.replace(marker, _marker(content, name))
+
+
+def avro_problem(content: bytes, name: str, *, is_sealed: bool) -> str | None:
+    """What is wrong with an Avro file; None where nothing is, or where it has no seal and need not have one."""
+    marker = content[-SYNC_BYTES:]
+    if SYNC_MARK not in content:
+        return "has no seal" if is_sealed else None
+    return _judged(marker, _marker(content, name))
+
+
+def _marker(content: bytes, name: str) -> bytes:
+    marker = content[-SYNC_BYTES:]
+    return SYNC_MARK + _digest(name, content.replace(marker, bytes(SYNC_BYTES)))[: SYNC_BYTES - len(SYNC_MARK)]
+
+
+def seal_json(content: bytes, name: str) -> bytes:
+    """A JSON object of at least one field with a mark as its first field and its seal as the last, under a name."""
+    return FIRST + content[1:-1] + LAST + _digest(name, content).hex().encode() + b'"}'
+
+
+def json_problem(content: bytes, name: str) -> str | None:
+    """What is wrong with a JSON object; None where nothing is, or where it has no seal, as one of an earlier version or another writer."""
+    if not content.startswith(FIRST) and not content[-LAST_BYTES:].startswith(LAST):
+        return None
+    return _judged(content, seal_json(without_seal(content), name))
+
+
+def without_seal(content: bytes) -> bytes:
+    """A JSON object as it was before it was sealed, as far as it was."""
+    return b"{" + content[len(FIRST) : -LAST_BYTES] + b"}" if content.startswith(FIRST) else content
+
+
+def _digest(name: str, *parts: "bytes | memoryview") -> bytes:
+    digest = sha256(name.encode() + b"\0")
+    for part in parts:
+        digest.update(part)
+    return digest.digest()
+
+
+def _judged(found: "bytes | memoryview", expected: bytes) -> str | None:
+    return None if found == expected else "has other bytes than were written"

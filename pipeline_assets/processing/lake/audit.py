@@ -1,0 +1,155 @@
+"""The audit of the lake: every object of every table, and of every staged partition, is there and is what was written."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import TYPE_CHECKING
+from zlib import crc32
+
+from pipeline_assets.core import connections, names
+from pipeline_assets.core.damage import ObjectDamaged
+from pipeline_assets.core.errors import UnknownName
+from pipeline_assets.core.sealed_files import SealedFileIO
+from pipeline_assets.core.settings import Settings
+from pipeline_assets.ingestion.staging import partitions as staging
+from pipeline_assets.processing.lake import files
+from pipeline_assets.processing.lake.intact import damaged_objects
+
+if TYPE_CHECKING:
+    from pyiceberg.catalog import Catalog
+    from pyiceberg.io import FileIO
+    from pyiceberg.table import Table
+
+NAMESPACES = (names.LANDED, names.TYPED, names.LAKE, names.CLEANED, names.FEATURES, names.FEATURE_STORE)
+STAGED = names.staged("")[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One data file in `of` is looked at: those of a `turn`, which together are all of them after `of` turns."""
+
+    of: int = 1
+    turn: int = 0
+
+    @classmethod
+    def on(cls, day: date, of: int) -> "Sample":
+        """The sample whose turn it is on a day."""
+        return cls(of=of, turn=day.toordinal() % of)
+
+    def has(self, path: str) -> bool:
+        """Whether a data file is looked at."""
+        return crc32(path.encode()) % self.of == self.turn
+
+
+WHOLE = Sample()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LakeVerdict:
+    """What the audit found of a table, or of the staged partitions of a contract: how many objects it looked at, and which are damaged.
+
+    `days` are those whose present rows are damaged, `problems` has a sentence of each damaged object that a read of the newest rows needs;
+    `old` counts those that reads of earlier snapshots alone need.
+    """
+
+    table: str
+    objects: int
+    days: Sequence[str] = ()
+    problems: Sequence[str] = ()
+    old: int = 0
+
+
+def audit_lake(
+    settings: Settings, sample: Sample = WHOLE, *, asked: str | None = None, namespaces: Sequence[str] = NAMESPACES
+) -> Iterator[LakeVerdict]:
+    """A verdict of each table of these namespaces, or of the one that is `asked` for as `<namespace>.<name>`.
+
+    What is staged of each contract is audited with the published tables, as `staged.<contract>`. Metadata are looked at always, data files
+    as far as they are in the sample. Nothing is written. Raises UnknownName if there is no such table.
+    """
+    with connections.catalog(settings) as catalog:
+        tables = {".".join(identifier): identifier for identifier in _tables(catalog, namespaces)}
+        contracts = {f"{STAGED}.{name}": name for name in (_staged_contracts(settings) if names.LAKE in namespaces else ())}
+        if asked is not None and asked not in {*tables, *contracts}:
+            raise UnknownName("lake table", asked, [*tables, *contracts])
+        for name, identifier in tables.items():
+            if asked in (None, name):
+                yield _table(catalog, identifier, sample)
+        for name, contract in contracts.items():
+            if asked in (None, name):
+                yield _staged(settings, SealedFileIO(catalog.properties), contract, sample)
+
+
+def _tables(catalog: "Catalog", namespaces: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for namespace in namespaces:
+        if catalog.namespace_exists(namespace):
+            yield from sorted((found[0], found[1]) for found in catalog.list_tables(namespace))
+
+
+def _table(catalog: "Catalog", identifier: tuple[str, str], sample: Sample) -> LakeVerdict:
+    name = ".".join(identifier)
+    try:
+        table = catalog.load_table(identifier)
+        live = {file.file_path for file in files.live_files(table)}
+    except ObjectDamaged as error:
+        return LakeVerdict(table=name, objects=1, problems=[str(error)])
+    metadata, old_rows, damaged = _named(table, live)
+    looked_at = [*metadata, *filter(sample.has, (*live, *old_rows))]
+    damaged |= damaged_objects(table.io, looked_at)
+    return _verdict(name, len(looked_at) + len(damaged.keys() - {*looked_at}), damaged, live)
+
+
+def _named(table: "Table", live: set[str]) -> tuple[set[str], set[str], dict[str, ObjectDamaged]]:
+    """The metadata of all snapshots, the data files that the newest does not have, and what of the metadata cannot be read."""
+    metadata, rows, damaged = {table.metadata_location}, set[str](), dict[str, ObjectDamaged]()
+    for snapshot in table.snapshots():
+        metadata.add(snapshot.manifest_list)
+        try:
+            manifests = snapshot.manifests(table.io)
+        except ObjectDamaged as error:
+            damaged[error.path] = error
+            continue
+        for manifest in manifests:
+            if manifest.manifest_path in metadata:
+                continue
+            metadata.add(manifest.manifest_path)
+            try:
+                rows |= {entry.data_file.file_path for entry in manifest.fetch_manifest_entry(table.io, discard_deleted=True)}
+            except ObjectDamaged as error:
+                damaged[error.path] = error
+    return metadata, rows - live, damaged
+
+
+def _verdict(name: str, objects: int, damaged: dict[str, ObjectDamaged], live: set[str]) -> LakeVerdict:
+    present = [damaged[path] for path in sorted(damaged) if path in live]
+    days = sorted({error.day for error in present if error.day is not None})
+    problems = [str(error) for error in present]
+    return LakeVerdict(table=name, objects=objects, days=days, problems=problems, old=len(damaged) - len(present))
+
+
+def _staged_contracts(settings: Settings) -> list[str]:
+    return sorted({key.split("/")[1] for key in _manifests(settings, f"{STAGED}/")})
+
+
+def _manifests(settings: Settings, prefix: str) -> Iterator[str]:
+    """The keys of the manifests of staged partitions."""
+    pages = connections.object_store(settings).get_paginator("list_objects_v2").paginate(Bucket=settings.s3_bucket, Prefix=prefix)
+    keys = (entry["Key"] for page in pages for entry in page.get("Contents", ()))
+    return (key for key in keys if key.endswith(f"/{staging.MANIFEST}"))
+
+
+def _staged(settings: Settings, store: "FileIO", contract: str, sample: Sample) -> LakeVerdict:
+    client, manifests = connections.object_store(settings), list(_manifests(settings, f"{STAGED}/{contract}/"))
+    damaged, paths = list[ObjectDamaged](), list[str]()
+    for key in manifests:
+        try:
+            manifest = staging.manifest_from(client, settings.s3_bucket, contract, key.split("/")[2])
+        except ObjectDamaged as error:
+            damaged.append(error)
+        else:
+            paths += () if manifest is None else manifest.paths
+    looked_at = list(filter(sample.has, paths))
+    damaged += damaged_objects(store, looked_at).values()
+    days = sorted({error.day for error in damaged if error.day is not None})
+    objects = len(manifests) + len(looked_at)
+    return LakeVerdict(table=f"{STAGED}.{contract}", objects=objects, days=days, problems=list(map(str, damaged)))

@@ -1,0 +1,176 @@
+"""Seals: no bit of a sealed object changes without being found, and each file stays one of its format."""
+
+import io
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pyarrow.fs import LocalFileSystem
+from pyiceberg.avro.file import AvroFile, AvroOutputFile
+from pyiceberg.io.pyarrow import PyArrowFileIO
+from pyiceberg.schema import Schema
+from pyiceberg.typedef import Record
+from pyiceberg.types import LongType, NestedField, StringType
+
+from pipeline_assets.core import sealed_objects, seals
+from pipeline_assets.core.damage import ObjectDamaged, place_of
+from pipeline_assets.core.sealed_files import SealedFileIO
+from pipeline_assets_tests.flipped_bits import flipped
+
+FOLDER = "s3://lake/lake/features/spend"
+AVRO_SCHEMA = Schema(NestedField(1, "id", LongType(), required=True), NestedField(2, "name", StringType(), required=True))
+ROWS = [(number, f"n{number}") for number in range(20)]
+MUST = {seals.ALL_SEALED: "true"}
+
+
+def parquet(rows: int = 200) -> bytes:
+    """A Parquet file of two columns in two row groups."""
+    sink = io.BytesIO()
+    table = pa.table({"id": range(rows), "name": [f"n{number % 7}" for number in range(rows)]})
+    pq.write_table(table, sink, row_group_size=rows // 2)
+    return sink.getvalue()
+
+
+def write_avro(location: str) -> None:
+    """An Avro file of two blocks, as pyiceberg writes manifests."""
+    with AvroOutputFile[Record](SealedFileIO().new_output(location), AVRO_SCHEMA, "row") as writer:
+        for start in (0, 10):
+            writer.write_block([Record(*row) for row in ROWS[start : start + 10]])
+
+
+def read_avro(location: str, io_class: type[PyArrowFileIO] = SealedFileIO) -> list[tuple[object, ...]]:
+    """The rows of an Avro file of which nothing may lack a seal."""
+    with AvroFile[Record](io_class(MUST).new_input(location)) as opened:
+        return [tuple(row[number] for number in range(2)) for row in opened]
+
+
+def test_a_file_in_memory_of_arrow_is_sealed_as_one_of_bytes() -> None:
+    """Arrow's buffers, whose bytes have a sign, are sealed and read as the bytes that they are."""
+    sealed = seals.seal_parquet(pa.py_buffer(parquet()), "1.parquet")
+    found = pa.BufferOutputStream()
+    found.write(sealed)
+
+    assert sealed == seals.seal_parquet(parquet(), "1.parquet")
+    assert seals.parquet_problem(found.getvalue(), "1.parquet", is_sealed=True) is None
+
+
+def whole(suffix: str) -> tuple[str, bytes]:
+    """The location and the bytes of a sealed object."""
+    location = f"{FOLDER}/metadata/1{suffix}"
+    content = parquet() if suffix == ".parquet" else b'{"location":"s3://lake/x","last-updated-ms":1}'
+    return location, sealed_objects.sealed(content, location)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".sealed.parquet", ".metadata.json"])
+def test_any_flipped_bit_of_a_sealed_object_is_refused(suffix: str) -> None:
+    """Each single bit of a Parquet file and of a table's metadata, the seal's own included, is refused with the name of the table."""
+    location, content = whole(suffix)
+    for bit in range(len(content) * 8):
+        with pytest.raises(ObjectDamaged, match=r"features\.spend is damaged: .* has "):
+            sealed_objects.verified(pa.py_buffer(flipped(content, bit)), location, must_be_sealed=True)
+
+
+def test_any_flipped_bit_of_an_avro_file_is_refused(tmp_path: Path) -> None:
+    """Each single bit of a manifest, as pyiceberg writes it through the sealed files, is refused."""
+    location = f"file://{tmp_path}/0-m0.avro"
+    write_avro(location)
+    content = (tmp_path / "0-m0.avro").read_bytes()
+    for bit in range(len(content) * 8):
+        with pytest.raises(ObjectDamaged):
+            sealed_objects.verified(pa.py_buffer(flipped(content, bit)), location, must_be_sealed=True)
+
+    assert read_avro(location) == ROWS
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".sealed.parquet", ".metadata.json"])
+@pytest.mark.parametrize("kept", [0.0, 0.5, 0.99])
+def test_a_truncated_object_is_refused(suffix: str, kept: float) -> None:
+    """An object that ends too early, or is empty, is refused."""
+    location, content = whole(suffix)
+    with pytest.raises(ObjectDamaged):
+        sealed_objects.verified(pa.py_buffer(content[: int(len(content) * kept)]), location, must_be_sealed=True)
+
+
+def test_an_avro_file_that_lacks_its_last_block_is_refused(tmp_path: Path) -> None:
+    """A manifest that was cut after a whole block, which readers of Avro take for its end, is refused."""
+    location, path = f"file://{tmp_path}/0-m0.avro", tmp_path / "0-m0.avro"
+    write_avro(location)
+    content = path.read_bytes()
+    marker = content[-seals.SYNC_BYTES :]
+    path.write_bytes(content[: content.rindex(marker, 0, -1) + len(marker)])
+
+    assert read_avro(location, PyArrowFileIO) == ROWS[:10]
+    with pytest.raises(ObjectDamaged):
+        read_avro(location)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".metadata.json"])
+def test_another_object_does_not_take_the_place_of_one(suffix: str) -> None:
+    """A sealed object under the name of another one is refused, as its seal covers its name."""
+    location, content = whole(suffix)
+    with pytest.raises(ObjectDamaged):
+        sealed_objects.verified(pa.py_buffer(content), location.replace("/1.", "/2."), must_be_sealed=True)
+
+
+def test_readers_that_know_of_no_seals_read_sealed_files(tmp_path: Path) -> None:
+    """A sealed Parquet file is one to pyarrow, a sealed manifest one to pyiceberg, and sealed metadata are JSON with two fields more."""
+    _, content = whole(".parquet")
+    write_avro(f"file://{tmp_path}/0-m0.avro")
+    described = json.loads(whole(".metadata.json")[1])
+
+    assert pq.read_table(pa.BufferReader(content)).equals(pq.read_table(pa.BufferReader(parquet())))
+    assert read_avro(f"file://{tmp_path}/0-m0.avro", PyArrowFileIO) == ROWS
+    assert {name: value for name, value in described.items() if not name.startswith("pipeline-seal")} == {
+        "location": "s3://lake/x",
+        "last-updated-ms": 1,
+    }
+
+
+def test_objects_without_a_seal_are_read_where_others_write_too(tmp_path: Path) -> None:
+    """What an earlier version or another writer wrote is given as it is, unless the table says that all its objects have seals."""
+    (tmp_path / "1.parquet").write_bytes(parquet())
+    content = parquet()
+    location = f"file://{tmp_path}/1.parquet"
+
+    assert SealedFileIO().new_input(location).open().read() == content
+    with pytest.raises(ObjectDamaged, match="has no seal"):
+        SealedFileIO(MUST).new_input(location).open()
+
+
+def test_an_object_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """A file that somebody deleted is damage, with what to do, and no stack of a file system."""
+    with pytest.raises(ObjectDamaged, match="is not there") as raised:
+        SealedFileIO().new_input(f"file://{tmp_path}/1.parquet").open()
+
+    assert raised.value.is_gone
+
+
+def test_a_large_object_is_read_from_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is too large for memory is put on the disk, and gives the same bytes."""
+    monkeypatch.setattr(sealed_objects, "MOST_BYTES", 100)
+    monkeypatch.setattr(sealed_objects, "CHUNK_BYTES", 1000)
+    (tmp_path / "1.parquet").write_bytes(parquet())
+
+    found = sealed_objects.fetched(LocalFileSystem(), str(tmp_path / "1.parquet"), "1.parquet")
+    assert found.to_pybytes() == parquet()
+
+
+@pytest.mark.parametrize(
+    ("path", "table", "day", "remedy"),
+    [
+        (f"{FOLDER}/data/2026-01-05/x.parquet", "features.spend", "2026-01-05", "Materialize features/spend of 2026-01-05 again"),
+        (f"{FOLDER}/metadata/1.avro", "features.spend", None, "pipeline lake rebuild features.spend"),
+        ("staged/trips/2026-01-05/x.parquet", "staged.trips", "2026-01-05", "Materialize staged/trips of 2026-01-05 again"),
+        ("s3://b/lake/typed/clicks/data/at_day=2026-01-05/x.parquet", "typed.clicks", "2026-01-05", "pipeline lake rebuild typed.clicks"),
+        ("s3://b/lake/landed/clicks/data/x.parquet", "landed.clicks", None, "Restore it"),
+    ],
+)
+def test_damage_says_whose_it_is_and_what_to_do(path: str, table: str, day: str | None, remedy: str) -> None:
+    """An error names table, day and object, and what makes them anew."""
+    error = ObjectDamaged(path)
+
+    assert (error.table, error.day, place_of(path).day) == (table, day, day)
+    assert path in str(error)
+    assert remedy in str(error)
