@@ -156,7 +156,13 @@ class TrackingSettings(Part):
     mlflow_url: HttpUrl
 
 
-class DagsterSettings(Part):
+class DagsterKey(Part):
+    """A key of the role operator, where Dagster's web server has a login."""
+
+    dagster_key: SecretStr | None = None
+
+
+class DagsterSettings(DagsterKey):
     """Dagster's database, and the address of its web server."""
 
     dagster_dsn: Dsn
@@ -190,10 +196,12 @@ class AccessSettings(Part):
 class WebSettings(Part):
     """Dagster's web server: `web_hosts` are the names that it answers for beside this machine's own, separated by commas.
 
-    `web_audit_file` is where the audit log goes instead of standard output.
+    `web_audit_file` is where the audit log goes instead of standard output. With `web_login` only those are answered who have a key, a
+    token or a session as the prediction service knows them, with the role viewer or operator.
     """
 
     web_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    web_login: bool = False
     web_audit_file: Path | None = None
 
     @field_validator("web_hosts", mode="before")

@@ -12,9 +12,10 @@ from typing import Any
 
 from pipeline_assets.core.dsn import sqlalchemy_url
 from pipeline_assets.core.errors import ServiceFailed
-from pipeline_assets.core.settings import DAGSTER_DSN
+from pipeline_assets.core.settings import DAGSTER_DSN, WebSettings, read_part
 from pipeline_assets.local_stack import processes
 from pipeline_assets.local_stack.http import answers, ask_graphql
+from pipeline_assets.local_stack.own_keys import key_text, renew_key
 from pipeline_assets.local_stack.plan import (
     CODE,
     DAEMON,
@@ -35,7 +36,9 @@ from pipeline_assets.local_stack.plan import (
 from pipeline_assets.local_stack.ports import is_listening
 from pipeline_assets.local_stack.runs import Dagster
 
-URL = setting("dagster_url")
+URL, KEY = setting("dagster_url"), setting("dagster_key")
+# The secret and the name of the key with which the stack asks a web server that has a login.
+SECRET, KEY_NAME = "dagster_operator_key", "stack operator"
 BEGIN, END = "# >>> written by `pipeline up`, removed by `pipeline down --purge`", "# <<< written by `pipeline up`"
 LOADED_SECONDS, POLL_SECONDS = 90.0, 0.2
 # As `default_limit` of `dagster.yaml`.
@@ -75,7 +78,7 @@ def webserver(plan: Plan) -> Service:
         port=port,
         url=url(port),
         is_ready=partial(answers, f"{url(port)}/server_info"),
-        finish=partial(finish, plan),
+        finish=partial(_finish, plan),
     )
 
 
@@ -86,7 +89,7 @@ def daemon(plan: Plan) -> Service:
         command=(program("dagster-daemon"), "run", "-w", str(folder(plan) / "workspace.yaml")),
         folder=folder(plan),
         environment=environment(plan),
-        is_ready=partial(beats, url(plan.ports[WEBSERVER])),
+        is_ready=partial(beats, url(plan.ports[WEBSERVER]), plan.settings.get(KEY)),
     )
 
 
@@ -140,36 +143,49 @@ def environment(plan: Plan) -> dict[str, str]:
     }
 
 
-def finish(plan: Plan) -> None:
-    """Return once the web server works with the code server that runs now, and every pool of the code has a limit."""
-    address = url(plan.ports[WEBSERVER])
-    wait_for_code(plan.home, address)
-    Dagster(address, code_location(plan.root)["location_name"]).ensure_pools(POOL_LIMIT)
+def _settings(plan: Plan) -> dict[str, str]:
+    """Its address; with a login also the key, unless the address is that of another server, which should not get it."""
+    is_own = URL not in plan.given and read_part(WebSettings, plan.home).web_login
+    return {URL: url(plan.ports[WEBSERVER]), **({KEY: key_text(plan, SECRET)} if is_own else {})}
 
 
-def wait_for_code(home: Path, webserver_url: str) -> None:
+def _finish(plan: Plan) -> None:
+    """Return once the web server works with the code server that runs now, and every pool of the code has a limit.
+
+    A web server with a login knows the key of the stack by then.
+    """
+    from pipeline_assets.serving.realtime.access.callers import Role
+
+    key, address = plan.settings.get(KEY), url(plan.ports[WEBSERVER])
+    if key is not None:
+        renew_key(plan, SECRET, KEY_NAME, Role.OPERATOR)
+    wait_for_code(plan.home, address, key)
+    Dagster(address, code_location(plan.root)["location_name"], key).ensure_pools(POOL_LIMIT)
+
+
+def wait_for_code(home: Path, webserver_url: str, key: str | None = None) -> None:
     """Return once the web server works with the code server that runs now; raises ServiceFailed where it does not in time.
 
     A web server that stayed, while its code server was replaced, sees the new one after some seconds and refuses runs until then.
     """
     code, deadline = processes.running(home, CODE), time.monotonic() + LOADED_SECONDS
-    while code is not None and not has_looked(webserver_url, code.created_at):
+    while code is not None and not has_looked(webserver_url, key, code.created_at):
         if time.monotonic() > deadline:
             raise ServiceFailed(WEBSERVER, f"did not reach the code server within {LOADED_SECONDS:.0f} s", processes.tail(home, WEBSERVER))
         time.sleep(POLL_SECONDS)
 
 
-def has_looked(webserver_url: str, since: float) -> bool:
+def has_looked(webserver_url: str, key: str | None, since: float) -> bool:
     """The web server has loaded the code since a time (seconds since 1970), or shows why it cannot be loaded."""
-    data = ask_graphql(f"{webserver_url}/graphql", LOCATIONS)
+    data = ask_graphql(f"{webserver_url}/graphql", LOCATIONS, key=key)
     entries = data["workspaceOrError"].get("locationEntries", []) if data is not None else []
     states = [(each["updatedTimestamp"], (each["locationOrLoadError"] or {}).get("className")) for each in entries]
     return bool(states) and all(updated >= since and error != "DagsterUserCodeUnreachableError" for updated, error in states)
 
 
-def beats(webserver_url: str, since: float) -> bool:
+def beats(webserver_url: str, key: str | None, since: float) -> bool:
     """Every daemon that the instance needs has shown life since the process started."""
-    data = ask_graphql(f"{webserver_url}/graphql", HEARTBEATS)
+    data = ask_graphql(f"{webserver_url}/graphql", HEARTBEATS, key=key)
     found = data["instance"]["daemonHealth"]["allDaemonStatuses"] if data is not None else []
     needed = [each["lastHeartbeatTime"] or 0 for each in found if each["required"]]
     return bool(needed) and min(needed) >= since
@@ -221,7 +237,8 @@ WEB_SERVER = Description(
     name=WEBSERVER,
     build=webserver,
     ports={WEBSERVER: 3000},
-    settings=lambda plan: {URL: url(plan.ports[WEBSERVER])},
+    secrets=(SECRET,),
+    settings=_settings,
     is_elsewhere=has(URL),
     needs=(POSTGRES, CODE),
     is_page=True,

@@ -49,7 +49,8 @@ def demo(name: Annotated[str | None, typer.Argument(help="A world that has a dem
         days = (chosen.streamed.first, chosen.streamed.last)
         stream = partial(send_events, settings.home, ROOT, world, settings.kafka_bootstrap, days)
         is_first = not (settings.home / demos.SUMMARY).exists()
-        live = Dagster(settings.dagster_url, LOCATION)
+        key = settings.dagster_key
+        live = Dagster(settings.dagster_url, LOCATION, key.get_secret_value() if key is not None else None)
         tally, runs = demos.Demonstration(demo=chosen, dagster=live, watch=walk.note).run(stream, is_first=is_first)
         begun = time.monotonic()
         compared = hold_beside(settings, *declared(), chosen)

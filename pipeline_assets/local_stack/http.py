@@ -17,15 +17,20 @@ def answers(url: str, _since: float = 0, *, login: tuple[str, str] | None = None
 
 
 def ask_graphql(
-    url: str, query: str, variables: Mapping[str, object] | None = None, *, seconds: float = ANSWER_SECONDS
+    url: str, query: str, variables: Mapping[str, object] | None = None, *, seconds: float = ANSWER_SECONDS, key: str | None = None
 ) -> dict[str, Any] | None:
-    """The data that a GraphQL endpoint returns; None where it does not answer or finds errors."""
+    """The data that a GraphQL endpoint returns to a caller with the key, if it wants one; None where it does not answer or finds errors."""
     import httpx
 
     try:
         asked = {"query": query, "variables": variables or {}}
-        answer = httpx.post(url, json=asked, timeout=seconds, trust_env=False)
+        answer = httpx.post(url, json=asked, headers=key_header(key), timeout=seconds, trust_env=False)
     except httpx.HTTPError:
         return None
     data: dict[str, Any] | None = answer.json().get("data") if answer.status_code == httpx.codes.OK else None
     return data
+
+
+def key_header(key: str | None) -> dict[str, str]:
+    """The header of a key; none where there is none."""
+    return {} if key is None else {"Authorization": f"Bearer {key}"}

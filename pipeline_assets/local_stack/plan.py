@@ -37,7 +37,7 @@ def setting(name: str) -> str:
 
 DBT_PROJECT, HOME = setting("dbt_project"), setting("home")
 # Settings that concern no process of the product.
-OF_THE_STACK = tuple(setting(name) for name in ("ports__", "maven_url", "run_wait_seconds"))
+OF_THE_STACK = tuple(setting(name) for name in ("ports__", "maven_url", "run_wait_seconds", "dagster_key"))
 
 
 @dataclass(frozen=True, kw_only=True)

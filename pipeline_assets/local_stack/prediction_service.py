@@ -1,12 +1,12 @@
 """The prediction service: it answers with the live version of each model, and needs no Dagster."""
 
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
-from pipeline_assets.core.settings import ONLINE_DSN, WAREHOUSE_DSN, AccessSettings, read_part
+from pipeline_assets.core.settings import ONLINE_DSN, WAREHOUSE_DSN
 from pipeline_assets.local_stack import postgres, roles
 from pipeline_assets.local_stack.http import answers
+from pipeline_assets.local_stack.own_keys import key_text, renew_key
 from pipeline_assets.local_stack.plan import (
     HOST,
     KAFKA,
@@ -24,8 +24,8 @@ from pipeline_assets.local_stack.plan import (
 )
 
 URL, READ_KEY = setting("serve_url"), setting("serve_read_key")
-# The secret that the key of whoever watches the service is made of, the name of that key, and how long it lasts after each `pipeline up`.
-SECRET, KEY_NAME, KEY_LIVES = "predictions_read_key", "stack", timedelta(days=400)
+# The secret that the key of whoever watches the service is made of, and the name of that key.
+SECRET, KEY_NAME = "predictions_read_key", "stack"
 
 
 def service(plan: Plan) -> Service:
@@ -64,20 +64,15 @@ def _make(plan: Plan, folder: Path) -> None:
 
 def _settings(plan: Plan) -> dict[str, str]:
     """Its address, and the key to read how it is: not where the address is that of another service, which should not get it."""
-    from pipeline_assets.serving.realtime.access.keys import text_of
-
-    own = {} if URL in plan.given else {READ_KEY: text_of(plan.secrets[SECRET])}
+    own = {} if URL in plan.given else {READ_KEY: key_text(plan, SECRET)}
     return {URL: url(plan.ports[PREDICTIONS]), **own}
 
 
 def _renew_key(plan: Plan) -> None:
     """Has the service know the key."""
     from pipeline_assets.serving.realtime.access.callers import Role
-    from pipeline_assets.serving.realtime.access.key_file import change_keys
-    from pipeline_assets.serving.realtime.access.keys import key_of, text_of, utc_now
 
-    key = key_of(text_of(plan.secrets[SECRET]), KEY_NAME, [Role.READ], now=utc_now(), lives=KEY_LIVES)
-    change_keys(read_part(AccessSettings, plan.home).keys_file, lambda keys: ({**keys, key.id: key}, None))
+    renew_key(plan, SECRET, KEY_NAME, Role.READ)
 
 
 DESCRIPTION = Description(

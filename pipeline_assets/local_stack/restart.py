@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline_assets.core.settings import DagsterKey, read_part
 from pipeline_assets.local_stack import processes
 from pipeline_assets.local_stack.http import ask_graphql
 from pipeline_assets.local_stack.plan import CODE, HOST, WEBSERVER
@@ -101,7 +102,9 @@ def _active(home: Path, ports: Iterable[int | None], begun_before: float | None 
 
 def _ask(home: Path, query: str, variables: Mapping[str, object]) -> dict[str, Any] | None:
     web = processes.running(home, WEBSERVER)
-    return ask_graphql(f"{web.url}/graphql", query, variables, seconds=ANSWER_SECONDS) if web is not None else None
+    key = read_part(DagsterKey, home).dagster_key
+    text = key.get_secret_value() if key is not None else None
+    return ask_graphql(f"{web.url}/graphql", query, variables, seconds=ANSWER_SECONDS, key=text) if web is not None else None
 
 
 def _listed(runs: Sequence[Run]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline_assets.core import names
 from pipeline_assets.core.errors import PipelineError
+from pipeline_assets.local_stack.http import key_header
 from pipeline_assets.local_stack.restart import CANCEL
 
 POLL_SECONDS = 1.0
@@ -126,8 +127,8 @@ RunEvent = Materialized | Checked | StepEnded
 class Dagster:
     """The live Dagster at `url`, with one code location."""
 
-    def __init__(self, url: str, location: str) -> None:
-        self.url, self._location = url.rstrip("/"), location
+    def __init__(self, url: str, location: str, key: str | None = None) -> None:
+        self.url, self._location, self._headers = url.rstrip("/"), location, key_header(key)
 
     def launch(self, job: str, days: tuple[date, date] | None, ops: Mapping[str, Mapping[str, object]]) -> str:
         """The id of a new run of `job` over `days` (inclusive), with the configuration of its ops by name; raises RunFailed if refused."""
@@ -208,7 +209,9 @@ class Dagster:
     def _ask(self, query: str, variables: Mapping[str, object]) -> dict[str, Any]:
         import httpx
 
-        answer = httpx.post(f"{self.url}/graphql", json={"query": query, "variables": variables}, timeout=ANSWER_SECONDS)
+        answer = httpx.post(
+            f"{self.url}/graphql", json={"query": query, "variables": variables}, headers=self._headers, timeout=ANSWER_SECONDS
+        )
         answer.raise_for_status()
         content = answer.json()
         if content.get("errors"):

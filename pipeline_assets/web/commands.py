@@ -17,11 +17,12 @@ def webserver(
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")] = 3000,
 ) -> None:
-    """Run Dagster's web server behind a guard, until it is interrupted: hosts and audit log by PIPELINE_WEB_… settings.
+    """Run Dagster's web server behind a guard, until it is interrupted: hosts, login and audit log by PIPELINE_WEB_… settings.
 
     It needs what `dagster-webserver` needs: DAGSTER_HOME, and the environment that its dagster.yaml reads.
     """
-    from pipeline_assets.core.settings import WebSettings, home_folder, read_part
+    from pipeline_assets.core.settings import AccessSettings, WebSettings, home_folder, read_part
     from pipeline_assets.web.webserver import serve
 
-    serve(workspace, host, port, read_part(WebSettings, home_folder()))
+    home = home_folder()
+    serve(workspace, host, port, read_part(WebSettings, home), read_part(AccessSettings, home))

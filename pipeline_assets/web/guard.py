@@ -12,12 +12,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipeline_assets.core.foreign import shown
 from pipeline_assets.serving.realtime.access.audit import Asked, address_of, now, write_audit
-from pipeline_assets.serving.realtime.access.callers import Caller
+from pipeline_assets.serving.realtime.access.callers import Caller, Role
 from pipeline_assets.serving.realtime.access.headers import with_headers
-from pipeline_assets.serving.realtime.access.problems import Refusal, send_refusal
+from pipeline_assets.serving.realtime.access.problems import Refusal, forbidden, send_refusal
 from pipeline_assets.serving.realtime.access.sessions import SAFE_METHODS, Headers, headers_of
 from pipeline_assets.serving.realtime.access.traces import trace_of
 from pipeline_assets.web import operations
+from pipeline_assets.web.login import Login
 from pipeline_assets.web.operations import GRAPHQL, LONGEST_BODY, Operation
 from pipeline_assets.web.origins import foreign_origin, form_body, host_names, unknown_host
 
@@ -34,10 +35,13 @@ ADDED = ((b"content-security-policy", b"frame-ancestors 'none'; form-action 'sel
 
 
 class WebGuard:
-    """The middleware; `hosts` are the names that the server answers for, beside those of this machine."""
+    """The middleware; `hosts` are the names that the server answers for, beside those of this machine. Without `login` anybody may ask.
 
-    def __init__(self, app: ASGIApp, *, hosts: Iterable[str] = ()) -> None:
-        self._app, self._hosts = app, host_names(hosts)
+    With it the scope's state has the `caller`.
+    """
+
+    def __init__(self, app: ASGIApp, *, hosts: Iterable[str] = (), login: Login | None = None) -> None:
+        self._app, self._hosts, self._login = app, host_names(hosts), login
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes a request on, or answers it by a refusal."""
@@ -51,29 +55,49 @@ class WebGuard:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = headers_of(scope)
         asked = _asked(scope, headers, scope["method"])
-        refusal = unknown_host(scope, self._hosts) or foreign_origin(scope, headers) or form_body(scope, headers)
-        if refusal is not None:
-            await _refuse(send, asked, None, refusal)
+        refusal = unknown_host(scope, self._hosts) or foreign_origin(scope, headers)
+        if refusal is None and self._login is not None and self._login.has_page(scope["path"]):
+            await self._login.page(scope, receive, send, asked)
             return
-        operation, receive = await _operation(scope, headers, receive)
-        if isinstance(operation, Refusal):
-            await _refuse(send, asked, None, operation)
-        elif operation.changes:
-            await self._audited(scope, receive, send, replace(asked, changes=operation.changes))
+        refusal = refusal or form_body(scope, headers)
+        caller = None if refusal is not None or self._login is None else await self._login.caller(scope, headers, asked)
+        if isinstance(caller, Refusal):
+            await send_refusal(send, caller)
+        elif refusal is not None:
+            await _refuse(send, asked, None, refusal)
         else:
+            await self._let_in(scope, receive, send, asked, caller)
+
+    async def _let_in(self, scope: Scope, receive: Receive, send: Send, asked: Asked, caller: Caller | None) -> None:
+        """The answer to somebody who may ask."""
+        scope["state"] = {**scope.get("state", {}), "caller": caller}
+        operation, receive = await _operation(scope, headers_of(scope), receive)
+        if isinstance(operation, Refusal):
+            await _refuse(send, asked, caller, operation)
+        elif not operation.changes:
             await self._app(scope, receive, send)
+        elif caller is not None and not caller.may(Role.OPERATOR):
+            await _refuse(
+                send, replace(asked, changes=operation.changes), caller, forbidden(f"'{caller.name}' may look, and change nothing.")
+            )
+        else:
+            await self._audited(scope, receive, send, replace(asked, changes=operation.changes), caller)
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Subscriptions; a mutation is none, and Dagster finds no field of its name."""
         headers = headers_of(scope)
         refusal = unknown_host(scope, self._hosts) or foreign_origin(scope, headers)
-        if refusal is None:
+        asked = _asked(scope, headers, "WEBSOCKET")
+        caller = None if refusal is not None or self._login is None else await self._login.caller(scope, headers, asked)
+        if refusal is None and not isinstance(caller, Refusal):
+            scope["state"] = {**scope.get("state", {}), "caller": caller}
             await self._app(scope, receive, send)
             return
-        write_audit(_asked(scope, headers, "WEBSOCKET"), None, refusal.status, refusal.detail)
+        if refusal is not None:
+            write_audit(asked, None, refusal.status, refusal.detail)
         await send({"type": "websocket.close", "code": CLOSED_BY_POLICY})
 
-    async def _audited(self, scope: Scope, receive: Receive, send: Send, asked: Asked) -> None:
+    async def _audited(self, scope: Scope, receive: Receive, send: Send, asked: Asked, caller: Caller | None) -> None:
         """The server's answer, and its status in the log; 500 where it fails before it answers."""
         status = int(HTTPStatus.INTERNAL_SERVER_ERROR)
 
@@ -86,7 +110,7 @@ class WebGuard:
         try:
             await self._app(scope, receive, noted)
         finally:
-            write_audit(asked, None, status)
+            write_audit(asked, caller, status)
 
 
 async def _operation(scope: Scope, headers: Headers, receive: Receive) -> tuple[Operation | Refusal, Receive]:

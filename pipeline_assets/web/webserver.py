@@ -15,10 +15,14 @@ from dagster_webserver.version import __version__
 from dagster_webserver.webserver import DagsterWebserver
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.requests import HTTPConnection
 
-from pipeline_assets.core.settings import WebSettings
+from pipeline_assets.core.settings import AccessSettings, WebSettings
 from pipeline_assets.serving.realtime.access.audit import end_audit, log_audit
+from pipeline_assets.serving.realtime.access.callers import Caller, Role
+from pipeline_assets.serving.realtime.access.opened import open_access
 from pipeline_assets.web.guard import WebGuard
+from pipeline_assets.web.login import Login
 
 # How often an open page asks for what is new, as Dagster has it by default.
 POLL_MS = 2000
@@ -28,25 +32,42 @@ ENDING_SECONDS = 3
 class GuardedWebserver(DagsterWebserver[WorkspaceProcessContext, WorkspaceRequestContext]):
     """The web server, whose first middleware is the guard."""
 
-    def __init__(self, context: WorkspaceProcessContext, settings: WebSettings) -> None:
-        self._settings = settings
+    def __init__(self, context: WorkspaceProcessContext, settings: WebSettings, login: Login | None) -> None:
+        self._settings, self._login = settings, login
         super().__init__(context, live_data_poll_rate=POLL_MS)
 
     def build_middleware(self) -> list[Middleware]:
         """The guard before what Dagster has."""
-        return [Middleware(WebGuard, hosts=self._settings.web_hosts), *super().build_middleware()]
+        guard = Middleware(WebGuard, hosts=self._settings.web_hosts, login=self._login)
+        return [guard, *super().build_middleware()]
+
+    def _make_request_context(self, conn: HTTPConnection) -> WorkspaceRequestContext:
+        """What a request works with: for those who may only look, one in which nothing can be changed, as the pages then show."""
+        found = super()._make_request_context(conn)
+        caller: Caller | None = conn.scope["state"]["caller"]
+        if caller is None or caller.may(Role.OPERATOR):
+            return found
+        return WorkspaceRequestContext(
+            instance=found.instance,
+            current_workspace=self._process_context.get_current_workspace(),
+            process_context=self._process_context,
+            version=found.version,
+            source=conn,
+            read_only=True,
+        )
 
 
-def serve(workspace: Path, host: str, port: int, settings: WebSettings) -> None:
+def serve(workspace: Path, host: str, port: int, settings: WebSettings, access: AccessSettings) -> None:
     """Serves the instance of DAGSTER_HOME until it is interrupted; `workspace` is the file that names the code locations."""
     configure_loggers(log_level="INFO")
+    login = Login(open_access(access)) if settings.web_login else None
     log_audit(settings.web_audit_file)
     with (
         DagsterInstance.get() as instance,
         WorkspaceProcessContext(instance, WorkspaceFileTarget([str(workspace)]), version=__version__) as context,
     ):
         instance.optimize_for_webserver(DEFAULT_DB_STATEMENT_TIMEOUT, DEFAULT_POOL_RECYCLE, DEFAULT_POOL_MAX_OVERFLOW)
-        app: Starlette = GuardedWebserver(context, settings).create_asgi_app(lifespan=_lifespan)
+        app: Starlette = GuardedWebserver(context, settings, login).create_asgi_app(lifespan=_lifespan)
         # Headers of a proxy are not believed, as anybody can send them; a configuration of logs would close the audit log.
         uvicorn.run(
             app, host=host, port=port, log_config=None, proxy_headers=False, server_header=False, timeout_graceful_shutdown=ENDING_SECONDS

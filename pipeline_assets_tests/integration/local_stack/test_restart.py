@@ -13,8 +13,9 @@ import httpx
 import pytest
 import yaml
 
-from pipeline_assets.core.settings import ROOT, StackSettings
+from pipeline_assets.core.settings import ROOT, DagsterKey, StackSettings, read_part
 from pipeline_assets.local_stack import processes, stack
+from pipeline_assets.local_stack.http import key_header
 from pipeline_assets.local_stack.plan import CODE, DAEMON, POSTGRES, WEBSERVER
 from pipeline_assets.local_stack.restart import RUNS
 from pipeline_assets.local_stack.runs import Dagster
@@ -102,13 +103,21 @@ class Project:
     def _dagster(self) -> Dagster:
         web = processes.running(self.home, WEBSERVER)
         assert web is not None
-        return Dagster(web.url, "gates")
+        return Dagster(web.url, "gates", self._key)
+
+    @property
+    def _key(self) -> str:
+        """The key with which the stack asks the web server, which has a login in these tests."""
+        found = read_part(DagsterKey, self.home).dagster_key
+        assert found is not None
+        return found.get_secret_value()
 
     def _retries(self, run_id: str) -> list[str]:
         return [run["runId"] for run in self._ask(RETRIES, {"run": run_id})["runsOrError"]["results"]]
 
     def _ask(self, query: str, variables: dict[str, object]) -> dict[str, Any]:
-        answer = httpx.post(f"{self._dagster.url}/graphql", json={"query": query, "variables": variables}, timeout=60)
+        headers = key_header(self._key)
+        answer = httpx.post(f"{self._dagster.url}/graphql", json={"query": query, "variables": variables}, headers=headers, timeout=60)
         return dict(answer.json()["data"])
 
     def _watch(self, name: str, state: str) -> None:
@@ -129,6 +138,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(root))
         patch.setenv("GATES", str(root))
+        patch.setenv("PIPELINE_WEB_LOGIN", "true")
         try:
             made.up("first")
             yield made

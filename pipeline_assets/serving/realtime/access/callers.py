@@ -7,12 +7,14 @@ from typing import Any, Literal
 
 
 class Role(StrEnum):
-    """What a caller may do. `admin` may do all of it; no other role has another one in it."""
+    """What a caller may do. `admin` may do all of it; no other role has another one in it. `viewer` and `operator` are of the web pages."""
 
     PREDICT = "predict"
     FEEDBACK = "feedback"
     READ = "read"
     EVENTS = "events"
+    VIEWER = "viewer"
+    OPERATOR = "operator"
     ADMIN = "admin"
 
 

@@ -31,7 +31,12 @@ def register(app: typer.Typer) -> None:
 def create(
     name: Name,
     *,
-    role: Annotated[list[str], typer.Option(help="What it may do: predict, feedback, read, events or admin (all). May be repeated.")],
+    role: Annotated[
+        list[str],
+        typer.Option(
+            help="What it may do: predict, feedback, read, events, viewer or operator of the web pages, or admin (all). May be repeated."
+        ),
+    ],
     days: Days = DEFAULT_DAYS,
     requests_per_second: Annotated[float | None, typer.Option(help="Requests per second in the long run.")] = None,
     burst: Annotated[int | None, typer.Option(min=1, help="Requests at once.")] = None,

@@ -7,29 +7,24 @@ service hands over a `ServiceStatus`, which says what is shown, and an `Explanat
 Whoever has a browser logs in with an API key that may read; the key is exchanged for a session (`sessions.py`) and kept nowhere.
 """
 
-from asyncio import timeout
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
 from http import HTTPStatus
-from pathlib import Path
 from typing import Literal
-from urllib.parse import parse_qs
 
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from pipeline_assets.serving.realtime.access.audit import write_audit
-from pipeline_assets.serving.realtime.access.callers import Caller, Role
-from pipeline_assets.serving.realtime.access.guard import LOGIN, PUBLIC, Policy
+from pipeline_assets.serving.realtime.access.callers import Role
+from pipeline_assets.serving.realtime.access.guard import PUBLIC, Policy
 from pipeline_assets.serving.realtime.access.headers import PAGE_HEADERS
 from pipeline_assets.serving.realtime.access.keyring import Keyring
-from pipeline_assets.serving.realtime.access.rendering import ASSETS, address_of_asset, rendered
-from pipeline_assets.serving.realtime.access.sessions import Sessions, ended_cookie, headers_of, is_same_origin, is_under_tls
+from pipeline_assets.serving.realtime.access.login import LoginPage, login_routes
+from pipeline_assets.serving.realtime.access.rendering import rendered
+from pipeline_assets.serving.realtime.access.sessions import Sessions
 
-LONGEST_FORM, FORM_SECONDS = 4096, 10.0
-FOREVER = "public, max-age=31536000, immutable"
 Value = str | float | bool | None
 
 
@@ -126,6 +121,12 @@ class Explanation:
     contributions: tuple[Contribution, ...]
 
 
+LOGIN_PAGE = LoginPage(
+    title="Prediction service",
+    roles=frozenset({Role.READ}),
+    about="The key needs the role read; with predict you can try predictions, too. Make one:",
+    command="pipeline serve-keys create me --role read --role predict",
+)
 Status = Callable[[], ServiceStatus]
 Explain = Callable[[str], Awaitable[Explanation | None]]
 
@@ -153,71 +154,12 @@ def page_routes(status: Status, explain: Explain, *, keys: Keyring, sessions: Se
         code = HTTPStatus.OK if found is not None else HTTPStatus.NOT_FOUND
         return _page("prediction.html", code, explanation=found, asked=request.path_params["prediction"], caller=request.state.caller)
 
-    async def login(request: Request) -> Response:
-        if request.method != "POST":
-            return _page("login.html", problem=None)
-        return await _logged_in(request, keys, sessions)
-
     return [
         Route("/", page, name="page"),
         Route("/status", live, name="page_status"),
         Route("/predictions/{prediction:path}", prediction, name="page_prediction"),
-        Route(LOGIN, login, methods=["GET", "POST"], name="page_login"),
-        Route("/logout", _logged_out, methods=["POST"], name="page_logout"),
-        Route("/assets/{file}", _asset, name="page_asset"),
+        *login_routes(LOGIN_PAGE, keys=keys, sessions=sessions),
     ]
-
-
-async def _logged_in(request: Request, keys: Keyring, sessions: Sessions) -> Response:
-    """Exchanges a key for a session. Only the page's own form can: another page would log its visitors in as somebody else."""
-    headers = headers_of(request.scope)
-    if not is_same_origin(request.scope, headers):
-        return _refused(request, None, HTTPStatus.FORBIDDEN, "Log in from this page.")
-    caller = keys.caller(await _key_of(request))
-    if caller is None:
-        wait = request.state.failures.count(request.state.asked.address)
-        code = HTTPStatus.TOO_MANY_REQUESTS if wait else HTTPStatus.UNAUTHORIZED
-        problem = f"Too many attempts have failed. Wait {wait:.0f} s." if wait else "This key is not known, expired or revoked."
-        return _refused(request, None, code, problem)
-    if not caller.may(Role.READ):
-        return _refused(request, caller, HTTPStatus.FORBIDDEN, f"The key '{caller.name}' may not read. The page needs the role read.")
-    write_audit(request.state.asked, caller, HTTPStatus.SEE_OTHER)
-    cookie = sessions.cookie(caller, is_secure=is_under_tls(request.scope, headers))
-    return RedirectResponse("/", HTTPStatus.SEE_OTHER, {"set-cookie": cookie})
-
-
-async def _key_of(request: Request) -> str:
-    """The key in the form; none of a body that is larger than a form with one, or takes longer to come."""
-    received = bytearray()
-    try:
-        async with timeout(FORM_SECONDS):
-            async for part in request.stream():
-                received += part
-                if len(received) > LONGEST_FORM:
-                    return ""
-    except TimeoutError:
-        return ""
-    return parse_qs(received.decode("latin-1")).get("key", [""])[0].strip()
-
-
-def _refused(request: Request, caller: Caller | None, code: HTTPStatus, problem: str) -> Response:
-    write_audit(request.state.asked, caller, code, problem)
-    return _page("login.html", code, problem=problem)
-
-
-async def _logged_out(request: Request) -> Response:
-    cookie = ended_cookie(is_secure=is_under_tls(request.scope, headers_of(request.scope)))
-    return RedirectResponse(LOGIN, HTTPStatus.SEE_OTHER, {"set-cookie": cookie})
-
-
-async def _asset(request: Request) -> Response:
-    """The script or the style; kept by browsers for good, as their addresses change with their content."""
-    name = request.path_params["file"]
-    if name not in ASSETS:
-        return Response(status_code=HTTPStatus.NOT_FOUND)
-    is_current = request.url.query == address_of_asset(name).partition("?")[2]
-    headers = {"cache-control": FOREVER if is_current else "no-store", "content-type": ASSETS[name]}
-    return Response((Path(__file__).parent / "assets" / name).read_bytes(), headers=headers)
 
 
 def _page(template: str, code: HTTPStatus = HTTPStatus.OK, **values: object) -> Response:

@@ -21,9 +21,9 @@ def rendered(template: str, **values: object) -> str:
 
 
 @lru_cache(maxsize=8)
-def address_of_asset(name: str) -> str:
+def address_of_asset(name: str, prefix: str = "") -> str:
     """The path of a script or style, with a mark of its content."""
-    return f"/assets/{name}?v={sha256((HERE / 'assets' / name).read_bytes()).hexdigest()[:12]}"
+    return f"{prefix}/assets/{name}?v={sha256((HERE / 'assets' / name).read_bytes()).hexdigest()[:12]}"
 
 
 @lru_cache(maxsize=1)
