@@ -1,5 +1,6 @@
 """The `pipeline` command: the local stack, the demo, and what has no place in Dagster. Everything else is `dagster` and `dg`."""
 
+import signal
 import sys
 
 import typer
@@ -34,10 +35,18 @@ forgetting.register(features.register(app))
 
 
 def main() -> None:
-    """Runs the command; an error of the product is one sentence on standard error, exit code 2 where the user can mend it, else 1."""
+    """Runs the command; an error of the product is one sentence on standard error, exit code 2 where the user can mend it, else 1.
+
+    SIGTERM ends a command as Ctrl-C does: what it has the database do is cancelled, and waits in no queue for a lock any more.
+    """
     log_safely()
+    signal.signal(signal.SIGTERM, _end)
     try:
         app()
     except PipelineError as error:
         Console(stderr=True, soft_wrap=True).print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False)
         sys.exit(USAGE_ERROR if isinstance(error, UserInputError) else FAILURE)
+
+
+def _end(number: int, _: object) -> None:
+    sys.exit(128 + number)

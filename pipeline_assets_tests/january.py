@@ -84,10 +84,10 @@ def store_in_warehouse(settings: Settings, tables: Mapping[str, pl.DataFrame]) -
     """Makes the tables in the schema of the cleaned models alone, where labels are read."""
     with connections.warehouse(settings) as connection:
         connection.execute(f"create schema if not exists {names.CLEANED}")
-    with connections.arrow_warehouse(settings) as connection, connection.cursor() as cursor:
+    with connections.arrow_warehouse(settings) as writer, writer.cursor() as cursor:
         for name, table in tables.items():
             cursor.adbc_ingest(name, table.to_arrow(), mode="replace", db_schema_name=names.CLEANED)
-        connection.commit()
+        writer.commit()
 
 
 def put_in_lake(settings: Settings, name: str, days: Days | None = None) -> list[Published]:

@@ -5,6 +5,8 @@ Libraries are imported where they are used, so that the code location loads with
 
 from typing import TYPE_CHECKING
 
+from pydantic import SecretStr
+
 from pipeline_assets.core import names
 from pipeline_assets.core.dsn import sqlalchemy_url, with_time_zone
 from pipeline_assets.core.settings import (
@@ -14,13 +16,13 @@ from pipeline_assets.core.settings import (
     LakeSettings,
     ObjectStoreSettings,
     OnlineSettings,
+    Part,
     TrackingSettings,
     WarehouseSettings,
 )
+from pipeline_assets.core.waits import Limits, Place
 
 if TYPE_CHECKING:
-    import psycopg
-    from adbc_driver_postgresql.dbapi import Connection as AdbcConnection
     from mlflow import MlflowClient
     from mypy_boto3_s3 import S3Client
     from pyarrow.fs import S3FileSystem
@@ -28,33 +30,56 @@ if TYPE_CHECKING:
     from pyiceberg.catalog.sql import SqlCatalog
     from valkey import Valkey
 
+    from pipeline_assets.core.postgres import ArrowSession, Session
 
-def warehouse(settings: WarehouseSettings) -> "psycopg.Connection":
+
+def limits_of(settings: Part) -> Limits:
+    """How long statements of Postgres may take."""
+    return Limits(lock_seconds=settings.postgres_lock_seconds, statement_seconds=settings.postgres_statement_seconds)
+
+
+def place_of(setting: str, conninfo: str, settings: Part) -> Place:
+    """Where a database is, by the setting that names it, for `core.postgres`."""
+    return Place(setting=setting, conninfo=conninfo, limits=limits_of(settings))
+
+
+def _place(setting: str, dsn: SecretStr, settings: Part) -> Place:
+    return place_of(setting, with_time_zone(setting, dsn), settings)
+
+
+def warehouse(settings: WarehouseSettings) -> "Session":
     """A connection to the warehouse database; time zone UTC, one transaction until commit or close."""
-    import psycopg
+    from pipeline_assets.core.postgres import open_session
 
-    return psycopg.connect(with_time_zone(WAREHOUSE_DSN, settings.warehouse_dsn))
+    return open_session(_place(WAREHOUSE_DSN, settings.warehouse_dsn, settings))
 
 
-def arrow_warehouse(settings: WarehouseSettings) -> "AdbcConnection":
+def arrow_warehouse(settings: WarehouseSettings) -> "ArrowSession":
     """A connection to the warehouse that reads and writes Arrow; one transaction until commit or close."""
-    from adbc_driver_postgresql import dbapi
+    from pipeline_assets.core.postgres import open_arrow_session
 
-    return dbapi.connect(settings.warehouse_dsn.get_secret_value())
+    return open_arrow_session(place_of(WAREHOUSE_DSN, settings.warehouse_dsn.get_secret_value(), settings))
 
 
-def online(settings: OnlineSettings) -> "psycopg.Connection":
+def online(settings: OnlineSettings) -> "Session":
     """A connection to the online store; time zone UTC, one transaction until commit or close."""
-    import psycopg
+    from pipeline_assets.core.postgres import open_session
 
-    return psycopg.connect(with_time_zone(ONLINE_DSN, settings.online_dsn))
+    return open_session(_place(ONLINE_DSN, settings.online_dsn, settings))
 
 
-def arrow_online(settings: OnlineSettings) -> "AdbcConnection":
+def arrow_online(settings: OnlineSettings) -> "ArrowSession":
     """A connection to the online store that reads and writes Arrow; one transaction until commit or close."""
-    from adbc_driver_postgresql import dbapi
+    from pipeline_assets.core.postgres import open_arrow_session
 
-    return dbapi.connect(settings.online_dsn.get_secret_value())
+    return open_arrow_session(place_of(ONLINE_DSN, settings.online_dsn.get_secret_value(), settings))
+
+
+def catalog_database(settings: LakeSettings) -> "Session":
+    """A connection to the database of the Iceberg catalog; time zone UTC, one transaction until commit or close."""
+    from pipeline_assets.core.postgres import open_session
+
+    return open_session(_place(CATALOG_DSN, settings.catalog_dsn, settings))
 
 
 def online_copy(settings: OnlineSettings) -> "Valkey | None":
@@ -103,7 +128,7 @@ def catalog(settings: LakeSettings) -> "Catalog":
     lake = SqlCatalog(
         names.CATALOG,
         **{
-            "uri": sqlalchemy_url(CATALOG_DSN, settings.catalog_dsn, "psycopg"),
+            "uri": sqlalchemy_url(CATALOG_DSN, settings.catalog_dsn, "psycopg", limits_of(settings).values),
             "warehouse": f"s3://{settings.s3_bucket}/{names.LAKE}",
             "s3.endpoint": settings.s3_endpoint,
             "s3.region": settings.s3_region,

@@ -6,7 +6,8 @@ process. What a library cannot be given is an error that names setting, paramete
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from urllib.parse import quote
 
 from pydantic import SecretStr
@@ -116,11 +117,19 @@ def limited(dsn: str, seconds: int) -> str:
     return make_conninfo(dsn, options=options, connect_timeout=seconds)
 
 
-def sqlalchemy_url(setting: str, dsn: str | SecretStr, driver: str) -> str:
-    """The DSN as a URL of SQLAlchemy, for a driver that uses libpq."""
+def with_settings(options: str, settings: Mapping[str, str]) -> str:
+    """Options of libpq with settings of a session, but for those that the options have."""
+    return " ".join([*(f"-c {name}={value}" for name, value in settings.items() if name not in options), options]).strip()
+
+
+def sqlalchemy_url(setting: str, dsn: str | SecretStr, driver: str, settings: Mapping[str, str] = MappingProxyType({})) -> str:
+    """The DSN as a URL of SQLAlchemy, for a driver that uses libpq; `settings` are those of its sessions."""
     from sqlalchemy import URL
 
     address = read_address(setting, dsn)
+    if settings:
+        options = with_settings(address.parameters.get("options", ""), settings)
+        address = replace(address, parameters={**address.parameters, "options": options})
     rest = {name: value for name, value in address.parameters.items() if name not in OF_THE_PLACE - {"passfile"}}
     (host, port), *more = address.hosts
     is_one = not more and host[:1] not in {"", "/", "@"}

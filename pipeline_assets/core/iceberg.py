@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Literal
 
 import stamina
 
-from pipeline_assets.core.dsn import with_time_zone
+from pipeline_assets.core.connections import catalog_database
 from pipeline_assets.core.errors import SchemaConflict
 from pipeline_assets.core.names import CATALOG
 from pipeline_assets.core.seals import ALL_SEALED
-from pipeline_assets.core.settings import CATALOG_DSN, LakeSettings
+from pipeline_assets.core.settings import LakeSettings
 from pipeline_assets.spec.contracts import Field, FieldType
 
 if TYPE_CHECKING:
@@ -114,9 +114,7 @@ def tables_of(catalog: "Catalog", namespace: str) -> "list[Table]":
 
 def metadata_of(settings: LakeSettings, namespace: str) -> dict[str, str]:
     """Where the newest metadata of each table of a namespace is, by name: another place after each commit. One query, no file is read."""
-    import psycopg
-
-    with psycopg.connect(with_time_zone(CATALOG_DSN, settings.catalog_dsn)) as connection:
+    with catalog_database(settings) as connection:
         if connection.execute("select to_regclass('iceberg_tables') is null").fetchone() == (True,):
             return {}
         query = "select table_name, metadata_location from iceberg_tables where catalog_name = %s and table_namespace = %s"

@@ -57,9 +57,15 @@ class EnvironmentSettings(BaseSettings):
 
 
 class Part(EnvironmentSettings):
-    """A part of the settings; every part knows the folder of state on this machine."""
+    """A part of the settings; every part knows the folder of state on this machine, and how long statements of Postgres may take.
+
+    `postgres_lock_seconds`: how long one waits for a lock; `postgres_statement_seconds`: how long one takes in all, waits included. 0 is
+    without end. What a DSN itself sets (`options=-c lock_timeout=…`) stays.
+    """
 
     home: Path = Path(".pipeline")
+    postgres_lock_seconds: Seconds = 300.0
+    postgres_statement_seconds: Seconds = 21_600.0
 
 
 class WarehouseSettings(Part):

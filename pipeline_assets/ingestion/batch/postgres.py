@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from pipeline_assets.core.connections import place_of
 from pipeline_assets.core.dsn import read_address
 from pipeline_assets.core.errors import SettingsMissing, SourceChanged, SourceRefused, SourceUnavailable
 from pipeline_assets.core.foreign import LONGEST_SENTENCE, masked, shown
 from pipeline_assets.core.settings import PREFIX, DatabaseSettings, Settings
+from pipeline_assets.core.waits import CONNECT_SECONDS, Place
 from pipeline_assets.ingestion.sources.contracts import Checked, check_batch
 from pipeline_assets.ingestion.sources.originals import row_bytes
 from pipeline_assets.ingestion.sources.postgres_types import NUMERIC, READ_AS_TEXT, Columns, columns_of, misfits
@@ -26,10 +28,10 @@ from pipeline_assets.spec.sources import PostgresTable
 
 if TYPE_CHECKING:
     import psycopg
-    from adbc_driver_postgresql.dbapi import Connection
     from psycopg import sql
 
-CONNECT_SECONDS = 10
+    from pipeline_assets.core.postgres import ArrowSession, Session
+
 BATCH_BYTES = "1000000"
 # Of a database without an encoding texts are taken as they are: the server refuses the table for one that is no UTF-8, we its row.
 AS_THEY_ARE = "select set_config('client_encoding', 'sql_ascii', false) where current_setting('server_encoding') = 'SQL_ASCII'"
@@ -44,7 +46,7 @@ class TableSnapshot:
 
     contract: Contract
     origin: PostgresTable
-    conninfo: str
+    place: Place
     snapshot: str
     opened_at: datetime
     columns: Columns
@@ -52,10 +54,10 @@ class TableSnapshot:
     @contextmanager
     def reader(self) -> Iterator["TableReader"]:
         """A reader with a connection of its own, on the snapshot that all readers share."""
-        from adbc_driver_postgresql import dbapi
+        from pipeline_assets.core.postgres import open_arrow_session
 
         with source_errors(self.contract.name, connecting=True):
-            connection = dbapi.connect(self.conninfo)
+            connection = open_arrow_session(self.place)
         with closing(connection):
             with source_errors(self.contract.name), closing(connection.cursor()) as cursor:
                 cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
@@ -68,7 +70,7 @@ class TableSnapshot:
 class TableReader:
     """Reads days of a table, or all of it, one after the other."""
 
-    def __init__(self, table: TableSnapshot, connection: "Connection") -> None:
+    def __init__(self, table: TableSnapshot, connection: "ArrowSession") -> None:
         self._table, self._connection = table, connection
 
     def __call__(self, day: date | None) -> Iterator[Checked]:
@@ -147,30 +149,31 @@ def open_table(settings: Settings, contract: Contract, origin: PostgresTable) ->
             columns = _columns(connection, contract, origin)
             # The time at which the transaction began: it precedes the snapshot, which the first statement takes.
             ((snapshot, opened_at),) = connection.execute("select pg_export_snapshot(), now()").fetchall()
-        conninfo = conninfo_of(settings, origin.database)
-        yield TableSnapshot(contract=contract, origin=origin, conninfo=conninfo, snapshot=snapshot, opened_at=opened_at, columns=columns)
+        place = place_of_source(settings, origin.database)
+        yield TableSnapshot(contract=contract, origin=origin, place=place, snapshot=snapshot, opened_at=opened_at, columns=columns)
 
 
-def connect(settings: DatabaseSettings, source: str, database: str) -> "psycopg.Connection":
-    """A connection to a database for `source`; raises SettingsMissing without a DSN, SourceUnavailable, SourceRefused."""
-    import psycopg
+def connect(settings: DatabaseSettings, source: str, database: str) -> "Session":
+    """A connection to a database for `source`; raises SettingsMissing without a DSN, SourceUnavailable, SourceRefused, DatabaseFull."""
+    from pipeline_assets.core.postgres import open_session
 
-    conninfo = conninfo_of(settings, database)
+    place = place_of_source(settings, database)
     with source_errors(source, connecting=True):
-        return psycopg.connect(conninfo)
+        return open_session(place)
 
 
-def conninfo_of(settings: DatabaseSettings, database: str) -> str:
-    """The connection string of a database, whose texts come as UTF-8 whatever it keeps them in; raises SettingsMissing without a DSN."""
+def place_of_source(settings: DatabaseSettings, database: str) -> Place:
+    """Where a database is, whose texts come as UTF-8 whatever it keeps them in; raises SettingsMissing without a DSN."""
     from psycopg.conninfo import make_conninfo
 
+    setting = f"{PREFIX}DATABASES__{database.upper()}"
     if database not in settings.databases:
-        raise SettingsMissing([f"{PREFIX}DATABASES__{database.upper()}"])
+        raise SettingsMissing([setting])
     dsn = settings.databases[database]
     own = {"connect_timeout": str(CONNECT_SECONDS), "application_name": "pipeline_assets"}
-    said = read_address(f"{PREFIX}DATABASES__{database.upper()}", dsn).parameters
+    said = read_address(setting, dsn).parameters
     unsaid = {name: value for name, value in own.items() if name not in said}
-    return make_conninfo(dsn.get_secret_value(), client_encoding="utf8", **unsaid)
+    return place_of(setting, make_conninfo(dsn.get_secret_value(), client_encoding="utf8", **unsaid), settings)
 
 
 def _columns(connection: "psycopg.Connection", contract: Contract, origin: PostgresTable) -> Columns:

@@ -5,7 +5,7 @@ all the rest is there. Whatever kills the process, running again ends with the s
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass, field
 from datetime import date
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline_assets.core.connections import object_store, warehouse
 from pipeline_assets.core.errors import ContractViolation, SourceChanged
 from pipeline_assets.core.settings import Settings
+from pipeline_assets.core.waits import as_done, ending_at
 from pipeline_assets.ingestion.sources import quarantine
 from pipeline_assets.ingestion.sources.contracts import Checked
 from pipeline_assets.ingestion.sources.forgotten import Forgotten, read_rules
@@ -83,7 +84,7 @@ def target_of(settings: Settings, contract: Contract, *, run_id: str, load_id: s
 def stage_each(settings: Settings, target: Target, days: Sequence[date | None], open_reader: OpenReader) -> Iterator[Staged]:
     """Stages the partitions of days (None: the snapshot) side by side, and gives each as it is done.
 
-    The first error ends the others at their next batch, and is raised; what was done stays done.
+    The first error ends the others at their next batch, or while they wait for the database, and is raised; what was done stays done.
     """
     quarantine.create(settings)
     stop, desks = Event(), SimpleQueue[tuple[Read, "psycopg.Connection"]]()
@@ -96,13 +97,14 @@ def stage_each(settings: Settings, target: Target, days: Sequence[date | None], 
         def work(day: date | None) -> Staged:
             read, connection = desk = desks.get()
             try:
-                return stage_partition(connection, target, partition_of(day), _until(stop, read(day)))
+                with ending_at(stop):
+                    return stage_partition(connection, target, partition_of(day), _until(stop, read(day)))
             finally:
                 desks.put(desk)
 
         futures = [pool.submit(work, day) for day in days]
         try:
-            for future in as_completed(futures):
+            for future in as_done(futures):
                 yield future.result()
         finally:
             stop.set()

@@ -16,7 +16,8 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import TypeVar
 
-from pipeline_assets.core.dsn import libpq_environment, read_address
+from pipeline_assets.core.connections import limits_of
+from pipeline_assets.core.dsn import libpq_environment, read_address, with_settings
 from pipeline_assets.core.settings import (
     SHIPPED,
     WAREHOUSE_DSN,
@@ -70,7 +71,8 @@ def variables(settings: WarehouseSettings) -> dict[str, str]:
     profile = {f"PIPELINE_DBT_{part.upper()}": value for part, value in parts.items()}
     password = {"DBT_ENV_SECRET_PASSWORD": address.parameters.get("password", "")}
     others = libpq_environment(address, frozenset(PARTS), LIBRARY)
-    options = " ".join([*filter(None, [others.get("PGOPTIONS")]), *(f"-c {name}={value}" for name, value in SESSION.items())])
+    options = with_settings(others.get("PGOPTIONS", ""), limits_of(settings).values)
+    options = " ".join([options, *(f"-c {name}={value}" for name, value in SESSION.items())])
     return others | {"PGOPTIONS": options} | profile | password
 
 

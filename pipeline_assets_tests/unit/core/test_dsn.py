@@ -10,7 +10,7 @@ from sqlalchemy import create_engine, make_url
 from pipeline_assets.core.dsn import read_address, sqlalchemy_url, with_time_zone
 from pipeline_assets.core.errors import SettingNotSupported, SettingsMalformed
 from pipeline_assets.core.settings import Settings, WarehouseSettings
-from pipeline_assets.ingestion.batch.postgres import conninfo_of
+from pipeline_assets.ingestion.batch.postgres import place_of_source
 from pipeline_assets.ingestion.streaming.capture import configs as connectors
 from pipeline_assets.local_stack.connect import passwords
 from pipeline_assets.local_stack.dagster import quoted
@@ -83,7 +83,7 @@ def test_all_forms_of_a_dsn_say_the_same(dsn: str) -> None:
     assert {name: dbt(dsn)[f"PIPELINE_DBT_{name.upper()}"] for name in ("host", "port", "dbname", "user")} | {
         "password": dbt(dsn)["DBT_ENV_SECRET_PASSWORD"]
     } == parts
-    assert conninfo_to_dict(conninfo_of(with_replication(dsn), DATABASE)).items() >= parts.items()
+    assert conninfo_to_dict(place_of_source(with_replication(dsn), DATABASE).conninfo).items() >= parts.items()
 
 
 def test_certificates_and_modes_are_passed_on_to_all(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +166,9 @@ def test_dbt_finds_the_rest_where_libpq_looks_for_it() -> None:
     """What a profile of dbt has no word for stands in the variables of libpq, its own options first; what has no variable is refused."""
     dsn = "postgresql://me@db.example/shop?options=-c%20work_mem%3D1MB&passfile=/etc/pass&channel_binding=require"
 
-    assert dbt(dsn)["PGOPTIONS"].startswith("-c work_mem=1MB -c timezone=UTC -c datestyle=ISO,MDY ")
+    assert dbt(dsn)["PGOPTIONS"].startswith(
+        "-c lock_timeout=300000ms -c statement_timeout=21600000ms -c work_mem=1MB -c timezone=UTC -c datestyle=ISO,MDY "
+    )
     assert dbt(dsn).items() >= {"PGPASSFILE": "/etc/pass", "PGCHANNELBINDING": "require"}.items()
     with pytest.raises(SettingNotSupported, match=r"says 'tcp_user_timeout', which dbt cannot be given"):
         dbt(dsn + "&tcp_user_timeout=9")
@@ -200,7 +202,7 @@ def test_variables_of_libpq_count_for_those_that_do_not_read_them(monkeypatch: p
 def test_what_a_dsn_says_goes_before_what_the_platform_would_set() -> None:
     """Options stay beside the time zone; the name and the patience of a connection stay those that were given."""
     dsn = "postgresql://me@db.example/shop?options=-c%20work_mem%3D1MB&connect_timeout=3&application_name=ours"
-    kept = conninfo_to_dict(conninfo_of(with_replication(dsn), DATABASE))
+    kept = conninfo_to_dict(place_of_source(with_replication(dsn), DATABASE).conninfo)
 
     assert conninfo_to_dict(with_time_zone(SETTING, SecretStr(dsn)))["options"] == "-c work_mem=1MB -c timezone=UTC"
     assert (kept["connect_timeout"], kept["application_name"]) == ("3", "ours")

@@ -16,7 +16,8 @@ from psycopg.rows import class_row, dict_row
 
 from pipeline_assets.core.errors import ProposalRefused
 from pipeline_assets.core.settings import DatabaseSettings
-from pipeline_assets.ingestion.batch.postgres import BATCH_BYTES, columns_in, connect, conninfo_of, source_errors, table_of
+from pipeline_assets.core.waits import Place
+from pipeline_assets.ingestion.batch.postgres import BATCH_BYTES, columns_in, connect, place_of_source, source_errors, table_of
 from pipeline_assets.ingestion.batch.proposals.checks import promised
 from pipeline_assets.ingestion.sources.numbers import number_in
 from pipeline_assets.ingestion.sources.postgres_types import NUMERIC, OTHERWISE, REFUSED, SERVED
@@ -102,7 +103,7 @@ def propose_table(settings: DatabaseSettings, origin: PostgresTable, name: str |
         relation, columns = _catalog(connection, wanted, origin)
     fields = [_column(column, has_promises=relation.kind not in {VIEW, MATERIALIZED_VIEW}) for column in columns]
     served = [(column, catalog) for column, catalog in zip(fields, columns, strict=True) if column.type is not None]
-    values = _rows(wanted, conninfo_of(settings, origin.database), origin, relation, served, rows) if served else pa.table({})
+    values = _rows(wanted, place_of_source(settings, origin.database), origin, relation, served, rows) if served else pa.table({})
     filled = {
         column.name: _filled(column, catalog, values.column(number).combine_chunks()) for number, (column, catalog) in enumerate(served)
     }
@@ -166,24 +167,24 @@ def _catalog(connection: psycopg.Connection, name: str, origin: PostgresTable) -
 
 
 def _rows(
-    name: str, conninfo: str, origin: PostgresTable, relation: Relation, columns: Sequence[tuple[Column, CatalogColumn]], rows: int
+    name: str, place: Place, origin: PostgresTable, relation: Relation, columns: Sequence[tuple[Column, CatalogColumn]], rows: int
 ) -> pa.Table:
     """Some rows of a table, as batches read them; of a large one from blocks all over it, if they have any."""
     is_large = relation.rows > 2 * rows and relation.kind in {TABLE, PARTITIONED}
     shares = [100 * rows / relation.rows, None] if is_large else [None]
     for share in shares:
-        found = _read_rows(name, conninfo, _select(origin, share, columns, rows))
+        found = _read_rows(name, place, _select(origin, share, columns, rows))
         if found.num_rows:
             break
     return found
 
 
-def _read_rows(name: str, conninfo: str, query: str) -> pa.Table:
-    from adbc_driver_postgresql import dbapi
+def _read_rows(name: str, place: Place, query: str) -> pa.Table:
+    from pipeline_assets.core.postgres import open_arrow_session
 
     batches, size = list[pa.RecordBatch](), 0
     with source_errors(name, connecting=True):
-        connection = dbapi.connect(conninfo)
+        connection = open_arrow_session(place)
     with closing(connection), source_errors(name), closing(connection.cursor()) as cursor:
         cursor.execute(f"set statement_timeout = {int(SAMPLE_SECONDS * 1000)}")
         cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": BATCH_BYTES})

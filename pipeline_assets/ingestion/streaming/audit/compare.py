@@ -138,7 +138,9 @@ def _instant(table: TableSnapshot) -> Instant:
     import psycopg
     from psycopg import sql
 
-    with closing(psycopg.connect(table.conninfo)) as connection:
+    from pipeline_assets.core.postgres import open_session
+
+    with closing(open_session(table.place)) as connection:
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         connection.read_only = True
         connection.execute(sql.SQL("set transaction snapshot {}").format(sql.Literal(table.snapshot)))

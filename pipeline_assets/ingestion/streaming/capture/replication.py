@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import SecretStr
 
 from pipeline_assets.core import names
+from pipeline_assets.core.connections import place_of
 from pipeline_assets.core.dsn import read_address
 from pipeline_assets.core.errors import NotFollowed, SettingsMissing
 from pipeline_assets.core.settings import PREFIX, Settings
@@ -30,7 +31,7 @@ def examine(settings: Settings, database: str, tables: Sequence[PostgresTable], 
     SourceUnavailable if the database does not answer.
     """
     _check_settings(settings, database)
-    with _opened(settings.databases[database], database) as connection:
+    with _opened(settings, "databases", database) as connection:
         return _examined(connection, settings, database, tables, contracts or {})[1]
 
 
@@ -44,7 +45,7 @@ def publish(settings: Settings, database: str, tables: Sequence[PostgresTable], 
     from psycopg.sql import SQL, Literal
 
     _check_settings(settings, database)
-    with _opened(settings.databases[database], database) as connection:
+    with _opened(settings, "databases", database) as connection:
         connection.execute(SQL("select pg_advisory_xact_lock(hashtext({}))").format(Literal(names.replication(database))))
         catalog, verdict = _examined(connection, settings, database, tables, contracts or {})
         if not verdict.of_database:
@@ -120,7 +121,7 @@ def slot_of(settings: Settings, database: str) -> Slot | None:
     query = """
         select pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint, wal_status from pg_replication_slots where slot_name = %s
     """
-    with _opened(settings.replication[database], database) as connection:
+    with _opened(settings, "replication", database) as connection:
         found = connection.execute(query, [names.replication(database)]).fetchone()
     return None if found is None else Slot(bytes_behind=int(found[0] or 0), status=str(found[1]))
 
@@ -128,7 +129,7 @@ def slot_of(settings: Settings, database: str) -> Slot | None:
 def confirmed_lsn(settings: Settings, database: str) -> int:
     """Up to where the changes of a database have been read and emitted for good, as an LSN; -1 where there is no slot."""
     query = "select (confirmed_flush_lsn - '0/0')::bigint from pg_replication_slots where slot_name = %s"
-    with _opened(settings.replication[database], database) as connection:
+    with _opened(settings, "replication", database) as connection:
         (found,) = connection.execute(query, [names.replication(database)]).fetchone() or (None,)
     return -1 if found is None else int(found)
 
@@ -136,7 +137,7 @@ def confirmed_lsn(settings: Settings, database: str) -> int:
 def drop_slot(settings: Settings, database: str) -> None:
     """Gives up the slot, unless somebody reads by it; the connector makes a new one, and takes a snapshot of the tables before it."""
     query = "select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = %s and not active"
-    with _opened(settings.replication[database], database, autocommit=True) as connection:
+    with _opened(settings, "replication", database, autocommit=True) as connection:
         connection.execute(query, [names.replication(database)])
 
 
@@ -147,19 +148,24 @@ def count_rows(settings: Settings, table: PostgresTable) -> int:
     from pipeline_assets.ingestion.batch.postgres import table_of
 
     query = SQL("select count(*) from {}").format(table_of(table))
-    with _opened(settings.replication[table.database], table.database) as connection:
+    with _opened(settings, "replication", table.database) as connection:
         (rows,) = connection.execute(query).fetchone() or (0,)
     return int(rows)
 
 
 @contextmanager
-def _opened(dsn: SecretStr, database: str, *, autocommit: bool = False) -> "Iterator[psycopg.Connection]":
-    """A connection, and a transaction unless `autocommit`; what the database refuses is an error of the source."""
-    import psycopg
+def _opened(
+    settings: Settings, role: Literal["databases", "replication"], database: str, *, autocommit: bool = False
+) -> "Iterator[psycopg.Connection]":
+    """A connection of a role, and a transaction unless `autocommit`; what the database refuses is an error of the source."""
+    from psycopg.conninfo import make_conninfo
 
+    from pipeline_assets.core.postgres import open_session
     from pipeline_assets.ingestion.batch.postgres import source_errors
 
+    dsn: SecretStr = getattr(settings, role)[database]
+    conninfo = make_conninfo(dsn.get_secret_value(), client_encoding="utf8")
     with source_errors(database, connecting=True):
-        connection = psycopg.connect(dsn.get_secret_value(), autocommit=autocommit, client_encoding="utf8")
+        connection = open_session(place_of(f"{PREFIX}{role.upper()}__{database.upper()}", conninfo, settings), autocommit=autocommit)
     with source_errors(database), connection:
         yield connection

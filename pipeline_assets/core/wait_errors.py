@@ -1,0 +1,69 @@
+"""The errors of waiting for Postgres: whom a statement waited for, which limit ended it, and a server that has no connection left."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from pipeline_assets.core.errors import PipelineError, TransientError
+from pipeline_assets.core.foreign import shown as foreign
+
+SHOWN_CHARACTERS, BLOCKERS_SHOWN = 80, 3
+LOCK_SECONDS, STATEMENT_SECONDS = "PIPELINE_POSTGRES_LOCK_SECONDS", "PIPELINE_POSTGRES_STATEMENT_SECONDS"
+
+
+@dataclass(frozen=True)
+class Blocker:
+    """A session that holds a lock which another one waits for; what another role does is not shown to everybody (None)."""
+
+    pid: int
+    user: str | None
+    application: str | None
+    query_start: datetime | None
+    query: str | None
+
+    def __str__(self) -> str:
+        since = "" if self.query_start is None else f", query since {self.query_start.isoformat(timespec='seconds')}"
+        return f"pid {self.pid} (user {shown(self.user)}, application {shown(self.application)}{since}: {shown(self.query)})"
+
+
+def shown(text: str | None) -> str:
+    """The beginning of a text of somebody else, quoted, in one line without control characters."""
+    if not text:
+        return "unknown"
+    line = " ".join(text.split())
+    return f"'{foreign(line, SHOWN_CHARACTERS)}'"
+
+
+class LockTimedOut(TransientError):
+    """A statement waited for a lock for as long as the settings allow; nothing of its transaction was kept."""
+
+    def __init__(self, setting: str, seconds: float, blockers: Sequence[Blocker]) -> None:
+        self.setting, self.seconds, self.blockers = setting, seconds, tuple(blockers)
+        listed = "; ".join(map(str, self.blockers[:BLOCKERS_SHOWN])) or "a session that could not be seen"
+        more = f" and {len(self.blockers) - BLOCKERS_SHOWN} more" if len(self.blockers) > BLOCKERS_SHOWN else ""
+        super().__init__(
+            f"The database of {setting}: a statement waited {seconds:.0f} s for a lock ({LOCK_SECONDS}), held by {listed}{more}. "
+            f"Nothing was written. Let that session end, or end it with `select pg_terminate_backend(<pid>)`, then try again."
+        )
+
+
+class StatementTimedOut(PipelineError):
+    """A statement took longer than the settings allow; nothing of its transaction was kept."""
+
+    def __init__(self, setting: str, seconds: float) -> None:
+        self.setting, self.seconds = setting, seconds
+        super().__init__(
+            f"The database of {setting}: a statement took longer than {seconds:g} s ({STATEMENT_SECONDS}), and was ended. "
+            "Nothing was written. Ask for fewer days at once, look at what slows the database, or set a longer limit."
+        )
+
+
+class DatabaseFull(TransientError):
+    """A server, a database or a role has as many connections as it may have."""
+
+    def __init__(self, setting: str, problem: str) -> None:
+        self.setting, self.problem = setting, problem
+        super().__init__(
+            f"The database of {setting} has no connection left: {shown(problem)}. The view pg_stat_activity shows who holds them: end "
+            "those that idle, run less at once, or raise `max_connections` of the server or the CONNECTION LIMIT of the role."
+        )
