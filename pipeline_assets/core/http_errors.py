@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline_assets.core.errors import SourceRefused, SourceUnavailable
 from pipeline_assets.core.foreign import masked, shown
+from pipeline_assets.core.http_limits import OddlyPacked, TooLarge
 
 if TYPE_CHECKING:
     import httpx
@@ -43,6 +44,8 @@ def http_errors(source: str, also: frozenset[int] = frozenset()) -> Iterator[Non
     except httpx.HTTPStatusError as error:
         kind = SourceUnavailable if is_transient(error, also) else SourceRefused
         raise kind(source, _answered(error.response)) from error
+    except (TooLarge, OddlyPacked) as error:
+        raise SourceRefused(source, str(error)) from error
     except httpx.HTTPError as error:
         raise SourceUnavailable(source, f"did not answer: {type(error).__name__} {said(str(error))}".strip()) from error
 

@@ -62,12 +62,26 @@ class Place:
 
 @contextmanager
 def ending_at(stop: Event) -> Iterator[None]:
-    """Statements of this thread end with CancelledError once `stop` is set."""
+    """Statements, requests and pauses of this thread end with CancelledError once `stop` is set."""
     _OF_THREAD.stop = stop
     try:
         yield
     finally:
         _OF_THREAD.stop = None
+
+
+def check_stop() -> None:
+    """Raises CancelledError where this thread is to stop."""
+    stop: Event | None = getattr(_OF_THREAD, "stop", None)
+    if stop is not None and stop.is_set():
+        raise CancelledError
+
+
+def pause(seconds: float) -> None:
+    """Waits so long, unless this thread is to stop: then raises CancelledError at once."""
+    stop: Event = getattr(_OF_THREAD, "stop", None) or Event()
+    stop.wait(seconds)
+    check_stop()
 
 
 class Wait:
@@ -81,9 +95,7 @@ class Wait:
 
     def step(self) -> None:
         """To be called about every STEP_SECONDS; raises CancelledError where this thread is to stop."""
-        stop: Event | None = getattr(_OF_THREAD, "stop", None)
-        if stop is not None and stop.is_set():
-            raise CancelledError
+        check_stop()
         now = monotonic()
         if now >= self._look_at:
             self._look_at = now + min(now - self._began, LONGEST_PAUSE_SECONDS)

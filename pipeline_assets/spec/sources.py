@@ -29,8 +29,9 @@ class RestEndpoint:
     doubled. The parameters of `pages` then stand in it too.
     records: where in the answer the list of rows is, with dots (`data.items`); empty where the answer itself is the list.
     nothing: statuses that mean that there are no rows. error: where an answer of success reports an error, if it has one.
-    More than `max_pages` of a day, or of all there is, count as pages that never end. No more than `requests_per_second` are sent (None: as
-    many as the server answers).
+    More than `max_pages` of a day, or of all there is, count as pages that never end; a page has at most `max_page_bytes`, unpacked, and is
+    waited for at most `page_seconds`, all attempts together. No more than `requests_per_second` are sent (None: as many as the server
+    answers).
     """
 
     service: str
@@ -41,7 +42,9 @@ class RestEndpoint:
     pages: Pages = CursorPages()
     login: Login = ApiKey()
     page_size: int = 1000
-    max_pages: int = 100_000
+    max_pages: int = 10_000
+    max_page_bytes: int = 64 << 20
+    page_seconds: float = 120.0
     nothing: tuple[int, ...] = ()
     error: str | None = None
     requests_per_second: float | None = None

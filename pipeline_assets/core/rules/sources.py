@@ -87,6 +87,9 @@ def _endpoint(place: Place, source: Source) -> Iterator[Problem]:
         return
     yield from place.at_least("origin.page_size", origin.page_size, 1)
     yield from place.at_least("origin.max_pages", origin.max_pages, 1)
+    yield from place.at_least("origin.max_page_bytes", origin.max_page_bytes, 1)
+    if not 0 < origin.page_seconds < float("inf"):
+        yield place.problem("origin.page_seconds", f"is {origin.page_seconds}", "more than 0")
     if origin.requests_per_second is not None and not 0 < origin.requests_per_second < float("inf"):
         yield place.problem("origin.requests_per_second", f"is {origin.requests_per_second}", "more than 0")
     if not origin.path.startswith("/"):

@@ -5,7 +5,7 @@ from base64 import b64encode
 from collections.abc import Callable, Mapping
 from functools import partial
 from threading import Lock
-from time import monotonic, sleep
+from time import monotonic
 from typing import TYPE_CHECKING
 from urllib.parse import quote_plus, urlsplit
 
@@ -13,9 +13,11 @@ from pydantic import SecretStr
 
 from pipeline_assets.core.errors import SettingsMalformed, SettingsMissing, SourceRefused
 from pipeline_assets.core.http_errors import json_fields
+from pipeline_assets.core.http_limits import ACCEPTED, bind, fetched, until
 from pipeline_assets.core.problems import MalformedSetting
 from pipeline_assets.core.setting_values import RestService
 from pipeline_assets.core.settings import PREFIX, ServiceSettings
+from pipeline_assets.core.waits import pause
 from pipeline_assets.ingestion.sources.numbers import number_in
 from pipeline_assets.spec.rest import ApiKey, BasicLogin, BearerToken, ClientCertificate, ClientCredentials, Login, NoLogin
 from pipeline_assets.spec.sources import RestEndpoint
@@ -23,7 +25,7 @@ from pipeline_assets.spec.sources import RestEndpoint
 if TYPE_CHECKING:
     import httpx
 
-TOKEN_SECONDS = 10.0
+TOKEN_SECONDS, TOKEN_BYTES = 10.0, 1 << 20
 # How long a token lasts whose server does not say.
 UNSAID_SECONDS = 300
 # A century, so that a clock can count it.
@@ -110,7 +112,10 @@ class Tokens:
         # RFC 6749, 2.3.1: both are written as in a form, then joined.
         login = quote_plus(str(self._service.client_id)), quote_plus(_secret(self._service.client_secret))
         asked, trusted = {"grant_type": "client_credentials", **self._scope}, _trusted(self._service)
-        answer = httpx.post(url, data=asked, auth=login, timeout=TOKEN_SECONDS, verify=trusted)
+        with httpx.Client(verify=trusted, timeout=TOKEN_SECONDS, headers=ACCEPTED) as client:
+            bind(client)
+            with until(monotonic() + TOKEN_SECONDS, f"a token takes longer than {TOKEN_SECONDS:g} s"):
+                answer = fetched(client, "POST", url, TOKEN_BYTES, data=asked, auth=login)
         if not answer.is_success:
             answer.raise_for_status()
         found = json_fields(answer)
@@ -163,5 +168,5 @@ class Pace:
         with self._lock:
             now = monotonic()
             self._next = max(now, self._next)
-            sleep(self._next - now)
+            pause(self._next - now)
             self._next += self._seconds

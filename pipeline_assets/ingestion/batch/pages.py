@@ -17,6 +17,8 @@ KEEP_BYTES = "surrogateescape"
 BYTE_ORDER_MARK = "\ufeff"
 # Numbers stay the text that they are: Python makes no integer of more than 4,300 digits, and a cursor may be one.
 RECORDS = json.JSONDecoder(parse_int=str, parse_float=str, strict=False)
+# Of which Python's parser itself makes an error, before it takes memory.
+DEEPEST = 1_000
 # What begins and ends a value that holds others, and texts, which may have such signs in them.
 BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 
@@ -39,7 +41,9 @@ def read_page(source: str, content: bytes, records: str, cursor: str | None = CU
     text = content.decode(errors=KEEP_BYTES).removeprefix(BYTE_ORDER_MARK)
     try:
         found = _answer(text, records.split(".") if records else [])
-    except (ValueError, RecursionError) as problem:
+    except RecursionError as problem:
+        raise SourceRefused(source, f"its answer is nested deeper than {DEEPEST:,} levels, the limit of JSON here") from problem
+    except ValueError as problem:
         raise SourceRefused(source, f"it answered no page of JSON ({problem}): {said(text)}") from problem
     reported = _at(found, error) if error is not None else None
     if reported:

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 
 from pipeline_assets.core.errors import SourceRefused
 from pipeline_assets.core.http_errors import http_errors, is_transient
+from pipeline_assets.core.http_limits import ACCEPTED, TooLarge, bind, unpacked, until, whole
 from pipeline_assets.core.settings import ServiceSettings
+from pipeline_assets.core.waits import pause
 from pipeline_assets.ingestion.batch.logins import Pace, login_of, service_of, verification
 from pipeline_assets.ingestion.batch.pages import Page, read_page
 from pipeline_assets.ingestion.batch.requests import Asked, Since, first_request, next_request
@@ -34,7 +36,6 @@ logger = logging.getLogger(__name__)
 
 # What makes a reader give up that would else read without end; generous, as APIs that filter may well give some empty pages.
 IDLE_PAGES = 100
-PAGE_BYTES = 256 << 20
 SECONDS = re.compile(r"\d{1,9}(?:\.\d+)?", re.ASCII)
 
 
@@ -133,34 +134,31 @@ class ApiReader:
             wait_max=patience.longest_pause_seconds,
             wait_jitter=patience.jitter_seconds,
         )
-        with http_errors(self.contract.name):
-            return retrying(self._ask)(asked, deadline)
+        limit = f"a page takes longer than {patience.page_seconds:g} s, the `page_seconds` of its declaration"
+        with http_errors(self.contract.name), until(deadline, limit):
+            return retrying(self._ask)(asked)
 
-    def _ask(self, asked: Asked, deadline: float) -> Answer | None:
+    def _ask(self, asked: Asked) -> Answer | None:
         origin = self.origin
         with self.client.stream("GET" if asked.body is None else "POST", asked.url, params=asked.query, json=asked.body) as answer:
-            content = self._content(answer, deadline)
+            content = self._content(answer)
         # A cursor or a link promised more: what means nothing there would end the day in its middle.
         if answer.status_code in origin.nothing and (asked.is_first or isinstance(origin.pages, NumberedPages | OffsetPages)):
             return None
         if answer.has_redirect_location:
             raise SourceRefused(self.contract.name, f"it redirects to {_place(answer)}, and redirects are not followed")
         if not answer.is_success:
-            _with_content(answer, content).raise_for_status()
+            whole(answer, content).raise_for_status()
         return Answer(content=content, link=_next_link(answer))
 
-    def _content(self, answer: "httpx.Response", deadline: float) -> bytes:
-        """The bytes of an answer, unpacked; raises SourceRefused for too many of them, and ReadTimeout where they come too slowly."""
-        import httpx
-
-        content = bytearray()
-        for part in answer.iter_bytes():
-            content += part
-            if len(content) > PAGE_BYTES:
-                raise SourceRefused(self.contract.name, f"its page has more than {PAGE_BYTES >> 20} MiB; declare a smaller page_size")
-            if monotonic() > deadline:
-                raise httpx.ReadTimeout(f"a page takes longer than {self.patience.page_seconds:.0f} s", request=answer.request)
-        return bytes(content)
+    def _content(self, answer: "httpx.Response") -> bytes:
+        """The bytes of an answer, unpacked; raises SourceRefused for too many of them."""
+        source, most = self.contract.name, self.origin.max_page_bytes
+        try:
+            return unpacked(answer, most)
+        except TooLarge as error:
+            problem = f"its page has more than {most:,} bytes unpacked, the `max_page_bytes` of its declaration; lower `page_size`"
+            raise SourceRefused(source, problem) from error
 
 
 @contextmanager
@@ -172,18 +170,19 @@ def open_endpoint(
     from stamina.instrumentation import set_on_retry_hooks
 
     set_on_retry_hooks([_log_retry])
-    patience = patience or Patience()
+    patience = patience or Patience(page_seconds=origin.page_seconds)
     service = service_of(settings, origin)
     paces = [] if origin.requests_per_second is None else [Pace(1 / origin.requests_per_second)]
     # httpx logs the URL of each request, which may have a key in its query.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     with httpx.Client(
         base_url=service.url,
-        headers={"Accept": "application/json"},
+        headers={"Accept": "application/json", **ACCEPTED},
         event_hooks={"request": [*paces, login_of(origin.login, service)]},
         verify=verification(origin, service),
         timeout=patience.request_seconds,
     ) as client:
+        bind(client)
         yield ApiReader(contract=contract, origin=origin, client=client, patience=patience)
 
 
@@ -196,20 +195,15 @@ def _pause(error: Exception, seconds_left: float) -> bool | float:
     asked = _retry_after(error.response.headers.get("Retry-After"))
     if asked is None:
         return True
-    return asked if asked < seconds_left else False
+    if asked >= seconds_left:
+        return False
+    # Waited for here, where an order to stop ends it.
+    pause(asked)
+    return 0.0
 
 
 def _log_retry(details: "RetryDetails") -> None:
     logger.info("Asking again in %.2f s, after attempt %s: %s", details.wait_for, details.retry_num, details.caused_by)
-
-
-def _with_content(answer: "httpx.Response", content: bytes) -> "httpx.Response":
-    """An answer that was read part by part, with all of it; what says how it was packed is gone."""
-    import httpx
-
-    packed = {"content-encoding", "content-length", "transfer-encoding"}
-    headers = [(name, value) for name, value in answer.headers.multi_items() if name not in packed]
-    return httpx.Response(answer.status_code, headers=headers, content=content, request=answer.request)
 
 
 def _next_link(answer: "httpx.Response") -> str | None:

@@ -23,7 +23,7 @@ from pipeline_assets.spec.contracts import CLOCK_TOLERANCE, Contract, Field
 
 Reason = Literal[
     "missing", "wrong type", "without zone", "not finite", "too precise", "out of range", "not allowed", "too long", "outside the day",
-    "too late", "from the future", "repeated version", "not a JSON object", "repeated field",
+    "too late", "from the future", "repeated version", "not a JSON object", "nested too deeply", "repeated field",
     "empty record", "not a CSV line", "not this Avro schema", "not this Protobuf message", "unknown field", "no schema id",
     "unknown schema id", "not a CloudEvent", "not a change event", "unknown event type", "unknown columns",
 ]  # fmt: skip

@@ -1,6 +1,7 @@
 """The JSON object of a row, read strictly, or what is wrong with the row."""
 
 import json
+import re
 from collections.abc import Callable
 from decimal import MAX_EMAX, Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,24 @@ if TYPE_CHECKING:
 
 # Stand for numbers with an exponent that nothing can hold: no field of a contract holds them either.
 HUGE, TINY = Decimal((0, (1,), MAX_EMAX)), Decimal((0, (1,), -MAX_EMAX))
+
+
+# How deep a row may be nested. What a contract knows stands at the first level; the rest is only passed over.
+DEEPEST = 100
+# What begins and ends a value that holds others, and texts, which may have such signs in them.
+BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+
+
+def is_too_deep(row: bytes) -> bool:
+    """Whether a row is nested deeper than DEEPEST; says so before anything is made of it."""
+    if row.count(b"[") + row.count(b"{") <= DEEPEST:
+        return False
+    depth = 0
+    for found in BRACKETS.finditer(row):
+        depth += {b"[": 1, b"{": 1, b"]": -1, b"}": -1}.get(found.group(), 0)
+        if depth > DEEPEST:
+            return True
+    return False
 
 
 class Fault(ValueError):
@@ -30,6 +49,8 @@ def json_object(row: bytes) -> dict[str, Any]:
 
     A number with a point or an exponent is a Decimal: exactly what stands there, unless nothing can hold its exponent.
     """
+    if is_too_deep(row):
+        raise Fault("nested too deeply")
     try:
         return _fields(row, Decimal)
     except InvalidOperation:
@@ -41,7 +62,6 @@ def _fields(row: bytes, number: Callable[[str], Decimal]) -> dict[str, Any]:
         found = json.loads(row, object_pairs_hook=_distinct, parse_float=number)
     except Fault:
         raise
-    # RecursionError: brackets nested deeper than the parser goes.
     except (ValueError, RecursionError) as error:
         raise Fault("not a JSON object") from error
     if not isinstance(found, dict):

@@ -4,6 +4,7 @@ A spine has one row for each question: the keys of every entity that the model's
 (null): then nothing is known of that entity. Any further columns are kept as they are.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
@@ -18,13 +19,18 @@ from pipeline_assets.spec.models import Model
 
 INSTANT = pa.timestamp("us", "UTC")
 NOT_NUMBERS = ("nan", "NaN", "inf", "-inf", "+inf", "Inf", "-Inf", "infinity", "-infinity", "Infinity", "-Infinity")
+MOST_COLUMNS = 2_000
 EXAMPLE = "like 2013-01-31T16:40:00Z"
 ZONED = r"\d{2}:\d{2}.*(Z|[+-]\d{2}(:?\d{2})?)$"
 
 
 def check_table(name: str, table: pa.Table) -> None:
-    """Raises TableRejected if `table` has no rows, two columns of one name, or NaN or an infinite value in a column of numbers."""
-    twice = sorted({column for column in table.column_names if table.column_names.count(column) > 1})
+    """Raises TableRejected if `table` has no rows, two columns of one name, or NaN or an infinite value in a column of numbers.
+
+    Before all else if it has more than MOST_COLUMNS columns.
+    """
+    check_width(name, table.num_columns)
+    twice = sorted(column for column, count in Counter(table.column_names).items() if count > 1)
     if twice:
         raise TableRejected(name, f"has more than one column {_quoted(twice)}", "each column once")
     if table.num_rows == 0:
@@ -32,6 +38,12 @@ def check_table(name: str, table: pa.Table) -> None:
     for field in table.schema:
         if pa.types.is_floating(field.type):
             check_finite(name, field.name, table[field.name])
+
+
+def check_width(name: str, columns: int) -> None:
+    """Raises TableRejected for more columns than a spine may have: each is looked at by itself."""
+    if columns > MOST_COLUMNS:
+        raise TableRejected(name, f"has {columns:,} columns", f"at most {MOST_COLUMNS:,} (the limit of a spine)")
 
 
 def check_finite(name: str, column: str, values: pa.ChunkedArray) -> None:

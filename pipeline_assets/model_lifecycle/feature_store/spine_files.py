@@ -8,10 +8,13 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from pipeline_assets.core.errors import TableRejected
-from pipeline_assets.model_lifecycle.feature_store.spine import check_finite, check_table
+from pipeline_assets.model_lifecycle.feature_store.spine import check_finite, check_table, check_width
 
 PARQUET, CSV = ".parquet", ".csv"
 KINDS = (PARQUET, CSV)
+LONGEST_ROW_BYTES = 1 << 20
+# What Arrow says of a row that does not end in a block of so many bytes.
+TOO_LONG = ("straddling", "block boundar", "cannot infer number of columns")
 
 
 def read_spine(path: Path) -> pa.Table:
@@ -25,9 +28,11 @@ def read_spine(path: Path) -> pa.Table:
     if not path.is_file():
         raise TableRejected(str(path), "there is no such file", " or ".join(KINDS))
     try:
-        table = _read_csv(path) if _is_csv(path) else pq.ParquetFile(path).read()
+        table = _read_csv(path) if _is_csv(path) else _read_parquet(path)
     except (pa.ArrowInvalid, OSError) as error:
         problem = "is empty" if path.stat().st_size == 0 else f"cannot be read: {error}"
+        if any(sign in str(error) for sign in TOO_LONG):
+            problem = f"has a row of more than {LONGEST_ROW_BYTES:,} bytes, the limit of a spine"
         raise TableRejected(str(path), problem, f"a whole {path.suffix} file") from error
     check_table(str(path), table)
     for column in table.column_names if _is_csv(path) else ():
@@ -69,10 +74,18 @@ def _is_csv(path: Path) -> bool:
     return path.suffix.lower() == CSV
 
 
+def _read_parquet(path: Path) -> pa.Table:
+    with pq.ParquetFile(path) as opened:
+        check_width(str(path), opened.metadata.num_columns)
+        return opened.read()
+
+
 def _read_csv(path: Path) -> pa.Table:
-    with pa_csv.open_csv(path) as opened:
+    size, parse = pa_csv.ReadOptions(block_size=LONGEST_ROW_BYTES), pa_csv.ParseOptions(newlines_in_values=True)
+    with pa_csv.open_csv(path, size, parse) as opened:
         columns = opened.schema.names
+    check_width(str(path), len(columns))
     options = pa_csv.ConvertOptions(
         column_types=dict.fromkeys(columns, pa.string()), strings_can_be_null=True, quoted_strings_can_be_null=False, null_values=[""]
     )
-    return pa_csv.read_csv(path, parse_options=pa_csv.ParseOptions(newlines_in_values=True), convert_options=options)
+    return pa_csv.read_csv(path, size, parse_options=parse, convert_options=options)

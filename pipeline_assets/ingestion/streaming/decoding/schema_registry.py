@@ -7,11 +7,14 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from pipeline_assets.core.errors import SettingsMissing, SourceRefused
 from pipeline_assets.core.http_errors import http_errors, is_transient, json_fields
+from pipeline_assets.core.http_limits import ACCEPTED as UNPACKED
+from pipeline_assets.core.http_limits import bind, fetched, until
 from pipeline_assets.core.setting_values import SchemaRegistry
 from pipeline_assets.core.settings import PREFIX, Settings
 from pipeline_assets.spec.sources import Avro, Format, JsonObject, Protobuf
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 
 ACCEPTED = "application/vnd.schemaregistry.v1+json, application/json"
 ATTEMPTS, LONGEST_SECONDS, ANSWER_SECONDS = 8, 30.0, 10.0
+MOST_BYTES = 4 << 20
 # What a registry answers beside 404 for a subject, a version and an id that it does not have; a 404 without it comes from a wrong address.
 NO_SUCH = {40401, 40402, 40403}
 AVRO, PROTOBUF, JSON = "AVRO", "PROTOBUF", "JSON"
@@ -155,5 +159,7 @@ def _send(registry: SchemaRegistry, path: str) -> "httpx.Response":
     import httpx
 
     auth = None if registry.user is None else httpx.BasicAuth(registry.user, registry.password.get_secret_value())
-    with httpx.Client(base_url=registry.url, auth=auth, headers={"Accept": ACCEPTED}, timeout=ANSWER_SECONDS) as client:
-        return client.get(path).raise_for_status()
+    with httpx.Client(base_url=registry.url, auth=auth, headers={"Accept": ACCEPTED, **UNPACKED}, timeout=ANSWER_SECONDS) as client:
+        bind(client)
+        with until(monotonic() + LONGEST_SECONDS, f"a schema takes longer than {LONGEST_SECONDS:g} s"):
+            return fetched(client, "GET", path, MOST_BYTES).raise_for_status()

@@ -11,7 +11,6 @@ import pytest
 from pydantic import SecretStr
 
 from pipeline_assets.core.errors import ContractViolation, SettingsMissing, SourceChanged, SourceRefused, SourceUnavailable
-from pipeline_assets.ingestion.batch import rest
 from pipeline_assets.ingestion.batch.load import stage_days
 from pipeline_assets.ingestion.batch.rest import Patience
 from pipeline_assets.ingestion.sources.originals import json_bytes
@@ -230,13 +229,13 @@ def test_a_row_that_stands_on_two_pages_counts_once(world: World) -> None:
     assert staged.manifest.reasons == {}
 
 
-def test_a_page_has_so_many_bytes_at_most(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is counted are the bytes after unpacking, so that a small answer cannot fill the memory."""
-    monkeypatch.setattr(rest, "PAGE_BYTES", 1 << 20)
+def test_a_page_has_so_many_bytes_at_most(world: World) -> None:
+    """What is counted are the bytes after unpacking, so that a small answer cannot fill the memory; nothing is asked again."""
+    source = replace(world.api, origin=replace(world.endpoint, max_page_bytes=1 << 20))
     packed = compress(page_of([reading(sensor="x" * (2 << 20))]))
     large = serving(world.settings, lambda *_: (200, {"Content-Encoding": "gzip"}, packed))
-    with large as (api, settings), pytest.raises(SourceRefused, match="more than 1 MiB; declare a smaller page_size"):
-        stage_days(settings, world.api, day(0), day(0), run_id="r", patience=QUICK)
+    with large as (api, settings), pytest.raises(SourceRefused, match="more than 1,048,576 bytes unpacked, the `max_page_bytes`"):
+        stage_days(settings, source, day(0), day(0), run_id="r", patience=QUICK)
 
     assert len(api.asked) == 1
 
