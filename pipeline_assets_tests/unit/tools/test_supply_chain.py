@@ -102,7 +102,11 @@ def test_the_audit_is_green_where_nothing_is_known(tmp_path: Path) -> None:
     assert (found.returncode, found.stdout) == (0, "1 components asked for, no known weaknesses.\n")
 
 
-@pytest.mark.parametrize("answer", [PlainTextResponse("down", 503), PlainTextResponse("<html>"), JSONResponse({"results": []})], ids=str)
+@pytest.mark.parametrize(
+    "answer",
+    [PlainTextResponse("down", 503), PlainTextResponse("<html>"), JSONResponse({"results": []})],
+    ids=["down", "no JSON", "no results"],
+)
 def test_the_audit_is_never_green_without_an_answer(tmp_path: Path, answer: Response) -> None:
     """A server that fails, or is another one, ends it with exit code 2 and a sentence."""
     with served(Starlette(routes=[Route("/v1/querybatch", lambda _: answer, methods=["POST"])])) as url:
