@@ -163,4 +163,8 @@ def tracking(settings: TrackingSettings) -> "MlflowClient":
     # MLflow draws a progress bar for a file of a few kilobytes, and prints links to runs; the platform's own output has them.
     environment_variables.MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)  # type: ignore[no-untyped-call]
     environment_variables.MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.set(True)  # type: ignore[no-untyped-call]
+    if settings.mlflow_user is not None and settings.mlflow_password is not None:
+        # It takes them from nowhere else.
+        environment_variables.MLFLOW_TRACKING_USERNAME.set(settings.mlflow_user)  # type: ignore[no-untyped-call]
+        environment_variables.MLFLOW_TRACKING_PASSWORD.set(settings.mlflow_password.get_secret_value())  # type: ignore[no-untyped-call]
     return MlflowClient(tracking_uri=settings.mlflow_url, registry_uri=settings.mlflow_url)

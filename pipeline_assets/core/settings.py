@@ -157,9 +157,11 @@ class ServiceReader(ServiceAddress):
 
 
 class TrackingSettings(Part):
-    """The MLflow server."""
+    """The MLflow server, and how to log in to it, where it asks for that."""
 
     mlflow_url: HttpUrl
+    mlflow_user: str | None = None
+    mlflow_password: SecretStr | None = None
 
 
 class DagsterKey(Part):

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 ENDPOINT, REGION, BUCKET, ACCESS_KEY, SECRET_KEY = (
     setting(f"s3_{name}") for name in ("endpoint", "region", "bucket", "access_key", "secret_key")
 )
+# MLflow has keys of its own, for its objects alone.
+MLFLOW_ACCESS_KEY, MLFLOW_SECRET_KEY, MLFLOW_PREFIX, MLFLOW_BUCKET = "mlflow_s3_access_key", "mlflow_s3_secret_key", "mlflow", "artifacts"
+OWN, OF_MLFLOW = "s3proxy.conf", "s3proxy-mlflow.conf"
 MEMORY_MB = 256
 JARS = (java.OBJECT_STORE,)
 # Without it the server logs every request.
@@ -34,7 +37,7 @@ def service(plan: Plan) -> Service:
         name=S3,
         command=java.command(
             MEMORY_MB, {"logback.configurationFile": str(folder / "logback.xml")},
-            "-jar", str(jar), "--properties", str(folder / "s3proxy.conf"),
+            "-jar", str(jar), *(part for name in (OWN, OF_MLFLOW) for part in ("--properties", str(folder / name))),
         ),
         folder=folder,
         port=plan.ports[S3],
@@ -66,15 +69,42 @@ def prepare(plan: Plan, folder: Path) -> None:
     private_folder(folder / "data")
     java.check(plan, JARS)
     (folder / "logback.xml").write_text(LOGBACK, encoding="utf-8")
-    properties = {
+    common = {
         "s3proxy.endpoint": endpoint(plan.ports[S3]),
         "s3proxy.authorization": "aws-v2-or-v4",
+        "jclouds.provider": "filesystem-nio2",
+    }
+    own = {
         "s3proxy.identity": plan.settings[ACCESS_KEY],
         "s3proxy.credential": plan.settings[SECRET_KEY],
-        "jclouds.provider": "filesystem-nio2",
         "jclouds.filesystem.basedir": str(folder / "data"),
     }
-    write_private(folder / "s3proxy.conf", "".join(f"{name}={value}\n" for name, value in properties.items()))
+    of_mlflow = {
+        "s3proxy.identity": plan.secrets[MLFLOW_ACCESS_KEY],
+        "s3proxy.credential": plan.secrets[MLFLOW_SECRET_KEY],
+        "jclouds.filesystem.basedir": str(_folder_of_mlflow(plan, folder)),
+    }
+    for name, properties in ((OWN, own), (OF_MLFLOW, of_mlflow)):
+        write_private(folder / name, "".join(f"{key}={value}\n" for key, value in {**common, **properties}.items()))
+
+
+def _folder_of_mlflow(plan: Plan, folder: Path) -> Path:
+    """A folder whose one bucket is a link to MLflow's objects in the bucket of the platform.
+
+    A prefix of S3Proxy would not do: a key with `..` leads out of it, and all other buckets are open. Out of a bucket no key leads.
+    """
+    private_folder(folder / "data" / plan.settings[BUCKET] / MLFLOW_PREFIX)
+    link = private_folder(folder / "mlflow") / MLFLOW_BUCKET
+    link.unlink(missing_ok=True)
+    link.symlink_to(Path("..", "data", plan.settings[BUCKET], MLFLOW_PREFIX), target_is_directory=True)
+    return link.parent
+
+
+def of_mlflow(plan: Plan) -> tuple[str, str, str]:
+    """Access key, secret key and URL for MLflow's objects: of its own in the store of the stack, else those that are given."""
+    if ENDPOINT in plan.given:
+        return plan.settings[ACCESS_KEY], plan.settings[SECRET_KEY], f"s3://{plan.settings[BUCKET]}/{MLFLOW_PREFIX}"
+    return plan.secrets[MLFLOW_ACCESS_KEY], plan.secrets[MLFLOW_SECRET_KEY], f"s3://{MLFLOW_BUCKET}"
 
 
 def create_bucket(plan: Plan) -> None:
@@ -104,7 +134,7 @@ DESCRIPTION = Description(
     name=S3,
     build=service,
     ports={S3: 9000},
-    secrets=("s3_access_key", "s3_secret_key"),
+    secrets=("s3_access_key", "s3_secret_key", MLFLOW_ACCESS_KEY, MLFLOW_SECRET_KEY),
     settings=settings,
     is_elsewhere=has(ENDPOINT),
     together=((ENDPOINT, REGION, BUCKET, ACCESS_KEY, SECRET_KEY),),
