@@ -20,7 +20,7 @@ from pipeline_assets.core.settings import (
     TrackingSettings,
     WarehouseSettings,
 )
-from pipeline_assets.core.waits import Limits, Place
+from pipeline_assets.core.waits import Limits, Place, connecting
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -122,13 +122,14 @@ def arrow_files(settings: ObjectStoreSettings) -> "S3FileSystem":
 
 
 def catalog(settings: LakeSettings) -> "Catalog":
-    """The Iceberg catalog: its state in Postgres, its tables on the object store."""
+    """The Iceberg catalog: its state in Postgres, its tables on the object store; raises DatabaseFull."""
     from pyiceberg.catalog.sql import SqlCatalog
 
+    url = sqlalchemy_url(CATALOG_DSN, settings.catalog_dsn, "psycopg", limits_of(settings).values)
     lake = SqlCatalog(
         names.CATALOG,
         **{
-            "uri": sqlalchemy_url(CATALOG_DSN, settings.catalog_dsn, "psycopg", limits_of(settings).values),
+            "uri": url,
             "warehouse": f"s3://{settings.s3_bucket}/{names.LAKE}",
             "s3.endpoint": settings.s3_endpoint,
             "s3.region": settings.s3_region,
@@ -138,7 +139,8 @@ def catalog(settings: LakeSettings) -> "Catalog":
             "py-io-impl": "pipeline_assets.core.sealed_files.SealedFileIO",
         },
     )
-    _make_catalog_tables(lake)
+    with connecting(CATALOG_DSN):
+        _make_catalog_tables(lake)
     return lake
 
 

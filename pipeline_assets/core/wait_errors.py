@@ -62,8 +62,8 @@ class DatabaseFull(TransientError):
     """A server, a database or a role has as many connections as it may have."""
 
     def __init__(self, setting: str, problem: str) -> None:
-        self.setting, self.problem = setting, problem
+        self.setting, self.problem = setting, problem.rpartition("FATAL:")[2].partition("\n")[0].strip()
         super().__init__(
-            f"The database of {setting} has no connection left: {shown(problem)}. The view pg_stat_activity shows who holds them: end "
-            "those that idle, run less at once, or raise `max_connections` of the server or the CONNECTION LIMIT of the role."
+            f"The database of {setting} has no connection left: {shown(self.problem)}. The view pg_stat_activity shows who holds them: "
+            "end those that idle, run less at once, or raise `max_connections` of the server or the CONNECTION LIMIT of the role."
         )
