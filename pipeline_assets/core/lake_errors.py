@@ -1,6 +1,7 @@
 """The errors of tables in the lake, and of what is made from them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
 
 from pipeline_assets.core.errors import PipelineError
@@ -8,24 +9,28 @@ from pipeline_assets.core.errors import PipelineError
 SHOWN = 5
 
 
+@dataclass(frozen=True, kw_only=True)
+class LostRows:
+    """Rows of a day (None: of a table without days) before and after, and those of each asset behind the table that has more, by key."""
+
+    day: date | None
+    before: int
+    after: int
+    behind: Mapping[str, int]
+
+    def __str__(self) -> str:
+        others = ", ".join(f"{asset} has {rows}" for asset, rows in self.behind.items())
+        return f"{self.day or 'all rows'} from {self.before} to {self.after}, and {others}"
+
+
 class RowsLost(PipelineError):
-    """Days of a table would lose rows that what is before it still has; nothing was written.
+    """Days of a table would lose rows that what is before it still has; nothing was written."""
 
-    days: rows of each day before and after, and those of each asset before the table that has more than would be left; None for a table
-    without days.
-    """
-
-    def __init__(self, table: tuple[str, str], days: Mapping[date | None, tuple[int, int, Mapping[tuple[str, str], int]]]) -> None:
-        self.table, self.days = table, days
-        listed = [_shown(day, *found) for day, found in sorted(days.items(), key=lambda item: item[0] or date.min)]
-        more = f" and {len(listed) - SHOWN} more days" if len(listed) > SHOWN else ""
-        nearest = sorted({"/".join(name) for _, _, behind in days.values() for name in behind})
+    def __init__(self, table: str, days: Sequence[LostRows]) -> None:
+        self.table, self.days = table, tuple(days)
+        more = f" and {len(self.days) - SHOWN} more days" if len(self.days) > SHOWN else ""
+        nearest = " and ".join(sorted({asset for lost in self.days for asset in lost.behind}))
         super().__init__(
-            f"{'.'.join(table)} would lose rows that are still there before it: {'; '.join(listed[:SHOWN])}{more}. Nothing was written. "
-            f"Materialize what lies between {' and '.join(nearest)} and it for these days; if they are to go, give `may_shrink: true`."
+            f"{table} would lose rows that are still there before it: {'; '.join(map(str, self.days[:SHOWN]))}{more}. Nothing was written. "
+            f"Materialize what lies between {nearest} and it for these days; if they are to go, give `may_shrink: true`."
         )
-
-
-def _shown(day: date | None, before: int, after: int, behind: Mapping[tuple[str, str], int]) -> str:
-    others = ", ".join(f"{'/'.join(name)} has {rows}" for name, rows in behind.items())
-    return f"{'all rows' if day is None else day.isoformat()} from {before} to {after}, and {others}"

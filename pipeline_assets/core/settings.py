@@ -6,7 +6,6 @@ alone reads `ObjectStoreSettings`, and misses nothing else. All missing or malfo
 """
 
 import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
@@ -19,9 +18,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, Settin
 
 from pipeline_assets.core.errors import SettingsMalformed, SettingsMissing
 from pipeline_assets.core.problems import MalformedSetting
+from pipeline_assets.core.setting_problems import no_json, problem_of
 from pipeline_assets.core.setting_values import (
-    MALFORMED,
-    MALFORMED_SECRET,
     Brokers,
     Dsn,
     FileFolder,
@@ -329,44 +327,10 @@ def _read(settings: type[S], **values: Any) -> S:
     try:
         return settings(**values)
     except ValidationError as error:
-        problem = _problem(error)
+        problem = problem_of(error, PREFIX)
     except SettingsError as error:
-        problem = SettingsMalformed([_no_json(error)])
+        problem = SettingsMalformed([no_json(error, PREFIX)])
     raise problem
-
-
-def _problem(error: ValidationError) -> SettingsMissing | SettingsMalformed:
-    found = error.errors()
-    malformed = [each for each in found if each["type"] != "missing"]
-    if not malformed:
-        return SettingsMissing([_variable(each["loc"]) for each in found])
-    return SettingsMalformed([_malformed(_variable(each["loc"]), each["type"], each) for each in malformed])
-
-
-def _malformed(name: str, kind: str, error: Mapping[str, Any]) -> MalformedSetting:
-    """What is wrong with a value; it is shown only where it is known to be no secret."""
-    if kind in {"dict_type", "model_type", "model_attributes_type"}:
-        return MalformedSetting(name, "is no mapping", _mapping(name), None)
-    if kind not in {MALFORMED, MALFORMED_SECRET}:
-        return MalformedSetting(name, "has the wrong form", str(error["msg"]).removeprefix("Input should be "), None)
-    context, value = error["ctx"], str(error["input"])
-    is_shown = kind == MALFORMED and "@" not in value
-    return MalformedSetting(name, context["problem"], context["expected"], value if is_shown else None)
-
-
-def _no_json(error: SettingsError) -> MalformedSetting:
-    """A mapping that was given as one variable is JSON; its values may be secret."""
-    field = re.search(r'field "(\w+)"', str(error))
-    name = PREFIX + (field.group(1).upper() if field is not None else "…")
-    return MalformedSetting(name, "is no JSON", _mapping(name), None)
-
-
-def _mapping(name: str) -> str:
-    return f"a JSON object such as {{}}, or a variable {name}__<NAME> for each of its values"
-
-
-def _variable(path: tuple[int | str, ...]) -> str:
-    return PREFIX + "__".join(str(part) for part in path).upper()
 
 
 def environment_of_children(added: Mapping[str, str]) -> dict[str, str]:

@@ -165,10 +165,7 @@ def _raw(project: Project, contract: Contract, *, by_day: bool) -> dg.AssetsDefi
 
 def _rows_lost(asset: dg.AssetKey, error: RowsLost) -> dg.AssetCheckResult:
     """The failed check of days that would have lost rows: those of each before and after, and what is behind."""
-    days = {
-        str(day or "all rows"): {"before": before, "after": after, **{"/".join(name): rows for name, rows in behind.items()}}
-        for day, (before, after, behind) in error.days.items()
-    }
+    days = {str(lost.day or "all rows"): {"before": lost.before, "after": lost.after, **lost.behind} for lost in error.days}
     return dg.AssetCheckResult(
         asset_key=asset,
         check_name=KEEPS_ROWS,

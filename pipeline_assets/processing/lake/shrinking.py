@@ -11,7 +11,7 @@ from datetime import date
 
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import object_store
-from pipeline_assets.core.lake_errors import RowsLost
+from pipeline_assets.core.lake_errors import LostRows, RowsLost
 from pipeline_assets.core.names import AssetName
 from pipeline_assets.core.settings import Settings
 
@@ -42,14 +42,14 @@ def check_kept(table: AssetName, before: Counts, after: Counts, behind: Behind, 
     if not fewer:
         return
     there = behind(fewer)
-    lost = {}
-    for day in fewer:
+    lost = []
+    for day in sorted(fewer, key=lambda one: one or date.min):
         left = after.get(day, 0)
-        more = {name: counts[day] for name, counts in there.items() if counts.get(day, 0) > left}
+        more = {"/".join(name): counts[day] for name, counts in there.items() if counts.get(day, 0) > left}
         if more:
-            lost[day] = (before[day], left, more)
+            lost.append(LostRows(day=day, before=before[day], after=left, behind=more))
     if lost:
-        raise RowsLost(table, lost)
+        raise RowsLost(".".join(table), lost)
 
 
 def staged_rows(settings: Settings, contract_name: str) -> Behind:

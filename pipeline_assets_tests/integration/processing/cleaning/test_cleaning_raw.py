@@ -202,7 +202,7 @@ def test_a_catalog_that_is_older_than_its_files_empties_no_day(isolated: Setting
 
     with pytest.raises(RowsLost, match=rf"{RAW_TRIPS} would lose rows.*{day(1)} from 5 to 0, and staged/trips has 5") as caught:
         raw_tables.load_raw_days(isolated, TRIPS, day(0), day(2))
-    assert set(caught.value.days) == {day(1), day(2)}
+    assert [lost.day for lost in caught.value.days] == [day(1), day(2)]
     assert same_rows(in_raw(isolated, TRIPS), before)
 
     assert raw_tables.load_raw_days(isolated, TRIPS, day(2), day(2), may_shrink=True).replaced == 5

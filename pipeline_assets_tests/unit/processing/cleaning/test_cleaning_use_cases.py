@@ -161,7 +161,9 @@ def test_changes_of_days_are_noted_by_tables_with_the_strategy_for_it(materializ
     """What dbt makes otherwise is compared as a whole; a table that no feature reads is not published."""
     config = {"materialized": materialized, "incremental_strategy": strategy, "unique_key": ["a", "b"], "event_time": "event_at"}
     read, other = ({"schema": names.CLEANED, "name": name, "config": config} for name in ("departures_history", "airports"))
-    models = ProjectModels(project=load_project(), manifest={"nodes": {"model.read": read, "model.other": other}})
+    models = ProjectModels(
+        project=load_project(), manifest={"nodes": {"model.read": read, "model.other": other}, "sources": {}, "parent_map": {}}
+    )
     built = models.built("model.read")
     assert built is not None
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline_assets.core.lake_errors import RowsLost
+from pipeline_assets.core.lake_errors import LostRows, RowsLost
 from pipeline_assets.processing.lake.shrinking import COPY, DERIVED, Limit, check_kept
 
 TABLE, STAGED, OTHER = ("raw", "trips"), ("staged", "trips"), ("staged", "fares")
@@ -19,7 +19,7 @@ def test_an_emptied_day_is_named_with_what_is_behind_it() -> None:
     with pytest.raises(RowsLost) as caught:
         check_kept(TABLE, {FIRST: 24, SECOND: 24}, {SECOND: 24}, lambda _: {STAGED: {FIRST: 24}, OTHER: {FIRST: 0}}, COPY)
 
-    assert caught.value.days == {FIRST: (24, 0, {STAGED: 24})}
+    assert caught.value.days == (LostRows(day=FIRST, before=24, after=0, behind={"staged/trips": 24}),)
     assert "raw.trips would lose rows" in str(caught.value)
     assert "2013-05-01 from 24 to 0, and staged/trips has 24" in str(caught.value)
     assert "`may_shrink: true`" in str(caught.value)
@@ -60,5 +60,5 @@ def test_a_day_is_held_up_if_and_only_if_its_rows_are_still_behind_it(
     try:
         check_kept(TABLE, before, after, lambda _: {STAGED: behind}, limit)
     except RowsLost as error:
-        found = set(error.days)
+        found = {lost.day for lost in error.days}
     assert found == lost
