@@ -112,6 +112,20 @@ def manifest_from(client: "S3Client", bucket: str, contract_name: str, partition
     return Manifest(**{**stored, "files": tuple(StagedFile(**file) for file in stored["files"])})
 
 
+def manifest_keys(settings: Settings, contract_name: str = "") -> Iterator[str]:
+    """The keys of the manifests of all staged partitions of a contract; without a name of all contracts."""
+    prefix = f"{'/'.join(names.staged(contract_name)).rstrip('/')}/"
+    pages = object_store(settings).get_paginator("list_objects_v2").paginate(Bucket=settings.s3_bucket, Prefix=prefix)
+    keys = (entry["Key"] for page in pages for entry in page.get("Contents", ()))
+    return (key for key in keys if key.endswith(f"/{MANIFEST}"))
+
+
+def staged_rows(settings: Settings, contract_name: str) -> dict[str, int]:
+    """The rows of each staged partition of a contract."""
+    partitions = [key.split("/")[-2] for key in manifest_keys(settings, contract_name)]
+    return {manifest.partition: manifest.rows for manifest in read_manifests(settings, contract_name, partitions)}
+
+
 def parquet_writer(sink: pa.NativeFile, sample: pa.RecordBatch) -> pq.ParquetWriter:
     """A writer of staged files for rows like `sample`: ZSTD, times as differences, a dictionary only where values come again.
 

@@ -15,6 +15,7 @@ import typer
 
 from pipeline_assets.core.errors import UserInputError
 from pipeline_assets.core.names import train
+from pipeline_assets.ingestion.streaming.commands import audit
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -40,6 +41,31 @@ def register(app: typer.Typer) -> None:
     for command in (history, promote, rollback, shadow, canary, stop, training_set):
         models.command()(command)
     app.add_typer(models, name="models")
+    audit.command("parts")(audit_parts)
+
+
+def audit_parts(*, as_json: Annotated[bool, JSON] = False) -> None:
+    """After a restore: do staged files, catalog, warehouse, ledger and MLflow belong together? Exit code 1 if not.
+
+    Rows are counted by day, and versions by number; nothing is written. Each line says what to do.
+    """
+    from pipeline_assets.core.declarations import load_project
+    from pipeline_assets.core.settings import load_settings
+    from pipeline_assets.model_lifecycle.registry import parts
+    from pipeline_assets.processing.cleaning.parts import apart
+
+    settings, project = load_settings(), load_project()
+    of_rows = [str(one) for one in apart(settings, project)]
+    of_models = [problem for model in project.models for problem in parts.problems(settings, model)]
+    found = [*of_rows, *of_models]
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        for problem in found:
+            typer.echo(f"WRONG {problem}")
+        typer.echo("" if found else "ok    All parts belong together.")
+    if found:
+        raise typer.Exit(1)
 
 
 def list_versions(name: Annotated[str | None, ANY] = None, *, as_json: Annotated[bool, JSON] = False) -> None:

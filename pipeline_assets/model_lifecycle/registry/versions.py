@@ -63,6 +63,14 @@ class Registered:
     metrics: Mapping[str, float]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """The versions of a model in the registry, and the one that its alias calls the champion; None where none is."""
+
+    versions: frozenset[int]
+    champion: int | None
+
+
 def champion(settings: Settings, model: Model) -> LoadedModel:
     """The version that the ledger says is live, loaded; raises NotTrained if none is, ArtifactCorrupt if its file was changed."""
     version = ledger.live_version(settings, model)
@@ -139,7 +147,7 @@ def mirror(settings: Settings, model: Model) -> None:
     if not wanted:
         return
     client = tracking(settings)
-    found = {alias: int(version) for alias, version in client.get_registered_model(model.name).aliases.items()}
+    found = _aliases(client, model)
     for alias in (CHAMPION_ALIAS, PREVIOUS_ALIAS):
         if alias in wanted and found.get(alias) != wanted[alias]:
             client.set_registered_model_alias(model.name, alias, str(wanted[alias]))
@@ -151,6 +159,14 @@ def registered(settings: Settings, model: Model) -> tuple[Registered, ...]:
     """All versions of a model, oldest first; none where nothing was registered."""
     client = tracking(settings)
     return tuple(_registered(client, each) for each in _versions(client, model))
+
+
+def known(settings: Settings, model: Model) -> Known:
+    """What the registry has of a model; nothing where it was never registered."""
+    client = tracking(settings)
+    found = frozenset(int(each.version) for each in _versions(client, model))
+    aliases = _aliases(client, model) if found else {}
+    return Known(versions=found, champion=aliases.get(CHAMPION_ALIAS))
 
 
 def trained_on(settings: Settings, model: Model) -> dict[int, str]:
@@ -169,6 +185,10 @@ def _registered(client: "MlflowClient", found: "ModelVersion") -> Registered:
         as_of=found.tags[AS_OF_TAG],
         metrics={name: value for name, value in metrics.items() if "/" not in name and name != CURVE_METRIC},
     )
+
+
+def _aliases(client: "MlflowClient", model: Model) -> dict[str, int]:
+    return {alias: int(version) for alias, version in client.get_registered_model(model.name).aliases.items()}
 
 
 def _version(settings: Settings, model: Model, version: int) -> "ModelVersion":

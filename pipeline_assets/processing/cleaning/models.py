@@ -125,6 +125,12 @@ class ProjectModels:
             made_from=tuple(sorted(map(self._table, above))),
         )
 
+    @property
+    def published(self) -> tuple[Built, ...]:
+        """How each cleaned table is built that features read, and that the lake has a copy of."""
+        models = sorted(name for name in self._models if self.manifest["nodes"][name]["resource_type"] == "model")
+        return tuple(built for name in models if (built := self.built(name)) is not None)
+
     def freshness(self, node: str) -> timedelta | None:
         """How old the newest row of a model or source may be: as the freshest source below it; None where none says."""
         if node in self.manifest["sources"]:

@@ -44,8 +44,8 @@ TYPES: Mapping[ColumnKind, str] = {
 def publish(settings: Settings, built: Built, asked: tuple[date, date] | None = None, *, may_shrink: bool = False) -> "list[Published]":
     """Put what changed of a cleaned table into the lake's `cleaned.<name>`; what each commit left, none where nothing had changed.
 
-    asked: the first and the last day (UTC) whose files in the lake are looked at as well; a day whose files are damaged is written anew. A
-    table that is not built by the day is always looked at.
+    asked: the first and the last day (UTC) whose files in the lake are looked at as well; a day whose files are damaged, or that has other
+    rows than the warehouse, is written anew. A table that is not built by the day is always looked at.
     One publication of a table at a time. Days that hold the same rows are left alone, so the same call again changes nothing. Raises
     TableMismatch if a table that is built by the day has rows without a time, SchemaConflict if a column has another type than in the
     lake; RowsLost for a day that loses most of its rows while those that it is made from are in the lake, unless it `may_shrink`.
@@ -58,8 +58,9 @@ def publish(settings: Settings, built: Built, asked: tuple[date, date] | None = 
         if built.event_at is None:
             is_due = is_whole or changed or is_damaged(settings, names.cleaned(built.name))
             return [_publish_whole(settings, built)] if is_due else []
-        damaged = set() if asked is None or is_whole else damaged_days_of(settings, names.cleaned(built.name), *asked)
-        days = _every_day(settings, warehouse, built, built.event_at) if is_whole else changed | damaged
+        days = _every_day(settings, warehouse, built, built.event_at) if is_whole else changed
+        if asked is not None and not is_whole:
+            days |= {*damaged_days_of(settings, names.cleaned(built.name), *asked), *_lacking(settings, warehouse, built, asked)}
         counted = [(run, _counts(warehouse, built, built.event_at, run)) for run in _runs(days)]
         if not may_shrink:
             _check_kept(settings, built, counted)
@@ -68,6 +69,13 @@ def publish(settings: Settings, built: Built, asked: tuple[date, date] | None = 
             # A table that never had a row is put there by a day without rows: features of it are empty, and not an error.
             spans = [(EVERY_DAY, EVERY_DAY)]
         return [_publish_days(settings, built, built.event_at, span, is_last=span == spans[-1]) for span in spans]
+
+
+def _lacking(settings: Settings, warehouse: "psycopg.Connection", built: Built, days: tuple[date, date]) -> set[date]:
+    """The days that have another number of rows in the lake than in the warehouse, as after one of both was restored."""
+    ours = {} if built.event_at is None else _counts(warehouse, built, built.event_at, days)
+    theirs = tables.rows_by_day(settings, names.cleaned(built.name), days)
+    return {day for day in ours.keys() | theirs.keys() if day is not None and ours.get(day, 0) != theirs.get(day, 0)}
 
 
 def _check_kept(settings: Settings, built: Built, counted: Iterable[tuple[tuple[date, date], Mapping[date | None, int]]]) -> None:

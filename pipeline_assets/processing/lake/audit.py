@@ -128,18 +128,11 @@ def _verdict(name: str, objects: int, damaged: dict[str, ObjectDamaged], live: s
 
 
 def _staged_contracts(settings: Settings) -> list[str]:
-    return sorted({key.split("/")[1] for key in _manifests(settings, f"{STAGED}/")})
-
-
-def _manifests(settings: Settings, prefix: str) -> Iterator[str]:
-    """The keys of the manifests of staged partitions."""
-    pages = connections.object_store(settings).get_paginator("list_objects_v2").paginate(Bucket=settings.s3_bucket, Prefix=prefix)
-    keys = (entry["Key"] for page in pages for entry in page.get("Contents", ()))
-    return (key for key in keys if key.endswith(f"/{staging.MANIFEST}"))
+    return sorted({key.split("/")[1] for key in staging.manifest_keys(settings)})
 
 
 def _staged(settings: Settings, store: "FileIO", contract: str, sample: Sample) -> LakeVerdict:
-    client, manifests = connections.object_store(settings), list(_manifests(settings, f"{STAGED}/{contract}/"))
+    client, manifests = connections.object_store(settings), list(staging.manifest_keys(settings, contract))
     damaged, paths = list[ObjectDamaged](), list[str]()
     for key in manifests:
         try:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
@@ -28,7 +29,7 @@ from pipeline_assets.model_lifecycle.feature_store.online import store
 from pipeline_assets.model_lifecycle.feature_store.online.findings import write_finding
 from pipeline_assets.model_lifecycle.feature_store.online.recomputed import ServedParity
 from pipeline_assets.model_lifecycle.registry import assets as registry_assets
-from pipeline_assets.model_lifecycle.registry import by_hand, commands, ledger, trials, versions
+from pipeline_assets.model_lifecycle.registry import by_hand, commands, ledger, parts, trials, versions
 from pipeline_assets.model_lifecycle.registry.gate import broken
 from pipeline_assets.model_lifecycle.registry.judgement import Judgement, judge_candidate
 from pipeline_assets.model_lifecycle.registry.sensors import aliases_mirrored
@@ -357,6 +358,22 @@ def test_a_model_and_its_contract_that_are_swapped_together_are_never_loaded(hou
         versions.champion(settings, house.model)
     with pytest.raises(ArtifactCorrupt, match="contract of"):
         by_hand.canary(settings, house.model, 1, share=0.5, actor="a test", reason="a try")
+
+
+def test_a_ledger_that_is_older_than_mlflow_is_named(house: House) -> None:
+    """The versions that it knows nothing of, and what MLflow says is live; as they belong together there is nothing to say."""
+    settings = house.settings
+    for change in (None, _fewer(0.9)):
+        house.judge(house.train() if change is None else house.train(change))
+    assert list(parts.problems(settings, house.model)) == []
+    with closing(warehouse(settings)) as connection:
+        connection.execute("create schema before; alter table ledger.promotions set schema before")
+        connection.commit()
+    (newer, alias) = parts.problems(settings, house.model)
+
+    assert "MLflow has versions 1, 2, which the ledger knows nothing of" in newer
+    assert "MLflow says version" in alias
+    assert "and the ledger no version" in alias
 
 
 def stack_bucket(settings: Settings) -> Settings:

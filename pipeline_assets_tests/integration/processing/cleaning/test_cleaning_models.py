@@ -7,24 +7,32 @@ import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
 import psutil
 import psycopg
+import pyarrow as pa
 import pytest
 import stamina
+from psycopg.sql import SQL, Identifier
 
 from pipeline_assets.core import connections, names
 from pipeline_assets.core.declarations import load_project
 from pipeline_assets.core.errors import TableMismatch
 from pipeline_assets.core.resources import Platform
 from pipeline_assets.core.settings import Settings
+from pipeline_assets.ingestion.sources.contracts import arrow_schema
+from pipeline_assets.ingestion.staging.partitions import write_staged
 from pipeline_assets.processing.cleaning.dbt import PROGRAM, project_folder, variables
 from pipeline_assets.processing.cleaning.models import Built
+from pipeline_assets.processing.cleaning.parts import apart
 from pipeline_assets.processing.cleaning.publish import publish
 from pipeline_assets.processing.cleaning.raw_schema import follow_contract
+from pipeline_assets.processing.cleaning.raw_tables import load_raw_days
 from pipeline_assets.processing.lake import tables
+from pipeline_assets.use_cases import nyc_flights
 from pipeline_assets_tests.cleaning_runs import failure, run
 from pipeline_assets_tests.flight_rows import DEPARTURES, Row, at, cleaned_rows, day, departure, departures, expected_departures, put_raw
 from pipeline_assets_tests.flipped_bits import damage_two_days
@@ -183,6 +191,40 @@ def test_a_build_killed_before_the_lake_has_it_is_made_up_for_by_the_next(isolat
     damage_two_days(isolated, CLEANED)
     build(platform, (0, 1))
     assert in_lake(isolated) == expected(rows)
+
+
+def test_parts_that_are_of_different_times_are_named_and_brought_together(isolated: Settings, platform: Platform) -> None:
+    """After an older warehouse, and after an older catalog: the days, and what to materialize; then all have the same rows."""
+    for on in range(3):
+        staged = pa.Table.from_pylist(departures(on, 15, seed=on), schema=arrow_schema(DEPARTURES))
+        write_staged(isolated, DEPARTURES, str(day(on)), staged, run_id="test")
+    tables.publish_days(isolated, DEPARTURES, day(0), day(1))
+    for last in (1, 2):
+        tables.publish_days(isolated, DEPARTURES, day(0), day(last))
+        load_raw_days(isolated, DEPARTURES, day(0), day(last))
+        build(platform, (0, last))
+    streams = tuple(one for one in nyc_flights.use_case.streams if one.contract.name == DEPARTURES.name)
+    asked = replace(load_project(), use_cases=(replace(nyc_flights.use_case, sources=(), streams=streams),))
+    assert list(apart(isolated, asked)) == []
+
+    with connections.warehouse(isolated) as connection:
+        lost = SQL("delete from raw.flight_departures where {} >= %s").format(Identifier(DEPARTURES.event_at))
+        connection.execute(lost, [at(2)])
+    (older_warehouse,) = apart(isolated, asked)
+    load_raw_days(isolated, DEPARTURES, day(2), day(2))
+    assert list(apart(isolated, asked)) == []
+
+    with psycopg.connect(isolated.catalog_dsn.get_secret_value()) as connection:
+        older = "update iceberg_tables set metadata_location = previous_metadata_location where table_name = 'departures_history'"
+        connection.execute(older)
+    (older_catalog,) = apart(isolated, asked)
+    build(platform, (0, 2))
+
+    assert (older_warehouse.asset, older_warehouse.days, older_warehouse.rows, older_warehouse.rows_before) == (
+        names.raw("flight_departures"), [day(2)], 0, 15,
+    )  # fmt: skip
+    assert (older_catalog.asset, older_catalog.days, older_catalog.rows, older_catalog.rows_before) == (CLEANED, [day(2)], 0, 15)
+    assert list(apart(isolated, asked)) == []
 
 
 def test_a_row_without_a_time_stops_the_table_by_name(isolated: Settings, platform: Platform) -> None:
