@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from pipeline_assets.core import connections, names
 from pipeline_assets.core.connections import object_store
 from pipeline_assets.core.damage import ObjectDamaged
-from pipeline_assets.core.errors import ArtifactCorrupt
+from pipeline_assets.core.errors import ArtifactCorrupt, PackageCorrupt
 from pipeline_assets.core.iceberg import Identifier
 from pipeline_assets.core.settings import Settings, StackSettings
 from pipeline_assets.ingestion.staging import partitions as staging
@@ -35,9 +35,13 @@ from pipeline_assets.local_stack.plan import POSTGRES, S3
 from pipeline_assets.model_lifecycle.training import archive
 from pipeline_assets.processing.lake import files, scans, tables
 from pipeline_assets.processing.lake.recent import Recent
+from pipeline_assets.serving.realtime.package import CONTRACT_FILE, MANIFEST, loaded, read_files, read_package, write_package
+from pipeline_assets.serving.realtime.selftest import Golden, matrix
 from pipeline_assets_tests.flipped_bits import flipped
 from pipeline_assets_tests.january import MODEL
 from pipeline_assets_tests.lake_rows import day, stage, trip_rows, trips
+from pipeline_assets_tests.served_models import MODEL as SERVED
+from pipeline_assets_tests.served_models import files as files_of_package
 
 ROUNDS, FLIPS, WANTED = 11, 1_000, 1.15
 FIRST = date(2013, 1, 1)
@@ -147,9 +151,26 @@ def kinds(settings: Settings) -> list[Kind]:
             f"{staging.folder(contract.name, str(day(0)))}/{staging.MANIFEST}",
             lambda: staging.read_manifest(settings, contract.name, str(day(0))),
         ),
+        *served(settings),
         Kind("training set", TRAINING_SET, read_set),
         Kind("record of a training set", described["Key"], lambda: archive.named(settings, MODEL, record.name)),
     ]
+
+
+def served(settings: Settings) -> list[Kind]:
+    """The files of a package, each read as the prediction service does: contract, golden rows, and the scores that these get."""
+    written = files_of_package(SERVED, 1)
+    package = write_package(settings, SERVED.name, 1, written)
+    digest, folder = sha256(written[CONTRACT_FILE]).hexdigest(), package.uri.removeprefix(f"s3://{settings.s3_bucket}/")
+
+    def read() -> tuple[str, object, Golden] | None:
+        found = read_package(settings, SERVED.name, 1)
+        if found is None:
+            return None
+        contract, scorer, known = loaded(found, read_files(settings, found), digest)
+        return contract.digest, scorer.score_values(matrix(contract.features, known)).tolist(), known
+
+    return [Kind(f"{name} of a package", f"{folder}/{name}", read) for name in (*written, MANIFEST)]
 
 
 def flip_bits(settings: Settings, kind: Kind) -> Counter[str]:
@@ -160,7 +181,7 @@ def flip_bits(settings: Settings, kind: Kind) -> Counter[str]:
         client.put_object(Bucket=settings.s3_bucket, Key=kind.key, Body=flipped(content, int(bit)))
         try:
             found["no effect" if kind.read() == expected else "other values"] += 1
-        except (ObjectDamaged, ArtifactCorrupt) as error:
+        except (ObjectDamaged, ArtifactCorrupt, PackageCorrupt) as error:
             found["refused by name" if kind.key.rpartition("/")[2] in str(error) else "refused"] += 1
     client.put_object(Bucket=settings.s3_bucket, Key=kind.key, Body=content)
     return found

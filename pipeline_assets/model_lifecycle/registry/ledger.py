@@ -254,12 +254,6 @@ def live_at(entries: Sequence[Entry], at: datetime) -> int | None:
     return live([entry for entry in entries if entry.live_from <= at])
 
 
-def check_contract(model: str, version: int, *, expected: str | None, found: str | None) -> None:
-    """Raises ArtifactCorrupt if the contract of a version, `found`, is not the one that the ledger expects; None: not known."""
-    if expected is not None and found is not None and expected != found:
-        raise ArtifactCorrupt(f"contract of {model} version {version}", expected, found)
-
-
 def contract_of(entries: Sequence[Entry], version: int) -> str | None:
     """The SHA-256 that the contract of a version must have, by the first entry that noted it; None where none did."""
     return next((entry.contract_sha256 for entry in entries if entry.version == version and entry.contract_sha256 is not None), None)
@@ -332,7 +326,8 @@ def append(
         " contract_sha256) values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) returning {columns}, share, contract_sha256"
     ).format(columns=sql.SQL(COLUMNS), table=sql.Identifier(names.LEDGER, TABLE))
     rules, known = Jsonb([dict(rule) for rule in decision.rules]), contract_of(found, decision.version)
-    check_contract(model.name, decision.version, expected=known, found=decision.contract_sha256)
+    if decision.contract_sha256 not in {None, known or decision.contract_sha256}:
+        raise ArtifactCorrupt(f"contract of {model.name} version {decision.version}", str(known), str(decision.contract_sha256))
     facts = (decision.actor, decision.reason, rules, decision.run_id, decision.live_from, share, known or decision.contract_sha256)
     values = (decision.version, live(found), action, *facts)
     with connection.cursor(row_factory=dict_row) as cursor:

@@ -14,12 +14,13 @@ from pipeline_assets.core.connections import tracking
 from pipeline_assets.core.errors import NotTrained, UnknownName, UserInputError
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.model_lifecycle.registry import ledger
-from pipeline_assets.model_lifecycle.training.contract import ModelContract
+from pipeline_assets.model_lifecycle.training.contract import ModelContract, read_contract
 from pipeline_assets.model_lifecycle.training.scorer import Scorer
 from pipeline_assets.model_lifecycle.training.track import (
     AS_OF_TAG,
     CANDIDATE_ROLE,
     CONTRACT_FILE,
+    CONTRACT_SHA256_TAG,
     CURVE_METRIC,
     MODEL_FILE,
     MODEL_TAG,
@@ -85,16 +86,22 @@ def load(settings: Settings, model: Model, version: int) -> LoadedModel:
     Raises UnknownName if there is no such version, ArtifactCorrupt if its file is not what its contract says, or its contract not the one
     that the ledger has noted.
     """
-    found = load_run(settings, str(_version(settings, model, version).run_id), version=version)
-    written = ledger.contract_of(ledger.history(settings, model), version)
-    ledger.check_contract(model.name, version, expected=written, found=found.contract.digest)
-    return found
+    noted = ledger.contract_of(ledger.history(settings, model), version)
+    name = f"contract of {model.name} version {version}"
+    return load_run(settings, str(_version(settings, model, version).run_id), version=version, name=name, contract_sha256=noted)
 
 
-def load_run(settings: Settings, run_id: str, *, version: int = 0) -> LoadedModel:
-    """The model of a finished candidate run, loaded; raises ArtifactCorrupt if its file is not what its contract says."""
+def load_run(
+    settings: Settings, run_id: str, *, version: int = 0, name: str | None = None, contract_sha256: str | None = None
+) -> LoadedModel:
+    """The model of a finished candidate run, loaded.
+
+    name: what its contract is called in an error; contract_sha256: what the ledger has noted of it (None: nothing, then the run's own tag
+    counts). Raises ArtifactCorrupt if the contract is another one, or the file not what it says.
+    """
     client = tracking(settings)
-    contract = ModelContract.from_json(_download(client, run_id, CONTRACT_FILE))
+    expected = contract_sha256 or client.get_run(run_id).data.tags.get(CONTRACT_SHA256_TAG)
+    contract = read_contract(_download(client, run_id, CONTRACT_FILE), name or f"contract of run {run_id}", expected)
     artifact = _download(client, run_id, MODEL_FILE)
     return LoadedModel(version=version, scorer=Scorer.load(artifact, contract), artifact=artifact)
 

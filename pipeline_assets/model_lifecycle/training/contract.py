@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline_assets.core import names
-from pipeline_assets.core.errors import TableMismatch
+from pipeline_assets.core.errors import ArtifactCorrupt, TableMismatch
 from pipeline_assets.model_lifecycle.training.blocks import Block
 from pipeline_assets.model_lifecycle.training.code_state import Edits
 from pipeline_assets.processing.features.catalogue import FeatureColumn, feature_columns
@@ -109,6 +109,17 @@ class ModelContract:
             "as_of": datetime.fromisoformat(stored["as_of"]),
         }
         return cls(**{**stored, **parts})
+
+
+def read_contract(stored: bytes, name: str, expected: str | None = None) -> ModelContract:
+    """The contract in some bytes; raises ArtifactCorrupt, which names it, for others than the expected ones (None: any), or for none."""
+    found = sha256(stored).hexdigest()
+    if expected not in {None, found}:
+        raise ArtifactCorrupt(name, str(expected), found)
+    try:
+        return ModelContract.from_json(stored)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ArtifactCorrupt(name, "that of a contract", found) from error
 
 
 def answer_of(task: Task) -> Answer:

@@ -30,6 +30,7 @@ MODEL_TAG = "pipeline.model"
 DAGSTER_RUN_TAG = "pipeline.dagster_run_id"
 AS_OF_TAG = "pipeline.as_of"
 SHA256_TAG = "pipeline.sha256"
+CONTRACT_SHA256_TAG = "pipeline.contract_sha256"
 CURVE_METRIC = "validation_loss"
 # MLflow takes at most a thousand metrics in one request.
 METRICS_AT_ONCE = 1000
@@ -46,6 +47,7 @@ def log_candidate(settings: Settings, use_case: str, candidate: Candidate, recor
         DAGSTER_RUN_TAG: dagster_run_id,
         AS_OF_TAG: record.as_of.isoformat(),
         SHA256_TAG: candidate.contract.sha256,
+        CONTRACT_SHA256_TAG: candidate.contract.digest,
     }
     run_name = f"{candidate.contract.model} as of {record.as_of:%Y-%m-%d %H:%M}"
     run_id = str(client.create_run(experiment, tags=tags, run_name=run_name).info.run_id)

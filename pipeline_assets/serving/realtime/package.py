@@ -15,7 +15,7 @@ from pipeline_assets.core.settings import ObjectStoreSettings, Settings
 from pipeline_assets.model_lifecycle.registry import ledger, versions
 from pipeline_assets.model_lifecycle.training import archive
 from pipeline_assets.model_lifecycle.training.blocks import HOLDOUT
-from pipeline_assets.model_lifecycle.training.contract import ModelContract
+from pipeline_assets.model_lifecycle.training.contract import ModelContract, read_contract
 from pipeline_assets.model_lifecycle.training.dataset import only
 from pipeline_assets.model_lifecycle.training.scorer import Scorer
 from pipeline_assets.serving.realtime.selftest import Golden, Latency, golden, golden_from, golden_rows, measure, wrong_scores
@@ -57,17 +57,14 @@ class Verdict:
 
 
 def build_package(settings: Settings, model: Model, version: int | None = None) -> Package:
-    """Puts a version (None: the live one) into its package and returns the manifest; where that is written already, nothing changes.
+    """Puts a version (None: the live one) into its package and returns the manifest; one that is there and whole stays as it is.
 
     The same version always makes the same bytes: its golden rows come from the hold-out that it was judged on. Files first, manifest last.
     Raises NotTrained if nothing is live, UnknownName if there is no such version, ArtifactCorrupt if the model or its training set are not
     the bytes of the contract.
     """
     chosen = _live(settings, model) if version is None else version
-    published = read_package(settings, model.name, chosen)
-    if published is not None:
-        return published
-    return write_package(settings, model.name, chosen, _files(settings, model, chosen))
+    return _intact(settings, model, chosen) or write_package(settings, model.name, chosen, _files(settings, model, chosen))
 
 
 def write_package(settings: ObjectStoreSettings, model_name: str, version: int, files: Mapping[str, bytes]) -> Package:
@@ -90,11 +87,17 @@ def files_of(scorer: Scorer, artifact: bytes, rows: pa.Table) -> dict[str, bytes
 
 
 def read_package(settings: ObjectStoreSettings, model_name: str, version: int) -> Package | None:
-    """The manifest of a version's package; None where none is complete."""
+    """The manifest of a version's package; None where none is complete. Raises PackageCorrupt where it is none, or of another version."""
     content = _read(settings, model_name, version, MANIFEST)
     if not content:
         return None
-    return package_from(json.loads(content))
+    try:
+        package = package_from(json.loads(content))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise PackageCorrupt(model_name, version, [f"{MANIFEST} cannot be read ({type(error).__name__})"]) from error
+    if (package.model, package.version) != (model_name, version):
+        raise PackageCorrupt(model_name, version, [f"{MANIFEST} is of model '{package.model}' version {package.version}"])
+    return package
 
 
 def package_from(stored: Mapping[str, Any]) -> Package:
@@ -139,7 +142,8 @@ def loaded(package: Package, files: Mapping[str, bytes], contract_sha256: str | 
     broken = broken_files(package, files)
     if broken:
         raise PackageCorrupt(package.model, package.version, broken)
-    contract, known = ModelContract.from_json(files[CONTRACT_FILE]), golden_from(json.loads(files[SELFTEST_FILE]))
+    contract = read_contract(files[CONTRACT_FILE], f"contract in the package of {package.model} version {package.version}")
+    known = golden_from(json.loads(files[SELFTEST_FILE]))
     problems = _contradictions(package, contract, known, contract_sha256)
     if problems:
         raise PackageCorrupt(package.model, package.version, problems)
@@ -186,6 +190,17 @@ def _files(settings: Settings, model: Model, version: int) -> dict[str, bytes]:
     held = only(archive.read_path(settings, loaded.contract.training_set, loaded.contract.training_set_sha256), HOLDOUT)
     rows = golden_rows(model, held, [feature.name for feature in loaded.contract.features])
     return files_of(loaded.scorer, loaded.artifact, rows)
+
+
+def _intact(settings: Settings, model: Model, version: int) -> Package | None:
+    """The manifest of a package that is whole; None where there is none, or its files are not what was written."""
+    try:
+        package = read_package(settings, model.name, version)
+        if package is not None:
+            loaded(package, read_files(settings, package), _written(settings, model, version))
+    except PackageCorrupt:
+        return None
+    return package
 
 
 def _existing(settings: ObjectStoreSettings, model_name: str, version: int) -> Package:

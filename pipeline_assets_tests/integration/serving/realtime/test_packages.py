@@ -131,7 +131,7 @@ def test_a_package_without_manifest_is_none(settings: Settings, model: Model) ->
 
 @pytest.mark.parametrize("name", FILES)
 def test_changed_or_missing_files_are_found_before_they_are_used(settings: Settings, model: Model, name: str) -> None:
-    """A file with other bytes, or none, is named; nothing of the package is loaded then."""
+    """A file with other bytes, or none, is named; nothing of the package is loaded then, and built again it is whole."""
     live = go_live(settings, model, seed=1, live_from=START)
     package = build_package(settings, model)
     write(settings, package, name, read(settings, package, name) + b" ")
@@ -141,7 +141,12 @@ def test_changed_or_missing_files_are_found_before_they_are_used(settings: Setti
 
     with pytest.raises(PackageCorrupt, match=f"version {live}: {name} is missing"):
         load_package(settings, model, live)
+    write(settings, package, MANIFEST, read(settings, package, MANIFEST)[:-20])
+    with pytest.raises(PackageCorrupt, match=rf"version {live}: package\.json cannot be read"):
+        load_package(settings, model, live)
 
+    assert build_package(settings, model) == package
+    assert verify_package(settings, model, live, latency_rows=5).problems == ()
     assert [problem.split(" has sha256 ")[0] for problem in changed.problems] == [name]
     assert missing.problems == (f"{name} is missing",)
     assert (changed.latency, changed.golden_rows, missing.latency) == (None, 0, None)
