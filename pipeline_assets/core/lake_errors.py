@@ -24,13 +24,14 @@ class LostRows:
 
 
 class RowsLost(PipelineError):
-    """Days of a table would lose rows that what is before it still has; nothing was written."""
+    """Days of a table would lose rows that what is before it still has; the table was left as it is."""
 
     def __init__(self, table: str, days: Sequence[LostRows]) -> None:
         self.table, self.days = table, tuple(days)
         more = f" and {len(self.days) - SHOWN} more days" if len(self.days) > SHOWN else ""
         nearest = " and ".join(sorted({asset for lost in self.days for asset in lost.behind}))
+        shown = "; ".join(map(str, self.days[:SHOWN]))
         super().__init__(
-            f"{table} would lose rows that are still there before it: {'; '.join(map(str, self.days[:SHOWN]))}{more}. Nothing was written. "
+            f"{table} would lose rows that are still there before it: {shown}{more}. It is left as it was. "
             f"Materialize what lies between {nearest} and it for these days; if they are to go, give `may_shrink: true`."
         )

@@ -52,7 +52,7 @@ def _files_changed(project: Project, use_case: UseCase, sources: Sequence[Source
             now = seen(platform.settings, sources, before)
         ended = _ended_days(span)
         stale = {day for source in now for day in _differing(before.get(source, {}), now[source]) if day in ended}
-        able = without_stopped(context, project, job)
+        able = without_stopped(context, project, job) if stale else Able()
         requests = [_request(now, able, *bounds) for bounds in _spans(sorted(map(date.fromisoformat, stale)))]
         fresh = [source for source in now if UNREAD in now[source] and now[source] != before.get(source)]
         if fresh:

@@ -6,9 +6,10 @@ one run.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import dagster as dg
@@ -131,13 +132,13 @@ def _days_changed(project: Project, use_case: UseCase) -> dg.SensorDefinition:
             is_burst = is_new and bool(untyped(platform.settings, streams))
         if is_burst:
             return dg.SkipReason("More has landed than is typed; the days are materialized once it is, or half a minute later.")
-        able = without_stopped(context, project, job)
+        able = partial(without_stopped, context, project, job)
         return _days_result(use_case, project.span_of(use_case), found, _pending(before), able)
 
     return changed
 
 
-def _days_result(use_case: UseCase, span: Span, found: "Touched", before: "Pending", able: Able) -> dg.SensorResult:
+def _days_result(use_case: UseCase, span: Span, found: "Touched", before: "Pending", able: Callable[[], Able]) -> dg.SensorResult:
     """The run over the stale days that have ended, if there are any, and in the cursor what is left for later; able: what can go on."""
     from pipeline_assets.ingestion.streaming.health.days import pending_days, reach_of, stale_days
 
@@ -156,7 +157,8 @@ def _days_result(use_case: UseCase, span: Span, found: "Touched", before: "Pendi
     if stale is None:
         return dg.SensorResult(skip_reason="No day that has ended received events since the last run.", cursor=cursor)
     tags = {**names.range_tags(*stale), "pipeline/reason": f"{len(found.days)} days received events"}
-    request = dg.RunRequest(run_key=run_key(found.snapshots, *stale), asset_selection=able.assets, asset_check_keys=able.checks, tags=tags)
+    made = able()
+    request = dg.RunRequest(run_key=run_key(found.snapshots, *stale), asset_selection=made.assets, asset_check_keys=made.checks, tags=tags)
     return dg.SensorResult(run_requests=[request], cursor=cursor)
 
 

@@ -26,14 +26,14 @@ def promote(
     gate's last word on it was no or a feature is served otherwise than the lake has it, ArtifactCorrupt if its file was changed,
     PromotionConflict if another version went live meanwhile.
     """
-    contract = versions.load(settings, model, version).contract
+    loaded = versions.load(settings, model, version)
     entries = ledger.history(settings, model)
     if ledger.live(entries) == version:
         raise PromotionRefused(model.name, f"version {version} is live already")
     if not is_forced:
         _check_not_rejected(settings, model, version, entries)
-    since = live_from or end_of_vectors(settings, model) or contract.as_of
-    decision = Decision(version=version, actor=actor, reason=reason, live_from=since, contract_sha256=contract.digest)
+    since = live_from or end_of_vectors(settings, model) or loaded.contract.as_of
+    decision = Decision(version=version, actor=actor, reason=reason, live_from=since, contract_sha256=loaded.contract_sha256)
     entry = ledger.promote(settings, model, decision, expected_version=ledger.live(entries))
     versions.mirror(settings, model)
     return entry
@@ -50,9 +50,9 @@ def roll_back(
     """
     entries = ledger.history(settings, model)
     version = _target(model, entries, to)
-    contract = versions.load(settings, model, version).contract
-    since = live_from or end_of_vectors(settings, model) or contract.as_of
-    decision = Decision(version=version, actor=actor, reason=reason, live_from=since, contract_sha256=contract.digest)
+    loaded = versions.load(settings, model, version)
+    since = live_from or end_of_vectors(settings, model) or loaded.contract.as_of
+    decision = Decision(version=version, actor=actor, reason=reason, live_from=since, contract_sha256=loaded.contract_sha256)
     entry = ledger.promote(settings, model, decision, expected_version=ledger.live(entries), action="rollback")
     versions.mirror(settings, model)
     return entry
@@ -102,14 +102,14 @@ def stop(settings: Settings, model: Model, *, actor: str, reason: str) -> Entry:
 
 def _on_trial(settings: Settings, model: Model, version: int, actor: str, reason: str) -> tuple[Decision, Trial | None]:
     """The decision to try a version, whose file is what it was, and what is tried now; raises PromotionRefused where it cannot be tried."""
-    contract = versions.load(settings, model, version).contract
+    loaded = versions.load(settings, model, version)
     entries = ledger.history(settings, model)
     if ledger.live(entries) is None:
         raise PromotionRefused(model.name, "no version is live beside which one could be tried; promote it instead")
     if ledger.live(entries) == version:
         raise PromotionRefused(model.name, f"version {version} is live already")
-    since = end_of_vectors(settings, model) or contract.as_of
-    decision = Decision(version=version, actor=actor, reason=reason, live_from=since, contract_sha256=contract.digest)
+    since = end_of_vectors(settings, model) or loaded.contract.as_of
+    decision = Decision(version=version, actor=actor, reason=reason, live_from=since, contract_sha256=loaded.contract_sha256)
     return decision, ledger.trial(entries)
 
 

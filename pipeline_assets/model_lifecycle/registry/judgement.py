@@ -91,7 +91,7 @@ def _decide(settings: Settings, model: Model, candidate: LoadedModel, case: Case
         reason="; ".join(map(str, broken)) if broken else f"Passed all {len(rules)} rules; {rules[0]}",
         live_from=candidate.contract.as_of,
         # Not the candidate's: a model file that was learned before is the version of then, with the contract of then.
-        contract_sha256=versions.load(settings, model, case.version).contract.digest,
+        contract_sha256=versions.load(settings, model, case.version).contract_sha256,
         rules=[rule.to_json() for rule in rules],
         run_id=case.run_id,
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from pipeline_assets.core.errors import PipelineError
+from pipeline_assets.core.errors import in_words
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.model_lifecycle.registry import ledger, versions
 from pipeline_assets.spec.models import Model
@@ -28,8 +28,8 @@ def problems(settings: Settings, model: Model) -> Iterator[str]:
     if live is not None and live not in lost:
         try:
             versions.load(settings, model, live)
-        except PipelineError as error:
-            yield f"{model.name}: {error}"
+        except Exception as error:  # noqa: BLE001 - files that are gone are whatever MLflow or the store makes of it
+            yield f"{model.name}: version {live} is live and cannot be loaded: {in_words(error)}"
 
 
 def _listed(found: list[int]) -> str:

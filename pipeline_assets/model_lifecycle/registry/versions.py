@@ -5,6 +5,7 @@ A version is loaded from its file in XGBoost's own format, whose hash is held ag
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -41,16 +42,22 @@ NO_SUCH_RUN = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedModel:
-    """A model in memory, ready to score, and the bytes of its file; `version` 0: not registered yet."""
+    """A model in memory, ready to score, with the bytes of its file and of its contract; `version` 0: not registered yet."""
 
     version: int
     scorer: Scorer
     artifact: bytes
+    stored_contract: bytes
 
     @property
     def contract(self) -> ModelContract:
         """The contract of the version."""
         return self.scorer.contract
+
+    @property
+    def contract_sha256(self) -> str:
+        """What the ledger notes of the version: the digest of its contract as it is stored, which stays when contracts get more fields."""
+        return sha256(self.stored_contract).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,9 +108,10 @@ def load_run(
     """
     client = tracking(settings)
     expected = contract_sha256 or client.get_run(run_id).data.tags.get(CONTRACT_SHA256_TAG)
-    contract = read_contract(_download(client, run_id, CONTRACT_FILE), name or f"contract of run {run_id}", expected)
+    stored = _download(client, run_id, CONTRACT_FILE)
+    contract = read_contract(stored, name or f"contract of run {run_id}", expected)
     artifact = _download(client, run_id, MODEL_FILE)
-    return LoadedModel(version=version, scorer=Scorer.load(artifact, contract), artifact=artifact)
+    return LoadedModel(version=version, scorer=Scorer.load(artifact, contract), artifact=artifact, stored_contract=stored)
 
 
 def candidate(settings: Settings, model: Model, run_id: str) -> LoadedModel:

@@ -91,7 +91,7 @@ class ModelContract:
 
     @property
     def digest(self) -> str:
-        """The SHA-256 of the contract as JSON: who knows it knows the model file and the training set too, whose hashes are in it."""
+        """The SHA-256 of the contract as it is written now; it has those of model file and training set."""
         return sha256(self.to_json().encode()).hexdigest()
 
     def to_json(self) -> str:

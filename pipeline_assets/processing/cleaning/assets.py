@@ -211,9 +211,17 @@ def _models(
     def build(context: dg.AssetExecutionContext, config: Rebuild, platform: Platform, dbt: DbtCliResource) -> Iterator[DbtDagsterEventType]:
         asked = asked_days(context) if by_day is not None else None
         with dagster_errors():
+            lost = list[RowsLost]()
             for event in _built(context, platform.settings, dbt, asked, full_refresh=config.full_refresh):
-                in_lake = _in_lake(platform.settings, models, event, asked, may_shrink=config.may_shrink)
-                yield _with_lineage(models, lineage, in_lake)
+                try:
+                    in_lake = _in_lake(platform.settings, models, event, asked, may_shrink=config.may_shrink)
+                except RowsLost as error:
+                    # The other tables are built and published first.
+                    lost.append(error)
+                else:
+                    yield _with_lineage(models, lineage, in_lake)
+            if lost:
+                raise lost[0]
 
     return build
 

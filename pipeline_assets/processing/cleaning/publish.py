@@ -21,7 +21,7 @@ from pipeline_assets.processing.cleaning import retention
 from pipeline_assets.processing.cleaning.models import Built
 from pipeline_assets.processing.lake import tables
 from pipeline_assets.processing.lake.intact import damaged_days_of, is_damaged
-from pipeline_assets.processing.lake.shrinking import DERIVED, check_kept, lake_rows
+from pipeline_assets.processing.lake.shrinking import DERIVED, check_kept, lake_behind
 
 if TYPE_CHECKING:
     import psycopg
@@ -82,7 +82,7 @@ def _check_kept(settings: Settings, built: Built, counted: Iterable[tuple[tuple[
     """Raises RowsLost for a day of these runs that loses most of the rows that the lake has of it."""
     for run, counts in counted:
         before = tables.rows_by_day(settings, names.cleaned(built.name), run)
-        check_kept(names.cleaned(built.name), before, counts, lake_rows(settings, built.made_from), DERIVED)
+        check_kept(names.cleaned(built.name), before, counts, lake_behind(settings, built.made_from), DERIVED)
 
 
 def _taken(warehouse: "psycopg.Connection", built: Built) -> set[date]:

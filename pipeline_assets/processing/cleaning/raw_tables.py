@@ -15,7 +15,7 @@ from pipeline_assets.core import connections, names
 from pipeline_assets.core.prediction_streams import prediction_log
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.processing.cleaning.raw_schema import follow_contract, qualified
-from pipeline_assets.processing.lake.shrinking import COPY, Counts, check_kept, staged_rows
+from pipeline_assets.processing.lake.shrinking import COPY, Counts, check_kept, staged_behind
 from pipeline_assets.spec.contracts import Contract
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def _load(settings: Settings, contract: Contract, days: Days | None, *, may_shri
         snapshots.append(tables.snapshot_id(settings, identifier))
         after = tables.rows_by_day(settings, identifier, days or (None, None), snapshots[-1])
         if not may_shrink:
-            check_kept(names.raw(contract.name), before, after, staged_rows(settings, contract.name), COPY)
+            check_kept(names.raw(contract.name), before, after, staged_behind(settings, contract.name), COPY)
 
     def read() -> "pa.RecordBatchReader":
         if days is None:

@@ -34,9 +34,10 @@ COPY, DERIVED = Limit(share=0.0, rows=0), Limit(share=0.5, rows=10)
 
 
 def check_kept(table: AssetName, before: Counts, after: Counts, behind: Behind, limit: Limit) -> None:
-    """Raises RowsLost for days of a table that lose more rows than they may, while something behind it has more than would be left.
+    """Raises RowsLost for days of a table that lose more rows than they may, while all that is behind it has more than would be left.
 
-    before, after: rows of the days that are written, as they are and as they would be; a day that is not there has none.
+    All: of tables that are joined the one that was corrected down may be the one that counts. before, after: rows of the days that are
+    written, as they are and as they would be; a day that is not there has none.
     """
     fewer = [day for day, rows in before.items() if rows - after.get(day, 0) > max(limit.rows, limit.share * rows)]
     if not fewer:
@@ -46,13 +47,13 @@ def check_kept(table: AssetName, before: Counts, after: Counts, behind: Behind, 
     for day in sorted(fewer, key=lambda one: one or date.min):
         left = after.get(day, 0)
         more = {"/".join(name): counts[day] for name, counts in there.items() if counts.get(day, 0) > left}
-        if more:
+        if there and len(more) == len(there):
             lost.append(LostRows(day=day, before=before[day], after=left, behind=more))
     if lost:
         raise RowsLost(".".join(table), lost)
 
 
-def staged_rows(settings: Settings, contract_name: str) -> Behind:
+def staged_behind(settings: Settings, contract_name: str) -> Behind:
     """The rows of days as they are staged, of which a raw table is a copy by way of the lake."""
     from pipeline_assets.ingestion.staging.partitions import manifest_from, partition_of
 
@@ -64,7 +65,7 @@ def staged_rows(settings: Settings, contract_name: str) -> Behind:
     return count
 
 
-def lake_rows(settings: Settings, contract_names: Sequence[str]) -> Behind:
+def lake_behind(settings: Settings, contract_names: Sequence[str]) -> Behind:
     """The rows of days in the lake's tables of some contracts, which a cleaned table is made from by way of the warehouse."""
     from pipeline_assets.processing.lake import tables
 

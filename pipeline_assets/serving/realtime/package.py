@@ -163,8 +163,9 @@ def broken_files(package: Package, files: Mapping[str, bytes]) -> tuple[str, ...
 
 
 def _contradictions(package: Package, contract: ModelContract, known: Golden, written: str | None) -> tuple[str, ...]:
+    stored = package.files[CONTRACT_FILE].sha256
     rules = {
-        f"its contract has sha256 {contract.digest}, and the ledger has noted {written}": written in {None, contract.digest},
+        f"its contract has sha256 {stored}, and the ledger has noted {written}": written in {None, stored},
         f"the contract is of model '{contract.model}'": contract.model == package.model,
         "the contract was written for another model file": contract.sha256 == package.files[MODEL_FILE].sha256,
         "the golden rows have other features than the contract": known.features == tuple(feature.name for feature in contract.features),
@@ -189,7 +190,7 @@ def _files(settings: Settings, model: Model, version: int) -> dict[str, bytes]:
     loaded = versions.load(settings, model, version)
     held = only(archive.read_path(settings, loaded.contract.training_set, loaded.contract.training_set_sha256), HOLDOUT)
     rows = golden_rows(model, held, [feature.name for feature in loaded.contract.features])
-    return files_of(loaded.scorer, loaded.artifact, rows)
+    return {**files_of(loaded.scorer, loaded.artifact, rows), CONTRACT_FILE: loaded.stored_contract}
 
 
 def _intact(settings: Settings, model: Model, version: int) -> Package | None:

@@ -6,7 +6,7 @@ them, and the audit shows them for as long as there is a warehouse.
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,7 +16,8 @@ from pipeline_assets.core.errors import UnknownName, UserInputError
 from pipeline_assets.core.iceberg import open_table
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.streaming.capture.topics import watermarks
-from pipeline_assets.ingestion.streaming.landing.offsets import Span, Spans, minus, union
+from pipeline_assets.ingestion.streaming.landing import tables as landing
+from pipeline_assets.ingestion.streaming.landing.offsets import Span, Spans, minus, spans_of, union
 from pipeline_assets.ingestion.streaming.landing.refetch import Refetch, Refetched
 from pipeline_assets.ingestion.streaming.typed.table import position_of
 from pipeline_assets.spec.sources import RecordStream
@@ -45,6 +46,9 @@ DDL = """
     $$;
     create or replace trigger append_only before update or delete on {table} for each row execute function {guard}();
     create or replace trigger never_truncated before truncate on {table} for each statement execute function {guard}();
+"""
+INSERT = """
+    insert into {table} (topic, partition, first_offset, last_offset, actor, reason) values (%s, %s, %s, %s, %s, %s) returning accepted_at
 """
 SELECT = "select topic, partition, first_offset, last_offset, reason, actor, accepted_at from {table} where topic = %s order by id"
 
@@ -101,7 +105,7 @@ def accept(settings: Settings, streams: Sequence[RecordStream], claim: Claim) ->
     """Writes down that offsets are lost for good.
 
     Raises UnknownName for a topic that no stream has or a partition that it has not, UserInputError where the topic still keeps some of
-    the offsets, or all streams have typed some: these are not lost. Nothing is written then.
+    the offsets, or some have landed: these are not lost. Nothing is written then.
     """
     own = [stream for stream in streams if stream.topic == claim.topic]
     if not own:
@@ -109,10 +113,9 @@ def accept(settings: Settings, streams: Sequence[RecordStream], claim: Claim) ->
     _check_lost(settings, own, claim)
     with warehouse(settings) as connection:
         _create(connection)
-        insert = "insert into {table} (topic, partition, first_offset, last_offset, actor, reason) values (%s, %s, %s, %s, %s, %s)"
         values = [claim.topic, claim.partition, claim.first_offset, claim.last_offset, claim.actor, claim.reason]
-        connection.execute(_statement(insert), values)
-        return accepted(connection, claim.topic)[-1]
+        ((at,),) = connection.execute(_statement(INSERT), values).fetchall()
+        return Loss(**asdict(claim), accepted_at=at)
 
 
 def accepted_of(settings: Settings, topic: str) -> tuple[Loss, ...]:
@@ -128,16 +131,21 @@ def _check_lost(settings: Settings, own: Sequence[RecordStream], claim: Claim) -
         raise UnknownName(f"partition of topic '{topic}'", str(partition), [str(number) for number in sorted(known)])
     if first > last:
         raise UserInputError(f"Offsets {first} to {last} are none: the first is after the last.")
-    low, _ = known[partition]
+    low, high = known[partition]
     place = f"partition {partition} of topic '{topic}'"
+    if first >= high:
+        raise UserInputError(f"Offsets {first} to {last} of {place} are after its end, {high}. If it was made anew, give it another name.")
     if last >= low:
         raise UserInputError(
             f"Offsets {first} to {last} of {place} are not lost: it still keeps its records from offset {low} on. Give offsets before that."
         )
-    there = _common([(first, last + 1)], _typed_by_all(settings, own, partition))
+    here = union((*_typed_by_all(settings, own, partition), *_landed(settings, claim)))
+    there = _common([(first, last + 1)], here)
     if there:
         listed = ", ".join(f"{start} to {end - 1}" for start, end in there)
-        raise UserInputError(f"Offsets {listed} of {place} are not lost: they are typed. `pipeline audit sources` says which are missing.")
+        raise UserInputError(
+            f"Offsets {listed} of {place} are not lost: they have landed. `pipeline audit sources` says which are missing."
+        )
 
 
 def _typed_by_all(settings: Settings, streams: Sequence[RecordStream], partition: int) -> Spans:
@@ -149,6 +157,23 @@ def _typed_by_all(settings: Settings, streams: Sequence[RecordStream], partition
             seen = () if table is None else position_of(table).seen.partitions.get(partition, ())
             found = seen if found is None else _common(found, seen)
     return found or ()
+
+
+def _landed(settings: Settings, claim: Claim) -> Spans:
+    """The offsets of a claim that have landed."""
+    from pyiceberg.expressions import And, EqualTo, GreaterThanOrEqual, LessThanOrEqual
+
+    asked = And(
+        EqualTo(term=landing.PARTITION, value=claim.partition),
+        GreaterThanOrEqual(term=landing.OFFSET, value=claim.first_offset),
+        LessThanOrEqual(term=landing.OFFSET, value=claim.last_offset),
+    )
+    with catalog(settings) as lake:
+        table = open_table(lake, names.landed(claim.topic))
+        if table is None:
+            return ()
+        found = table.scan(row_filter=asked, selected_fields=(landing.OFFSET,)).to_arrow()
+    return spans_of(found.column(landing.OFFSET).to_numpy())
 
 
 def _common(spans: Sequence[Span], others: Spans) -> Spans:

@@ -188,7 +188,7 @@ class LiveVersions:
                     version=one.loaded.version,
                     sequence=one.sequence,
                     trial=tried.get(name),
-                    contract_sha256=one.loaded.contract.digest,
+                    contract_sha256=one.loaded.contract_sha256,
                 )
             )
             for name, one in self.serving.items()

@@ -16,7 +16,7 @@ from pipeline_assets.core.settings import ObjectStoreSettings
 from pipeline_assets.model_lifecycle.training.contract import ModelContract, answer_of
 from pipeline_assets.model_lifecycle.training.scorer import Scorer
 from pipeline_assets.processing.features.catalogue import definition_hash, view_hash
-from pipeline_assets.serving.realtime.package import MANIFEST, Package, loaded, package_from, read_files, read_package
+from pipeline_assets.serving.realtime.package import CONTRACT_FILE, MANIFEST, Package, loaded, package_from, read_files, read_package
 from pipeline_assets.serving.realtime.selftest import WARM_UP_ROWS, Golden, measure, wrong_scores
 from pipeline_assets.spec.models import Model
 
@@ -29,6 +29,7 @@ class Loaded:
     version: int
     scorer: Scorer
     golden: Golden
+    contract_sha256: str
 
     @property
     def contract(self) -> ModelContract:
@@ -71,7 +72,7 @@ class Packages:
         if problems:
             raise PackageCorrupt(model.name, version, problems)
         measure(scorer, golden, WARM_UP_ROWS)
-        return Loaded(model=model, version=version, scorer=scorer, golden=golden)
+        return Loaded(model=model, version=version, scorer=scorer, golden=golden, contract_sha256=package.files[CONTRACT_FILE].sha256)
 
     def _kept(self, model: str, version: int, contract_sha256: str | None) -> tuple[Package, Mapping[str, bytes]] | None:
         """A package of this machine; None where it is not here, or not whole."""

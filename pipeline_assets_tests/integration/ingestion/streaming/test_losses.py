@@ -99,13 +99,17 @@ def test_what_is_not_lost_cannot_be_accepted(settings: Settings, project: Projec
     streams = record_streams(project)
     with pytest.raises(UserInputError, match="still keeps its records from offset 20 on"):
         accept(settings, streams, claim(gone, 15, 20))
+    with pytest.raises(UserInputError, match=r"Offsets 40 to 50 .* are after its end, 30"):
+        accept(settings, streams, claim(gone, 40, 50))
+    with pytest.raises(UserInputError, match=r"Offsets 5 to 9 .* are not lost: they have landed"):
+        accept(settings, streams, claim(gone, 5, 12))
     with pytest.raises(UnknownName, match="partition of topic"):
         accept(settings, streams, claim(gone, 10, 19, partition=7))
     with pytest.raises(UnknownName, match="topic"):
         accept(settings, streams, replace(claim(gone, 10, 19), topic="another"))
     admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap})
     next(iter(admin.delete_records([TopicPartition(whole.topic, 0, 5)]).values())).result(30)
-    with pytest.raises(UserInputError, match=r"Offsets 0 to 4 of partition 0 .* are not lost: they are typed"):
+    with pytest.raises(UserInputError, match=r"Offsets 0 to 4 of partition 0 .* are not lost: they have landed"):
         accept(settings, streams, claim(whole, 0, 4))
 
     assert (accepted_of(settings, gone.topic), accepted_of(settings, whole.topic)) == ((), ())

@@ -119,7 +119,7 @@ def test_a_version_that_answers_otherwise_than_declared_is_refused(task: Task, w
     """A model whose task was changed has no version for it before it is trained again."""
     _, candidate = learned(1)
     artifact = candidate.fitted.artifact
-    loaded = LoadedModel(version=4, scorer=Scorer.load(artifact, candidate.contract), artifact=artifact)
+    loaded = LoadedModel(version=4, scorer=Scorer.load(artifact, candidate.contract), artifact=artifact, stored_contract=b"")
 
     assert fitting(flight_delay, loaded) is loaded
     with pytest.raises(NotTrained, match=f"answers as {words}: version 4 answers as binary"):
