@@ -123,15 +123,14 @@ def test_maintenance_runs_before_and_after_there_are_tables(isolated: Settings, 
     assert (metadata["files_before"], metadata["files_after"], metadata["bytes_reclaimed"]) == (1, 1, 0)
 
 
-def test_maintenance_is_scheduled_once_and_on() -> None:
-    """It changes no row, so its schedule runs without being asked for; it is made once, and belongs to the owners of all use cases."""
+def test_maintenance_and_audit_are_scheduled_once_and_on() -> None:
+    """They change no row, so they run without being asked for; maintenance is made once, and belongs to the owners of all use cases."""
     definitions = assets.defs(PROJECT)
-    (schedule,) = definitions.schedules or ()
+    schedules = [one for one in definitions.schedules or () if isinstance(one, dg.ScheduleDefinition)]
     found = {one.key: one for one in definitions.assets or () if isinstance(one, dg.AssetsDefinition)}
     maintained = {asset_key: one for asset_key, one in found.items() if asset_key.path[0] == names.MAINTENANCE}
 
-    assert isinstance(schedule, dg.ScheduleDefinition)
-    assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
-    assert schedule.job_name == names.MAINTAIN_LAKE
+    assert [one.job_name for one in schedules] == [names.MAINTAIN_LAKE, names.AUDIT_LAKE]
+    assert {one.default_status for one in schedules} == {dg.DefaultScheduleStatus.RUNNING}
     assert set(maintained) == {key(names.maintenance(namespace)) for namespace in assets.POLICIES}
     assert all(set(one.owners_by_key[asset_key]) == {USE_CASE.owner, "second@lake.example"} for asset_key, one in maintained.items())
