@@ -18,13 +18,14 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 HIDDEN = "***"
 # Shorter ones are found in ordinary words; a secret is longer.
 SHORTEST_SECRET = 6
+# Each begins with what is looked for, so that no text is gone through more than once, whatever is in it.
 NAMED_SECRET = re.compile(
     r"""(?ix)
-        ( ["']? [\w.-]* (?: passw(?:or)?d | secret | token | (?: api | access ) [_-]? key | authorization | credential ) [\w.-]* ["']?
+        ( (?: passw(?:or)?d | secret | token | (?: api | access ) [_-]? key | authorization | credential ) [\w.-]{0,64} ["']?
           \s* [:=] \s* )
-        (?: "[^"]*" | '[^']*' | (?: (?: bearer | basic ) \s+ )? [^\s"',;&})]+ )""",
+        (?: "[^"]*"? | '[^']*'? | (?: (?: bearer | basic ) \s+ )? [^\s"',;&})]+ )""",
 )
-OF_URL = re.compile(r"(\w+://[^\s/:@]*:)[^\s/@]+@")
+OF_URL = re.compile(r"(://[^\s/:@]*:)[^\s/@]+@")
 BEARER = re.compile(r"(?i)\b(bearer|basic)\s+(?=[a-z]*[\d._~+/=-])[\w.~+/=-]{6,}")
 
 
@@ -51,10 +52,12 @@ def in_page(text: object, longest: int = LONGEST) -> str:
 
 
 def masked(text: str, secrets: Iterable[str] = ()) -> str:
-    """A text of a server without the secrets that it was sent, and without what it calls a secret itself."""
+    """A text of a server without the secrets that it was sent, and without what it calls a secret itself; of a long one the beginning."""
+    # A secret that is cut would no longer be found, so more is looked at than is left.
+    text = text[: 2 * LONGEST_TEXT]
     for secret in sorted((one for one in secrets if len(one) >= SHORTEST_SECRET), key=len, reverse=True):
         text = text.replace(secret, HIDDEN)
-    return OF_URL.sub(rf"\1{HIDDEN}@", BEARER.sub(rf"\1 {HIDDEN}", NAMED_SECRET.sub(rf"\1{HIDDEN}", text)))
+    return OF_URL.sub(rf"\1{HIDDEN}@", BEARER.sub(rf"\1 {HIDDEN}", NAMED_SECRET.sub(rf"\1{HIDDEN}", text)))[:LONGEST_TEXT]
 
 
 class SafeRecord(logging.LogRecord):

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     import httpx
 
 TRANSIENT = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS})
-# Of an answer no more is looked at.
-LOOKED_AT_CHARACTERS = 20_000
 PLAIN_HEADERS = frozenset({"accept", "accept-encoding", "connection", "content-length", "content-type", "host", "user-agent"})
 LONG_VALUE = 40
 
@@ -61,9 +59,7 @@ def json_fields(answer: "httpx.Response") -> dict[str, Any]:
 
 def said(text: str, secrets: Iterable[str] = ()) -> str:
     """The beginning of an answer, in one line, without secrets."""
-    line = " ".join(text.encode(errors="replace").decode().split())
-    # A secret that is cut would no longer be found.
-    return shown(masked(line[:LOOKED_AT_CHARACTERS], secrets))
+    return shown(masked(" ".join(text.encode(errors="replace").decode().split()), secrets))
 
 
 def secrets_of(request: "httpx.Request") -> set[str]:

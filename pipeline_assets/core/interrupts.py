@@ -42,16 +42,18 @@ def _listen(ear: socket.socket, grace: float) -> None:
     while ear.recv(1)[0] not in ENDING:
         continue
     threading.Event().wait(grace)
-    sys.stderr.write(f"The step was cancelled {grace:.0f} s ago and has not ended: its process ends now.\n")
-    sys.stderr.flush()
-    _end_children()
-    os.kill(os.getpid(), signal.SIGKILL)
+    try:
+        sys.stderr.write(f"The step was cancelled {grace:.0f} s ago and has not ended: its process ends now.\n")
+        sys.stderr.flush()
+        _end_children()
+    finally:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _end_children() -> None:
-    """Ends all processes below this one, at once."""
+    """Ends all processes below this one, at once, but for those that it may not end."""
     import psutil
 
     for child in psutil.Process().children(recursive=True):
-        with suppress(psutil.NoSuchProcess):
+        with suppress(psutil.Error):
             child.kill()

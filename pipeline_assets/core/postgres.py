@@ -38,7 +38,10 @@ class Session(psycopg.Connection[tuple[Any, ...]]):
         try:
             return super().wait(_in_steps(gen, waited), interval, timeout)
         except psycopg.Error as error:
-            raise (waited.error(error.sqlstate) or error) from error
+            found = waited.error(error.sqlstate)
+            if found is None:
+                raise
+            raise found from error
         except BaseException:
             self._give_up(gen)
             raise
@@ -106,6 +109,11 @@ class ArrowCursor(dbapi.Cursor):
         while (batch := self._session.waited(partial(next, reader, None))) is not None:
             yield batch
 
+    def close(self) -> None:
+        """As ADBC's own; one whose statement did not end though it was cancelled is left alone, as the driver still works on it."""
+        if not self._session.is_abandoned:
+            super().close()
+
     @property
     def _session(self) -> "ArrowSession":
         return cast("ArrowSession", self._conn)
@@ -117,7 +125,7 @@ class ArrowSession(dbapi.Connection):
     place: Place
     worker: Worker
     pid = 0
-    _is_abandoned = False
+    is_abandoned = False
 
     def begin_statement(self) -> None:
         """Waits that follow are of a new statement, whose rows may come while they are fetched."""
@@ -135,13 +143,16 @@ class ArrowSession(dbapi.Connection):
         try:
             return wait_for(future, self._wait, self.adbc_cancel)
         except dbapi.Error as error:
-            raise (self._wait.error(error.sqlstate) or error) from error
+            found = self._wait.error(error.sqlstate)
+            if found is None:
+                raise
+            raise found from error
         finally:
-            self._is_abandoned = not future.done()
+            self.is_abandoned = not future.done()
 
     def close(self) -> None:
         """As ADBC's own; a connection whose statement did not end though it was cancelled is left to the end of the process."""
-        if not self._is_abandoned:
+        if not self.is_abandoned:
             super().close()
             self.worker.end()
 

@@ -41,10 +41,17 @@ def parquet_problem(content: "bytes | pa.Buffer", name: str, *, is_sealed: bool)
     """What is wrong with a Parquet file; None where nothing is, or where it has no seal and need not have one."""
     view = memoryview(content).cast("B")
     place = _footer_start(view) - PARQUET_SEAL_BYTES
-    if place < 0 or view[place : place + len(MARK)] != MARK:
+    if not is_sealed_parquet(content):
         return "has no seal" if is_sealed else None
     before, after = view[:place], view[place + PARQUET_SEAL_BYTES :]
     return _judged(view[place + len(MARK) : place + PARQUET_SEAL_BYTES], _digest(name, _sums(before), after))
+
+
+def is_sealed_parquet(content: "bytes | pa.Buffer") -> bool:
+    """Whether a Parquet file has a seal, right or wrong."""
+    view = memoryview(content).cast("B")
+    place = _footer_start(view) - PARQUET_SEAL_BYTES
+    return place >= 0 and view[place : place + len(MARK)] == MARK
 
 
 def _sums(view: memoryview) -> bytes:
@@ -66,9 +73,13 @@ def seal_avro(content: bytes, name: str) -> bytes:
 
 
 def avro_problem(content: bytes, name: str, *, is_sealed: bool) -> str | None:
-    """What is wrong with an Avro file; None where nothing is, or where it has no seal and need not have one."""
+    """What is wrong with an Avro file; None where nothing is, or where it has no seal and need not have one.
+
+    The bytes of the mark may stand anywhere in a file without a seal: what tells it is its marker, the same in its header and at its end.
+    """
     marker = content[-SYNC_BYTES:]
-    if SYNC_MARK not in content:
+    is_foreign = not marker.startswith(SYNC_MARK) and content.count(marker) > 1
+    if is_foreign or SYNC_MARK not in content:
         return "has no seal" if is_sealed else None
     return _judged(marker, _marker(content, name))
 

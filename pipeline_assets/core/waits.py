@@ -63,11 +63,12 @@ class Place:
 @contextmanager
 def ending_at(stop: Event) -> Iterator[None]:
     """Statements, requests and pauses of this thread end with CancelledError once `stop` is set."""
+    before: Event | None = getattr(_OF_THREAD, "stop", None)
     _OF_THREAD.stop = stop
     try:
         yield
     finally:
-        _OF_THREAD.stop = None
+        _OF_THREAD.stop = before
 
 
 def check_stop() -> None:

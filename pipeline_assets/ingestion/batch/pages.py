@@ -5,11 +5,11 @@ many brackets. The page is refused where it is not certain where a record ends.
 """
 
 import json
-import re
 from dataclasses import dataclass
 
 from pipeline_assets.core.errors import SourceRefused
 from pipeline_assets.core.http_errors import said
+from pipeline_assets.ingestion.sources.json_objects import end_of_value
 
 CURSOR = "next_cursor"
 # Bytes that are not UTF-8 come back as they were, so that only the record they stand in is broken.
@@ -19,8 +19,6 @@ BYTE_ORDER_MARK = "\ufeff"
 RECORDS = json.JSONDecoder(parse_int=str, parse_float=str, strict=False)
 # Of which Python's parser itself makes an error, before it takes memory.
 DEEPEST = 1_000
-# What begins and ends a value that holds others, and texts, which may have such signs in them.
-BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,12 +128,10 @@ def _end(text: str, place: int) -> int:
     try:
         return RECORDS.raw_decode(text, place)[1]
     except RecursionError:
-        depth = 0
-        for found in BRACKETS.finditer(text, place):
-            depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(found.group(), 0)
-            if depth == 0:
-                return found.end()
-        raise
+        end = end_of_value(text, place)
+        if end is None:
+            raise
+        return end
 
 
 # Beside the records two members of one name are two answers; which of a record's counts is found when it is read.

@@ -2,9 +2,9 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from decimal import MAX_EMAX, Decimal, InvalidOperation
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, AnyStr
 
 if TYPE_CHECKING:
     from pipeline_assets.ingestion.sources.contracts import Reason
@@ -15,20 +15,36 @@ HUGE, TINY = Decimal((0, (1,), MAX_EMAX)), Decimal((0, (1,), -MAX_EMAX))
 
 # How deep a row may be nested. What a contract knows stands at the first level; the rest is only passed over.
 DEEPEST = 100
-# What begins and ends a value that holds others, and texts, which may have such signs in them.
-BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+# What begins and ends a value that holds others, and texts, which may have such signs in them. A text without an end reaches to the end of
+# the row, and nothing is looked at twice, whatever the row is.
+BRACKETS = r'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]'
+IN_BYTES, IN_TEXT = re.compile(BRACKETS.encode(), re.DOTALL), re.compile(BRACKETS, re.DOTALL)
 
 
 def is_too_deep(row: bytes) -> bool:
     """Whether a row is nested deeper than DEEPEST; says so before anything is made of it."""
     if row.count(b"[") + row.count(b"{") <= DEEPEST:
         return False
+    return any(depth > DEEPEST for depth, _ in _depths(IN_BYTES.finditer(row)))
+
+
+def end_of_value(text: str, place: int) -> int | None:
+    """The place after the value that begins at `place` and holds others; None where it has no end."""
+    return next((end for depth, end in _depths(IN_TEXT.finditer(text, place)) if depth == 0), None)
+
+
+def _depths(found: "Iterator[re.Match[AnyStr]]") -> Iterator[tuple[int, int]]:
+    """How deep it is after each bracket, and the place after it."""
     depth = 0
-    for found in BRACKETS.finditer(row):
-        depth += {b"[": 1, b"{": 1, b"]": -1, b"}": -1}.get(found.group(), 0)
-        if depth > DEEPEST:
-            return True
-    return False
+    for one in found:
+        sign = one.string[one.start() : one.start() + 1]
+        if sign in ("[", "{", b"[", b"{"):
+            depth += 1
+        elif sign in ("]", "}", b"]", b"}"):
+            depth -= 1
+        else:
+            continue
+        yield depth, one.end()
 
 
 class Fault(ValueError):

@@ -31,6 +31,16 @@ def _deaf(pipe: "Connection[list[int], None]", grace: float) -> None:
         child.wait()
 
 
+def _forbidden(pipe: "Connection[list[int], None]", grace: float) -> None:
+    """A deaf step that may not look at its children."""
+
+    def refuse(*_: object, **__: object) -> list[psutil.Process]:
+        raise psutil.AccessDenied
+
+    psutil.Process.children = refuse  # type: ignore[method-assign]
+    _deaf(pipe, grace)
+
+
 def _quick(pipe: "Connection[list[int], None]", grace: float) -> None:
     """A step that ends by itself when it is interrupted."""
     end_when_interrupted(grace)
@@ -54,6 +64,21 @@ def test_a_deaf_step_ends_with_its_children() -> None:
 
     assert step.exitcode == -signal.SIGKILL
     assert psutil.wait_procs([child], timeout=DEADLINE_SECONDS)[1] == []
+
+
+def test_a_deaf_step_ends_though_its_children_cannot() -> None:
+    """Regression: an error on the way to the children of another user kept the step itself alive, without a word."""
+    spawn = multiprocessing.get_context("spawn")
+    mine, theirs = spawn.Pipe()
+    step = spawn.Process(target=_forbidden, args=(theirs, 0.2))
+    step.start()
+    assert mine.poll(DEADLINE_SECONDS)
+    (own, child) = (psutil.Process(pid) for pid in mine.recv())
+    own.send_signal(signal.SIGINT)
+    step.join(DEADLINE_SECONDS)
+    child.kill()
+
+    assert step.exitcode == -signal.SIGKILL
 
 
 def test_a_step_that_hears_ends_as_it_would() -> None:

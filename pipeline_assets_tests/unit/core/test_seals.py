@@ -7,6 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from pyarrow.fs import LocalFileSystem
 from pyiceberg.avro.file import AvroFile, AvroOutputFile
 from pyiceberg.io.pyarrow import PyArrowFileIO
@@ -73,15 +75,40 @@ def test_any_flipped_bit_of_a_sealed_object_is_refused(suffix: str) -> None:
 
 
 def test_any_flipped_bit_of_an_avro_file_is_refused(tmp_path: Path) -> None:
-    """Each single bit of a manifest, as pyiceberg writes it through the sealed files, is refused."""
+    """Each single bit of a manifest, as pyiceberg writes it through the sealed files, is refused, also where one may have no seal."""
     location = f"file://{tmp_path}/0-m0.avro"
     write_avro(location)
     content = (tmp_path / "0-m0.avro").read_bytes()
     for bit in range(len(content) * 8):
-        with pytest.raises(ObjectDamaged):
-            sealed_objects.verified(pa.py_buffer(flipped(content, bit)), location, must_be_sealed=True)
+        for must_be_sealed in (True, False):
+            with pytest.raises(ObjectDamaged):
+                sealed_objects.verified(pa.py_buffer(flipped(content, bit)), location, must_be_sealed=must_be_sealed)
 
     assert read_avro(location) == ROWS
+
+
+@given(st.binary(), st.binary(), st.binary(min_size=seals.SYNC_BYTES, max_size=seals.SYNC_BYTES))
+def test_an_avro_file_without_a_seal_may_hold_any_bytes(header: bytes, block: bytes, marker: bytes) -> None:
+    """Regression: where the bytes of the mark stood in one by chance, it was judged by a seal that it did not have, and refused."""
+    assume(not marker.startswith(seals.SYNC_MARK))
+    content = header + marker + block + seals.SYNC_MARK + block + marker
+
+    assert seals.avro_problem(content, "0-m0.avro", is_sealed=False) is None
+    assert seals.avro_problem(content, "0-m0.avro", is_sealed=True) == "has no seal"
+
+
+def test_a_manifest_of_another_writer_may_hold_the_mark(tmp_path: Path) -> None:
+    """A name in UTF-8, as Ósea, may have the bytes that a seal begins with."""
+    location, rows = f"file://{tmp_path}/0-m0.avro", [(1, "Ósea"), (2, "b")]
+    assert seals.SYNC_MARK in "Ósea".encode()
+    with AvroOutputFile[Record](PyArrowFileIO().new_output(location), AVRO_SCHEMA, "row") as writer:
+        writer.write_block([Record(*row) for row in rows])
+    content = (tmp_path / "0-m0.avro").read_bytes()
+
+    assert sealed_objects.verified(pa.py_buffer(content), location).to_pybytes() == content
+    assert read_avro(location, PyArrowFileIO) == rows
+    with pytest.raises(ObjectDamaged, match="has no seal"):
+        read_avro(location)
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".sealed.parquet", ".metadata.json"])

@@ -3,12 +3,16 @@
 import logging
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from contextlib import closing, contextmanager
+from threading import Event
 
 import psycopg
 import pytest
+from adbc_driver_manager import dbapi
 
-from pipeline_assets.core import connections
+from pipeline_assets.core import connections, waits
+from pipeline_assets.core.postgres import ArrowCursor, ArrowSession
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.core.wait_errors import LockTimedOut, StatementTimedOut
 from pipeline_assets.ingestion.batch.load import stage_days
@@ -153,3 +157,42 @@ def test_a_proposal_of_a_locked_table_names_the_holder(world: World) -> None:
         propose_table(limited(world, postgres_lock_seconds=2), world.origin, None, 100)
 
     assert [one.pid for one in raised.value.blockers] == [holder]
+
+
+@pytest.mark.parametrize("run", [by_psycopg, by_adbc])
+def test_an_error_of_a_driver_is_not_its_own_cause(stores: Settings, run: Callable[[Settings, str], None]) -> None:
+    """What the product has no error for is raised as it is; whoever goes through the causes of one comes to an end."""
+    with pytest.raises((psycopg.Error, dbapi.Error), match="division by zero") as raised:
+        run(stores, "select 1 / 0")
+
+    assert raised.value.__cause__ is None
+
+
+def test_a_statement_that_does_not_end_keeps_its_handle(stores: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: where the server did not hear that it was cancelled, the cursor was closed while the driver worked on its statement."""
+    stop, closed, close = Event(), list[str](), dbapi.Cursor.close
+
+    def noted(cursor: dbapi.Cursor) -> None:
+        closed.append("by the driver")
+        close(cursor)
+
+    def sleep(session: ArrowSession, cursor: ArrowCursor) -> None:
+        with session, cursor, waits.ending_at(stop):
+            cursor.execute("select pg_sleep(2)")
+
+    session = connections.arrow_warehouse(stores)
+    cursor = session.cursor()
+    # The network to the server is gone, so that it hears of nothing.
+    monkeypatch.setattr(session, "adbc_cancel", lambda: None)
+    monkeypatch.setattr(waits, "CANCEL_SECONDS", 0.3)
+    monkeypatch.setattr(dbapi.Cursor, "close", noted)
+    stop.set()
+    with pytest.raises(CancelledError):
+        sleep(session, cursor)
+    before = (session.is_abandoned, list(closed))
+    session.worker.begin(lambda: None).result(30)
+    session.is_abandoned = False
+    session.close()
+
+    assert before == (True, [])
+    assert closed == ["by the driver"]

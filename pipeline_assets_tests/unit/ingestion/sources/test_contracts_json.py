@@ -2,12 +2,14 @@
 
 import json
 from datetime import UTC, date, datetime
+from time import process_time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline_assets.ingestion.sources.contracts import arrow_schema
+from pipeline_assets.ingestion.sources.json_objects import DEEPEST, end_of_value, is_too_deep
 from pipeline_assets.ingestion.sources.json_rows import check_json_rows
 from pipeline_assets.ingestion.sources.originals import json_bytes
 from pipeline_assets.use_cases.nyc_flights.sources import weather
@@ -122,3 +124,27 @@ def test_a_row_written_as_json_reads_back_to_the_same_values(values: dict[str, o
 
     assert list(checked.broken) == []
     assert checked.good.to_pylist() == [whole]
+
+
+@pytest.mark.parametrize(
+    "text", ['\\"' * 500_000, "\\" * 1_000_001, "x" * 1_000_000, '\\"x' * 300_000 + '"'], ids=["quotes", "odd", "plain", "ended"]
+)
+def test_a_megabyte_of_text_is_passed_over_at_once(text: str) -> None:
+    """Regression: a text without an end was gone through anew from each of its quotes, which took an hour."""
+    row, began = "[]" * (DEEPEST + 1) + '"' + text, process_time()
+
+    assert not is_too_deep(row.encode())
+    assert end_of_value("[" + row, 0) is None
+    assert process_time() - began < 1.0
+
+
+values = st.recursive(st.none() | st.text() | st.integers(), lambda own: st.lists(own) | st.dictionaries(st.text(), own), max_leaves=30)
+
+
+@given(values, st.text())
+def test_a_value_ends_where_it_was_written_to(value: object, after: str) -> None:
+    """Whatever its texts hold, and whatever comes after it."""
+    written = json.dumps([value], ensure_ascii=False)
+
+    assert end_of_value(f"{written}{after}", 0) == len(written)
+    assert end_of_value(written[:-1], 0) is None
