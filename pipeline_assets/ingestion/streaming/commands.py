@@ -61,15 +61,17 @@ def audit_sources(*, as_json: JsonOption = False) -> None:
     from pipeline_assets.ingestion.streaming.audit.audit import verify
 
     found = []
-    for verdict in verify(load_settings(), project()):
-        found.append(verdict)
-        if not as_json:
-            held = f", {verdict.in_quarantine:,} in quarantine" if verdict.in_quarantine else ""
-            typer.echo(f"{'WRONG' if verdict.problems else 'ok':<6}{verdict.subject:<44}{verdict.compared:>12,} {verdict.unit}{held}")
-            for line in (*verdict.problems, *verdict.accepted):
-                typer.echo(f"      {shown(line, LONGEST_SENTENCE)}")
-    if as_json:
-        typer.echo(json.dumps([asdict(verdict) for verdict in found], indent=2))
+    try:
+        for verdict in verify(load_settings(), project()):
+            found.append(verdict)
+            if not as_json:
+                held = f", {verdict.in_quarantine:,} in quarantine" if verdict.in_quarantine else ""
+                typer.echo(f"{'WRONG' if verdict.problems else 'ok':<6}{verdict.subject:<44}{verdict.compared:>12,} {verdict.unit}{held}")
+                for line in (*verdict.problems, *verdict.accepted):
+                    typer.echo(f"      {shown(line, LONGEST_SENTENCE)}")
+    finally:
+        if as_json:
+            typer.echo(json.dumps([asdict(verdict) for verdict in found], indent=2))
     if any(verdict.problems for verdict in found):
         raise typer.Exit(1)
 

@@ -93,16 +93,30 @@ def verify(
     """Audits the topics and followed tables whose assets are asked for (None: all); `meanwhile` lets landing and typing proceed.
 
     The tables are read first: while the topics are audited, what the tables showed is emitted and typed. A table that cannot be followed is
-    not read. What hinders the audit of one of them is a problem of that one, and the others are audited.
+    not read. What hinders the audit of one of them is a problem of that one, and the others are audited. What may pass is none: the first
+    TransientError is raised, once the others have their verdicts.
     """
+    passing = list[TransientError]()
+    for found in _found(settings, project, asked, meanwhile):
+        if isinstance(found, TransientError):
+            passing.append(found)
+        else:
+            yield found
+    for error in passing:
+        raise error
+
+
+def _found(
+    settings: Settings, project: Project, asked: Collection[names.AssetName] | None, meanwhile: Meanwhile
+) -> Iterator[Verdict | TransientError]:
     streams, refused = record_streams(project), obstacles_of(settings, project)
     own = [source for source in followed(project) if asked is None or _log_asset(source) in asked]
     readings = [(source, _reading(settings, source)) for source in own if followed_table(source) not in refused]
     for topic in dict.fromkeys(stream.topic for stream in streams):
         if asked is None or names.topic(topic) in asked:
-            yield _alone(_of_topic(settings, topic), partial(verify_topic, settings, streams, topic, meanwhile))
+            yield _alone(_topic_verdict(topic), partial(verify_topic, settings, streams, topic, meanwhile))
     for source, reading in readings:
-        if isinstance(reading, Verdict):
+        if isinstance(reading, Verdict | TransientError):
             yield reading
         else:
             yield _alone(_verdict(source), partial(verify_table, settings, source, reading, meanwhile))
@@ -111,18 +125,22 @@ def verify(
             yield _verdict(source, [str(one) for one in refused[followed_table(source)]])
 
 
-def _alone(verdict: Verdict, look: Callable[[], Verdict]) -> Verdict:
-    """What a look finds; whatever ends it is the problem of this topic or table, and of no other."""
+def _alone(verdict: Verdict, look: Callable[[], Verdict]) -> Verdict | TransientError:
+    """What a look finds; whatever ends it is the problem of this topic or table, and of no other, unless it may pass."""
     try:
         return look()
+    except TransientError as error:
+        return error
     except Exception as error:  # noqa: BLE001 - one topic that cannot be audited must not leave the others without a verdict
         return replace(verdict, problems=[*verdict.problems, f"not audited: {in_words(error)}"])
 
 
-def _reading(settings: Settings, source: Source) -> "TableReading | Verdict":
-    """The rows of a table; where they cannot be read, the verdict that says so."""
+def _reading(settings: Settings, source: Source) -> TableReading | Verdict | TransientError:
+    """The rows of a table; where they cannot be read, the verdict that says so, or the error that may pass."""
     try:
         return _read(settings, source)
+    except TransientError as error:
+        return error
     except Exception as error:  # noqa: BLE001 - likewise
         return _verdict(source, [f"not audited: {in_words(error)}"])
 
@@ -145,13 +163,13 @@ def verify_topic(settings: Settings, streams: Sequence[RecordStream], topic: str
     waiting = waiting and _behind(settings, own, ends, few=None)
     audit = audit_topic(settings, streams, topic)
     problems = [*_lost_and_doubled(audit), *([f"{waiting} records are not typed yet"] if waiting else [])]
-    return replace(_of_topic(settings, topic), compared=audit.records, problems=problems)
-
-
-def _of_topic(settings: Settings, topic: str) -> Verdict:
-    """What is known of a topic that was not audited: which losses were accepted."""
     losses = [str(loss) for loss in accepted_of(settings, topic)]
-    return Verdict(subject=f"topic {topic}", asset=names.topic(topic), compared=0, unit="records", problems=(), accepted=losses)
+    return replace(_topic_verdict(topic), compared=audit.records, problems=problems, accepted=losses)
+
+
+def _topic_verdict(topic: str) -> Verdict:
+    """What is known of a topic that was not audited."""
+    return Verdict(subject=f"topic {topic}", asset=names.topic(topic), compared=0, unit="records", problems=())
 
 
 def verify_table(settings: Settings, source: Source, reading: TableReading, meanwhile: Meanwhile = pause) -> Verdict:

@@ -9,10 +9,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline_assets.core.errors import SourceUnavailable
+from pipeline_assets.core.project import Project
+from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.sources.contracts import arrow_schema
+from pipeline_assets.ingestion.streaming.audit import audit
 from pipeline_assets.ingestion.streaming.audit.compare import (
     Instant,
     Place,
@@ -25,6 +30,7 @@ from pipeline_assets.ingestion.streaming.audit.compare import (
     seen_at,
 )
 from pipeline_assets.use_cases.nyc_flights.sources import airports
+from pipeline_assets_tests.landings import stream_of
 
 CONTRACT = airports.contract
 NOW = datetime(2013, 1, 1, tzinfo=UTC)
@@ -174,3 +180,27 @@ def test_changes_of_open_transactions_are_not_yet_seen() -> None:
 
     assert seen_at(log, instant)["_lsn"].to_pylist() == [10, 20]
     assert seen_at(log.drop(["_txid"]), instant)["_lsn"].to_pylist() == [10, 20, 30, 40, 45]
+
+
+def test_what_may_pass_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: a broker that was away for a moment made topics fail their check, where the audit is tried again; others have theirs."""
+    streams = [stream_of("one", "t1"), stream_of("two", "t2"), stream_of("three", "t3")]
+
+    def verify_topic(_: object, __: object, topic: str, ___: object) -> audit.Verdict:
+        if topic == "t1":
+            raise SourceUnavailable("kafka", "is away")
+        if topic == "t2":
+            raise ValueError("no Avro")
+        return audit.Verdict(subject=f"topic {topic}", asset=("topics", topic), compared=1, unit="records", problems=())
+
+    monkeypatch.setattr(audit, "record_streams", lambda _: streams)
+    monkeypatch.setattr(audit, "obstacles_of", lambda *_: {})
+    monkeypatch.setattr(audit, "verify_topic", verify_topic)
+    found = list[audit.Verdict]()
+    with pytest.raises(SourceUnavailable, match="is away"):
+        found.extend(audit.verify(Settings.model_construct(), Project(use_cases=())))
+
+    assert [(verdict.subject, list(verdict.problems)) for verdict in found] == [
+        ("topic t2", ["not audited: ValueError: no Avro"]),
+        ("topic t3", []),
+    ]
