@@ -35,7 +35,9 @@ class Place:
         if namespace == names.LAKE:
             return f"Materialize staged/{name} and lake/{name}{day} again: they are made anew from the source."
         if namespace == STAGED:
-            return f"Materialize staged/{name}{day} again, then lake/{name}: the source is read anew."
+            how = "" if self.day is not None else ", with `from_the_start: true` where its load is incremental"
+            again = f"Materialize staged/{name}{day} again{how}, then lake/{name}: the source is read anew."
+            return f"{again} Versions that it no longer has are gone then, unless the object is restored from a copy of the store."
         return "Restore the object from a copy of the store."
 
 

@@ -81,7 +81,7 @@ def stage_written(settings: Settings, source: Source, *, run_id: str, find_delet
     contract = source.contract
     with open_table(settings, contract, _table(source)) as table, table.reader() as reader:
         now = _now(table, reader, source)
-        with staged_before(settings, contract, run_id=run_id) as before:
+        with staged_before(settings, contract, run_id=run_id, from_the_start=from_the_start) as before:
             since = None if from_the_start or before.manifest is None else _since(before.manifest, now)
             keys = _all_keys(reader) if find_deletes or since is None else None
             touched = Touched(contract=contract, is_whole=since is None, all_keys=keys)

@@ -9,6 +9,7 @@ rows in quarantine: those of files that are not in the index are taken out by th
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from time import monotonic
@@ -17,6 +18,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from pipeline_assets.core.damage import ObjectDamaged
 from pipeline_assets.core.digests import digest_of
 from pipeline_assets.core.errors import SourceRefused
 from pipeline_assets.core.settings import Settings
@@ -43,9 +45,10 @@ def stage_new_files(settings: Settings, source: Source, *, run_id: str, from_the
     staged is then as it was, and the next run reads the same files.
     """
     began, folder = monotonic(), _folder(settings, source)
-    with staged_before(settings, source.contract, run_id=run_id) as before:
-        target, manifest = before.target, before.manifest
-        known = read_index(target.client, target.bucket, manifest)
+    with staged_before(settings, source.contract, run_id=run_id, from_the_start=from_the_start) as before:
+        target, manifest, known = before.target, before.manifest, FileIndex()
+        with staging.passing_over_damage() if from_the_start else nullcontext():
+            known = read_index(target.client, target.bucket, manifest)
         news = _news(folder, known, is_whole=from_the_start or not _is_of(source, manifest))
         if manifest is not None and not news.files and news.index == known:
             return Staged(manifest=manifest, seconds=monotonic() - began)
@@ -58,8 +61,12 @@ def stage_new_files(settings: Settings, source: Source, *, run_id: str, from_the
 def unread_digest(settings: Settings, source: Source) -> str | None:
     """A digest of the files that a run would look at, by path, size and time; None where there are none. No file is read."""
     target = target_of(settings, source.contract, run_id="look")
-    manifest = staging.manifest_from(target.client, target.bucket, source.contract.name, staging.partition_of(None))
-    index = read_index(target.client, target.bucket, manifest)
+    try:
+        manifest = staging.manifest_from(target.client, target.bucket, source.contract.name, staging.partition_of(None))
+        index = read_index(target.client, target.bucket, manifest)
+    except ObjectDamaged:
+        # The run that all files ask for is refused, and says what is damaged.
+        index = FileIndex()
     unread = index.unread(_folder(settings, source).found(), datetime.now(UTC))
     seen = [(file.path, file.size, file.changed_at) for file in unread]
     return digest_of(seen)[:16] if seen else None

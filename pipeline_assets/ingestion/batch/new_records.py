@@ -48,7 +48,7 @@ def stage_new_records(
     contract, (origin, cursor), made_from = source.contract, _declared(source), {RULES: _rules(source)}
     with (
         open_endpoint(settings, contract, origin, patience) as reader,
-        staged_before(settings, contract, run_id=run_id) as before,
+        staged_before(settings, contract, run_id=run_id, from_the_start=from_the_start) as before,
     ):
         reached = None if from_the_start or find_deletes else _reached(source, before.manifest)
         newest = Newest(column=cursor.column, value=reached, asked_at=datetime.now(UTC))

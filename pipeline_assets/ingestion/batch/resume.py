@@ -14,10 +14,11 @@ from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from pipeline_assets.core import names
+from pipeline_assets.core import names, sealed_json
+from pipeline_assets.core.damage import ObjectDamaged
 from pipeline_assets.core.digests import digest_of
 from pipeline_assets.core.errors import PipelineError, TransientError
-from pipeline_assets.ingestion.staging.partitions import Manifest, manifest_from, partition_of
+from pipeline_assets.ingestion.staging.partitions import Manifest, partition_of, readable_manifest
 from pipeline_assets.spec.contracts import Contract
 
 if TYPE_CHECKING:
@@ -53,17 +54,17 @@ def load_of(client: "S3Client", bucket: str, contract: Contract, first: date, la
 
 
 def done(client: "S3Client", bucket: str, contract: Contract, day: date, load: Load) -> Manifest | None:
-    """The manifest of a day that this load has staged already; None where it still has to."""
+    """The manifest of a day that this load has staged already; None where it still has to, as for a damaged one."""
     if not load.is_taken_up:
         return None
-    manifest = manifest_from(client, bucket, contract.name, partition_of(day))
+    manifest = readable_manifest(client, bucket, contract.name, partition_of(day))
     return manifest if manifest is not None and manifest.load_id == load.load_id else None
 
 
 def _unfinished(client: "S3Client", bucket: str, key: str, contract: Contract) -> Load | None:
     try:
-        stored = json.loads(client.get_object(Bucket=bucket, Key=key)["Body"].read())
-    except client.exceptions.NoSuchKey:
+        stored = json.loads(sealed_json.read(client, bucket, key))
+    except (client.exceptions.NoSuchKey, ObjectDamaged):
         return None
     found = Load(**{**stored, "is_taken_up": True})
     is_recent = datetime.now(UTC) - datetime.fromisoformat(found.begun_at) < TAKEN_UP_WITHIN
@@ -72,7 +73,7 @@ def _unfinished(client: "S3Client", bucket: str, key: str, contract: Contract) -
 
 def _begin(client: "S3Client", bucket: str, key: str, contract: Contract) -> Load:
     load = Load(load_id=uuid4().hex, contract_digest=_digest(contract), begun_at=datetime.now(UTC).isoformat())
-    client.put_object(Bucket=bucket, Key=key, Body=json.dumps(asdict(load)).encode(), ContentType="application/json")
+    sealed_json.write(client, bucket, key, json.dumps(asdict(load)).encode())
     return load
 
 

@@ -6,7 +6,7 @@ In memory are one file, and 40 bytes for each row of the increment (8 for each k
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -130,33 +130,41 @@ def key_hashes(keys: pl.DataFrame) -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class Before:
-    """What is staged of a source (manifest None: nothing), and the position after those of all its rows in quarantine."""
+    """What is staged of a source (manifest None: nothing), and the position after those of all its rows in quarantine.
+
+    Where it is read `from_the_start`, what is damaged of it counts as not there.
+    """
 
     connection: "psycopg.Connection"
     target: Target
     manifest: Manifest | None
     next_position: int
+    from_the_start: bool
 
 
 @contextmanager
-def staged_before(settings: Settings, contract: Contract, *, run_id: str) -> Iterator[Before]:
-    """What an increment comes beside; nobody else stages the source until the block ends."""
+def staged_before(settings: Settings, contract: Contract, *, run_id: str, from_the_start: bool) -> Iterator[Before]:
+    """What an increment comes beside; nobody else stages the source until the block ends.
+
+    Raises ObjectDamaged for a damaged manifest, unless the source is read `from_the_start`.
+    """
     quarantine.create(settings)
     with closing(warehouse(settings)) as connection:
         connection.autocommit = True
         with quarantine.locked(connection, contract.name, SNAPSHOT):
             target = target_of(settings, contract, run_id=run_id)
-            manifest = staging.manifest_from(target.client, target.bucket, contract.name, SNAPSHOT)
+            read = staging.readable_manifest if from_the_start else staging.manifest_from
+            manifest = read(target.client, target.bucket, contract.name, SNAPSHOT)
             position = quarantine.next_position(connection, contract.name, SNAPSHOT)
-            yield Before(connection=connection, target=target, manifest=manifest, next_position=position)
+            yield Before(connection=connection, target=target, manifest=manifest, next_position=position, from_the_start=from_the_start)
 
 
 def stage_increment(before: Before, parts: Iterable[Part], reading: Reading, made_from: Mapping[str, Any]) -> Staged:
     """Puts an increment beside what was staged before.
 
     `reading` gathers what the parts are about; `made_from` is how far the source was read, once all parts are. Files come first, then the
-    quarantine in one transaction, and the manifest last. Raises ContractViolation if more than the contract's share of all rows is broken;
-    then all is as it was.
+    quarantine in one transaction, and the manifest last. Raises ContractViolation if more than the contract's share of all rows is broken,
+    ObjectDamaged for a damaged staged file unless the source is read from the start; then all is as it was.
     """
     began, connection, target, partition = monotonic(), before.connection, before.target, SNAPSHOT
     contract = target.contract
@@ -170,7 +178,7 @@ def stage_increment(before: Before, parts: Iterable[Part], reading: Reading, mad
         quarantine.remove(connection, contract.name, partition, reading.settled(quarantined))
         quarantine.remove_repeated(connection, contract.name, partition, before.next_position)
         reasons = quarantine.faults(connection, contract.name, partition)
-        files = [*_kept_files(target, before.manifest, draft, reading), *draft.upload()]
+        files = [*_kept_files(before, draft, reading), *draft.upload()]
         refuse_too_many_broken(contract, partition, sum(file.rows for file in files), reasons)
     made = staging.manifest_of(contract, partition, files, run_id=target.run_id, reasons=reasons, made_from=made_from)
     staging.publish(target.client, target.bucket, made)
@@ -189,14 +197,17 @@ def _draft(target: Target, partition: str, parts: Iterable[Part], reading: Readi
     return draft
 
 
-def _kept_files(target: Target, manifest: Manifest | None, draft: Draft, reading: Reading) -> Iterator[StagedFile]:
+def _kept_files(before: Before, draft: Draft, reading: Reading) -> Iterator[StagedFile]:
     """The staged files without versions that the draft has, with those that ended marked; many small ones become one."""
+    target, manifest = before.target, before.manifest
     if manifest is None:
         return
     again, drafted, files = target.draft(manifest.partition), np.sort(draft.hashes()), manifest.files
     small = {file.path for file in files if file.bytes < SMALL_BYTES}
     for file in files:
-        rows, is_as_it_was = _rows(target, manifest, file, drafted, reading)
+        rows, is_as_it_was = pa.table({}), False
+        with staging.passing_over_damage() if before.from_the_start else nullcontext():
+            rows, is_as_it_was = _rows(target, manifest, file, drafted, reading)
         if is_as_it_was and not (file.path in small and len(small) >= MOST_SMALL):
             yield file
             continue

@@ -6,8 +6,10 @@ and a run killed in between leaves files that no manifest names. Nothing here de
 """
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from types import MappingProxyType
@@ -31,6 +33,8 @@ from pipeline_assets.spec.contracts import Contract
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+
+logger = logging.getLogger(__name__)
 
 MANIFEST = "_manifest.json"
 # Where `made_from` has the path of an index of files.
@@ -110,6 +114,28 @@ def manifest_from(client: "S3Client", bucket: str, contract_name: str, partition
     except client.exceptions.NoSuchKey:
         return None
     return Manifest(**{**stored, "files": tuple(StagedFile(**file) for file in stored["files"])})
+
+
+def readable_manifest(client: "S3Client", bucket: str, contract_name: str, partition: str) -> Manifest | None:
+    """The same for whoever makes the partition anew from its source: a damaged one counts as none."""
+    try:
+        return manifest_from(client, bucket, contract_name, partition)
+    except ObjectDamaged as error:
+        _say_gone(error)
+        return None
+
+
+@contextmanager
+def passing_over_damage() -> Iterator[None]:
+    """Ends the block at a damaged object of a partition that is made anew, and says in the log what is gone with it."""
+    try:
+        yield
+    except ObjectDamaged as error:
+        _say_gone(error)
+
+
+def _say_gone(error: ObjectDamaged) -> None:
+    logger.warning("%s %s: made anew from the source, without versions that only it had.", error.path, error.problem)
 
 
 def manifest_keys(settings: Settings, contract_name: str = "") -> Iterator[str]:

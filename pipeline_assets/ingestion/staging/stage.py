@@ -7,7 +7,7 @@ all the rest is there. Whatever kills the process, running again ends with the s
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from queue import SimpleQueue
 from threading import Event
@@ -30,6 +30,7 @@ from pipeline_assets.spec.contracts import Contract
 
 if TYPE_CHECKING:
     import psycopg
+    import pyarrow as pa
     from mypy_boto3_s3 import S3Client
 
 # Two processors are kept busy while other days wait for the network; each worker holds one file and one batch in memory.
@@ -114,6 +115,7 @@ def stage_each(settings: Settings, target: Target, days: Sequence[date | None], 
 def stage_partition(connection: "psycopg.Connection", target: Target, partition: str, parts: Iterable[Checked]) -> Staged:
     """Puts checked parts in the place of all that a partition and its quarantine held, but for the earlier versions that a target keeps.
 
+    Earlier versions in damaged files, or in all files where the manifest is damaged, are gone, which the log says.
     Raises ContractViolation if more than the contract's share of the rows is broken, SourceChanged if a required field stands in no row;
     then partition and quarantine stay as they were.
     """
@@ -160,10 +162,17 @@ def _write(
 
 
 def _add_earlier(target: Target, partition: str, draft: Draft) -> None:
-    manifest = staging.manifest_from(target.client, target.bucket, target.contract.name, partition)
+    manifest = staging.readable_manifest(target.client, target.bucket, target.contract.name, partition)
     if manifest is None:
         return
-    add_earlier(target.contract, staging.read_versions(target.client, target.bucket, manifest, target.contract), draft)
+    add_earlier(target.contract, _readable(target, manifest), draft)
+
+
+def _readable(target: Target, manifest: Manifest) -> "Iterator[pa.RecordBatch]":
+    """The rows of a manifest's files as versions, but for those of damaged ones."""
+    for file in manifest.files:
+        with staging.passing_over_damage():
+            yield from staging.read_versions(target.client, target.bucket, replace(manifest, files=(file,)), target.contract)
 
 
 def _audit(contract: Contract, partition: str, draft: Draft, broken: Quarantine, fields: set[str]) -> None:

@@ -7,7 +7,7 @@ sorted by their key, so that equal rows give equal files and days that come out 
 Each commit says since when the table keeps all versions of its rows (`macros/keeps_versions.sql`), so that whoever reads it knows.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -78,10 +78,12 @@ def _lacking(settings: Settings, warehouse: "psycopg.Connection", built: Built, 
     return {day for day in ours.keys() | theirs.keys() if day is not None and ours.get(day, 0) != theirs.get(day, 0)}
 
 
-def _check_kept(settings: Settings, built: Built, counted: Iterable[tuple[tuple[date, date], Mapping[date | None, int]]]) -> None:
+def _check_kept(settings: Settings, built: Built, counted: Sequence[tuple[tuple[date, date], Mapping[date | None, int]]]) -> None:
     """Raises RowsLost for a day of these runs that loses most of the rows that the lake has of it."""
-    for run, counts in counted:
-        before = tables.rows_by_day(settings, names.cleaned(built.name), run)
+    spans = [day for run, _ in counted for day in run]
+    there = tables.rows_by_day(settings, names.cleaned(built.name), (min(spans), max(spans))) if spans else {}
+    for (first, last), counts in counted:
+        before: dict[date | None, int] = {day: rows for day, rows in there.items() if day is not None and first <= day <= last}
         check_kept(names.cleaned(built.name), before, counts, lake_behind(settings, built.made_from), DERIVED)
 
 

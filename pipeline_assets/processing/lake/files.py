@@ -116,7 +116,7 @@ def _instant(bound: bytes | None) -> datetime | None:
 
 
 def data_files(table: "Table", paths: Mapping[str, date | None]) -> "list[DataFile]":
-    """What Iceberg must know of Parquet files to add them where they are; only their footers are read.
+    """What Iceberg must know of Parquet files to add them where they are, from their footers; each is held against its seal as a whole.
 
     paths: the day that each file is for (None in a table without partitions). Raises TableMismatch as `describe` does, and for a file
     that is no Parquet file; ObjectDamaged for one that is damaged or not there.

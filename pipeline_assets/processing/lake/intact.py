@@ -1,13 +1,26 @@
-"""Whether the objects of a table are there and what was written: each is fetched and held against its seal."""
+"""Whether the objects of a table are there and what was written: each is fetched and held against its seal.
 
-from collections.abc import Iterable, Mapping, Sequence
+Of an object without one, as Kafka Connect writes them, less can be said: a Parquet file is read to its end with the checksums of its pages,
+and of metadata whether anything can be made of them.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import date
+from gzip import BadGzipFile
 from typing import TYPE_CHECKING
 
-from pipeline_assets.core import connections
+import pyarrow as pa
+import pyarrow.parquet as pq
+from sqlalchemy.exc import SQLAlchemyError
+
+from pipeline_assets.core import connections, seals
 from pipeline_assets.core.damage import ObjectDamaged
+from pipeline_assets.core.errors import PipelineError
+from pipeline_assets.core.foreign import shown
 from pipeline_assets.core.iceberg import Identifier, open_table
+from pipeline_assets.core.sealed_objects import PARQUET
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.processing.lake import files
 
@@ -50,7 +63,10 @@ def damaged_objects(store: "FileIO", paths: Iterable[str]) -> dict[str, ObjectDa
 
     def look(path: str) -> ObjectDamaged | None:
         try:
-            with store.new_input(path).open():
+            with store.new_input(path).open() as stream:
+                opened: pa.NativeFile = stream
+                if path.endswith(PARQUET) and not seals.is_sealed_parquet(opened.read_buffer()):
+                    _read_to_its_end(opened, path)
                 return None
         except ObjectDamaged as error:
             return error
@@ -59,3 +75,28 @@ def damaged_objects(store: "FileIO", paths: Iterable[str]) -> dict[str, ObjectDa
     with ThreadPoolExecutor(OBJECTS_AT_ONCE) as pool:
         found = zip(asked, pool.map(look, asked), strict=True)
         return {path: error for path, error in found if error is not None}
+
+
+def _read_to_its_end(opened: pa.NativeFile, path: str) -> None:
+    """Raises ObjectDamaged for a Parquet file in memory that cannot be read, or a page of which has another checksum."""
+    try:
+        for _ in pq.ParquetFile(opened, page_checksum_verification=True).iter_batches():
+            continue
+    except (OSError, pa.ArrowException) as error:
+        raise ObjectDamaged(path, f"cannot be read ({error})") from error
+
+
+@contextmanager
+def decoding(path: str) -> Iterator[None]:
+    """Raises ObjectDamaged where the block can make nothing of metadata, whatever error pyiceberg has for that.
+
+    Where the store or the catalog cannot be asked, their errors are raised as they are.
+    """
+    try:
+        yield
+    except BadGzipFile as error:
+        raise ObjectDamaged(path, f"cannot be read ({error})") from error
+    except (PipelineError, OSError, SQLAlchemyError):
+        raise
+    except Exception as error:
+        raise ObjectDamaged(path, f"cannot be read ({type(error).__name__}: {shown(error)})") from error

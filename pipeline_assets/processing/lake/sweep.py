@@ -2,18 +2,21 @@
 
 A file may be an orphan because it is about to be committed: a run writes its files before it commits them, and a publication reads a
 manifest before it commits the manifest's files. A reader may still be at a snapshot that was just expired. None of these lasts for a day,
-so a file goes only if it was an orphan at two looks at least that far apart. The notes are one object on the store; losing it delays
-deletion.
+so a file goes only if it was an orphan at two looks at least that far apart. The notes are one object on the store; losing it, or
+a wrong bit in it, delays deletion.
 """
 
 import json
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import chain
 from typing import TYPE_CHECKING
 
-from pipeline_assets.core import connections, names
+from pipeline_assets.core import connections, names, sealed_json
+from pipeline_assets.core.damage import ObjectDamaged
 from pipeline_assets.core.errors import StoreRefused
 from pipeline_assets.core.iceberg import tables_of
 from pipeline_assets.core.settings import Settings
@@ -25,8 +28,11 @@ if TYPE_CHECKING:
     from pyiceberg.manifest import ManifestFile
     from pyiceberg.table import Table
 
+logger = logging.getLogger(__name__)
+
 REQUESTS_AT_ONCE = 8
 KEYS_A_REQUEST = 1000
+FIRST_SEEN = "first_seen"
 STAGED = names.staged("")[0]
 
 
@@ -64,14 +70,15 @@ def _delete_old(client: "S3Client", bucket: str, notes_key: str, orphans: dict[s
     for start in range(0, len(old), KEYS_A_REQUEST):
         _delete(client, bucket, old[start : start + KEYS_A_REQUEST])
     kept = {key: first_seen.isoformat() for key, first_seen in since.items() if key not in set(old)}
-    client.put_object(Bucket=bucket, Key=notes_key, Body=json.dumps(kept).encode(), ContentType="application/json")
+    sealed_json.write(client, bucket, notes_key, json.dumps({FIRST_SEEN: kept}).encode())
     return Swept(orphans=len(orphans), deleted=len(old), bytes=sum(orphans[key] for key in old))
 
 
 def _read_notes(client: "S3Client", bucket: str, key: str) -> dict[str, datetime]:
+    """When each orphan was first seen; nothing where that is not known for certain, as of notes that are damaged, or without a seal."""
     try:
-        notes = json.loads(client.get_object(Bucket=bucket, Key=key)["Body"].read())
-    except client.exceptions.NoSuchKey:
+        notes = json.loads(sealed_json.read(client, bucket, key)).get(FIRST_SEEN, {})
+    except (client.exceptions.NoSuchKey, ObjectDamaged):
         return {}
     return {path: datetime.fromisoformat(first_seen) for path, first_seen in notes.items()}
 
@@ -111,11 +118,22 @@ def named_by(table: "Table") -> set[str]:
 
 
 def _named_by_manifests(client: "S3Client", bucket: str, keys: Iterable[str]) -> set[str]:
-    """What the current manifests of these files' partitions list."""
-    partitions = {tuple(key.split("/")[1:3]) for key in keys}
+    """What the current manifests of these files' partitions list; of a partition whose manifest is damaged, all files."""
+    partitions: dict[tuple[str, str], list[str]] = {}
+    for key in keys:
+        _, contract, partition, *_ = key.split("/")
+        partitions.setdefault((contract, partition), []).append(key)
+
+    def named(partition: tuple[str, str]) -> list[str]:
+        try:
+            manifest = staging.manifest_from(client, bucket, *partition)
+        except ObjectDamaged as error:
+            logger.warning("No staged file of %s %s is taken for an orphan: %s", *partition, error)
+            return partitions[partition]
+        return [] if manifest is None else [_key(bucket, path) for path in manifest.paths]
+
     with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
-        manifests = pool.map(lambda partition: staging.manifest_from(client, bucket, *partition), partitions)
-        return {_key(bucket, path) for manifest in manifests if manifest is not None for path in manifest.paths}
+        return set(chain.from_iterable(pool.map(named, partitions)))
 
 
 def _key(bucket: str, path: str) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from pipeline_assets.core import connections
+from pipeline_assets.core.damage import ObjectDamaged
 from pipeline_assets.core.errors import LakeBusy, TableMismatch, UnknownName
 from pipeline_assets.core.iceberg import Identifier, open_table, tables_of
 from pipeline_assets.core.project import days_between
@@ -323,10 +324,16 @@ def _publish(settings: Settings, contract: Contract, days: Sequence[date | None]
         first, last = days[0], days[-1]
         rows = files.rows_between(table, first, last)
         known: dict[str, DataFile] = {}
+        looked_at, broken = set[str](), dict[str, ObjectDamaged]()
 
         def plan(table: "Table") -> Change:
             live = files.by_day(files.live_files(table, rows))
-            new = {day: _paths(staged[day]) for day in days if not _holds(table, live.get(day, []), _paths(staged[day]))}
+            same = {day: own for day in days if _are_same(own := live.get(day, []), _paths(staged[day]))}
+            # All days at once, and no file again where another writer was faster and this is planned anew.
+            asked = [file for own in same.values() for file in own if file.file_path not in looked_at]
+            broken.update(damaged(table, asked))
+            looked_at.update(file.file_path for file in asked)
+            new = {day: paths for day in days if _are_due(same.get(day), paths := _paths(staged[day]), broken)}
             there = {file.file_path for day in new for file in live.get(day, [])}
             entering = {path: day for day, paths in new.items() for path in paths if path not in there}
             read = files.data_files(table, {path: day for path, day in entering.items() if path not in known})
@@ -343,17 +350,21 @@ def _paths(manifest: staging.Manifest) -> list[str]:
     return [file.path for file in manifest.files if file.rows > 0]
 
 
-def _holds(table: "Table", live: "Sequence[DataFile]", paths: Sequence[str]) -> bool:
-    """Whether live files are the staged ones, or what compaction made of exactly these, and undamaged.
+def _are_same(live: "Sequence[DataFile]", paths: Sequence[str]) -> bool:
+    """Whether live files are the staged ones, or what compaction made of exactly these."""
+    found = {file.file_path for file in live}
+    return found == set(paths) or (bool(found) and set(files.digests(live)) == {files.digest_of_sources(paths)})
+
+
+def _are_due(same: "Sequence[DataFile] | None", paths: Sequence[str], broken: Mapping[str, ObjectDamaged]) -> bool:
+    """Whether staged files are to be published: there are no live files that are the same, or one of these is damaged.
 
     Raises ObjectDamaged where it is a staged file that is damaged.
     """
-    found = {file.file_path for file in live}
-    if found == set(paths):
-        for error in damaged(table, live).values():
-            raise error
-        return True
-    return bool(found) and set(files.digests(live)) == {files.digest_of_sources(paths)} and not damaged(table, live)
+    damaged_ones = [file.file_path for file in same or () if file.file_path in broken]
+    for path in set(paths) & {*damaged_ones}:
+        raise broken[path]
+    return same is None or bool(damaged_ones)
 
 
 def _existing(catalog: "Catalog", identifier: Identifier) -> "Table":

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import arrow_files, catalog, warehouse
+from pipeline_assets.core.damage import ObjectDamaged
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.core.versions import in_table
 from pipeline_assets.ingestion.sources import quarantine
@@ -17,7 +18,7 @@ from pipeline_assets.ingestion.staging.stage import Staged, target_of
 from pipeline_assets.ingestion.streaming.staged.change_log import log_contract
 from pipeline_assets.ingestion.streaming.staged.increment import merge_increment
 from pipeline_assets.ingestion.streaming.staged.log import open_log
-from pipeline_assets.ingestion.streaming.staged.whole import merge_whole
+from pipeline_assets.ingestion.streaming.staged.whole import Merged, merge_whole
 from pipeline_assets.spec.sources import Source
 
 # The metadata of a staged table that says which snapshot of its change log it was made of.
@@ -56,8 +57,13 @@ def stage_state(settings: Settings, source: Source, *, run_id: str) -> StagedSta
     ):
         connection.autocommit = True
         log = open_log(lake, in_table(source), log_contract(contract).name)
-        manifest = staging.manifest_from(target.client, target.bucket, contract.name, names.SNAPSHOT)
-        merged = merge_increment(connection, target, arrow_files(settings), log, source, manifest)
+        merged: Merged | str
+        try:
+            manifest = staging.manifest_from(target.client, target.bucket, contract.name, names.SNAPSHOT)
+            merged = merge_increment(connection, target, arrow_files(settings), log, source, manifest)
+        except ObjectDamaged as error:
+            # A merge of the whole log needs nothing of what is staged; if it is the log that is damaged, it ends by the same error.
+            merged = f"a damaged object: {error.path} {error.problem}"
         if isinstance(merged, str):
             merged = merge_whole(connection, target, log, source, because=merged)
     return StagedState(

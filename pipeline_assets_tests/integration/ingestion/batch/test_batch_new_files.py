@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from pipeline_assets.core.connections import object_store
+from pipeline_assets.core.damage import ObjectDamaged
 from pipeline_assets.core.errors import ContractViolation, SourceRefused, SourceUnavailable
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import Platform
@@ -26,6 +27,7 @@ from pipeline_assets.ingestion.staging.stage import Staged
 from pipeline_assets.processing.lake.sweep import _named_by_manifests
 from pipeline_assets.spec.sources import CsvFile, Files, Source
 from pipeline_assets.use_cases.nyc_flights import use_case as flights
+from pipeline_assets_tests.flipped_bits import flip
 from pipeline_assets_tests.integration.ingestion.batch.test_batch_files import FOLDER, Inbox, csv, inbox, on_disk
 from pipeline_assets_tests.readings import World, at, day, reading, with_field, with_share
 from pipeline_assets_tests.stack_env import write_stack_env
@@ -239,6 +241,33 @@ def test_the_index_is_kept_by_the_maintenance_while_the_manifest_names_it(world:
 
     assert len(indexes) == 2
     assert [key for key in indexes if key in named] == [manifest.made_from["index"].removeprefix(f"s3://{bucket}/")]
+
+
+@pytest.mark.parametrize("damaged", [staging.MANIFEST, "index", "rows"])
+def test_what_is_damaged_is_made_anew_from_the_start(world: World, inbox: Inbox, damaged: str) -> None:
+    """Regression: a damaged manifest was read, and refused, by the very run that should make it anew.
+
+    A run that reads what is new refuses and says how; one from the start has all that the files have; the sweep and the sensor go on.
+    """
+    source, client, bucket = source_of(world), object_store(world.settings), world.settings.s3_bucket
+    inbox.put("a.csv.gz", csv(reading(), reading(sensor="b2", level=99)))
+    manifest = stage(inbox, source).manifest
+    listed = world.keys()
+    found = {"index": manifest.made_from["index"], "rows": manifest.files[0].path}.get(damaged, f"staged/{world.name}/{SNAPSHOT}/{damaged}")
+    flip(client, bucket, found.removeprefix(f"s3://{bucket}/"), 4711)
+    inbox.put("b.csv.gz", csv(reading(sensor="c3")))
+
+    assert new_files.unread_digest(inbox.settings, source) is not None
+    if damaged == staging.MANIFEST:
+        assert _named_by_manifests(client, bucket, listed) == {*listed}
+    with pytest.raises(ObjectDamaged, match="again, with `from_the_start: true`"):
+        stage(inbox, source)
+    again = stage(inbox, source, from_the_start=True)
+    after = stage(inbox, source)
+
+    assert levels(world) == [("a1", 3, False), ("c3", 3, False)]
+    assert waiting(world) == [("level out of range", "b2")]
+    assert after.manifest == again.manifest
 
 
 @pytest.fixture

@@ -10,11 +10,13 @@ from threading import Event
 import pytest
 from pydantic import SecretStr
 
+from pipeline_assets.core.connections import object_store
 from pipeline_assets.core.errors import ContractViolation, SettingsMissing, SourceChanged, SourceRefused, SourceUnavailable
 from pipeline_assets.ingestion.batch.load import stage_days
 from pipeline_assets.ingestion.batch.rest import Patience
 from pipeline_assets.ingestion.sources.originals import json_bytes
 from pipeline_assets.spec.rest import BearerToken, NumberedPages
+from pipeline_assets_tests.flipped_bits import flip
 from pipeline_assets_tests.readings import (
     SERVICE,
     Answer,
@@ -128,6 +130,19 @@ def test_patience_ends(world: World) -> None:
         stage_days(settings, world.api, day(0), day(0), run_id="r", patience=QUICK)
 
     assert len(api.asked) == QUICK.attempts
+
+
+def test_a_load_whose_mark_is_damaged_begins_anew(world: World) -> None:
+    """Regression: a mark that could not be read kept every later load of the same days from starting."""
+    with serving(world.settings, lambda *_: (503, {}, b"down")) as (_, settings), pytest.raises(SourceUnavailable):
+        stage_days(settings, world.api, day(0), day(0), run_id="r", patience=QUICK)
+    (mark,) = world.keys()
+    flip(object_store(world.settings), world.settings.s3_bucket, mark, 0)
+    with serving(world.settings, paged([reading()])) as (_, settings):
+        stage_days(settings, world.api, day(0), day(0), run_id="r", patience=QUICK)
+
+    assert world.staged() == [reading()]
+    assert world.keys().count(mark) == 0
 
 
 def test_a_server_that_is_too_slow_is_asked_again(world: World) -> None:

@@ -11,12 +11,14 @@ import pytest
 from pipeline_assets.core.connections import arrow_files, object_store, warehouse
 from pipeline_assets.core.errors import ContractViolation
 from pipeline_assets.core.versions import versioned
+from pipeline_assets.ingestion.batch import resume
 from pipeline_assets.ingestion.batch.load import stage_days
 from pipeline_assets.ingestion.batch.postgres import open_table
 from pipeline_assets.ingestion.sources import quarantine
 from pipeline_assets.ingestion.sources.contracts import arrow_schema
 from pipeline_assets.ingestion.staging import partitions as staging
 from pipeline_assets.ingestion.staging.stage import stage_each, target_of
+from pipeline_assets_tests.flipped_bits import flip
 from pipeline_assets_tests.readings import World, at, day, reading, wait_until, with_field, with_share
 
 
@@ -207,3 +209,25 @@ def test_two_runs_of_one_day_wait_for_each_other(world: World) -> None:
 
     assert seen == ("r1", False)
     assert world.manifest().run_id == "r2"
+
+
+@pytest.mark.parametrize("damaged", [staging.MANIFEST, "rows"])
+def test_a_damaged_day_is_made_anew(world: World, caplog: pytest.LogCaptureFixture, damaged: str) -> None:
+    """Regression: a damaged manifest was read, and refused, by the very run that should make it anew; the log says what is gone with it."""
+    world.fill([reading(sensor="a"), reading(sensor="b")])
+    stage_days(world.settings, world.table, day(0), day(0), run_id="r1")
+    world.run("delete from {table} where sensor = 'b'")
+    stage_days(world.settings, world.table, day(0), day(0), run_id="r2")
+    before, load = world.versions(), resume.Load(load_id="", contract_digest="", begun_at="", is_taken_up=True)
+    client, bucket, manifest = object_store(world.settings), world.settings.s3_bucket, world.manifest()
+    key = f"{staging.folder(world.name, str(day(0)))}/{staging.MANIFEST}"
+    if damaged == "rows":
+        key = manifest.files[0].path.removeprefix(f"s3://{bucket}/")
+    flip(client, bucket, key, 4711)
+    done = resume.done(client, bucket, world.contract, day(0), load)
+    stage_days(world.settings, world.table, day(0), day(0), run_id="r3")
+
+    assert [row["sensor"] for row in before] == ["a", "b"]
+    assert done == (manifest if damaged == "rows" else None)
+    assert [row["sensor"] for row in world.versions()] == ["a"]
+    assert f"{key} has other bytes than were written: made anew from the source" in caplog.text

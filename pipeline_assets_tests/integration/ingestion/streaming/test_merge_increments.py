@@ -25,6 +25,7 @@ from pipeline_assets.processing.lake import compaction
 from pipeline_assets.processing.lake.tables import publish_snapshot
 from pipeline_assets.spec.sources import Source
 from pipeline_assets_tests.change_logs import put_log
+from pipeline_assets_tests.flipped_bits import flip
 from pipeline_assets_tests.followed_tables import BY_COMMIT, SCHEMA, THINGS, UNREAD, Row, disturbed, facts_of, minute, played, record, thing
 
 KEYS = [f"key-{number:03d}" for number in range(60)]
@@ -105,6 +106,23 @@ def test_a_version_that_a_new_contract_takes_ends_as_it_did(isolated: Settings) 
     assert len(broken) > 0
     assert quarantine.counted(isolated, source=SOURCE.contract.name) == {}
     assert content(isolated) == at_once(pa.Table.from_pylist(log, schema=SCHEMA), mended)
+
+
+@pytest.mark.parametrize("damaged", [MANIFEST, "rows"])
+def test_what_is_damaged_is_merged_from_the_whole_log(isolated: Settings, damaged: str) -> None:
+    """Regression: a damaged manifest was read, and refused, by the very run that should make it anew."""
+    emit(isolated, SNAPSHOT)
+    stage_state(isolated, SOURCE, run_id="first")
+    key = f"{folder(SOURCE.contract.name, names.SNAPSHOT)}/{MANIFEST}"
+    if damaged == "rows":
+        key = manifest_of(isolated).files[0].path.removeprefix(f"s3://{isolated.s3_bucket}/")
+    flip(object_store(isolated), isolated.s3_bucket, key, 4711)
+    emit(isolated, more := [record("u", 20, 60, thing(KEYS[0], 0, 15))])
+    done = stage_state(isolated, SOURCE, run_id="second")
+
+    assert done.whole_because is not None
+    assert done.whole_because.startswith("a damaged object: s3://")
+    assert content(isolated) == at_once(pa.Table.from_pylist([*SNAPSHOT, *more], schema=SCHEMA))
 
 
 def test_new_versions_are_appended_and_other_files_stay(isolated: Settings) -> None:

@@ -19,6 +19,7 @@ from pipeline_assets.ingestion.staging import partitions as staging
 from pipeline_assets.processing.lake import files, tables
 from pipeline_assets.processing.lake.maintenance import Maintained, maintain
 from pipeline_assets.processing.lake.policy import POLICY
+from pipeline_assets_tests.flipped_bits import flip
 from pipeline_assets_tests.lake_rows import TRIPS, commits_held_back, day, in_lake, stage, stage_in_files, trip_rows, trips
 
 TABLE = names.lake(TRIPS.name)
@@ -193,6 +194,20 @@ def test_a_forgotten_file_goes_only_after_a_second_look(isolated: Settings) -> N
     assert late.bytes == old.bytes
     assert stored(isolated) == {new.path}
     assert maintain(isolated, names.LAKE, POLICY, NOW + DAY).swept.orphans == 0
+
+
+def test_a_wrong_bit_in_the_notes_delays_deletion(isolated: Settings) -> None:
+    """Regression: one digit of when an orphan was first seen made a file that was just written as old as is deleted."""
+    stage(isolated, TRIPS, day(0), trip_rows(day(0)))
+    stage(isolated, TRIPS, day(0), trip_rows(day(0), seats=2))
+    tables.publish_days(isolated, TRIPS, day(0), day(0))
+    maintain(isolated, names.LAKE, POLICY, NOW)
+    notes = f"{names.LAKE}/_orphans/{names.LAKE}.json"
+    content = object_store(isolated).get_object(Bucket=isolated.s3_bucket, Key=notes)["Body"].read()
+    flip(object_store(isolated), isolated.s3_bucket, notes, 8 * content.index(b"2030-01-01") + 1)
+    damaged, early, late = (maintain(isolated, names.LAKE, POLICY, NOW + after).swept for after in (DAY, 3 * DAY / 2, 2 * DAY))
+
+    assert [(look.orphans, look.deleted) for look in (damaged, early, late)] == [(1, 0), (1, 0), (1, 1)]
 
 
 def test_what_a_kept_snapshot_or_a_manifest_names_is_never_deleted(isolated: Settings) -> None:

@@ -1,9 +1,11 @@
 """Lake tables on real services: whole days take the place of others in one snapshot, however often and whoever else writes."""
 
 import multiprocessing
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, time
 from secrets import token_hex
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,8 +23,15 @@ from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.staging import partitions as staging
 from pipeline_assets.processing.lake import derived as lake_derived
 from pipeline_assets.processing.lake import files, tables
+from pipeline_assets.processing.lake.commits import Change, replace_files
+from pipeline_assets.processing.lake.intact import damaged
 from pipeline_assets.spec.contracts import Contract, Field
 from pipeline_assets_tests.lake_rows import commits_held_back, day, in_lake, stage, stage_in_files, trip_rows, trips
+
+if TYPE_CHECKING:
+    from pyiceberg.expressions import BooleanExpression
+    from pyiceberg.manifest import DataFile
+    from pyiceberg.table import Table
 
 
 @pytest.fixture
@@ -459,3 +468,27 @@ def test_any_publications_end_with_the_newest_of_each_day(stores: Settings, publ
         tables.publish_days(stores, contract, day(first), day(first + length - 1))
 
     assert in_lake(stores, contract).equals(pa.concat_tables([newest[offset] for offset in sorted(newest)]))
+
+
+def test_unchanged_days_are_looked_at_once_and_at_once(stores: Settings, contract: Contract, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: files of days that did not change were fetched day after day, and again whenever another writer was faster."""
+    stage_days(stores, contract, 3)
+    tables.publish_days(stores, contract, day(0), day(2))
+    stage(stores, contract, day(1), trip_rows(day(1), seats=2))
+    looks = list[list[str]]()
+
+    def counted(table: "Table", asked: "Iterable[DataFile]") -> Mapping[str, ObjectDamaged]:
+        looked_at = list(asked)
+        looks.append([str(files.day_of(file)) for file in looked_at])
+        return damaged(table, looked_at)
+
+    def beaten(table: "Table", rows: "BooleanExpression", plan: Callable[["Table"], Change]) -> Change:
+        plan(table)
+        return replace_files(table, rows, plan)
+
+    monkeypatch.setattr(tables, "damaged", counted)
+    monkeypatch.setattr(tables, "replace_files", beaten)
+    published = tables.publish_days(stores, contract, day(0), day(2))
+
+    assert (published.changed, published.rows) == (1, 15)
+    assert [look for look in looks if look] == [[str(day(0)), str(day(2))]]
