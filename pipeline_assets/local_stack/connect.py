@@ -42,7 +42,8 @@ WORKER = {
     "value.converter": "org.apache.kafka.connect.converters.ByteArrayConverter",
     "plugin.discovery": "service_load",
     "exactly.once.source.support": "enabled",
-    # What a connector may say of its own clients; not which brokers they use, nor with what they log in.
+    # What a connector may say of the clients of its records; not which brokers they use, nor with what they log in. Clients of its
+    # own it can point elsewhere (`iceberg.kafka.…`, `signal.…`): these know no secret.
     "connector.client.config.override.policy": "Allowlist",
     "connector.client.config.override.allowlist": "session.timeout.ms,auto.offset.reset,isolation.level",
     # Each request needs a name and a password, that for the health as well.
@@ -57,6 +58,9 @@ WORKER = {
     "producer.max.request.size": "16777216",
     # There are no `config.providers`: a configuration that could name a secret could also say where to send it.
 }
+# Else a configuration brings providers of its own, for itself or a client below a prefix, and has them read files and the environment
+# (CVE-2024-31141).
+NO_PROVIDERS = {"org.apache.kafka.automatic.config.providers": "none"}
 
 
 def service(plan: Plan) -> Service:
@@ -67,7 +71,7 @@ def service(plan: Plan) -> Service:
         name=CONNECT,
         command=program(
             plan, folder, MEMORY_MB, text(configuration(plan)), main, str(folder / "worker.properties"),
-            jars=(java.CONNECT_LOGIN,), properties={"java.security.auth.login.config": str(folder / "login.conf")},
+            jars=(java.CONNECT_LOGIN,), properties={"java.security.auth.login.config": str(folder / "login.conf"), **NO_PROVIDERS},
         ),
         folder=folder,
         environment={

@@ -1,7 +1,8 @@
 """Configurations of the connectors, as functions of what is declared; each says only what differs from the connector's own defaults.
 
 No secret stands here, nor a name that the worker would replace by one: it finds passwords by server and role in its file of passwords
-(PGPASSFILE), and the keys of the object store in its environment. So a configuration that points elsewhere sends no secret there.
+(PGPASSFILE), and the keys of the object store in its environment. So a configuration that points elsewhere sends no secret there, if the
+worker lets none bring providers of its own (`NO_PROVIDERS` in `local_stack/connect.py`).
 """
 
 import re
