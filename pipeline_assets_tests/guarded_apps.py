@@ -13,6 +13,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
+from starlette.types import ASGIApp
 
 from pipeline_assets.serving.realtime.access.audit import AUDIT
 from pipeline_assets.serving.realtime.access.callers import NO_LIMITS, Limits, Role
@@ -88,7 +89,7 @@ def guarded(keys: Keyring, *, issuer: Issuer | None = None, sessions: Sessions |
 
 
 def ask(
-    app: Guard, method: str, path: str, *, address: str = "192.0.2.1", url: str = "http://service.test", **given: Any
+    app: ASGIApp, method: str, path: str, *, address: str = "192.0.2.1", url: str = "http://service.test", **given: Any
 ) -> httpx.Response:
     """The app's answer to one request from an address."""
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from http import HTTPStatus
 
+from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipeline_assets.core.foreign import shown
@@ -20,7 +21,7 @@ from pipeline_assets.serving.realtime.access.traces import trace_of
 from pipeline_assets.web import operations
 from pipeline_assets.web.login import Login
 from pipeline_assets.web.operations import GRAPHQL, LONGEST_BODY, Operation
-from pipeline_assets.web.origins import foreign_origin, form_body, host_names, unknown_host
+from pipeline_assets.web.origins import foreign_origin, form_body, host_names, repeated_header, unknown_host
 
 CLOSED_BY_POLICY = 1008
 UNLESS_GIVEN = (
@@ -55,7 +56,7 @@ class WebGuard:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = headers_of(scope)
         asked = _asked(scope, headers, scope["method"])
-        refusal = unknown_host(scope, self._hosts) or foreign_origin(scope, headers)
+        refusal = self._unfit(scope, headers)
         if refusal is None and self._login is not None and self._login.has_page(scope["path"]):
             await self._login.page(scope, receive, send, asked)
             return
@@ -67,6 +68,10 @@ class WebGuard:
             await _refuse(send, asked, None, refusal)
         else:
             await self._let_in(scope, receive, send, asked, caller)
+
+    def _unfit(self, scope: Scope, headers: Headers) -> Refusal | None:
+        """Why nobody may ask so, whoever they are."""
+        return repeated_header(scope) or unknown_host(scope, self._hosts) or foreign_origin(scope, headers)
 
     async def _let_in(self, scope: Scope, receive: Receive, send: Send, asked: Asked, caller: Caller | None) -> None:
         """The answer to somebody who may ask."""
@@ -86,7 +91,7 @@ class WebGuard:
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Subscriptions; a mutation is none, and Dagster finds no field of its name."""
         headers = headers_of(scope)
-        refusal = unknown_host(scope, self._hosts) or foreign_origin(scope, headers)
+        refusal = self._unfit(scope, headers)
         asked = _asked(scope, headers, "WEBSOCKET")
         caller = None if refusal is not None or self._login is None else await self._login.caller(scope, headers, asked)
         if refusal is None and not isinstance(caller, Refusal):
@@ -125,7 +130,8 @@ async def _operation(scope: Scope, headers: Headers, receive: Receive) -> tuple[
     body = await _body(receive)
     if body is None:
         return operations.too_long(), receive
-    return operations.by_post(body), _again(body, receive)
+    # Of a thread: meanwhile others are answered.
+    return await run_in_threadpool(operations.by_post, body), _again(body, receive)
 
 
 async def _body(receive: Receive) -> bytes | None:

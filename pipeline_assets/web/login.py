@@ -16,6 +16,8 @@ from pipeline_assets.serving.realtime.access.sessions import SAFE_METHODS, Heade
 
 # Below no path of Dagster's own pages.
 PREFIX = "/_access"
+# The prediction service has one of its own on the same host: whoever logs in to one page stays logged in to the other.
+COOKIE = "pipeline_web_session"
 ROLES = frozenset({Role.VIEWER, Role.OPERATOR})
 PAGE = LoginPage(
     title="Dagster",
@@ -47,20 +49,29 @@ class Login:
         await self._pages(scope, receive, send)
 
     async def caller(self, scope: Scope, headers: Headers, asked: Asked) -> Caller | Refusal:
-        """Who asks, where they may see the pages; else the refusal, which is in the audit log. A browser is sent to the login."""
+        """Who asks, where they may see the pages; else the refusal, which is in the audit log.
+
+        A browser is sent to the login, also with a session whose key has lost the roles.
+        """
         if scope["path"] in PUBLIC:
             return NOBODY
         found = await self._credentials.caller({"method": "GET", **scope}, headers)
         if isinstance(found, Caller):
             if any(map(found.may, ROLES)):
                 return found
-            return _noted(asked, found, forbidden(f"'{found.name}' has none of the roles {' and '.join(sorted(ROLES))}."))
+            lacking = forbidden(f"'{found.name}' has none of the roles {' and '.join(sorted(ROLES))}.")
+            is_sent = found.by == "session" and _is_person(scope, headers)
+            return _to_login(lacking) if is_sent else _noted(asked, found, lacking)
         if found.status == HTTPStatus.UNAUTHORIZED and _is_person(scope, headers):
-            return Refusal(status=HTTPStatus.SEE_OTHER, detail=found.detail, headers={"location": f"{PREFIX}/login"})
+            return _to_login(found)
         wait = self._failures.count(asked.address) if found.status == HTTPStatus.UNAUTHORIZED else 0.0
         if wait:
             return too_many("Too many attempts have failed from this address. Wait, then send a valid credential.", wait)
         return _noted(asked, None, found)
+
+
+def _to_login(refusal: Refusal) -> Refusal:
+    return Refusal(status=HTTPStatus.SEE_OTHER, detail=refusal.detail, headers={"location": f"{PREFIX}/login"})
 
 
 def _noted(asked: Asked, caller: Caller | None, refusal: Refusal) -> Refusal:

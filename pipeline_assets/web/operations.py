@@ -15,8 +15,11 @@ from pipeline_assets.serving.realtime.access.sessions import SAFE_METHODS, Heade
 from pipeline_assets.web.origins import media_type
 
 GRAPHQL = "/graphql"
-LONGEST_BODY, MOST_TOKENS, MOST_KEPT = 16_000_000, 100_000, 256
-LONGEST_NAMED = 10
+LONGEST_BODY, LONGEST_QUERY, MOST_TOKENS = 16_000_000, 1_000_000, 100_000
+# Short documents, as the pages send them, are kept as they were read; long ones would fill the memory.
+LONGEST_KEPT, MOST_KEPT = 20_000, 256
+# What the audit log has of a request: so many names, so many characters of each; `…` stands for more, and for a fragment.
+LONGEST_NAMED, LONGEST_NAME, MORE = 10, 64, "…"
 JSON = "application/json"
 
 
@@ -60,34 +63,45 @@ def by_post(body: bytes) -> Operation | Refusal:
 
 def too_long() -> Refusal:
     """413 for a body beyond what is read."""
-    return Refusal(status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail=f"The body has more than {LONGEST_BODY:,} bytes.")
+    return _too_large(f"The body has more than {LONGEST_BODY:,} bytes.")
 
 
 def change_of(scope: Scope) -> Operation:
     """What a request to any other path changes: only reports of assets are anything but reads."""
-    return READS if scope["method"] in SAFE_METHODS else Operation(changes=(scope["path"].split("/")[1][:64],))
+    return READS if scope["method"] in SAFE_METHODS else Operation(changes=(scope["path"].strip("/").partition("/")[0][:LONGEST_NAME],))
 
 
 def _operation(queries: Sequence[str]) -> Operation | Refusal:
+    if any(len(query) > LONGEST_QUERY for query in queries):
+        return _too_large(f"The query has more than {LONGEST_QUERY:,} characters. Send values as `variables`.")
     try:
-        changes = tuple(name for query in queries for name in mutations(query))
+        changes = tuple(name for query in queries for name in (kept_mutations(query) if len(query) <= LONGEST_KEPT else mutations(query)))
     except (GraphQLError, RecursionError):
         return _unreadable("The query is no GraphQL, or too deep or long to be read.")
-    return Operation(changes=changes[:LONGEST_NAMED])
+    return Operation(changes=(*changes[:LONGEST_NAMED], *((MORE,) if len(changes) > LONGEST_NAMED else ())))
 
 
-@lru_cache(maxsize=MOST_KEPT)
 def mutations(query: str) -> tuple[str, ...]:
-    """The fields of all mutations of a document, also of those that are not the one to be executed; the pages send few documents.
+    """The fields of all mutations of a document, also of those that are not the one to be executed; a fragment counts as `…`.
 
-    A mutation whose fields are all in fragments counts by the word `mutation`. Raises GraphQLError, RecursionError.
+    Raises GraphQLError, RecursionError.
     """
     document = parse(query, no_location=True, max_tokens=MOST_TOKENS)
     found = [
         each for each in document.definitions if isinstance(each, OperationDefinitionNode) and each.operation is OperationType.MUTATION
     ]
-    named = [field.name.value for each in found for field in each.selection_set.selections if isinstance(field, FieldNode)]
-    return tuple(named) or (("mutation",) if found else ())
+    fields = (field for each in found for field in each.selection_set.selections)
+    return tuple(field.name.value[:LONGEST_NAME] if isinstance(field, FieldNode) else MORE for field in fields)
+
+
+@lru_cache(maxsize=MOST_KEPT)
+def kept_mutations(query: str) -> tuple[str, ...]:
+    """As `mutations`: the pages send the same few documents again and again."""
+    return mutations(query)
+
+
+def _too_large(detail: str) -> Refusal:
+    return Refusal(status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail=detail)
 
 
 def _unreadable(detail: str) -> Refusal:

@@ -7,6 +7,7 @@ the server's own pages is refused, but for a person who follows a link.
 
 from collections.abc import Iterable
 from http import HTTPStatus
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from starlette.types import Scope
@@ -18,6 +19,23 @@ LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 SETTING = "PIPELINE_WEB_HOSTS"
 # A simple request of a form: the only bodies that a browser sends to another origin without asking it first.
 OF_FORMS = frozenset({"text/plain", "application/x-www-form-urlencoded", "multipart/form-data"})
+# Of what comes twice, one program would read the first and another one the last.
+ONCE = frozenset({b"content-type", b"origin", b"sec-fetch-site", b"sec-fetch-mode", b"authorization", b"x-api-key"})
+
+
+def is_of_this_machine(address: str) -> bool:
+    """Whether no other machine reaches what listens on an address."""
+    try:
+        return address == "localhost" or ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
+def repeated_header(scope: Scope) -> Refusal | None:
+    """400 for a request with two headers of a name that may come once."""
+    names = [name for name, _ in scope["headers"] if name in ONCE]
+    twice = sorted({name.decode() for name in names if names.count(name) > 1})
+    return Refusal(status=HTTPStatus.BAD_REQUEST, detail=f"The request has more than one header {', '.join(twice)}.") if twice else None
 
 
 def unknown_host(scope: Scope, hosts: frozenset[str]) -> Refusal | None:

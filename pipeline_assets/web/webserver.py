@@ -17,12 +17,14 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import HTTPConnection
 
+from pipeline_assets.core.errors import UserInputError
 from pipeline_assets.core.settings import AccessSettings, WebSettings
 from pipeline_assets.serving.realtime.access.audit import end_audit, log_audit
 from pipeline_assets.serving.realtime.access.callers import Caller, Role
 from pipeline_assets.serving.realtime.access.opened import open_access
 from pipeline_assets.web.guard import WebGuard
-from pipeline_assets.web.login import Login
+from pipeline_assets.web.login import COOKIE, Login
+from pipeline_assets.web.origins import is_of_this_machine
 
 # How often an open page asks for what is new, as Dagster has it by default.
 POLL_MS = 2000
@@ -58,9 +60,17 @@ class GuardedWebserver(DagsterWebserver[WorkspaceProcessContext, WorkspaceReques
 
 
 def serve(workspace: Path, host: str, port: int, settings: WebSettings, access: AccessSettings) -> None:
-    """Serves the instance of DAGSTER_HOME until it is interrupted; `workspace` is the file that names the code locations."""
+    """Serves the instance of DAGSTER_HOME until it is interrupted; `workspace` is the file that names the code locations.
+
+    Raises UserInputError for an address beyond this machine without a login.
+    """
+    if not settings.web_login and not is_of_this_machine(host):
+        raise UserInputError(
+            f"The web server would listen on '{host}', which other machines reach, and anybody there could start runs. "
+            "Set PIPELINE_WEB_LOGIN=true, or listen on 127.0.0.1."
+        )
     configure_loggers(log_level="INFO")
-    login = Login(open_access(access)) if settings.web_login else None
+    login = Login(open_access(access, COOKIE)) if settings.web_login else None
     log_audit(settings.web_audit_file)
     with (
         DagsterInstance.get() as instance,

@@ -15,7 +15,7 @@ from pipeline_assets.serving.realtime.access.callers import Caller, Role
 from pipeline_assets.serving.realtime.access.headers import PAGE_HEADERS
 from pipeline_assets.serving.realtime.access.keyring import Keyring
 from pipeline_assets.serving.realtime.access.rendering import ASSETS, HERE, address_of_asset, rendered
-from pipeline_assets.serving.realtime.access.sessions import Sessions, ended_cookie, headers_of, is_same_origin, is_under_tls
+from pipeline_assets.serving.realtime.access.sessions import Sessions, headers_of, is_same_origin, is_under_tls
 
 LONGEST_FORM, FORM_SECONDS = 4096, 10.0
 FOREVER = "public, max-age=31536000, immutable"
@@ -47,7 +47,7 @@ def login_routes(page: LoginPage, *, keys: Keyring, sessions: Sessions) -> list[
         return await _logged_in(request, page, keys, sessions)
 
     async def logout(request: Request) -> Response:
-        cookie = ended_cookie(is_secure=is_under_tls(request.scope, headers_of(request.scope)))
+        cookie = sessions.ended_cookie(is_secure=is_under_tls(request.scope, headers_of(request.scope)))
         return RedirectResponse(f"{page.prefix}/login", HTTPStatus.SEE_OTHER, {"set-cookie": cookie})
 
     return [

@@ -13,7 +13,7 @@ from pipeline_assets.serving.realtime.access.audit import end_audit, log_audit
 from pipeline_assets.serving.realtime.access.credentials import Credentials
 from pipeline_assets.serving.realtime.access.guard import Guard, Policy
 from pipeline_assets.serving.realtime.access.keyring import Keyring
-from pipeline_assets.serving.realtime.access.sessions import Sessions, session_secret
+from pipeline_assets.serving.realtime.access.sessions import COOKIE, Sessions, session_secret
 
 if TYPE_CHECKING:
     from pipeline_assets.serving.realtime.access.issuer import Issuer
@@ -41,11 +41,14 @@ class Access:
         return [problem for problem in (self.keys.problem, self.issuer.problem if self.issuer is not None else "") if problem]
 
 
-def open_access(settings: AccessSettings) -> Access:
-    """Reads keys and the secret of sessions, and sends the audit log where the settings say; raises KeyFileRefused, SettingsMissing."""
+def open_access(settings: AccessSettings, cookie: str = COOKIE) -> Access:
+    """Reads keys and the secret of sessions, and sends the audit log where the settings say; raises KeyFileRefused, SettingsMissing.
+
+    cookie: the name of that of the page's sessions, unlike those of other pages of the host.
+    """
     log_audit(settings.serve_audit_file)
     keys = Keyring(settings.keys_file)
-    return Access(keys=keys, sessions=Sessions(keys, session_secret(settings.home)), issuer=_issuer(settings))
+    return Access(keys=keys, sessions=Sessions(keys, session_secret(settings.home), cookie), issuer=_issuer(settings))
 
 
 def _issuer(settings: AccessSettings) -> "Issuer | None":

@@ -6,7 +6,8 @@ its own, so that who reads the digests of the keys cannot make one; deleting the
 sessions.
 
 Requests that a cookie speaks for and that change something must come from the page itself: `is_same_origin`. Cookies do not tell ports
-apart, so that another service of the same host may see the cookie or be a page of the same site; the origin does.
+apart, so that another service of the same host may see the cookie or be a page of the same site; the origin does. For the same reason each
+page has a cookie by a name of its own, and one of another page is none.
 """
 
 import os
@@ -37,18 +38,22 @@ Headers = dict[bytes, bytes]
 
 
 class Sessions:
-    """Begins and recognises sessions of the keys of a keyring."""
+    """Begins and recognises sessions of the keys of a keyring, by the cookie of one page."""
 
-    def __init__(self, keys: Keyring, secret: str) -> None:
-        self._keys, self._signed = keys, URLSafeTimedSerializer(secret, salt=SALT)
+    def __init__(self, keys: Keyring, secret: str, cookie: str = COOKIE) -> None:
+        self._keys, self._name, self._signed = keys, cookie, URLSafeTimedSerializer(secret, salt=f"{SALT}/{cookie}")
 
     def cookie(self, caller: Caller, *, is_secure: bool) -> str:
         """The `Set-Cookie` of a session that begins."""
-        return _cookie(str(self._signed.dumps(caller.id)), SESSION_SECONDS, is_secure=is_secure)
+        return self._cookie(str(self._signed.dumps(caller.id)), SESSION_SECONDS, is_secure=is_secure)
+
+    def ended_cookie(self, *, is_secure: bool) -> str:
+        """The `Set-Cookie` that removes a session from its browser."""
+        return self._cookie("", 0, is_secure=is_secure)
 
     def caller(self, headers: Headers) -> Caller | None:
         """Who asks with a session; None where there is none, or one that ended."""
-        found = cookie_parser(headers.get(b"cookie", b"").decode("latin-1")).get(COOKIE)
+        found = cookie_parser(headers.get(b"cookie", b"").decode("latin-1")).get(self._name)
         if found is None:
             return None
         try:
@@ -59,6 +64,9 @@ class Sessions:
         key = self._keys.live(str(key_id)) if utc_now() - began_at <= SESSION else None
         return None if key is None else replace(key.caller(), by="session")
 
+    def _cookie(self, value: str, seconds: int, *, is_secure: bool) -> str:
+        return f"{self._name}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Strict" + ("; Secure" if is_secure else "")
+
 
 def headers_of(scope: Scope) -> Headers:
     """The headers by their lower-case names, the last where one comes again; cookies together, as HTTP/2 sends them one by one."""
@@ -66,11 +74,6 @@ def headers_of(scope: Scope) -> Headers:
     if b"cookie" in headers:
         headers[b"cookie"] = b"; ".join(value for name, value in scope["headers"] if name == b"cookie")
     return headers
-
-
-def ended_cookie(*, is_secure: bool) -> str:
-    """The `Set-Cookie` that removes a session from its browser."""
-    return _cookie("", 0, is_secure=is_secure)
 
 
 def is_same_origin(scope: Scope, headers: Headers) -> bool:
@@ -121,7 +124,3 @@ def _make_secret(path: Path) -> None:
         raise KeyFileRefused(path, f"cannot be made: {error.strerror}", "Let the user of the service write the folder") from None
     finally:
         draft.unlink(missing_ok=True)
-
-
-def _cookie(value: str, seconds: int, *, is_secure: bool) -> str:
-    return f"{COOKIE}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Strict" + ("; Secure" if is_secure else "")

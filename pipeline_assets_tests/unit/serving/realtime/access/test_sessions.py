@@ -65,6 +65,17 @@ def test_a_cookie_is_not_for_scripts_other_sites_or_plain_http(path: Path) -> No
     assert text.split("_", 2)[2] not in sessions.cookie(caller, is_secure=True)
 
 
+def test_the_session_of_one_page_is_none_of_another(path: Path) -> None:
+    """Regression: who had logged in to one page of a host was logged out of the other one, or not let in there."""
+    keys, sessions, cookie = begun(path, Role.READ)
+    other = Sessions(keys, session_secret(path.parent), "other_session")
+    renamed = cookie.replace(COOKIE, "other_session")
+
+    assert sessions.caller({b"cookie": f"{cookie}; other_session=1".encode()}) is not None
+    assert [other.caller({b"cookie": one.encode()}) for one in (cookie, renamed)] == [None, None]
+    assert other.ended_cookie(is_secure=False).startswith("other_session=; ")
+
+
 def test_a_session_ends_with_its_key(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that is revoked, at once, though the cookie is still good."""
     monkeypatch.setattr(keyring, "LOOK_SECONDS", 0.0)
@@ -100,7 +111,7 @@ def test_a_cookie_that_somebody_made_is_none(path: Path) -> None:
     """Neither with a guessed secret, nor with what stands in the file of keys, nor with a part changed."""
     _, sessions, cookie = begun(path, Role.READ)
     [key] = read_keys(path).values()
-    guessed = [str(URLSafeTimedSerializer(one, salt=SALT).dumps(key.id)) for one in ("", "secret", key.secrets[0].sha256)]
+    guessed = [str(URLSafeTimedSerializer(one, salt=f"{SALT}/{COOKIE}").dumps(key.id)) for one in ("", "secret", key.secrets[0].sha256)]
     # Not its last sign, some bits of which say nothing.
     signed, _, signature = cookie.rpartition(".")
     changed = [f"{signed}.{'A' if signature[0] != 'A' else 'B'}{signature[1:]}", cookie + "x", f"{COOKIE}=", f"{COOKIE}={key.id}"]
