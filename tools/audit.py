@@ -21,6 +21,8 @@ OSV = "https://api.osv.dev"
 MOST_QUERIES, MOST_PAGES = 1000, 100
 TIMEOUT_SECONDS, AT_ONCE = 30.0, 8
 NONE, SOME, UNKNOWN = 0, 1, 2
+# Of a component that is in no other one.
+OWN = " on its own"
 Purl = str
 
 
@@ -34,7 +36,7 @@ def main() -> int:
     options.add_argument("--sbom", type=Path, default=ROOT / "sbom.cdx.json")
     options.add_argument("--osv", default=OSV, help="the address of the database")
     asked = options.parse_args()
-    places = dict(sorted(components(json.loads(asked.sbom.read_text(encoding="utf-8"))["components"])))
+    places = places_of(json.loads(asked.sbom.read_text(encoding="utf-8"))["components"])
     try:
         with httpx.Client(base_url=asked.osv, timeout=TIMEOUT_SECONDS) as client:
             found = known(client, list(places))
@@ -53,12 +55,19 @@ def main() -> int:
     return SOME if count else NONE
 
 
-def components(listed: Sequence[Mapping[str, Any]], within: str = "") -> Iterator[tuple[Purl, str]]:
-    """The address of each component without its qualifiers, and in which other one it is; what is listed on its own is in none."""
+def places_of(listed: Sequence[Mapping[str, Any]]) -> dict[Purl, str]:
+    """Where each component is, as the end of a sentence: in which other ones, and on its own; empty for one that is on its own alone."""
+    found: dict[Purl, list[str]] = {}
+    for purl, place in sorted(components(listed)):
+        found.setdefault(purl, []).append(place)
+    return {purl: " and".join(dict.fromkeys(places)) if places != [OWN] else "" for purl, places in found.items()}
+
+
+def components(listed: Sequence[Mapping[str, Any]], place: str = OWN) -> Iterator[tuple[Purl, str]]:
+    """The address of each component without its qualifiers, and where it is."""
     for one in listed:
+        yield one["purl"].partition("?")[0], place
         yield from components(one.get("components", []), f" in {one['name']}")
-    for one in listed:
-        yield one["purl"].partition("?")[0], within
 
 
 def known(client: httpx.Client, purls: Sequence[Purl]) -> dict[Purl, list[str]]:

@@ -148,12 +148,15 @@ def private_folder(path: Path) -> Path:
     return path
 
 
-def write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner can read; it appears whole or not at all."""
+def write_private(path: Path, text: str, user: int | None = None) -> None:
+    """Write a file that only its owner can read; it appears whole or not at all. user: the uid that is to own it, None: the own one."""
     draft = path.with_name(f"{path.name}.new")
     draft.unlink(missing_ok=True)
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
         file.write(text)
+        if user is not None:
+            # By the open file: who may write the folder could put a link to another one in its place.
+            os.fchown(file.fileno(), user, user)
     draft.rename(path)
 
 

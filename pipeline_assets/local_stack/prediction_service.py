@@ -3,7 +3,7 @@
 from functools import partial
 from pathlib import Path
 
-from pipeline_assets.core.settings import ONLINE_DSN, WAREHOUSE_DSN
+from pipeline_assets.core.settings import ONLINE_DSN, PREFIX, WAREHOUSE_DSN, AccessSettings, CodeSettings, PredictionSettings, ServeSettings
 from pipeline_assets.local_stack import postgres, roles
 from pipeline_assets.local_stack.http import answers
 from pipeline_assets.local_stack.own_keys import key_text, renew_key
@@ -26,13 +26,17 @@ from pipeline_assets.local_stack.plan import (
 URL, READ_KEY = setting("serve_url"), setting("serve_read_key")
 # The secret that the key of whoever watches the service is made of, and the name of that key.
 SECRET, KEY_NAME = "predictions_read_key", "stack"
+# What the process reads, by the full names; it has no credentials of owners of databases, nor of other services, in its environment.
+READ = frozenset(
+    f"{PREFIX}{name.upper()}" for part in (PredictionSettings, AccessSettings, CodeSettings, ServeSettings) for name in part.model_fields
+)
 
 
 def service(plan: Plan) -> Service:
     """The service; it is ready once every model that is live serves. It starts in a folder that has no `.env` of another stack."""
     port, folder = plan.ports[PREDICTIONS], plan.home / PREDICTIONS
-    # The key is of those who ask; the service knows its digest.
-    own = {name: value for name, value in product_settings(plan).items() if name != READ_KEY}
+    # Empty counts as none: what the starter's own environment has of the rest is not passed on either.
+    own = {name: value if name in READ else "" for name, value in {**product_settings(plan), setting("dagster_key"): ""}.items()}
     reading = {one: postgres.dsn(plan.secrets, plan.ports[POSTGRES], name, role=roles.PREDICTIONS) for name, one in _owned(plan).items()}
     return Service(
         name=PREDICTIONS,

@@ -3,7 +3,6 @@
 A role for each purpose can do that and no more: one for each source reads its changes, one is of the prediction service.
 """
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,11 +18,14 @@ PREDICTIONS = "predictions"
 # So many connections a role may have that reads, of the hundred that there are.
 READERS_CONNECTIONS = 25
 LEDGER_GRANTS = (
-    "create schema if not exists ledger authorization warehouse",
     "grant usage on schema ledger to predictions",
+    "grant select on all tables in schema ledger to predictions",
+    "alter default privileges for role warehouse in schema ledger grant select on tables to predictions",
+    # Of stacks from before: it could add rows to every table.
+    "revoke insert on all tables in schema ledger from predictions",
+    "alter default privileges for role warehouse in schema ledger revoke insert on tables from predictions",
     # Entries can be added by canaries that step by themselves; a trigger refuses to change or remove one.
-    "grant select, insert on all tables in schema ledger to predictions",
-    "alter default privileges for role warehouse in schema ledger grant select, insert on tables to predictions",
+    "grant insert on ledger.promotions to predictions",
 )
 ONLINE_GRANTS = (
     "grant usage on schema online to predictions",
@@ -39,9 +41,7 @@ def restrict_access(data: Path, user: int | None) -> bool:
     path = data / "pg_hba.conf"
     if path.read_text(encoding="utf-8") == ACCESS:
         return False
-    write_private(path, ACCESS)
-    if user is not None:
-        os.chown(path, user, user)
+    write_private(path, ACCESS, user)
     return True
 
 
@@ -69,20 +69,20 @@ def create_reader(connection: "psycopg.Connection", name: str, password: str, *d
 
 
 def let_predict(dsns: Mapping[str, str]) -> None:
-    """Grant the prediction service what it needs, as `docs/how-to/protect-the-service.md` has it.
+    """Grant the prediction service what it needs, as `docs/how-to/protect-the-service.md` has it, canaries that step included.
 
-    dsns: of the owners, by database. The tables of the online store are made where they are missing, since two of them are granted in
-    another way; feeds that are built later are covered.
+    dsns: of the owners, by database. The ledger and the tables of the online store are made where they are missing, since some of them are
+    granted in another way; feeds that are built later are covered.
     """
     import psycopg
 
     from pipeline_assets.model_lifecycle.feature_store.online import store
+    from pipeline_assets.model_lifecycle.registry import ledger
 
-    for database, grants in (("warehouse", LEDGER_GRANTS), ("online", ONLINE_GRANTS)):
+    for database, create, grants in (("warehouse", ledger.create, LEDGER_GRANTS), ("online", store.create, ONLINE_GRANTS)):
         if database not in dsns:
             continue
         with psycopg.connect(dsns[database]) as connection:
-            if database == "online":
-                store.create(connection)
+            create(connection)
             for statement in grants:
                 connection.execute(statement)

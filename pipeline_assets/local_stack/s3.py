@@ -82,21 +82,23 @@ def prepare(plan: Plan, folder: Path) -> None:
     of_mlflow = {
         "s3proxy.identity": plan.secrets[MLFLOW_ACCESS_KEY],
         "s3proxy.credential": plan.secrets[MLFLOW_SECRET_KEY],
-        "jclouds.filesystem.basedir": str(_folder_of_mlflow(plan, folder)),
+        "jclouds.filesystem.basedir": str(folder_of_mlflow(plan, folder)),
     }
     for name, properties in ((OWN, own), (OF_MLFLOW, of_mlflow)):
         write_private(folder / name, "".join(f"{key}={value}\n" for key, value in {**common, **properties}.items()))
 
 
-def _folder_of_mlflow(plan: Plan, folder: Path) -> Path:
+def folder_of_mlflow(plan: Plan, folder: Path) -> Path:
     """A folder whose one bucket is a link to MLflow's objects in the bucket of the platform.
 
     A prefix of S3Proxy would not do: a key with `..` leads out of it, and all other buckets are open. Out of a bucket no key leads.
     """
     private_folder(folder / "data" / plan.settings[BUCKET] / MLFLOW_PREFIX)
-    link = private_folder(folder / "mlflow") / MLFLOW_BUCKET
-    link.unlink(missing_ok=True)
-    link.symlink_to(Path("..", "data", plan.settings[BUCKET], MLFLOW_PREFIX), target_is_directory=True)
+    link, draft = private_folder(folder / "mlflow") / MLFLOW_BUCKET, folder / "mlflow.new"
+    draft.unlink(missing_ok=True)
+    draft.symlink_to(Path("..", "data", plan.settings[BUCKET], MLFLOW_PREFIX), target_is_directory=True)
+    # At no moment is there none, so MLflow has its bucket also after a crash here.
+    draft.replace(link)
     return link.parent
 
 

@@ -265,8 +265,7 @@ def _tried(entry: Entry) -> tuple[Action, int]:
 
 def locked(connection: "psycopg.Connection", model: Model) -> tuple[Entry, ...]:
     """The entries of a model, which no one else can add to until this transaction ends; the table is made where there is none."""
-    if not _is_current(connection):
-        _create(connection)
+    create(connection)
     connection.execute("select pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"{names.LEDGER}.{TABLE}/{model.name}",))
     return _entries(connection, model)
 
@@ -283,10 +282,12 @@ def _is_current(connection: "psycopg.Connection") -> bool:
     return row is not None and row[0] == len(LATER_COLUMNS)
 
 
-def _create(connection: "psycopg.Connection") -> None:
-    """Makes schema, table and guards; two at once wait for each other, as `if not exists` alone can fail then."""
+def create(connection: "psycopg.Connection") -> None:
+    """Makes schema, table and guards where they are not as they are now; two at once wait, as `if not exists` alone can fail then."""
     from psycopg import sql
 
+    if _is_current(connection):
+        return
     with connection.transaction():
         connection.execute("select pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"{names.LEDGER}.{TABLE}",))
         schema, guard = sql.Identifier(names.LEDGER), sql.Identifier(names.LEDGER, "refuse_change")

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from pipeline_assets.core.errors import PortTaken, SettingsMissing, UserInputError
 from pipeline_assets.core.settings import ROOT, StackSettings, environment_of_children, read_settings, read_stack_settings
 from pipeline_assets.core.state_errors import StateFileDamaged
-from pipeline_assets.local_stack import connect, dagster, kafka, online_worker, prediction_service, settings
+from pipeline_assets.local_stack import connect, dagster, kafka, online_worker, prediction_service, s3, settings
 from pipeline_assets.local_stack.inventory import described
 from pipeline_assets.local_stack.kafka import CONTROLLER
 from pipeline_assets.local_stack.plan import (
@@ -30,6 +30,7 @@ from pipeline_assets.local_stack.plan import (
     WEBSERVER,
     Plan,
     load_secrets,
+    write_private,
 )
 from pipeline_assets.local_stack.ports import free_port, holder, is_free, is_listening, require_free
 from pipeline_assets.local_stack.processes import fingerprint
@@ -274,6 +275,7 @@ def test_the_password_of_kafka_connect_is_in_files_that_their_owner_alone_reads(
     assert found == dict.fromkeys(("login.conf", "callers.properties", "pgpass"), 0o600)
     assert (worker.folder / "callers.properties").read_text() == f"pipeline={made.secrets['connect_password']}\n"
     assert [part for part in worker.command if any(known in part for known in made.secrets.values())] == []
+    assert "-Dorg.apache.kafka.automatic.config.providers=none" in worker.command
 
 
 def test_a_worker_started_here_uses_the_broker_that_is_given(tmp_path: Path) -> None:
@@ -323,6 +325,52 @@ def test_whoever_watches_the_prediction_service_has_a_key_that_it_knows(tmp_path
     assert (caller.name, caller.roles) == ("stack", frozenset({Role.READ}))
     assert text not in service.environment.values()
     assert "PIPELINE_SERVE_READ_KEY" not in plan(tmp_path, {"PIPELINE_SERVE_URL": "https://predictions.example.com"}).settings
+
+
+def test_the_prediction_service_has_no_credentials_but_those_that_it_needs(tmp_path: Path) -> None:
+    """Those of owners of databases, of Kafka Connect, MLflow and Dagster are not in its environment, those given to the stack neither."""
+    given = {"PIPELINE_CATALOG_DSN": "postgresql://lake:theirs@db.example.com/lake", "PIPELINE_DAGSTER_KEY": "pipe_theirs"}
+    made = plan(tmp_path, given)
+    environment = prediction_service.service(made).environment
+    known = {name for name, secret in made.secrets.items() if any(secret in value for value in environment.values())}
+
+    assert known == {"predictions", "s3_access_key", "s3_secret_key"}
+    assert [environment[name] for name in given] == ["", ""]
+    assert environment["PIPELINE_HOME"] == str(tmp_path)
+
+
+def test_a_private_file_is_given_away_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: a link that was put in its place in between had root give away the file that it led to."""
+    path, victim, rename = tmp_path / "pg_hba.conf", tmp_path / "victim", Path.rename
+    victim.write_text("root's")
+    before, user = victim.stat().st_uid, 65534 if os.geteuid() == 0 else os.getuid()
+
+    def swapped(draft: Path, target: Path) -> Path:
+        assert draft.stat().st_uid == user
+        renamed = rename(draft, target)
+        target.unlink()
+        target.symlink_to(victim)
+        return renamed
+
+    monkeypatch.setattr(Path, "rename", swapped)
+    write_private(path, "text", user)
+
+    assert path.is_symlink()
+    assert victim.stat().st_uid == before
+
+
+def test_mlflow_has_its_bucket_at_each_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: a crash while the link was made anew left MLflow without its objects."""
+    made = plan(tmp_path)
+    link = s3.folder_of_mlflow(made, tmp_path) / "artifacts"
+    (link / "one").write_text("kept")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", lambda *_: sys.exit("killed"))
+        with pytest.raises(SystemExit):
+            s3.folder_of_mlflow(made, tmp_path)
+
+    assert (link / "one").read_text() == "kept"
+    assert (s3.folder_of_mlflow(made, tmp_path) / "artifacts" / "one").read_text() == "kept"
 
 
 def test_passwords_of_connectors_are_those_of_the_settings(tmp_path: Path) -> None:

@@ -94,6 +94,16 @@ def test_the_audit_names_each_weakness_with_its_component_and_remedy(tmp_path: P
     assert "pkg:maven/org.example/all-in-one@1" in osv.asked
 
 
+def test_the_audit_names_every_place_of_a_component(tmp_path: Path) -> None:
+    """Regression: of a library that stands on its own and in other jars one place alone was named, the last jar."""
+    within = [{"name": name, "purl": f"pkg:maven/a/{name}@1", "components": [{"name": "l", "purl": LANG}]} for name in ("fat", "fatter")]
+    with served(Osv().app()) as url:
+        found = audit(tmp_path, url, {"components": [*SBOM["components"][1:2], *within]})
+
+    assert f"{LANG} in fat and in fatter and on its own: GHSA-1" in found.stdout
+    assert "3 components asked for, 2 known weaknesses." in found.stdout
+
+
 def test_the_audit_is_green_where_nothing_is_known(tmp_path: Path) -> None:
     """Exit code 0, and it says how many components it asked for."""
     with served(Osv().app()) as url:
