@@ -222,7 +222,7 @@ def test_a_damaged_day_is_made_anew(world: World, caplog: pytest.LogCaptureFixtu
     client, bucket, manifest = object_store(world.settings), world.settings.s3_bucket, world.manifest()
     key = f"{staging.folder(world.name, str(day(0)))}/{staging.MANIFEST}"
     if damaged == "rows":
-        key = manifest.files[0].path.removeprefix(f"s3://{bucket}/")
+        key = manifest.files[-1].path.removeprefix(f"s3://{bucket}/")
     flip(client, bucket, key, 4711)
     done = resume.done(client, bucket, world.contract, day(0), load)
     stage_days(world.settings, world.table, day(0), day(0), run_id="r3")
