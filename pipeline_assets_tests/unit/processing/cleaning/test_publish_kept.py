@@ -26,7 +26,7 @@ def test_scattered_days_ask_the_lake_once(monkeypatch: pytest.MonkeyPatch) -> No
         return rows
 
     monkeypatch.setattr(tables, "rows_by_day", rows_by_day)
-    monkeypatch.setattr(publish, "lake_rows", lambda *_: lambda _: {("lake", "trips"): rows})
+    monkeypatch.setattr(publish, "lake_behind", lambda *_: lambda _: {("lake", "trips"): rows})
     settings = Settings.model_construct()
     _check_kept(settings, TRIPS, [((day, day), {day: 100}) for day in days])
     with pytest.raises(RowsLost) as raised:
