@@ -6,13 +6,12 @@ every second.
 
 from collections.abc import Iterable
 from dataclasses import replace
-from http import HTTPStatus
 
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipeline_assets.core.foreign import shown
-from pipeline_assets.serving.realtime.access.audit import Asked, address_of, now, write_audit
+from pipeline_assets.serving.realtime.access.audit import Asked, address_of, answer_audited, now, write_audit
 from pipeline_assets.serving.realtime.access.callers import Caller, Role
 from pipeline_assets.serving.realtime.access.headers import with_headers
 from pipeline_assets.serving.realtime.access.problems import Refusal, forbidden, send_refusal
@@ -86,7 +85,7 @@ class WebGuard:
                 send, replace(asked, changes=operation.changes), caller, forbidden(f"'{caller.name}' may look, and change nothing.")
             )
         else:
-            await self._audited(scope, receive, send, replace(asked, changes=operation.changes), caller)
+            await answer_audited(self._app, (scope, receive, send), replace(asked, changes=operation.changes), caller)
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Subscriptions; a mutation is none, and Dagster finds no field of its name."""
@@ -101,21 +100,6 @@ class WebGuard:
         if refusal is not None:
             write_audit(asked, None, refusal.status, refusal.detail)
         await send({"type": "websocket.close", "code": CLOSED_BY_POLICY})
-
-    async def _audited(self, scope: Scope, receive: Receive, send: Send, asked: Asked, caller: Caller | None) -> None:
-        """The server's answer, and its status in the log; 500 where it fails before it answers."""
-        status = int(HTTPStatus.INTERNAL_SERVER_ERROR)
-
-        async def noted(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            await self._app(scope, receive, noted)
-        finally:
-            write_audit(asked, caller, status)
 
 
 async def _operation(scope: Scope, headers: Headers, receive: Receive) -> tuple[Operation | Refusal, Receive]:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from starlette.types import Scope
 
 from pipeline_assets.serving.realtime.access.problems import Refusal, forbidden
-from pipeline_assets.serving.realtime.access.sessions import SAFE_METHODS, Headers
+from pipeline_assets.serving.realtime.access.sessions import SAFE_METHODS, Headers, is_own_origin
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 SETTING = "PIPELINE_WEB_HOSTS"
@@ -66,7 +66,7 @@ def foreign_origin(scope: Scope, headers: Headers) -> Refusal | None:
     Programs that are no browsers name no origin, and pass.
     """
     origin, site = headers.get(b"origin"), headers.get(b"sec-fetch-site")
-    if origin is not None and not _is_of_host(origin, headers, scope):
+    if origin is not None and not is_own_origin(origin, scope, headers):
         return forbidden("The request comes from a page of another origin. Ask from this server's own pages, or with a program.")
     if site in {None, b"same-origin", b"none"} or _follows_link(scope, headers):
         return None
@@ -83,15 +83,6 @@ def form_body(scope: Scope, headers: Headers) -> Refusal | None:
 def media_type(headers: Headers) -> str:
     """The media type of the body without its parameters, in lower case."""
     return headers.get(b"content-type", b"").decode("latin-1").partition(";")[0].strip().lower()
-
-
-def _is_of_host(origin: bytes, headers: Headers, scope: Scope) -> bool:
-    try:
-        found = urlsplit(origin.decode("latin-1"))
-    except ValueError:
-        return False
-    is_host = found.netloc.lower() == headers.get(b"host", b"").decode("latin-1").lower() != ""
-    return is_host and (scope.get("scheme") not in {"https", "wss"} or found.scheme == "https")
 
 
 def _follows_link(scope: Scope, headers: Headers) -> bool:

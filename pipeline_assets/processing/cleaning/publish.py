@@ -80,11 +80,13 @@ def _lacking(settings: Settings, warehouse: "psycopg.Connection", built: Built, 
 
 def _check_kept(settings: Settings, built: Built, counted: Sequence[tuple[tuple[date, date], Mapping[date | None, int]]]) -> None:
     """Raises RowsLost for a day of these runs that loses most of the rows that the lake has of it."""
-    spans = [day for run, _ in counted for day in run]
-    there = tables.rows_by_day(settings, names.cleaned(built.name), (min(spans), max(spans))) if spans else {}
-    for (first, last), counts in counted:
-        before: dict[date | None, int] = {day: rows for day, rows in there.items() if day is not None and first <= day <= last}
-        check_kept(names.cleaned(built.name), before, counts, lake_behind(settings, built.made_from), DERIVED)
+    days = {day for run, _ in counted for day in days_between(*run)}
+    if not days:
+        return
+    there = tables.rows_by_day(settings, names.cleaned(built.name), (min(days), max(days)))
+    before: dict[date | None, int] = {day: rows for day, rows in there.items() if day in days}
+    after = {day: rows for _, counts in counted for day, rows in counts.items()}
+    check_kept(names.cleaned(built.name), before, after, lake_behind(settings, built.made_from), DERIVED)
 
 
 def _taken(warehouse: "psycopg.Connection", built: Built) -> set[date]:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 
 import psutil
@@ -51,48 +52,40 @@ def _quick(pipe: "Connection[list[int], None]", grace: float) -> None:
         sys.exit(7)
 
 
-def test_a_deaf_step_ends_with_its_children() -> None:
-    """After the grace both are gone, though neither hears a signal."""
+def interrupted(step_of: Callable[["Connection[list[int], None]", float], None], grace: float) -> tuple[int | None, psutil.Process]:
+    """The exit code of a step that is interrupted once its child runs, and that child."""
     spawn = multiprocessing.get_context("spawn")
     mine, theirs = spawn.Pipe()
-    step = spawn.Process(target=_deaf, args=(theirs, 0.2))
+    step = spawn.Process(target=step_of, args=(theirs, grace))
     step.start()
     assert mine.poll(DEADLINE_SECONDS)
     (own, child) = (psutil.Process(pid) for pid in mine.recv())
     own.send_signal(signal.SIGINT)
     step.join(DEADLINE_SECONDS)
+    return step.exitcode, child
 
-    assert step.exitcode == -signal.SIGKILL
+
+def test_a_deaf_step_ends_with_its_children() -> None:
+    """After the grace both are gone, though neither hears a signal."""
+    exitcode, child = interrupted(_deaf, 0.2)
+
+    assert exitcode == -signal.SIGKILL
     assert psutil.wait_procs([child], timeout=DEADLINE_SECONDS)[1] == []
 
 
 def test_a_deaf_step_ends_though_its_children_cannot() -> None:
     """Regression: an error on the way to the children of another user kept the step itself alive, without a word."""
-    spawn = multiprocessing.get_context("spawn")
-    mine, theirs = spawn.Pipe()
-    step = spawn.Process(target=_forbidden, args=(theirs, 0.2))
-    step.start()
-    assert mine.poll(DEADLINE_SECONDS)
-    (own, child) = (psutil.Process(pid) for pid in mine.recv())
-    own.send_signal(signal.SIGINT)
-    step.join(DEADLINE_SECONDS)
+    exitcode, child = interrupted(_forbidden, 0.2)
     child.kill()
 
-    assert step.exitcode == -signal.SIGKILL
+    assert exitcode == -signal.SIGKILL
 
 
 def test_a_step_that_hears_ends_as_it_would() -> None:
     """Its own end comes first, with its own exit code, and what it started ends with it."""
-    spawn = multiprocessing.get_context("spawn")
-    mine, theirs = spawn.Pipe()
-    step = spawn.Process(target=_quick, args=(theirs, 60.0))
-    step.start()
-    assert mine.poll(DEADLINE_SECONDS)
-    (own, child) = (psutil.Process(pid) for pid in mine.recv())
-    own.send_signal(signal.SIGINT)
-    step.join(DEADLINE_SECONDS)
+    exitcode, child = interrupted(_quick, 60.0)
 
-    assert step.exitcode == 7
+    assert exitcode == 7
     assert psutil.wait_procs([child], timeout=DEADLINE_SECONDS)[1] == []
 
 

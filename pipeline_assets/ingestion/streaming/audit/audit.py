@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from threading import Event
 from time import monotonic
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -60,6 +60,7 @@ FEW = 1_000
 # Offsets that hold a whole heartbeat: a record and the mark of its transaction, and before it the mark of the last.
 BEAT = 3
 SHOWN = 5
+Found = TypeVar("Found")
 # Called between two looks at something that has not come far enough yet.
 Meanwhile = Callable[[], object]
 
@@ -111,7 +112,9 @@ def _found(
 ) -> Iterator[Verdict | TransientError]:
     streams, refused = record_streams(project), obstacles_of(settings, project)
     own = [source for source in followed(project) if asked is None or _log_asset(source) in asked]
-    readings = [(source, _reading(settings, source)) for source in own if followed_table(source) not in refused]
+    readings = [
+        (source, _alone(_verdict(source), partial(_read, settings, source))) for source in own if followed_table(source) not in refused
+    ]
     for topic in dict.fromkeys(stream.topic for stream in streams):
         if asked is None or names.topic(topic) in asked:
             yield _alone(_topic_verdict(topic), partial(verify_topic, settings, streams, topic, meanwhile))
@@ -125,7 +128,7 @@ def _found(
             yield _verdict(source, [str(one) for one in refused[followed_table(source)]])
 
 
-def _alone(verdict: Verdict, look: Callable[[], Verdict]) -> Verdict | TransientError:
+def _alone(verdict: Verdict, look: Callable[[], Found]) -> Found | Verdict | TransientError:
     """What a look finds; whatever ends it is the problem of this topic or table, and of no other, unless it may pass."""
     try:
         return look()
@@ -133,16 +136,6 @@ def _alone(verdict: Verdict, look: Callable[[], Verdict]) -> Verdict | Transient
         return error
     except Exception as error:  # noqa: BLE001 - one topic that cannot be audited must not leave the others without a verdict
         return replace(verdict, problems=[*verdict.problems, f"not audited: {in_words(error)}"])
-
-
-def _reading(settings: Settings, source: Source) -> TableReading | Verdict | TransientError:
-    """The rows of a table; where they cannot be read, the verdict that says so, or the error that may pass."""
-    try:
-        return _read(settings, source)
-    except TransientError as error:
-        return error
-    except Exception as error:  # noqa: BLE001 - likewise
-        return _verdict(source, [f"not audited: {in_words(error)}"])
 
 
 def _log_asset(source: Source) -> names.AssetName:

@@ -10,9 +10,9 @@ from http import HTTPStatus
 from typing import Final
 
 from starlette.routing import BaseRoute, Match
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pipeline_assets.serving.realtime.access.audit import Asked, address_of, now, write_audit
+from pipeline_assets.serving.realtime.access.audit import Asked, address_of, answer_audited, now, write_audit
 from pipeline_assets.serving.realtime.access.buckets import Buckets, Failures, rate_of
 from pipeline_assets.serving.realtime.access.callers import Caller, Role
 from pipeline_assets.serving.realtime.access.credentials import Credentials
@@ -76,7 +76,7 @@ class Guard:
             await send_refusal(send, refusal)
             return
         scope["state"]["caller"] = caller
-        await self._audited(scope, receive, send, asked, caller)
+        await answer_audited(self._app, (scope, receive, send), asked, caller)
 
     def _asked(self, scope: Scope, headers: Headers) -> Asked:
         route, params = self._matched(scope)
@@ -92,21 +92,6 @@ class Guard:
             if found[0] is not None and len(scope["path"]) <= LONGEST_KEPT and len(self._known) < MOST_KEPT:
                 self._known[asked] = found
         return found
-
-    async def _audited(self, scope: Scope, receive: Receive, send: Send, asked: Asked, caller: Caller) -> None:
-        """The app's answer, and its status in the log; 500 where it fails before it answers."""
-        status = int(HTTPStatus.INTERNAL_SERVER_ERROR)
-
-        async def noted(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            await self._app(scope, receive, noted)
-        finally:
-            write_audit(asked, caller, status)
 
     def _unknown(self, asked: Asked, refusal: Refusal, headers: Headers) -> Refusal:
         """The answer to somebody who is not known.

@@ -86,9 +86,17 @@ def is_same_origin(scope: Scope, headers: Headers) -> bool:
         return False
     if origin is None:
         return site is not None
-    found = urlsplit(origin.decode("latin-1"))
+    return is_own_origin(origin, scope, headers)
+
+
+def is_own_origin(origin: bytes, scope: Scope, headers: Headers) -> bool:
+    """Whether the host and port of an `Origin` are those that were asked, over TLS where these were; false for one that is no address."""
+    try:
+        found = urlsplit(origin.decode("latin-1"))
+    except ValueError:
+        return False
     is_host = found.netloc.lower() == headers.get(b"host", b"").decode("latin-1").lower() != ""
-    return is_host and (scope.get("scheme") != "https" or found.scheme == "https")
+    return is_host and (scope.get("scheme") not in {"https", "wss"} or found.scheme == "https")
 
 
 def is_under_tls(scope: Scope, headers: Headers) -> bool:
