@@ -31,6 +31,7 @@ from pipeline_assets.model_lifecycle.training.scorer import Scorer
 from pipeline_assets.serving.realtime.access.callers import Role
 from pipeline_assets.serving.realtime.log.spool import Spool
 from pipeline_assets.serving.realtime.package import MODEL_FILE
+from pipeline_assets.serving.realtime.service import predictor
 from pipeline_assets.serving.realtime.service.app import Service
 from pipeline_assets.serving.realtime.service.challenger import Challenger
 from pipeline_assets.serving.realtime.service.shadow import MOST_ROWS
@@ -52,8 +53,12 @@ FLEET = 200
 
 
 @pytest.fixture
-def store(isolated: Settings) -> Settings:
-    """An online store of departures, and two packages of the model of which the first is live."""
+def store(isolated: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """An online store of departures, and two packages of the model of which the first is live.
+
+    A turn may come late, as service, database and those who ask share a machine with other tests: what a canary breaks is asked here.
+    """
+    monkeypatch.setattr(predictor, "DEADLINE_SECONDS", 30.0)
     return put_live(isolated, versions=2)
 
 
@@ -138,10 +143,10 @@ def logged_in(folder: Path) -> list[dict[str, Any]]:
 
 
 class Load:
-    """Requests by some threads until it ends; every answer is kept."""
+    """Requests by some threads until it ends; which version gave each answer is kept, and what was refused."""
 
     def __init__(self, *clients: httpx.Client) -> None:
-        self.statuses, self.versions, self._stopped = list[int](), list[int](), Event()
+        self.refused, self.versions, self._stopped = list[str](), list[int](), Event()
         self._clients = clients
 
     def ask(self, number: int) -> None:
@@ -149,9 +154,10 @@ class Load:
         first, client = 17 * number, self._clients[number % len(self._clients)]
         while not self._stopped.is_set():
             answer = asked(client, instances(first, 20))
-            self.statuses.append(answer.status_code)
             if answer.status_code == 200:
                 self.versions += [one["model_version"] for one in answer.json()["predictions"]]
+            else:
+                self.refused.append(answer.text)
             first += 20
 
     def stop(self) -> None:
@@ -170,7 +176,8 @@ def under_load(*clients: httpx.Client) -> Iterator[Load]:
         finally:
             load.stop()
     assert [one.exception() for one in asking] == [None] * 4
-    assert set(load.statuses) == {200}
+    assert load.refused == []
+    assert load.versions
 
 
 def test_each_entity_is_answered_by_its_version_on_every_process_and_after_a_restart(store: Settings, tmp_path: Path) -> None:
