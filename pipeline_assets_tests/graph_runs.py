@@ -52,8 +52,9 @@ class Graph:
     def __post_init__(self) -> None:
         """Gives the instance a database of its own, as SQLite stores the thousands of events of a season one by one."""
         dsn = create_database(self.settings.home, self.settings.dagster_dsn).get_secret_value()
-        storage = {"storage": {"postgres": {"postgres_url": dsn.replace("postgresql://", "postgresql+psycopg2://", 1)}}}
-        (self.folder / "dagster.yaml").write_text(yaml.safe_dump(storage))
+        storage = yaml.safe_load((ROOT / "dagster.yaml").read_text())["storage"]
+        storage["custom"]["config"]["postgres_url"] = dsn.replace("postgresql://", "postgresql+psycopg2://", 1)
+        (self.folder / "dagster.yaml").write_text(yaml.safe_dump({"storage": storage}))
 
     def load_world(self, first: date, last: date, stream_from: date | None = None) -> None:
         """Fills the databases: of the airports with the days `first` to `last`, from `stream_from` on without events, and of the league."""

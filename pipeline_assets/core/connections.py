@@ -1,4 +1,4 @@
-"""Connections to the services that the settings name; each call makes a new one, and its caller closes it.
+"""Connections to the services that the settings name; each call makes a new one but for the catalog, and its caller closes it.
 
 Libraries are imported where they are used, so that the code location loads without them.
 """
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from pyarrow.fs import S3FileSystem
     from pyiceberg.catalog import Catalog
-    from pyiceberg.catalog.sql import SqlCatalog
     from valkey import Valkey
 
     from pipeline_assets.core.postgres import ArrowSession, Session
@@ -122,40 +121,24 @@ def arrow_files(settings: ObjectStoreSettings) -> "S3FileSystem":
 
 
 def catalog(settings: LakeSettings) -> "Catalog":
-    """The Iceberg catalog: its state in Postgres, its tables on the object store; raises DatabaseFull."""
-    from pyiceberg.catalog.sql import SqlCatalog
+    """The Iceberg catalog: its state in Postgres, its tables on the object store; raises DatabaseFull.
 
-    url = sqlalchemy_url(CATALOG_DSN, settings.catalog_dsn, "psycopg", limits_of(settings).values)
-    lake = SqlCatalog(
-        names.CATALOG,
-        **{
-            "uri": url,
-            "warehouse": f"s3://{settings.s3_bucket}/{names.LAKE}",
-            "s3.endpoint": settings.s3_endpoint,
-            "s3.region": settings.s3_region,
-            "s3.access-key-id": settings.s3_access_key.get_secret_value(),
-            "s3.secret-access-key": settings.s3_secret_key.get_secret_value(),
-            "init_catalog_tables": "false",
-            "py-io-impl": "pipeline_assets.core.sealed_files.SealedFileIO",
-        },
-    )
+    One for the process, which stays open where a caller closes it.
+    """
+    from pipeline_assets.core.catalogs import kept_catalog
+
+    properties = {
+        "uri": sqlalchemy_url(CATALOG_DSN, settings.catalog_dsn, "psycopg", limits_of(settings).values),
+        "warehouse": f"s3://{settings.s3_bucket}/{names.LAKE}",
+        "s3.endpoint": settings.s3_endpoint,
+        "s3.region": settings.s3_region,
+        "s3.access-key-id": settings.s3_access_key.get_secret_value(),
+        "s3.secret-access-key": settings.s3_secret_key.get_secret_value(),
+        "init_catalog_tables": "false",
+        "py-io-impl": "pipeline_assets.core.sealed_files.SealedFileIO",
+    }
     with connecting(CATALOG_DSN):
-        _make_catalog_tables(lake)
-    return lake
-
-
-def _make_catalog_tables(lake: "SqlCatalog") -> None:
-    """The catalog's own tables, made at its first use; left to itself pyiceberg fails where two processes are the first."""
-    from sqlalchemy import inspect
-    from sqlalchemy.exc import IntegrityError, ProgrammingError
-
-    if inspect(lake.engine).has_table("iceberg_tables"):
-        return
-    try:
-        lake.create_tables()
-    except (IntegrityError, ProgrammingError):  # another process was faster
-        if not inspect(lake.engine).has_table("iceberg_tables"):
-            raise
+        return kept_catalog(names.CATALOG, properties)
 
 
 def tracking(settings: TrackingSettings) -> "MlflowClient":

@@ -54,6 +54,9 @@ WORKER = {
     "scheduled.rebalance.max.delay.ms": "0",
     "session.timeout.ms": "10000",
     "heartbeat.interval.ms": "3000",
+    # Consumers ask again so often where nothing comes; what comes is sent at once.
+    "fetch.max.wait.ms": "2000",
+    "consumer.fetch.max.wait.ms": "2000",
     # As the broker's message.max.bytes.
     "producer.max.request.size": "16777216",
     # There are no `config.providers`: a configuration that could name a secret could also say where to send it.

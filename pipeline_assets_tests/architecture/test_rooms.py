@@ -20,7 +20,7 @@ ROOMS = (
 # Staged partitions are no room: both ways of ingestion write them, and the lake reads them.
 STEPS = (*ROOMS[:1], "ingestion/staging", *ROOMS[1:])
 PACKAGES = tuple(f"pipeline_assets.{step.replace('/', '.')}" for step in STEPS)
-WIRING = {"assets.py", "sensors.py", "definitions.py", "jobs.py", "resources.py", "handover.py", "webserver.py"}
+WIRING = {"assets.py", "sensors.py", "definitions.py", "jobs.py", "resources.py", "handover.py", "webserver.py", "pooled_storage.py"}
 MODULES = sorted(PRODUCT.rglob("*.py"))
 
 

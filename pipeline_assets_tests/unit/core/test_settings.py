@@ -203,6 +203,25 @@ def test_all_settings_name_all_that_is_missing(tmp_path: Path) -> None:
         read_settings(tmp_path)
 
 
+def test_settings_are_read_again_where_something_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that was written anew and a variable that was set count at the next call; without a change the same ones are given."""
+    every = {
+        **STORES, "PIPELINE_CATALOG_DSN": "postgresql://c:c@db/c", "PIPELINE_ONLINE_DSN": "postgresql://o:o@db/o",
+        "PIPELINE_MLFLOW_URL": "https://mlflow.example.com", "PIPELINE_KAFKA_BOOTSTRAP": "kafka:9092", "PIPELINE_CONNECT_URL": "https://connect",
+        "PIPELINE_DAGSTER_DSN": "postgresql://d:d@db/d", "PIPELINE_DAGSTER_URL": "https://dagster", "PIPELINE_SERVE_URL": "https://serve",
+        "PIPELINE_SERVE_READ_KEY": "k", "PIPELINE_REPLICATION": "{}", "PIPELINE_SERVICES": "{}", "PIPELINE_DATABASES": "{}",
+    }  # fmt: skip
+    file = tmp_path / STACK_ENV
+    file.write_text("".join(f"{name}={value}\n" for name, value in every.items()))
+    first, again = read_settings(tmp_path), read_settings(tmp_path)
+    file.write_text(file.read_text().replace("PIPELINE_S3_BUCKET=ours", "PIPELINE_S3_BUCKET=hers"))
+    changed = read_settings(tmp_path)
+    monkeypatch.setenv("PIPELINE_S3_BUCKET", "theirs")
+
+    assert again is first
+    assert (first.s3_bucket, changed.s3_bucket, read_settings(tmp_path).s3_bucket) == ("ours", "hers", "theirs")
+
+
 def test_the_code_location_needs_no_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which use cases there are is read without a setting of any service; a relative folder is one of the current folder."""
     (tmp_path / "models").mkdir()

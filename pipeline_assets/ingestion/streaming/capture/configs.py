@@ -137,6 +137,8 @@ def landing(settings: Settings, topic: str, headers: Sequence[str] = ()) -> dict
         # A worker that was killed is given up after so long, by the topic's group as by that of the commits.
         "consumer.override.session.timeout.ms": PATIENCE_MS,
         "iceberg.kafka.session.timeout.ms": PATIENCE_MS,
+        # It asks again so often where nothing comes; what comes is sent at once.
+        "iceberg.kafka.fetch.max.wait.ms": "2000",
         "consumer.override.auto.offset.reset": "earliest",
         # Records of transactions that were aborted do not count.
         "consumer.override.isolation.level": "read_committed",
