@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import dagster as dg
 
+from pipeline_assets.automation.sensors import runs_retried
 from pipeline_assets.core import names
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import key
@@ -23,7 +24,7 @@ SERVING = (names.predictions, names.drift, names.performance)
 
 
 def defs(project: Project) -> dg.Definitions:
-    """All jobs of the code location."""
+    """All jobs of the code location, and the sensor that asks again for runs of theirs that failed."""
     # Checks that read everything there is, or that only a sensor can judge, are not part of a run that materializes something.
     by_sensors = [*health_checks(project), *online_checks(project), *endpoint_checks(project)]
     apart = dg.AssetSelection.checks(*audit_checks(project), *by_sensors)
@@ -35,7 +36,8 @@ def defs(project: Project) -> dg.Definitions:
         **{names.train(model.name): _made(model, TRAINING) for model in project.models},
         **{names.score_and_monitor(model.name): _made(model, SERVING) for model in project.models},
     }
-    return dg.Definitions(jobs=[dg.define_asset_job(name, selection=selection) for name, selection in selections.items()])
+    jobs = {name: dg.define_asset_job(name, selection=selection) for name, selection in selections.items()}
+    return dg.Definitions(jobs=list(jobs.values()), sensors=[runs_retried(jobs)])
 
 
 def _of_streams(project: Project, apart: dg.AssetSelection) -> dict[str, dg.AssetSelection]:

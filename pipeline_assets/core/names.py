@@ -44,6 +44,7 @@ STREAM_HEALTH = "stream_health"
 ONLINE_HEALTH = "online_health"
 ENDPOINT_HEALTH = "endpoint_health"
 ALIASES_MIRRORED = "aliases_mirrored"
+RUNS_RETRIED = "runs_retried"
 
 # The schedules of the audits: of all sources, and of the objects of the lake.
 AUDIT_DAILY = "audit_daily"
