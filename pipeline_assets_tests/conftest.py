@@ -40,8 +40,11 @@ def own_settings() -> None:
 
 @pytest.fixture(scope="session")
 def stack_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The folder of the session's stack; whatever was started in it is stopped at the end, also after a failure."""
-    home = tmp_path_factory.mktemp("stack")
+    """The folder of the session's stack, with blanks and characters beyond ASCII in its path.
+
+    Whatever was started in it is stopped at the end, also after a failure.
+    """
+    home = tmp_path_factory.mktemp("größe ünï 数据 stack")
     try:
         yield home
     finally:

@@ -8,7 +8,7 @@ from pipeline_assets.core.dsn import password_lines, read_address
 from pipeline_assets.core.settings import CATALOG_DSN, PREFIX
 from pipeline_assets.local_stack import java
 from pipeline_assets.local_stack.http import answers
-from pipeline_assets.local_stack.kafka import BOOTSTRAP, LOG4J, program, text
+from pipeline_assets.local_stack.kafka import BOOTSTRAP, LOG4J, LOGGING, program
 from pipeline_assets.local_stack.plan import (
     CONNECT,
     HOST,
@@ -26,6 +26,7 @@ from pipeline_assets.local_stack.plan import (
 URL, USER, PASSWORD = setting("connect_url"), setting("connect_user"), setting("connect_password")
 # Whoever uses the REST interface, as the worker knows them, and the secret that is their password.
 CALLER, SECRET = "pipeline", "connect_password"
+OWN, LOGIN, CALLERS = "worker.properties", "login.conf", "callers.properties"
 MEMORY_MB = 512
 JARS = (java.BROKER, java.CONNECT_LOGIN, java.DEBEZIUM, java.ICEBERG)
 WORKER = {
@@ -73,11 +74,12 @@ def service(plan: Plan) -> Service:
     return Service(
         name=CONNECT,
         command=program(
-            plan, folder, MEMORY_MB, text(configuration(plan)), main, str(folder / "worker.properties"),
-            jars=(java.CONNECT_LOGIN,), properties={"java.security.auth.login.config": str(folder / "login.conf"), **NO_PROVIDERS},
+            plan, MEMORY_MB, java.properties_text(configuration(plan)), main, OWN,
+            jars=(java.CONNECT_LOGIN,), properties={"java.security.auth.login.config": LOGIN, **NO_PROVIDERS},
         ),
         folder=folder,
         environment={
+            **java.ENVIRONMENT,
             # A password goes to the server, and for the role, that its line names, wherever a connector is pointed to.
             "PGPASSFILE": str(password_file(plan.home)),
             # The object store's secret signs requests and is never sent.
@@ -119,8 +121,8 @@ def prepare(plan: Plan, folder: Path) -> None:
     """Check the jars, and write configuration, login and passwords."""
     private_folder(folder)
     java.check(plan, JARS)
-    write_private(folder / "log4j2.properties", LOG4J)
-    write_private(folder / "worker.properties", text(configuration(plan)))
+    write_private(folder / LOGGING, LOG4J)
+    write_private(folder / OWN, java.properties_text(configuration(plan)))
     write_login(plan, folder)
     write_passwords(plan)
 
@@ -128,9 +130,8 @@ def prepare(plan: Plan, folder: Path) -> None:
 def write_login(plan: Plan, folder: Path) -> None:
     """Who may use the REST interface, and with what password."""
     login = "org.apache.kafka.connect.rest.basic.auth.extension.PropertyFileLoginModule"
-    callers = folder / "callers.properties"
-    write_private(folder / "login.conf", f'KafkaConnect {{ {login} required file="{callers}"; }};\n')
-    write_private(callers, text({CALLER: plan.secrets[SECRET]}))
+    write_private(folder / LOGIN, f'KafkaConnect {{ {login} required file="{CALLERS}"; }};\n')
+    write_private(folder / CALLERS, java.properties_text({CALLER: plan.secrets[SECRET]}))
 
 
 def write_passwords(plan: Plan) -> None:

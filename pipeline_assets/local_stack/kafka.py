@@ -21,6 +21,7 @@ CONTROLLER = "kafka-controller"
 MEMORY_MB = 256
 JARS = (java.BROKER,)
 ANSWER_SECONDS = 2.0
+OWN, LOGGING = "server.properties", "log4j2.properties"
 LOG4J = """status = error
 appender.out.type = Console
 appender.out.name = out
@@ -69,8 +70,9 @@ def service(plan: Plan) -> Service:
     folder, port = plan.home / KAFKA, plan.ports[KAFKA]
     return Service(
         name=KAFKA,
-        command=program(plan, folder, MEMORY_MB, text(configuration(plan)), "kafka.Kafka", str(folder / "server.properties")),
+        command=program(plan, MEMORY_MB, java.properties_text(configuration(plan)), "kafka.Kafka", OWN),
         folder=folder,
+        environment=java.ENVIRONMENT,
         port=port,
         url=address(port),
         is_ready=partial(is_ready, port),
@@ -91,19 +93,13 @@ def configuration(plan: Plan) -> dict[str, str]:
         "listeners": f"BROKER://{broker},CONTROLLER://{controller}",
         "advertised.listeners": f"BROKER://{broker}",
         "controller.quorum.voters": f"{SERVER['node.id']}@{controller}",
-        "log.dirs": str(plan.home / KAFKA / "data"),
+        # Where the process works, so that its list of folders is not cut at a comma in the path to them.
+        "log.dirs": "data",
     }
-
-
-def text(properties: Mapping[str, str]) -> str:
-    """A Java properties file."""
-    escaped = {name: value.replace("\\", "\\\\").replace("\n", "\\n") for name, value in properties.items()}
-    return "".join(f"{name}={value}\n" for name, value in escaped.items())
 
 
 def program(
     plan: Plan,
-    folder: Path,
     memory_mb: int,
     settings: str,
     *rest: str,
@@ -112,11 +108,11 @@ def program(
 ) -> tuple[str, ...]:
     """The command that runs a class of Kafka's jars, and of other sets, with arguments and system properties.
 
-    Other settings make another command, so that `up` starts it again.
+    It runs in the folder of its service, and finds its files by their names alone. Other settings make another command, so that `up`
+    starts it again.
     """
-    own = {"log4j2.configurationFile": str(folder / "log4j2.properties"), "settings": sha256(settings.encode()).hexdigest()}
-    classes = ":".join(f"{java.folder(plan.jars, name)}/*" for name in (java.BROKER, *jars))
-    return java.command(memory_mb, {**own, **properties}, "-cp", classes, *rest)
+    own = {"log4j2.configurationFile": LOGGING, "settings": sha256(settings.encode()).hexdigest()}
+    return java.command(memory_mb, {**own, **properties}, "-cp", java.class_path(plan.jars, (java.BROKER, *jars)), *rest)
 
 
 def prepare(plan: Plan, folder: Path) -> None:
@@ -124,8 +120,8 @@ def prepare(plan: Plan, folder: Path) -> None:
     private_folder(folder)
     require_free(CONTROLLER, plan.ports[CONTROLLER])
     java.check(plan, JARS)
-    write_private(folder / "log4j2.properties", LOG4J)
-    write_private(folder / "server.properties", text(configuration(plan)))
+    write_private(folder / LOGGING, LOG4J)
+    write_private(folder / OWN, java.properties_text(configuration(plan)))
     if not (folder / "data" / "meta.properties").exists():
         format_storage(plan, folder)
 
@@ -133,10 +129,10 @@ def prepare(plan: Plan, folder: Path) -> None:
 def format_storage(plan: Plan, folder: Path) -> None:
     """Give the data folder the identity of a new cluster; what `meta.properties` marks as formatted is left alone."""
     cluster = urlsafe_b64encode(uuid4().bytes).decode().rstrip("=")
-    arguments = ("format", f"--cluster-id={cluster}", "--ignore-formatted", "--config", str(folder / "server.properties"))
-    command = program(plan, folder, MEMORY_MB, "", "kafka.tools.StorageTool", *arguments)
+    arguments = ("format", f"--cluster-id={cluster}", "--ignore-formatted", "--config", OWN)
+    command = program(plan, MEMORY_MB, "", "kafka.tools.StorageTool", *arguments)
     result = subprocess.run(  # noqa: S603 - the runtime of the wheel, by path
-        command, cwd=folder, env=marked_environment(plan.home, KAFKA),
+        command, cwd=folder, env={**marked_environment(plan.home, KAFKA), **java.ENVIRONMENT},
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
     )  # fmt: skip
     if result.returncode != 0:

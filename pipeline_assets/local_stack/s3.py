@@ -16,7 +16,8 @@ ENDPOINT, REGION, BUCKET, ACCESS_KEY, SECRET_KEY = (
 )
 # MLflow has keys of its own, for its objects alone.
 MLFLOW_ACCESS_KEY, MLFLOW_SECRET_KEY, MLFLOW_PREFIX, MLFLOW_BUCKET = "mlflow_s3_access_key", "mlflow_s3_secret_key", "mlflow", "artifacts"
-OWN, OF_MLFLOW = "s3proxy.conf", "s3proxy-mlflow.conf"
+OWN, OF_MLFLOW, LOGGING = "s3proxy.conf", "s3proxy-mlflow.conf", "logback.xml"
+MAIN = "org.gaul.s3proxy.Main"
 MEMORY_MB = 256
 JARS = (java.OBJECT_STORE,)
 # Without it the server logs every request.
@@ -32,14 +33,14 @@ LOGBACK = """<configuration>
 def service(plan: Plan) -> Service:
     """The object store of the stack, with its bucket."""
     folder = plan.home / S3
-    jar = java.folder(plan.jars, java.OBJECT_STORE) / java.locked(java.OBJECT_STORE)[0].name
     return Service(
         name=S3,
         command=java.command(
-            MEMORY_MB, {"logback.configurationFile": str(folder / "logback.xml")},
-            "-jar", str(jar), *(part for name in (OWN, OF_MLFLOW) for part in ("--properties", str(folder / name))),
+            MEMORY_MB, {"logback.configurationFile": LOGGING}, "-cp", java.class_path(plan.jars, JARS), MAIN,
+            *(part for name in (OWN, OF_MLFLOW) for part in ("--properties", name)),
         ),
         folder=folder,
+        environment=java.ENVIRONMENT,
         port=plan.ports[S3],
         url=endpoint(plan.ports[S3]),
         is_ready=lambda _since: is_listening(plan.ports[S3]),
@@ -68,7 +69,7 @@ def prepare(plan: Plan, folder: Path) -> None:
     """Check the jar, and write the configuration."""
     private_folder(folder / "data")
     java.check(plan, JARS)
-    (folder / "logback.xml").write_text(LOGBACK, encoding="utf-8")
+    (folder / LOGGING).write_text(LOGBACK, encoding="utf-8")
     common = {
         "s3proxy.endpoint": endpoint(plan.ports[S3]),
         "s3proxy.authorization": "aws-v2-or-v4",
@@ -85,7 +86,7 @@ def prepare(plan: Plan, folder: Path) -> None:
         "jclouds.filesystem.basedir": str(folder_of_mlflow(plan, folder)),
     }
     for name, properties in ((OWN, own), (OF_MLFLOW, of_mlflow)):
-        write_private(folder / name, "".join(f"{key}={value}\n" for key, value in {**common, **properties}.items()))
+        write_private(folder / name, java.properties_text({**common, **properties}))
 
 
 def folder_of_mlflow(plan: Plan, folder: Path) -> Path:
