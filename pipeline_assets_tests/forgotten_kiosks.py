@@ -45,7 +45,7 @@ from pipeline_assets.processing.lake import assets as lake
 from pipeline_assets.serving.batch import predictions
 from pipeline_assets_tests.kiosks import FOLDER, MODELS, SERVICE, kiosk, model, takings, weather
 from pipeline_assets_tests.library import dbt_project_of
-from pipeline_assets_tests.live_models import learned
+from pipeline_assets_tests.live_models import ORIGIN, learned
 from pipeline_assets_tests.model_rows import record_of, small_model
 from pipeline_assets_tests.readings import Answer, Api, day, serving
 from pipeline_assets_tests.stack_env import write_stack_env
@@ -131,7 +131,7 @@ class Kiosks:
         digest = archive.digest_of(path)
         contract = replace(learnt.contract, model=model.name, training_set=path, training_set_sha256=digest)
         record = replace(record_of(small_model(), rows), model=model.name, path=path, sha256=digest)
-        run_id = log_candidate(self.settings, "kiosk", replace(learnt, contract=contract), record, dagster_run_id="a test")
+        run_id = log_candidate(self.settings, "kiosk", replace(learnt, contract=contract), record, ORIGIN)
         return versions.register(self.settings, model, run_id, contract)
 
 

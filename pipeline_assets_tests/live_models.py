@@ -1,7 +1,7 @@
 """Versions of the small model that are live from a given day, for the tests of serving."""
 
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cache
 
 import pyarrow as pa
@@ -12,13 +12,14 @@ from pipeline_assets.model_lifecycle.registry import ledger, versions
 from pipeline_assets.model_lifecycle.training import archive
 from pipeline_assets.model_lifecycle.training.candidate import Candidate, train_candidate
 from pipeline_assets.model_lifecycle.training.dataset import build_training_set
-from pipeline_assets.model_lifecycle.training.track import log_candidate
+from pipeline_assets.model_lifecycle.training.track import Origin, log_candidate
 from pipeline_assets.processing.lake.tables import replace_days
 from pipeline_assets.spec.models import Model
 from pipeline_assets.spec.tasks import Task
 from pipeline_assets_tests.model_rows import AS_OF, BINARY, DAYS, START, labels, record_of, small_model, vectors
 
 CASE = "serving_tests"
+ORIGIN = Origin(dagster_run_id="a test", job="train_small", began_at=datetime(2026, 1, 1, tzinfo=UTC))
 
 
 @cache
@@ -35,7 +36,7 @@ def go_live(settings: Settings, model: Model, *, seed: int, live_from: datetime)
     rows, candidate = learned(seed, model.task)
     record = archive.store(settings, model, rows, AS_OF, {})
     contract = replace(candidate.contract, model=model.name, training_set=record.path, training_set_sha256=record.sha256, as_of=live_from)
-    run_id = log_candidate(settings, CASE, replace(candidate, contract=contract), record, dagster_run_id="a test")
+    run_id = log_candidate(settings, CASE, replace(candidate, contract=contract), record, ORIGIN)
     version = versions.register(settings, model, run_id, contract)
     decision = ledger.Decision(version=version, actor="a test", reason="it is needed", live_from=live_from, contract_sha256=contract.digest)
     ledger.promote(settings, model, decision, expected_version=ledger.live_version(settings, model))

@@ -15,18 +15,19 @@ from pipeline_assets.core.connections import tracking
 from pipeline_assets.core.errors import NotTrained, UnknownName, UserInputError
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.model_lifecycle.registry import ledger
+from pipeline_assets.model_lifecycle.training.candidate import BASELINE
 from pipeline_assets.model_lifecycle.training.contract import ModelContract, read_contract
+from pipeline_assets.model_lifecycle.training.logged_model import MODEL_FILE
 from pipeline_assets.model_lifecycle.training.scorer import Scorer
 from pipeline_assets.model_lifecycle.training.track import (
     AS_OF_TAG,
     CANDIDATE_ROLE,
     CONTRACT_FILE,
     CONTRACT_SHA256_TAG,
-    CURVE_METRIC,
-    MODEL_FILE,
     MODEL_TAG,
     ROLE_TAG,
     SHA256_TAG,
+    figures,
 )
 from pipeline_assets.spec.models import Model
 
@@ -149,10 +150,38 @@ def register(settings: Settings, model: Model, run_id: str, contract: ModelContr
     for each in _versions(client, model):
         if each.run_id == run_id or each.tags[SHA256_TAG] == contract.sha256:
             return int(each.version)
-    source = f"{client.get_run(run_id).info.artifact_uri}/{MODEL_FILE}"
-    tags = {SHA256_TAG: contract.sha256, AS_OF_TAG: contract.as_of.isoformat()}
-    made = client.create_model_version(model.name, source, run_id, tags=tags, await_creation_for=0)
+    outputs = client.get_run(run_id).outputs
+    if outputs is None or not outputs.model_outputs:
+        raise UserInputError(f"Run '{run_id}' was logged by an earlier version of the platform, without a model of MLflow. Train again.")
+    model_id = outputs.model_outputs[0].model_id
+    made = client.create_model_version(
+        model.name, f"models:/{model_id}", run_id, tags=_version_tags(model, contract), description=_described(model, contract),
+        await_creation_for=0, model_id=model_id,
+    )  # fmt: skip
     return int(made.version)
+
+
+def _version_tags(model: Model, contract: ModelContract) -> dict[str, str]:
+    return {
+        SHA256_TAG: contract.sha256,
+        AS_OF_TAG: contract.as_of.isoformat(),
+        "pipeline.training_set": contract.training_set_sha256,
+        "pipeline.task": contract.task,
+        "pipeline.owner": model.owner,
+        "pipeline.code_version": contract.code_version,
+    }
+
+
+def _described(model: Model, contract: ModelContract) -> str:
+    """What a person who opens the version wants to know of it, and where it says whether it is live."""
+    metric, found = model.gate.metric, contract.metrics
+    figures = [f"{name} {found[name]:.4g}" for name in (metric, f"{BASELINE}{metric}") if name in found]
+    return (
+        f"{model.question} Learned from {contract.rows:,} rows as of {contract.as_of:%Y-%m-%d %H:%M} UTC; on the hold-out "
+        f"{', '.join(figures) or 'without figures'}. Which version was live when, and why, says the ledger: `pipeline models history "
+        f"{model.name}`. Inputs are 64-bit floats in the order of the signature; null is NaN, a category its position in "
+        "`metadata.categories` of the file MLmodel."
+    )
 
 
 def mirror(settings: Settings, model: Model) -> None:
@@ -192,13 +221,12 @@ def trained_on(settings: Settings, model: Model) -> dict[int, str]:
 
 
 def _registered(client: "MlflowClient", found: "ModelVersion") -> Registered:
-    metrics = client.get_run(str(found.run_id)).data.metrics
     return Registered(
         version=int(found.version),
         run_id=str(found.run_id),
         sha256=found.tags[SHA256_TAG],
         as_of=found.tags[AS_OF_TAG],
-        metrics={name: value for name, value in metrics.items() if "/" not in name and name != CURVE_METRIC},
+        metrics=figures(client.get_run(str(found.run_id)).data.metrics),
     )
 
 

@@ -1,7 +1,7 @@
 """The assets of training: the training set of each model, and the candidate that is learned from it."""
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -139,14 +139,15 @@ def _candidate(use_case: UseCase, model: Model) -> dg.AssetsDefinition:
     def candidate(context: dg.AssetExecutionContext, platform: Platform, config: ChosenSet) -> dg.MaterializeResult:
         from pipeline_assets.model_lifecycle.training import archive
         from pipeline_assets.model_lifecycle.training.candidate import train_candidate
-        from pipeline_assets.model_lifecycle.training.track import experiment_id, log_candidate, run_url
+        from pipeline_assets.model_lifecycle.training.track import Origin, experiment_id, log_candidate, run_url
 
         with dagster_errors():
             settings = platform.settings
+            origin = Origin(dagster_run_id=context.run.run_id, job=context.run.job_name, began_at=datetime.now(UTC))
             record = _record(context, settings, model, config)
             context.log.info("Training set %s", record.name)
             trained = train_candidate(model, record, archive.read(settings, record), context.log.info)
-            run_id = log_candidate(settings, use_case.name, trained, record, dagster_run_id=context.run.run_id)
+            run_id = log_candidate(settings, use_case.name, trained, record, origin)
             link = run_url(settings, experiment_id(tracking(settings), use_case.name, model.name), run_id)
         metadata = _candidate_metadata(model, trained) | {"mlflow_run": dg.MetadataValue.url(link), RUN_ID: run_id}
         return dg.MaterializeResult(metadata=metadata, check_results=_quality_checks(model, trained))

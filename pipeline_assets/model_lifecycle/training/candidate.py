@@ -1,10 +1,11 @@
 """A candidate: a model learned from one training set, judged on its hold-out beside the baseline, with everything that documents it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline_assets.model_lifecycle.training.archive import TrainingSet
@@ -21,6 +22,7 @@ from pipeline_assets.model_lifecycle.training.dataset import decision_of, labels
 from pipeline_assets.model_lifecycle.training.evaluate import Evaluation, evaluate
 from pipeline_assets.model_lifecycle.training.fit import Fitted, OnProgress, fit
 from pipeline_assets.model_lifecycle.training.judged import Judged, Scores
+from pipeline_assets.model_lifecycle.training.matrix import feature_values
 from pipeline_assets.model_lifecycle.training.plots.importance import draw_importance
 from pipeline_assets.model_lifecycle.training.scorer import Scorer
 from pipeline_assets.model_lifecycle.training.tasks import task_kind
@@ -33,13 +35,17 @@ GAIN = "gain_over_baseline"
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A learned model and what is known of it; `plots` are PNG images by name."""
+    """A learned model and what is known of it.
+
+    `plots` are PNG images by name. `example` is a row that the model takes, its features in their order: see `typical`.
+    """
 
     fitted: Fitted
     evaluation: Evaluation
     baseline: Evaluation
     contract: ModelContract
     plots: Mapping[str, bytes]
+    example: Mapping[str, float]
 
     @property
     def gain(self) -> float | None:
@@ -69,7 +75,27 @@ def train_candidate(model: Model, record: TrainingSet, training_set: pa.Table, o
         baseline=baseline,
         contract=replace(scorer.contract, metrics=_figures(model, evaluation, baseline)),
         plots={**task_kind(model.task).plots(judged), "importance": draw_importance(_gains(scorer))},
+        example=typical(only(training_set, TRAIN), features),
     )
+
+
+def typical(rows: pa.Table, features: Sequence[ModelFeature]) -> dict[str, float]:
+    """A row that stands for many and is none of them: of each feature the lower median, of a category the most frequent position.
+
+    Nulls do not count; 0 where there is nothing else.
+    """
+    values = feature_values(rows, features)
+    return {feature.name: _typical(values[:, place], feature) for place, feature in enumerate(features)}
+
+
+def _typical(values: npt.NDArray[np.float32], feature: ModelFeature) -> float:
+    present = values[~np.isnan(values)]
+    if not len(present):
+        return 0.0
+    if feature.is_categorical:
+        return float(np.bincount(present.astype(np.int64)).argmax())
+    # The shortest number that is this 32-bit float.
+    return float(str(np.quantile(present, 0.5, method="lower")))
 
 
 def baseline_scores(

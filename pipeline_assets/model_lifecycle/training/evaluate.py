@@ -35,17 +35,10 @@ class Evaluation:
     slices: Mapping[str, Mapping[str, Quality]]
     months: Mapping[str, Quality]
 
-    def metrics(self) -> dict[str, float]:
-        """All figures that exist, by name: `roc_auc`, `slice/<column>/<value>/roc_auc`, `month/<month>/roc_auc` and so on."""
-        return dict(self._named())
-
-    def _named(self) -> Iterator[tuple[str, float]]:
-        yield from self.overall.metrics().items()
-        for column, values in self.slices.items():
-            for value, quality in values.items():
-                yield from ((f"slice/{column}/{value}/{name}", number) for name, number in quality.metrics().items())
-        for month, quality in self.months.items():
-            yield from ((f"month/{month}/{name}", number) for name, number in quality.metrics().items())
+    def groups(self) -> Iterator[tuple[str, str, Quality]]:
+        """The quality of each group of rows with its column and value; that of a month under the column `month`."""
+        for column, values in (*self.slices.items(), ("month", self.months)):
+            yield from ((column, value, quality) for value, quality in values.items())
 
 
 def evaluate(kind: TaskKind, table: pa.Table, labels: Labels, scores: Scores, *, slices: Sequence[str], decision_at: str) -> Evaluation:

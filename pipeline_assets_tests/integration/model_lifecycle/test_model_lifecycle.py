@@ -6,10 +6,13 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
+from getpass import getuser
 from pathlib import Path
 from secrets import token_hex
 
 import dagster as dg
+import mlflow.pyfunc
+import mlflow.xgboost
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -39,7 +42,8 @@ from pipeline_assets.model_lifecycle.training.blocks import HOLDOUT
 from pipeline_assets.model_lifecycle.training.candidate import train_candidate
 from pipeline_assets.model_lifecycle.training.dataset import build_training_set, only
 from pipeline_assets.model_lifecycle.training.inputs import end_of_vectors, read_inputs
-from pipeline_assets.model_lifecycle.training.track import CONTRACT_FILE, MODEL_FILE, log_candidate
+from pipeline_assets.model_lifecycle.training.logged_model import MODEL_FILE
+from pipeline_assets.model_lifecycle.training.track import CLASSIC, CONTRACT_FILE, GROUPS_FILE, KIND_TAG, experiment_id, log_candidate
 from pipeline_assets.processing.features.catalogue import definition_hash
 from pipeline_assets.processing.lake.tables import replace_days, snapshot_id
 from pipeline_assets.spec.models import Model
@@ -47,11 +51,13 @@ from pipeline_assets.spec.tasks import Task
 from pipeline_assets.spec.use_case import UseCase
 from pipeline_assets.use_cases.nyc_flights import use_case as flights
 from pipeline_assets_tests.january import store_in_warehouse, with_versions
-from pipeline_assets_tests.model_rows import AS_OF, MULTICLASS, REGRESSION, START, labels, small_model, vectors
+from pipeline_assets_tests.live_models import ORIGIN
+from pipeline_assets_tests.model_rows import AS_OF, MULTICLASS, REGRESSION, SIGNAL, START, TASKS, labels, small_model, vectors
 from pipeline_assets_tests.stack_env import write_stack_env
 
 Step = Callable[[str], names.AssetName]
 TRAINING: tuple[Step, ...] = (names.training_set, names.candidate)
+OF_EACH_TASK = pytest.mark.parametrize("task", TASKS, ids=lambda task: type(task).__name__)
 WHOLE: tuple[Step, ...] = (*TRAINING, names.champion)
 
 
@@ -104,7 +110,7 @@ class House:
         record = archive.store(self.settings, self.model, rows, AS_OF, {"feature_store": 1})
         archive.publish(self.settings, self.model, record)
         candidate = train_candidate(self.model, record, archive.read(self.settings, record), lambda _: None)
-        return log_candidate(self.settings, self.use_case.name, candidate, record, dagster_run_id="a test")
+        return log_candidate(self.settings, self.use_case.name, candidate, record, ORIGIN)
 
     def judge(self, run_id: str) -> Judgement:
         """What becomes of a candidate."""
@@ -185,13 +191,21 @@ def test_a_run_trains_judges_and_promotes_and_a_second_run_changes_nothing(house
 
 
 def test_the_run_in_mlflow_documents_the_candidate(house: House) -> None:
-    """Parameters, figures by slice, the learning curve, the data set with its snapshot, the contract and the plots are all there."""
+    """Parameters, figures, the learning curve, the data set with its snapshot, the contract and the plots are all there.
+
+    The run says from when to when it learned, by which job and for whom. Few figures stand before those in groups; those of slices and
+    months are a table.
+    """
     settings = house.settings
     client = tracking(settings)
 
     run = client.get_run(house.train())
 
-    assert run.info.status == "FINISHED"
+    assert (run.info.status, run.info.start_time) == ("FINISHED", ORIGIN.began_at.timestamp() * 1000)
+    assert run.info.end_time is not None
+    assert run.data.tags["mlflow.source.name"] == f"Dagster job {ORIGIN.job}"
+    assert run.data.tags["mlflow.user"] == getuser()
+    assert ORIGIN.dagster_run_id in run.data.tags["mlflow.note.content"]
     assert {
         "learning_rate",
         "as_of",
@@ -201,16 +215,60 @@ def test_the_run_in_mlflow_documents_the_candidate(house: House) -> None:
         "max_rounds",
         "library_xgboost",
     } <= run.data.params.keys()
-    assert {"roc_auc", "pr_auc", "log_loss", "brier", "calibration_error", "slice/origin/JFK/roc_auc"} <= run.data.metrics.keys()
+    first = {name for name in run.data.metrics if "/" not in name}
+    assert first == {"roc_auc", "pr_auc", "log_loss", "brier", "calibration_error", "gain_over_baseline", "validation_loss"}
+    assert {"baseline/roc_auc", "holdout/rows", "holdout/positives"} <= run.data.metrics.keys() - first
     assert len(client.get_metric_history(run.info.run_id, "validation_loss")) > 1
     assert run.inputs is not None
     (dataset,) = [each.dataset for each in run.inputs.dataset_inputs]
     assert json.loads(str(dataset.source))["uri"].startswith(f"s3://{settings.s3_bucket}/training_sets/{house.model.name}/")
+    assert str(dataset.digest) in json.loads(str(dataset.source))["uri"]
     assert json.loads(str(dataset.profile))["snapshots"] == {"feature_store": 1}
-    files = {file.path for file in client.list_artifacts(run.info.run_id)} | {
-        file.path for file in client.list_artifacts(run.info.run_id, "plots")
-    }
+    assert any(column["name"] == SIGNAL for column in json.loads(str(dataset.schema))["mlflow_colspec"])
+    files = {file.path for folder in ("", "plots") for file in client.list_artifacts(run.info.run_id, folder)}
     assert {"model.ubj", "contract.json", "plots/calibration.png", "plots/roc.png", "plots/importance.png"} <= files
+    table = json.loads(Path(client.download_artifacts(run.info.run_id, GROUPS_FILE)).read_text())
+    (jfk,) = [dict(zip(table["columns"], row, strict=True)) for row in table["data"] if row[:2] == ["origin", "JFK"]]
+    assert None not in {jfk[name] for name in ("rows", "positives", "roc_auc", "baseline_roc_auc")}
+    assert GROUPS_FILE in run.data.tags["mlflow.loggedArtifacts"]
+
+
+@OF_EACH_TASK
+def test_mlflow_loads_the_champion_by_its_alias(house: House, task: Task) -> None:
+    """By `mlflow.pyfunc` and `mlflow.xgboost`, with the login of the server and nothing of the platform: the scores of its scorer."""
+    house = replace(house, model=replace(small_model(task=task), name=house.model.name))
+    settings, client = house.settings, tracking(house.settings)
+    house.judge(house.train())
+    live = versions.champion(settings, house.model)
+    rows = archive.read_path(settings, live.contract.training_set, live.contract.training_set_sha256)
+    mlflow.set_tracking_uri(settings.mlflow_url)
+
+    model, native = (load(f"models:/{house.model.name}@champion") for load in (mlflow.pyfunc.load_model, mlflow.xgboost.load_model))
+    frame = rows.select(model.metadata.get_input_schema().input_names()).to_pandas().astype("float64")
+
+    expected = live.scorer.score(rows).tolist()
+    assert model.predict(frame).astype(np.float64).tolist() == native.inplace_predict(frame).astype(np.float64).tolist() == expected
+    version, registered = client.get_model_version(house.model.name, "1"), client.get_registered_model(house.model.name)
+    assert f"{live.contract.rows:,} rows as of 2013-01-29 00:00 UTC" in str(version.description)
+    assert version.tags["pipeline.training_set"] == live.contract.training_set_sha256
+    assert registered.description == house.model.question
+    (logged,) = client.search_logged_models([client.get_run(str(version.run_id)).info.experiment_id])
+    assert (logged.status, logged.model_type) == ("READY", live.contract.task)
+    assert house.model.gate.metric in {metric.key for metric in logged.metrics or ()}
+
+
+def test_an_experiment_opens_in_the_view_for_models_of_tables(house: House) -> None:
+    """Also one that was made before MLflow had several views; a person's choice stays."""
+    client = tracking(house.settings)
+    name = names.experiment("a_case", house.model.name)
+    made = client.create_experiment(name)
+
+    assert experiment_id(client, "a_case", house.model.name) == made
+    assert client.get_experiment(made).tags[KIND_TAG] == CLASSIC
+    client.set_experiment_tag(made, KIND_TAG, "genai_development")
+    experiment_id(client, "a_case", house.model.name)
+    assert client.get_experiment(made).tags[KIND_TAG] == "genai_development"
+    assert client.get_experiment(experiment_id(client, "another_case", house.model.name)).tags[KIND_TAG] == CLASSIC
 
 
 def test_training_as_of_an_earlier_time_uses_nothing_later(house: House) -> None:
@@ -575,7 +633,7 @@ def test_a_model_of_another_kind_goes_live_too(house: House, task: Task) -> None
     assert len(live.scorer.score(rows)) == rows.num_rows
     (listed,) = versions.registered(house.settings, house.model)
     assert listed.metrics[metric] == judged[metric]
-    assert any(name.startswith("slice/origin/JFK") for name in tracking(house.settings).get_run(listed.run_id).data.metrics)
+    assert listed.metrics["rows"] == rows.num_rows
 
 
 def test_labels_that_mature_late_move_the_blocks(house: House) -> None:

@@ -27,9 +27,11 @@ def test_slices_and_months_are_judged_on_their_own_rows() -> None:
     assert {value: quality.rows for value, quality in found.slices["origin"].items()} == {"A": 3, "B": 2}
     assert [found.slices["origin"][value].figures["roc_auc"] for value in "AB"] == [1.0, 0.0]
     assert {month: quality.rows for month, quality in found.months.items()} == {"2013-01": 3, "2013-02": 3}
-    metrics = found.metrics()
-    assert (metrics["rows"], metrics["positives"], metrics["slice/origin/B/roc_auc"]) == (6, 3, 0.0)
-    assert "month/2013-01/roc_auc" not in metrics
+    groups = {(column, value): quality.metrics() for column, value, quality in found.groups()}
+    assert [*groups] == [("origin", "A"), ("origin", "B"), ("month", "2013-01"), ("month", "2013-02")]
+    assert groups["origin", "B"]["roc_auc"] == 0.0
+    assert "roc_auc" not in groups["month", "2013-01"]
+    assert (found.overall.metrics()["rows"], found.overall.metrics()["positives"]) == (6, 3)
 
 
 def test_labels_are_summed_up_under_names_that_no_metric_has() -> None:
