@@ -22,7 +22,7 @@ from pipeline_assets.core import names
 from pipeline_assets.core.errors import PipelineError, SourceChanged, TransientError, UserInputError
 from pipeline_assets.core.interrupts import end_when_interrupted
 from pipeline_assets.core.names import AssetName
-from pipeline_assets.core.project import Project, Span, whole_days
+from pipeline_assets.core.project import Project, Span, days_between, whole_days
 from pipeline_assets.core.settings import Settings, home_folder, read_settings
 from pipeline_assets.spec.contracts import Contract, Field
 from pipeline_assets.spec.use_case import UseCase
@@ -31,7 +31,10 @@ RETRY_SECONDS = 5
 COMPLETE = "complete"
 CONTRACT = "contract"
 OFFSETS = "offsets_complete"
+PARTITION_ROWS = "dagster/partition_row_count"
 UNFINISHED = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
+# The numbers of one day, by name.
+Facts = Mapping[str, int | float]
 # Named when a source breaks its contract: what people look at.
 DEPENDENTS = (names.FEATURES, names.FEATURE_STORE, names.TRAINING, names.REGISTRY)
 
@@ -170,6 +173,32 @@ def asked_days(context: dg.AssetExecutionContext) -> tuple[date, date]:
     """First and last day (inclusive) of the partitions that this run materializes."""
     window = context.partition_time_window
     return window.start.date(), (window.end - timedelta(days=1)).date()
+
+
+def report_days(
+    context: dg.AssetExecutionContext, by_day: Mapping[date, Facts], once: Mapping[str, Any], asset: dg.AssetKey | None = None
+) -> None:
+    """Gives the event of each day of a run the numbers of that day, and that of the newest day also what is true of the whole run.
+
+    by_day: numbers of a day, rows as `PARTITION_ROWS`. once: schema, lineage, pictures, snapshots, and under `run` the sums of the run. The
+    page of an asset shows its newest event; on the event of every day the same would be most of the event log. `asset` is named where
+    the run makes several.
+    """
+    first, last = asked_days(context)
+    for day in days_between(first, last):
+        shown = {**(once if day == last else {}), **by_day.get(day, {})}
+        if shown:
+            context.add_asset_metadata(shown, asset, str(day))
+
+
+def rows_by_day(first: date, last: date, rows: Mapping[date | None, int]) -> dict[date, Facts]:
+    """The rows of each day from the first to the last (UTC, inclusive) as its event shows them; none of days that `rows` lacks."""
+    return {day: {PARTITION_ROWS: rows.get(day, 0)} for day in days_between(first, last)}
+
+
+def of_run(sums: Mapping[str, int | float | str]) -> dict[str, Any]:
+    """What a run over days did as a whole: in one entry, so that no plot over days takes it for a number of its newest day."""
+    return {names.OF_RUN: dg.MetadataValue.json(dict(sums))}
 
 
 def days_around(before: timedelta = timedelta(0), after: timedelta = timedelta(0)) -> dg.TimeWindowPartitionMapping:

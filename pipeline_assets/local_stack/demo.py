@@ -105,11 +105,11 @@ def _span(days: Days) -> str:
 
 @dataclass(kw_only=True)
 class Tally:
-    """What the runs reported: materializations by asset, failed checks, what the audit compared, and how long steps and runs took."""
+    """What the runs reported: newest numbers of assets and the rows of each partition, failed checks, the audit, and how long it took."""
 
     numbers: dict[str, dict[str, float]] = field(default_factory=dict)
     urls: dict[str, dict[str, str]] = field(default_factory=dict)
-    partitions: dict[str, set[str]] = field(default_factory=dict)
+    partitions: dict[str, dict[str, float]] = field(default_factory=dict)
     failed_checks: list[Checked] = field(default_factory=list)
     audited: dict[str, dict[str, int | bool]] = field(default_factory=dict)
     steps: dict[str, float] = field(default_factory=dict)
@@ -121,7 +121,8 @@ class Tally:
             case Materialized():
                 self.numbers.setdefault(event.asset, {}).update(event.numbers)
                 self.urls.setdefault(event.asset, {}).update(event.urls)
-                self.partitions.setdefault(event.asset, set()).update([event.partition] if event.partition is not None else [])
+                days = self.partitions.setdefault(event.asset, {})
+                days.update({} if event.partition is None else {event.partition: event.numbers.get(PARTITION_ROWS, 0)})
             case Checked():
                 self.failed_checks += [] if event.passed else [event]
             case StepEnded():
@@ -133,6 +134,12 @@ class Tally:
             path = asset.split("/")
             if path[0] in WHOLE_TABLES:
                 numbers[ROW_COUNT] = float(dagster.newest_metadata(path).get(ROW_COUNT, 0))
+
+    def rows(self, asset: str) -> int | None:
+        """Rows of the whole table, or else of the days that were made, each as it was made last; None where it has no rows (a model)."""
+        numbers, days = self.numbers[asset], self.partitions[asset]
+        rows = numbers.get(ROW_COUNT, sum(days.values()) if days else None)
+        return None if rows is None else int(rows)
 
     def number(self, asset: names.AssetName, label: str) -> float:
         """A number of an asset's metadata; KeyError names what is missing."""
@@ -221,8 +228,8 @@ def summary(demo: Demo, tally: Tally) -> dict[str, Any]:
         "seconds": tally.seconds,
         "steps": tally.steps,
         "assets": {
-            asset: {"rows": _rows(numbers), "partitions": len(tally.partitions[asset])}
-            for asset, numbers in sorted(tally.numbers.items())
+            asset: {"rows": tally.rows(asset), "partitions": len(tally.partitions[asset])}
+            for asset in sorted(tally.numbers)
             if not asset.startswith(f"{names.CONNECTORS}/")
         },
         "models": [_model(project.model(name), tally) for name in demo.models],
@@ -246,7 +253,7 @@ def _model(model: Model, tally: Tally) -> dict[str, Any]:
         "value": tally.number(champion, metric),
         "baseline": tally.number(champion, f"baseline_{metric}"),
         "training_rows": int(tally.number(champion, "training_rows")),
-        "scores": {"rows": _rows(tally.numbers["/".join(scores)]), "days": len(tally.partitions["/".join(scores)])},
+        "scores": {"rows": tally.rows("/".join(scores)), "days": len(tally.partitions["/".join(scores)])},
         "drift": {label: int(tally.number(drift, label)) for label in ("days", "features", "drifted")},
     }
 
@@ -264,9 +271,3 @@ def write_summary(home: Path, made: Mapping[str, Any]) -> Path:
     path, draft = home / SUMMARY, home / f"{SUMMARY}.new"
     draft.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
     return draft.rename(path)
-
-
-def _rows(numbers: Mapping[str, float]) -> int | None:
-    """Rows of an asset as its last run counted them; None where it has no rows (a model, a report)."""
-    rows = numbers.get(ROW_COUNT, numbers.get(PARTITION_ROWS))
-    return int(rows) if rows is not None else None

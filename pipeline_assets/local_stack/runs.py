@@ -1,5 +1,6 @@
 """Starts runs on the live Dagster of the stack and follows them, through the GraphQL interface that its own web page uses."""
 
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -70,6 +71,7 @@ query Events($run: ID!, $cursor: String, $limit: Int) {
             ... on IntMetadataEntry { intValue }
             ... on FloatMetadataEntry { floatValue }
             ... on UrlMetadataEntry { url }
+            ... on JsonMetadataEntry { jsonString }
           }
         }
         ... on AssetCheckEvaluationEvent { evaluation {
@@ -94,7 +96,7 @@ class RunFailed(PipelineError):
 
 @dataclass(frozen=True, kw_only=True)
 class Materialized:
-    """One partition of an asset (or the asset, where it has none) was materialized."""
+    """One partition of an asset (or the asset, where it has none) was materialized; the newest also has the sums of its run, by name."""
 
     asset: str
     partition: str | None
@@ -224,11 +226,12 @@ def _reported(event: Mapping[str, Any], started: Mapping[str, float]) -> Iterato
     match event["__typename"]:
         case "MaterializationEvent":
             entries = event["metadataEntries"]
-            numbers = {entry["label"]: entry.get("intValue", entry.get("floatValue")) for entry in entries}
+            sums: dict[str, Any] = next((json.loads(entry["jsonString"]) for entry in entries if entry["label"] == names.OF_RUN), {})
+            numbers = sums | {entry["label"]: entry.get("intValue", entry.get("floatValue")) for entry in entries}
             yield Materialized(
                 asset="/".join(event["assetKey"]["path"]),
                 partition=event["partition"],
-                numbers={label: value for label, value in numbers.items() if value is not None},
+                numbers={label: value for label, value in numbers.items() if isinstance(value, (int, float))},
                 urls={entry["label"]: entry["url"] for entry in entries if "url" in entry},
             )
         case "AssetCheckEvaluationEvent":

@@ -20,6 +20,8 @@ from pipeline_assets.core.resources import (
     days,
     key,
     naming_dependents,
+    of_run,
+    report_days,
     source_changed,
     use_case_tags,
 )
@@ -86,12 +88,10 @@ def _staged(project: Project, source: Source) -> dg.AssetsDefinition:
             except ContractViolation as error:
                 yield _refused(asset_key, error)
                 raise
+        metadata, checks = _metadata(source, done, monotonic() - begun), _checks(done, is_whole=not is_history)
         if by_day:
-            for one in done:
-                context.add_asset_metadata(summary.partition_facts(one), partition_key=one.manifest.partition)
-        yield dg.MaterializeResult(
-            metadata=_metadata(source, done, monotonic() - begun), check_results=_checks(done, is_whole=not is_history)
-        )
+            report_days(context, summary.by_day(done), metadata)
+        yield dg.MaterializeResult(metadata=None if by_day else metadata, check_results=checks)
 
     if source.load == "incremental":
 
@@ -137,8 +137,9 @@ def _progress(context: dg.AssetExecutionContext, partitions: int) -> "Callable[[
 def _metadata(source: Source, staged: "Sequence[Staged]", seconds: float) -> dict[str, Any]:
     contract, upstream = source.contract, key(source_name(source.origin))
     lineage = {field.name: [dg.TableColumnDep(upstream, field.name)] for field in contract.fields}
+    facts = summary.facts(staged, seconds)
     return {
-        **summary.facts(staged, seconds),
+        **(of_run(facts) if source.load == "daily" else {"dagster/row_count": facts["rows"], **facts}),
         "broken_by_reason": dg.MetadataValue.json(summary.reasons(staged)),
         "dagster/column_schema": column_schema(contract),
         "dagster/column_lineage": dg.TableColumnLineage(lineage),

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from datetime import date
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,7 +13,7 @@ def facts(staged: "Sequence[Staged]", seconds: float) -> dict[str, int | float |
     """What a run staged in so many seconds; also the fields that the contract does not know, or that stood in no row of a partition."""
     rows = sum(one.manifest.rows for one in staged)
     return {
-        "dagster/row_count": rows,
+        "rows": rows,
         "rows_broken": sum(one.manifest.broken for one in staged),
         "partitions": len(staged),
         "partitions_taken_up": sum(one.is_taken_up for one in staged),
@@ -29,16 +30,10 @@ def _named(fields: Iterable[tuple[str, ...]]) -> str:
     return ", ".join(sorted({name for names in fields for name in names}))
 
 
-def partition_facts(staged: "Staged") -> dict[str, int | float]:
-    """Rows, files and bytes of one partition."""
-    manifest = staged.manifest
-    return {
-        "dagster/partition_row_count": manifest.rows,
-        "rows_broken": manifest.broken,
-        "files": len(manifest.files),
-        "bytes": manifest.bytes,
-        "seconds": round(staged.seconds, 3),
-    }
+def by_day(staged: "Sequence[Staged]") -> dict[date, dict[str, int | float]]:
+    """The rows of each day, and how many were broken."""
+    manifests = (one.manifest for one in staged)
+    return {date.fromisoformat(one.partition): {"dagster/partition_row_count": one.rows, "rows_broken": one.broken} for one in manifests}
 
 
 def reasons(staged: "Sequence[Staged]") -> dict[str, int]:

@@ -18,7 +18,10 @@ from pipeline_assets.core.resources import (
     days,
     days_around,
     key,
+    of_run,
     pictures,
+    report_days,
+    rows_by_day,
     snapshots_read,
     use_case_tags,
 )
@@ -98,6 +101,7 @@ def _vectors(project: Project, references: References, lineage: DbtLineage, mode
         from pipeline_assets.model_lifecycle.feature_store.offline import materialize_vectors
         from pipeline_assets.model_lifecycle.feature_store.old_days import sample
         from pipeline_assets.model_lifecycle.feature_store.parity import check_days
+        from pipeline_assets.processing.lake import tables
 
         first, last = asked_days(context)
         with dagster_errors():
@@ -106,6 +110,8 @@ def _vectors(project: Project, references: References, lineage: DbtLineage, mode
             proven = check_days(platform.settings, project, model, {first, last}, done.snapshots)
             old = sample(platform.settings, project, model, (first, last), context.run.run_id)
             served = served_check(platform.settings, project, model)
+            rows = tables.rows_by_day(platform.settings, names.vectors(model.name), (first, last), done.published.snapshot_after)
+        report_days(context, rows_by_day(first, last, rows), _metadata(model, done) | {"dagster/column_schema": schema})
         checks = [
             _rows_check(done),
             _range_check(done),
@@ -114,7 +120,7 @@ def _vectors(project: Project, references: References, lineage: DbtLineage, mode
             as_of_check(model, uses, lineage),
             served,
         ]
-        return dg.MaterializeResult(metadata=_metadata(model, done) | {"dagster/column_schema": schema}, check_results=checks)
+        return dg.MaterializeResult(check_results=checks)
 
     return vectors
 
@@ -275,12 +281,7 @@ def _metadata(model: Model, done: "Vectors") -> Metadata:
         "dagster/row_count": published.table_rows,
         "dagster/uri": dg.MetadataValue.text(published.location),
         "dagster/column_lineage": column_lineage(vector_lineage(model)),
-        "rows": published.rows,
-        "features": len(feature_columns(model)),
-        "files": published.files,
-        "bytes": published.bytes,
-        "partitions": published.days,
-        "partitions_changed": published.changed,
+        **of_run({**published.sums, "features": len(feature_columns(model))}),
         # As text: the page would show numbers of 19 digits rounded.
         "snapshot_before": str(published.snapshot_before),
         "snapshot_id": str(published.snapshot_after),

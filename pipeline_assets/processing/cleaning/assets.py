@@ -13,7 +13,19 @@ from pipeline_assets.core import names
 from pipeline_assets.core.errors import SpecError
 from pipeline_assets.core.lake_errors import RowsLost
 from pipeline_assets.core.project import Project
-from pipeline_assets.core.resources import Platform, asked_days, column_lineage, column_schema, dagster_errors, days, key, use_case_tags
+from pipeline_assets.core.resources import (
+    Platform,
+    asked_days,
+    column_lineage,
+    column_schema,
+    dagster_errors,
+    days,
+    key,
+    of_run,
+    report_days,
+    rows_by_day,
+    use_case_tags,
+)
 from pipeline_assets.core.settings import Settings, in_environment
 from pipeline_assets.processing.cleaning import inspection, raw_tables, retention
 from pipeline_assets.processing.cleaning.dbt import PROGRAM_OF_RUNS, between, ending, project_folder, read_ahead, run_folder, variables
@@ -129,10 +141,10 @@ def defs(project: Project) -> dg.Definitions:
 
 
 def _raw(project: Project, contract: Contract, *, by_day: bool) -> dg.AssetsDefinition:
-    home = project.home_of(contract)
+    home, table = project.home_of(contract), names.raw(contract.name)
 
     @dg.asset(
-        key=key(names.raw(contract.name)),
+        key=key(table),
         deps=[key(names.lake(contract.name))],
         partitions_def=days(project.span_of(home)) if by_day else None,
         backfill_policy=dg.BackfillPolicy.single_run() if by_day else None,
@@ -143,8 +155,8 @@ def _raw(project: Project, contract: Contract, *, by_day: bool) -> dg.AssetsDefi
         description=f"{contract.description} A copy of the lake's table in the warehouse, for dbt to read.",
         code_version=contract.version,
         freshness_policy=dg.FreshnessPolicy.time_window(fail_window=contract.freshness),
-        metadata={"dagster/table_name": ".".join(names.raw(contract.name)), "dagster/column_schema": column_schema(contract)},
-        check_specs=[dg.AssetCheckSpec(KEEPS_ROWS, asset=key(names.raw(contract.name)), blocking=True, description=OF_KEPT_ROWS)],
+        metadata={"dagster/table_name": ".".join(table), "dagster/column_schema": column_schema(contract)},
+        check_specs=[dg.AssetCheckSpec(KEEPS_ROWS, asset=key(table), blocking=True, description=OF_KEPT_ROWS)],
         pool=names.CLEANING,
     )
     def raw(context: dg.AssetExecutionContext, config: Shrinking, platform: Platform) -> Results:
@@ -157,8 +169,12 @@ def _raw(project: Project, contract: Contract, *, by_day: bool) -> dg.AssetsDefi
             except RowsLost as error:
                 yield _rows_lost(context.asset_key, error)
                 raise
+            rows = inspection.count_rows(platform.settings, table, contract.event_at, asked_days(context)) if by_day else {}
+        metadata = _loaded_metadata(contract, loaded, by_day=by_day)
+        if by_day:
+            report_days(context, rows_by_day(*asked_days(context), rows), metadata)
         kept = dg.AssetCheckResult(check_name=KEEPS_ROWS, passed=True)
-        yield dg.MaterializeResult(metadata=_loaded_metadata(contract, loaded, by_day=by_day), check_results=[kept])
+        yield dg.MaterializeResult(metadata=None if by_day else metadata, check_results=[kept])
 
     return raw
 
@@ -219,7 +235,8 @@ def _models(
                     # The other tables are built and published first.
                     lost.append(error)
                 else:
-                    yield _with_lineage(models, lineage, in_lake)
+                    described = _with_lineage(models, lineage, in_lake)
+                    yield _by_day(context, platform.settings, models, described, asked) if asked is not None else described
             if lost:
                 raise lost[0]
 
@@ -248,8 +265,7 @@ def _built(
             invocation = dbt.cli(arguments, context=context.op_execution_context, target_path=target)
         with ending(invocation.process):
             events = read_ahead(_described(invocation))
-            for event in events:
-                yield _with_day_rows(settings, invocation, event, asked) if asked is not None else event
+            yield from events
 
 
 def _described(invocation: DbtCliInvocation) -> Iterator[DbtDagsterEventType]:
@@ -280,16 +296,17 @@ def _events(invocation: DbtCliInvocation) -> Iterator[DbtDagsterEventType]:
     yield from events
 
 
-def _with_day_rows(settings: Settings, invocation: DbtCliInvocation, event: DbtDagsterEventType, asked: Days) -> DbtDagsterEventType:
-    """The event, with the rows of the asked days where it is of a table that is built by the day."""
+def _by_day(
+    context: dg.AssetExecutionContext, settings: Settings, models: ProjectModels, event: DbtDagsterEventType, asked: Days
+) -> DbtDagsterEventType:
+    """The event, where it is of a table with what it says given to the days: to each its rows, to the newest all else."""
     if not isinstance(event, dg.Output):
         return event
-    model = invocation.manifest["nodes"][event.metadata["unique_id"].value]
-    event_at = model["config"]["event_time"]
-    if event_at is None:
-        return event
-    rows = inspection.count_rows(settings, (model["schema"], model["name"]), event_at, asked)
-    return event.with_metadata({**event.metadata, "dagster/partition_row_count": rows})
+    model = models.manifest["nodes"][event.metadata["unique_id"].value]
+    table, event_at = (model["schema"], model["name"]), model["config"]["event_time"]
+    rows = {} if event_at is None else rows_by_day(*asked, inspection.count_rows(settings, table, event_at, asked))
+    report_days(context, rows, event.metadata, key(table))
+    return event.with_metadata({})
 
 
 def _with_lineage(models: ProjectModels, lineage: DbtLineage, event: DbtDagsterEventType) -> DbtDagsterEventType:
@@ -346,11 +363,11 @@ def _loaded_in_time(contracts: Sequence[Contract]) -> dg.AssetChecksDefinition:
 
 
 def _loaded_metadata(contract: Contract, loaded: Loaded, *, by_day: bool) -> dict[str, Any]:
-    counted = "dagster/partition_row_count" if by_day else "dagster/row_count"
+    sums = {"rows": loaded.rows, "replaced_rows": loaded.replaced}
+    counted = of_run(sums) if by_day else {"dagster/row_count": loaded.rows, **sums}
     lineage = column_lineage({field.name: ((names.lake(contract.name), field.name),) for field in contract.fields})
     return {
         "dagster/column_lineage": lineage,
-        counted: loaded.rows,
-        "replaced_rows": loaded.replaced,
+        **counted,
         "lake_snapshot_id": str(loaded.snapshot_id),
     }

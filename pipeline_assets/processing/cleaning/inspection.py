@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING
 
 from pipeline_assets.core import connections, names
@@ -29,15 +29,17 @@ class Freshness:
         return self.age is not None and self.age <= self.contract.freshness
 
 
-def count_rows(settings: Settings, table: AssetName, event_at: str, days: tuple[date, date]) -> int:
-    """Rows of a table whose `event_at` lies in `days` (UTC, inclusive)."""
+def count_rows(settings: Settings, table: AssetName, event_at: str, days: tuple[date, date]) -> dict[date | None, int]:
+    """How many rows of a table have their `event_at` on each of `days` (UTC, inclusive); a day without rows is left out."""
     from psycopg import sql
 
     day = sql.SQL("({} at time zone 'UTC')::date").format(sql.Identifier(event_at))
-    statement = sql.SQL("select count(*) from {} where {} between %s and %s").format(sql.Identifier(*table), day)
+    statement = sql.SQL("select {day}, count(*) from {table} where {event_at} >= %s and {event_at} < %s group by 1").format(
+        day=day, table=sql.Identifier(*table), event_at=sql.Identifier(event_at)
+    )
+    start, end = (datetime.combine(on, time(), UTC) for on in (days[0], days[1] + timedelta(days=1)))
     with connections.warehouse(settings) as connection:
-        (rows,) = connection.execute(statement, days).fetchone() or (0,)
-    return int(rows)
+        return {on: int(rows) for on, rows in connection.execute(statement, (start, end))}
 
 
 def freshness_of(settings: Settings, contracts: Sequence[Contract]) -> list[Freshness]:

@@ -18,6 +18,9 @@ from pipeline_assets.core.resources import (
     days,
     days_around,
     key,
+    of_run,
+    report_days,
+    rows_by_day,
     snapshots_read,
     use_case_tags,
 )
@@ -72,13 +75,16 @@ def _view(project: Project, view: FeatureView) -> dg.AssetsDefinition:
     )
     def features(context: dg.AssetExecutionContext, config: ReadAt, platform: Platform) -> dg.MaterializeResult:
         from pipeline_assets.processing.features.materialize import materialize_view
+        from pipeline_assets.processing.lake import tables
 
+        asked, identifier = asked_days(context), names.features(view.name)
         with dagster_errors():
-            done = materialize_view(platform.settings, view, models, *asked_days(context), config.chosen)
+            done = materialize_view(platform.settings, view, models, *asked, config.chosen)
+            snapshot = None if done.published is None else done.published.snapshot_after
+            rows = tables.rows_by_day(platform.settings, identifier, asked, snapshot)
         context.log.info("%d rows computed from %d events, %d kept", done.computed, done.events, done.kept)
-        return dg.MaterializeResult(
-            metadata=_metadata(view, models, done) | {"dagster/column_schema": schema}, check_results=_checks(done.quality)
-        )
+        report_days(context, rows_by_day(*asked, rows), _metadata(view, models, done) | {"dagster/column_schema": schema})
+        return dg.MaterializeResult(check_results=_checks(done.quality))
 
     return features
 
@@ -128,15 +134,17 @@ def _metadata(view: FeatureView, models: Sequence[Model], done: "MaterializedVie
     shares = [dg.TableRecord({"feature": name, "null_share": round(share, 4)}) for name, share in done.quality.null_shares.items()]
     return {
         "dagster/column_lineage": column_lineage(view_lineage(view, [model.observations for model in models])),
-        "rows": done.quality.rows,
-        "rows_computed": done.computed,
-        "rows_kept": done.kept,
-        "events_read": done.events,
+        **of_run(_sums(done)),
         "snapshots_read": snapshots_read(done.snapshots),
         "models": ", ".join(model.name for model in models),
         "null_shares": dg.MetadataValue.table(shares),
         **_written(done),
     }
+
+
+def _sums(done: "MaterializedView") -> dict[str, int]:
+    sums = {"rows_computed": done.computed, "rows_kept": done.kept, "events_read": done.events}
+    return {"rows": done.quality.rows, **sums} if done.published is None else {**done.published.sums, **sums}
 
 
 def _written(done: "MaterializedView") -> Metadata:
@@ -146,10 +154,6 @@ def _written(done: "MaterializedView") -> Metadata:
     return {
         "dagster/row_count": published.table_rows,
         "dagster/uri": dg.MetadataValue.text(published.location),
-        "files": published.files,
-        "bytes": published.bytes,
-        "partitions": published.days,
-        "partitions_changed": published.changed,
         # As text: the page would show numbers of 19 digits rounded.
         "snapshot_before": str(published.snapshot_before),
         "snapshot_id": str(published.snapshot_after),

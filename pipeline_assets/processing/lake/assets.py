@@ -9,7 +9,18 @@ import dagster as dg
 
 from pipeline_assets.core import names
 from pipeline_assets.core.project import Project
-from pipeline_assets.core.resources import Platform, asked_days, column_schema, dagster_errors, days, key, use_case_tags
+from pipeline_assets.core.resources import (
+    Platform,
+    asked_days,
+    column_schema,
+    dagster_errors,
+    days,
+    key,
+    of_run,
+    report_days,
+    rows_by_day,
+    use_case_tags,
+)
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.core.versions import version_key
 from pipeline_assets.processing.lake.policy import POLICY, STREAM_POLICY, Policy
@@ -101,7 +112,11 @@ def _table(project: Project, contract: Contract, *, by_day: bool) -> dg.AssetsDe
                 published = tables.publish_snapshot(settings, contract)
             context.log.info("%d rows in %d files, %d partitions changed", published.rows, published.files, published.changed)
             doubled = _doubled(settings, contract, published, asked_days(context) if by_day else None)
-        return dg.MaterializeResult(metadata=_metadata(contract, published), check_results=_checks(published, doubled))
+            rows = tables.rows_by_day(settings, published.identifier, asked_days(context), published.snapshot_after) if by_day else {}
+        metadata = _metadata(contract, published, by_day=by_day)
+        if by_day:
+            report_days(context, rows_by_day(*asked_days(context), rows), metadata)
+        return dg.MaterializeResult(metadata=None if by_day else metadata, check_results=_checks(published, doubled))
 
     return table
 
@@ -131,7 +146,7 @@ def _checks(published: "Published", doubled: "DoubledKeys") -> list[dg.AssetChec
     ]
 
 
-def _metadata(contract: Contract, published: "Published") -> Metadata:
+def _metadata(contract: Contract, published: "Published", *, by_day: bool) -> Metadata:
     source = key(names.staged(contract.name))
     lineage = {field.name: [dg.TableColumnDep(source, field.name)] for field in contract.fields}
     return {
@@ -139,11 +154,7 @@ def _metadata(contract: Contract, published: "Published") -> Metadata:
         "dagster/column_schema": column_schema(contract),
         "dagster/column_lineage": dg.TableColumnLineage(lineage),
         "dagster/uri": dg.MetadataValue.text(published.location),
-        "rows": published.rows,
-        "files": published.files,
-        "bytes": published.bytes,
-        "partitions": published.days,
-        "partitions_changed": published.changed,
+        **(of_run(published.sums) if by_day else published.sums),
         # As text: the page would show numbers of 19 digits rounded.
         "snapshot_before": str(published.snapshot_before),
         "snapshot_id": str(published.snapshot_after),

@@ -58,6 +58,11 @@ class Published:
     changed: int
     table_rows: int
 
+    @property
+    def sums(self) -> dict[str, int]:
+        """What it holds of the asked days together, in numbers to be shown."""
+        return {"rows": self.rows, "files": self.files, "bytes": self.bytes, "partitions": self.days, "partitions_changed": self.changed}
+
 
 @dataclass(frozen=True, kw_only=True)
 class MadeFrom:
@@ -310,9 +315,7 @@ def rows_by_day(
     """
     with connections.catalog(settings) as catalog:
         table = open_table(catalog, identifier)
-        if table is None:
-            return {}
-        found = files.by_day(files.live_files(table, files.rows_between(table, *days), snapshot_id))
+        found = {} if table is None else files.by_day(files.live_files(table, files.rows_between(table, *days), snapshot_id))
         return {day: sum(file.record_count for file in own) for day, own in found.items()}
 
 

@@ -9,7 +9,19 @@ from pydantic import Field
 
 from pipeline_assets.core import names
 from pipeline_assets.core.project import Project
-from pipeline_assets.core.resources import Platform, asked_days, column_lineage, dagster_errors, days, key, pictures, use_case_tags
+from pipeline_assets.core.resources import (
+    Platform,
+    asked_days,
+    column_lineage,
+    dagster_errors,
+    days,
+    key,
+    of_run,
+    pictures,
+    report_days,
+    rows_by_day,
+    use_case_tags,
+)
 from pipeline_assets.model_lifecycle.registry.ledger import AskedVersion
 from pipeline_assets.serving.batch.answers import VERSION_TYPE, answer_columns, lineage, meanings, range_rule, version_columns
 from pipeline_assets.spec.models import Model
@@ -72,8 +84,9 @@ def _predictions(project: Project, model: Model) -> dg.AssetsDefinition:
             kept = read_kept(platform.settings, model, first, last)
             spread = read_spread(platform.settings, model, first, last)
             links = {number: version_url(platform.settings, model, number) for number in kept.versions}
-        metadata = _metadata(model, config.version, done, kept) | _pictured(spread) | {"versions": _links(links)}
-        return dg.MaterializeResult(metadata=metadata, check_results=judge(config.version, done, kept))
+        once = _metadata(model, config.version, done, kept) | _pictured(spread) | {"versions": _links(links)}
+        report_days(context, rows_by_day(first, last, kept.by_day), once | {"dagster/column_schema": schema})
+        return dg.MaterializeResult(check_results=judge(config.version, done, kept))
 
     return predictions
 
@@ -100,12 +113,8 @@ def judge(version: AskedVersion, done: "Scored", kept: "Kept") -> list[dg.AssetC
 
 def _metadata(model: Model, version: AskedVersion, done: "Scored", kept: "Kept") -> Metadata:
     return {
-        "dagster/partition_row_count": kept.rows,
         "dagster/column_lineage": column_lineage(lineage(model)),
-        "rows": kept.rows,
-        "written": done.written,
-        "unchanged": done.unchanged,
-        "removed": done.removed,
+        **of_run({"rows": kept.rows, "written": done.written, "unchanged": done.unchanged, "removed": done.removed}),
         "version_asked": version,
         "rows_by_version": _by_version(kept),
         # As text: the page would show numbers of 19 digits rounded.

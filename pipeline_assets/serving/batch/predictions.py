@@ -1,5 +1,6 @@
 """The warehouse table `predictions.<model>`: a range of days put in place of what was there, in one transaction."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,13 +35,14 @@ class Replaced:
 
 @dataclass(frozen=True, kw_only=True)
 class Kept:
-    """What the table holds of a range of days: rows by version, and how many of them have an answer that the task cannot give.
+    """What the table holds of a range of days: rows by version and by day, and how many have an answer that the task cannot give.
 
     Such an answer is a probability that is NaN, below 0 or above 1, probabilities of classes that do not add up to 1, or a value that is
     not finite.
     """
 
     versions: Mapping[int, int]
+    by_day: Mapping[date | None, int]
     out_of_range: int
 
     @property
@@ -110,12 +112,16 @@ def read_kept(settings: Settings, model: Model, first: date, last: date) -> Kept
     from psycopg.sql import SQL
 
     query = SQL(
-        "select model_version, count(*), count(*) filter (where {unfit}) from {table} "
-        "where decision_at >= %s and decision_at < %s group by model_version order by model_version"
+        "select model_version, (decision_at at time zone 'UTC')::date, count(*), count(*) filter (where {unfit}) from {table} "
+        "where decision_at >= %s and decision_at < %s group by 1, 2 order by 1, 2"
     ).format(table=table_of(model), unfit=unfit_answer(model.task))
     with warehouse(settings) as connection:
         found = connection.execute(query, bounds(first, last)).fetchall()
-    return Kept(versions={version: rows for version, rows, _ in found}, out_of_range=sum(broken for _, _, broken in found))
+    versions, by_day = Counter[int](), Counter[date | None]()
+    for version, day, rows, _ in found:
+        versions[version] += rows
+        by_day[day] += rows
+    return Kept(versions=versions, by_day=by_day, out_of_range=sum(broken for *_, broken in found))
 
 
 def columns(model: Model) -> tuple[str, ...]:

@@ -10,7 +10,20 @@ from pydantic import Field
 
 from pipeline_assets.core import names
 from pipeline_assets.core.project import Project
-from pipeline_assets.core.resources import Platform, asked_days, dagster_errors, days, days_around, key, pictures, use_case_tags
+from pipeline_assets.core.resources import (
+    PARTITION_ROWS,
+    Facts,
+    Platform,
+    asked_days,
+    dagster_errors,
+    days,
+    days_around,
+    key,
+    of_run,
+    pictures,
+    report_days,
+    use_case_tags,
+)
 from pipeline_assets.model_lifecycle.training.tasks import task_kind
 from pipeline_assets.serving.monitoring import sensors
 from pipeline_assets.spec.models import Model
@@ -68,7 +81,10 @@ def _drift(project: Project, model: Model) -> dg.AssetsDefinition:
 
         with dagster_errors():
             watched = watch_drift(platform.settings, model, *asked_days(context))
-        return dg.MaterializeResult(metadata=_drift_metadata(watched), check_results=[_drift_check(model, by_day(watched.found))])
+        found = by_day(watched.found)
+        of_days = {day.day: {PARTITION_ROWS: day.columns, "features_drifted": len(day.drifted)} for day in found}
+        report_days(context, of_days, _drift_metadata(watched))
+        return dg.MaterializeResult(check_results=[_drift_check(model, found)])
 
     return drift
 
@@ -94,9 +110,8 @@ def _performance(project: Project, model: Model) -> dg.AssetsDefinition:
 
         with dagster_errors():
             watched = watch_performance(platform.settings, model, *asked_days(context), config.instant)
-        return dg.MaterializeResult(
-            metadata=_performance_metadata(model, watched), check_results=[_performance_check(model, watched.found)]
-        )
+        report_days(context, {one.day: _figures(one) for one in watched.found}, _performance_metadata(model, watched))
+        return dg.MaterializeResult(check_results=[_performance_check(model, watched.found)])
 
     return performance
 
@@ -111,13 +126,15 @@ def _drift_metadata(watched: "Watched") -> Metadata:
     from pipeline_assets.serving.monitoring.watch import by_day
 
     found = by_day(watched.found)
-    return {
-        "dagster/row_count": len(watched.found),
+    sums = {
         "days": len(found),
         "features": max((day.columns for day in found), default=0),
         "drifted": len({column for day in found for column in day.drifted}),
         "rows": watched.rows,
         "reference_rows": watched.reference_rows,
+    }
+    return {
+        **of_run(sums),
         "model_version": watched.version,
         "report": dg.MetadataValue.url(watched.report_url),
         "picture": pictures({"drift": draw_drift(watched.found)}),
@@ -147,14 +164,18 @@ def _drift_check(model: Model, found: "list[DriftedDay]") -> dg.AssetCheckResult
 def _performance_metadata(model: Model, watched: "WatchedPerformance") -> Metadata:
     from pipeline_assets.serving.monitoring.performance import KNOWN, NOT_YET_KNOWN, TOO_FEW
 
+    statuses = {"days_known": KNOWN, "days_not_yet_known": NOT_YET_KNOWN, "days_with_too_few_labels": TOO_FEW}
     return {
-        "dagster/row_count": len(watched.found),
+        **of_run({label: len(_of_status(watched.found, status)) for label, status in statuses.items()}),
         "as_of": dg.MetadataValue.timestamp(watched.clock),
-        "days_known": len(_of_status(watched.found, KNOWN)),
-        "days_not_yet_known": len(_of_status(watched.found, NOT_YET_KNOWN)),
-        "days_with_too_few_labels": len(_of_status(watched.found, TOO_FEW)),
         "days": _performance_table(model, watched.found),
     }
+
+
+def _figures(day: "DayPerformance") -> Facts:
+    """What is known of a day, in numbers: figures that do not exist are left out."""
+    known = {name: round(value, 4) for name, value in day.figures.items() if value is not None}
+    return {PARTITION_ROWS: 1, "scores": day.scores, "labels": day.labels, **known}
 
 
 def _performance_check(model: Model, found: "Sequence[DayPerformance]") -> dg.AssetCheckResult:

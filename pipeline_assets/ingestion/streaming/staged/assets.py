@@ -21,6 +21,8 @@ from pipeline_assets.core.resources import (
     days,
     key,
     naming_dependents,
+    of_run,
+    report_days,
     source_changed,
     use_case_tags,
 )
@@ -69,13 +71,9 @@ def events(project: Project, stream: EventStream) -> dg.AssetsDefinition:
             except ContractViolation as error:
                 yield contract_check(asset_key, error.reasons, dg.AssetCheckSeverity.ERROR)
                 raise
-        for one in done.days:
-            context.add_asset_metadata(summary.partition_facts(one), partition_key=one.manifest.partition)
+        report_days(context, summary.by_day(done.days), _events_metadata(stream, done, monotonic() - begun))
         check = contract_check(asset_key, summary.reasons(done.days), dg.AssetCheckSeverity.WARN)
-        yield dg.MaterializeResult(
-            metadata=_events_metadata(stream, done, monotonic() - begun),
-            check_results=[check, complete(summary.empty_partitions(done.days))],
-        )
+        yield dg.MaterializeResult(check_results=[check, complete(summary.empty_partitions(done.days))])
 
     return staged
 
@@ -93,7 +91,7 @@ def _keeps_contract(asset_key: dg.AssetKey, what: str) -> dg.AssetCheckSpec:
 def _events_metadata(stream: EventStream, staged: "StagedEvents", seconds: float) -> dict[str, Any]:
     lineage = {field.name: [dg.TableColumnDep(one, field.name) for one in _upstream(stream)] for field in stream.contract.fields}
     return {
-        **summary.facts(staged.days, seconds),
+        **of_run(summary.facts(staged.days, seconds)),
         "broken_by_reason": dg.MetadataValue.json(summary.reasons(staged.days)),
         "typed_snapshot": str(staged.typed_snapshot),
         "dagster/column_schema": column_schema(stream.contract),
@@ -145,8 +143,10 @@ def _state_metadata(contract: Contract, log: dg.AssetKey, done: "StagedState", s
     from pipeline_assets.ingestion.streaming.staged.state import LOG_SNAPSHOT
 
     lineage = {field.name: [dg.TableColumnDep(log, field.name)] for field in contract.fields}
+    facts = summary.facts([done.staged], seconds)
     return {
-        **summary.facts([done.staged], seconds),
+        "dagster/row_count": facts["rows"],
+        **facts,
         "broken_by_reason": dg.MetadataValue.json(summary.reasons([done.staged])),
         "changes": done.changes,
         # As text: the page would show numbers of 19 digits rounded.

@@ -21,7 +21,7 @@ from pipeline_assets.core import names
 from pipeline_assets.core.damage import ObjectDamaged
 from pipeline_assets.core.declarations import load_project
 from pipeline_assets.core.errors import FeaturesMissing, NotMaterialized
-from pipeline_assets.core.resources import Platform
+from pipeline_assets.core.resources import PARTITION_ROWS, Platform
 from pipeline_assets.core.settings import PREFIX, Settings
 from pipeline_assets.model_lifecycle.feature_store import assets, offline, old_days
 from pipeline_assets.model_lifecycle.feature_store.fingerprint import FEATURE_HASH, feature_hashes
@@ -373,13 +373,17 @@ def test_a_run_materializes_vectors_and_proves_them(warehouse: Settings, tmp_pat
                 tags={"dagster/asset_partition_range_start": str(first), "dagster/asset_partition_range_end": str(last)},
             )
             checks = {check.check_name: check.passed for check in result.get_asset_check_evaluations()}
-            (event, *_) = result.get_asset_materialization_events()
+            *earlier, event = result.get_asset_materialization_events()
             metadata = event.materialization.metadata
+            of_days = [int(str(one.materialization.metadata[PARTITION_ROWS].value)) for one in (*earlier, event)]
 
             assert result.success
             of_run = (assets.ROWS_MATCH, assets.IN_RANGE, assets.PARITY, assets.OLD_DAYS, assets.AS_OF, assets.SERVED)
             assert checks == dict.fromkeys(of_run, True)
-            assert metadata["rows"].value == (observations().height if first == FIRST else 0)
+            assert sum(of_days) == (observations().height if first == FIRST else 0)
+            assert len(set(of_days)) == len(of_days)
+            assert isinstance(metadata["run"].value, dict)
+            assert metadata["run"].value["rows"] == sum(of_days)
             assert metadata["snapshot_id"].value == str(tables.snapshot_id(warehouse, names.vectors(MODEL.name)))
             lineage = metadata["dagster/column_lineage"]
             assert isinstance(lineage, dg.TableColumnLineageMetadataValue)

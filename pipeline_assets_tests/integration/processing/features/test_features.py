@@ -13,7 +13,7 @@ import pytest
 from pipeline_assets.core import connections, names
 from pipeline_assets.core.damage import ObjectDamaged
 from pipeline_assets.core.errors import TableMismatch, UnknownName
-from pipeline_assets.core.resources import Platform, key
+from pipeline_assets.core.resources import PARTITION_ROWS, Platform, key
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.processing.features import assets
 from pipeline_assets.processing.features import materialize as materialize_module
@@ -470,7 +470,7 @@ def test_a_run_materializes_a_range_and_reports_what_it_made(warehouse: Settings
                 "dagster/asset_partition_range_end": LAST.isoformat(),
             },
         )
-    (event, *_) = result.get_asset_materialization_events()
+    *earlier, event = result.get_asset_materialization_events()
     metadata = event.materialization.metadata
     lineage, schema = metadata["dagster/column_lineage"], metadata["dagster/column_schema"]
     assert isinstance(lineage, dg.TableColumnLineageMetadataValue)
@@ -478,7 +478,10 @@ def test_a_run_materializes_a_range_and_reports_what_it_made(warehouse: Settings
 
     assert result.success
     assert metadata["dagster/row_count"].value == in_lake(warehouse, WEATHER).num_rows
-    assert metadata["rows_computed"].value == in_lake(warehouse, WEATHER).num_rows
+    assert isinstance(metadata["run"].value, dict)
+    assert metadata["run"].value["rows_computed"] == in_lake(warehouse, WEATHER).num_rows
+    assert sum(int(str(one.materialization.metadata[PARTITION_ROWS].value)) for one in (*earlier, event)) == metadata["run"].value["rows"]
+    assert {tuple(one.materialization.metadata) for one in earlier} == {(PARTITION_ROWS,)}
     assert metadata["snapshots_read"].value == {
         f"cleaned.{table}": str(tables.snapshot_id(warehouse, names.cleaned(table)))
         for table in ("weather_observations_history", "flights_history")

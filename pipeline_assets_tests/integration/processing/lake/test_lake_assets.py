@@ -38,9 +38,9 @@ def run(name: tuple[str, str], platform: Platform, **arguments: object) -> dg.Ex
 
 
 def metadata_of(result: dg.ExecuteInProcessResult, name: tuple[str, str]) -> dict[str, object]:
-    """The metadata of a materialization, as plain values."""
-    (first, *_) = result.asset_materializations_for_node("__".join(name))
-    return {label: value.value for label, value in first.metadata.items()}
+    """The metadata of the newest materialization, as plain values."""
+    (*_, newest) = result.asset_materializations_for_node("__".join(name))
+    return {label: value.value for label, value in newest.metadata.items()}
 
 
 def test_each_source_and_stream_has_a_table_but_a_history() -> None:
@@ -63,8 +63,12 @@ def test_a_range_is_published_in_one_run_and_reported(isolated: Settings, platfo
     schema, lineage = metadata["dagster/column_schema"], metadata["dagster/column_lineage"]
 
     assert result.success
-    assert len(result.asset_materializations_for_node("lake__trips")) == 3
-    assert (metadata["rows"], metadata["dagster/row_count"], metadata["files"], metadata["partitions_changed"]) == (15, 15, 3, 3)
+    shown = [{**one.metadata} for one in result.asset_materializations_for_node("lake__trips")]
+    assert [one["dagster/partition_row_count"].value for one in shown] == [5, 5, 5]
+    assert [len(one) for one in shown[:2]] == [1, 1]
+    sums = metadata["run"]
+    assert isinstance(sums, dict)
+    assert (sums["rows"], metadata["dagster/row_count"], sums["files"], sums["partitions_changed"]) == (15, 15, 3, 3)
     assert metadata["snapshot_id"] == str(tables.snapshot_id(isolated, name))
     assert metadata["snapshot_before"] == "None"
     assert isinstance(schema, dg.TableSchema)

@@ -16,7 +16,7 @@ from psycopg import sql
 from pipeline_assets.core import connections, names
 from pipeline_assets.core.errors import NoLiveVersion, NotTrained, TableMismatch, UnknownName
 from pipeline_assets.core.project import Project
-from pipeline_assets.core.resources import Platform
+from pipeline_assets.core.resources import PARTITION_ROWS, Platform
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.model_lifecycle.registry import versions
 from pipeline_assets.model_lifecycle.registry.ledger import AskedVersion
@@ -314,8 +314,10 @@ def test_a_run_scores_a_range_and_checks_it(settings: Settings, model: Model, tm
     live = go_live(settings, model, seed=1, live_from=START)
     result = run(settings, model, tmp_path, {})
     again = run(settings, model, tmp_path, {"version": "as_of"})
-    (event,) = result.get_asset_materialization_events()[:1]
+    *earlier, event = result.get_asset_materialization_events()
     metadata = event.materialization.metadata
+    of_days = [int(str(one.materialization.metadata[PARTITION_ROWS].value)) for one in (*earlier, event)]
+    rows = len(kept(settings, model))
 
     assert result.success
     assert {check.check_name: check.passed for check in result.get_asset_check_evaluations()} == {
@@ -323,8 +325,9 @@ def test_a_run_scores_a_range_and_checks_it(settings: Settings, model: Model, tm
         assets.IN_RANGE: True,
         assets.AS_DECLARED: True,
     }
-    assert metadata["rows"].value == len(kept(settings, model)) > 0
-    assert metadata["rows_by_version"].value == {str(live): metadata["rows"].value}
+    assert sum(of_days) == rows > max(of_days)
+    assert {tuple(one.materialization.metadata) for one in earlier} == {(PARTITION_ROWS,)}
+    assert metadata["rows_by_version"].value == {str(live): rows}
     assert f"/versions/{live}" in str(metadata["versions"].value)
     assert "data:image/png;base64," in str(metadata["scores"].value)
     assert isinstance(metadata["dagster/column_lineage"], dg.TableColumnLineageMetadataValue)

@@ -270,7 +270,11 @@ def test_a_run_checks_drift_and_performance(settings: Settings, tmp_path: Path) 
     assert not checks[assets.GOOD_SCORES].passed
     assert checks[assets.GOOD_SCORES].description == "mae above 0.5 on 7 days. 0 days are not yet known, 0 have too few labels."
     assert assets.NO_DRIFT in checks
-    assert performance["days_known"].value == 7
+    events = result.get_asset_materialization_events()
+    by_day = [event.materialization.metadata for event in events if "mae" in event.materialization.metadata]
+    assert isinstance(performance["run"].value, dict)
+    assert performance["run"].value["days_known"] == len(by_day) == len({one["mae"].value for one in by_day}) == 7
+    assert all("picture" not in event.materialization.metadata for event in events if event.partition != str(LAST))
     assert performance["as_of"].value == datetime(2013, 1, 9, tzinfo=UTC).timestamp()
     assert "data:image/png;base64," in str(drift["picture"].value)
     assert f"reports/{named.name}/" in str(drift["report"].value)
