@@ -133,7 +133,8 @@ class Tally:
         for asset, numbers in self.numbers.items():
             path = asset.split("/")
             if path[0] in WHOLE_TABLES:
-                numbers[ROW_COUNT] = float(dagster.newest_metadata(path).get(ROW_COUNT, 0))
+                newest = dagster.newest_metadata(path)
+                numbers.update({ROW_COUNT: float(newest[ROW_COUNT])} if ROW_COUNT in newest else {})
 
     def rows(self, asset: str) -> int | None:
         """Rows of the whole table, or else of the days that were made, each as it was made last; None where it has no rows (a model)."""
@@ -245,7 +246,7 @@ def summary(demo: Demo, tally: Tally) -> dict[str, Any]:
 def _model(model: Model, tally: Tally) -> dict[str, Any]:
     """What became of one model: its version, the figures of its hold-out, its scores, and the drift of the days that were scored."""
     champion, scores, drift = names.champion(model.name), names.predictions(model.name), names.drift(model.name)
-    metric = model.gate.metric
+    metric, turned_out = model.gate.metric, tally.numbers["/".join(names.performance(model.name))]
     return {
         "name": model.name,
         "version": int(tally.number(champion, "version")),
@@ -254,6 +255,7 @@ def _model(model: Model, tally: Tally) -> dict[str, Any]:
         "baseline": tally.number(champion, f"baseline_{metric}"),
         "training_rows": int(tally.number(champion, "training_rows")),
         "scores": {"rows": tally.rows("/".join(scores)), "days": len(tally.partitions["/".join(scores)])},
+        "turned_out": {"rows": int(turned_out["labels"]), "value": turned_out.get(metric)},
         "drift": {label: int(tally.number(drift, label)) for label in ("days", "features", "drifted")},
     }
 

@@ -21,6 +21,27 @@ if TYPE_CHECKING:
 LOCATION = "pipeline_assets"
 
 
+# What a row is in each group of assets, in the order of the graph; those that have no row here are means to others.
+ROWS_OF: Mapping[str, str] = {
+    "staged": "a row as a source sent it, in the history",
+    "typed": "a record of a stream that fits its contract",
+    "raw": "a version of a source's row, in the history",
+    "staging": "(views of raw)",
+    "cleaned": "a version of a row (_history), else a view of the newest",
+    "lake": "the same in the lake",
+    "features": "an entity at the time of a decision, once",
+    "feature_store": "a decision with all features of its model",
+    "training_sets": "a decision whose outcome is known",
+    "candidates": "(a trained model)",
+    "champions": "(the version that is live)",
+    "packages": "(what the service loads)",
+    "online": "an entity whose features are kept up to date",
+    "predictions": "a scored decision",
+    "monitor": "a day, or a column on a day",
+    "endpoints": "(the service)",
+}
+
+
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
     app.command()(demo)
@@ -134,25 +155,38 @@ class Walk:
 
 
 def show(console: Console, made: Mapping[str, Any]) -> None:
-    """Prints what the demo built: the assets with their rows, the model, the scores and the drift."""
-    table = Table(title="What was built", title_justify="left", box=None, header_style="bold")
-    for heading, side in (("asset", "left"), ("rows", "right"), ("partitions", "right")):
-        table.add_column(heading, justify="right" if side == "right" else "left")
-    for asset, counts in made["assets"].items():
-        table.add_row(asset, f"{counts['rows']:,}" if counts["rows"] is not None else "", str(counts["partitions"] or ""))
-    console.print(table)
+    """Prints what the demo built: the assets with their rows, the models, how good their scores were, and the drift."""
+    console.print(_built(made["assets"]))
     for model in made["models"]:
         console.print(_model_line(model), highlight=False, soft_wrap=True)
     seconds = ", ".join(f"{name} {seconds:.0f}" for name, seconds in made["seconds"].items())
     console.print(f"Seconds: {seconds}.", highlight=False, soft_wrap=True)
 
 
+def _built(assets: Mapping[str, Mapping[str, int | None]]) -> Table:
+    """The assets in the order of the graph, what a row of each group is, and over how many days."""
+    table = Table(title="What was built", title_justify="left", box=None, header_style="bold")
+    for heading, side in (("asset", "left"), ("rows", "right"), ("days", "right"), ("a row is", "left")):
+        table.add_column(heading, justify="right" if side == "right" else "left")
+    for group, meaning in ROWS_OF.items():
+        found = {asset: counts for asset, counts in assets.items() if asset.split("/")[0] == group}
+        for position, (asset, counts) in enumerate(found.items()):
+            rows, days = (f"{number:,}" if number else "" for number in (counts["rows"], counts["partitions"]))
+            table.add_row(asset, rows, days, meaning if position == 0 else "")
+    return table
+
+
 def _model_line(model: Mapping[str, Any]) -> str:
-    scores, drift = model["scores"], model["drift"]
+    scores, drift, turned_out = model["scores"], model["drift"], model["turned_out"]
+    judged = (
+        f"{model['metric']} {turned_out['value']:.3f} by the {turned_out['rows']:,} whose outcome is known"
+        if turned_out["value"] is not None
+        else "how good they were is not yet known"
+    )
     return (
-        f"Model {model['name']} version {model['version']}: {model['metric']} {model['value']:.3f} on days after those it was trained on, "
-        f"{model['baseline']:.3f} from the request alone; learned from {model['training_rows']:,} rows. "
-        f"Scores: {scores['rows']:,} on {scores['days']} days. "
+        f"Model {model['name']} version {model['version']}: learned from {model['training_rows']:,} rows; {model['metric']} "
+        f"{model['value']:.3f} on rows held out, {model['baseline']:.3f} from the request alone. "
+        f"Scores: {scores['rows']:,} on {scores['days']} days, {judged}. "
         f"Drift: {drift['drifted']} of {drift['features']} columns drifted on some of {drift['days']} days."
     )
 

@@ -110,8 +110,8 @@ def _performance(project: Project, model: Model) -> dg.AssetsDefinition:
 
         with dagster_errors():
             watched = watch_performance(platform.settings, model, *asked_days(context), config.instant)
-        report_days(context, {one.day: _figures(one) for one in watched.found}, _performance_metadata(model, watched))
-        return dg.MaterializeResult(check_results=[_performance_check(model, watched.found)])
+        report_days(context, {one.day: _figures(one) for one in watched.found.days}, _performance_metadata(model, watched))
+        return dg.MaterializeResult(check_results=[_performance_check(model, watched.found.days)])
 
     return performance
 
@@ -164,11 +164,15 @@ def _drift_check(model: Model, found: "list[DriftedDay]") -> dg.AssetCheckResult
 def _performance_metadata(model: Model, watched: "WatchedPerformance") -> Metadata:
     from pipeline_assets.serving.monitoring.performance import KNOWN, NOT_YET_KNOWN, TOO_FEW
 
+    found = watched.found
     statuses = {"days_known": KNOWN, "days_not_yet_known": NOT_YET_KNOWN, "days_with_too_few_labels": TOO_FEW}
+    together = {name: round(value, 4) for name, value in found.together.items() if value is not None}
     return {
-        **of_run({label: len(_of_status(watched.found, status)) for label, status in statuses.items()}),
+        **of_run(
+            {**{label: len(_of_status(found.days, status)) for label, status in statuses.items()}, "labels": found.labels, **together}
+        ),
         "as_of": dg.MetadataValue.timestamp(watched.clock),
-        "days": _performance_table(model, watched.found),
+        "days": _performance_table(model, found.days),
     }
 
 

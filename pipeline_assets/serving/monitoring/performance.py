@@ -45,6 +45,19 @@ class DayPerformance:
     status: Status
 
 
+@dataclass(frozen=True, kw_only=True)
+class Performance:
+    """The performance of a range of days: of each, in the order of time, and of all together whose labels have matured.
+
+    together: the figures of a day over all `labels` of these days, days with too few of them included; all None where the days together
+    have too few, or none has matured.
+    """
+
+    days: tuple[DayPerformance, ...]
+    labels: int
+    together: Mapping[str, float | None]
+
+
 def figure_names(model: Model) -> tuple[str, ...]:
     """The figures of a day, in the order of their columns."""
     return tuple(dict.fromkeys((*FIGURES[type(model.task)], *(rule.metric for rule in model.monitor.rules))))
@@ -62,8 +75,8 @@ def rule_broken(model: Model, rule: MetricRule) -> str:
     return f"{rule.metric} {'below' if task_kind(model.task).is_minimum(rule.metric) else 'above'} {rule.limit:g}"
 
 
-def performance(model: Model, scores: pa.Table, labels: pa.Table, clock: datetime) -> list[DayPerformance]:
-    """Performance per UTC day of the decisions, in the order of time, as it stood at `clock` (UTC, event time).
+def performance(model: Model, scores: pa.Table, labels: pa.Table, clock: datetime) -> Performance:
+    """Performance per UTC day of the decisions and of the matured days together, as it stood at `clock` (UTC, event time).
 
     scores: the keys of the observations, `decision_at` and the scores of each prediction. labels: the columns of the model's label, any
     order, several of a key allowed. A label counts if it was known at `clock` and its decision was at least its horizon before; of several
@@ -75,19 +88,33 @@ def performance(model: Model, scores: pa.Table, labels: pa.Table, clock: datetim
     joined = asked.join(known, on=list(model.observations.keys), how="left", maintain_order="left")
     matured = pl.col(DECISION_AT) <= clock - model.label.horizon
     judged = joined.with_columns(pl.when(matured).then(pl.col(LABEL)).alias(LABEL), day=pl.col(DECISION_AT).dt.date())
-    days = judged.partition_by("day", maintain_order=True, as_dict=True)
-    return [_day(model, day, rows, clock) for (day,), rows in sorted(days.items())]
+    by_day = {day: rows for (day,), rows in sorted(judged.partition_by("day", maintain_order=True, as_dict=True).items())}
+    days = tuple(_day(model, day, rows, clock) for day, rows in by_day.items())
+    matured_days = [day for day in days if day.status != NOT_YET_KNOWN]
+    labelled = sum(day.labels for day in matured_days)
+    together = dict[str, float | None](dict.fromkeys(figure_names(model)))
+    if labelled >= max(model.monitor.min_labels, 1):
+        together = _figures(model, pl.concat([by_day[day.day] for day in matured_days]), is_known=True)
+    return Performance(days=days, labels=labelled, together=together)
 
 
 def _day(model: Model, day: date, rows: pl.DataFrame, clock: datetime) -> DayPerformance:
+    labels = rows[LABEL].drop_nulls().len()
+    status = _status(model, day, labels, clock)
+    return DayPerformance(
+        day=day, scores=rows.height, labels=labels, figures=_figures(model, rows, is_known=status == KNOWN), status=status
+    )
+
+
+def _figures(model: Model, rows: pl.DataFrame, *, is_known: bool) -> dict[str, float | None]:
+    """The means of rows and, of those that are known, their metrics."""
     with_label = rows.drop_nulls(LABEL)
-    status = _status(model, day, with_label.height, clock)
     truth = _truth(model, with_label)
     found = dict.fromkeys(figure_names(model)) | _means(model.task, rows, truth)
-    if status == KNOWN:
+    if is_known:
         metrics = task_kind(model.task).metrics(truth, scores_of(model.task, with_label.to_arrow()))
         found |= {name: value for name, value in metrics.items() if name in found}
-    return DayPerformance(day=day, scores=rows.height, labels=with_label.height, figures=found, status=status)
+    return found
 
 
 def _status(model: Model, day: date, labels: int, clock: datetime) -> Status:

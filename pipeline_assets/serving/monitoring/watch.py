@@ -20,7 +20,7 @@ from pipeline_assets.model_lifecycle.training.tasks import task_kind
 from pipeline_assets.serving.batch import predictions
 from pipeline_assets.serving.batch.answers import fitting, with_scores
 from pipeline_assets.serving.monitoring import drift, report, tables
-from pipeline_assets.serving.monitoring.performance import DayPerformance, performance
+from pipeline_assets.serving.monitoring.performance import Performance, performance
 from pipeline_assets.spec.models import Model
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class WatchedPerformance:
     """The performance found in a range of days, as it stood at `clock` (UTC, event time)."""
 
     clock: datetime
-    found: tuple[DayPerformance, ...]
+    found: Performance
 
 
 def watch_drift(settings: Settings, model: Model, first: date, last: date) -> Watched:
@@ -78,8 +78,8 @@ def watch_performance(settings: Settings, model: Model, first: date, last: date,
     scores = _read_scores(settings, model, first, last)
     labels = read_labels(settings, model.label, predictions.bounds(first, last)[0], clock)
     found = performance(model, scores, labels, clock)
-    tables.replace_performance(settings, model, found, (first, last), clock)
-    return WatchedPerformance(clock=clock, found=tuple(found))
+    tables.replace_performance(settings, model, found.days, (first, last), clock)
+    return WatchedPerformance(clock=clock, found=found)
 
 
 def by_day(found: Sequence[drift.Drift]) -> list[tables.DriftedDay]:

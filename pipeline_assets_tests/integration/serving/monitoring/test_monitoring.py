@@ -225,18 +225,18 @@ def test_drift_and_performance_of_each_task_are_measured(settings: Settings, tas
 
     assert scores <= columns
     assert len(watched.found) == len(columns) * 7
-    assert watched.rows == sum(day.scores for day in judged.found) == sum(day.labels for day in judged.found) > 600
-    assert [day.status for day in judged.found] == [KNOWN] * 7
-    assert all(day.figures[name] is not None for day in judged.found for name in set(METRICS[type(task)]) & set(figure_names(named)))
-    assert tables.measured_days(settings, named, None) == [(day.day, dict(day.figures)) for day in judged.found]
+    assert watched.rows == sum(day.scores for day in judged.found.days) == sum(day.labels for day in judged.found.days) > 600
+    assert [day.status for day in judged.found.days] == [KNOWN] * 7
+    assert all(day.figures[name] is not None for day in judged.found.days for name in set(METRICS[type(task)]) & set(figure_names(named)))
+    assert tables.measured_days(settings, named, None) == [(day.day, dict(day.figures)) for day in judged.found.days]
 
 
 def test_performance_is_judged_as_of_a_time(settings: Settings) -> None:
     """Labels of the last hours are not known at midnight; a day whose labels cannot all be known is not judged."""
     named = scored(settings)
     late = replace(named, label=replace(named.label, horizon=3 * DAY))
-    at_midnight = watch_performance(settings, named, FIRST, LAST, START + 7 * DAY).found
-    with_horizon = watch_performance(settings, late, FIRST, LAST, START + 7 * DAY).found
+    at_midnight = watch_performance(settings, named, FIRST, LAST, START + 7 * DAY).found.days
+    with_horizon = watch_performance(settings, late, FIRST, LAST, START + 7 * DAY).found.days
 
     assert at_midnight[-1].labels < at_midnight[-1].scores
     assert [day.status for day in at_midnight] == [KNOWN] * 7

@@ -15,8 +15,8 @@ from pipeline_assets.serving.monitoring.performance import (
     DayPerformance,
     broken_rules,
     figure_names,
-    performance,
 )
+from pipeline_assets.serving.monitoring.performance import performance as measured
 from pipeline_assets.spec.models import Model
 from pipeline_assets.spec.tasks import Binary, MetricRule, Multiclass, Regression, Task
 from pipeline_assets.use_cases.nyc_flights.models import flight_delay
@@ -49,6 +49,11 @@ def labels(found: Mapping[str, object], kind: pa.DataType | None = None, *, know
     """Labels by key, all known so long after the first decision."""
     known_at = pa.array([START + known] * len(found), INSTANT)
     return pa.table({"flight_id": pa.array(list(found), pa.string()), "is_late": pa.array(found.values(), kind), "known_at": known_at})
+
+
+def performance(of: Model, asked: pa.Table, found: pa.Table, clock: datetime) -> list[DayPerformance]:
+    """That of each day."""
+    return [*measured(of, asked, found, clock).days]
 
 
 def binary(found: dict[str, object], *, of: Model | None = None, clock: datetime = NOW, known: timedelta = HOUR) -> list[DayPerformance]:
@@ -194,3 +199,16 @@ def test_no_predictions_have_no_days() -> None:
     none = scores({"score": [0.9]}).slice(0, 0)
 
     assert performance(model(), none, labels({"f0": True}, pa.bool_()), NOW) == []
+
+
+def test_days_are_judged_together_as_all_their_rows_are() -> None:
+    """One label is too few for a day and counts beside others; the area is that of all rows, without days that have not matured."""
+    rows = scores({"score": [0.9, 0.4, 0.8, 0.1, 0.5, 0.5]})
+    found = labels({"f0": True, "f2": False, "f3": False, "f4": True}, pa.bool_())
+    late = model(least=2, horizon=3 * DAY)
+
+    for clock, expected in ((START + 6 * DAY, (4, 3 / 4)), (START + 5 * DAY, (3, 1.0)), (START + 3 * DAY, (0, None))):
+        known = measured(late, rows, found, clock)
+        assert (known.labels, known.together["roc_auc"]) == expected
+    assert [day.status for day in measured(late, rows, found, NOW).days] == [TOO_FEW, KNOWN, TOO_FEW]
+    assert measured(model(least=5), rows, found, NOW).together == dict.fromkeys(figure_names(late))

@@ -1,0 +1,60 @@
+"""What the demo prints: what rows are, and how good the scores turned out."""
+
+from io import StringIO
+from pathlib import Path
+
+from rich.console import Console
+
+from pipeline_assets.local_stack.demo_command import ROWS_OF, show
+
+MODEL = {
+    "name": "flight_delay", "version": 2, "metric": "roc_auc", "value": 0.7964, "baseline": 0.735, "training_rows": 109041,
+    "scores": {"rows": 27803, "days": 30}, "drift": {"days": 30, "features": 66, "drifted": 16},
+    "turned_out": {"rows": 27501, "value": 0.8012},
+}  # fmt: skip
+ASSETS = {
+    "cleaned/flights": {"rows": 0, "partitions": 151},
+    "raw/flight_schedule": {"rows": 137823, "partitions": 151},
+    "raw/planes": {"rows": 3322, "partitions": 0},
+}
+GRAPH = Path(__file__).parents[2] / "architecture" / "asset_graph.txt"
+# They are sources, or stand for a service, and no demo makes them.
+NOT_MADE = {"airline_ops", "connectors", "landed", "league", "maintenance", "topics", "weather"}
+
+
+def shown(model: dict[str, object]) -> str:
+    """What the demo prints of three assets and a model."""
+    text = StringIO()
+    show(Console(file=text, width=100), {"assets": ASSETS, "models": [model], "seconds": {"audit_sources": 31.2}})
+    return text.getvalue()
+
+
+def test_the_table_says_what_its_rows_are_and_in_which_order_they_came() -> None:
+    """Sources first; what a view has no number for is empty, and each group says once what a row is."""
+    lines = [line.rstrip() for line in shown(MODEL).splitlines()]
+    assets = [line for line in lines if line.lstrip().startswith(("raw/", "cleaned/"))]
+
+    assert [line.split()[:2] for line in assets] == [
+        ["raw/flight_schedule", "137,823"],
+        ["raw/planes", "3,322"],
+        ["cleaned/flights", "151"],
+    ]
+    assert [meaning in text for meaning, text in zip((ROWS_OF["raw"], ROWS_OF["raw"], ROWS_OF["cleaned"]), assets, strict=True)] == [
+        True, False, True,
+    ]  # fmt: skip
+    assert max(map(len, assets)) <= 100
+
+
+def test_a_model_is_shown_with_what_became_of_its_scores() -> None:
+    """The figure by the outcomes beside that of the rows held out; that outcomes are not yet known is said."""
+    assert "roc_auc 0.796 on rows held out, 0.735 from the request alone. Scores: 27,803 on 30 days, roc_auc 0.801 by the 27,501" in shown(
+        MODEL
+    )
+    assert "30 days, how good they were is not yet known. Drift" in shown({**MODEL, "turned_out": {"rows": 0, "value": None}})
+
+
+def test_every_group_that_is_made_says_what_a_row_is() -> None:
+    """A new group of assets needs a line in the table."""
+    groups = {line.split()[1].split("/")[0] for line in GRAPH.read_text().splitlines() if ": " in line}
+    assert {"raw", "endpoints"} < groups
+    assert groups - NOT_MADE == set(ROWS_OF)
