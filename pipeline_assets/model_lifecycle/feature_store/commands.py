@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from pipeline_assets.processing.cleaning.references import References
 
 STALE_COLUMNS = ("day", "rows that differ, at most", "gained", "lost", "columns", "inputs changed")
-COLUMNS = ("feature", "source", "aggregate", "window", "freshness", "owner", "used by")
 
 
 def register(app: typer.Typer) -> typer.Typer:
@@ -38,8 +37,14 @@ def register(app: typer.Typer) -> typer.Typer:
     return features
 
 
-def list_features(*, as_json: Annotated[bool, typer.Option("--json", help="Print a list of objects.")] = False) -> None:
-    """Show each feature: its source, windows, freshness and owner, and the models that use it."""
+def list_features(
+    text: Annotated[str, typer.Argument(help="Only those with this text in their name, source or description.")] = "",
+    *,
+    model: Annotated[str | None, typer.Option(help="Only those that a model uses.")] = None,
+    view: Annotated[str | None, typer.Option(help="Only those of a view, or of the request.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a list of objects.")] = False,
+) -> None:
+    """Show each feature with its description, by its view: source, freshness, models that use it, and owner."""
     from dataclasses import asdict
 
     from pipeline_assets.core.declarations import load_project
@@ -47,7 +52,7 @@ def list_features(*, as_json: Annotated[bool, typer.Option("--json", help="Print
     from pipeline_assets.processing.cleaning.models import read_models
 
     project = load_project()
-    listed = listing.list_features(project, read_models(project).references)
+    listed = listing.chosen(listing.list_features(project, read_models(project).references), text, model, view)
     if as_json:
         typer.echo(json.dumps([asdict(feature) for feature in listed], indent=2))
     else:
@@ -180,16 +185,25 @@ def _show_stale(found: "Sequence[OldDay]", title: str) -> None:
 
 
 def _show(listed: "Sequence[ListedFeature]") -> None:
+    from itertools import groupby
+
     from rich.table import Table
 
-    table = Table(*COLUMNS, title=f"{len(listed)} features", title_justify="left", header_style="bold", row_styles=("", "dim"))
-    for feature in listed:
-        source = f"{feature.source}.{feature.column}" if feature.column is not None else feature.source
-        if feature.current_value_only:
-            source += f" (current value only: {', '.join(feature.current_value_only)})"
-        cells = (feature.name, source, feature.aggregate, feature.window or "", feature.freshness or "", feature.owner)
-        table.add_row(*cells, ", ".join(feature.models))
-    _console().print(table)
+    console = _console()
+    console.print(f"{len(listed)} features", style="bold", highlight=False)
+    for heading, features in groupby(listed, _heading):
+        table = Table(title=f"\n{heading}", title_justify="left", title_style="bold", box=None, show_header=False)
+        for one in features:
+            table.add_row(one.name, one.description)
+        console.print(table, highlight=False)
+
+
+def _heading(one: "ListedFeature") -> str:
+    """What the features of a view have in common."""
+    by = f" by {one.entity}" if one.entity is not None else ""
+    age = f", whose newest row may be {one.freshness} old" if one.freshness is not None else ""
+    now = f", of which the present alone is known ({', '.join(one.current_value_only)})" if one.current_value_only else ""
+    return f"{one.view}{by}, from {one.source}{age}{now}; used by {', '.join(one.models) or 'no model'}; {one.owner}"
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from pipeline_assets.core import names
+from pipeline_assets.core.errors import UnknownName
 from pipeline_assets.core.project import Project
 from pipeline_assets.processing.cleaning.references import References
 from pipeline_assets.processing.features.catalogue import FeatureColumn, feature_columns, view_columns
@@ -49,6 +50,26 @@ def list_features(project: Project, references: References) -> tuple[ListedFeatu
             if column.view == REQUEST:
                 users.setdefault((column, model.owner), []).append(model.name)
     return (*of_views, *(_of_request(references, column, owner, models) for (column, owner), models in users.items()))
+
+
+def chosen(listed: Sequence[ListedFeature], text: str, model: str | None, view: str | None) -> list[ListedFeature]:
+    """Those of a model and a view (None: any) that have a text in their name, source, column or description, whatever its case.
+
+    Raises UnknownName for a model or view that has no feature.
+    """
+    for asked, known, kind in (
+        (model, sorted({name for one in listed for name in one.models}), "model"),
+        (view, sorted({one.view for one in listed}), "view"),
+    ):
+        if asked is not None and asked not in known:
+            raise UnknownName(kind, asked, known)
+    return [
+        one
+        for one in listed
+        if (model is None or model in one.models)
+        and (view is None or one.view == view)
+        and any(text.lower() in part.lower() for part in (one.name, one.source, one.column or "", one.description))
+    ]
 
 
 def _listed(project: Project, references: References, view: FeatureView, column: FeatureColumn) -> ListedFeature:

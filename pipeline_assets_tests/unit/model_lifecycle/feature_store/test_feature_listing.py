@@ -3,10 +3,12 @@
 import json
 from dataclasses import replace
 
+import pytest
 import typer
 from typer.testing import CliRunner
 
 from pipeline_assets.core.declarations import load_project
+from pipeline_assets.core.errors import UnknownName
 from pipeline_assets.core.project import Project
 from pipeline_assets.model_lifecycle.feature_store import commands
 from pipeline_assets.model_lifecycle.feature_store.listing import ListedFeature, list_features
@@ -91,14 +93,32 @@ def test_a_feature_names_the_tables_that_it_takes_the_present_of() -> None:
     assert {feature.current_value_only for feature in listed_of(PROJECT)} == {()}
 
 
-def test_the_command_prints_a_table_with_nothing_cut_off() -> None:
-    """Each feature is a line with source, window and owner, also in a pipe."""
+def test_the_command_prints_views_with_nothing_cut_off() -> None:
+    """Each view says once where it comes from and who uses it, each feature what it is."""
     lines = run("list").splitlines()
     (line,) = [line for line in lines if "aircraft_departures__since_departure_7d" in line]
+    headings = [line for line in lines if line.startswith("aircraft_departures by")]
 
     assert f"{len(listed_of(load_project()))} features" in lines[0]
-    for cell in ("cleaned.departures_history", "time_since_last", "7d", "6h", "ml-flights@nyc-flights.example", "flight_delay"):
-        assert cell in line
+    assert line.split(maxsplit=1)[1].strip() == next(one.description for one in listed_of(PROJECT) if one.name == line.split()[0])
+    assert max(len(line.rstrip()) for line in lines if "__" in line) <= 130
+    assert len(headings) == 1
+    for part in ("by aircraft", "cleaned.departures_history", "6h old", "ml-flights@nyc-flights.example", "flight_delay, arrival_delay"):
+        assert part in headings[0]
+
+
+def test_the_command_lists_what_is_asked_for() -> None:
+    """By model, by view and by a text of name, source or description; names that are not declared are an error with those that are."""
+    of_model = json.loads(run("list", "--model", "match_outcome", "--json"))
+    of_view = json.loads(run("list", "WEATHER", "--view", "origin_weather", "--json"))
+
+    assert {name for feature in of_model for name in feature["models"]} == {"match_outcome"}
+    assert {feature["view"] for feature in of_view} == {"origin_weather"}
+    assert run("list", "no such text").splitlines() == ["0 features"]
+    with pytest.raises(UnknownName, match=r"Unknown model 'weather'\. Known: arrival_delay, flight_delay, match_outcome"):
+        run("list", "--model", "weather")
+    with pytest.raises(UnknownName, match="Unknown view 'origin'"):
+        run("list", "--view", "origin")
 
 
 def test_the_command_prints_json() -> None:
