@@ -37,7 +37,15 @@ def defs(project: Project) -> dg.Definitions:
         **{names.score_and_monitor(model.name): _made(model, SERVING) for model in project.models},
     }
     jobs = {name: dg.define_asset_job(name, selection=selection) for name, selection in selections.items()}
-    return dg.Definitions(jobs=list(jobs.values()), sensors=[runs_retried(jobs)])
+    left = {name for use_case in project.use_cases if "retry" not in use_case.automatic for name in _names(use_case)}
+    retried = runs_retried({name: job for name, job in jobs.items() if name not in left})
+    return dg.Definitions(jobs=list(jobs.values()), sensors=[retried])
+
+
+def _names(use_case: UseCase) -> set[str]:
+    """The jobs of a use case and of its models."""
+    models = [make(model.name) for model in use_case.models for make in (names.train, names.score_and_monitor)]
+    return {names.build_features(use_case.name), names.build_online(use_case.name), *models}
 
 
 def _of_streams(project: Project, apart: dg.AssetSelection) -> dict[str, dg.AssetSelection]:

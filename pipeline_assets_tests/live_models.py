@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 
+import polars as pl
 import pyarrow as pa
 
 from pipeline_assets.core import names
@@ -16,6 +17,7 @@ from pipeline_assets.model_lifecycle.training.track import Origin, log_candidate
 from pipeline_assets.processing.lake.tables import replace_days
 from pipeline_assets.spec.models import Model
 from pipeline_assets.spec.tasks import Task
+from pipeline_assets_tests.january import store_in_warehouse, with_versions
 from pipeline_assets_tests.model_rows import AS_OF, BINARY, DAYS, START, labels, record_of, small_model, vectors
 
 CASE = "serving_tests"
@@ -48,3 +50,8 @@ def store_vectors(settings: Settings, model: Model, days: int) -> None:
     asked = vectors(model, 100 * DAYS).slice(0, 100 * days)
     last = START.date() + timedelta(days=days - 1)
     replace_days(settings, names.vectors(model.name), asked, model.observations.decision_at, START.date(), last)
+
+
+def store_labels(settings: Settings, model: Model) -> None:
+    """The labels of all vectors, in the cleaned table."""
+    store_in_warehouse(settings, {model.label.table: with_versions(pl.DataFrame(labels(model, vectors(model, 100 * DAYS))))})

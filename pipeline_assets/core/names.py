@@ -197,6 +197,16 @@ def train(model: str) -> str:
     return f"train_{model}"
 
 
+def score(model: str) -> str:
+    """The sensor that has new vectors of a model scored, and its scores watched and judged."""
+    return f"score_{model}"
+
+
+def load(use_case: str) -> str:
+    """The sensor that has a use case load what its sources have by the day, and what is made of them."""
+    return f"load_{use_case}"
+
+
 def retrain(model: str) -> str:
     """The sensor that requests a retraining of a model."""
     return f"retrain_{model}"

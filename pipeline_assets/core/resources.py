@@ -9,7 +9,7 @@ from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
@@ -23,9 +23,10 @@ from pipeline_assets.core.errors import PipelineError, SourceChanged, TransientE
 from pipeline_assets.core.interrupts import end_when_interrupted
 from pipeline_assets.core.names import AssetName
 from pipeline_assets.core.project import Project, Span, days_between, whole_days
+from pipeline_assets.core.retries import SENSOR
 from pipeline_assets.core.settings import Settings, home_folder, read_settings
 from pipeline_assets.spec.contracts import Contract, Field
-from pipeline_assets.spec.use_case import UseCase
+from pipeline_assets.spec.use_case import Automatic, UseCase
 
 RETRY_SECONDS = 5
 COMPLETE = "complete"
@@ -100,6 +101,52 @@ def last_day(span: Span) -> date | None:
 def is_running(context: dg.SensorEvaluationContext, *jobs: str) -> bool:
     """Whether a run of one of these jobs has not ended."""
     return any(context.instance.get_runs(dg.RunsFilter(job_name=job, statuses=UNFINISHED), limit=1) for job in jobs)
+
+
+def unfinished_of(context: dg.SensorEvaluationContext, *jobs: str) -> str | None:
+    """One of these jobs that has a run which has not ended, by one query for all of them; None where none has."""
+    found = {run.job_name for run in context.instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))}
+    return next((job for job in jobs if job in found), None)
+
+
+def ended_by_others(context: dg.SensorEvaluationContext, sensor: str, *jobs: str) -> list[datetime]:
+    """When the newest run of each job ended (UTC), without those that `sensor` asked for, or that repeated a failed run."""
+    return [at for at, by in _ended(context, jobs) if by not in {sensor, names.RUNS_RETRIED}]
+
+
+def ended_by_hand(context: dg.SensorEvaluationContext, *jobs: str) -> list[datetime]:
+    """When the newest run of each job ended (UTC), of those that no sensor asked for."""
+    return [at for at, by in _ended(context, jobs) if by is None]
+
+
+def _ended(context: dg.SensorEvaluationContext, jobs: Sequence[str]) -> Iterator[tuple[datetime, str | None]]:
+    """When the newest run of each job ended, if it has, and which sensor asked for it."""
+    for job in jobs:
+        for record in context.instance.get_run_records(dg.RunsFilter(job_name=job), limit=1):
+            if record.end_time is not None:
+                yield datetime.fromtimestamp(record.end_time, UTC), record.dagster_run.tags.get(SENSOR)
+
+
+def made_at(instance: dg.DagsterInstance, asset: AssetName) -> dict[date, int]:
+    """Of each day that an asset was materialized for, the number of the newest materialization; it grows with every new one."""
+    found = instance.get_latest_storage_id_by_partition(key(asset), dg.DagsterEventType.ASSET_MATERIALIZATION)
+    return {date.fromisoformat(day): number for day, number in found.items()}
+
+
+def newest(instance: dg.DagsterInstance, assets: Sequence[AssetName]) -> dict[str, int | None]:
+    """The number of the newest materialization of each asset, of any of its days: one query."""
+    records = {record.asset_entry.asset_key: record.asset_entry for record in instance.get_asset_records(list(map(key, assets)))}
+    return {"/".join(asset): records[key(asset)].last_materialization_storage_id if key(asset) in records else None for asset in assets}
+
+
+def switched(use_case: UseCase, part: Automatic) -> dg.DefaultSensorStatus:
+    """Whether a sensor is on as long as nobody has switched it by hand, as the use case declares it."""
+    return dg.DefaultSensorStatus.RUNNING if part in use_case.automatic else dg.DefaultSensorStatus.STOPPED
+
+
+def is_live(span: Span, today: date) -> bool:
+    """Whether days still come by the clock on the wall. Where the last one is over it is a replay, whose clock are its data."""
+    return span.last is None or span.last >= today
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,9 +2,14 @@
 
 from dataclasses import dataclass
 from datetime import date
+from typing import Literal
 
 from pipeline_assets.spec.models import Model
 from pipeline_assets.spec.sources import EventStream, Source
+
+# What runs by itself: vectors are scored and the scores watched, models train, runs that failed are asked for again.
+Automatic = Literal["score", "train", "retry"]
+ALL: tuple[Automatic, ...] = ("score", "train", "retry")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,7 +17,8 @@ class UseCase:
     """The declarations of one use case; `first_day` and `last_day` (UTC, inclusive; None: open end) bound its partitions.
 
     Its views and entities are those of its models. Sources, streams and views may be imported from another use case: equal objects are one
-    asset, and use cases that share any have the days of all of them.
+    asset, and use cases that share any have the days of all of them. What is not among `automatic` is off until somebody switches it on in
+    Dagster; streams are followed in any case.
     """
 
     name: str
@@ -23,3 +29,4 @@ class UseCase:
     sources: tuple[Source, ...]
     streams: tuple[EventStream, ...]
     models: tuple[Model, ...]
+    automatic: tuple[Automatic, ...] = ALL

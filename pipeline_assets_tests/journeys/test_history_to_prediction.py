@@ -11,7 +11,7 @@ from pipeline_assets.model_lifecycle.registry import ledger
 from pipeline_assets.serving.monitoring import sensors
 from pipeline_assets.spec.models import Model
 from pipeline_assets.use_cases.nyc_flights.models import arrival_delay, flight_delay
-from pipeline_assets_tests.graph_runs import Graph, RunConfig, vectors_between
+from pipeline_assets_tests.graph_runs import PROJECT, Graph, RunConfig, vectors_between
 
 # A snowstorm closed the airports on 8 and 9 February: the days that are scored are like none that the model has learned from.
 FIRST, LAST = date(2013, 1, 1), date(2013, 2, 12)
@@ -129,7 +129,7 @@ def test_a_second_walk_killed_in_every_stage_changes_nothing(walked: Graph, dige
 @pytest.mark.timeout(900)
 def test_a_day_that_drifted_ends_in_a_new_live_version(walked: Graph) -> None:
     """The sensor asks for a training as of the day that failed last; what is learned passes the gate and goes live, once."""
-    (request,) = walked.tick(sensors.retraining(MODEL)).run_requests or ()
+    (request,) = walked.tick(sensors.retraining(PROJECT, MODEL)).run_requests or ()
     walked.run(TRAIN, None, request.run_config)
     walked.run(TRAIN, None, request.run_config)
     first, second = ledger.history(walked.settings, MODEL)

@@ -197,6 +197,16 @@ def live_versions(connection: "psycopg.Connection") -> dict[str, Live]:
     }
 
 
+def first_live_from(settings: Settings, model: Model) -> datetime | None:
+    """The event time from which any version of a model was ever live; None where none was."""
+    from psycopg import sql
+
+    query = sql.SQL("select min(live_from) from {} where model = %s and action = 'promote'").format(sql.Identifier(names.LEDGER, TABLE))
+    with warehouse(settings) as connection:
+        found = connection.execute(query, [model.name]).fetchone() if _exists(connection) else None
+    return None if found is None else found[0]
+
+
 def live_version(settings: Settings, model: Model) -> int | None:
     """The version that is live; None where none is."""
     return live(history(settings, model))

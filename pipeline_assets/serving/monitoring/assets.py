@@ -57,7 +57,7 @@ def defs(project: Project) -> dg.Definitions:
     """The monitoring of every model."""
     return dg.Definitions(
         assets=[asset for model in project.models for asset in (_drift(project, model), _performance(project, model))],
-        sensors=[sensors.retraining(model) for model in project.models],
+        sensors=[make(project, model) for model in project.models for make in (sensors.scoring, sensors.retraining)],
     )
 
 

@@ -1,50 +1,199 @@
-"""The sensor that turns a failed check into a request for retraining; the gate decides what becomes of it."""
+"""The sensors that have new vectors scored and watched, and that turn a failed check into a request for retraining."""
 
-from datetime import date
+import json
+from dataclasses import replace
+from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from pipeline_assets.core import names
-from pipeline_assets.core.resources import UNFINISHED, Platform, dagster_errors
+from pipeline_assets.core.due import MOST_DAYS, Due, Requested, oldest_range, quiet, remembered, still_due, wait
+from pipeline_assets.core.project import Project, Span
+from pipeline_assets.core.resources import (
+    UNFINISHED,
+    Platform,
+    cursor_of,
+    dagster_errors,
+    ended_by_hand,
+    ended_by_others,
+    is_live,
+    key,
+    made_at,
+    newest,
+    run_key,
+    switched,
+    unfinished_of,
+)
+from pipeline_assets.core.retries import REASON
+from pipeline_assets.core.settings import Settings
 from pipeline_assets.spec.models import Model
 
 if TYPE_CHECKING:
     from pipeline_assets.serving.monitoring.feedback import Retraining
 
 SECONDS = 60
+# What a run over days makes besides scores, by what is due.
+WATCHED = (names.drift, names.performance)
 
 
-def retraining(model: Model) -> dg.SensorDefinition:
-    """Requests a retraining when drift or performance of a day fails; never two of a model at once, and once in its cool-down.
+def scoring(project: Project, model: Model) -> dg.SensorDefinition:
+    """Requests scores of days with new vectors, the watch of scores that nobody measured, and performance by labels that have matured.
 
-    The cursor is the day that last asked, and the run key holds it too: a tick that is repeated requests the same run.
+    The oldest days first, a bounded number at once. The cursor holds what was requested and is still due, so nothing is requested twice.
     """
+    home = project.home_of_model(model)
+    span, own, name = project.span_of(home), names.score_and_monitor(model.name), names.score(model.name)
+    leading = (names.build_features(home.name), names.train(model.name), own)
+
+    @dg.sensor(
+        name=name,
+        job_name=own,
+        minimum_interval_seconds=SECONDS,
+        default_status=switched(home, "score"),
+        description=f"Has new vectors of {model.name} scored, scores watched, and performance judged by labels that have matured, in runs "
+        f"of {MOST_DAYS} days at most, the oldest first. The cursor holds what was requested and is still due.",
+    )
+    def score(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult | dg.SkipReason:
+        if (busy := unfinished_of(context, *leading)) is not None:
+            return dg.SkipReason(f"A run of {busy} is under way.")
+        memory, now = remembered(cursor_of(context, remembered)), datetime.now(UTC)
+        with dagster_errors():
+            state = _state(context.instance, platform.settings, model, span)
+            if state == memory.settled:
+                return dg.SkipReason("All was scored, watched and judged, or asked for, and nothing has changed since.")
+            due = _due(context.instance, platform.settings, model, span)
+        memory = replace(memory, requested=still_due(due, memory.requested))
+        asked = oldest_range(due, memory.requested)
+        if asked is None:
+            settled = replace(memory, since=None, settled=state)
+            return dg.SensorResult(skip_reason=_nothing(model, due), cursor=json.dumps(settled.as_json()))
+        memory = replace(memory, since=memory.since or now)
+        reason = wait(now, memory.since or now, ended_by_others(context, name, *leading))
+        if reason is not None:
+            return dg.SensorResult(skip_reason=reason, cursor=json.dumps(memory.as_json()))
+        memory = replace(memory, requested=(*memory.requested, asked))
+        return dg.SensorResult(run_requests=[_scores(model, span, asked, due)], cursor=json.dumps(memory.as_json()))
+
+    return score
+
+
+def _state(instance: dg.DagsterInstance, settings: Settings, model: Model, span: Span) -> str:
+    """In which state a model is: another one wherever anything may be due that was not before. It costs two queries."""
+    from pipeline_assets.model_lifecycle.registry.ledger import first_live_from
+
+    assets = (names.vectors(model.name), names.predictions(model.name), *(name(model.name) for name in WATCHED))
+    seen = newest(instance, assets) | {"live_from": str(first_live_from(settings, model)), "clock": str(_midnight(span))}
+    return run_key(seen)
+
+
+def _midnight(span: Span) -> datetime | None:
+    """The begin of today by the clock on the wall; None of a replay."""
+    today = datetime.now(UTC).date()
+    return datetime.combine(today, time(), UTC) if is_live(span, today) else None
+
+
+def _due(instance: dg.DagsterInstance, settings: Settings, model: Model, span: Span) -> Due:
+    """What is due of a model by now; nothing before a version is live."""
+    from pipeline_assets.model_lifecycle.registry.ledger import first_live_from
+    from pipeline_assets.processing.lake.tables import days as filled_days
+    from pipeline_assets.serving.monitoring.due import Known, due_days
+    from pipeline_assets.serving.monitoring.tables import judged_days
+
+    since, filled = first_live_from(settings, model), filled_days(settings, names.vectors(model.name))
+    if since is None or not filled:
+        return {}
+    known = Known(
+        vectors=made_at(instance, names.vectors(model.name)),
+        predictions=made_at(instance, names.predictions(model.name)),
+        drift=made_at(instance, names.drift(model.name)),
+        performance=made_at(instance, names.performance(model.name)),
+        scored_from=since.date(),
+        filled=frozenset(filled),
+        judged=judged_days(settings, model),
+        clock=_midnight(span) or datetime.combine(filled[-1] + timedelta(days=1), time(), UTC),
+        horizon=model.label.horizon,
+    )
+    return due_days(known)
+
+
+def _nothing(model: Model, due: Due) -> str:
+    left = sum(map(len, due.values()))
+    if left:
+        job = names.score_and_monitor(model.name)
+        return f"{left} days are due and were asked for; their runs failed, or were cancelled. See the runs of {job}."
+    return f"All vectors of {model.name} are scored, watched and judged, or no version is live yet."
+
+
+def _scores(model: Model, span: Span, asked: Requested, due: Due) -> dg.RunRequest:
+    """A run over the days that were chosen: of all that follows vectors, or of what only measures."""
+    from pipeline_assets.serving.monitoring.due import LABELS, SCORES, WATCH
+
+    number = sum(asked.has(day, mark) for day, mark in due[asked.what].items())
+    days = f"{number} day{'' if number == 1 else 's'}"
+    reasons = {
+        SCORES: f"vectors of {days} are newer than their scores",
+        WATCH: f"scores of {days} were not measured",
+        LABELS: f"labels of {days} have matured",
+    }
+    measured = {WATCH: WATCHED, LABELS: (names.performance,)}.get(asked.what)
+    clock = _midnight(span)
+    config = {"ops": {"__".join(names.performance(model.name)): {"config": {"as_of": clock.isoformat()}}}} if clock is not None else {}
+    return dg.RunRequest(
+        run_key=f"{asked.what}-{asked.first}-{asked.last}-{asked.mark}",
+        run_config=config,
+        tags={**names.range_tags(asked.first, asked.last), REASON: reasons[asked.what]},
+        asset_selection=None if measured is None else [key(name(model.name)) for name in measured],
+    )
+
+
+def retraining(project: Project, model: Model) -> dg.SensorDefinition:
+    """Requests the first training once vectors suffice, and another when drift or performance of a day fails.
+
+    Never two of a model at once, and one in its cool-down. The cursor is the day that last asked, and the run key holds it too: a tick that
+    is repeated requests the same run.
+    """
+    home = project.home_of_model(model)
 
     @dg.sensor(
         name=names.retrain(model.name),
         job_name=names.train(model.name),
         minimum_interval_seconds=SECONDS,
-        default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Requests a retraining of {model.name} when a day drifted or was predicted badly; the gate decides on the result.",
+        default_status=switched(home, "train"),
+        description=f"Requests a first training of {model.name} once vectors go far enough, and a retraining when a day drifted or was "
+        "predicted badly; the gate decides on the result.",
     )
     def retrain(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult | dg.SkipReason:
-        from pipeline_assets.serving.monitoring.feedback import asked_for
+        from pipeline_assets.serving.monitoring.feedback import asked_for, first_asked
 
         if _is_training(context, model):
             return dg.SkipReason(f"A run of {names.train(model.name)} is under way.")
+        day = _day_of(context)
         with dagster_errors():
-            asked = asked_for(platform.settings, model, _day_of(context))
+            asked = asked_for(platform.settings, model, day) or first_asked(platform.settings, model, day)
         if asked is None:
             return dg.SkipReason("No day has failed since the last retraining and its cool-down.")
-        if not asked.is_due:
-            until = asked.as_of.isoformat()
-            return dg.SkipReason(
-                f"{asked.day} failed ({asked.reason}). Its labels have matured at {until}; the vectors do not go as far yet."
-            )
-        return dg.SensorResult(run_requests=[_request(model, asked)], cursor=asked.day.isoformat())
+        why = _not_yet(asked) or (_at_work(context, names.build_features(home.name)) if asked.is_first else None)
+        return dg.SkipReason(why) if why else dg.SensorResult(run_requests=[_request(model, asked)], cursor=asked.day.isoformat())
 
     return retrain
+
+
+def _not_yet(asked: "Retraining") -> str | None:
+    """Why a training that is asked for waits for data; None where it does not."""
+    if asked.is_due:
+        return None
+    if asked.is_first:
+        return f"There is no live version yet, and its training waits: {asked.reason}. They go to {asked.day}."
+    until = asked.as_of.isoformat()
+    return f"{asked.day} failed ({asked.reason}). Its labels have matured at {until}; the vectors do not go as far yet."
+
+
+def _at_work(context: dg.SensorEvaluationContext, job: str) -> str | None:
+    """That vectors are being made, or were by hand a moment ago, when what they are made for often follows; None otherwise."""
+    if unfinished_of(context, job) is not None:
+        return f"A run of {job} is under way."
+    return quiet(datetime.now(UTC), ended_by_hand(context, job))
 
 
 def _day_of(context: dg.SensorEvaluationContext) -> date | None:
@@ -61,7 +210,7 @@ def _request(model: Model, asked: "Retraining") -> dg.RunRequest:
     return dg.RunRequest(
         run_key=f"{model.name}-{asked.day}",
         run_config={"ops": {op: {"config": {"as_of": asked.as_of.isoformat()}}}},
-        tags={"pipeline/reason": asked.reason, "pipeline/day": asked.day.isoformat()},
+        tags={REASON: asked.reason, "pipeline/day": asked.day.isoformat()},
     )
 
 

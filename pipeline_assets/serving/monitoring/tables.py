@@ -5,7 +5,7 @@ A table that was made before, with fewer columns, is extended; the columns of a 
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
 
 from pipeline_assets.core import names
@@ -89,6 +89,19 @@ def measured_days(settings: Settings, model: Model, after: date | None) -> list[
         _make(connection, table, _performance(model))
         rows = connection.execute(query, [after]).fetchall()
     return [(day, dict(zip(figures, values, strict=True))) for day, *values in rows]
+
+
+def judged_days(settings: Settings, model: Model) -> dict[date, datetime]:
+    """What the labels of each measured day were judged as of (UTC); days of which an earlier version did not note it are left out."""
+    from psycopg import sql
+
+    table = names.performance(model.name)
+    query = sql.SQL("select {}, {} from {} where {} is not null").format(
+        *map(sql.Identifier, (DAY, AS_OF)), sql.Identifier(*table), sql.Identifier(AS_OF)
+    )
+    with warehouse(settings) as connection:
+        _make(connection, table, _performance(model))
+        return {day: as_of.astimezone(UTC) for day, as_of in connection.execute(query)}
 
 
 def _performance(model: Model) -> Shape:

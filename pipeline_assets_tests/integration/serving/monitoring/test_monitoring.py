@@ -6,7 +6,6 @@ from pathlib import Path
 from secrets import token_hex
 
 import dagster as dg
-import polars as pl
 import pytest
 from psycopg import sql
 
@@ -25,9 +24,8 @@ from pipeline_assets.serving.monitoring.watch import watch_drift, watch_performa
 from pipeline_assets.spec.models import Model
 from pipeline_assets.spec.tasks import METRICS, MetricRule, Task
 from pipeline_assets.use_cases.nyc_flights import use_case
-from pipeline_assets_tests.january import store_in_warehouse, with_versions
-from pipeline_assets_tests.live_models import go_live, store_vectors
-from pipeline_assets_tests.model_rows import BINARY, DAYS, MULTICLASS, REGRESSION, START, TASKS, labels, small_model, vectors
+from pipeline_assets_tests.live_models import go_live, store_labels, store_vectors
+from pipeline_assets_tests.model_rows import BINARY, MULTICLASS, REGRESSION, START, TASKS, small_model
 from pipeline_assets_tests.stack_env import write_stack_env
 
 FIRST, LAST = START.date(), START.date() + timedelta(days=6)
@@ -60,11 +58,6 @@ def keep_performance(settings: Settings, model: Model, day: date, figures: dict[
     known = dict.fromkeys(figure_names(model)) | figures
     found = DayPerformance(day=day, scores=900, labels=900, figures=known, status=KNOWN)
     tables.replace_performance(settings, model, [found], (day, day), START)
-
-
-def store_labels(settings: Settings, model: Model) -> None:
-    """The labels of all vectors, in the cleaned table."""
-    store_in_warehouse(settings, {model.label.table: with_versions(pl.DataFrame(labels(model, vectors(model, 100 * DAYS))))})
 
 
 def scored(settings: Settings, task: Task = BINARY, rules: tuple[MetricRule, ...] = ()) -> Model:
@@ -166,7 +159,8 @@ def tick(
     """One evaluation of the model's sensor."""
     write_stack_env(settings, home)
     context = dg.build_sensor_context(instance=instance, resources={"platform": Platform(home=str(home))}, cursor=cursor)
-    result = sensors.retraining(model)(context)
+    project = Project(use_cases=(replace(use_case, models=(model,)),))
+    result = sensors.retraining(project, model)(context)
     assert isinstance(result, dg.SensorResult | dg.SkipReason)
     return result
 

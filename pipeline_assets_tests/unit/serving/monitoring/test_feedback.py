@@ -5,7 +5,8 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from pipeline_assets.serving.monitoring.feedback import choose
+from pipeline_assets.core.project import days_between
+from pipeline_assets.serving.monitoring.feedback import choose, first_training, least_days
 from pipeline_assets.serving.monitoring.tables import DriftedDay
 from pipeline_assets.serving.monitoring.watch import drift_in_words, has_drifted
 from pipeline_assets.spec.tasks import Multiclass
@@ -62,3 +63,28 @@ def test_a_day_has_drifted_by_its_scores_or_by_many_features() -> None:
     assert drift_in_words(arrival_delay, score) == "the value and 0 of 10 features drifted"
     assert drift_in_words(arrival_delay, many) == "4 of 10 features drifted"
     assert drift_in_words(CLASSES, one_class) == "1 of 2 scores and 1 of 10 features drifted"
+
+
+def test_a_first_version_is_trained_once_there_is_enough_to_learn_from_and_to_judge_by() -> None:
+    """As many days as the two weeks of validation and of hold-out, twice, whichever of them are without decisions; as of their end."""
+    days = days_between(FIRST, FIRST + timedelta(days=55))
+    found = [first_training(flight_delay, asked, None) for asked in (days[:-1], days, [days[0], days[-1]])]
+
+    assert least_days(flight_delay) == 56
+    assert [one.is_due for one in found] == [False, True, True]
+    assert all(one.is_first for one in found)
+    assert (found[1].day, found[1].as_of) == (days[-1], datetime(2013, 6, 26, tzinfo=UTC))
+
+
+def test_a_refused_first_candidate_is_followed_by_another_after_the_cool_down() -> None:
+    """The gate said no: nothing else is learned before a week of new days has come."""
+    days = days_between(FIRST, FIRST + timedelta(days=80))
+
+    assert [first_training(flight_delay, days[:-later], days[-10]).is_due for later in (4, 3, 2, 1)] == [False, False, True, True]
+
+
+def test_labels_that_mature_late_make_a_first_training_wait_for_them() -> None:
+    """With a horizon of two weeks the last two of them teach nothing yet."""
+    late = replace(flight_delay, label=replace(flight_delay.label, horizon=timedelta(days=14)))
+
+    assert least_days(late) == 70

@@ -1,0 +1,101 @@
+"""What a sensor asks for of days that are due: the oldest of them first, a bounded number at once, and nothing twice.
+
+Pure: what is due goes in, at most one range comes out. A sensor keeps in its cursor what it has asked for, so a run that failed is not
+asked for here again; `runs_retried` does that.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import Any
+
+# The most days of one run: what a run has in memory grows with them, and one that fails loses no more.
+MOST_DAYS = 31
+# What is due is asked for once it has been so for a while, and nobody has been at work on it lately, as a person, or a run that a person
+# began, often does the next thing, too. Who works on and on is not waited for for ever.
+SETTLED, QUIET, PATIENCE = timedelta(minutes=2), timedelta(minutes=2), timedelta(minutes=10)
+
+# By what is due its days, each with a mark that grows whenever it is due anew.
+Due = Mapping[str, Mapping[date, int]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Requested:
+    """A range of days (inclusive) that was asked for: of what, and the greatest mark of its days then."""
+
+    what: str
+    first: date
+    last: date
+    mark: int
+
+    def has(self, day: date, mark: int) -> bool:
+        """Whether it had that day, with whatever made it due."""
+        return self.first <= day <= self.last and mark <= self.mark
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """What a sensor remembers: since when anything has been due, what it asked for that still is, and the state in which nothing was."""
+
+    since: datetime | None = None
+    requested: tuple[Requested, ...] = ()
+    settled: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """In the form of a cursor."""
+        asked = [[one.what, one.first.isoformat(), one.last.isoformat(), one.mark] for one in self.requested]
+        return {"since": self.since and self.since.isoformat(), "requested": asked, "settled": self.settled}
+
+
+def remembered(cursor: Mapping[str, Any]) -> Memory:
+    """What a cursor holds; raises ValueError, TypeError or KeyError for one that is damaged."""
+    asked = tuple(
+        Requested(what=str(what), first=date.fromisoformat(first), last=date.fromisoformat(last), mark=int(mark))
+        for what, first, last, mark in cursor.get("requested", ())
+    )
+    since = datetime.fromisoformat(cursor["since"]) if cursor.get("since") else None
+    if since is not None and since.tzinfo is None:
+        raise ValueError("`since` has no time zone")
+    return Memory(since=since, requested=asked, settled=cursor.get("settled"))
+
+
+def oldest_range(due: Due, requested: Iterable[Requested], most: int = MOST_DAYS) -> Requested | None:
+    """The range to ask for next: of the first kind that has days which nobody asked for yet, from the oldest on, `most` days at most.
+
+    Days between two of them that are not due are in it as well. None where there is nothing to ask for.
+    """
+    asked = list(requested)
+    for what, days in due.items():
+        left = {day: mark for day, mark in days.items() if not any(one.what == what and one.has(day, mark) for one in asked)}
+        if left:
+            first = min(left)
+            inside = {day: mark for day, mark in left.items() if day < first + timedelta(days=most)}
+            return Requested(what=what, first=first, last=max(inside), mark=max(inside.values()))
+    return None
+
+
+def still_due(due: Due, requested: Iterable[Requested]) -> tuple[Requested, ...]:
+    """What was asked for and has not come of it, or not yet; the rest is forgotten."""
+    return tuple(one for one in requested if any(one.has(day, mark) for day, mark in due.get(one.what, {}).items()))
+
+
+def wait(now: datetime, since: datetime, ended: Sequence[datetime]) -> str | None:
+    """Why what has been due since then waits, as a sentence; None once it is asked for.
+
+    ended: when runs ended that others than the sensor began, and that do what it would ask for or lead to it.
+    """
+    if now - since < SETTLED:
+        return f"It has been due since {since:%H:%M:%S} UTC, and is asked for {_minutes(SETTLED)} minutes later."
+    return quiet(now, ended) if now - since < PATIENCE else None
+
+
+def quiet(now: datetime, ended: Sequence[datetime]) -> str | None:
+    """That a run ended a moment ago which others began, as a sentence; None where none has."""
+    last = max(ended, default=None)
+    if last is None or now - last >= QUIET:
+        return None
+    return f"A run that leads to it ended at {last:%H:%M:%S} UTC; it is asked for {_minutes(QUIET)} minutes later, if nobody goes on."
+
+
+def _minutes(span: timedelta) -> int:
+    return int(span.total_seconds()) // 60
