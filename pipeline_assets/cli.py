@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from pipeline_assets.alerts import commands as alerts
 from pipeline_assets.core.errors import PipelineError, UserInputError
 from pipeline_assets.core.foreign import log_safely
 from pipeline_assets.forgetting import commands as forgetting
@@ -29,7 +30,7 @@ FAILURE = 1
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="A data and ML platform as one Dagster project.", pretty_exceptions_enable=False
 )
-for part in (local_stack, demo, models, quarantine, proposals, replay, lake, service, serve_keys, explain, web):
+for part in (local_stack, demo, models, quarantine, proposals, replay, lake, service, serve_keys, explain, web, alerts):
     part.register(app)
 forgetting.register(features.register(app))
 

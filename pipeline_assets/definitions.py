@@ -3,6 +3,7 @@
 import dagster as dg
 
 from pipeline_assets import jobs
+from pipeline_assets.alerts.sensors import alerts
 from pipeline_assets.core.declarations import load_project
 from pipeline_assets.core.resources import Platform
 from pipeline_assets.ingestion.batch import assets as batch_ingestion
@@ -31,5 +32,5 @@ defs = dg.Definitions.merge(
     *(room.defs(PROJECT) for room in ROOMS),
     jobs.defs(PROJECT),
     # One process runs all steps of a run: a step takes seconds, and a process of its own would take three more to import.
-    dg.Definitions(resources={"platform": Platform()}, executor=dg.in_process_executor),
+    dg.Definitions(sensors=[alerts(PROJECT)], resources={"platform": Platform()}, executor=dg.in_process_executor),
 )

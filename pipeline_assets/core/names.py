@@ -45,6 +45,7 @@ ONLINE_HEALTH = "online_health"
 ENDPOINT_HEALTH = "endpoint_health"
 ALIASES_MIRRORED = "aliases_mirrored"
 RUNS_RETRIED = "runs_retried"
+ALERTS = "alerts"
 
 # The schedules of the audits: of all sources, and of the objects of the lake.
 AUDIT_DAILY = "audit_daily"

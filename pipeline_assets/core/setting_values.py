@@ -1,5 +1,6 @@
 """The forms that values of settings have, each with what a person reads who gave another one. Nothing here reads the environment."""
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +23,7 @@ A_PORT = f"a port from 0 to {LARGEST_PORT} (0 picks a free one)"
 A_MODULE = "the dotted name of a Python package, such as shop.use_cases"
 SECONDS = "a number of seconds, 0 or more"
 A_SHARE = "a share from 0 to 1"
+ALERT_URLS = "URLs of Apprise between blanks, such as mailto://…, or a JSON object of such lists by owner, with * for all others"
 
 
 def _text(form: Callable[[str], str | None], expected: str) -> AfterValidator:
@@ -139,6 +141,21 @@ def _number(kind: Callable[[str], float], largest: float, expected: str) -> Befo
     return BeforeValidator(read)
 
 
+def _alert_urls(value: object) -> object:
+    """URLs by owner, from one text or a JSON object."""
+    if not isinstance(value, str):
+        return value
+    try:
+        found = json.loads(value) if value.lstrip().startswith("{") else {"*": value}
+        lists = {str(owner): urls.split() if isinstance(urls, str) else list(map(str, urls)) for owner, urls in found.items()}
+    except (ValueError, TypeError, AttributeError):
+        lists = {"*": [""]}
+    if any("://" not in url for urls in lists.values() for url in urls):
+        raise PydanticCustomError(MALFORMED_SECRET, "{problem}", {"problem": "has what is no URL", "expected": ALERT_URLS})
+    return lists
+
+
+AlertUrls = Annotated[dict[str, tuple[SecretStr, ...]], BeforeValidator(_alert_urls)]
 HttpUrl = Annotated[str, _text(_url, AN_URL)]
 FolderUrl = Annotated[str, _text(_folder, A_FOLDER)]
 Dsn = Annotated[SecretStr, _text(dsn_problem, A_DSN)]

@@ -20,6 +20,7 @@ from pipeline_assets.core.errors import SettingsMalformed, SettingsMissing
 from pipeline_assets.core.problems import MalformedSetting
 from pipeline_assets.core.setting_problems import no_json, problem_of
 from pipeline_assets.core.setting_values import (
+    AlertUrls,
     Brokers,
     Dsn,
     FileFolder,
@@ -168,11 +169,16 @@ class DagsterKey(Part):
     dagster_key: SecretStr | None = None
 
 
-class DagsterSettings(DagsterKey):
+class DagsterAddress(Part):
+    """Where Dagster's web server is."""
+
+    dagster_url: HttpUrl
+
+
+class DagsterSettings(DagsterKey, DagsterAddress):
     """Dagster's database, and the address of its web server."""
 
     dagster_dsn: Dsn
-    dagster_url: HttpUrl
 
 
 class Settings(WarehouseSettings, OnlineSettings, LakeSettings, SourceSettings, StreamSettings, TrackingSettings, DagsterSettings):
@@ -214,6 +220,15 @@ class WebSettings(Part):
     @classmethod
     def _listed(cls, names: object) -> object:
         return tuple(name.strip() for name in names.split(",") if name.strip()) if isinstance(names, str) else names
+
+
+class AlertSettings(DagsterAddress):
+    """Who is alerted, by the URLs of Apprise: of everyone, or by owner, with `*` for all who have none of their own.
+
+    `alert_urls` is a list of URLs between blanks, or a JSON object of such lists by owner. None: nobody is alerted.
+    """
+
+    alert_urls: Annotated[AlertUrls, NoDecode] = {}
 
 
 class CodeSettings(EnvironmentSettings):

@@ -10,6 +10,7 @@ from pipeline_assets.cli import app
 from pipeline_assets.core.settings import (
     PREFIX,
     AccessSettings,
+    AlertSettings,
     CodeSettings,
     ServeSettings,
     ServiceReader,
@@ -71,7 +72,17 @@ def test_every_command_is_documented() -> None:
 
 def test_every_setting_is_documented() -> None:
     """Each environment variable that the product reads stands in the docs."""
-    parts = (Settings, AccessSettings, CodeSettings, ServeSettings, ServiceReader, StackSettings, WebSettings, WorkerSettings)
+    parts = (
+        Settings,
+        AccessSettings,
+        AlertSettings,
+        CodeSettings,
+        ServeSettings,
+        ServiceReader,
+        StackSettings,
+        WebSettings,
+        WorkerSettings,
+    )
     fields = {field for part in parts for field in part.model_fields} - {"given"}
     wanted = [PREFIX + name.upper() for name in sorted(fields)]
 

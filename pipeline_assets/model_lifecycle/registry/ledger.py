@@ -70,6 +70,11 @@ COLUMNS = "sequence, version, previous_version, action, actor, reason, rules, ru
 LATER_COLUMNS = ("share", "contract_sha256")
 # Read so, a table from before has these columns too.
 READ = f"{COLUMNS}, (to_jsonb(entry) ->> 'share')::float8 as share, to_jsonb(entry) ->> 'contract_sha256' as contract_sha256"
+# An entry whose transaction is open yet may have a lower number than one that is there: the newest ones are left to the next look.
+SINCE = """
+    select entry_id, entry.model, {columns} from {table} as entry
+    where entry_id > %s and recorded_at < clock_timestamp() - interval '5 seconds' order by entry_id limit %s
+"""
 SINCE_LIVE = """
     select entry.model, {columns} from {table} as entry join (
         select model, max(sequence) as live from {table} where action in ('promote', 'rollback') group by model
@@ -205,6 +210,28 @@ def first_live_from(settings: Settings, model: Model) -> datetime | None:
     with warehouse(settings) as connection:
         found = connection.execute(query, [model.name]).fetchone() if _exists(connection) else None
     return None if found is None else found[0]
+
+
+def newest(connection: "psycopg.Connection") -> int:
+    """The number of the newest entry of all models; 0 where there is none."""
+    from psycopg import sql
+
+    if not _exists(connection):
+        return 0
+    row = connection.execute(sql.SQL("select coalesce(max(entry_id), 0) from {}").format(sql.Identifier(names.LEDGER, TABLE))).fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def decided_after(connection: "psycopg.Connection", number: int, limit: int) -> list[tuple[int, str, Entry]]:
+    """The entries of all models after the one of that number, oldest first, each with its number and model; not those of the last 5 s."""
+    from psycopg import sql
+    from psycopg.rows import dict_row
+
+    if not _exists(connection):
+        return []
+    query = sql.SQL(SINCE).format(table=sql.Identifier(names.LEDGER, TABLE), columns=sql.SQL(READ))
+    with connection.cursor(row_factory=dict_row) as cursor:
+        return [(row.pop("entry_id"), row.pop("model"), _entry(row)) for row in cursor.execute(query, (number, limit))]
 
 
 def live_version(settings: Settings, model: Model) -> int | None:

@@ -45,8 +45,8 @@ def _forbidden(pipe: "Connection[list[int], None]", grace: float) -> None:
 def _quick(pipe: "Connection[list[int], None]", grace: float) -> None:
     """A step that ends by itself when it is interrupted."""
     end_when_interrupted(grace)
-    pipe.send([os.getpid(), _child().pid])
     try:
+        pipe.send([os.getpid(), _child().pid])
         signal.pause()
     except KeyboardInterrupt:
         sys.exit(7)

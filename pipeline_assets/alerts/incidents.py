@@ -1,0 +1,145 @@
+"""What is wrong, since when and how often: findings become news, one for each cause as it begins and one as it is over. Pure."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from pipeline_assets.core.foreign import in_page, masked
+
+Kind = Literal["begun", "still", "over", "decided"]
+# What was well for so long is over; a check that fails every other minute is one cause.
+OVER_AFTER = timedelta(minutes=10)
+# What goes on for longer is said again so often.
+SAID_AGAIN = timedelta(days=1)
+# So many causes are kept apart; what comes beyond them is one cause.
+MOST_OPEN = 200
+OTHERS = "others"
+LONGEST_TITLE, LONGEST_DETAIL = 200, 600
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """That a cause is there, or there no more, as an event said it at `at` (UTC).
+
+    `cause` names it for good: what is found again under it is the same. `detail` and `title` may be foreign text. `owners` are those of the
+    assets concerned, as declared.
+    """
+
+    cause: str
+    is_bad: bool
+    at: datetime
+    title: str = ""
+    detail: str = ""
+    remedy: str = ""
+    link: str = ""
+    owners: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Incident:
+    """A cause that is not over: since when, how often it was found, when last, and since when it is well again, if it is (all UTC)."""
+
+    finding: Finding
+    since: datetime
+    count: int
+    said_at: datetime
+    well_since: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class News:
+    """What is to be said of a cause, once: `count` is how often it was found since `since`."""
+
+    kind: Kind
+    finding: Finding
+    since: datetime
+    count: int = 1
+
+
+Open = Mapping[str, Incident]
+
+
+def safe(finding: Finding) -> Finding:
+    """A finding whose texts are one line each, of bounded length, and free of secrets, tags and signs that steer what shows them."""
+    title, detail, remedy = (in_page(masked(text), longest) for text, longest in _texts(finding))
+    return replace(finding, title=title, detail=detail, remedy=remedy)
+
+
+def _texts(finding: Finding) -> tuple[tuple[str, int], ...]:
+    return (finding.title, LONGEST_TITLE), (finding.detail, LONGEST_DETAIL), (finding.remedy, LONGEST_DETAIL)
+
+
+def observed(known: Open, findings: Iterable[Finding], now: datetime) -> tuple[dict[str, Incident], list[News]]:
+    """The causes that are open after these findings, which are in the order of events, and what is to be said.
+
+    A cause is said as it begins, again after a day, and as it is over: once it was well for `OVER_AFTER`.
+    """
+    found, news = dict(known), list[News]()
+    for finding in findings:
+        cause = finding.cause if finding.cause in found or len(found) < MOST_OPEN or not finding.is_bad else OTHERS
+        before = found.get(cause)
+        if finding.is_bad and before is None:
+            found[cause] = Incident(finding=replace(safe(finding), cause=cause), since=finding.at, count=1, said_at=now)
+            news.append(News(kind="begun", finding=found[cause].finding, since=finding.at))
+        elif finding.is_bad and before is not None:
+            found[cause] = replace(before, finding=replace(safe(finding), cause=cause), count=before.count + 1, well_since=None)
+        elif before is not None and before.well_since is None:
+            found[cause] = replace(before, well_since=finding.at)
+    return _settled(found, news, now)
+
+
+def _settled(found: dict[str, Incident], news: list[News], now: datetime) -> tuple[dict[str, Incident], list[News]]:
+    """The same without what is over, and with what goes on said again."""
+    left = dict[str, Incident]()
+    for cause, one in found.items():
+        if one.well_since is not None:
+            if now - one.well_since < OVER_AFTER:
+                left[cause] = one
+            else:
+                news.append(News(kind="over", finding=one.finding, since=one.since, count=one.count))
+        elif now - one.said_at >= SAID_AGAIN:
+            left[cause] = replace(one, said_at=now)
+            news.append(News(kind="still", finding=one.finding, since=one.since, count=one.count))
+        else:
+            left[cause] = one
+    return left, news
+
+
+def decided(finding: Finding) -> News:
+    """What is said of a decision: it is no trouble, and never over."""
+    return News(kind="decided", finding=safe(finding), since=finding.at)
+
+
+def dumped(value: Finding | Incident | News) -> dict[str, Any]:
+    """A value as JSON has it."""
+    return {name: _plain(one) for name, one in asdict(value).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return {name: _plain(one) for name, one in value.items()} if isinstance(value, dict) else value
+
+
+def finding_of(stored: Mapping[str, Any]) -> Finding:
+    """A finding from what was stored; raises TypeError, ValueError or KeyError where it is damaged."""
+    return Finding(**{**stored, "at": datetime.fromisoformat(stored["at"]), "owners": tuple(stored["owners"])})
+
+
+def incident_of(stored: Mapping[str, Any]) -> Incident:
+    """The same of an incident."""
+    well = stored["well_since"]
+    times = {name: datetime.fromisoformat(stored[name]) for name in ("since", "said_at")}
+    return Incident(
+        finding=finding_of(stored["finding"]),
+        count=int(stored["count"]),
+        well_since=None if well is None else datetime.fromisoformat(well),
+        **times,
+    )
+
+
+def news_of(stored: Mapping[str, Any]) -> News:
+    """The same of news."""
+    since = datetime.fromisoformat(stored["since"])
+    return News(kind=stored["kind"], finding=finding_of(stored["finding"]), since=since, count=int(stored["count"]))

@@ -1,0 +1,123 @@
+"""Causes from their beginning to their end: what is said of them, how often, and what of foreign text stands in it."""
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline_assets.alerts.incidents import (
+    LONGEST_DETAIL,
+    MOST_OPEN,
+    OVER_AFTER,
+    SAID_AGAIN,
+    Finding,
+    Incident,
+    News,
+    dumped,
+    incident_of,
+    news_of,
+    observed,
+    safe,
+)
+
+START = datetime(2024, 5, 1, 12, tzinfo=UTC)
+
+
+def finding(cause: str, minutes: float, *, is_bad: bool = True, text: str = "it broke") -> Finding:
+    """A cause that is there, or no more, so many minutes after the start."""
+    at = START + timedelta(minutes=minutes)
+    return Finding(
+        cause=cause, is_bad=is_bad, at=at, title=cause, detail=text, remedy=text, link="http://x/runs/1", owners=("me@x.example",)
+    )
+
+
+def said(findings: Sequence[Finding], minutes: Sequence[float]) -> list[News]:
+    """What is said at looks so many minutes after the start, each of which sees what was found until then."""
+    known, news, seen = dict[str, Incident](), list[News](), 0
+    for minute in minutes:
+        now = START + timedelta(minutes=minute)
+        new = [one for one in findings[seen:] if one.at <= now]
+        known, more = observed(known, new, now)
+        news, seen = [*news, *more], seen + len(new)
+    return news
+
+
+def test_a_cause_is_said_once_however_often_it_is_found_and_once_as_it_is_over() -> None:
+    """The second message has the count, and comes when the cause was well for ten minutes."""
+    broken = [finding("a", minute) for minute in range(30)]
+    news = said([*broken, finding("a", 30, is_bad=False)], [*range(39), 40, 41])
+
+    assert [(one.kind, one.count, one.since) for one in news] == [("begun", 1, START), ("over", 30, START)]
+
+
+def test_a_cause_that_comes_and_goes_is_one() -> None:
+    """What is well for less than ten minutes is not over; each time it is found again counts."""
+    findings = [finding("a", minute, is_bad=minute % 2 == 0) for minute in range(60)]
+    news = said(findings, [*range(60), 69, 70])
+
+    assert [(one.kind, one.count) for one in news] == [("begun", 1), ("over", 30)]
+
+
+def test_what_goes_on_for_a_day_is_said_again() -> None:
+    """Once a day, with the count; also where nothing new is found."""
+    day = SAID_AGAIN.total_seconds() / 60
+
+    assert [(one.kind, one.count) for one in said([finding("a", 0), finding("a", 5)], [0, 5, day - 1, day, day + 1, 2 * day])] == [
+        ("begun", 1),
+        ("still", 2),
+        ("still", 2),
+    ]
+
+
+def test_a_flood_of_causes_is_bounded() -> None:
+    """Those beyond the limit are one cause, and what is known goes on."""
+    known, news = observed({}, [finding(f"cause {number}", 0) for number in range(MOST_OPEN + 50)], START)
+
+    assert len(known) == MOST_OPEN + 1
+    assert len(news) == MOST_OPEN + 1
+    assert max(one.count for one in known.values()) == 50
+
+
+def test_foreign_text_is_one_line_without_tags_and_secrets() -> None:
+    """Neither terminals nor pages nor people of a channel are steered by what a source or a server said."""
+    hostile = "<!channel> \x1b[2J\r\nNEW: all is well, password=hunter2hunter2 " + "x" * 10_000
+    text = safe(finding("a", 0, text=hostile))
+
+    assert not {"<", ">", "\x1b", "\n", "\r"} & {*text.detail, *text.remedy, *text.title}
+    assert "hunter2" not in text.detail
+    assert len(text.detail) < LONGEST_DETAIL + 100
+
+
+events = st.lists(
+    st.tuples(st.sampled_from("abc"), st.booleans(), st.floats(0, 60, allow_nan=False)), max_size=40
+).map(lambda found: sorted(found, key=lambda one: one[2]))  # fmt: skip
+
+
+@given(events=events, looks=st.lists(st.floats(0, 60, allow_nan=False), max_size=20))
+def test_nothing_is_lost_or_said_twice(events: list[tuple[str, bool, float]], looks: list[float]) -> None:
+    """Each cause is said as it begins and as it ends in turn, and counts of all that ended are all times that it was found.
+
+    The oracle goes through the events of each cause by itself.
+    """
+    findings = [finding(cause, minute, is_bad=is_bad) for cause, is_bad, minute in events]
+    news = said(findings, [*sorted(looks), 61, 62 + OVER_AFTER.total_seconds() / 60])
+
+    for cause in "abc":
+        kinds = [one.kind for one in news if one.finding.cause == cause]
+        found = [is_bad for name, is_bad, _ in events if name == cause]
+        is_open = bool(found) and any(found) and found[-1]
+        assert kinds == (["begun", "over"] * len(kinds))[: len(kinds)]
+        assert bool(kinds) == any(found)
+        assert not kinds or (kinds[-1] == "begun") == is_open
+        ended = sum(one.count for one in news if one.finding.cause == cause and one.kind == "over")
+        assert ended == sum(found) if not is_open else ended <= sum(found)
+
+
+def test_what_is_kept_between_looks_comes_back_as_it_was() -> None:
+    """Incidents and news pass through JSON."""
+    known, news = observed({}, [finding("a", 0), finding("a", 1, is_bad=False)], START)
+
+    assert incident_of(json.loads(json.dumps(dumped(known["a"])))) == known["a"]
+    assert [news_of(json.loads(json.dumps(dumped(one)))) for one in news] == news
