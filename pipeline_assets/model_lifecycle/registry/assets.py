@@ -10,7 +10,7 @@ from pipeline_assets.core import names
 from pipeline_assets.core.handover import needed
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import Platform, dagster_errors, key, use_case_tags
-from pipeline_assets.model_lifecycle.registry.sensors import aliases_mirrored
+from pipeline_assets.model_lifecycle.registry.sensors import ALIASES_MATCH, aliases_mirrored
 from pipeline_assets.spec.models import Model
 from pipeline_assets.spec.use_case import UseCase
 
@@ -50,9 +50,13 @@ def _champion(use_case: UseCase, model: Model) -> dg.AssetsDefinition:
         code_version=CODE_VERSION,
         pool=names.REGISTRY,
         description=f"The live version of {model.name}: the candidate of the run where it passes the gate, else the one before.",
-        check_specs=[dg.AssetCheckSpec(GATE, asset=asset_key, description="The candidate keeps every rule of the gate.")],
+        check_specs=[
+            dg.AssetCheckSpec(GATE, asset=asset_key, description="The candidate keeps every rule of the gate."),
+            dg.AssetCheckSpec(ALIASES_MATCH, asset=asset_key, description="MLflow's aliases name the versions that the ledger names."),
+        ],
     )
     def champion(context: dg.AssetExecutionContext, platform: Platform, config: ChosenCandidate) -> dg.MaterializeResult:
+        from pipeline_assets.model_lifecycle.registry.aliases import alias_drift, in_words
         from pipeline_assets.model_lifecycle.registry.judgement import judge_candidate
         from pipeline_assets.model_lifecycle.registry.versions import version_url
 
@@ -62,7 +66,10 @@ def _champion(use_case: UseCase, model: Model) -> dg.AssetsDefinition:
             judged = judge_candidate(settings, model, run_id, actor=f"dagster run {context.run.run_id}")
             context.log.info("Candidate of run %s: %s", judged.run_id, judged.verdict)
             page = dg.MetadataValue.url(version_url(settings, model, judged.version))
-        return dg.MaterializeResult(metadata=_metadata(model, judged) | {"version_page": page}, check_results=[_check(judged)])
+            drifted = alias_drift(settings, model)
+        sentence, severity = in_words(model, drifted), dg.AssetCheckSeverity.WARN
+        aliases = dg.AssetCheckResult(check_name=ALIASES_MATCH, passed=not drifted, severity=severity, description=sentence)
+        return dg.MaterializeResult(metadata=_metadata(model, judged) | {"version_page": page}, check_results=[_check(judged), aliases])
 
     return champion
 

@@ -1,4 +1,4 @@
-"""The commands of the registry: `models list`, `history`, `promote`, `rollback`, `shadow`, `canary`, `stop`, `training-set`.
+"""The commands of the registry: `models list`, `history`, `promote`, `rollback`, `shadow`, `canary`, `stop`, `training-set`, `alias-…`.
 
 What they need is loaded when they run.
 """
@@ -40,6 +40,8 @@ def register(app: typer.Typer) -> None:
     models.command("list")(list_versions)
     for command in (history, promote, rollback, shadow, canary, stop, training_set):
         models.command()(command)
+    for of_aliases in (alias_drift, alias_adopt, alias_undo):
+        models.command()(of_aliases)
     app.add_typer(models, name="models")
     audit.command("parts")(audit_parts)
 
@@ -199,6 +201,46 @@ def training_set(
     rows = archive.read_path(settings, path, chosen)
     spine_files.write_table(rows, out)
     typer.echo(f"{rows.num_rows:,} rows of the training set {chosen}: {out}")
+
+
+def alias_drift(name: Annotated[str | None, ANY] = None, *, as_json: Annotated[bool, JSON] = False) -> None:
+    """Show where MLflow's aliases name other versions than the ledger, which counts. Exit code 1 if some do."""
+    from pipeline_assets.core.settings import load_settings
+    from pipeline_assets.model_lifecycle.registry import aliases
+
+    chosen, settings = _declared() if name is None else (_model(name),), load_settings()
+    found = [(model, aliases.alias_drift(settings, model)) for model in chosen]
+    if as_json:
+        typer.echo(json.dumps({model.name: [asdict(one) for one in drifted] for model, drifted in found}, indent=2))
+    else:
+        for model, drifted in found:
+            typer.echo(f"{model.name}: {aliases.in_words(model, drifted)}")
+    if any(drifted for _, drifted in found):
+        raise typer.Exit(1)
+
+
+def alias_adopt(
+    name: Annotated[str, typer.Argument(help="Name of a model.")],
+    *,
+    reason: Annotated[str, REASON],
+    force: Annotated[bool, typer.Option("--force", help="Although the gate rejected it.")] = False,
+) -> None:
+    """Make the version live that somebody gave the alias `champion` in MLflow."""
+    from pipeline_assets.core.settings import load_settings
+    from pipeline_assets.model_lifecycle.registry import aliases
+
+    model = _model(name)
+    _show_live(model, aliases.adopt(load_settings(), model, actor=getuser(), reason=reason, is_forced=force))
+
+
+def alias_undo(name: Annotated[str, typer.Argument(help="Name of a model.")]) -> None:
+    """Set MLflow's aliases back to what the ledger says."""
+    from pipeline_assets.core.settings import load_settings
+    from pipeline_assets.model_lifecycle.registry import aliases
+
+    model = _model(name)
+    found = aliases.undo(load_settings(), model)
+    typer.echo(f"{model.name}: {'undone: ' + '; '.join(map(str, found)) if found else 'the aliases were those of the ledger'}.")
 
 
 def _declared() -> "tuple[Model, ...]":

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-CHAMPION_ALIAS, PREVIOUS_ALIAS = "champion", "previous"
+CHAMPION_ALIAS = "champion"
+ALIASES = (CHAMPION_ALIAS, "previous")
 FINISHED = "FINISHED"
 # What MLflow answers for an id that no run has, and for a text that can be none.
 NO_SUCH_RUN = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
@@ -185,18 +186,36 @@ def _described(model: Model, contract: ModelContract) -> str:
 
 
 def mirror(settings: Settings, model: Model) -> None:
-    """Sets MLflow's aliases `champion` and `previous` to what the ledger says; also after a crash between a decision and its mirror."""
-    line = ledger.ancestry(ledger.history(settings, model))
-    wanted = dict(zip((CHAMPION_ALIAS, PREVIOUS_ALIAS), reversed(line), strict=False))
-    if not wanted:
-        return
+    """Sets MLflow's aliases `champion` and `previous` to what the ledger says; also after a crash between a decision and its mirror.
+
+    Where nothing was ever registered there are none.
+    """
+    wanted, found = wanted_aliases(settings, model), aliases(settings, model)
     client = tracking(settings)
-    found = _aliases(client, model)
-    for alias in (CHAMPION_ALIAS, PREVIOUS_ALIAS):
+    for alias in ALIASES:
         if alias in wanted and found.get(alias) != wanted[alias]:
             client.set_registered_model_alias(model.name, alias, str(wanted[alias]))
         elif alias in found and alias not in wanted:
             client.delete_registered_model_alias(model.name, alias)
+
+
+def wanted_aliases(settings: Settings, model: Model) -> dict[str, int]:
+    """The version of each alias by the ledger; an alias that has none is absent."""
+    line = ledger.ancestry(ledger.history(settings, model))
+    return dict(zip(ALIASES, reversed(line), strict=False))
+
+
+def aliases(settings: Settings, model: Model) -> dict[str, int]:
+    """The version of each alias in MLflow; none where nothing was registered."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        found = tracking(settings).get_registered_model(model.name)
+    except MlflowException as error:
+        if error.error_code not in NO_SUCH_RUN:
+            raise
+        return {}
+    return {alias: int(version) for alias, version in found.aliases.items()}
 
 
 def registered(settings: Settings, model: Model) -> tuple[Registered, ...]:
@@ -209,8 +228,7 @@ def known(settings: Settings, model: Model) -> Known:
     """What the registry has of a model; nothing where it was never registered."""
     client = tracking(settings)
     found = frozenset(int(each.version) for each in _versions(client, model))
-    aliases = _aliases(client, model) if found else {}
-    return Known(versions=found, champion=aliases.get(CHAMPION_ALIAS))
+    return Known(versions=found, champion=aliases(settings, model).get(CHAMPION_ALIAS))
 
 
 def trained_on(settings: Settings, model: Model) -> dict[int, str]:
@@ -228,10 +246,6 @@ def _registered(client: "MlflowClient", found: "ModelVersion") -> Registered:
         as_of=found.tags[AS_OF_TAG],
         metrics=figures(client.get_run(str(found.run_id)).data.metrics),
     )
-
-
-def _aliases(client: "MlflowClient", model: Model) -> dict[str, int]:
-    return {alias: int(version) for alias, version in client.get_registered_model(model.name).aliases.items()}
 
 
 def _version(settings: Settings, model: Model, version: int) -> "ModelVersion":

@@ -31,8 +31,8 @@ from pipeline_assets.core.settings import PREFIX, Settings
 from pipeline_assets.model_lifecycle.feature_store.online import store
 from pipeline_assets.model_lifecycle.feature_store.online.findings import write_finding
 from pipeline_assets.model_lifecycle.feature_store.online.recomputed import ServedParity
+from pipeline_assets.model_lifecycle.registry import aliases, by_hand, commands, ledger, parts, trials, versions
 from pipeline_assets.model_lifecycle.registry import assets as registry_assets
-from pipeline_assets.model_lifecycle.registry import by_hand, commands, ledger, parts, trials, versions
 from pipeline_assets.model_lifecycle.registry.gate import broken
 from pipeline_assets.model_lifecycle.registry.judgement import Judgement, judge_candidate
 from pipeline_assets.model_lifecycle.registry.sensors import aliases_mirrored
@@ -176,7 +176,7 @@ def test_a_run_trains_judges_and_promotes_and_a_second_run_changes_nothing(house
 
     assert first.success
     assert all(_checks(first).values())
-    assert set(_checks(first)) == {*training_assets.LEAK_CHECKS, "better_than_baseline", "within_limits", "gate"}
+    assert set(_checks(first)) == {*training_assets.LEAK_CHECKS, "better_than_baseline", "within_limits", "gate", "aliases_match"}
     shown, again = house.metadata(first, names.champion), house.metadata(second, names.champion)
     rows = house.metadata(first, names.training_set)["dagster/row_count"]
     assert (shown["verdict"], shown["version"], shown["training_rows"]) == ("promoted", 1, rows)
@@ -531,6 +531,51 @@ def test_aliases_follow_what_the_prediction_service_decides(house: House) -> Non
     assert (before["champion"], after["champion"], house.aliases()["champion"]) == (1, 2, 1)
 
 
+def test_an_alias_changed_in_mlflow_is_shown_and_undone_or_adopted(house: House) -> None:
+    """The champion's check fails with both versions and the commands, once, until one of them was used; the ledger says who adopted."""
+    settings, model = house.settings, house.model
+    for change in (_fewer(0.9), _fewer(1.1)):
+        house.judge(house.train(change))
+    sensor, client = aliases_mirrored([model]), tracking(settings)
+
+    def tick(cursor: str | None) -> dg.SensorResult:
+        with dg.build_sensor_context(resources={"platform": house.platform}, cursor=cursor) as context:
+            result = sensor(context)
+        assert isinstance(result, dg.SensorResult)
+        return result
+
+    good = tick(None)
+    client.set_registered_model_alias(model.name, "champion", "1")
+    bad = tick(good.cursor)
+    same = tick(bad.cursor)
+    shown, undone = aliases.alias_drift(settings, model), aliases.undo(settings, model)
+    after_undo = tick(same.cursor)
+    client.set_registered_model_alias(model.name, "champion", "1")
+    entry = aliases.adopt(settings, model, actor="ann", reason="better on weekends")
+
+    (failed,), (passed,) = bad.asset_events, after_undo.asset_events
+    assert isinstance(failed, dg.AssetCheckEvaluation)
+    assert isinstance(passed, dg.AssetCheckEvaluation)
+    assert (failed.passed, passed.passed, failed.check_name) == (False, True, "aliases_match")
+    assert "champion is version 1 in MLflow and version 2 by the ledger" in str(failed.description)
+    assert f"pipeline models alias-undo {model.name}" in str(failed.description)
+    assert not good.asset_events
+    assert not same.asset_events
+    assert shown == undone
+    assert (entry.action, entry.version, entry.previous_version, entry.actor) == ("promote", 1, 2, "ann")
+    assert house.aliases() == {"champion": 1, "previous": 2}
+    with pytest.raises(PromotionRefused, match="is live already"):
+        aliases.adopt(settings, model, actor="ann", reason="again")
+    client.delete_registered_model_alias(model.name, "champion")
+    with pytest.raises(PromotionRefused, match="alias-undo"):
+        aliases.adopt(settings, model, actor="ann", reason="again")
+
+
+def test_a_model_that_was_never_registered_has_no_alias_drift(house: House) -> None:
+    """Nothing is live, nothing has an alias, and undoing does nothing."""
+    assert aliases.undo(house.settings, house.model) == ()
+
+
 def test_a_crash_between_ledger_and_aliases_is_healed_by_the_next_call(house: House) -> None:
     """The decision is in the ledger and MLflow does not know; judging again decides nothing and sets the alias."""
     settings = house.settings
@@ -687,6 +732,10 @@ def test_the_commands_show_promote_and_roll_back(house: House, monkeypatch: pyte
     back = run(app, ["models", "rollback", declared, "--reason", "worse", "--live-from", "2013-02-01T00:00:00+00:00"])
     forth = run(app, ["models", "promote", declared, str(new), "--reason", "better after all", "--live-from", "2013-02-02T00:00:00+00:00"])
     unknown = run(app, ["models", "promote", declared, "999", "--reason", "a typo"])
+    matched = run(app, ["models", "alias-drift", declared])
+    tracking(settings).set_registered_model_alias(declared, "champion", str(old))
+    apart = run(app, ["models", "alias-drift", declared])
+    undone = run(app, ["models", "alias-undo", declared])
     history = json.loads(run(app, ["models", "history", declared, "--json"]).output)
     learned_from = versions.load(settings, house.model, new).contract.training_set_sha256
     paths = [tmp_path / "by_version.parquet", tmp_path / "by_id.parquet"]
@@ -699,6 +748,9 @@ def test_the_commands_show_promote_and_roll_back(house: House, monkeypatch: pyte
     assert f"version {old} is live" in back.output
     assert f"version {new} is live" in forth.output
     assert isinstance(unknown.exception, UserInputError)
+    assert [matched.exit_code, apart.exit_code, undone.exit_code] == [0, 1, 0]
+    assert f"champion is version {old} in MLflow and version {new} by the ledger" in apart.output
+    assert f"undone: champion is version {old} in MLflow" in undone.output
     assert [(each["action"], each["version"]) for each in history] == [
         ("promote", old),
         ("promote", new),

@@ -24,6 +24,9 @@ def _app() -> typer.Typer:
         ["models", "shadow", "no_such_model", "1", "--reason", "a test"],
         ["models", "canary", "no_such_model", "1", "--reason", "a test"],
         ["models", "stop", "no_such_model"],
+        ["models", "alias-drift", "no_such_model"],
+        ["models", "alias-adopt", "no_such_model", "--reason", "a test"],
+        ["models", "alias-undo", "no_such_model"],
         ["models", "training-set", "no_such_model", "--version", "1", "--out", "rows.csv"],
     ],
 )
