@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
@@ -14,6 +15,7 @@ from pipeline_assets.core.errors import UnknownName
 from pipeline_assets.core.settings import ROOT, home_folder
 
 if TYPE_CHECKING:
+    from pipeline_assets.core.settings import Settings
     from pipeline_assets.local_stack.demo import Journey
     from pipeline_assets.local_stack.runs import RunEvent
     from pipeline_assets.local_stack.worlds import Demo, World
@@ -47,25 +49,50 @@ def register(app: typer.Typer) -> None:
     app.command()(demo)
 
 
-def demo(name: Annotated[str | None, typer.Argument(help="A world that has a demo; not needed where there is one.")] = None) -> None:
+def demo(
+    name: Annotated[str | None, typer.Argument(help="A world that has a demo; not needed where there is one.")] = None,
+    *,
+    again: Annotated[bool, typer.Option(help="Make all of it again, also where nothing is new.")] = False,
+) -> None:
     """Build the whole asset graph from a simulated world: months of history, a model, its scores and monitors, and a month of events.
 
-    Ends with exit code 1 if a value or a prediction that is served differs from the lake's. May be run again.
+    Ends with exit code 1 if a value or a prediction that is served differs from the lake's. May be run again: where nothing is new, it says
+    so, and asks the service once more.
     """
-    from pipeline_assets.core.instants import microseconds_at
     from pipeline_assets.local_stack import demo as demos
     from pipeline_assets.local_stack import stack
-    from pipeline_assets.local_stack.demo_online import hold_beside
-    from pipeline_assets.local_stack.demo_predictions import predict_live
+    from pipeline_assets.local_stack.demo_again import made_alike, state_of
     from pipeline_assets.local_stack.display import show_links, watching
-    from pipeline_assets.local_stack.runs import Dagster
-    from pipeline_assets.local_stack.simulator import send_events
-    from pipeline_assets.model_lifecycle.feature_store.online.commands import declared
 
     console = Console()
     world, chosen = chosen_demo(name)
     with watching("Starting services") as watch:
         settings = stack.up(home_folder(), watch=watch)
+    known = None if again else made_alike(settings.home, state_of(settings, world, chosen))
+    if known is None:
+        made = _make(console, settings, world, chosen)
+        made["made_from"] = state_of(settings, world, chosen)
+    else:
+        console.print("Nothing is new since the last demo: no run was started. `pipeline demo --again` makes all of it again.")
+        made = {**known, "live": _ask(settings, chosen, known)}
+    path = demos.write_summary(settings.home, made)
+    _print(console, made)
+    show_links(stack.status(settings.home))
+    for page, url in made["pages"].items():
+        console.print(f"{page}: {url}", highlight=False, soft_wrap=True)
+    console.print(f"All of this as JSON: {path}", highlight=False, soft_wrap=True)
+    if any(one["differing_values"] for one in made["online"]) or any(one["differing"] for one in made["live"]):
+        raise typer.Exit(1)
+
+
+def _make(console: Console, settings: "Settings", world: "World", chosen: "Demo") -> dict[str, Any]:
+    """Runs the demo and asks the services about it: what came out, in the form of `demo.json`."""
+    from pipeline_assets.local_stack import demo as demos
+    from pipeline_assets.local_stack.demo_online import hold_beside
+    from pipeline_assets.local_stack.runs import Dagster
+    from pipeline_assets.local_stack.simulator import send_events
+    from pipeline_assets.model_lifecycle.feature_store.online.commands import declared
+
     with Walk(console) as walk:
         days = (chosen.streamed.first, chosen.streamed.last)
         stream = partial(send_events, settings.home, ROOT, world, settings.kafka_bootstrap, days)
@@ -76,21 +103,29 @@ def demo(name: Annotated[str | None, typer.Argument(help="A world that has a dem
         begun = time.monotonic()
         compared = hold_beside(settings, *declared(), chosen)
         tally.seconds["online_parity"] = round(time.monotonic() - begun, 2)
-        made = {**demos.summary(chosen, tally), "online": [one.as_json() for one in compared]}
-        at = {one.model: microseconds_at(one.at) for one in compared}
-        versions = {one["name"]: one["version"] for one in made["models"]}
-        made["live"] = [one.as_json() for one in predict_live(settings, declared()[0], chosen, at, versions)]
-    path = demos.write_summary(settings.home, made)
+        made = {**demos.summary(chosen, tally), "runs": runs, "online": [one.as_json() for one in compared]}
+        return {**made, "live": _ask(settings, chosen, made)}
+
+
+def _ask(settings: "Settings", chosen: "Demo", made: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What the service answers about the streamed days, by the versions that are live now."""
+    from pipeline_assets.core.declarations import load_project
+    from pipeline_assets.core.instants import microseconds_at
+    from pipeline_assets.local_stack.demo_predictions import predict_live
+    from pipeline_assets.model_lifecycle.registry.ledger import live_version
+
+    project = load_project()
+    at = {one["model"]: microseconds_at(datetime.fromisoformat(one["at"])) for one in made["online"]}
+    found = {name: live_version(settings, project.model(name)) for name in at}
+    versions = {name: version for name, version in found.items() if version is not None}
+    return [one.as_json() for one in predict_live(settings, project, chosen, {name: at[name] for name in versions}, versions)]
+
+
+def _print(console: Console, made: Mapping[str, Any]) -> None:
     show(console, made)
-    show_stream(console, made["stream"], runs)
+    show_stream(console, made["stream"], made["runs"])
     show_online(console, made["online"])
     show_predictions(console, made["live"])
-    show_links(stack.status(settings.home))
-    for page, url in made["pages"].items():
-        console.print(f"{page}: {url}", highlight=False, soft_wrap=True)
-    console.print(f"All of this as JSON: {path}", highlight=False, soft_wrap=True)
-    if any(one["differing_values"] for one in made["online"]) or any(one["differing"] for one in made["live"]):
-        raise typer.Exit(1)
 
 
 def chosen_demo(name: str | None) -> "tuple[World, Demo]":

@@ -46,7 +46,7 @@ TUNING = {
     "jit": "off",
     "wal_level": "logical",
     "wal_compression": "on",
-    "max_wal_size": "512MB",
+    "max_wal_size": "256MB",
     "max_slot_wal_keep_size": "4GB",
     "checkpoint_timeout": "15min",
     "timezone": "UTC",
