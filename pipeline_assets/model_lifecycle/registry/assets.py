@@ -17,6 +17,7 @@ from pipeline_assets.spec.use_case import UseCase
 if TYPE_CHECKING:
     from pipeline_assets.model_lifecycle.registry.gate import Rule
     from pipeline_assets.model_lifecycle.registry.judgement import Judgement
+    from pipeline_assets.model_lifecycle.registry.ledger import Entry
 
 GATE = "gate"
 # By this the candidate is handed to the gate.
@@ -84,13 +85,21 @@ def _metadata(model: Model, judged: "Judgement") -> dict[str, dg.MetadataValue |
         "candidate_version": judged.version,
         "rules": _rules(judged.rules),
     }
-    if judged.live_version is not None and judged.live_contract is not None:
+    if judged.live is not None and judged.live_contract is not None:
         contract, metric = judged.live_contract, model.gate.metric
         shown = dict.fromkeys((metric, f"{BASELINE}{metric}", "calibration_error"))
         figures = {name: contract.metrics[name] for name in shown if name in contract.metrics}
-        metadata |= {"version": judged.live_version, "training_rows": contract.rows, "sha256": contract.sha256, **figures}
-        metadata["as_of"] = dg.MetadataValue.timestamp(contract.as_of)
+        metadata |= {"version": judged.live.version, "training_rows": contract.rows, "sha256": contract.sha256, **figures}
+        metadata |= {"as_of": dg.MetadataValue.timestamp(contract.as_of), "made_live_by": _made_live(judged.live)}
     return metadata
+
+
+def _made_live(entry: "Entry") -> dg.MetadataValue:
+    """Who made the live version live, when, why, and the rules that it kept then, whatever became of candidates since."""
+    kept = [f"| {rule['name']} | {_shown(rule['value'])} | {rule['limit']:.6g} | {rule['passed']} |" for rule in entry.rules]
+    table = ["", "| rule | value | limit | kept |", "|---|---|---|---|", *kept] if kept else []
+    head = f"{entry.action} of version {entry.version} by {entry.actor}, {entry.recorded_at:%Y-%m-%d %H:%M} UTC: {entry.reason}"
+    return dg.MetadataValue.md("\n".join([head, *table]))
 
 
 def _rules(rules: "Sequence[Rule]") -> dg.TableMetadataValue:

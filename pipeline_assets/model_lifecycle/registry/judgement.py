@@ -37,14 +37,14 @@ class Judgement:
     """What became of a candidate, and what is live now.
 
     `version` is the candidate's; `rules` are those it was held against, and empty for a candidate whose model file is live already.
-    `live_version` and its contract are None where nothing is live: the first candidate was rejected.
+    `live`, the entry by which a version is live now, and its contract are None where nothing is live: the first candidate was rejected.
     """
 
     verdict: Verdict
     run_id: str
     version: int
     rules: tuple[Rule, ...]
-    live_version: int | None
+    live: Entry | None
     live_contract: ModelContract | None
 
 
@@ -61,14 +61,14 @@ def judge_candidate(settings: Settings, model: Model, run_id: str, *, actor: str
     if entry is None and version != ledger.live(entries):
         entry = _decide(settings, model, candidate, Case(run_id=run_id, version=version, actor=actor, entries=entries))
     versions.mirror(settings, model)
-    now = ledger.live_version(settings, model)
+    now = ledger.made_live(ledger.history(settings, model))
     return Judgement(
         verdict="live already" if entry is None else "rejected" if entry.action == "reject" else "promoted",
         run_id=run_id,
         version=version,
         rules=() if entry is None else tuple(map(Rule.from_json, entry.rules)),
-        live_version=now,
-        live_contract=None if now is None else versions.load(settings, model, now).contract,
+        live=now,
+        live_contract=None if now is None else versions.load(settings, model, now.version).contract,
     )
 
 

@@ -261,7 +261,13 @@ def ancestry(entries: Sequence[Entry]) -> tuple[int, ...]:
 
 def live(entries: Sequence[Entry]) -> int | None:
     """The version that is live after these entries, oldest first; None where none is."""
-    return next((entry.version for entry in reversed(entries) if entry.action in CHANGES), None)
+    entry = made_live(entries)
+    return None if entry is None else entry.version
+
+
+def made_live(entries: Sequence[Entry]) -> Entry | None:
+    """The entry by which the live version is live; None where none is."""
+    return next((entry for entry in reversed(entries) if entry.action in CHANGES), None)
 
 
 def trial(entries: Sequence[Entry]) -> Trial | None:

@@ -323,6 +323,9 @@ def test_a_candidate_below_the_gate_is_rejected_with_the_rule_and_the_distance(h
     assert "broken by" in str(check.description)
     found = house.metadata(result, names.champion)
     assert (found["verdict"], found["version"], found["candidate_version"]) == ("rejected", 1, 2)
+    assert str(found["made_live_by"]).startswith("promote of version 1 by dagster run ")
+    assert "| gain over baseline (roc_auc) | " in str(found["made_live_by"])
+    assert "| False |" not in str(found["made_live_by"])
     entries = ledger.history(settings, house.model)
     assert [(entry.action, entry.version, entry.previous_version) for entry in entries] == [("promote", 1, None), ("reject", 2, 1)]
     assert any(not rule["passed"] for rule in entries[1].rules)
@@ -467,7 +470,8 @@ def test_a_model_file_that_was_rolled_back_from_does_not_come_back_by_itself(hou
 
     judged = house.judge(house.train())
 
-    assert (judged.verdict, judged.version, judged.live_version) == ("rejected", 2, 1)
+    assert judged.live is not None
+    assert (judged.verdict, judged.version, judged.live.version) == ("rejected", 2, 1)
     with pytest.raises(ModelRejected, match="earlier roll backs"):
         by_hand.promote(settings, house.model, 2, actor="a test", reason="a try")
     assert by_hand.promote(settings, house.model, 2, actor="a test", reason="I know better", is_forced=True).version == 2
@@ -587,7 +591,8 @@ def test_a_crash_between_ledger_and_aliases_is_healed_by_the_next_call(house: Ho
 
     judged = house.judge(run_id)
 
-    assert judged.live_version == version
+    assert judged.live is not None
+    assert judged.live.version == version
     assert len(ledger.history(settings, house.model)) == 1
     assert house.aliases() == {"champion": version}
 
