@@ -12,6 +12,7 @@ from pipeline_assets.ingestion.streaming.assets import audit_checks, health_chec
 from pipeline_assets.ingestion.streaming.streams import followed, record_streams
 from pipeline_assets.model_lifecycle.feature_store.assets import health_checks as online_checks
 from pipeline_assets.model_lifecycle.feature_store.assets import online_homes
+from pipeline_assets.processing.lake.assets import health_checks as freshness_checks
 from pipeline_assets.serving.realtime.assets import health_checks as endpoint_checks
 from pipeline_assets.spec.models import Model
 from pipeline_assets.spec.use_case import UseCase
@@ -26,7 +27,7 @@ SERVING = (names.predictions, names.drift, names.performance)
 def defs(project: Project) -> dg.Definitions:
     """All jobs of the code location, and the sensor that asks again for runs of theirs that failed."""
     # Checks that read everything there is, or that only a sensor can judge, are not part of a run that materializes something.
-    by_sensors = [*health_checks(project), *online_checks(project), *endpoint_checks(project)]
+    by_sensors = [*health_checks(project), *online_checks(project), *endpoint_checks(project), *freshness_checks(project)]
     apart = dg.AssetSelection.checks(*audit_checks(project), *by_sensors)
     selections = {
         **_of_streams(project, apart),

@@ -24,20 +24,15 @@ def room() -> dg.Definitions:
 
 
 def assets_of_room(definitions: dg.Definitions) -> list[dg.AssetsDefinition]:
-    """Raw tables and models, without the checks that stand alone."""
+    """Raw tables and models."""
     return [asset for asset in definitions.assets or () if isinstance(asset, dg.AssetsDefinition)]
-
-
-def checks_of_room() -> list[dg.AssetChecksDefinition]:
-    """The checks of the flights that stand alone."""
-    return [check for check in room().asset_checks or () if isinstance(check, dg.AssetChecksDefinition)]
 
 
 def run(platform: Platform, days: tuple[int, int], *chosen: AssetName, full_refresh: bool = False) -> dg.ExecuteInProcessResult:
     """Some assets of the flights with their checks, materialized for the days from so many to so many after the first."""
     config = {"ops": {names.cleaned_by_day(use_case.name): {"config": {"full_refresh": True}}}} if full_refresh else None
     return dg.materialize(
-        [*assets_of_room(room()), *checks_of_room()],
+        assets_of_room(room()),
         selection=dg.AssetSelection.assets(*(key(name) for name in chosen)),
         resources={"platform": platform, **(room().resources or {})},
         tags=names.range_tags(day(days[0]), day(days[1])),

@@ -1,6 +1,6 @@
 """All use cases of a code location as one: each declared object once, who uses it, and which days it has."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from functools import cached_property
@@ -154,6 +154,15 @@ def whole_days(span: timedelta) -> int:
 def days_between(first: date, last: date) -> list[date]:
     """The days from the first to the last, inclusive."""
     return [first + timedelta(days=offset) for offset in range((last - first).days + 1)]
+
+
+def longest_stretch(days: Sequence[date]) -> int:
+    """How many of these days follow each other at most; they are in order, each once."""
+    longest = length = 0
+    for number, day in enumerate(days):
+        length = length + 1 if number and day - days[number - 1] == timedelta(days=1) else 1
+        longest = max(longest, length)
+    return longest
 
 
 def views_of(use_case: UseCase) -> tuple[FeatureView, ...]:

@@ -19,10 +19,10 @@ import pydantic
 from dagster_shared.check import CheckError
 
 from pipeline_assets.core import names
-from pipeline_assets.core.errors import PipelineError, SourceChanged, TransientError, UserInputError
+from pipeline_assets.core.errors import ContractViolation, PipelineError, SourceChanged, TransientError, UserInputError
 from pipeline_assets.core.interrupts import end_when_interrupted
 from pipeline_assets.core.names import AssetName
-from pipeline_assets.core.project import Project, Span, days_between, whole_days
+from pipeline_assets.core.project import Project, Span, days_between, longest_stretch, whole_days
 from pipeline_assets.core.retries import SENSOR
 from pipeline_assets.core.settings import Settings, home_folder, read_settings
 from pipeline_assets.spec.contracts import Contract, Field
@@ -295,16 +295,52 @@ def source_changed(asset_key: dg.AssetKey, check_name: str, error: SourceChanged
     )
 
 
-def complete(empty: Sequence[str]) -> dg.AssetCheckResult:
-    """The check that no partition is without rows; `empty` are those that are."""
-    metadata = {"partitions_without_rows": list(empty)}
-    return dg.AssetCheckResult(check_name=COMPLETE, passed=not empty, severity=dg.AssetCheckSeverity.WARN, metadata=metadata)
+def complete(contract: Contract, empty: Sequence[str]) -> dg.AssetCheckResult:
+    """The check that there are rows; `empty` are the partitions without any, in order.
 
-
-def contract_check(asset_key: dg.AssetKey, broken: Mapping[str, int], severity: dg.AssetCheckSeverity) -> dg.AssetCheckResult:
-    """The check that rows keep their contract; `broken` counts those that do not by their fault."""
+    A source may pause: it fails where days without rows follow each other for as long as the contract promises that its newest row is
+    never old, or where a source that has no days has no rows.
+    """
+    is_whole = any(not one[:1].isdigit() for one in empty)
+    pause = timedelta(days=0 if is_whole else longest_stretch([date.fromisoformat(one) for one in empty]))
+    passed = not empty or (not is_whole and pause < contract.freshness)
+    found = "There are no rows" if is_whole else f"{len(empty)} days without rows, at most {pause.days} in a row"
     return dg.AssetCheckResult(
-        asset_key=asset_key, check_name=CONTRACT, passed=not broken, severity=severity, metadata={"broken_by_reason": dict(broken)}
+        check_name=COMPLETE,
+        passed=passed,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"{found}; the newest row may be {contract.freshness} old." if empty else "No partition is without rows.",
+        metadata={"partitions_without_rows": list(empty)},
+    )
+
+
+def contract_check(asset_key: dg.AssetKey, contract: Contract, rows: int, broken: Mapping[str, int]) -> dg.AssetCheckResult:
+    """The check that rows keep their contract, passed while no more are broken than it lets pass: nothing has to be done then.
+
+    `rows` kept it, `broken` counts those that did not by their fault. A stream that has too few records to be judged yet, and more broken
+    ones than may be, is a warning.
+    """
+    lost = sum(broken.values())
+    limit = f"limit {contract.broken_share * 100:g} %; see `pipeline quarantine list --source {contract.name}`"
+    return dg.AssetCheckResult(
+        asset_key=asset_key,
+        check_name=CONTRACT,
+        passed=lost <= contract.broken_share * (rows + lost),
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"{lost:,} of {rows + lost:,} rows in quarantine, {limit}." if lost else f"{rows:,} rows, none in quarantine.",
+        metadata={"rows": rows, "rows_broken": lost, "broken_by_reason": dict(broken)},
+    )
+
+
+def contract_refused(asset_key: dg.AssetKey, error: ContractViolation) -> dg.AssetCheckResult:
+    """The failed check of a partition, or of records, of which more are broken than the contract lets pass."""
+    return dg.AssetCheckResult(
+        asset_key=asset_key,
+        check_name=CONTRACT,
+        passed=False,
+        severity=dg.AssetCheckSeverity.ERROR,
+        description=str(error),
+        metadata={"partition": error.partition, "rows": error.rows, "rows_broken": error.broken, "broken_by_reason": error.reasons},
     )
 
 

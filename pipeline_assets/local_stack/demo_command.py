@@ -59,6 +59,7 @@ def demo(
     Ends with exit code 1 if a value or a prediction that is served differs from the lake's. May be run again: where nothing is new, it says
     so, and asks the service once more.
     """
+    from pipeline_assets.core.clocks import replay
     from pipeline_assets.local_stack import demo as demos
     from pipeline_assets.local_stack import stack
     from pipeline_assets.local_stack.demo_again import made_alike, state_of
@@ -75,6 +76,7 @@ def demo(
     else:
         console.print("Nothing is new since the last demo: no run was started. `pipeline demo --again` makes all of it again.")
         made = {**known, "live": _ask(settings, chosen, known)}
+    replay(settings.home, chosen.use_case, chosen.streamed.last)
     path = demos.write_summary(settings.home, made)
     _print(console, made)
     show_links(stack.status(settings.home))
@@ -87,6 +89,7 @@ def demo(
 
 def _make(console: Console, settings: "Settings", world: "World", chosen: "Demo") -> dict[str, Any]:
     """Runs the demo and asks the services about it: what came out, in the form of `demo.json`."""
+    from pipeline_assets.core.clocks import replay
     from pipeline_assets.local_stack import demo as demos
     from pipeline_assets.local_stack.demo_online import hold_beside
     from pipeline_assets.local_stack.runs import Dagster
@@ -99,6 +102,8 @@ def _make(console: Console, settings: "Settings", world: "World", chosen: "Demo"
         is_first = not (settings.home / demos.SUMMARY).exists()
         key = settings.dagster_key
         live = Dagster(settings.dagster_url, LOCATION, key.get_secret_value() if key is not None else None)
+        # What is stale, and what is awaited, goes by how far the world was replayed, not by the clock on the wall.
+        replay(settings.home, chosen.use_case, chosen.history.last)
         tally, runs = demos.Demonstration(demo=chosen, dagster=live, watch=walk.note).run(stream, is_first=is_first)
         begun = time.monotonic()
         compared = hold_beside(settings, *declared(), chosen)

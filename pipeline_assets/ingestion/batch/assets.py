@@ -16,6 +16,8 @@ from pipeline_assets.core.resources import (
     asked_days,
     column_schema,
     complete,
+    contract_check,
+    contract_refused,
     dagster_errors,
     days,
     key,
@@ -28,6 +30,7 @@ from pipeline_assets.core.resources import (
 from pipeline_assets.ingestion.batch import sensors
 from pipeline_assets.ingestion.sources.origins import kind_of, source_name, system_of
 from pipeline_assets.ingestion.staging import summary
+from pipeline_assets.spec.contracts import Contract
 from pipeline_assets.spec.sources import Source
 
 if TYPE_CHECKING:
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 
 Results = Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]
 LOGGED_EVERY_PARTITIONS = 25
+IS_COMPLETE = "Days without rows do not follow each other for longer than the contract lets its newest row be old."
 
 
 class Reading(dg.Config):
@@ -69,10 +73,9 @@ def _staged(project: Project, source: Source) -> dg.AssetsDefinition:
         pool=system_of(source.origin),
         description=f"{contract.description} Staged files of rows that kept the contract.",
         metadata={"dagster/column_schema": column_schema(contract)},
-        freshness_policy=dg.FreshnessPolicy.time_window(fail_window=contract.freshness),
         check_specs=[
             dg.AssetCheckSpec(CONTRACT, asset=asset_key, blocking=True, description="Rows keep their contract; others are in quarantine."),
-            *([] if is_history else [dg.AssetCheckSpec(COMPLETE, asset=asset_key, description="No partition is without rows.")]),
+            *([] if is_history else [dg.AssetCheckSpec(COMPLETE, asset=asset_key, description=IS_COMPLETE)]),
         ],
     )
 
@@ -86,9 +89,9 @@ def _staged(project: Project, source: Source) -> dg.AssetsDefinition:
                 yield source_changed(asset_key, CONTRACT, error)
                 raise
             except ContractViolation as error:
-                yield _refused(asset_key, error)
+                yield contract_refused(asset_key, error)
                 raise
-        metadata, checks = _metadata(source, done, monotonic() - begun), _checks(done, is_whole=not is_history)
+        metadata, checks = _metadata(source, done, monotonic() - begun), _checks(asset_key, contract, done, is_whole=not is_history)
         if by_day:
             report_days(context, summary.by_day(done), metadata)
         yield dg.MaterializeResult(metadata=None if by_day else metadata, check_results=checks)
@@ -146,18 +149,6 @@ def _metadata(source: Source, staged: "Sequence[Staged]", seconds: float) -> dic
     }
 
 
-def _checks(staged: "Sequence[Staged]", *, is_whole: bool) -> list[dg.AssetCheckResult]:
-    broken, warn = summary.reasons(staged), dg.AssetCheckSeverity.WARN
-    kept = dg.AssetCheckResult(check_name=CONTRACT, passed=not broken, severity=warn, metadata={"broken_by_reason": broken})
-    return [kept, complete(summary.empty_partitions(staged))] if is_whole else [kept]
-
-
-def _refused(asset_key: dg.AssetKey, error: ContractViolation) -> dg.AssetCheckResult:
-    return dg.AssetCheckResult(
-        asset_key=asset_key,
-        check_name=CONTRACT,
-        passed=False,
-        severity=dg.AssetCheckSeverity.ERROR,
-        description=str(error),
-        metadata={"partition": error.partition, "rows": error.rows, "rows_broken": error.broken, "broken_by_reason": error.reasons},
-    )
+def _checks(asset_key: dg.AssetKey, contract: Contract, staged: "Sequence[Staged]", *, is_whole: bool) -> list[dg.AssetCheckResult]:
+    kept = contract_check(asset_key, contract, summary.rows(staged), summary.reasons(staged))
+    return [kept, complete(contract, summary.empty_partitions(staged))] if is_whole else [kept]

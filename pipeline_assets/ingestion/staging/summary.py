@@ -11,16 +11,16 @@ if TYPE_CHECKING:
 
 def facts(staged: "Sequence[Staged]", seconds: float) -> dict[str, int | float | str]:
     """What a run staged in so many seconds; also the fields that the contract does not know, or that stood in no row of a partition."""
-    rows = sum(one.manifest.rows for one in staged)
+    staged_rows = rows(staged)
     return {
-        "rows": rows,
+        "rows": staged_rows,
         "rows_broken": sum(one.manifest.broken for one in staged),
         "partitions": len(staged),
         "partitions_taken_up": sum(one.is_taken_up for one in staged),
         "files": sum(len(one.manifest.files) for one in staged),
         "bytes": sum(one.manifest.bytes for one in staged),
         "seconds": round(seconds, 3),
-        "rows_per_second": round(rows / seconds) if seconds > 0 else 0,
+        "rows_per_second": round(staged_rows / seconds) if seconds > 0 else 0,
         "fields_unknown": _named(one.unknown_fields for one in staged),
         "fields_absent": _named(one.absent_fields for one in staged),
     }
@@ -28,6 +28,11 @@ def facts(staged: "Sequence[Staged]", seconds: float) -> dict[str, int | float |
 
 def _named(fields: Iterable[tuple[str, ...]]) -> str:
     return ", ".join(sorted({name for names in fields for name in names}))
+
+
+def rows(staged: "Sequence[Staged]") -> int:
+    """The rows that kept the contract."""
+    return sum(one.manifest.rows for one in staged)
 
 
 def by_day(staged: "Sequence[Staged]") -> dict[date, dict[str, int | float]]:

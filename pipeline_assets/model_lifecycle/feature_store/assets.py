@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -48,7 +47,6 @@ if TYPE_CHECKING:
 ROWS_MATCH, IN_RANGE = "rows_match_observations", "decisions_in_declared_range"
 PARITY, OLD_DAYS = "equal_to_historical_features", "other_days_as_they_were"
 AS_OF, SERVED = "reference_data_as_of_decision", "served_as_in_the_lake"
-FRESHNESS = timedelta(days=2)
 KNOWN_SINCE = "Since when the version that was decided was known, in UTC."
 
 Metadata = dict[str, dg.MetadataValue | dg.TableSchema | dg.TableColumnLineage | int | str]
@@ -94,7 +92,6 @@ def _vectors(project: Project, references: References, lineage: DbtLineage, mode
         tags=use_case_tags(home),
         description=f"What was known for each decision of {model.name} when it was made. One row per {', '.join(model.observations.keys)}.",
         metadata={"dagster/column_schema": schema, "dagster/table_name": ".".join(names.vectors(model.name))},
-        freshness_policy=dg.FreshnessPolicy.time_window(fail_window=FRESHNESS),
         check_specs=_check_specs(asset_key, model.observations),
     )
     def vectors(context: dg.AssetExecutionContext, config: ReadAt, platform: Platform) -> dg.MaterializeResult:

@@ -1,6 +1,6 @@
 """The assets of cleaning: raw tables, and the dbt models above them, one asset each, with dbt's tests as their checks."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from pipeline_assets.processing.cleaning.raw_tables import Days, Loaded
 from pipeline_assets.spec.contracts import Contract
 from pipeline_assets.spec.use_case import UseCase
 
-LOADED_IN_TIME, KEEPS_ROWS = "loaded_in_time", "keeps_rows"
+KEEPS_ROWS = "keeps_rows"
 Results = Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]
 OF_KEPT_ROWS = "No day loses rows that are still staged; what would have lost some is not written."
 BY_DAY = {names.BY_DAY_TAG: ""}
@@ -59,8 +59,8 @@ class Rebuild(Shrinking):
 class Translator(DagsterDbtTranslator):
     """What dagster-dbt makes of the models of a use case.
 
-    Key and table are the folder and the name; the owner is the one of the use case, unless the model's YAML names others; a model has to
-    be as fresh as the freshest source that it reads. A register without history is marked, and so is what reads one.
+    Key and table are the folder and the name; the owner is the one of the use case, unless the model's YAML names others. A register
+    without history is marked, and so is what reads one.
     """
 
     def __init__(self, models: ProjectModels, use_case: UseCase) -> None:
@@ -70,12 +70,10 @@ class Translator(DagsterDbtTranslator):
     def get_asset_spec(self, manifest: Mapping[str, Any], unique_id: str, project: DbtProject | None) -> dg.AssetSpec:
         """The asset of a model, which also depends on the registers that its tests compare it with."""
         spec = super().get_asset_spec(manifest, unique_id, project)
-        freshness = self._models.freshness(unique_id)
         registers = self._models.compared_with(unique_id) - self._models.by_day if unique_id in self._models.by_day else ()
         compared = {self.get_asset_key(manifest["nodes"][register]) for register in registers}
         whole = spec.replace_attributes(
             deps=[*spec.deps, *(dg.AssetDep(other) for other in sorted(compared - {dep.asset_key for dep in spec.deps}))],
-            freshness_policy=dg.FreshnessPolicy.time_window(fail_window=freshness) if freshness is not None else None,
             group_name=names.CLEANING,
             owners=spec.owners or [self._use_case.owner],
             tags={**spec.tags, **use_case_tags(self._use_case), **(BY_DAY if unique_id in self._models.by_day else {})},
@@ -129,13 +127,11 @@ def defs(project: Project) -> dg.Definitions:
     problems = list(models.problems())
     if problems:
         raise SpecError(problems)
-    contracts = [contract for contract, _ in project.lake_contracts]
     return dg.Definitions(
         assets=[
             *(_raw(project, contract, by_day=by_day) for contract, by_day in project.lake_contracts),
             *(built for use_case in project.use_cases for built in _of_use_case(models, use_case)),
         ],
-        asset_checks=[_loaded_in_time(contracts)] if contracts else [],
         resources={"dbt": DbtCliResource(project_dir=str(folder), profiles_dir=str(folder), dbt_executable=PROGRAM_OF_RUNS)},
     )
 
@@ -154,7 +150,6 @@ def _raw(project: Project, contract: Contract, *, by_day: bool) -> dg.AssetsDefi
         owners=[contract.owner],
         description=f"{contract.description} A copy of the lake's table in the warehouse, for dbt to read.",
         code_version=contract.version,
-        freshness_policy=dg.FreshnessPolicy.time_window(fail_window=contract.freshness),
         metadata={"dagster/table_name": ".".join(table), "dagster/column_schema": column_schema(contract)},
         check_specs=[dg.AssetCheckSpec(KEEPS_ROWS, asset=key(table), blocking=True, description=OF_KEPT_ROWS)],
         pool=names.CLEANING,
@@ -335,31 +330,6 @@ def _in_lake(
     since = retention.versions_since(settings, built.name)
     kept = {} if since is None else {"versions_since": since.isoformat()}
     return event.with_metadata({**event.metadata, **facts, **last, **kept})
-
-
-def _loaded_in_time(contracts: Sequence[Contract]) -> dg.AssetChecksDefinition:
-    specs = [
-        dg.AssetCheckSpec(
-            LOADED_IN_TIME, asset=key(names.raw(contract.name)), description=f"Rows were loaded within the last {contract.freshness}."
-        )
-        for contract in contracts
-    ]
-
-    @dg.multi_asset_check(name=LOADED_IN_TIME, specs=specs, can_subset=True)
-    def loaded_in_time(context: dg.AssetCheckExecutionContext, platform: Platform) -> Iterator[dg.AssetCheckResult]:
-        asked = {check.asset_key for check in context.selected_asset_check_keys}
-        with dagster_errors():
-            found = inspection.freshness_of(platform.settings, [each for each in contracts if key(names.raw(each.name)) in asked])
-        for each in found:
-            yield dg.AssetCheckResult(
-                asset_key=key(names.raw(each.contract.name)),
-                check_name=LOADED_IN_TIME,
-                passed=each.is_fresh,
-                severity=dg.AssetCheckSeverity.WARN,
-                metadata={"loaded_at": each.loaded_at.isoformat() if each.loaded_at is not None else "never"},
-            )
-
-    return loaded_in_time
 
 
 def _loaded_metadata(contract: Contract, loaded: Loaded, *, by_day: bool) -> dict[str, Any]:

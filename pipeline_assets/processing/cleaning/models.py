@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -130,14 +129,6 @@ class ProjectModels:
         """How each cleaned table is built that features read, and that the lake has a copy of."""
         models = sorted(name for name in self._models if self.manifest["nodes"][name]["resource_type"] == "model")
         return tuple(built for name in models if (built := self.built(name)) is not None)
-
-    def freshness(self, node: str) -> timedelta | None:
-        """How old the newest row of a model or source may be: as the freshest source below it; None where none says."""
-        if node in self.manifest["sources"]:
-            limit = (self.manifest["sources"][node]["freshness"] or {}).get("warn_after") or {}
-            return timedelta(**{f"{limit['period']}s": limit["count"]}) if limit.get("count") else None
-        found = [self.freshness(parent) for parent in self.manifest["parent_map"].get(node, ())]
-        return min((each for each in found if each is not None), default=None)
 
     def problems(self) -> Iterator[DeclarationProblem]:
         """What models read that is not declared or is of another time, retentions and views that cannot be kept so."""

@@ -70,7 +70,6 @@ def _view(project: Project, view: FeatureView) -> dg.AssetsDefinition:
             "dagster/table_name": ".".join(names.features(view.name)),
             "definition_sha256": view_hash(view),
         },
-        freshness_policy=dg.FreshnessPolicy.time_window(fail_window=view.freshness),
         check_specs=_check_specs(asset_key),
     )
     def features(context: dg.AssetExecutionContext, config: ReadAt, platform: Platform) -> dg.MaterializeResult:

@@ -23,7 +23,9 @@ from pipeline_assets.core.resources import (
 )
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.core.versions import version_key
+from pipeline_assets.processing.lake.awaited import Awaited
 from pipeline_assets.processing.lake.policy import POLICY, STREAM_POLICY, Policy
+from pipeline_assets.processing.lake.sensors import data_freshness, shown
 from pipeline_assets.spec.contracts import Contract
 
 if TYPE_CHECKING:
@@ -55,7 +57,7 @@ def defs(project: Project) -> dg.Definitions:
     """A lake table for each source and stream, and once for the platform: maintenance and audit of all lake tables, with schedules."""
     published = [_table(project, contract, by_day=by_day) for contract, by_day in project.lake_contracts]
     maintained = [_maintenance(project, namespace, policy) for namespace, policy in POLICIES.items()]
-    audited = _audit()
+    audited, awaited = _audit(), awaited_of(project)
     checks = dg.AssetSelection.checks(audited)
     job = dg.define_asset_job(names.MAINTAIN_LAKE, selection=dg.AssetSelection.assets(*maintained) - checks)
     audit = dg.define_asset_job(names.AUDIT_LAKE, selection=checks)
@@ -74,7 +76,24 @@ def defs(project: Project) -> dg.Definitions:
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description=f"Looks at all metadata of the lake and one data file in {ONE_IN}, others each day. Nothing is written.",
     )
-    return dg.Definitions(assets=[*published, *maintained], asset_checks=[audited], jobs=[job, audit], schedules=[nightly, daily])
+    fresh = dg.Definitions(asset_checks=[_is_fresh(awaited)], sensors=[data_freshness(awaited)]) if awaited else dg.Definitions()
+    kept = dg.Definitions(assets=[*published, *maintained], asset_checks=[audited], jobs=[job, audit], schedules=[nightly, daily])
+    return dg.Definitions.merge(kept, fresh)
+
+
+def awaited_of(project: Project) -> list[Awaited]:
+    """What has promised to be fresh: each source and stream of the use cases, but not what the platform records of itself."""
+    homes = [(contract, project.home_of(contract)) for contract, _ in project.lake_contracts]
+    return [
+        Awaited(contract=contract, use_case=home.name, last_day=project.span_of(home).last)
+        for contract, home in homes
+        if home in project.use_cases
+    ]
+
+
+def health_checks(project: Project) -> list[dg.AssetCheckKey]:
+    """The checks that a sensor evaluates."""
+    return [spec.key for spec in _fresh_specs(awaited_of(project))]
 
 
 def _table(project: Project, contract: Contract, *, by_day: bool) -> dg.AssetsDefinition:
@@ -93,7 +112,6 @@ def _table(project: Project, contract: Contract, *, by_day: bool) -> dg.AssetsDe
         pool=names.LAKE,
         description=f"{contract.description} Staged files as an Iceberg table{', by day of ' + contract.event_at if by_day else ''}.",
         metadata={"dagster/column_schema": column_schema(contract), "dagster/table_name": ".".join(names.lake(contract.name))},
-        freshness_policy=dg.FreshnessPolicy.time_window(fail_window=contract.freshness),
         check_specs=[
             dg.AssetCheckSpec(ROWS_MATCH, asset=asset_key, blocking=True, description="The lake holds as many rows as were staged."),
             dg.AssetCheckSpec(
@@ -179,6 +197,41 @@ def _maintenance(project: Project, namespace: str, policy: Policy) -> dg.AssetsD
         return dg.MaterializeResult(metadata=_maintenance_metadata(maintained))
 
     return maintenance
+
+
+def _fresh_specs(awaited: Sequence[Awaited]) -> list[dg.AssetCheckSpec]:
+    return [
+        dg.AssetCheckSpec(
+            names.IS_FRESH,
+            asset=key(names.lake(one.contract.name)),
+            description=f"By the clock of {one.use_case} the newest {one.contract.event_at} is at most {one.contract.freshness} old.",
+        )
+        for one in awaited
+    ]
+
+
+def _is_fresh(awaited: Sequence[Awaited]) -> dg.AssetChecksDefinition:
+    @dg.multi_asset_check(name=names.IS_FRESH, specs=_fresh_specs(awaited), can_subset=True)
+    def is_fresh(context: dg.AssetCheckExecutionContext, platform: Platform) -> Iterator[dg.AssetCheckResult]:
+        from pipeline_assets.processing.lake.freshness import judged, read_newest
+
+        chosen, now = {check.asset_key for check in context.selected_asset_check_keys}, datetime.now(UTC)
+        asked = [one for one in awaited if key(names.lake(one.contract.name)) in chosen]
+        with dagster_errors():
+            settings = platform.settings
+            newest = read_newest(settings, [one.contract for one in asked], {})
+        for one in asked:
+            found = judged(settings.home, one, newest.get(one.contract.name), now)
+            yield dg.AssetCheckResult(
+                asset_key=key(names.lake(one.contract.name)),
+                check_name=names.IS_FRESH,
+                passed=found.is_fresh,
+                severity=dg.AssetCheckSeverity.ERROR,
+                description=found.in_words,
+                metadata=shown(found),
+            )
+
+    return is_fresh
 
 
 def _audit() -> dg.AssetChecksDefinition:

@@ -1,7 +1,6 @@
 """The assets of batch inference: the predictions of each model."""
 
 from collections.abc import Mapping
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from pipeline_assets.serving.batch.spread import Spread
 
 ROWS_MATCH, IN_RANGE, AS_DECLARED = "rows_match_vectors", "scores_in_range", "versions_as_asked"
-FRESHNESS = timedelta(days=2)
 
 Metadata = dict[str, dg.MetadataValue | dg.TableSchema | dg.TableColumnLineage | int | str]
 
@@ -68,7 +66,6 @@ def _predictions(project: Project, model: Model) -> dg.AssetsDefinition:
         pool=names.BATCH_INFERENCE,
         description=f"{model.question} One row per {', '.join(model.observations.keys)} and decision_at, by the day of decision_at.",
         metadata={"dagster/column_schema": schema, "dagster/table_name": ".".join(names.predictions(model.name))},
-        freshness_policy=dg.FreshnessPolicy.time_window(fail_window=FRESHNESS),
         check_specs=_check_specs(asset_key, model.task),
     )
     def predictions(context: dg.AssetExecutionContext, platform: Platform, config: Scoring) -> dg.MaterializeResult:

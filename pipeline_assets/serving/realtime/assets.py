@@ -1,6 +1,5 @@
 """The assets of real-time inference: the package of each live version, proven by loading it back, and what answers with it."""
 
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from pipeline_assets.serving.realtime.package import Verdict
 
 SELFTEST, LATENCY = "selftest", "latency"
-FRESHNESS = timedelta(days=30)
 # By this the champion hands over which version is live.
 HANDED_VERSION = "version"
 
@@ -38,11 +36,12 @@ def defs(project: Project) -> dg.Definitions:
     """The package of every model, and its endpoint with checks and their sensor; none where there is no model."""
     if not project.models:
         return dg.Definitions()
+    homes = {model.name: project.home_of_model(model).name for model in project.models}
     packages = [_package(project.home_of_model(model), model) for model in project.models]
     return dg.Definitions(
         assets=[*packages, *health.endpoints(project)],
-        asset_checks=[health.is_served(project.models)],
-        sensors=[endpoint_health(project.models)],
+        asset_checks=[health.is_served(project.models, homes)],
+        sensors=[endpoint_health(project.models, homes)],
     )
 
 
@@ -64,7 +63,6 @@ def _package(use_case: UseCase, model: Model) -> dg.AssetsDefinition:
         code_version="2",
         pool=names.REALTIME_INFERENCE,
         description=f"What the prediction service loads of {model.name}: model, contract, rows with known scores. One folder per version.",
-        freshness_policy=dg.FreshnessPolicy.time_window(fail_window=FRESHNESS),
         check_specs=_check_specs(asset_key, model.gate),
     )
     def package(context: dg.AssetExecutionContext, platform: Platform, config: ChosenVersion) -> dg.MaterializeResult:

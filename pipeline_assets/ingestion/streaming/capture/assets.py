@@ -78,7 +78,6 @@ def _landed(topic: str, written: tuple[str, list[names.AssetName]], streams: Seq
     """A topic with all its streams, and the table that it lands in; `written` is the room of who writes it, and what does."""
     room, writers = written
     owners = sorted({stream.contract.owner for stream in streams})
-    fresh = dg.FreshnessPolicy.time_window(fail_window=min(stream.contract.freshness for stream in streams))
     return [
         dg.AssetSpec(
             key(names.topic(topic)),
@@ -87,7 +86,6 @@ def _landed(topic: str, written: tuple[str, list[names.AssetName]], streams: Seq
             kinds={"kafka"},
             owners=owners,
             description=f"The topic {topic} of the broker.",
-            freshness_policy=fresh,
             metadata={"topic": topic},
         ),
         dg.AssetSpec(
@@ -97,7 +95,6 @@ def _landed(topic: str, written: tuple[str, list[names.AssetName]], streams: Seq
             kinds={"kafka", "iceberg"},
             owners=owners,
             description=f"Records of the topic {topic} as they are: bytes, partition, offset and time. Kafka Connect appends them.",
-            freshness_policy=fresh,
             metadata={"topic": topic, "dagster/table_name": ".".join(names.landed(topic))},
         ),
     ]

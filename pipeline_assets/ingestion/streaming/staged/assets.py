@@ -17,6 +17,7 @@ from pipeline_assets.core.resources import (
     column_schema,
     complete,
     contract_check,
+    contract_refused,
     dagster_errors,
     days,
     key,
@@ -55,10 +56,9 @@ def events(project: Project, stream: EventStream) -> dg.AssetsDefinition:
         code_version=contract.version,
         description=f"{contract.description} Staged files of events that kept the contract, from {origin}.",
         metadata={"dagster/column_schema": column_schema(contract), "topic": stream.topic},
-        freshness_policy=dg.FreshnessPolicy.time_window(fail_window=contract.freshness),
         check_specs=[
             _keeps_contract(asset_key, "Events"),
-            dg.AssetCheckSpec(COMPLETE, asset=asset_key, description=f"No day is without events, from {origin}."),
+            dg.AssetCheckSpec(COMPLETE, asset=asset_key, description=f"From {origin} no longer pause than the contract promises."),
         ],
     )
     def staged(context: dg.AssetExecutionContext, platform: Platform) -> Results:
@@ -69,11 +69,11 @@ def events(project: Project, stream: EventStream) -> dg.AssetsDefinition:
             try:
                 done = stage_events(platform.settings, stream, *asked_days(context), run_id=context.run.run_id)
             except ContractViolation as error:
-                yield contract_check(asset_key, error.reasons, dg.AssetCheckSeverity.ERROR)
+                yield contract_refused(asset_key, error)
                 raise
         report_days(context, summary.by_day(done.days), _events_metadata(stream, done, monotonic() - begun))
-        check = contract_check(asset_key, summary.reasons(done.days), dg.AssetCheckSeverity.WARN)
-        yield dg.MaterializeResult(check_results=[check, complete(summary.empty_partitions(done.days))])
+        check = contract_check(asset_key, contract, summary.rows(done.days), summary.reasons(done.days))
+        yield dg.MaterializeResult(check_results=[check, complete(contract, summary.empty_partitions(done.days))])
 
     return staged
 
@@ -114,7 +114,6 @@ def table(project: Project, source: Source) -> dg.AssetsDefinition:
         code_version=contract.version,
         description=f"{contract.description} Staged files of all versions of its rows that kept the contract.",
         metadata={"dagster/column_schema": column_schema(contract)},
-        freshness_policy=dg.FreshnessPolicy.time_window(fail_window=contract.freshness),
         check_specs=[_keeps_contract(asset_key, "Rows")],
     )
     def state(context: dg.AssetExecutionContext, platform: Platform) -> Results:
@@ -131,9 +130,9 @@ def table(project: Project, source: Source) -> dg.AssetsDefinition:
                 yield source_changed(asset_key, CONTRACT, error)
                 raise
             except ContractViolation as error:
-                yield contract_check(asset_key, error.reasons, dg.AssetCheckSeverity.ERROR)
+                yield contract_refused(asset_key, error)
                 raise
-        check = contract_check(asset_key, summary.reasons([done.staged]), dg.AssetCheckSeverity.WARN)
+        check = contract_check(asset_key, contract, summary.rows([done.staged]), summary.reasons([done.staged]))
         yield dg.MaterializeResult(metadata=_state_metadata(contract, log, done, monotonic() - begun), check_results=[check])
 
     return state

@@ -14,6 +14,7 @@ from pipeline_assets.core.resources import (
     Platform,
     column_schema,
     contract_check,
+    contract_refused,
     dagster_errors,
     key,
     naming_dependents,
@@ -49,7 +50,6 @@ def typed(project: Project, stream: RecordStream) -> dg.AssetsDefinition:
             "dagster/table_name": ".".join(names.typed(contract.name)),
             "topic": stream.topic,
         },
-        freshness_policy=dg.FreshnessPolicy.time_window(fail_window=contract.freshness),
         check_specs=_check_specs(asset_key),
     )
     def table(context: dg.AssetExecutionContext, platform: Platform) -> Results:
@@ -65,13 +65,13 @@ def typed(project: Project, stream: RecordStream) -> dg.AssetsDefinition:
                 yield source_changed(asset_key, CONTRACT, error)
                 raise
             except ContractViolation as error:
-                yield contract_check(asset_key, error.reasons, error_level)
+                yield contract_refused(asset_key, error)
                 raise
             except OffsetsMissing as error:
                 yield _missing(asset_key, error)
                 raise
         offsets = dg.AssetCheckResult(check_name=OFFSETS, passed=not done.gaps, severity=error_level, metadata={"gaps": len(done.gaps)})
-        check = contract_check(asset_key, done.broken, dg.AssetCheckSeverity.WARN)
+        check = contract_check(asset_key, contract, done.rows, done.broken)
         yield dg.MaterializeResult(metadata=_metadata(stream, done), check_results=[check, offsets])
 
     return table

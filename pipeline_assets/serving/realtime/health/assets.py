@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from pipeline_assets.core import names
+from pipeline_assets.core.clocks import replayed_to
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import Platform, dagster_errors, key, use_case_tags
 from pipeline_assets.core.settings import ServiceReader, read_part
@@ -49,15 +50,15 @@ def specs(models: Sequence[Model]) -> list[dg.AssetCheckSpec]:
     ]
 
 
-def is_served(models: Sequence[Model]) -> dg.AssetChecksDefinition:
-    """The checks, by what the running service says; they can be evaluated at any time, and a sensor does."""
+def is_served(models: Sequence[Model], homes: Mapping[str, str]) -> dg.AssetChecksDefinition:
+    """The checks by what the running service says, at any time; a sensor evaluates them. `homes`: the use case of each model, by name."""
 
     @dg.multi_asset_check(name="endpoint_checks", specs=specs(models), can_subset=True)
     def checked(context: dg.AssetCheckExecutionContext, platform: Platform) -> Iterator[dg.AssetCheckResult]:
         from pipeline_assets.serving.realtime.health.judge import judged, numbers
 
         with dagster_errors():
-            seen = looked_at(platform)
+            seen = looked_at(platform, homes)
         chosen, now = context.selected_asset_check_keys, datetime.now(UTC)
         for model in models:
             asset, found = key(names.endpoint(model.name)), numbers(model, seen)
@@ -74,12 +75,14 @@ def is_served(models: Sequence[Model]) -> dg.AssetChecksDefinition:
     return checked
 
 
-def looked_at(platform: Platform) -> "Look":
-    """The service as it is now; raises SettingsMissing where none is named."""
+def looked_at(platform: Platform, homes: Mapping[str, str]) -> "Look":
+    """The service as it is now, with the replay clocks of the models' use cases; raises SettingsMissing where none is named."""
     from pipeline_assets.serving.realtime.health.look import look
 
     settings = platform.settings
-    return look(read_part(ServiceReader, settings.home), settings)
+    clocks = {model: replayed_to(settings.home, use_case) for model, use_case in homes.items()}
+    replays = {model: clock for model, clock in clocks.items() if clock is not None}
+    return look(read_part(ServiceReader, settings.home), settings, replays)
 
 
 def severity(verdict: "Verdict") -> dg.AssetCheckSeverity:

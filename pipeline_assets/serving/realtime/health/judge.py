@@ -131,15 +131,25 @@ def _latency(model: Model, found: "Overview", _: Look, __: datetime) -> Finding 
     return f"the 99th percentile is {one.p99_ms:,.0f} ms, more than {bound}", more
 
 
-def _features(model: Model, found: "Overview", _: Look, __: datetime) -> Finding | None:
+def _features(model: Model, found: "Overview", look: Look, _: datetime) -> Finding | None:
     one = found.models[model.name]
     stood_in, rows = _stood_in(one), sum(one.tiers.values())
     if _share(stood_in, rows) > MOST:
         return f"the online store did not answer in time for {stood_in:,} of {rows:,} predictions", STORE
-    view, count = max(((name, each.get(STALE, 0)) for name, each in one.statuses.items()), key=lambda each: each[1], default=("", 0))
+    stale = {name: each.get(STALE, 0) for name, each in one.statuses.items() if not _asked_ahead(model, found, name, look)}
+    view, count = max(stale.items(), key=lambda each: each[1], default=("", 0))
     if view and _share(count, sum(one.statuses[view].values())) > MOST:
         return f"{view} was older than promised for {count:,} questions", WORKER
     return None
+
+
+def _asked_ahead(model: Model, found: "Overview", view: str, look: Look) -> bool:
+    """Whether a view is as fresh as promised by the replay clock: then what was asked of it is of a time that was not replayed yet."""
+    clock, seen = look.replays.get(model.name), found.views.get(view)
+    if clock is None or seen is None or seen.age_seconds is None:
+        return False
+    promised = next(one.freshness for one in model.views if one.name == view)
+    return datetime.fromisoformat(seen.asked_at) - timedelta(seconds=seen.age_seconds) + promised >= clock
 
 
 def _logged(_: Model, found: "Overview", __: Look, ___: datetime) -> Finding | None:

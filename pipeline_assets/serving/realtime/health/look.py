@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from pipeline_assets.core.connections import warehouse
@@ -31,18 +32,22 @@ class Unread:
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """The service at a moment, and the live version of each model by the ledger."""
+    """The service at a moment, the live version of each model by the ledger, and how far the past of a model's use case was replayed."""
 
     url: str
     found: "Overview | Unread"
     live: Mapping[str, ledger.Live]
+    replays: Mapping[str, datetime]
 
 
-def look(service: ServiceReader, settings: WarehouseSettings) -> Look:
-    """What there is to see now; a service that does not answer is what was found, a ledger that does not is an error."""
+def look(service: ServiceReader, settings: WarehouseSettings, replays: Mapping[str, datetime]) -> Look:
+    """What there is to see now; a service that does not answer is what was found, a ledger that does not is an error.
+
+    replays: how far the past of a model's use case was replayed, of those that have a replay clock.
+    """
     with warehouse(settings) as connection:
         live = ledger.live_versions(connection)
-    return Look(url=service.serve_url, found=_asked(service), live=live)
+    return Look(url=service.serve_url, found=_asked(service), live=live, replays=replays)
 
 
 def _asked(service: ServiceReader) -> "Overview | Unread":

@@ -1,7 +1,7 @@
 """The sensor that looks whether models are served as promised."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -22,8 +22,8 @@ LOOK_SECONDS = 30
 RECORDED_EVERY = timedelta(minutes=10)
 
 
-def endpoint_health(models: Sequence[Model]) -> dg.SensorDefinition:
-    """Records traffic, latency, errors and freshness of each model, and its checks; where nothing is wrong that was not, now and then."""
+def endpoint_health(models: Sequence[Model], homes: Mapping[str, str]) -> dg.SensorDefinition:
+    """Records traffic, latency, errors and freshness of each model, and its checks; without news now and then. `homes`: as `is_served`."""
 
     @dg.sensor(
         name=names.ENDPOINT_HEALTH,
@@ -37,7 +37,7 @@ def endpoint_health(models: Sequence[Model]) -> dg.SensorDefinition:
         now, before = datetime.now(UTC), cursor_of(context, last_recorded)
         with dagster_errors():
             try:
-                seen = looked_at(platform)
+                seen = looked_at(platform, homes)
             except SettingsMissing as error:
                 return dg.SkipReason(f"No prediction service is named. {error}")
         found = [(model, judged(model, seen, now)) for model in models]

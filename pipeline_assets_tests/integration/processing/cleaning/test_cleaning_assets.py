@@ -6,13 +6,13 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 
-from pipeline_assets.core import connections, names
+from pipeline_assets.core import names
 from pipeline_assets.core.resources import Platform, key
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.sources.contracts import arrow_schema
 from pipeline_assets.processing.cleaning import assets
 from pipeline_assets.processing.lake import tables
-from pipeline_assets_tests.cleaning_runs import checked, checks_of_room, failure, metadata_of, run
+from pipeline_assets_tests.cleaning_runs import checked, failure, metadata_of, run
 from pipeline_assets_tests.flight_rows import DEPARTURES, Row, at, cleaned_rows, day, departure, departures, expected_departures
 from pipeline_assets_tests.lake_rows import stage
 
@@ -58,7 +58,6 @@ def test_a_run_copies_builds_tests_and_reports(platform: Platform) -> None:
     }
     assert lineage["is_late"] == {(key(STAGING), "delay_minutes"), (key(STAGING), "is_cancelled")}
     assert {name: check.passed for name, check in checked(result, RAW).items()} == {
-        assets.LOADED_IN_TIME: True,
         assets.KEEPS_ROWS: True,
     }
     assert checked(result, CURRENT)["unique_departures_flight_id"].passed
@@ -103,19 +102,3 @@ def test_a_row_that_breaks_a_rule_stops_the_run_before_the_cleaned_table(platfor
     assert (ranged.passed, ranged.blocking, ranged.metadata["dagster_dbt/failed_row_count"].value) == (False, True, 1)
     assert "stg_flight_departures_delay_minutes_in_range" in failure(result)
     assert cleaned_rows(settings, "departures_history") == before
-
-
-def test_the_graph_warns_of_a_raw_table_that_was_not_loaded_in_time(platform: Platform) -> None:
-    """Rows loaded longer ago than the contract allows fail the check with a warning, and it says when they were loaded."""
-    settings = platform.settings
-    publish(settings, two_days())
-    run(platform, DAYS, RAW)
-    with connections.warehouse(settings) as connection:
-        connection.execute("update raw.flight_departures set _loaded_at = now() - interval '400 days'")
-    only = dg.AssetSelection.checks(dg.AssetCheckKey(key(RAW), assets.LOADED_IN_TIME))
-
-    result = dg.materialize(checks_of_room(), selection=only, resources={"platform": platform}, raise_on_error=False)
-
-    (late,) = result.get_asset_check_evaluations()
-    assert (late.passed, late.severity) == (False, dg.AssetCheckSeverity.WARN)
-    assert late.metadata["loaded_at"].value != "never"

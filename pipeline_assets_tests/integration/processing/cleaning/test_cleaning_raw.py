@@ -4,7 +4,7 @@ import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import date
 from multiprocessing.connection import Connection
 
 import psycopg
@@ -18,7 +18,7 @@ from pipeline_assets.core.lake_errors import RowsLost
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.core.versions import versioned
 from pipeline_assets.ingestion.batch.load import stage_snapshot
-from pipeline_assets.processing.cleaning import inspection, raw_tables
+from pipeline_assets.processing.cleaning import raw_tables
 from pipeline_assets.processing.cleaning.models import Built
 from pipeline_assets.processing.cleaning.publish import publish
 from pipeline_assets.processing.cleaning.raw_schema import follow_contract, qualified
@@ -254,22 +254,6 @@ def test_two_loads_at_once_leave_each_row_once(isolated: Settings) -> None:
 
     assert sorted(loaded.replaced for loaded in loads) == [0, 4_000, 4_000, 4_000]
     assert same_rows(in_raw(isolated, TRIPS), in_lake(isolated, TRIPS))
-
-
-def test_raw_tables_report_when_they_were_loaded(isolated: Settings) -> None:
-    """A table never loaded is not fresh, one just loaded is, and one loaded longer ago than its contract allows is not."""
-    assert [each.is_fresh for each in inspection.freshness_of(isolated, [TRIPS])] == [False]
-
-    put_in_lake(isolated, TRIPS, days=1)
-    raw_tables.load_raw_days(isolated, TRIPS, day(0), day(0))
-    assert [each.is_fresh for each in inspection.freshness_of(isolated, [TRIPS])] == [True]
-
-    with connections.warehouse(isolated) as connection:
-        connection.execute("update raw.trips set _loaded_at = now() - %s", [TRIPS.freshness + timedelta(minutes=1)])
-    (stale,) = inspection.freshness_of(isolated, [TRIPS])
-    assert not stale.is_fresh
-    assert stale.age is not None
-    assert stale.age > TRIPS.freshness
 
 
 def test_values_at_the_edges_of_their_types_reach_the_warehouse_as_they_are(world: World) -> None:

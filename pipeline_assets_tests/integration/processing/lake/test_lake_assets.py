@@ -6,6 +6,7 @@ import dagster as dg
 import pyarrow as pa
 
 from pipeline_assets.core import names
+from pipeline_assets.core.clocks import replay
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import Platform, key
 from pipeline_assets.core.settings import Settings
@@ -112,6 +113,59 @@ def test_a_snapshots_table_is_published_whole(isolated: Settings, platform: Plat
     assert result.success
     assert metadata_of(result, names.lake("buses"))["rows"] == 5
     assert in_lake(isolated, buses).drop_columns(DELETED_AT).equals(trip_rows(day(0)))
+
+
+def tick(platform: Platform, cursor: str | None) -> tuple[list[dg.AssetCheckEvaluation], str]:
+    """What the sensor of freshness says of the trips, with its cursor."""
+    (sensor,) = [one for one in assets.defs(PROJECT).sensors or () if one.name == names.DATA_FRESHNESS]
+    with dg.DagsterInstance.ephemeral() as instance:
+        said = sensor(dg.build_sensor_context(instance=instance, cursor=cursor, resources={"platform": platform}))
+    assert isinstance(said, dg.SensorResult)
+    return [event for event in said.asset_events if isinstance(event, dg.AssetCheckEvaluation)], str(said.cursor)
+
+
+def test_a_source_that_stands_still_is_stale_within_its_promise(isolated: Settings, platform: Platform) -> None:
+    """By the replay clock: fresh as long as its newest row may be old, then an error with what to do, and fresh again with new rows."""
+    home, name = platform.settings.home, names.lake(TRIPS.name)
+    for offset in range(3):
+        stage(isolated, TRIPS, day(offset), trip_rows(day(offset)))
+    assert run(name, platform, tags=RANGE).success
+    replay(home, USE_CASE.name, day(2))
+    first, cursor = tick(platform, None)
+    replay(home, USE_CASE.name, day(3))
+    second, cursor = tick(platform, cursor)
+    still, cursor = tick(platform, cursor)
+    stage(isolated, TRIPS, day(3), trip_rows(day(3)))
+    assert run(name, platform, partition_key=str(day(3))).success
+    third, _ = tick(platform, cursor)
+
+    assert [(one.asset_key, one.check_name, one.passed) for one in first] == [(key(name), names.IS_FRESH, True)]
+    assert [(one.passed, one.severity) for one in second] == [(False, dg.AssetCheckSeverity.ERROR)]
+    assert second[0].description == (
+        "The newest row is of 2013-01-03 23:59 UTC, 1 day, 0:00:00.000001 old by the replay clock at 2013-01-05 00:00 UTC; "
+        "1 day, 0:00:00 may be. See whether the source still delivers, and the newest runs of staged/trips."
+    )
+    assert (second[0].metadata["age_hours"].value, second[0].metadata["promised_hours"].value) == (24.0, 24.0)
+    assert still == []
+    assert [one.passed for one in third] == [True]
+
+
+def test_a_history_that_was_loaded_long_ago_is_stale_only_where_more_is_awaited(isolated: Settings, platform: Platform) -> None:
+    """Rows of 2013: nothing is awaited of days that have ended, also with no row at all; open days go by the clock on the wall."""
+    stage(isolated, TRIPS, day(0), trip_rows(day(0)))
+    assert run(names.lake(TRIPS.name), platform, partition_key=str(day(0))).success
+    verdicts = {}
+    for last_day in (USE_CASE.last_day, None):
+        project = Project(use_cases=(replace(USE_CASE, last_day=last_day, models=()),))
+        checks = [one for one in assets.defs(project).asset_checks or () if isinstance(one, dg.AssetChecksDefinition)]
+        chosen = dg.AssetSelection.checks(*(dg.AssetCheckKey(key(names.lake(one)), names.IS_FRESH) for one in (TRIPS.name, "buses")))
+        result = dg.materialize(checks, selection=chosen, resources={"platform": platform}, raise_on_error=False)
+        verdicts[last_day] = {one.asset_key.path[1]: (one.passed, one.description) for one in result.get_asset_check_evaluations()}
+
+    ended = (True, "The days of nyc_flights ended on 2014-01-01: nothing newer is awaited.")
+    assert verdicts[USE_CASE.last_day] == {"trips": ended, "buses": ended}
+    assert {name: passed for name, (passed, _) in verdicts[None].items()} == {"trips": False, "buses": False}
+    assert str(verdicts[None]["buses"][1]).startswith("There is no row by the clock at ")
 
 
 def test_maintenance_runs_before_and_after_there_are_tables(isolated: Settings, platform: Platform) -> None:

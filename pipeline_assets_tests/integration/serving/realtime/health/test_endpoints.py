@@ -49,14 +49,17 @@ def overview(client: httpx.Client) -> dict[str, Any]:
 def evaluated(platform: Platform) -> dict[str, dg.AssetCheckEvaluation]:
     """The checks of the model, evaluated now, by name."""
     result = dg.materialize(
-        [is_served([MODEL])], resources={"platform": platform}, selection=dg.AssetSelection.checks_for_assets(ASSET), raise_on_error=True
+        [is_served([MODEL], {})],
+        resources={"platform": platform},
+        selection=dg.AssetSelection.checks_for_assets(ASSET),
+        raise_on_error=True,
     )
     return {one.check_name: one for one in result.get_asset_check_evaluations()}
 
 
 def look(platform: Platform, cursor: str | None) -> dg.SensorResult:
     """A tick of the sensor."""
-    found = endpoint_health([MODEL])(dg.build_sensor_context(cursor=cursor, resources={"platform": platform}))
+    found = endpoint_health([MODEL], {})(dg.build_sensor_context(cursor=cursor, resources={"platform": platform}))
     assert isinstance(found, dg.SensorResult)
     return found
 
@@ -100,7 +103,7 @@ def test_a_key_that_may_not_read_is_named(platform: Platform, store: Settings, t
 
 def test_without_a_service_the_sensor_is_quiet(platform: Platform) -> None:
     """Where no address is set it skips with the name of the setting."""
-    found = endpoint_health([MODEL])(dg.build_sensor_context(resources={"platform": platform}))
+    found = endpoint_health([MODEL], {})(dg.build_sensor_context(resources={"platform": platform}))
 
     assert isinstance(found, dg.SkipReason)
     assert "PIPELINE_SERVE_URL" in str(found.skip_message)

@@ -37,7 +37,9 @@ def well() -> Look:
         is_ready=True, features_ms=150, window_seconds=300, workers=[worker(0), worker(1)], models={MODEL.name: model},
         views={VIEW: ViewOverview(age_seconds=2.5, asked_at="2026-01-01T11:59:59+00:00")}, log=log,
     )  # fmt: skip
-    return Look(url="http://service", found=found, live={MODEL.name: Live(version=3, sequence=1, since=NOW - timedelta(hours=1))})
+    return Look(
+        url="http://service", found=found, live={MODEL.name: Live(version=3, sequence=1, since=NOW - timedelta(hours=1))}, replays={}
+    )
 
 
 def of(look: Look) -> Overview:
@@ -151,3 +153,18 @@ def test_a_service_that_cannot_be_asked_keeps_no_promise() -> None:
     assert {one.finding for one in judged(MODEL, away, NOW)} == {("http://service does not answer", "pipeline up")}
     assert numbers(MODEL, away) == {"url": "http://service", "live_version": 3, "is_up": 0}
     assert [one for one in judged(MODEL, idle, NOW) if one.finding is not None] == []
+
+
+def test_features_are_as_fresh_as_the_replay_clock_asks_for() -> None:
+    """Asked as of a day that was not replayed yet: nothing newer could be known. Behind the clock by more than promised: a warning."""
+    promised = next(view.freshness for view in MODEL.views if view.name == VIEW)
+    found, asked_at = {}, datetime(2013, 7, 1, 14, 30, tzinfo=UTC)
+    for name, clock in {"beyond": datetime(2013, 7, 1, tzinfo=UTC), "within": asked_at, "on the wall": None}.items():
+        look = replace(well(), replays={} if clock is None else {MODEL.name: clock})
+        of(look).models[MODEL.name].statuses = {VIEW: {"stale": 1_000}}
+        known_to = datetime(2013, 7, 1, tzinfo=UTC) - promised
+        of(look).views = {VIEW: ViewOverview(age_seconds=(asked_at - known_to).total_seconds(), asked_at=asked_at.isoformat())}
+        (verdict,) = [one for one in judged(MODEL, look, NOW) if one.rule.name == "features_fresh"]
+        found[name] = verdict.finding is None
+
+    assert found == {"beyond": True, "within": False, "on the wall": False}

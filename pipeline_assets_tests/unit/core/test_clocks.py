@@ -1,0 +1,30 @@
+"""The clock of a use case: that on the wall, or how far its past was replayed on this machine."""
+
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+from pipeline_assets.core.clocks import clock_of, replay, replayed_to
+
+NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
+LAST = date(2014, 1, 1)
+
+
+def test_the_clock_of_days_that_last_is_that_on_the_wall(tmp_path: Path) -> None:
+    """Open days, and those that end today or later."""
+    assert [clock_of(tmp_path, "rides", last, NOW) for last in (None, NOW.date(), date(2027, 1, 1))] == [NOW] * 3
+
+
+def test_days_that_have_ended_have_no_clock(tmp_path: Path) -> None:
+    """Nothing newer can come, so nothing can be late."""
+    assert clock_of(tmp_path, "rides", LAST, NOW) is None
+
+
+def test_a_replay_sets_the_clock_to_the_end_of_a_day(tmp_path: Path) -> None:
+    """Of its use case alone, and never back: a demo that is run again replays earlier days once more."""
+    replay(tmp_path, "rides", date(2013, 6, 30))
+    replay(tmp_path, "rides", date(2013, 5, 31))
+
+    assert replayed_to(tmp_path, "rides") == clock_of(tmp_path, "rides", LAST, NOW) == datetime(2013, 7, 1, tzinfo=UTC)
+    assert clock_of(tmp_path, "rides", None, NOW) == datetime(2013, 7, 1, tzinfo=UTC)
+    assert replayed_to(tmp_path, "others") is None
+    assert [path.name for path in (tmp_path / "clocks").iterdir()] == ["rides"]
