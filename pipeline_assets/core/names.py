@@ -46,6 +46,8 @@ ONLINE_HEALTH = "online_health"
 DATA_FRESHNESS = "data_freshness"
 ENDPOINT_HEALTH = "endpoint_health"
 ALIASES_MIRRORED = "aliases_mirrored"
+# Below no path of Dagster's own pages.
+REPORTS_PATH = "/_reports"
 RUNS_RETRIED = "runs_retried"
 ALERTS = "alerts"
 
@@ -350,3 +352,13 @@ def feature(view: str, name: str, window: timedelta | None = None) -> str:
 def range_tags(first: date, last: date) -> dict[str, str]:
     """The tags of a run by which Dagster materializes the days `first` to `last` (inclusive) at once."""
     return {"dagster/asset_partition_range_start": first.isoformat(), "dagster/asset_partition_range_end": last.isoformat()}
+
+
+def report_key(model: str, name: str) -> str:
+    """Where a drift report is on the object store."""
+    return f"reports/{model}/{name}"
+
+
+def report_path(model: str, name: str) -> str:
+    """Where the web server shows a drift report."""
+    return f"{REPORTS_PATH}/{model}/{name}"

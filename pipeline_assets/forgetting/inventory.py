@@ -31,6 +31,7 @@ from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed
 from pipeline_assets.model_lifecycle.feature_store.online.served import newest_samples, remove_samples
 from pipeline_assets.model_lifecycle.feature_store.online.session import open_session
 from pipeline_assets.model_lifecycle.training import archive
+from pipeline_assets.serving.monitoring.report import unpacked
 from pipeline_assets.spec.models import Model
 
 if TYPE_CHECKING:
@@ -344,7 +345,7 @@ def _look_at_report(stores: Stores, key: str, word: str) -> Held:
         content = client.get_object(Bucket=stores.settings.s3_bucket, Key=key)["Body"].read()
     except client.exceptions.NoSuchKey:
         return Held()
-    return Held(files=int(names_word(content, word)))
+    return Held(files=int(names_word(unpacked(content), word)))
 
 
 def _delete_report(stores: Stores, key: str) -> None:

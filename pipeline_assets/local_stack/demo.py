@@ -256,7 +256,7 @@ def _model(model: Model, tally: Tally) -> dict[str, Any]:
         "training_rows": int(tally.number(champion, "training_rows")),
         "scores": {"rows": tally.rows("/".join(scores)), "days": len(tally.partitions["/".join(scores)])},
         "turned_out": {"rows": int(turned_out["labels"]), "value": turned_out.get(metric)},
-        "drift": {label: int(tally.number(drift, label)) for label in ("days", "features", "drifted")},
+        "drift": {label: int(tally.number(drift, label)) for label in ("days", "drifted_days", "features", "drifted")},
     }
 
 
@@ -264,7 +264,7 @@ def _pages(model: str, tally: Tally) -> dict[str, str]:
     return {
         f"{model}: version": tally.urls["/".join(names.champion(model))]["version_page"],
         f"{model}: training": tally.urls["/".join(names.candidate(model))]["mlflow_run"],
-        f"{model}: drift report (link for a week)": tally.urls["/".join(names.drift(model))]["report"],
+        f"{model}: drift report": tally.urls["/".join(names.drift(model))]["report"],
     }
 
 

@@ -227,7 +227,8 @@ def _model_line(model: Mapping[str, Any]) -> str:
         f"Model {model['name']} version {model['version']}: learned from {model['training_rows']:,} rows; {model['metric']} "
         f"{model['value']:.3f} on rows held out, {model['baseline']:.3f} from the request alone. "
         f"Scores: {scores['rows']:,} on {scores['days']} days, {judged}. "
-        f"Drift: {drift['drifted']} of {drift['features']} columns drifted on some of {drift['days']} days."
+        f"Drift: {drift['drifted_days']} of {drift['days']} days have drifted; {drift['drifted']} of {drift['features']} columns were "
+        "beyond their limits on some day."
     )
 
 

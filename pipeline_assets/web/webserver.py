@@ -16,15 +16,17 @@ from dagster_webserver.webserver import DagsterWebserver
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import HTTPConnection
+from starlette.routing import BaseRoute
 
 from pipeline_assets.core.errors import UserInputError
-from pipeline_assets.core.settings import AccessSettings, WebSettings
+from pipeline_assets.core.settings import AccessSettings, ObjectStoreSettings, WebSettings, read_part
 from pipeline_assets.serving.realtime.access.audit import end_audit, log_audit
 from pipeline_assets.serving.realtime.access.callers import Caller, Role
 from pipeline_assets.serving.realtime.access.opened import open_access
 from pipeline_assets.web.guard import WebGuard
 from pipeline_assets.web.login import COOKIE, Login
 from pipeline_assets.web.origins import is_of_this_machine
+from pipeline_assets.web.reports import report_route
 
 # How often an open page asks for what is new, as Dagster has it by default.
 POLL_MS = 2000
@@ -42,6 +44,11 @@ class GuardedWebserver(DagsterWebserver[WorkspaceProcessContext, WorkspaceReques
         """The guard before what Dagster has."""
         guard = Middleware(WebGuard, hosts=self._settings.web_hosts, login=self._login)
         return [guard, *super().build_middleware()]
+
+    def build_routes(self) -> list[BaseRoute]:
+        """The drift reports, then what Dagster has."""
+        own: list[BaseRoute] = super().build_routes()  # type: ignore[no-untyped-call]
+        return [report_route(lambda: read_part(ObjectStoreSettings, self._settings.home)), *own]
 
     def _make_request_context(self, conn: HTTPConnection) -> WorkspaceRequestContext:
         """What a request works with: for those who may only look, one in which nothing can be changed, as the pages then show."""

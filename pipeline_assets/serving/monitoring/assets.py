@@ -83,7 +83,7 @@ def _drift(project: Project, model: Model) -> dg.AssetsDefinition:
             watched = watch_drift(platform.settings, model, *asked_days(context))
         found = by_day(watched.found)
         of_days = {day.day: {PARTITION_ROWS: day.columns, "features_drifted": len(day.drifted)} for day in found}
-        report_days(context, of_days, _drift_metadata(watched))
+        report_days(context, of_days, _drift_metadata(model, watched))
         return dg.MaterializeResult(check_results=[_drift_check(model, found)])
 
     return drift
@@ -121,13 +121,14 @@ def _rules_in_words(model: Model) -> str:
     return f"On every day whose labels are known: {task_kind(model.task).in_words(model.monitor.rules) or 'no rule is declared'}."
 
 
-def _drift_metadata(watched: "Watched") -> Metadata:
+def _drift_metadata(model: Model, watched: "Watched") -> Metadata:
     from pipeline_assets.serving.monitoring.picture import draw_drift
-    from pipeline_assets.serving.monitoring.watch import by_day
+    from pipeline_assets.serving.monitoring.watch import by_day, has_drifted
 
     found = by_day(watched.found)
     sums = {
         "days": len(found),
+        "drifted_days": sum(has_drifted(model, day) for day in found),
         "features": max((day.columns for day in found), default=0),
         "drifted": len({column for day in found for column in day.drifted}),
         "rows": watched.rows,
@@ -136,7 +137,7 @@ def _drift_metadata(watched: "Watched") -> Metadata:
     return {
         **of_run(sums),
         "model_version": watched.version,
-        "report": dg.MetadataValue.url(watched.report_url),
+        **({} if watched.report_url is None else {"report": dg.MetadataValue.url(watched.report_url)}),
         "picture": pictures({"drift": draw_drift(watched.found)}),
         "drifted_features": dg.MetadataValue.md(_drift_text(found)),
     }
@@ -149,14 +150,14 @@ def _drift_text(found: "list[DriftedDay]") -> str:
 
 
 def _drift_check(model: Model, found: "list[DriftedDay]") -> dg.AssetCheckResult:
-    from pipeline_assets.serving.monitoring.watch import has_drifted
+    from pipeline_assets.serving.monitoring.watch import days_in_words, has_drifted
 
     failed = [str(day.day) for day in found if has_drifted(model, day)]
     return dg.AssetCheckResult(
         check_name=NO_DRIFT,
         passed=not failed,
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"{len(failed)} of {len(found)} days have drifted." if failed else "No day has drifted.",
+        description=days_in_words(model, found),
         metadata={"failed_days": failed, "max_drifted_share": model.monitor.max_drifted_share},
     )
 

@@ -1,15 +1,16 @@
 """Drift of each feature and of the score per day: histograms over all rows, compared with the training reference.
 
 The measure is the population stability index, sum over bins of (p - q) · ln(p / q), where p is the share of the day's rows in a bin and q
-that of the reference (Siddiqi, Credit Risk Scorecards, 2006); nulls are a bin of their own, text has a bin per category, and so has a value
+that of the reference (Siddiqi, Credit Risk Scorecards, 2006); nulls are a bin of their own, categories have a bin each, and so has a value
 at which the reference heaps up. A day is small beside its reference, and a feature that moves slowly takes few values on one day, so its
 index is large on every day, drift or not. A feature has therefore drifted when its index exceeds both the declared limit and what the days
-of the reference themselves show. The reference is made anew from the archived training set whenever days are measured; no bins are stored.
+of the reference themselves show. What follows the days of the week has one value on a day and is judged by the seven days up to it, in the
+reference as well. The reference is made anew from the archived training set whenever days are measured; no bins are stored.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from types import MappingProxyType
 
 import numpy as np
@@ -21,12 +22,13 @@ from pipeline_assets.serving.monitoring.bins import Bins, cut
 
 SMALLEST_SHARE = 1e-4
 REFERENCE_DAYS_QUANTILE = 0.99
+WEEK = timedelta(days=7)
 NO_CATEGORIES: Mapping[str, Sequence[str]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Categories:
-    """A column of text with a bin per category, and one for every other text."""
+    """A column of categories, as text or by their positions, with a bin for each, and one for everything else."""
 
     column: str
     values: tuple[str, ...]
@@ -38,6 +40,10 @@ class Categories:
 
     def places(self, column: pa.ChunkedArray) -> NDArray[np.intp]:
         """The bin of each value, any for a null."""
+        if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
+            codes = pc.fill_null(column.cast(pa.float64()), -1.0).to_numpy()
+            is_known = (codes >= 0) & (codes < len(self.values)) & (codes == np.floor(codes))
+            return np.where(is_known, codes, len(self.values)).astype(np.intp)
         found = pc.index_in(column.cast(pa.string()), value_set=pa.array(self.values, pa.string()), skip_nulls=True)
         places: NDArray[np.intp] = pc.fill_null(found, len(self.values)).to_numpy().astype(np.intp)
         return places
@@ -48,17 +54,21 @@ AnyBins = Bins | Categories
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """What drift is measured against: bins, shares and the limit of each column."""
+    """What drift is measured against: bins, shares and the limit of each column; `weekly` are those that are judged by weeks."""
 
     bins: tuple[AnyBins, ...]
     shares: tuple[NDArray[np.float64], ...]
     limits: tuple[float, ...]
     rows: int
+    weekly: frozenset[str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Drift:
-    """The drift of one column on one day: its index, the limit it is held against, and the share of nulls."""
+    """The drift of one column on one day: its index, the limit it is held against, and the share of nulls.
+
+    `rows` are those of the day, or of the seven days up to it where the column is judged by weeks.
+    """
 
     day: date
     column: str
@@ -81,12 +91,13 @@ def reference(
     bins: int,
     max_psi: float,
     categories: Mapping[str, Sequence[str]] = NO_CATEGORIES,
+    weekly: Collection[str] = (),
 ) -> Reference:
     """The reference made of training rows: `bins` bins of equal frequency per column, and a bin per heap (see `bins.cut`).
 
-    rows: one row per observation, with `columns` and with `time_column` in UTC. A column is numbers, or text if `categories` names those
-    that have bins of their own. The limit of a column is the larger of `max_psi` and the 99th percentile of the index over the reference's
-    own days.
+    rows: one row per observation, with `columns` and with `time_column` in UTC. A column is numbers, or those of `categories`, as text or
+    by their positions. The limit of a column is the larger of `max_psi` and the 99th percentile of the index over the reference's own days,
+    or over its weeks where the column is one of `weekly`.
     """
     chosen = tuple(
         Categories(column=column, values=tuple(categories[column])) if column in categories else cut(rows.column(column), column, bins)
@@ -95,28 +106,51 @@ def reference(
     days, counts = histograms(rows, chosen, time_column)
     totals = [per_day.sum(axis=0) for per_day in counts]
     shares = tuple(total / max(total.sum(), 1) for total in totals)
-    limits = tuple(
-        max(max_psi, float(np.quantile([psi(day, share) for day in per_day], REFERENCE_DAYS_QUANTILE))) if days else max_psi
-        for per_day, share in zip(counts, shares, strict=True)
-    )
-    return Reference(bins=chosen, shares=shares, limits=limits, rows=rows.num_rows)
+    judged = [by_weeks(days, per_day) if one.column in weekly else per_day for one, per_day in zip(chosen, counts, strict=True)]
+    limits = tuple(_limit(per_day, share, max_psi) for per_day, share in zip(judged, shares, strict=True))
+    return Reference(bins=chosen, shares=shares, limits=limits, rows=rows.num_rows, weekly=frozenset(weekly))
 
 
-def measure(rows: pa.Table, against: Reference, time_column: str) -> list[Drift]:
-    """The drift of each column of the reference on each UTC day of `rows`, by day and then in the reference's order."""
+def measure(rows: pa.Table, against: Reference, time_column: str, first: date | None = None) -> list[Drift]:
+    """The drift of each column of the reference on each UTC day of `rows`, by day and then in the reference's order.
+
+    Days before `first` (None: there are none) only complete the weeks of columns that are judged by them; such a column is left out on days
+    of which `rows` does not reach back a week.
+    """
     days, counts = histograms(rows, against.bins, time_column)
-    return [
-        Drift(
-            day=day,
-            column=bins.column,
-            psi=psi(per_day[position], share),
-            limit=limit,
-            rows=int(per_day[position].sum()),
-            null_share=float(per_day[position][-1] / max(per_day[position].sum(), 1)),
-        )
-        for position, day in enumerate(days)
-        for bins, per_day, share, limit in zip(against.bins, counts, against.shares, against.limits, strict=True)
-    ]
+    weeks = {one.column: by_weeks(days, per_day) for one, per_day in zip(against.bins, counts, strict=True) if one.column in against.weekly}
+    skipped = len(days) - min((len(found) for found in weeks.values()), default=len(days))
+    found: list[Drift] = []
+    for position, day in enumerate(days):
+        if first is not None and day < first:
+            continue
+        for bins, per_day, share, limit in zip(against.bins, counts, against.shares, against.limits, strict=True):
+            if bins.column not in weeks:
+                found.append(_drift(day, bins.column, per_day[position], share, limit))
+            elif position >= skipped:
+                found.append(_drift(day, bins.column, weeks[bins.column][position - skipped], share, limit))
+    return found
+
+
+def by_weeks(days: Sequence[date], per_day: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The counts of the seven days up to each of `days` (ascending), for those that lie at least six days after the first of them."""
+    places = np.asarray(days, dtype="datetime64[D]").astype(np.int64)
+    sums = np.concatenate((np.zeros((1, per_day.shape[1]), np.int64), per_day.cumsum(axis=0)))
+    starts = np.searchsorted(places, places - (WEEK.days - 1))
+    is_whole = places - places[:1] >= WEEK.days - 1
+    weeks: NDArray[np.int64] = (sums[1:] - sums[starts])[is_whole]
+    return weeks
+
+
+def _drift(day: date, column: str, counts: NDArray[np.int64], share: NDArray[np.float64], limit: float) -> Drift:
+    rows = int(counts.sum())
+    return Drift(day=day, column=column, psi=psi(counts, share), limit=limit, rows=rows, null_share=float(counts[-1] / max(rows, 1)))
+
+
+def _limit(counts: NDArray[np.int64], share: NDArray[np.float64], max_psi: float) -> float:
+    if not len(counts):
+        return max_psi
+    return max(max_psi, float(np.quantile([psi(one, share) for one in counts], REFERENCE_DAYS_QUANTILE)))
 
 
 def psi(counts: NDArray[np.int64], reference_shares: NDArray[np.float64]) -> float:

@@ -12,14 +12,17 @@ CAP = 2.0
 
 
 def draw_drift(found: Sequence[Drift]) -> bytes:
-    """The index over its limit per day and feature, for the twenty features that came nearest to theirs, as a PNG; 1 is the limit."""
+    """The index over its limit per day and feature, for the twenty features that came nearest to theirs, as a PNG; 1 is the limit.
+
+    A column that was not judged on a day has a blank there.
+    """
     from matplotlib.colors import TwoSlopeNorm
 
     days = sorted({one.day for one in found})
     ratio = {(one.column, one.day): one.psi / one.limit for one in found}
-    peaks = {column: max(ratio[column, day] for day in days) for column in {one.column for one in found}}
+    peaks = {column: max(ratio[column, day] for day in days if (column, day) in ratio) for column in {one.column for one in found}}
     columns = sorted(peaks, key=lambda column: (-peaks[column], column))[:TOP_FEATURES]
-    grid = np.array([[min(ratio[column, day], CAP) for day in days] for column in columns]).reshape(len(columns), len(days))
+    grid = np.array([[min(ratio.get((column, day), np.nan), CAP) for day in days] for column in columns]).reshape(len(columns), len(days))
 
     size = (8.0, 0.26 * max(len(columns), 4) + 1.4)
     figure, axes = canvas(size, "Drift: stability index over its limit (red: above)", "", "")

@@ -1,27 +1,52 @@
-"""Evidently's HTML report of a sample, kept on the object store and opened by a link that is signed for a week."""
+"""A page about one day of drift: what the monitor found, and Evidently's pictures of the columns nearest to their limits.
+
+All figures, limits and the verdict are the monitor's own, of all rows; Evidently draws samples and judges nothing by itself. The page is
+kept packed on the object store, and the web server shows it to whoever may see Dagster's pages.
+"""
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from gzip import compress, decompress
+from html import escape
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline_assets.core import names
 from pipeline_assets.core.connections import object_store
 from pipeline_assets.core.foreign import in_page
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.model_lifecycle.training.contract import ModelFeature
+from pipeline_assets.serving.monitoring.drift import Drift
 
 if TYPE_CHECKING:
     import pandas as pd
-    from evidently.core.container import MetricContainer
-    from evidently.core.metric_types import Metric
-    from evidently.core.report import Context
 
-LINK_SECONDS = 7 * 24 * 3600
 SEED = 2013
 UNKNOWN = "(null)"
+# How bytes begin that gzip wrote.
+PACKED = b"\x1f\x8b"
+# Each picture is some 70 kB, and of the columns that are far from their limits nobody wants one.
+MOST_DRAWN = 12
+METHOD, METHOD_IN_WORDS = "monitor_psi", "stability index of the monitor"
+STYLE = "body{font:14px sans-serif;margin:2em}td,th{padding:.2em .8em;text-align:right}td:first-child,th:first-child{text-align:left}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sheet:
+    """What a report is about: a version of a model on one day, the monitor's sentence about that day, and what it found of each column."""
+
+    model: str
+    version: int
+    day: date
+    verdict: str
+    found: Sequence[Drift]
+    weekly: frozenset[str]
+    as_of: str
 
 
 def sample(rows: pa.Table, size: int) -> pa.Table:
@@ -36,51 +61,100 @@ def category_names(features: Sequence[ModelFeature]) -> dict[str, tuple[str, ...
     return {feature.name: feature.categories for feature in features if feature.is_categorical}
 
 
-def drift_report(
-    current: pa.Table, reference: pa.Table, columns: Sequence[str], categories: Mapping[str, Sequence[str]], size: int
-) -> bytes:
-    """Evidently's drift report of `columns`, from samples of at most `size` rows, as one HTML page that needs no network.
+def drawn_columns(found: Sequence[Drift]) -> list[str]:
+    """The columns that are drawn: those that are furthest beyond their limits or nearest to them, that one first."""
+    return [one.column for one in sorted(found, key=lambda one: (-one.psi / one.limit, one.column))[:MOST_DRAWN]]
 
-    `categories` names the categorical columns among them, with the names that their codes stand for; one that is text is shown as it is.
-    A number without a finite value in one of the samples is left out, as Evidently refuses it; its drift is measured all the same.
+
+def drift_report(sheet: Sheet, rows: tuple[pa.Table, pa.Table, pa.Table], categories: Mapping[str, Sequence[str]], size: int) -> bytes:
+    """The page as HTML that needs no network: verdict, all columns as a table, and Evidently's pictures of samples of `size` rows.
+
+    rows: those of the day, of the week up to it, by which some columns are judged, and of the training set. `categories` names the
+    categorical columns with the names that their codes stand for; one that is text is shown as it is. A number without a finite value in
+    one of the samples has no picture, as Evidently refuses it.
     """
+    of_day, of_week, reference = rows
+    frames = {
+        column: [_series(part, column, categories, size) for part in (of_week if column in sheet.weekly else of_day, reference)]
+        for column in drawn_columns(sheet.found)
+    }
+    shown = {column: pair for column, pair in frames.items() if column in categories or all(np.isfinite(one).any() for one in pair)}
+    page = _evidently(sheet, shown, categories)
+    head = f"<style>{STYLE}</style>{_summary(sheet, of_day.num_rows, reference.num_rows, size)}"
+    return page.replace("<body>", f"<body>{head}", 1).encode()
+
+
+def keep(settings: Settings, sheet: Sheet, page: bytes) -> str:
+    """Puts the page on the object store; returns the address at which the web server shows it."""
+    name = f"{sheet.day}_v{sheet.version}.html"
+    object_store(settings).put_object(
+        Bucket=settings.s3_bucket,
+        Key=names.report_key(sheet.model, name),
+        Body=compress(page, mtime=0),
+        ContentType="text/html; charset=utf-8",
+        ContentEncoding="gzip",
+    )
+    return f"{str(settings.dagster_url).rstrip('/')}{names.report_path(sheet.model, name)}"
+
+
+def unpacked(content: bytes) -> bytes:
+    """The page in what `keep` stored; reports of earlier versions were not packed."""
+    return decompress(content) if content.startswith(PACKED) else content
+
+
+def _evidently(sheet: Sheet, frames: "Mapping[str, Sequence[pd.Series]]", categories: Mapping[str, Sequence[str]]) -> str:
+    """Evidently's page of the columns, each with the index and the limit that the monitor has for it."""
     with warnings.catch_warnings():
         # Evidently pulls in a web framework that warns of its own deprecations; nothing of it is used here.
         warnings.simplefilter("ignore")
+        import pandas as pd
         from evidently import DataDefinition, Dataset, Report
-        from evidently.presets import DataDriftPreset
+        from evidently.legacy.calculations.stattests.registry import StatTest, register_stattest
+        from evidently.legacy.core import ColumnType
+        from evidently.metrics import ValueDrift
 
-        class TableOfColumns(DataDriftPreset):  # type: ignore[misc] # Evidently has no types
-            """The preset without a figure of each column on its own: half of its time, and its page draws all of them from the table."""
-
-            def generate_metrics(self, context: "Context") -> "Sequence[Metric | MetricContainer]":
-                table, *_ = super().generate_metrics(context)
-                return [table]
-
-        numbers = [column for column in columns if column not in categories]
-        frames = [_frame(rows, numbers, categories, size) for rows in (current, reference)]
-        compared = [column for column in numbers if all(np.isfinite(frame[column]).any() for frame in frames)]
-        definition = DataDefinition(numerical_columns=compared, categorical_columns=[*categories])
-        drawn = [Dataset.from_pandas(frame[[*compared, *categories]], data_definition=definition) for frame in frames]
-        page: str = Report([TableOfColumns(method="psi")]).run(*drawn).get_html_str(as_iframe=False)
-    return page.encode()
-
-
-def keep(settings: Settings, key: str, page: bytes) -> str:
-    """Puts `page` at `key` of the object store and gives a link that opens it for a week without further rights."""
-    store = object_store(settings)
-    store.put_object(Bucket=settings.s3_bucket, Key=key, Body=page, ContentType="text/html; charset=utf-8")
-    place = {"Bucket": settings.s3_bucket, "Key": key}
-    return str(store.generate_presigned_url("get_object", Params=place, ExpiresIn=LINK_SECONDS))
+        found = {one.column: one for one in sheet.found}
+        test = StatTest(METHOD, METHOD_IN_WORDS, [ColumnType.Numerical, ColumnType.Categorical])
+        register_stattest(test, lambda values, *_: (found[values.name].psi, found[values.name].is_drifted))
+        definition = DataDefinition(
+            numerical_columns=[column for column in frames if column not in categories],
+            categorical_columns=[column for column in frames if column in categories],
+        )
+        drawn = [
+            Dataset.from_pandas(pd.DataFrame({column: pair[side] for column, pair in frames.items()}), data_definition=definition)
+            for side in (0, 1)
+        ]
+        metrics = [ValueDrift(column=column, method=METHOD, threshold=found[column].limit) for column in frames]
+        return str(Report(metrics).run(*drawn).get_html_str(as_iframe=False))
 
 
-def _frame(rows: pa.Table, numbers: Sequence[str], categories: Mapping[str, Sequence[str]], size: int) -> "pd.DataFrame":
-    """The sampled columns in the form that Evidently takes: floats with NaN for null, and text in which null is a category of its own."""
-    drawn = sample(rows.select([*numbers, *categories]), size)
-    frame: pd.DataFrame = drawn.select(list(numbers)).to_pandas().astype("float64")
-    for column, values in categories.items():
-        frame[column] = _named(drawn[column], values).to_pandas()
-    return frame
+def _summary(sheet: Sheet, rows: int, reference_rows: int, size: int) -> str:
+    ordered = sorted(sheet.found, key=lambda one: (-one.psi / one.limit, one.column))
+    lines = "".join(_line(one, one.column in sheet.weekly) for one in ordered)
+    return (
+        f"<h1>Drift of {escape(sheet.model)} version {sheet.version} on {sheet.day}</h1>"
+        f"<p><b>{escape(sheet.verdict)}</b></p>"
+        f"<p>The {rows:,} predictions of the day beside the {reference_rows:,} rows of the training set as of {escape(sheet.as_of)}. The "
+        "index is the population stability index of all rows; a column has drifted above its limit, which is the declared one or what the "
+        f"days of the training set show themselves. Pictures are of at most {size:,} rows, of the columns nearest to their limits.</p>"
+        "<table><tr><th>column</th><th>index</th><th>limit</th><th>verdict</th><th>judged by</th><th>rows</th><th>null</th></tr>"
+        f"{lines}</table>"
+    )
+
+
+def _line(one: Drift, is_weekly: bool) -> str:  # noqa: FBT001 - a fact of the column, as the others are
+    verdict, span = "<b>drifted</b>" if one.is_drifted else "as before", "the week up to it" if is_weekly else "the day"
+    return (
+        f"<tr><td>{escape(one.column)}</td><td>{one.psi:.3f}</td><td>{one.limit:.3f}</td><td>{verdict}</td><td>{span}</td>"
+        f"<td>{one.rows:,}</td><td>{one.null_share:.1%}</td></tr>"
+    )
+
+
+def _series(rows: pa.Table, column: str, categories: Mapping[str, Sequence[str]], size: int) -> "pd.Series":
+    """A sampled column in the form that Evidently takes: floats with NaN for null, and text in which null is a category of its own."""
+    drawn = sample(rows.select([column]), size)[column]
+    found: pd.Series = _named(drawn, categories[column]).to_pandas() if column in categories else drawn.to_pandas().astype("float64")
+    return found
 
 
 def _named(column: pa.ChunkedArray, categories: Sequence[str]) -> pa.ChunkedArray:

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import arrow_warehouse, warehouse
@@ -17,6 +18,7 @@ from pipeline_assets.model_lifecycle.registry import versions
 from pipeline_assets.model_lifecycle.training import archive
 from pipeline_assets.model_lifecycle.training.inputs import end_of_vectors, read_labels
 from pipeline_assets.model_lifecycle.training.tasks import task_kind
+from pipeline_assets.processing.features.request import request_feature_name
 from pipeline_assets.serving.batch import predictions
 from pipeline_assets.serving.batch.answers import fitting, with_scores
 from pipeline_assets.serving.monitoring import drift, report, tables
@@ -24,18 +26,20 @@ from pipeline_assets.serving.monitoring.performance import Performance, performa
 from pipeline_assets.spec.models import Model
 
 if TYPE_CHECKING:
-    from pipeline_assets.model_lifecycle.training.contract import ModelContract
+    from pipeline_assets.model_lifecycle.registry.versions import LoadedModel
+
+DAY = timedelta(days=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Watched:
-    """The drift found in a range of days, the version it was measured for, and where the report is."""
+    """The drift found in a range of days, the version it was measured for, and where the report is (None: there was no day to report)."""
 
     version: int
     reference_rows: int
     rows: int
     found: tuple[drift.Drift, ...]
-    report_url: str
+    report_url: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,21 +53,57 @@ class WatchedPerformance:
 def watch_drift(settings: Settings, model: Model, first: date, last: date) -> Watched:
     """Measures the drift of the days `first` to `last` (UTC, inclusive) against the training set of the live version, and keeps it.
 
-    Raises NotTrained if no version is live, the one that is answers otherwise than declared, or there are no predictions.
+    The newest day that has drifted is reported, or the newest where none has. Raises NotTrained if no version is live, the one that is
+    answers otherwise than declared, or there are no predictions.
     """
     live = fitting(model, versions.champion(settings, model))
     contract, decided = live.contract, model.observations.decision_at
     trained_on = archive.read_path(settings, contract.training_set, contract.training_set_sha256)
     trained_on = with_scores(model.task, trained_on, live.scorer.score(trained_on))
-    current = _scored_vectors(settings, model, first, last)
     columns = [*(feature.name for feature in contract.features), *task_kind(model.task).score_columns()]
+    weekly, categories = frozenset(_weekly(model) & {*columns}), report.category_names(contract.features)
+    current = _scored_vectors(settings, model, (first, last), since=first - drift.WEEK + DAY if weekly else first)
     bins, max_psi = model.monitor.bins, model.monitor.max_psi
-    against = drift.reference(trained_on, columns, decided, bins=bins, max_psi=max_psi, categories=_texts(contract))
-    found = drift.measure(current, against, decided)
+    against = drift.reference(trained_on, columns, decided, bins=bins, max_psi=max_psi, categories=categories, weekly=weekly)
+    found = drift.measure(current, against, decided, first)
     tables.replace_drift(settings, model, found, (first, last))
-    page = report.drift_report(current, trained_on, columns, report.category_names(contract.features), model.monitor.report_sample_rows)
-    url = report.keep(settings, f"reports/{model.name}/{first}_{last}.html", page)
-    return Watched(version=live.version, reference_rows=trained_on.num_rows, rows=current.num_rows, found=tuple(found), report_url=url)
+    day = _reported(model, found)
+    url = None if day is None else report.keep(settings, *_report(model, live, day, found, (current, trained_on)))
+    rows = {one.day: one.rows for one in found if one.column not in weekly}
+    return Watched(version=live.version, reference_rows=trained_on.num_rows, rows=sum(rows.values()), found=tuple(found), report_url=url)
+
+
+def _weekly(model: Model) -> set[str]:
+    """The features that follow the days of the week, and so have one value on a day."""
+    return {request_feature_name(feature) for feature in model.request_features if feature.transform == "weekday"}
+
+
+def _reported(model: Model, found: Sequence[drift.Drift]) -> tables.DriftedDay | None:
+    days = by_day(found)
+    return next((day for day in reversed(days) if has_drifted(model, day)), days[-1] if days else None)
+
+
+def _report(
+    model: Model, live: "LoadedModel", day: tables.DriftedDay, found: Sequence[drift.Drift], rows: tuple[pa.Table, pa.Table]
+) -> tuple[report.Sheet, bytes]:
+    """The report of a day; `rows` are those of the days, and those that the version was trained on."""
+    (current, trained_on), decided, contract = rows, model.observations.decision_at, live.contract
+    sheet = report.Sheet(
+        model=model.name,
+        version=live.version,
+        day=day.day,
+        verdict=day_in_words(model, day),
+        found=[one for one in found if one.day == day.day],
+        weekly=frozenset(_weekly(model)),
+        as_of=f"{contract.as_of:%Y-%m-%d %H:%M} UTC",
+    )
+    days = pc.cast(current[decided], pa.date32())
+    week = current.filter(pc.and_(pc.greater(days, pa.scalar(day.day - drift.WEEK)), pc.less_equal(days, pa.scalar(day.day))))
+    of_day = current.filter(pc.equal(days, pa.scalar(day.day)))
+    page = report.drift_report(
+        sheet, (of_day, week, trained_on), report.category_names(contract.features), model.monitor.report_sample_rows
+    )
+    return sheet, page
 
 
 def watch_performance(settings: Settings, model: Model, first: date, last: date, as_of: datetime | None = None) -> WatchedPerformance:
@@ -107,6 +147,22 @@ def drift_in_words(model: Model, day: tables.DriftedDay) -> str:
     return f"{drifted}{len(features)} of {_features(model, day)} features drifted"
 
 
+def day_in_words(model: Model, day: tables.DriftedDay) -> str:
+    """The verdict on a day with its reason, the same wherever a person reads of it."""
+    verdict = "has drifted" if has_drifted(model, day) else "has not drifted"
+    limit = f"a day drifts with the score, or with more than {model.monitor.max_drifted_share:.0%} of the features"
+    return f"{day.day} {verdict}: {drift_in_words(model, day)} ({limit})."
+
+
+def days_in_words(model: Model, found: Sequence[tables.DriftedDay]) -> str:
+    """The verdict on a range of days, such as "2 of 30 days have drifted; the newest: …"."""
+    drifted = [day for day in found if has_drifted(model, day)]
+    if not drifted:
+        return f"None of {len(found)} days has drifted."
+    verb = "has" if len(drifted) == 1 else "have"
+    return f"{len(drifted)} of {len(found)} days {verb} drifted; the newest: {day_in_words(model, drifted[-1])}"
+
+
 def _parts(model: Model, day: tables.DriftedDay) -> tuple[list[str], list[str]]:
     """The columns that have drifted on a day: scores, and features."""
     own = task_kind(model.task).score_columns()
@@ -117,18 +173,16 @@ def _features(model: Model, day: tables.DriftedDay) -> int:
     return day.columns - len(task_kind(model.task).score_columns())
 
 
-def _texts(contract: "ModelContract") -> dict[str, tuple[str, ...]]:
-    """The categories of the features that come as text."""
-    return {feature.name: feature.categories for feature in contract.features if feature.type == "text"}
-
-
-def _scored_vectors(settings: Settings, model: Model, first: date, last: date) -> pa.Table:
-    """The vectors of the days with the scores that each got."""
-    vectors = pl.DataFrame(offline.vectors(settings, model, first, last))
+def _scored_vectors(settings: Settings, model: Model, days: tuple[date, date], since: date) -> pa.Table:
+    """The vectors of the days with the scores that each got, where it has one, after all vectors from `since` to the first of them."""
+    first, last = days
+    vectors = pl.DataFrame(offline.vectors(settings, model, since, last))
     keys, decided = model.observations.keys, model.observations.decision_at
     scores = pl.DataFrame(_read_scores(settings, model, first, last)).rename({predictions.DECISION_AT: decided})
     scores = scores.with_columns(pl.col(name).cast(vectors.schema[name]) for name in (*keys, decided))
-    return vectors.join(scores, on=[*keys, decided], how="inner", maintain_order="left").to_arrow()
+    scored = vectors.join(scores, on=[*keys, decided], how="left", maintain_order="left")
+    is_before = pl.col(decided).dt.convert_time_zone("UTC").dt.date() < first
+    return scored.filter(is_before | pl.col(task_kind(model.task).score_columns()[0]).is_not_null()).to_arrow()
 
 
 def _read_scores(settings: Settings, model: Model, first: date, last: date) -> pa.Table:

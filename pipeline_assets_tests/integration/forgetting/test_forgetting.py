@@ -1,6 +1,7 @@
 """An entity is forgotten: nothing of it is in any byte that is kept, it does not come back, and nobody else is touched."""
 
 import json
+from gzip import compress
 from pathlib import Path
 from typing import Any
 
@@ -88,16 +89,26 @@ def test_nothing_of_a_forgotten_entity_is_left_and_it_does_not_come_back(isolate
 def test_the_proof_names_the_models_that_had_seen_the_entity_and_their_training_set_is_without_it(
     stack: Settings, isolated: Settings, tmp_path: Path
 ) -> None:
-    """The version that learned from the set is named, one that learned from another is not; what is left is read by the old name."""
+    """The version that learned from the set is named, one that learned from another is not; what is left is read by the old name.
+
+    A packed report that names the key is deleted, and another one stays.
+    """
     with kiosks(isolated.model_copy(update={"mlflow_url": stack.mlflow_url}), tmp_path) as world:
         world.bring("1.00")
         world.serve()
         path, rows = world.keep_training_set()
         seen, other = world.learn_from(path, seed=1), world.learn_from("s3://elsewhere/0.parquet", seed=2)
         before = archive.read_path(world.settings, path, archive.digest_of(path))
+        reports = {names.report_key(model.name, name): word for name, word in (("a.html", KEY), ("b.html", "somebody else"))}
+        client = connections.object_store(world.settings)
+        for place, word in reports.items():
+            client.put_object(Bucket=world.settings.s3_bucket, Key=place, Body=compress(f"<td>{word}</td>".encode()))
         proof, _ = forget(world.settings, world.declared, "kiosk", [KEY], silent)
         left = archive.read_path(world.settings, path, archive.digest_of(path))
 
+        kept = [one["Key"] for one in client.list_objects_v2(Bucket=world.settings.s3_bucket, Prefix="reports/")["Contents"]]
+
+    assert kept == [names.report_key(model.name, "b.html")]
     assert before == rows
     assert set(proof.model_versions[model.name]) == {seen}
     assert other != seen

@@ -9,7 +9,7 @@ from pipeline_assets.local_stack.demo_command import ROWS_OF, show
 
 MODEL = {
     "name": "flight_delay", "version": 2, "metric": "roc_auc", "value": 0.7964, "baseline": 0.735, "training_rows": 109041,
-    "scores": {"rows": 27803, "days": 30}, "drift": {"days": 30, "features": 66, "drifted": 16},
+    "scores": {"rows": 27803, "days": 30}, "drift": {"days": 30, "drifted_days": 2, "features": 66, "drifted": 16},
     "turned_out": {"rows": 27501, "value": 0.8012},
 }  # fmt: skip
 ASSETS = {
@@ -50,6 +50,7 @@ def test_a_model_is_shown_with_what_became_of_its_scores() -> None:
     assert "roc_auc 0.796 on rows held out, 0.735 from the request alone. Scores: 27,803 on 30 days, roc_auc 0.801 by the 27,501" in shown(
         MODEL
     )
+    assert "Drift: 2 of 30 days have drifted; 16 of 66 columns were beyond their limits on some day." in shown(MODEL)
     assert "30 days, how good they were is not yet known. Drift" in shown({**MODEL, "turned_out": {"rows": 0, "value": None}})
 
 

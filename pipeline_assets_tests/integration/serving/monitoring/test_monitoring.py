@@ -1,7 +1,9 @@
 """Monitoring on real services: findings replace each other by day, and failed days ask for one retraining."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from gzip import decompress
 from pathlib import Path
 from secrets import token_hex
 
@@ -10,7 +12,7 @@ import pytest
 from psycopg import sql
 
 from pipeline_assets.core import names
-from pipeline_assets.core.connections import warehouse
+from pipeline_assets.core.connections import object_store, warehouse
 from pipeline_assets.core.errors import NotTrained
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import Platform
@@ -20,7 +22,7 @@ from pipeline_assets.serving.monitoring import assets, sensors, tables
 from pipeline_assets.serving.monitoring.drift import Drift
 from pipeline_assets.serving.monitoring.feedback import Retraining, asked_for
 from pipeline_assets.serving.monitoring.performance import KNOWN, NOT_YET_KNOWN, DayPerformance, figure_names
-from pipeline_assets.serving.monitoring.watch import watch_drift, watch_performance
+from pipeline_assets.serving.monitoring.watch import has_drifted, watch_drift, watch_performance
 from pipeline_assets.spec.models import Model
 from pipeline_assets.spec.tasks import METRICS, MetricRule, Task
 from pipeline_assets.use_cases.nyc_flights import use_case
@@ -218,7 +220,9 @@ def test_drift_and_performance_of_each_task_are_measured(settings: Settings, tas
     columns = {one.column for one in watched.found}
 
     assert scores <= columns
-    assert len(watched.found) == len(columns) * 7
+    # The weekday is judged by whole weeks, and the first of them ends on the last day.
+    assert [one.day for one in watched.found if one.column == "request__weekday"] == [LAST]
+    assert len(watched.found) == (len(columns) - 1) * 7 + 1
     assert watched.rows == sum(day.scores for day in judged.found.days) == sum(day.labels for day in judged.found.days) > 600
     assert [day.status for day in judged.found.days] == [KNOWN] * 7
     assert all(day.figures[name] is not None for day in judged.found.days for name in set(METRICS[type(task)]) & set(figure_names(named)))
@@ -271,4 +275,21 @@ def test_a_run_checks_drift_and_performance(settings: Settings, tmp_path: Path) 
     assert all("picture" not in event.materialization.metadata for event in events if event.partition != str(LAST))
     assert performance["as_of"].value == datetime(2013, 1, 9, tzinfo=UTC).timestamp()
     assert "data:image/png;base64," in str(drift["picture"].value)
-    assert f"reports/{named.name}/" in str(drift["report"].value)
+    assert_says_the_same(settings, named, drift, str(checks[assets.NO_DRIFT].description))
+
+
+def assert_says_the_same(settings: Settings, model: Model, metadata: Mapping[str, dg.MetadataValue], sentence: str) -> None:
+    """The warehouse, the run, the check and the report name the same days; the report is of the newest that drifted, or of the last."""
+    drifted = [day.day for day in tables.drifted_days(settings, model, None) if has_drifted(model, day)]
+    shown, of_run = drifted[-1] if drifted else LAST, metadata["run"].value
+    name = f"{shown}_v1.html"
+    page = decompress(
+        object_store(settings).get_object(Bucket=settings.s3_bucket, Key=f"reports/{model.name}/{name}")["Body"].read()
+    ).decode()
+
+    assert isinstance(of_run, dict)
+    assert (of_run["days"], of_run["drifted_days"]) == (7, len(drifted))
+    assert sentence.startswith(f"{len(drifted) or 'None'} of 7 days ha")
+    assert str(metadata["report"].value) == f"{str(settings.dagster_url).rstrip('/')}/_reports/{model.name}/{name}"
+    assert f"<h1>Drift of {model.name} version 1 on {shown}</h1>" in page
+    assert f"{shown} has {'' if drifted else 'not '}drifted" in page

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline_assets.serving.monitoring.bins import Bins
-from pipeline_assets.serving.monitoring.drift import Categories, Reference, histograms, measure, psi, reference
+from pipeline_assets.serving.monitoring.drift import Categories, Reference, by_weeks, histograms, measure, psi, reference
 
 START = datetime(2013, 5, 1, tzinfo=UTC)
 VALUES = st.lists(st.one_of(st.none(), st.floats(-5, 5, allow_nan=False), st.integers(-5, 5).map(float)), max_size=40)
@@ -141,3 +141,66 @@ def test_text_drifts_when_its_categories_change() -> None:
     found = [measure(_texts(*texts), against, "at")[0].is_drifted for texts in ("aaab" * 9, "bbba" * 9, "zzzz" * 9)]
 
     assert found == [False, True, True]
+
+
+def _weekdays(first: date, days: int, only: set[int] | None = None) -> pa.Table:
+    """Twenty rows on each day from `first` on, with the day of the week (Monday 1); of some days of the week only."""
+    chosen = [first + timedelta(days=day) for day in range(days) if only is None or (first + timedelta(days=day)).isoweekday() in only]
+    times = [datetime.combine(day, datetime.min.time(), UTC) for day in chosen for _ in range(20)]
+    return pa.table({"at": pa.array(times, pa.timestamp("us", "UTC")), "weekday": [time.isoweekday() for time in times]})
+
+
+def test_what_follows_the_days_of_the_week_is_judged_by_weeks() -> None:
+    """Regression: one value a day is as far from the reference on each day, so that a world without weekends would not be seen."""
+    before = _weekdays(date(2013, 3, 4), 56)
+    against = reference(before, ["weekday"], "at", bins=10, max_psi=0.25, weekly=["weekday"])
+    first = date(2013, 5, 6)
+
+    def found(only: set[int] | None) -> list[bool]:
+        rows = _weekdays(first - timedelta(days=6), 13, only)
+        return [one.is_drifted for one in measure(rows, against, "at", first)]
+
+    assert against.limits == (0.25,)
+    assert found(None) == [False] * 7
+    assert found({1, 2, 3, 4, 5}) == [True] * 5
+
+
+def test_a_day_without_a_week_before_it_is_not_judged_by_weeks() -> None:
+    """Other columns of these days are judged all the same."""
+    rows, before = (_weekdays(first, days) for first, days in ((date(2013, 3, 4), 9), (date(2013, 1, 7), 28)))
+    rows, before = (table.append_column("x", table["weekday"]) for table in (rows, before))
+    against = reference(before, ["weekday", "x"], "at", bins=10, max_psi=0.25, weekly=["weekday"])
+
+    found = [(one.day.day, one.column) for one in measure(rows, against, "at")]
+
+    assert [day for day, column in found if column == "weekday"] == [10, 11, 12]
+    assert [day for day, column in found if column == "x"] == [*range(4, 13)]
+
+
+@settings(max_examples=60)
+@given(offsets=st.sets(st.integers(0, 25), min_size=1), seed=st.integers(0, 9))
+def test_weeks_are_the_sums_of_their_days(offsets: set[int], seed: int) -> None:
+    """Also where days are missing; a week is whole if it begins no earlier than the first day."""
+    days = [date(2013, 5, 1) + timedelta(days=offset) for offset in sorted(offsets)]
+    counts = np.random.default_rng(seed).integers(0, 5, (len(days), 3))
+    expected = [
+        sum(counts[place] for place, other in enumerate(days) if timedelta(0) <= day - other < timedelta(days=7)).tolist()
+        for day in days
+        if day - days[0] >= timedelta(days=6)
+    ]
+
+    assert by_weeks(days, counts).tolist() == expected
+
+
+def test_categories_by_their_positions_have_a_bin_each() -> None:
+    """Regression: more categories than bins were cut as if they were quantities, and a category that took over was in the bin of another.
+
+    A number that is no position is in the last bin, as a text is that is no category.
+    """
+    times = pa.array([START] * 6, pa.timestamp("us", "UTC"))
+    rows = pa.table({"at": times, "x": pa.array([0, 29, None, 30, -1, 29], pa.int64())})
+    bins = Categories(column="x", values=tuple(map(str, range(30))))
+
+    _, (counts,) = histograms(rows, [bins], "at")
+
+    assert {place: int(count) for place, count in enumerate(counts[0]) if count} == {0: 1, 29: 2, 30: 2, 31: 1}
