@@ -1,12 +1,23 @@
 """Dagster's web server behind the guard: what `dagster-webserver` does, with the guard as the first of its middleware."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import uvicorn
-from dagster import DagsterInstance
+from dagster import (
+    AssetCheckKey,
+    AssetKey,
+    DagsterEventType,
+    DagsterInstance,
+    DagsterRunStatus,
+    EventLogEntry,
+    EventRecordsFilter,
+    RunsFilter,
+)
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecord
 from dagster._core.workspace.context import WorkspaceProcessContext, WorkspaceRequestContext
 from dagster._core.workspace.load_target import WorkspaceFileTarget
 from dagster._utils.log import configure_loggers
@@ -15,8 +26,9 @@ from dagster_webserver.version import __version__
 from dagster_webserver.webserver import DagsterWebserver
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.requests import HTTPConnection
-from starlette.routing import BaseRoute
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
 
 from pipeline_assets.core.errors import UserInputError
 from pipeline_assets.core.settings import AccessSettings, ObjectStoreSettings, WebSettings, read_part
@@ -25,12 +37,15 @@ from pipeline_assets.serving.realtime.access.callers import Caller, Role
 from pipeline_assets.serving.realtime.access.opened import open_access
 from pipeline_assets.web.guard import WebGuard
 from pipeline_assets.web.login import COOKIE, Login
+from pipeline_assets.web.metrics import CONTENT_TYPE, PATH, PlatformMetrics, Seen
 from pipeline_assets.web.origins import is_of_this_machine
 from pipeline_assets.web.reports import report_route
 
 # How often an open page asks for what is new, as Dagster has it by default.
 POLL_MS = 2000
 ENDING_SECONDS = 3
+# Sensors observe each asset every ten minutes at the least: so many have the newest of all.
+MOST_OBSERVATIONS = 500
 
 
 class GuardedWebserver(DagsterWebserver[WorkspaceProcessContext, WorkspaceRequestContext]):
@@ -38,6 +53,7 @@ class GuardedWebserver(DagsterWebserver[WorkspaceProcessContext, WorkspaceReques
 
     def __init__(self, context: WorkspaceProcessContext, settings: WebSettings, login: Login | None) -> None:
         self._settings, self._login = settings, login
+        self._platform = PlatformMetrics(partial(look, context), settings.home)
         super().__init__(context, live_data_poll_rate=POLL_MS)
 
     def build_middleware(self) -> list[Middleware]:
@@ -46,9 +62,14 @@ class GuardedWebserver(DagsterWebserver[WorkspaceProcessContext, WorkspaceReques
         return [guard, *super().build_middleware()]
 
     def build_routes(self) -> list[BaseRoute]:
-        """The drift reports, then what Dagster has."""
-        own: list[BaseRoute] = super().build_routes()  # type: ignore[no-untyped-call]
-        return [report_route(lambda: read_part(ObjectStoreSettings, self._settings.home)), *own]
+        """The metrics and the drift reports, behind the same guard, then what Dagster has."""
+        of_dagster: list[BaseRoute] = super().build_routes()  # type: ignore[no-untyped-call]
+        reports = report_route(lambda: read_part(ObjectStoreSettings, self._settings.home))
+        return [Route(PATH, self._metrics, name="metrics"), reports, *of_dagster]
+
+    def _metrics(self, _: Request) -> Response:
+        """What Prometheus reads; a thread of its own looks."""
+        return Response(self._platform.text(), media_type=CONTENT_TYPE)
 
     def _make_request_context(self, conn: HTTPConnection) -> WorkspaceRequestContext:
         """What a request works with: for those who may only look, one in which nothing can be changed, as the pages then show."""
@@ -64,6 +85,42 @@ class GuardedWebserver(DagsterWebserver[WorkspaceProcessContext, WorkspaceReques
             source=conn,
             read_only=True,
         )
+
+
+def look(process: WorkspaceProcessContext) -> Seen:
+    """The platform as the instance and the code locations have it: a query for each state of runs, and three for all assets."""
+    instance, graph = process.instance, process.create_request_context().asset_graph
+    log, checks, assets = instance.event_log_storage, list(graph.asset_check_keys), list(graph.get_all_asset_keys())
+    judged = {check: record for check, record in log.get_latest_asset_check_execution_by_key(checks).items() if record.evaluation}
+    newest = {record.asset_entry.asset_key: record.asset_entry.last_materialization for record in log.get_asset_records(assets)}
+    observed = log.get_event_records(EventRecordsFilter(DagsterEventType.ASSET_OBSERVATION), limit=MOST_OBSERVATIONS)
+    return Seen(
+        runs={state.value: instance.get_runs_count(RunsFilter(statuses=[state])) for state in DagsterRunStatus},
+        checks={_name(check): _judged(record) for check, record in judged.items()},
+        materialized={asset.to_user_string(): event.timestamp for asset, event in newest.items() if event is not None},
+        observed=_numbers([record.event_log_entry for record in observed]),
+    )
+
+
+def _name(check: AssetCheckKey) -> tuple[str, str]:
+    return check.asset_key.to_user_string(), check.name
+
+
+def _judged(record: AssetCheckExecutionRecord) -> tuple[bool, str]:
+    found = record.evaluation
+    return (found is not None and not found.passed), ("" if found is None else found.severity.value)
+
+
+def _numbers(newest_first: Sequence[EventLogEntry]) -> dict[tuple[str, str], float]:
+    """The numbers of the newest observation of each asset."""
+    found = dict[AssetKey, dict[tuple[str, str], float]]()
+    for entry in newest_first:
+        observation = entry.asset_observation
+        if observation is not None and observation.asset_key not in found:
+            values = {name: value.value for name, value in observation.metadata.items()}
+            asset = observation.asset_key.to_user_string()
+            found[observation.asset_key] = {(asset, name): float(value) for name, value in values.items() if isinstance(value, int | float)}
+    return {key: value for each in found.values() for key, value in each.items()}
 
 
 def serve(workspace: Path, host: str, port: int, settings: WebSettings, access: AccessSettings) -> None:
