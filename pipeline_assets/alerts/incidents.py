@@ -70,6 +70,21 @@ def _texts(finding: Finding) -> tuple[tuple[str, int], ...]:
     return (finding.title, LONGEST_TITLE), (finding.detail, LONGEST_DETAIL), (finding.remedy, LONGEST_DETAIL)
 
 
+def counted(awaited: Mapping[str, Finding], findings: Iterable[Finding], now: datetime) -> tuple[list[Finding], dict[str, Finding]]:
+    """The findings that count by now, and by cause those that are awaited: whose `at` is yet to come, as they may be mended before.
+
+    A later finding of the same cause takes the place of one that is awaited: it was tried again, and went well or not.
+    """
+    left, found = dict(awaited), list[Finding]()
+    for finding in findings:
+        left.pop(finding.cause, None)
+        if finding.at > now:
+            left[finding.cause] = safe(finding)
+        else:
+            found.append(finding)
+    return [*found, *(one for one in left.values() if one.at <= now)], {cause: one for cause, one in left.items() if one.at > now}
+
+
 def observed(known: Open, findings: Iterable[Finding], now: datetime) -> tuple[dict[str, Incident], list[News]]:
     """The causes that are open after these findings, which are in the order of events, and what is to be said.
 

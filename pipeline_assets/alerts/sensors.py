@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +11,19 @@ import dagster as dg
 
 from pipeline_assets.alerts import outbox
 from pipeline_assets.alerts.events import Pages, of_check, of_decision, of_run
-from pipeline_assets.alerts.incidents import Finding, Incident, News, decided, dumped, incident_of, observed
+from pipeline_assets.alerts.incidents import Finding, Incident, News, counted, decided, dumped, finding_of, incident_of, observed
 from pipeline_assets.alerts.outbox import Waiting, dumped_outbox, outbox_of
 from pipeline_assets.core import names
 from pipeline_assets.core.errors import PipelineError
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import Platform, cursor_of
-from pipeline_assets.core.retries import is_retried
+from pipeline_assets.core.retries import WILL_RETRY, Asked, due_at
 from pipeline_assets.core.settings import AlertSettings, WarehouseSettings, home_folder, read_part
 
 SECONDS = 60
 MOST_EVENTS, MOST_DECISIONS = 500, 50
+# A run that is asked for again may wait for its turn so long.
+AWAITED = timedelta(hours=1)
 LOOKED_FOR = (dg.DagsterEventType.RUN_FAILURE, dg.DagsterEventType.RUN_SUCCESS, dg.DagsterEventType.ASSET_CHECK_EVALUATION)
 # Runs of assets that somebody chose have no job of their own.
 CHOSEN = "__ASSET_JOB"
@@ -30,6 +32,8 @@ CHOSEN = "__ASSET_JOB"
 @dataclass(frozen=True, kw_only=True)
 class Memory:
     """What the cursor has: up to which event and entry of the ledger all was read (None: nothing yet), what is open, and what waits.
+
+    `awaited` are failures of runs that are tried again: they count once nobody did.
 
     `newest` was the last event at the last look. One with a lower number may come later still, as its transaction was open: those between
     `event` and `newest` are looked at once more, without those that were `read`.
@@ -40,6 +44,7 @@ class Memory:
     read: tuple[int, ...] = ()
     entry: int | None = None
     open: Mapping[str, Incident] = field(default_factory=dict)
+    awaited: Mapping[str, Finding] = field(default_factory=dict)
     waiting: Mapping[str, Waiting] = field(default_factory=dict)
 
 
@@ -74,7 +79,8 @@ def _look(
     now, before = datetime.now(UTC), _memory(cursor_of(context, _memory))
     memory, findings = _findings(context, before, pages)
     entry, decisions = _decisions(context, project, warehouse, before.entry, pages)
-    known, news = observed(before.open, findings, now)
+    count, awaited = counted(before.awaited, findings, now)
+    known, news = observed(before.open, count, now)
     waiting = outbox.put(before.waiting, [*news, *decisions], urls)
     waiting, problems = _sent(waiting, urls, pages, now)
     for endpoint, problem in problems.items():
@@ -82,7 +88,7 @@ def _look(
     for endpoint, one in waiting.items():
         if one.lost > before.waiting.get(endpoint, Waiting()).lost:
             context.log.error("%d alerts for endpoint %s are lost: too many waited, or for too long.", one.lost, endpoint)
-    memory = replace(memory, entry=entry, open=known, waiting=waiting)
+    memory = replace(memory, entry=entry, open=known, awaited=awaited, waiting=waiting)
     sent = len(news) + len(decisions)
     return dg.SensorResult(cursor=_dumped(memory), skip_reason=f"{sent} news; {len(known)} causes are open, {len(waiting)} endpoints wait.")
 
@@ -142,7 +148,7 @@ def _said(found: dg.AssetCheckEvaluation) -> dict[str, str]:
 
 
 def _of_run(context: dg.SensorEvaluationContext, entry: dg.EventLogEntry, at: datetime, pages: Pages) -> Iterator[Finding]:
-    """What the end of a run says; nothing of one that failed and is tried again."""
+    """What the end of a run says; one that failed and is asked for again counts where that did not come, as its sensor was off."""
     run = context.instance.get_run_by_id(entry.run_id)
     if run is None:
         return
@@ -150,9 +156,17 @@ def _of_run(context: dg.SensorEvaluationContext, entry: dg.EventLogEntry, at: da
     job = f"{', '.join(one.to_user_string() for one in chosen)}" if run.job_name == CHOSEN and chosen else run.job_name
     if entry.dagster_event_type == dg.DagsterEventType.RUN_SUCCESS:
         yield of_run(job, at, run_id=run.run_id, failure=None, owners=(), pages=pages)
-    elif not is_retried(run.tags):
+    elif run.tags.get(WILL_RETRY) != "true":
         step, failure = _failure(context, entry)
-        yield of_run(job, at, run_id=run.run_id, failure=failure, owners=_owners(context, chosen, step), pages=pages)
+        due = due_at(Asked(run_id=run.run_id, job=job, tags=run.tags, made_at=at, changed_at=at))
+        yield of_run(
+            job,
+            at if due is None else due + AWAITED,
+            run_id=run.run_id,
+            failure=failure,
+            owners=_owners(context, chosen, step),
+            pages=pages,
+        )
 
 
 def _failure(context: dg.SensorEvaluationContext, entry: dg.EventLogEntry) -> tuple[str | None, str]:
@@ -205,6 +219,7 @@ def _memory(cursor: Mapping[str, Any]) -> Memory:
         read=tuple(map(int, cursor.get("read", ()))),
         entry=None if cursor.get("entry") is None else int(cursor["entry"]),
         open={cause: incident_of(one) for cause, one in cursor.get("open", {}).items()},
+        awaited={cause: finding_of(one) for cause, one in cursor.get("awaited", {}).items()},
         waiting=outbox_of(cursor.get("waiting", {})),
     )
 
@@ -217,6 +232,7 @@ def _dumped(memory: Memory) -> str:
             "read": memory.read,
             "entry": memory.entry,
             "open": {cause: dumped(one) for cause, one in memory.open.items()},
+            "awaited": {cause: dumped(one) for cause, one in memory.awaited.items()},
             "waiting": dumped_outbox(memory.waiting),
         }
     )

@@ -202,6 +202,30 @@ def test_a_run_that_is_tried_again_is_no_alert_yet(desk: Desk, hook: Hook) -> No
     assert [each["title"] for each in hook.got] == ["Run of restock failed"]
 
 
+def test_a_run_that_nobody_tries_again_after_all_is_an_alert(desk: Desk, hook: Hook) -> None:
+    """Its sensor was switched off: an hour after it was due. A run of the job that works, or fails again, takes its place before."""
+    asked = {"dagster/sensor_name": "days_changed"}
+    desk.alert(hook.url)
+    desk.run(raises="mended", tags=asked)
+    desk.tick()
+    desk.run()
+    desk.tick()
+    desk.later(timedelta(hours=2))
+    desk.tick()
+    assert hook.got == []
+
+    desk.run(raises="left alone", tags=asked)
+    desk.tick()
+    desk.tick()
+    assert hook.got == []
+
+    desk.later(timedelta(hours=2))
+    desk.tick()
+    desk.tick()
+    assert [each["title"] for each in hook.got] == ["Run of restock failed"]
+    assert "left alone" in hook.got[0]["message"]
+
+
 def test_a_dead_endpoint_stops_itself_alone_and_has_all_of_it_later(desk: Desk, hook: Hook, capfd: pytest.CaptureFixture[str]) -> None:
     """What it did not take waits in the cursor, without its URL; tries are apart; nothing comes twice, and its secrets are in no log."""
     with webhook() as dead:

@@ -15,6 +15,7 @@ from pipeline_assets.alerts.incidents import (
     Finding,
     Incident,
     News,
+    counted,
     dumped,
     incident_of,
     news_of,
@@ -58,6 +59,17 @@ def test_a_cause_that_comes_and_goes_is_one() -> None:
     news = said(findings, [*range(60), 69, 70])
 
     assert [(one.kind, one.count) for one in news] == [("begun", 1), ("over", 30)]
+
+
+def test_what_may_be_mended_counts_once_its_time_has_come() -> None:
+    """A later finding of the cause takes its place, good or bad; all else counts at once."""
+    later, other = finding("a", 30), finding("b", 0)
+    now = START + timedelta(minutes=1)
+
+    assert counted({}, [later, other], now) == ([other], {"a": safe(later)})
+    assert counted({"a": later}, [finding("a", 1, is_bad=False)], now) == ([finding("a", 1, is_bad=False)], {})
+    assert counted({"a": later}, [finding("a", 1), finding("a", 40)], now) == ([finding("a", 1)], {"a": safe(finding("a", 40))})
+    assert counted({"a": later}, [], START + timedelta(minutes=30)) == ([later], {})
 
 
 def test_what_goes_on_for_a_day_is_said_again() -> None:
