@@ -21,12 +21,18 @@ Due = Mapping[str, Mapping[date, int]]
 
 @dataclass(frozen=True, kw_only=True)
 class Requested:
-    """A range of days (inclusive) that was asked for: of what, and the greatest mark of its days then."""
+    """A range of days (inclusive) that was asked for on a day (UTC): of what, and the greatest mark of its days then."""
 
     what: str
     first: date
     last: date
     mark: int
+    asked_on: date
+
+    @property
+    def run_key(self) -> str:
+        """A name for it: a tick that is repeated asks for the same run."""
+        return f"{self.what}-{self.first}-{self.last}-{self.mark}-{self.asked_on}"
 
     def has(self, day: date, mark: int) -> bool:
         """Whether it had that day, with whatever made it due."""
@@ -43,15 +49,15 @@ class Memory:
 
     def as_json(self) -> dict[str, Any]:
         """In the form of a cursor."""
-        asked = [[one.what, one.first.isoformat(), one.last.isoformat(), one.mark] for one in self.requested]
+        asked = [[one.what, *(day.isoformat() for day in (one.first, one.last, one.asked_on)), one.mark] for one in self.requested]
         return {"since": self.since and self.since.isoformat(), "requested": asked, "settled": self.settled}
 
 
 def remembered(cursor: Mapping[str, Any]) -> Memory:
     """What a cursor holds; raises ValueError, TypeError or KeyError for one that is damaged."""
     asked = tuple(
-        Requested(what=str(what), first=date.fromisoformat(first), last=date.fromisoformat(last), mark=int(mark))
-        for what, first, last, mark in cursor.get("requested", ())
+        Requested(what=str(what), mark=int(mark), **dict(zip(("first", "last", "asked_on"), map(date.fromisoformat, days), strict=True)))
+        for what, *days, mark in cursor.get("requested", ())
     )
     since = datetime.fromisoformat(cursor["since"]) if cursor.get("since") else None
     if since is not None and since.tzinfo is None:
@@ -59,7 +65,7 @@ def remembered(cursor: Mapping[str, Any]) -> Memory:
     return Memory(since=since, requested=asked, settled=cursor.get("settled"))
 
 
-def oldest_range(due: Due, requested: Iterable[Requested], most: int = MOST_DAYS) -> Requested | None:
+def oldest_range(due: Due, requested: Iterable[Requested], today: date, most: int = MOST_DAYS) -> Requested | None:
     """The range to ask for next: of the first kind that has days which nobody asked for yet, from the oldest on, `most` days at most.
 
     Days between two of them that are not due are in it as well. None where there is nothing to ask for.
@@ -70,13 +76,18 @@ def oldest_range(due: Due, requested: Iterable[Requested], most: int = MOST_DAYS
         if left:
             first = min(left)
             inside = {day: mark for day, mark in left.items() if day < first + timedelta(days=most)}
-            return Requested(what=what, first=first, last=max(inside), mark=max(inside.values()))
+            return Requested(what=what, first=first, last=max(inside), mark=max(inside.values()), asked_on=today)
     return None
 
 
-def still_due(due: Due, requested: Iterable[Requested]) -> tuple[Requested, ...]:
-    """What was asked for and has not come of it, or not yet; the rest is forgotten."""
-    return tuple(one for one in requested if any(one.has(day, mark) for day, mark in due.get(one.what, {}).items()))
+def still_due(due: Due, requested: Iterable[Requested], today: date) -> tuple[Requested, ...]:
+    """What was asked for today and has not come of it, or not yet; the rest is forgotten.
+
+    What is due on the next day still is asked for again then: its run was cancelled, or failed so often that it was given up.
+    """
+    return tuple(
+        one for one in requested if one.asked_on >= today and any(one.has(day, mark) for day, mark in due.get(one.what, {}).items())
+    )
 
 
 def wait(now: datetime, since: datetime, ended: Sequence[datetime]) -> str | None:

@@ -6,7 +6,7 @@ Secrets stay in the settings, which are read when a run asks for them: no resour
 import json
 import warnings
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -103,15 +103,24 @@ def is_running(context: dg.SensorEvaluationContext, *jobs: str) -> bool:
     return any(context.instance.get_runs(dg.RunsFilter(job_name=job, statuses=UNFINISHED), limit=1) for job in jobs)
 
 
-def unfinished_of(context: dg.SensorEvaluationContext, *jobs: str) -> str | None:
-    """One of these jobs that has a run which has not ended, by one query for all of them; None where none has."""
-    found = {run.job_name for run in context.instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))}
+def unfinished_of(context: dg.SensorEvaluationContext, *jobs: str, but: str | None = None) -> str | None:
+    """One of these jobs that has a run which has not ended, by one query for all of them; None where none has.
+
+    but: the sensor whose runs do not count.
+    """
+    runs = context.instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))
+    found = {run.job_name for run in runs if but is None or run.tags.get(SENSOR) != but}
     return next((job for job in jobs if job in found), None)
 
 
-def ended_by_others(context: dg.SensorEvaluationContext, sensor: str, *jobs: str) -> list[datetime]:
-    """When the newest run of each job ended (UTC), without those that `sensor` asked for, or that repeated a failed run."""
-    return [at for at, by in _ended(context, jobs) if by not in {sensor, names.RUNS_RETRIED}]
+def is_running_by_hand(context: dg.SensorEvaluationContext, job: str) -> bool:
+    """Whether a run of a job has not ended that no sensor asked for."""
+    return any(SENSOR not in run.tags for run in context.instance.get_runs(dg.RunsFilter(job_name=job, statuses=UNFINISHED)))
+
+
+def ended_by_others(context: dg.SensorEvaluationContext, sensors: Collection[str], *jobs: str) -> list[datetime]:
+    """When the newest run of each job ended (UTC), without those that one of `sensors` asked for, or that repeated a failed run."""
+    return [at for at, by in _ended(context, jobs) if by not in {*sensors, names.RUNS_RETRIED}]
 
 
 def ended_by_hand(context: dg.SensorEvaluationContext, *jobs: str) -> list[datetime]:

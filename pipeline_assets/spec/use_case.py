@@ -7,9 +7,9 @@ from typing import Literal
 from pipeline_assets.spec.models import Model
 from pipeline_assets.spec.sources import EventStream, Source
 
-# What runs by itself: vectors are scored and the scores watched, models train, runs that failed are asked for again.
-Automatic = Literal["score", "train", "retry"]
-ALL: tuple[Automatic, ...] = ("score", "train", "retry")
+# What runs by itself: sources load, vectors are scored and the scores watched, models train, runs that failed are asked for again.
+Automatic = Literal["load", "score", "train", "retry"]
+ALL: tuple[Automatic, ...] = ("load", "score", "train", "retry")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -153,6 +153,16 @@ def open_table(settings: Settings, contract: Contract, origin: PostgresTable) ->
         yield TableSnapshot(contract=contract, origin=origin, place=place, snapshot=snapshot, opened_at=opened_at, columns=columns)
 
 
+def newest_event(settings: DatabaseSettings, contract: Contract, origin: PostgresTable) -> datetime | None:
+    """The newest `event_at` of a table (UTC), None where it has no rows; raises as `connect`."""
+    from psycopg import sql
+
+    query = sql.SQL("select max({}) from {}").format(sql.Identifier(contract.event_at), sql.Identifier(origin.schema, origin.table))
+    with closing(connect(settings, contract.name, origin.database)) as connection, source_errors(contract.name):
+        ((found,),) = connection.execute(query).fetchall()
+    return None if found is None else found.astimezone(UTC)
+
+
 def connect(settings: DatabaseSettings, source: str, database: str) -> "Session":
     """A connection to a database for `source`; raises SettingsMissing without a DSN, SourceUnavailable, SourceRefused, DatabaseFull."""
     from pipeline_assets.core.postgres import open_session

@@ -140,20 +140,20 @@ def _days_changed(project: Project, use_case: UseCase) -> dg.SensorDefinition:
 
 def _days_result(use_case: UseCase, span: Span, found: "Touched", before: "Pending", able: Callable[[], Able]) -> dg.SensorResult:
     """The run over the stale days that have ended, if there are any, and in the cursor what is left for later; able: what can go on."""
-    from pipeline_assets.ingestion.streaming.health.days import pending_days, reach_of, stale_days
+    from pipeline_assets.ingestion.streaming.health.days import bounded, pending_days, reach_of, stale_days
 
     reach, ended = reach_of(use_case), last_day(span)
     if before.open_day is not None:
         found = replace(found, days=sorted({*found.days, before.open_day}))
     after = pending_days(found, reach, span, ended, datetime.now(UTC).date(), before.due)
+    stale, later = bounded(None if ended is None else stale_days(found, reach, span.first, ended, before.due))
     cursor = json.dumps(
         {
             "snapshots": dict(found.snapshots),
             "open_day": after.open_day and after.open_day.isoformat(),
-            "due_days": [day.isoformat() for day in after.due],
+            "due_days": [day.isoformat() for day in sorted({*later, *after.due})],
         }
     )
-    stale = None if ended is None else stale_days(found, reach, span.first, ended, before.due)
     if stale is None:
         return dg.SensorResult(skip_reason="No day that has ended received events since the last run.", cursor=cursor)
     tags = {**names.range_tags(*stale), "pipeline/reason": f"{len(found.days)} days received events"}

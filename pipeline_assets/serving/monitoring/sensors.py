@@ -18,6 +18,7 @@ from pipeline_assets.core.resources import (
     ended_by_hand,
     ended_by_others,
     is_live,
+    is_running_by_hand,
     key,
     made_at,
     newest,
@@ -44,6 +45,7 @@ def scoring(project: Project, model: Model) -> dg.SensorDefinition:
     """
     home = project.home_of_model(model)
     span, own, name = project.span_of(home), names.score_and_monitor(model.name), names.score(model.name)
+    loading = names.load(home.name)
     leading = (names.build_features(home.name), names.train(model.name), own)
 
     @dg.sensor(
@@ -55,21 +57,22 @@ def scoring(project: Project, model: Model) -> dg.SensorDefinition:
         f"of {MOST_DAYS} days at most, the oldest first. The cursor holds what was requested and is still due.",
     )
     def score(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult | dg.SkipReason:
-        if (busy := unfinished_of(context, *leading)) is not None:
+        # Days that are loaded now are later ones: over years of history there would always be such a run.
+        if (busy := unfinished_of(context, *leading, but=loading)) is not None:
             return dg.SkipReason(f"A run of {busy} is under way.")
         memory, now = remembered(cursor_of(context, remembered)), datetime.now(UTC)
         with dagster_errors():
-            state = _state(context.instance, platform.settings, model, span)
+            state = _state(context.instance, platform.settings, model)
             if state == memory.settled:
                 return dg.SkipReason("All was scored, watched and judged, or asked for, and nothing has changed since.")
             due = _due(context.instance, platform.settings, model, span)
-        memory = replace(memory, requested=still_due(due, memory.requested))
-        asked = oldest_range(due, memory.requested)
+        memory = replace(memory, requested=still_due(due, memory.requested, now.date()))
+        asked = oldest_range(due, memory.requested, now.date())
         if asked is None:
             settled = replace(memory, since=None, settled=state)
             return dg.SensorResult(skip_reason=_nothing(model, due), cursor=json.dumps(settled.as_json()))
         memory = replace(memory, since=memory.since or now)
-        reason = wait(now, memory.since or now, ended_by_others(context, name, *leading))
+        reason = wait(now, memory.since or now, ended_by_others(context, {name, loading}, *leading))
         if reason is not None:
             return dg.SensorResult(skip_reason=reason, cursor=json.dumps(memory.as_json()))
         memory = replace(memory, requested=(*memory.requested, asked))
@@ -78,12 +81,12 @@ def scoring(project: Project, model: Model) -> dg.SensorDefinition:
     return score
 
 
-def _state(instance: dg.DagsterInstance, settings: Settings, model: Model, span: Span) -> str:
+def _state(instance: dg.DagsterInstance, settings: Settings, model: Model) -> str:
     """In which state a model is: another one wherever anything may be due that was not before. It costs two queries."""
     from pipeline_assets.model_lifecycle.registry.ledger import first_live_from
 
     assets = (names.vectors(model.name), names.predictions(model.name), *(name(model.name) for name in WATCHED))
-    seen = newest(instance, assets) | {"live_from": str(first_live_from(settings, model)), "clock": str(_midnight(span))}
+    seen = newest(instance, assets) | {"live_from": str(first_live_from(settings, model)), "today": str(datetime.now(UTC).date())}
     return run_key(seen)
 
 
@@ -140,7 +143,7 @@ def _scores(model: Model, span: Span, asked: Requested, due: Due) -> dg.RunReque
     clock = _midnight(span)
     config = {"ops": {"__".join(names.performance(model.name)): {"config": {"as_of": clock.isoformat()}}}} if clock is not None else {}
     return dg.RunRequest(
-        run_key=f"{asked.what}-{asked.first}-{asked.last}-{asked.mark}",
+        run_key=asked.run_key,
         run_config=config,
         tags={**names.range_tags(asked.first, asked.last), REASON: reasons[asked.what]},
         asset_selection=None if measured is None else [key(name(model.name)) for name in measured],
@@ -172,7 +175,7 @@ def retraining(project: Project, model: Model) -> dg.SensorDefinition:
         with dagster_errors():
             asked = asked_for(platform.settings, model, day) or first_asked(platform.settings, model, day)
         if asked is None:
-            return dg.SkipReason("No day has failed since the last retraining and its cool-down.")
+            return dg.SkipReason("No day has failed since the last retraining and its cool-down, or there are no vectors yet.")
         why = _not_yet(asked) or (_at_work(context, names.build_features(home.name)) if asked.is_first else None)
         return dg.SkipReason(why) if why else dg.SensorResult(run_requests=[_request(model, asked)], cursor=asked.day.isoformat())
 
@@ -190,8 +193,8 @@ def _not_yet(asked: "Retraining") -> str | None:
 
 
 def _at_work(context: dg.SensorEvaluationContext, job: str) -> str | None:
-    """That vectors are being made, or were by hand a moment ago, when what they are made for often follows; None otherwise."""
-    if unfinished_of(context, job) is not None:
+    """That vectors are being made by hand, or were a moment ago, when what they are made for often follows; None otherwise."""
+    if is_running_by_hand(context, job):
         return f"A run of {job} is under way."
     return quiet(datetime.now(UTC), ended_by_hand(context, job))
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from pipeline_assets.core.due import PATIENCE, QUIET, SETTLED, Memory, Requested, oldest_range, remembered, still_due, wait
 
 FIRST, DAY = date(2024, 1, 1), timedelta(days=1)
+TODAY = date(2025, 6, 1)
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
 days_of_year = st.integers(0, 400).map(lambda offset: FIRST + offset * DAY)
 due_days = st.dictionaries(days_of_year, st.integers(0, 9), max_size=40)
@@ -20,11 +22,11 @@ kinds = st.fixed_dictionaries({"scores": due_days, "labels": due_days})
 def catch_up(due: Mapping[str, Mapping[date, int]], most: int, fails: set[int]) -> tuple[list[Requested], dict[str, dict[date, int]]]:
     """Asks until there is nothing more to ask for; the runs with these numbers fail. Returns what was asked for, and what is left."""
     left, asked, memory = {what: dict(days) for what, days in due.items()}, list[Requested](), tuple[Requested, ...]()
-    while (one := oldest_range(left, memory, most)) is not None:
+    while (one := oldest_range(left, memory, TODAY, most)) is not None:
         if len(asked) not in fails:
             left[one.what] = {day: mark for day, mark in left[one.what].items() if not one.first <= day <= one.last}
         asked.append(one)
-        memory = still_due(left, (*memory, one))
+        memory = still_due(left, (*memory, one), TODAY)
         assert len(asked) <= sum(map(len, due.values())), "asks for ever"
     return asked, left
 
@@ -62,18 +64,32 @@ def test_nothing_is_asked_for_twice_and_failures_hold_up_nothing(due: dict[str, 
 @given(days_of_year, st.integers(0, 9))
 def test_a_day_that_is_due_anew_is_asked_for_anew(day: date, mark: int) -> None:
     """A run that failed, or was cancelled, stands in the way only of what it was for."""
-    first = oldest_range({"scores": {day: mark}}, ())
+    first = oldest_range({"scores": {day: mark}}, (), TODAY)
     assert first is not None
 
-    assert oldest_range({"scores": {day: mark}}, [first]) is None
-    assert oldest_range({"scores": {day: mark + 1}}, [first]) == Requested(what="scores", first=day, last=day, mark=mark + 1)
-    assert oldest_range({"labels": {day: mark}}, [first]) is not None
-    assert still_due({"scores": {day: mark + 1}}, [first]) == ()
+    assert oldest_range({"scores": {day: mark}}, [first], TODAY) is None
+    assert oldest_range({"scores": {day: mark + 1}}, [first], TODAY) == replace(first, mark=mark + 1)
+    assert oldest_range({"labels": {day: mark}}, [first], TODAY) is not None
+    assert still_due({"scores": {day: mark + 1}}, [first], TODAY) == ()
+
+
+@given(days_of_year, st.integers(0, 9))
+def test_what_is_due_on_the_next_day_still_is_asked_for_again_then(day: date, mark: int) -> None:
+    """A run that was cancelled by a restart, or given up, is no reason never to try again; and once a day is no flood."""
+    due = {"scores": {day: mark}}
+    first = oldest_range(due, (), TODAY)
+    assert first is not None
+    again = oldest_range(due, still_due(due, [first], TODAY + DAY), TODAY + DAY)
+
+    assert still_due(due, [first], TODAY) == (first,)
+    assert again is not None
+    assert (again.first, again.last) == (day, day)
+    assert again.run_key != first.run_key
 
 
 def test_a_cursor_brings_back_what_was_remembered() -> None:
     """Through JSON, as Dagster keeps it; one that is damaged raises what `cursor_of` catches."""
-    memory = Memory(since=NOON, requested=(Requested(what="scores", first=FIRST, last=FIRST + DAY, mark=7),), settled="abc")
+    memory = Memory(since=NOON, requested=(Requested(what="scores", first=FIRST, last=FIRST + DAY, mark=7, asked_on=TODAY),), settled="abc")
 
     assert remembered(json.loads(json.dumps(memory.as_json()))) == memory
     assert remembered({}) == Memory()

@@ -7,11 +7,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 
-from pipeline_assets.core.project import Span, whole_days
+from pipeline_assets.core.project import Span, days_between, whole_days
 from pipeline_assets.ingestion.streaming.health.arrivals import Touched
 from pipeline_assets.spec.use_case import UseCase
 
 DAY = timedelta(days=1)
+# The most days of one run: events of two months that were sent again are one, and those of a year are not.
+MOST_DAYS = 62
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +52,14 @@ def stale_days(found: Touched, reach: Reach, first_day: date, last_day: date, du
         return None
     newest = min(found.last_day or max(stale), last_day) + reach.after * DAY
     return min(stale), max(*stale, min(newest, last_day))
+
+
+def bounded(stale: tuple[date, date] | None, most: int = MOST_DAYS) -> tuple[tuple[date, date] | None, list[date]]:
+    """The first days of a range, `most` of them at most, and those after it, which are left for later runs."""
+    if stale is None:
+        return None, []
+    cut = min(stale[1], stale[0] + (most - 1) * DAY)
+    return (stale[0], cut), days_between(cut + DAY, stale[1])
 
 
 def pending_days(found: Touched, reach: Reach, span: Span, last_day: date | None, today: date, due: Collection[date] = ()) -> Pending:

@@ -137,9 +137,9 @@ def test_a_broken_line_of_csv_joins_its_day_once_the_contract_is_mended(world: W
 
 
 def test_the_sensor_requests_days_whose_files_changed(world: World, tmp_path: Path) -> None:
-    """New, changed and vanished files each make their day stale once; days that follow each other are one run."""
+    """New, changed and vanished files each make their day stale once; days in a row are one run, and a tick asks for a month."""
     box = on_disk(world.settings, tmp_path / "in")
-    case = replace(flights, first_day=day(0), last_day=day(9), sources=(source_of(world),), streams=(), models=())
+    case = replace(flights, first_day=day(0), last_day=day(99), sources=(source_of(world),), streams=(), models=())
     project = Project(use_cases=(case,), tables={})
     (sensor,) = sensors.defs(project).sensors or ()
     assert isinstance(sensor, dg.SensorDefinition)
@@ -163,6 +163,9 @@ def test_the_sensor_requests_days_whose_files_changed(world: World, tmp_path: Pa
     changed = asked()
     box.remove(f"{day(4):%Y/%m/%d}/a.csv.gz")
     gone = asked()
+    for number in range(10, 100, 2):
+        box.put(f"{day(number):%Y/%m/%d}/a.csv.gz", csv(reading(number)))
+    months = [asked() for _ in range(4)]
     (tmp_path / "in" / f"{day(6):%Y/%m/%d}").mkdir(parents=True)
     (tmp_path / "in" / f"{day(6):%Y/%m/%d}" / "a.csv.gz").write_bytes(csv(reading(6)))
     unsettled = asked()
@@ -171,5 +174,6 @@ def test_the_sensor_requests_days_whose_files_changed(world: World, tmp_path: Pa
         return date.isoformat(day(begin)), date.isoformat(day(end))
 
     assert first == [span(0, 1), span(4, 4)]
+    assert months == [[span(number, number) for number in range(*month, 2)] for month in ((10, 41), (42, 73), (74, 100), (0, 0))]
     assert again == unsettled == []
     assert (changed, gone) == ([span(1, 1)], [span(4, 4)])

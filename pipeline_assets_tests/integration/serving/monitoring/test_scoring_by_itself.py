@@ -14,6 +14,7 @@ from pipeline_assets.core import due, names
 from pipeline_assets.core.connections import warehouse
 from pipeline_assets.core.project import Project, days_between
 from pipeline_assets.core.resources import Platform, key
+from pipeline_assets.core.retries import SENSOR
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.serving.batch import assets as batch_inference
 from pipeline_assets.serving.batch.predictions import table_of
@@ -114,7 +115,7 @@ def test_days_are_scored_watched_and_judged_without_a_hand(house: House) -> None
 
 
 def test_a_run_that_failed_or_is_under_way_is_not_asked_for_twice(house: House) -> None:
-    """What was asked for stays in the cursor: the next tick says so, and a day that is made anew is asked for again."""
+    """What was asked for stays in the cursor; a day that is made anew is asked for again, also while later ones are loaded."""
     go_live(house.settings, house.model, seed=1, live_from=START + 8 * DAY)
     (first,) = asked_by(house.tick())
     again = house.tick()
@@ -122,6 +123,12 @@ def test_a_run_that_failed_or_is_under_way_is_not_asked_for_twice(house: House) 
     house.instance.add_run(under_way)
     busy = house.tick()
     house.instance.report_run_canceled(under_way)
+    build, started = names.build_features(use_case.name), dg.DagsterRunStatus.STARTED
+    by_hand = dg.DagsterRun(job_name=build, run_id="1" * 32, status=started)
+    house.instance.add_run(by_hand)
+    built = house.tick()
+    house.instance.report_run_canceled(by_hand)
+    house.instance.add_run(dg.DagsterRun(job_name=build, run_id="2" * 32, status=started, tags={SENSOR: names.load(use_case.name)}))
     house.add_vectors(9, 9)
     (anew,) = asked_by(house.tick())
 
@@ -130,6 +137,7 @@ def test_a_run_that_failed_or_is_under_way_is_not_asked_for_twice(house: House) 
     assert "2 days are due and were asked for" in str(again.skip_reason)
     assert isinstance(busy, dg.SkipReason)
     assert "under way" in str(busy.skip_message)
+    assert isinstance(built, dg.SkipReason)
     assert (anew.tags["dagster/asset_partition_range_start"], anew.run_key != first.run_key) == (str(FIRST + 9 * DAY), True)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline_assets.core.project import Span
 from pipeline_assets.ingestion.streaming.health.arrivals import Touched
-from pipeline_assets.ingestion.streaming.health.days import Pending, Reach, pending_days, reach_of, stale_days
+from pipeline_assets.ingestion.streaming.health.days import MOST_DAYS, Pending, Reach, bounded, pending_days, reach_of, stale_days
 from pipeline_assets.spec.models import Model
 from pipeline_assets.use_cases.nyc_flights import use_case as flights
 
@@ -125,3 +125,20 @@ def test_no_decision_is_due_after_the_last_day_of_a_use_case() -> None:
     pending = pending_days(found(LAST), Reach(after=2), Span(first=FIRST, last=LAST), LAST, date(2014, 1, 1))
 
     assert pending == Pending(open_day=None, due=[])
+
+
+def test_events_of_a_year_are_several_runs_the_oldest_days_first() -> None:
+    """Each day is in one of them, and what is left waits in the cursor as days that are due."""
+    first, last, runs, due = FIRST, FIRST + 364 * DAY, list[tuple[date, date]](), list[date]()
+    stale: tuple[date, date] | None = (first, last)
+    while stale is not None:
+        run, due = bounded(stale)
+        assert run is not None
+        runs.append(run)
+        stale = stale_days(found(last_day=last), Reach(), first, last, due)
+
+    assert [(end - begin).days + 1 for begin, end in runs] == [MOST_DAYS] * 5 + [365 - 5 * MOST_DAYS]
+    assert runs[0][0] == first
+    assert [begin - DAY for begin, _ in runs[1:]] == [end for _, end in runs[:-1]]
+    assert runs[-1][1] == last
+    assert bounded(None) == (None, [])
