@@ -48,6 +48,7 @@ ENDPOINT_HEALTH = "endpoint_health"
 ALIASES_MIRRORED = "aliases_mirrored"
 # Below no path of Dagster's own pages.
 REPORTS_PATH = "/_reports"
+LINEAGE_PATH = "/_lineage"
 RUNS_RETRIED = "runs_retried"
 ALERTS = "alerts"
 

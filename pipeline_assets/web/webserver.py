@@ -36,6 +36,7 @@ from pipeline_assets.serving.realtime.access.audit import end_audit, log_audit
 from pipeline_assets.serving.realtime.access.callers import Caller, Role
 from pipeline_assets.serving.realtime.access.opened import open_access
 from pipeline_assets.web.guard import WebGuard
+from pipeline_assets.web.lineage import LineagePage
 from pipeline_assets.web.login import COOKIE, Login
 from pipeline_assets.web.metrics import CONTENT_TYPE, PATH, PlatformMetrics, Seen
 from pipeline_assets.web.origins import is_of_this_machine
@@ -62,10 +63,10 @@ class GuardedWebserver(DagsterWebserver[WorkspaceProcessContext, WorkspaceReques
         return [guard, *super().build_middleware()]
 
     def build_routes(self) -> list[BaseRoute]:
-        """The metrics and the drift reports, behind the same guard, then what Dagster has."""
+        """The metrics, the drift reports and the lineage of columns, behind the same guard, then what Dagster has."""
         of_dagster: list[BaseRoute] = super().build_routes()  # type: ignore[no-untyped-call]
         reports = report_route(lambda: read_part(ObjectStoreSettings, self._settings.home))
-        return [Route(PATH, self._metrics, name="metrics"), reports, *of_dagster]
+        return [Route(PATH, self._metrics, name="metrics"), reports, LineagePage().route(), *of_dagster]
 
     def _metrics(self, _: Request) -> Response:
         """What Prometheus reads; a thread of its own looks."""

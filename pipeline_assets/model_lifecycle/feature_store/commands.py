@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline_assets.core.names import FEATURE_HASH
+from pipeline_assets.core.names import FEATURE_HASH, LINEAGE_PATH
 from pipeline_assets.model_lifecycle.feature_store.online import commands as online
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def register(app: typer.Typer) -> typer.Typer:
     features.command("list")(list_features)
     features.command()(show)
     features.command()(impact)
+    features.command()(lineage)
     features.command()(historical)
     features.command()(stale)
     features.command()(online.parity)
@@ -94,6 +95,14 @@ def impact(
         typer.echo(json.dumps(asdict(found), indent=2))
     else:
         _console().print(trees.impact_tree(found), highlight=False)
+
+
+def lineage(*, out: Annotated[Path, typer.Option(help="The HTML file; its folder must be there.")] = Path("lineage.html")) -> None:
+    """Write one page with the lineage of all columns: from each field of a source on to predictions, and from each feature back."""
+    from pipeline_assets.model_lifecycle.feature_store.lineage_page import lineage_page
+
+    out.write_text(lineage_page(*_lineage()), encoding="utf-8")
+    typer.echo(f"Wrote {out}. The web server shows the same page at {LINEAGE_PATH}.")
 
 
 def _lineage() -> "tuple[ProjectLineage, References]":

@@ -51,6 +51,11 @@ def describe(lineage: ProjectLineage, references: References, name: str) -> tupl
     return tuple(_described(lineage, one) for one in chosen)
 
 
+def describe_all(lineage: ProjectLineage, references: References) -> tuple[DescribedFeature, ...]:
+    """All features, view by view in their order, then the facts of the request."""
+    return tuple(_described(lineage, one) for one in list_features(lineage.project, references))
+
+
 def _described(lineage: ProjectLineage, feature: ListedFeature) -> DescribedFeature:
     found = _dependencies(lineage, feature)
     return DescribedFeature(

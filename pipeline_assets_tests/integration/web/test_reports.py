@@ -1,4 +1,4 @@
-"""Drift reports on the web server: for those alone who may see its pages, in a sandbox, and no other object of the store."""
+"""Drift reports and lineage on the web server: for those alone who may see its pages; reports in a sandbox, no other object shown."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -98,6 +98,22 @@ def test_no_other_object_is_shown(shown: Shown, path: str) -> None:
     answer = ask(shown, path)
 
     assert (answer.status_code, "no such report" in answer.text) == (404, True)
+
+
+def test_the_lineage_of_columns_is_looked_at_in_a_browser(shown: Shown) -> None:
+    """By a link to a view, whose feature shows the way to its source and its models once it is opened; a stranger does not see it."""
+    with opened_browser() as browser, browser.new_context(extra_http_headers={"authorization": f"Bearer {shown.key}"}) as context:
+        page = context.new_page()
+        complaints = complaints_of(page)
+        page.goto(f"{shown.server.url}/_lineage")
+        page.get_by_role("link", name="origin_weather", exact=True).click()
+        feature = page.locator("#view-origin_weather details").filter(has_text="origin_weather__temperature_f").first
+        expect(feature.get_by_text("computed from")).to_be_hidden()
+        feature.locator("summary").click()
+        expect(feature.get_by_text("endpoint /v1/observations")).to_be_visible()
+        expect(feature.get_by_text("model flight_delay")).to_be_visible()
+    assert complaints == []
+    assert httpx.get(f"{shown.server.url}/_lineage").status_code == 401
 
 
 def test_a_report_is_looked_at_in_a_browser(shown: Shown) -> None:
