@@ -255,7 +255,10 @@ def _model(model: Model, tally: Tally) -> dict[str, Any]:
         "baseline": tally.number(champion, f"baseline_{metric}"),
         "training_rows": int(tally.number(champion, "training_rows")),
         "scores": {"rows": tally.rows("/".join(scores)), "days": len(tally.partitions["/".join(scores)])},
-        "turned_out": {"rows": int(turned_out["labels"]), "value": turned_out.get(metric)},
+        "turned_out": {
+            "rows": int(turned_out[f"{names.TOGETHER}labels"]),
+            "value": turned_out.get(f"{names.TOGETHER}{metric}"),
+        },
         "drift": {label: int(tally.number(drift, label)) for label in ("days", "drifted_days", "features", "drifted")},
     }
 

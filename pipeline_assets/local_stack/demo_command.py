@@ -25,22 +25,22 @@ LOCATION = "pipeline_assets"
 
 # What a row is in each group of assets, in the order of the graph; those that have no row here are means to others.
 ROWS_OF: Mapping[str, str] = {
-    "staged": "a row as a source sent it, in the history",
-    "typed": "a record of a stream that fits its contract",
-    "raw": "a version of a source's row, in the history",
-    "staging": "(views of raw)",
-    "cleaned": "a version of a row (_history), else a view of the newest",
-    "lake": "the same in the lake",
-    "features": "an entity at the time of a decision, once",
-    "feature_store": "a decision with all features of its model",
-    "training_sets": "a decision whose outcome is known",
-    "candidates": "(a trained model)",
-    "champions": "(the version that is live)",
-    "packages": "(what the service loads)",
-    "online": "an entity whose features are kept up to date",
-    "predictions": "a scored decision",
-    "monitor": "a day, or a column on a day",
-    "endpoints": "(the service)",
+    "staged": "rows as a source sent them, in the history",
+    "typed": "records of streams that fit their contract",
+    "raw": "versions of a source's rows, in the history",
+    "staging": "views of raw",
+    "cleaned": "versions of rows (_history), and views of the newest",
+    "lake": "versions of rows, in the lake",
+    "features": "entities at times of decisions, each once",
+    "feature_store": "decisions with all features of a model",
+    "training_sets": "decisions whose outcome is known",
+    "candidates": "trained models",
+    "champions": "versions that are live",
+    "packages": "what the service loads",
+    "online": "entities whose features are kept up to date",
+    "predictions": "scored decisions",
+    "monitor": "days, and columns on days",
+    "endpoints": "the service",
 }
 
 
@@ -204,15 +204,16 @@ def show(console: Console, made: Mapping[str, Any]) -> None:
 
 
 def _built(assets: Mapping[str, Mapping[str, int | None]]) -> Table:
-    """The assets in the order of the graph, what a row of each group is, and over how many days."""
+    """The assets in the order of the graph, below what a row of their group is, and over how many days."""
     table = Table(title="What was built", title_justify="left", box=None, header_style="bold")
-    for heading, side in (("asset", "left"), ("rows", "right"), ("days", "right"), ("a row is", "left")):
-        table.add_column(heading, justify="right" if side == "right" else "left")
+    for heading, side in (("asset", "left"), ("rows", "right"), ("days", "right")):
+        table.add_column(heading, justify="right" if side == "right" else "left", no_wrap=True)
     for group, meaning in ROWS_OF.items():
         found = {asset: counts for asset, counts in assets.items() if asset.split("/")[0] == group}
-        for position, (asset, counts) in enumerate(found.items()):
-            rows, days = (f"{number:,}" if number else "" for number in (counts["rows"], counts["partitions"]))
-            table.add_row(asset, rows, days, meaning if position == 0 else "")
+        if found:
+            table.add_row(meaning, style="dim")
+        for asset, counts in found.items():
+            table.add_row(f"  {asset}", *(f"{number:,}" if number else "" for number in (counts["rows"], counts["partitions"])))
     return table
 
 
