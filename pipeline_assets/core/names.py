@@ -49,6 +49,8 @@ ALIASES_MIRRORED = "aliases_mirrored"
 # Below no path of Dagster's own pages.
 REPORTS_PATH = "/_reports"
 LINEAGE_PATH = "/_lineage"
+# MLflow's pages are those for language models, unless a link says otherwise.
+MLFLOW_VIEW = "?workflowType=machine_learning"
 RUNS_RETRIED = "runs_retried"
 ALERTS = "alerts"
 

@@ -141,7 +141,7 @@ def candidate(settings: Settings, model: Model, run_id: str) -> LoadedModel:
 
 def version_url(settings: Settings, model: Model, version: int) -> str:
     """The page of a version."""
-    return f"{settings.mlflow_url}/#/models/{model.name}/versions/{version}"
+    return f"{settings.mlflow_url}/#/models/{model.name}/versions/{version}{names.MLFLOW_VIEW}"
 
 
 def register(settings: Settings, model: Model, run_id: str, contract: ModelContract) -> int:

@@ -118,7 +118,7 @@ def experiment_id(client: "MlflowClient", use_case: str, model: str) -> str:
 
 def run_url(settings: Settings, experiment: str, run_id: str) -> str:
     """The page of a run."""
-    return f"{settings.mlflow_url}/#/experiments/{experiment}/runs/{run_id}"
+    return f"{settings.mlflow_url}/#/experiments/{experiment}/runs/{run_id}{names.MLFLOW_VIEW}"
 
 
 def figures(metrics: Mapping[str, float]) -> dict[str, float]:
