@@ -6,7 +6,7 @@ A new one connects, has a password checked, and looks for its own tables and the
 import atexit
 from collections import OrderedDict
 from collections.abc import Mapping
-from os import getpid
+from os import register_at_fork
 from threading import Lock
 
 from pyiceberg.catalog.sql import SqlCatalog
@@ -17,6 +17,7 @@ from sqlalchemy.exc import IntegrityError, ProgrammingError
 MOST = 2
 
 _kept: "OrderedDict[tuple[object, ...], KeptCatalog]" = OrderedDict()
+# Of the dictionary alone: nobody waits for a server with it.
 _lock = Lock()
 
 
@@ -33,18 +34,34 @@ def kept_catalog(name: str, properties: Mapping[str, str]) -> SqlCatalog:
     Raises what SQLAlchemy raises where the server does not answer. Any number of threads may ask, and use it. A process that forked opens
     its own.
     """
-    key = (name, getpid(), *sorted(properties.items()))
+    key = (name, *sorted(properties.items()))
     with _lock:
-        found = _kept.pop(key, None)
-        if found is None:
-            found = KeptCatalog(name, **properties, pool_pre_ping="true")
-            _make_tables(found)
-        else:
-            found.engine.connect().close()  # a connection that the server has closed is found here, and opened again
-        _kept[key] = found
-        while len(_kept) > MOST:
-            _kept.popitem(last=False)[1].engine.dispose()
+        found = _kept.get(key)
+    if found is None:
+        found = _keep(key, _opened(name, properties))
+    else:
+        found.engine.connect().close()  # a connection that the server has closed is found here, and opened again
     return found
+
+
+def _opened(name: str, properties: Mapping[str, str]) -> KeptCatalog:
+    found = KeptCatalog(name, **properties, pool_pre_ping="true")
+    try:
+        _make_tables(found)
+    except BaseException:
+        found.engine.dispose()
+        raise
+    return found
+
+
+def _keep(key: tuple[object, ...], opened: KeptCatalog) -> KeptCatalog:
+    """The one that is kept from now on: that of a thread that was faster, or this one."""
+    with _lock:
+        kept = _kept.setdefault(key, opened)
+        surplus = [_kept.popitem(last=False)[1] for _ in range(len(_kept) - MOST)]
+    for one in (*surplus, *([opened] if kept is not opened else [])):
+        one.engine.dispose()
+    return kept
 
 
 @atexit.register
@@ -52,6 +69,17 @@ def _close() -> None:
     """Closes them when the process ends."""
     while _kept:
         _kept.popitem()[1].engine.dispose()
+
+
+def _forget() -> None:
+    """In a process that forked: its connections are its parent's, who goes on with them."""
+    global _lock  # noqa: PLW0603 - another thread of the parent may have had it
+    _lock = Lock()
+    while _kept:
+        _kept.popitem()[1].engine.dispose(close=False)
+
+
+register_at_fork(after_in_child=_forget)
 
 
 def _make_tables(lake: SqlCatalog) -> None:

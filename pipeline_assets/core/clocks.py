@@ -5,24 +5,34 @@ of a use case decide: while they last its clock is that on the wall, and once th
 """
 
 import os
+from contextlib import suppress
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
+
+from pipeline_assets.core.state_errors import StateFileDamaged
 
 FOLDER = "clocks"
 
 
 def replayed_to(home: Path, use_case: str) -> datetime | None:
-    """Until when (UTC, exclusive) the past of a use case was replayed on this machine; None where it is not replayed."""
+    """Until when (UTC, exclusive) the past of a use case was replayed on this machine; None where it is not replayed.
+
+    Raises StateFileDamaged.
+    """
+    path = home / FOLDER / use_case
     try:
-        return datetime.fromisoformat((home / FOLDER / use_case).read_text(encoding="utf-8").strip()).astimezone(UTC)
+        return datetime.fromisoformat(path.read_text(encoding="utf-8").strip()).astimezone(UTC)
     except FileNotFoundError:
         return None
+    except ValueError as error:
+        raise StateFileDamaged(path, "has no time", "Write one such as 2013-07-01T00:00:00+00:00, or delete it") from error
 
 
 def replay(home: Path, use_case: str, last: date) -> None:
-    """Notes that the past of a use case was replayed to the end of a day (UTC); a clock that is further already stays."""
-    end = datetime.combine(last + timedelta(days=1), time(), UTC)
-    before = replayed_to(home, use_case)
+    """Notes that the past of a use case was replayed to the end of a day (UTC); a clock that is further stays, a damaged one does not."""
+    end, before = datetime.combine(last + timedelta(days=1), time(), UTC), None
+    with suppress(StateFileDamaged):
+        before = replayed_to(home, use_case)
     if before is not None and before >= end:
         return
     path = home / FOLDER / use_case

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic import SecretStr
 
 from pipeline_assets.core import names
-from pipeline_assets.core.dsn import sqlalchemy_url, with_time_zone
+from pipeline_assets.core.dsn import kept_alive, sqlalchemy_url, with_time_zone
 from pipeline_assets.core.settings import (
     CATALOG_DSN,
     ONLINE_DSN,
@@ -128,7 +128,7 @@ def catalog(settings: LakeSettings) -> "Catalog":
     from pipeline_assets.core.catalogs import kept_catalog
 
     properties = {
-        "uri": sqlalchemy_url(CATALOG_DSN, settings.catalog_dsn, "psycopg", limits_of(settings).values),
+        "uri": kept_alive(sqlalchemy_url(CATALOG_DSN, settings.catalog_dsn, "psycopg", limits_of(settings).values)),
         "warehouse": f"s3://{settings.s3_bucket}/{names.LAKE}",
         "s3.endpoint": settings.s3_endpoint,
         "s3.region": settings.s3_region,

@@ -40,6 +40,10 @@ JDBC: Mapping[str, tuple[str, Mapping[str, str] | None]] = {
         {"read-write": "primary", "primary": "primary", "standby": "secondary", "prefer-standby": "preferSecondary"},
     ),
 }
+# Of connections that stay open: a balancer or a host that is gone drops them without a word.
+ALIVE = {
+    "connect_timeout": "10", "keepalives_idle": "30", "keepalives_interval": "10", "keepalives_count": "3", "tcp_user_timeout": "30000",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +149,18 @@ def sqlalchemy_url(setting: str, dsn: str | SecretStr, driver: str, settings: Ma
         query=rest,
     )
     return url.render_as_string(hide_password=False)
+
+
+def kept_alive(url: str) -> str:
+    """A URL of SQLAlchemy whose connections may be kept: one of which nothing comes back any more ends within a minute.
+
+    What the URL says itself stays.
+    """
+    from sqlalchemy import make_url
+
+    made = make_url(url)
+    missing = {name: value for name, value in ALIVE.items() if name not in made.query}
+    return made.update_query_dict(missing).render_as_string(hide_password=False)
 
 
 def jdbc_url(address: Address, library: str) -> str:

@@ -62,8 +62,6 @@ AUDIT_LAKE_DAILY = "audit_lake_daily"
 USE_CASE_TAG = "use_case"
 # What the event of the newest day of a run says of all its days together.
 OF_RUN = "run"
-# How figures of all days of a run begin, where its newest day has figures of the same name.
-TOGETHER = "together_"
 # The tag of cleaned tables that are built by the day; the others are built as a whole.
 BY_DAY_TAG = "by_day"
 # The mark of tables that have the rows as they are now alone: in the meta of a dbt model, and as the tag of its asset.

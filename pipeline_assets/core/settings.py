@@ -7,7 +7,7 @@ alone reads `ObjectStoreSettings`, and misses nothing else. All missing or malfo
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
@@ -307,8 +307,10 @@ def read_part(part: type[P], home: Path) -> P:
 
 def read_settings(home: Path) -> Settings:
     """The settings of all parts; raises as `read_part`. Nobody changes them: they are those of the last call where nothing changed."""
-    file = home / STACK_ENV
-    stamp = (file.stat().st_mtime_ns, file.stat().st_size, file.stat().st_ino) if file.exists() else None
+    stamp = None
+    with suppress(FileNotFoundError):
+        found = (home / STACK_ENV).stat()
+        stamp = (found.st_mtime_ns, found.st_size, found.st_ino)
     return _settings_as_of(home, stamp, frozenset((name, value) for name, value in os.environ.items() if name.upper().startswith(PREFIX)))
 
 

@@ -256,8 +256,8 @@ def _model(model: Model, tally: Tally) -> dict[str, Any]:
         "training_rows": int(tally.number(champion, "training_rows")),
         "scores": {"rows": tally.rows("/".join(scores)), "days": len(tally.partitions["/".join(scores)])},
         "turned_out": {
-            "rows": int(turned_out[f"{names.TOGETHER}labels"]),
-            "value": turned_out.get(f"{names.TOGETHER}{metric}"),
+            "rows": int(turned_out["labels"]),
+            "value": turned_out.get(metric),
         },
         "drift": {label: int(tally.number(drift, label)) for label in ("days", "drifted_days", "features", "drifted")},
     }

@@ -1,4 +1,4 @@
-"""Whether a demo would come out as the last one did: by its code, its world's events, and the tables of its world's databases."""
+"""Whether a demo would come out as the last one did: by its code, its world's events and databases, and the versions that are live."""
 
 import hashlib
 import json
@@ -12,6 +12,7 @@ from pipeline_assets.core.settings import ROOT, Settings
 from pipeline_assets.ingestion.streaming.capture.topics import end_offsets
 from pipeline_assets.local_stack.demo import SUMMARY
 from pipeline_assets.local_stack.worlds import Demo, World
+from pipeline_assets.model_lifecycle.registry.ledger import live_version
 
 CODE = ("pipeline_assets/**/*.py", "simulator/**/*.py", "simulator/**/*.toml", "uv.lock")
 DBT = ("dbt_project.yml", "models/**/*", "macros/**/*", "tests/**/*", "seeds/**/*")
@@ -24,20 +25,28 @@ def state_of(settings: Settings, world: World, demo: Demo) -> dict[str, Any]:
 
     What is in the REST services of a world is its code. Days that came to the lake by other ways are no part of it.
     """
-    topics = sorted(stream.topic for stream in load_project().use_case(demo.use_case).streams)
+    project = load_project()
+    topics = sorted(stream.topic for stream in project.use_case(demo.use_case).streams)
     offsets = {f"{topic}/{partition}": offset for (topic, partition), offset in sorted(end_offsets(settings, topics).items())}
     written = {name: _rows_written(settings.databases[name].get_secret_value()) for name in sorted(world.databases)}
-    return {"code": code_hash(ROOT), "demo": demo.model_dump(mode="json"), "offsets": offsets, "rows_written": written}
+    live = {name: live_version(settings, project.model(name)) for name in demo.models}
+    return {"code": code_hash(ROOT), "demo": demo.model_dump(mode="json"), "offsets": offsets, "rows_written": written, "live": live}
 
 
 def made_alike(home: Path, state: dict[str, Any]) -> dict[str, Any] | None:
     """The last summary where it was made from the same and all of it was right; None where it was not, or cannot be read."""
     try:
         made: dict[str, Any] = json.loads((home / SUMMARY).read_text(encoding="utf-8"))
-        is_right = not any(one["differing_values"] for one in made["online"]) and not any(one["differing"] for one in made["live"])
+        differing = [*(one["differing_values"] for one in made["online"]), *(one["differing"] for one in made["live"])]
+        is_right = not any(differing) and all(one["passed"] for one in made["stream"]["audited"].values())
         return made if made["made_from"] == state and is_right else None
     except (OSError, ValueError, LookupError, TypeError):
         return None
+
+
+def is_settled(before: dict[str, Any], after: dict[str, Any]) -> bool:
+    """Whether nobody wrote to the world's databases, or changed the code, while a demo was made."""
+    return all(before[part] == after[part] for part in ("code", "rows_written"))
 
 
 def code_hash(root: Path) -> str:

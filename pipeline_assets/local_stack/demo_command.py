@@ -62,17 +62,19 @@ def demo(
     from pipeline_assets.core.clocks import replay
     from pipeline_assets.local_stack import demo as demos
     from pipeline_assets.local_stack import stack
-    from pipeline_assets.local_stack.demo_again import made_alike, state_of
+    from pipeline_assets.local_stack.demo_again import is_settled, made_alike, state_of
     from pipeline_assets.local_stack.display import show_links, watching
 
     console = Console()
     world, chosen = chosen_demo(name)
     with watching("Starting services") as watch:
         settings = stack.up(home_folder(), watch=watch)
-    known = None if again else made_alike(settings.home, state_of(settings, world, chosen))
+    before = state_of(settings, world, chosen)
+    known = None if again else made_alike(settings.home, before)
     if known is None:
         made = _make(console, settings, world, chosen)
-        made["made_from"] = state_of(settings, world, chosen)
+        after = state_of(settings, world, chosen)
+        made["made_from"] = after if is_settled(before, after) else None
     else:
         console.print("Nothing is new since the last demo: no run was started. `pipeline demo --again` makes all of it again.")
         made = {**known, "live": _ask(settings, chosen, known)}

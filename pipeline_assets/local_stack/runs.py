@@ -200,7 +200,7 @@ class Dagster:
                     why = _cause(event)
                 if event["__typename"] == "ExecutionStepStartEvent":
                     started[event["stepKey"]] = float(event["timestamp"])
-                yield from _reported(event, started)
+                yield from events_of(event, started)
             if page["runOrError"]["status"] in ENDED and not page["logsForRun"]["events"]:
                 break
             if not page["logsForRun"]["hasMore"]:
@@ -221,13 +221,14 @@ class Dagster:
         return dict(content["data"])
 
 
-def _reported(event: Mapping[str, Any], started: Mapping[str, float]) -> Iterator[RunEvent]:
+def events_of(event: Mapping[str, Any], started: Mapping[str, float]) -> Iterator[RunEvent]:
     """What an event of Dagster's log reports of materializations, checks and steps; nothing for all other kinds."""
     match event["__typename"]:
         case "MaterializationEvent":
             entries = event["metadataEntries"]
             sums: dict[str, Any] = next((json.loads(entry["jsonString"]) for entry in entries if entry["label"] == names.OF_RUN), {})
-            numbers = sums | {entry["label"]: entry.get("intValue", entry.get("floatValue")) for entry in entries}
+            # Its newest day has figures of the same names, which are those of that day alone.
+            numbers = {entry["label"]: entry.get("intValue", entry.get("floatValue")) for entry in entries} | sums
             yield Materialized(
                 asset="/".join(event["assetKey"]["path"]),
                 partition=event["partition"],

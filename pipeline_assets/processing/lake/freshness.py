@@ -10,6 +10,7 @@ from pipeline_assets.core.clocks import clock_of, replayed_to
 from pipeline_assets.core.connections import catalog
 from pipeline_assets.core.iceberg import metadata_of, open_table
 from pipeline_assets.core.settings import Settings
+from pipeline_assets.core.state_errors import StateFileDamaged
 from pipeline_assets.processing.lake import files
 from pipeline_assets.processing.lake.awaited import Awaited
 from pipeline_assets.spec.contracts import Contract
@@ -25,12 +26,13 @@ class Newest:
 
 @dataclass(frozen=True, kw_only=True)
 class Freshness:
-    """The newest row of a source beside a clock (UTC; None: its days have ended, and nothing is awaited)."""
+    """The newest row of a source beside a clock (UTC; None: its days have ended, and nothing is awaited, or `damage` says why not)."""
 
     awaited: Awaited
     newest_at: datetime | None
     clock: datetime | None
     is_replayed: bool
+    damage: str | None = None
 
     @property
     def age(self) -> timedelta | None:
@@ -42,12 +44,16 @@ class Freshness:
     @property
     def is_fresh(self) -> bool:
         """Whether the promise of the contract is kept."""
+        if self.damage is not None:
+            return False
         return self.clock is None or (self.age is not None and self.age <= self.awaited.contract.freshness)
 
     @property
     def in_words(self) -> str:
         """What was found and what was promised, and for one that is not fresh what to do."""
         name, promised = self.awaited.contract.name, self.awaited.contract.freshness
+        if self.damage is not None:
+            return f"How old the newest row is cannot be said: {self.damage}"
         if self.clock is None:
             return f"The days of {self.awaited.use_case} ended on {self.awaited.last_day}: nothing newer is awaited."
         clock = f"by the {'replay clock' if self.is_replayed else 'clock'} at {self.clock:%Y-%m-%d %H:%M} UTC"
@@ -72,9 +78,13 @@ def read_newest(settings: Settings, contracts: Sequence[Contract], before: Mappi
 
 def judged(home: Path, awaited: Awaited, newest: Newest | None, now: datetime) -> Freshness:
     """A source at a moment: `newest` is what `read_newest` gave of it, None where it has no table."""
-    clock = clock_of(home, awaited.use_case, awaited.last_day, now)
-    is_replayed = replayed_to(home, awaited.use_case) is not None
-    return Freshness(awaited=awaited, newest_at=None if newest is None else newest.at, clock=clock, is_replayed=is_replayed)
+    newest_at = None if newest is None else newest.at
+    try:
+        clock = clock_of(home, awaited.use_case, awaited.last_day, now)
+        is_replayed = replayed_to(home, awaited.use_case) is not None
+    except StateFileDamaged as error:
+        return Freshness(awaited=awaited, newest_at=newest_at, clock=None, is_replayed=True, damage=str(error))
+    return Freshness(awaited=awaited, newest_at=newest_at, clock=clock, is_replayed=is_replayed)
 
 
 def _newest_at(settings: Settings, contract: Contract) -> datetime | None:

@@ -3,7 +3,13 @@
 from datetime import UTC, date, datetime
 from pathlib import Path
 
+import pytest
+
 from pipeline_assets.core.clocks import clock_of, replay, replayed_to
+from pipeline_assets.core.state_errors import StateFileDamaged
+from pipeline_assets.processing.lake.awaited import Awaited
+from pipeline_assets.processing.lake.freshness import judged
+from pipeline_assets.use_cases.nyc_flights.sources import weather
 
 NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
 LAST = date(2014, 1, 1)
@@ -28,3 +34,17 @@ def test_a_replay_sets_the_clock_to_the_end_of_a_day(tmp_path: Path) -> None:
     assert clock_of(tmp_path, "rides", None, NOW) == datetime(2013, 7, 1, tzinfo=UTC)
     assert replayed_to(tmp_path, "others") is None
     assert [path.name for path in (tmp_path / "clocks").iterdir()] == ["rides"]
+
+
+@pytest.mark.parametrize("damage", [b"", b"x", b"\xff", b"2013-13-01"])
+def test_a_damaged_clock_is_named_and_stops_itself_alone(tmp_path: Path, damage: bytes) -> None:
+    """What it judges is not fresh and says why, what others judge is; the next replay writes it anew."""
+    replay(tmp_path, "trips", LAST)
+    (tmp_path / "clocks" / "rides").write_bytes(damage)
+    found = [judged(tmp_path, Awaited(contract=weather.contract, use_case=name, last_day=LAST), None, NOW) for name in ("rides", "trips")]
+
+    with pytest.raises(StateFileDamaged, match="rides has no time"):
+        replayed_to(tmp_path, "rides")
+    assert [(one.is_fresh, "rides has no time. Write one such as" in one.in_words) for one in found] == [(False, True), (False, False)]
+    replay(tmp_path, "rides", LAST)
+    assert replayed_to(tmp_path, "rides") == datetime(2014, 1, 2, tzinfo=UTC)

@@ -7,7 +7,7 @@ from psycopg.conninfo import conninfo_to_dict
 from pydantic import SecretStr
 from sqlalchemy import create_engine, make_url
 
-from pipeline_assets.core.dsn import read_address, sqlalchemy_url, with_time_zone
+from pipeline_assets.core.dsn import ALIVE, kept_alive, read_address, sqlalchemy_url, with_time_zone
 from pipeline_assets.core.errors import SettingNotSupported, SettingsMalformed
 from pipeline_assets.core.settings import Settings, WarehouseSettings
 from pipeline_assets.ingestion.batch.postgres import place_of_source
@@ -245,3 +245,11 @@ def test_quotes_of_a_dsn_survive_the_dotenv_file(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text(f"DSN={quoted(value)}\n")
 
     assert dotenv_values(tmp_path / ".env", interpolate=False)["DSN"] == value
+
+
+def test_a_kept_connection_notices_that_nobody_is_there() -> None:
+    """A URL says so to the driver; what it says itself stays."""
+    url = kept_alive("postgresql+psycopg://ann:s%40cret@db:5432/lake?connect_timeout=3&options=-c+statement_timeout%3D5")
+
+    assert url.startswith("postgresql+psycopg://ann:s%40cret@db:5432/lake?")
+    assert dict(make_url(url).query) == {**ALIVE, "connect_timeout": "3", "options": "-c statement_timeout=5"}

@@ -1,11 +1,14 @@
 """What the demo prints: what rows are, and how good the scores turned out."""
 
+import json
 from io import StringIO
 from pathlib import Path
 
 from rich.console import Console
 
+from pipeline_assets.local_stack.demo import PARTITION_ROWS, Tally
 from pipeline_assets.local_stack.demo_command import ROWS_OF, show
+from pipeline_assets.local_stack.runs import events_of
 
 MODEL = {
     "name": "flight_delay", "version": 2, "metric": "roc_auc", "value": 0.7964, "baseline": 0.735, "training_rows": 109041,
@@ -54,3 +57,20 @@ def test_every_group_that_is_made_says_what_a_row_is() -> None:
     groups = {line.split()[1].split("/")[0] for line in GRAPH.read_text().splitlines() if ": " in line}
     assert {"raw", "endpoints"} < groups
     assert groups - NOT_MADE == set(ROWS_OF)
+
+
+def test_figures_of_all_days_go_before_those_of_the_newest_one() -> None:
+    """The event of the newest day has both, by the same names; rows of its day stay its own."""
+    own = [{"label": "labels", "intValue": 987}, {"label": "roc_auc", "floatValue": 0.76}, {"label": PARTITION_ROWS, "intValue": 1}]
+    sums = {"label": "run", "jsonString": json.dumps({"labels": 27803, "roc_auc": 0.8012, "days_known": 30})}
+    event = {
+        "__typename": "MaterializationEvent", "assetKey": {"path": ["monitor", "flight_delay_performance"]}, "partition": "2013-05-30",
+        "metadataEntries": [*own, sums],
+    }  # fmt: skip
+    tally = Tally()
+    for reported in events_of(event, {}):
+        tally.add(reported)
+
+    found = tally.numbers["monitor/flight_delay_performance"]
+    assert (found["labels"], found["roc_auc"], found["days_known"]) == (27803, 0.8012, 30)
+    assert tally.rows("monitor/flight_delay_performance") == 1
