@@ -17,7 +17,6 @@ from pipeline_assets.model_lifecycle.training.track import Origin, log_candidate
 from pipeline_assets.processing.lake.tables import replace_days
 from pipeline_assets.spec.models import Model
 from pipeline_assets.spec.tasks import Task
-from pipeline_assets_tests.january import store_in_warehouse, with_versions
 from pipeline_assets_tests.model_rows import AS_OF, BINARY, DAYS, START, labels, record_of, small_model, vectors
 
 CASE = "serving_tests"
@@ -54,4 +53,7 @@ def store_vectors(settings: Settings, model: Model, days: int) -> None:
 
 def store_labels(settings: Settings, model: Model) -> None:
     """The labels of all vectors, in the cleaned table."""
+    # It reads this project, which is another one in processes of tests with a project of their own.
+    from pipeline_assets_tests.january import store_in_warehouse, with_versions
+
     store_in_warehouse(settings, {model.label.table: with_versions(pl.DataFrame(labels(model, vectors(model, 100 * DAYS))))})
