@@ -6,12 +6,12 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from getpass import getuser
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline_assets.core import names
+from pipeline_assets.core.accounts import account_name
 from pipeline_assets.core.foreign import LONGEST_SENTENCE, shown, shown_lines
 from pipeline_assets.ingestion.sources.commands import (
     SAMPLED_ROWS,
@@ -91,7 +91,7 @@ def accept_loss(
 
     if not reason.strip():
         raise typer.BadParameter("it is empty; say why they are lost", param_hint="--reason")
-    claim = Claim(topic=topic, partition=partition, first_offset=first, last_offset=last, reason=reason, actor=getuser())
+    claim = Claim(topic=topic, partition=partition, first_offset=first, last_offset=last, reason=reason, actor=account_name())
     typer.echo(f"topic {topic}: {accept(load_settings(), record_streams(project()), claim)}")
 
 

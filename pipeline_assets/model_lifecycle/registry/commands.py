@@ -7,12 +7,12 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import datetime
-from getpass import getuser
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline_assets.core.accounts import account_name
 from pipeline_assets.core.errors import UserInputError
 from pipeline_assets.core.names import train
 from pipeline_assets.ingestion.streaming.commands import audit
@@ -111,7 +111,7 @@ def promote(
     from pipeline_assets.model_lifecycle.registry import by_hand
 
     model, since = _model(name), _instant(live_from)
-    entry = by_hand.promote(load_settings(), model, version, actor=getuser(), reason=reason, is_forced=force, live_from=since)
+    entry = by_hand.promote(load_settings(), model, version, actor=account_name(), reason=reason, is_forced=force, live_from=since)
     _show_live(model, entry)
 
 
@@ -127,7 +127,7 @@ def rollback(
     from pipeline_assets.model_lifecycle.registry import by_hand
 
     model, since = _model(name), _instant(live_from)
-    _show_live(model, by_hand.roll_back(load_settings(), model, actor=getuser(), reason=reason, to=to, live_from=since))
+    _show_live(model, by_hand.roll_back(load_settings(), model, actor=account_name(), reason=reason, to=to, live_from=since))
 
 
 def shadow(
@@ -141,7 +141,7 @@ def shadow(
     from pipeline_assets.model_lifecycle.registry import by_hand
 
     model = _model(name)
-    _show_tried(model, by_hand.shadow(load_settings(), model, version, actor=getuser(), reason=reason))
+    _show_tried(model, by_hand.shadow(load_settings(), model, version, actor=account_name(), reason=reason))
 
 
 def canary(
@@ -157,7 +157,7 @@ def canary(
     from pipeline_assets.model_lifecycle.registry import by_hand
 
     model = _model(name)
-    entry = by_hand.canary(load_settings(), model, version, share=share, actor=getuser(), reason=reason, is_forced=force)
+    entry = by_hand.canary(load_settings(), model, version, share=share, actor=account_name(), reason=reason, is_forced=force)
     _show_tried(model, entry)
 
 
@@ -171,7 +171,7 @@ def stop(
     from pipeline_assets.model_lifecycle.registry import by_hand
 
     model = _model(name)
-    entry = by_hand.stop(load_settings(), model, actor=getuser(), reason=reason)
+    entry = by_hand.stop(load_settings(), model, actor=account_name(), reason=reason)
     typer.echo(f"{model.name}: version {entry.version} is tried no more; version {entry.previous_version} answers alone.")
 
 
@@ -230,7 +230,7 @@ def alias_adopt(
     from pipeline_assets.model_lifecycle.registry import aliases
 
     model = _model(name)
-    _show_live(model, aliases.adopt(load_settings(), model, actor=getuser(), reason=reason, is_forced=force))
+    _show_live(model, aliases.adopt(load_settings(), model, actor=account_name(), reason=reason, is_forced=force))
 
 
 def alias_undo(name: Annotated[str, typer.Argument(help="Name of a model.")]) -> None:

@@ -9,13 +9,13 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from getpass import getuser
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import time_ns
 from typing import TYPE_CHECKING, Any
 
 from pipeline_assets.core import names
+from pipeline_assets.core.accounts import account_name
 from pipeline_assets.core.connections import tracking
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.model_lifecycle.training.archive import TrainingSet
@@ -90,7 +90,7 @@ def _tags(candidate: Candidate, record: TrainingSet, origin: Origin) -> dict[str
         SHA256_TAG: contract.sha256,
         CONTRACT_SHA256_TAG: contract.digest,
         NOTE_TAG: f"Learned by the run {origin.dagster_run_id} of the Dagster job {origin.job} from the training set {record.name}.",
-        "mlflow.user": getuser(),
+        "mlflow.user": account_name(),
         "mlflow.source.type": "LOCAL",
         "mlflow.source.name": f"Dagster job {origin.job}",
         **by_commit,

@@ -6,7 +6,6 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
-from getpass import getuser
 from pathlib import Path
 from secrets import token_hex
 
@@ -23,6 +22,7 @@ from psycopg import sql
 from typer.testing import CliRunner
 
 from pipeline_assets.core import names
+from pipeline_assets.core.accounts import account_name
 from pipeline_assets.core.connections import object_store, online, tracking, warehouse
 from pipeline_assets.core.errors import ArtifactCorrupt, ModelRejected, NotTrained, PromotionRefused, UnknownName, UserInputError
 from pipeline_assets.core.project import Project
@@ -204,7 +204,7 @@ def test_the_run_in_mlflow_documents_the_candidate(house: House) -> None:
     assert (run.info.status, run.info.start_time) == ("FINISHED", ORIGIN.began_at.timestamp() * 1000)
     assert run.info.end_time is not None
     assert run.data.tags["mlflow.source.name"] == f"Dagster job {ORIGIN.job}"
-    assert run.data.tags["mlflow.user"] == getuser()
+    assert run.data.tags["mlflow.user"] == account_name()
     assert ORIGIN.dagster_run_id in run.data.tags["mlflow.note.content"]
     assert {
         "learning_rate",
