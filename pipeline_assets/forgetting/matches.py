@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from pipeline_assets.core.foreign import in_page
 from pipeline_assets.ingestion.sources.forgotten import WITHIN, field_of, objects_in, readings, text_of, texts_in, value_at
 
 if TYPE_CHECKING:
@@ -120,5 +121,8 @@ def texts_of(rows: Iterable[pa.RecordBatch], columns: Sequence[str]) -> Iterator
 
 
 def names_word(content: bytes, text: str) -> bool:
-    """Whether bytes have a text with no letter or digit right before or after it."""
-    return re.search(rb"(?<![0-9A-Za-z])" + re.escape(text.encode()) + rb"(?![0-9A-Za-z])", content) is not None
+    """Whether bytes have a text with no letter or digit right before or after it: as it is, in JSON, or as pages write foreign text."""
+    plain = {text, in_page(text)}
+    written = plain | {json.dumps(form)[1:-1] for form in plain} | {json.dumps(form, ensure_ascii=False)[1:-1] for form in plain}
+    forms = b"|".join(re.escape(form.encode()) for form in sorted(written))
+    return re.search(rb"(?<![0-9A-Za-z])(?:" + forms + rb")(?![0-9A-Za-z])", content) is not None

@@ -1,6 +1,8 @@
 """Which rows are an entity's, and which are left out of what comes: equal to going through them one by one."""
 
 import json
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline_assets.forgetting.matches import Condition, Match
+from pipeline_assets.forgetting.matches import Condition, Match, names_word
 from pipeline_assets.ingestion.sources.contracts import BrokenRow, Checked
 from pipeline_assets.ingestion.sources.forgotten import NOTHING, Forgotten, Rule, digest, readings
 
@@ -166,3 +168,22 @@ def test_bounds_of_a_manifest_tell_a_key_from_its_first_signs_on() -> None:
     assert not match.shows({"who": [b"a-name"], "other": [b"a-name-of-more-t"]})
     assert number.shows({"number": [(-7).to_bytes(8, "little", signed=True)]})
     assert not number.shows({"number": [(7).to_bytes(8, "little", signed=True)]})
+
+
+@given(
+    word=st.text(min_size=1),
+    around=st.sampled_from([("", ""), (" ", "."), ('{"who": "', '"}')]),
+    writes=st.sampled_from([json.dumps, partial(json.dumps, ensure_ascii=False)]),
+)
+def test_a_word_is_found_as_it_is_and_in_json(word: str, around: tuple[str, str], writes: Callable[[str], str]) -> None:
+    """In any letters and signs, as writers of JSON escape them or do not."""
+    before, after = around
+
+    assert names_word(f"{before}{word}{after}".encode(), word)
+    assert names_word(f"{before}{writes(word)[1:-1]}{after}".encode(), word)
+
+
+@pytest.mark.parametrize("written", ["Zürichs", "xZürich", json.dumps("Zürich7"), "Zurich", json.dumps("zürich")])
+def test_a_part_of_a_word_is_another_word(written: str) -> None:
+    """Where a letter or digit stands beside it, or a sign is another one."""
+    assert not names_word(written.encode(), "Zürich")

@@ -6,7 +6,9 @@ from gzip import compress
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
+from pipeline_assets.forgetting.matches import names_word
 from pipeline_assets.serving.monitoring.drift import NO_CATEGORIES, Drift
 from pipeline_assets.serving.monitoring.picture import draw_drift
 from pipeline_assets.serving.monitoring.report import METHOD_IN_WORDS, Sheet, drawn_columns, drift_report, sample
@@ -46,6 +48,16 @@ def test_the_report_shows_numbers_codes_by_their_names_and_text() -> None:
     page = page_of(sheet(number=0.1, code=0.2, text=0.3), rows(1, ["red", None, "green"]), rows(2, ["red", "blue"]), categories)
 
     assert all(name in page for name in ("number", "code", "text", "propeller", "green"))
+
+
+@pytest.mark.parametrize("word", ["red", "Zürich", 'say "yes"', "C:\\d", "<b>bold</b>", "two\nlines", "Ж" * 300, "kiosk 😀"])
+def test_forgetting_finds_a_category_in_the_page(word: str) -> None:
+    """Regression: Evidently writes values in JSON, so only words of plain ASCII were found; a part of the word is another word."""
+    page = page_of(sheet(text=0.3), rows(1, [word]), rows(2, ["blue"]), {"text": ("blue",)}).encode()
+
+    assert names_word(page, word)
+    assert not names_word(page, f"{word}x")
+    assert not names_word(page, "Zür")
 
 
 def test_the_report_has_the_verdict_of_the_monitor_and_no_other() -> None:
