@@ -268,7 +268,7 @@ def _instant(text: str | None) -> datetime | None:
 
 
 def _versions(settings: Any, model: "Model") -> list[dict[str, Any]]:
-    """The versions with their state: live, previous, rejected, tried, or as they stand."""
+    """The versions with their state: live, previous, rejected, tried, or as they stand; no candidate: registered in MLflow by hand."""
     from pipeline_assets.model_lifecycle.registry import ledger, versions
 
     entries = ledger.history(settings, model)
@@ -278,7 +278,9 @@ def _versions(settings: Any, model: "Model") -> list[dict[str, Any]]:
     tried = ledger.trial(entries)
     if tried is not None:
         states[tried.version] = "shadow" if tried.share is None else f"canary {_percent(tried.share)}"
-    return [{**asdict(each), "state": states.get(each.version, "not judged")} for each in versions.registered(settings, model)]
+    registered = versions.registered(settings, model)
+    unjudged = {each.version: "not judged" if each.as_of is not None else "no candidate" for each in registered}
+    return [{**asdict(each), "state": states.get(each.version, unjudged[each.version])} for each in registered]
 
 
 def _state(entry: "Entry") -> str:
@@ -298,7 +300,8 @@ def _version_cells(metric: str, row: dict[str, Any]) -> list[str]:
     found = [row["metrics"].get(name) for name in (metric, f"baseline_{metric}", "calibration_error")]
     figures = ["–" if value is None else f"{value:.4f}" for value in found]
     state = {"live": "[bold green]live[/]", "rejected": "[red]rejected[/]"}.get(row["state"], row["state"])
-    return [str(row["version"]), state, row["as_of"][:16].replace("T", " "), *figures]
+    as_of = "–" if row["as_of"] is None else row["as_of"][:16].replace("T", " ")
+    return [str(row["version"]), state, as_of, *figures]
 
 
 def _entry_cells(entry: "Entry") -> list[str]:

@@ -33,6 +33,7 @@ from pipeline_assets.spec.models import Model
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
 CHAMPION_ALIAS = "champion"
@@ -64,12 +65,15 @@ class LoadedModel:
 
 @dataclass(frozen=True, kw_only=True)
 class Registered:
-    """A version as the registry lists it; `run_id` is the MLflow run that it was learned in, `metrics` are those of its whole hold-out."""
+    """A version as the registry lists it; `run_id` is the MLflow run that it was learned in, `metrics` are those of its whole hold-out.
+
+    `sha256` and `as_of` are None where somebody registered in MLflow what no training of the platform made; `run_id` may be empty there.
+    """
 
     version: int
     run_id: str
-    sha256: str
-    as_of: str
+    sha256: str | None
+    as_of: str | None
     metrics: Mapping[str, float]
 
 
@@ -149,7 +153,7 @@ def register(settings: Settings, model: Model, run_id: str, contract: ModelContr
     client = tracking(settings)
     _create_registered_model(client, model)
     for each in _versions(client, model):
-        if each.run_id == run_id or each.tags[SHA256_TAG] == contract.sha256:
+        if each.run_id == run_id or _facts(client, each).get(SHA256_TAG) == contract.sha256:
             return int(each.version)
     outputs = client.get_run(run_id).outputs
     if outputs is None or not outputs.model_outputs:
@@ -232,20 +236,39 @@ def known(settings: Settings, model: Model) -> Known:
 
 
 def trained_on(settings: Settings, model: Model) -> dict[int, str]:
-    """The SHA-256 of the training set of each version of a model; none where nothing was registered."""
+    """The SHA-256 of the training set of each version that the platform trained; none where nothing was registered."""
     client = tracking(settings)
-    contracts = {int(each.version): _download(client, str(each.run_id), CONTRACT_FILE) for each in _versions(client, model)}
+    trained = [each for each in _versions(client, model) if SHA256_TAG in _facts(client, each)]
+    contracts = {int(each.version): _download(client, str(each.run_id), CONTRACT_FILE) for each in trained}
     return {version: ModelContract.from_json(text).training_set_sha256 for version, text in contracts.items()}
 
 
 def _registered(client: "MlflowClient", found: "ModelVersion") -> Registered:
+    run, facts = _run(client, found), _facts(client, found)
     return Registered(
         version=int(found.version),
-        run_id=str(found.run_id),
-        sha256=found.tags[SHA256_TAG],
-        as_of=found.tags[AS_OF_TAG],
-        metrics=figures(client.get_run(str(found.run_id)).data.metrics),
+        run_id=found.run_id or "",
+        sha256=facts.get(SHA256_TAG),
+        as_of=facts.get(AS_OF_TAG),
+        metrics={} if run is None else figures(run.data.metrics),
     )
+
+
+def _facts(client: "MlflowClient", found: "ModelVersion") -> Mapping[str, str]:
+    """The tags of a version; one that somebody registered in MLflow has none, so those of its run, where it has one."""
+    run = None if SHA256_TAG in found.tags else _run(client, found)
+    return found.tags if run is None else run.data.tags
+
+
+def _run(client: "MlflowClient", found: "ModelVersion") -> "Run | None":
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_run(found.run_id or "")
+    except MlflowException as error:
+        if error.error_code not in NO_SUCH_RUN:
+            raise
+        return None
 
 
 def _version(settings: Settings, model: Model, version: int) -> "ModelVersion":
