@@ -1,8 +1,9 @@
 """Aliases that somebody changed in MLflow: shown as drift from the ledger, which counts, and adopted into it or undone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pipeline_assets.core.connections import warehouse
 from pipeline_assets.core.errors import PromotionRefused
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.model_lifecycle.registry import by_hand, ledger, versions
@@ -34,8 +35,26 @@ def alias_drift(settings: Settings, model: Model) -> tuple[AliasDrift, ...]:
     )
 
 
-def in_words(model: Model, found: Sequence[AliasDrift]) -> str:
-    """What is otherwise in MLflow, and how a person ends that; or that nothing is."""
+def follow(settings: Settings, models: Sequence[Model], mirrored: Mapping[str, int]) -> dict[str, int]:
+    """Sets the aliases of each model whose live version was decided without MLflow; returns by which entry each live version is live.
+
+    mirrored: what it returned before. Of a model that is not in there only a decision is mirrored that nobody has mirrored yet, as nobody
+    knows what was decided since; what somebody changed in MLflow stays.
+    """
+    with warehouse(settings) as connection:
+        live = {name: one.sequence for name, one in ledger.live_versions(connection).items()}
+    for model in models:
+        if model.name in live and model.name not in mirrored:
+            versions.catch_up(settings, model)
+        elif live.get(model.name) != mirrored.get(model.name):
+            versions.mirror(settings, model)
+    return live
+
+
+def in_words(model: Model, found: Sequence[AliasDrift], before: Sequence[AliasDrift] = ()) -> str:
+    """What is otherwise in MLflow, and how a person ends that; or that nothing is, and what was `before` a decision set the aliases."""
+    if not found and before:
+        return f"MLflow's aliases are those of the ledger again, as a decision was mirrored. Before, {'; '.join(map(str, before))}."
     if not found:
         return "MLflow's aliases are those of the ledger."
     return (

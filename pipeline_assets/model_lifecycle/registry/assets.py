@@ -64,12 +64,13 @@ def _champion(use_case: UseCase, model: Model) -> dg.AssetsDefinition:
         with dagster_errors():
             settings = platform.settings
             run_id = needed(context, upstream, CANDIDATE_RUN_ID, given=config.candidate_run_id, option="candidate_run_id")
+            changed = alias_drift(settings, model)
             judged = judge_candidate(settings, model, run_id, actor=f"dagster run {context.run.run_id}")
             context.log.info("Candidate of run %s: %s", judged.run_id, judged.verdict)
             page = dg.MetadataValue.url(version_url(settings, model, judged.version))
-            drifted = alias_drift(settings, model)
-        sentence, severity = in_words(model, drifted), dg.AssetCheckSeverity.WARN
-        aliases = dg.AssetCheckResult(check_name=ALIASES_MATCH, passed=not drifted, severity=severity, description=sentence)
+            left = alias_drift(settings, model) if changed else ()
+        sentence, severity = in_words(model, left, before=changed), dg.AssetCheckSeverity.WARN
+        aliases = dg.AssetCheckResult(check_name=ALIASES_MATCH, passed=not left, severity=severity, description=sentence)
         return dg.MaterializeResult(metadata=_metadata(model, judged) | {"version_page": page}, check_results=[_check(judged), aliases])
 
     return champion

@@ -51,6 +51,8 @@ class Judgement:
 def judge_candidate(settings: Settings, model: Model, run_id: str, *, actor: str) -> Judgement:
     """Judges the candidate of an MLflow run, once; called again, it returns the decision of then.
 
+    A promotion sets MLflow's aliases. Else those that somebody changed there stay, as nothing was decided about them.
+
     Raises UserInputError if the run is no finished candidate of this model, ArtifactCorrupt if its file or its training set were changed,
     PromotionConflict if another version went live meanwhile (then nothing is decided, and the next call judges against that one).
     """
@@ -60,7 +62,7 @@ def judge_candidate(settings: Settings, model: Model, run_id: str, *, actor: str
     entry = next((entry for entry in entries if entry.run_id == run_id), None)
     if entry is None and version != ledger.live(entries):
         entry = _decide(settings, model, candidate, Case(run_id=run_id, version=version, actor=actor, entries=entries))
-    versions.mirror(settings, model)
+    versions.catch_up(settings, model)
     now = ledger.made_live(ledger.history(settings, model))
     return Judgement(
         verdict="live already" if entry is None else "rejected" if entry.action == "reject" else "promoted",
@@ -97,7 +99,9 @@ def _decide(settings: Settings, model: Model, candidate: LoadedModel, case: Case
     )
     if broken:
         return ledger.reject(settings, model, decision)
-    return ledger.promote(settings, model, decision, expected_version=ledger.live(case.entries))
+    entry = ledger.promote(settings, model, decision, expected_version=ledger.live(case.entries))
+    versions.mirror(settings, model)
+    return entry
 
 
 def _measure(settings: Settings, model: Model, candidate: LoadedModel, case: Case) -> Measured:

@@ -33,24 +33,32 @@ def aliases_mirrored(models: Sequence[Model]) -> dg.SensorDefinition:
         "that were made in MLflow.",
     )
     def mirrored(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult:
-        from pipeline_assets.core.connections import warehouse
-        from pipeline_assets.model_lifecycle.registry import ledger, versions
-        from pipeline_assets.model_lifecycle.registry.aliases import alias_drift
+        from pipeline_assets.model_lifecycle.registry.aliases import alias_drift, follow
 
-        before = cursor_of(context, lambda cursor: [dict(cursor.get(part, {})) for part in ("live", "apart")])
+        before = cursor_of(context, lambda cursor: dict(cursor.get("live", {})))
         with dagster_errors():
-            with warehouse(platform.settings) as connection:
-                live = {name: one.sequence for name, one in ledger.live_versions(connection).items()}
-            for model in models:
-                if live.get(model.name) != before.get("live", {}).get(model.name):
-                    versions.mirror(platform.settings, model)
-            apart = {model.name: alias_drift(platform.settings, model) for model in models}
-        shown = {name: [str(one) for one in found] for name, found in apart.items()}
-        news = [model for model in models if shown[model.name] != before.get("apart", {}).get(model.name, [])]
-        events = [_evaluation(model, apart[model.name]) for model in news]
-        return dg.SensorResult(asset_events=events, cursor=json.dumps({"live": live, "apart": shown}))
+            live = follow(platform.settings, models, before.get("live", {}))
+            found = [(model, alias_drift(platform.settings, model)) for model in models]
+        events = [_evaluation(model, drifted) for model, drifted in found if is_news(context.instance, model, drifted)]
+        return dg.SensorResult(asset_events=events, cursor=json.dumps({"live": live}))
 
     return mirrored
+
+
+def is_news(instance: dg.DagsterInstance, model: Model, found: "Sequence[AliasDrift]") -> bool:
+    """Whether the newest evaluation of the check, by a run or by the sensor, says otherwise, or the run ended that was to evaluate it.
+
+    Where it was never evaluated, only drift is news.
+    """
+    from pipeline_assets.model_lifecycle.registry.aliases import in_words
+
+    record = instance.get_latest_asset_check_evaluation_record(dg.AssetCheckKey(key(names.champion(model.name)), ALIASES_MATCH))
+    if record is None:
+        return bool(found)
+    last = record.evaluation
+    if not isinstance(last, dg.AssetCheckEvaluation):
+        return True
+    return last.passed == bool(found) or (not last.passed and last.description != in_words(model, found))
 
 
 def _evaluation(model: Model, found: "Sequence[AliasDrift]") -> dg.AssetCheckEvaluation:

@@ -3,7 +3,7 @@
 A version is loaded from its file in XGBoost's own format, whose hash is held against the contract first. Nothing is unpickled.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -15,6 +15,7 @@ from pipeline_assets.core.connections import tracking
 from pipeline_assets.core.errors import NotTrained, UnknownName, UserInputError
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.model_lifecycle.registry import ledger
+from pipeline_assets.model_lifecycle.registry.ledger import Entry
 from pipeline_assets.model_lifecycle.training.candidate import BASELINE
 from pipeline_assets.model_lifecycle.training.contract import ModelContract, read_contract
 from pipeline_assets.model_lifecycle.training.logged_model import MODEL_FILE
@@ -190,10 +191,7 @@ def _described(model: Model, contract: ModelContract) -> str:
 
 
 def mirror(settings: Settings, model: Model) -> None:
-    """Sets MLflow's aliases `champion` and `previous` to what the ledger says; also after a crash between a decision and its mirror.
-
-    Where nothing was ever registered there are none.
-    """
+    """Sets MLflow's aliases `champion` and `previous` to what the ledger says. Where nothing was ever registered there are none."""
     wanted, found = wanted_aliases(settings, model), aliases(settings, model)
     client = tracking(settings)
     for alias in ALIASES:
@@ -203,10 +201,28 @@ def mirror(settings: Settings, model: Model) -> None:
             client.delete_registered_model_alias(model.name, alias)
 
 
+def catch_up(settings: Settings, model: Model) -> None:
+    """Sets the aliases where a decision was not mirrored, as its process ended before; what somebody changed in MLflow stays."""
+    if are_behind(ledger.history(settings, model), aliases(settings, model)):
+        mirror(settings, model)
+
+
+def are_behind(entries: Sequence[Entry], found: Mapping[str, int]) -> bool:
+    """Whether MLflow's aliases `found` are those from before the newest decision on what is live, or there are none of ours.
+
+    entries: those of the ledger, oldest first. False where nothing is live.
+    """
+    last, ours = ledger.made_live(entries), {alias: found[alias] for alias in ALIASES if alias in found}
+    return last is not None and ours in ({}, _aliases_by([entry for entry in entries if entry.sequence < last.sequence]))
+
+
 def wanted_aliases(settings: Settings, model: Model) -> dict[str, int]:
     """The version of each alias by the ledger; an alias that has none is absent."""
-    line = ledger.ancestry(ledger.history(settings, model))
-    return dict(zip(ALIASES, reversed(line), strict=False))
+    return _aliases_by(ledger.history(settings, model))
+
+
+def _aliases_by(entries: Sequence[Entry]) -> dict[str, int]:
+    return dict(zip(ALIASES, reversed(ledger.ancestry(entries)), strict=False))
 
 
 def aliases(settings: Settings, model: Model) -> dict[str, int]:

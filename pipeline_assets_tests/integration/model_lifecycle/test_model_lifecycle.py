@@ -125,6 +125,15 @@ class House:
         (event,) = result.asset_materializations_for_node(self.node(step))
         return {name: value.value for name, value in event.metadata.items()}
 
+    def tick(self, sensor: dg.SensorDefinition, instance: dg.DagsterInstance, cursor: str | None = None) -> dg.SensorResult:
+        """What a sensor answers; what it evaluated is noted, as the daemon notes it."""
+        with dg.build_sensor_context(instance, resources={"platform": self.platform}, cursor=cursor) as context:
+            result = sensor(context)
+        assert isinstance(result, dg.SensorResult)
+        for event in result.asset_events:
+            instance.report_runless_asset_event(event)
+        return result
+
     def aliases(self) -> dict[str, int]:
         """What MLflow says is live and was live before."""
         found = tracking(self.settings).get_registered_model(self.model.name).aliases
@@ -524,36 +533,32 @@ def test_aliases_follow_what_the_prediction_service_decides(house: House) -> Non
         trials.finish(connection, model, decision, expected=tried)
     before, sensor = house.aliases(), aliases_mirrored([model])
 
-    with dg.build_sensor_context(resources={"platform": house.platform}) as context:
-        result = sensor(context)
-    assert isinstance(result, dg.SensorResult)
-    after = house.aliases()
-    tracking(settings).set_registered_model_alias(model.name, "champion", "1")
-    with dg.build_sensor_context(resources={"platform": house.platform}, cursor=result.cursor) as context:
-        sensor(context)
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = house.tick(sensor, instance)
+        after = house.aliases()
+        tracking(settings).set_registered_model_alias(model.name, "champion", "1")
+        house.tick(sensor, instance, result.cursor)
 
     assert (before["champion"], after["champion"], house.aliases()["champion"]) == (1, 2, 1)
 
 
 def test_an_alias_changed_in_mlflow_is_shown_and_undone_or_adopted(house: House) -> None:
-    """The champion's check fails with both versions and the commands, once, until one of them was used; the ledger says who adopted."""
+    """The champion's check fails with both versions and the commands, once, until one of them was used; the ledger says who adopted.
+
+    A cursor that was lost, or is that of an earlier version, undoes nothing.
+    """
     settings, model = house.settings, house.model
     for change in (_fewer(0.9), _fewer(1.1)):
         house.judge(house.train(change))
-    sensor, client = aliases_mirrored([model]), tracking(settings)
-
-    def tick(cursor: str | None) -> dg.SensorResult:
-        with dg.build_sensor_context(resources={"platform": house.platform}, cursor=cursor) as context:
-            result = sensor(context)
-        assert isinstance(result, dg.SensorResult)
-        return result
-
-    good = tick(None)
-    client.set_registered_model_alias(model.name, "champion", "1")
-    bad = tick(good.cursor)
-    same = tick(bad.cursor)
-    shown, undone = aliases.alias_drift(settings, model), aliases.undo(settings, model)
-    after_undo = tick(same.cursor)
+    client = tracking(settings)
+    with dg.DagsterInstance.ephemeral() as instance:
+        tick = partial(house.tick, aliases_mirrored([model]), instance)
+        good = tick()
+        client.set_registered_model_alias(model.name, "champion", "1")
+        bad = tick(good.cursor)
+        same = [tick(cursor) for cursor in (bad.cursor, None, json.dumps({model.name: 1}))]
+        shown, undone = aliases.alias_drift(settings, model), aliases.undo(settings, model)
+        after_undo = tick(bad.cursor)
     client.set_registered_model_alias(model.name, "champion", "1")
     entry = aliases.adopt(settings, model, actor="ann", reason="better on weekends")
 
@@ -564,7 +569,7 @@ def test_an_alias_changed_in_mlflow_is_shown_and_undone_or_adopted(house: House)
     assert "champion is version 1 in MLflow and version 2 by the ledger" in str(failed.description)
     assert f"pipeline models alias-undo {model.name}" in str(failed.description)
     assert not good.asset_events
-    assert not same.asset_events
+    assert not any(one.asset_events for one in same)
     assert shown == undone
     assert (entry.action, entry.version, entry.previous_version, entry.actor) == ("promote", 1, 2, "ann")
     assert house.aliases() == {"champion": 1, "previous": 2}
@@ -573,6 +578,30 @@ def test_an_alias_changed_in_mlflow_is_shown_and_undone_or_adopted(house: House)
     client.delete_registered_model_alias(model.name, "champion")
     with pytest.raises(PromotionRefused, match="alias-undo"):
         aliases.adopt(settings, model, actor="ann", reason="again")
+
+
+def test_a_run_that_promotes_nothing_leaves_an_alias_that_was_changed_in_mlflow(house: House) -> None:
+    """Regression: it set the aliases by the ledger, then looked whether they are, so its check could not fail.
+
+    A run that promotes sets them, and its check says what was before.
+    """
+    model, client = house.model, tracking(house.settings)
+    house.judge(house.train(_fewer(0.9)))
+    newest = house.train(_fewer(1.1))
+    house.judge(newest)
+    client.set_registered_model_alias(model.name, "champion", "1")
+
+    again = house.run(steps=(names.champion,), config={names.champion: {"candidate_run_id": newest}})
+    kept = house.aliases()
+    better = house.train(_fewer(0.95))
+    promoted = house.run(steps=(names.champion,), config={names.champion: {"candidate_run_id": better}})
+
+    assert len(ledger.history(house.settings, model)) == 3
+    assert (_checks(again)["aliases_match"], kept) == (False, {"champion": 1, "previous": 1})
+    assert house.metadata(promoted, names.champion)["verdict"] == "promoted"
+    assert (_checks(promoted)["aliases_match"], house.aliases()) == (True, {"champion": 3, "previous": 2})
+    said = [one.description or "" for one in promoted.get_asset_check_evaluations() if one.check_name == "aliases_match"]
+    assert "champion is version 1 in MLflow and version 2 by the ledger" in said[0]
 
 
 def test_a_model_that_was_never_registered_has_no_alias_drift(house: House) -> None:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline_assets.model_lifecycle.registry.ledger import CHANGES, Action, Entry, Trial, ancestry, live, trial
+from pipeline_assets.model_lifecycle.registry.ledger import CHANGES, Action, Entry, Trial, ancestry, live, made_live, trial
+from pipeline_assets.model_lifecycle.registry.versions import ALIASES, are_behind
 
 NOW = datetime(2013, 5, 1, tzinfo=UTC)
 
@@ -89,3 +90,40 @@ def test_trials_change_nothing_that_is_live() -> None:
 
     assert live(entries) == live([entry for entry in entries if entry.action in CHANGES]) == 1
     assert trial(entries) == Trial(version=4, role="shadow", share=None, champion=None, began=5, sequence=5, live_from=NOW)
+
+
+@pytest.mark.parametrize(
+    ("decisions", "found", "is_behind"),
+    [
+        ([], {}, False),
+        ([("reject", 1)], {}, False),
+        ([("promote", 1)], {}, True),
+        ([("promote", 1)], {"champion": 1}, False),
+        ([("promote", 1), ("promote", 2)], {"champion": 1}, True),
+        ([("promote", 1), ("promote", 2), ("reject", 3), ("canary", 3)], {"champion": 1}, True),
+        ([("promote", 1), ("promote", 2)], {"champion": 2, "previous": 1}, False),
+        ([("promote", 1), ("promote", 2)], {"champion": 1, "previous": 1}, False),
+        ([("promote", 1), ("promote", 2)], {"champion": 1, "staging": 2}, True),
+        ([("promote", 1), ("promote", 2), ("promote", 3)], {"champion": 1, "previous": 2}, False),
+        ([("promote", 1), ("promote", 2), ("rollback", 1)], {"champion": 2, "previous": 1}, True),
+    ],
+)
+def test_aliases_are_behind_where_nobody_mirrored_the_newest_decision(
+    decisions: list[tuple[Action, int]],
+    found: dict[str, int],
+    is_behind: bool,  # noqa: FBT001 - what is expected
+) -> None:
+    """They are those from before it, or there are none; others were changed by somebody, and aliases of people's own do not count."""
+    assert are_behind(_entries(*decisions), found) is is_behind
+
+
+@given(DECISIONS)
+def test_aliases_that_were_mirrored_are_not_behind_and_those_of_the_decision_before_are(decisions: list[tuple[Action, int]]) -> None:
+    """Whatever was decided, and however often a version that is live already was promoted again."""
+    entries = _entries(*decisions)
+    last = made_live(entries)
+    lines = [ancestry(entries), ancestry(entries[: last.sequence - 1]) if last is not None else ()]
+    now, before = (dict(zip(ALIASES, reversed(line), strict=False)) for line in lines)
+
+    assert are_behind(entries, now) is (now == before and last is not None)
+    assert are_behind(entries, before) is (last is not None)
