@@ -8,6 +8,7 @@ from pathlib import Path
 
 import uvicorn
 from dagster import (
+    AssetCheckEvaluation,
     AssetCheckKey,
     AssetKey,
     DagsterEventType,
@@ -17,7 +18,9 @@ from dagster import (
     EventRecordsFilter,
     RunsFilter,
 )
+from dagster._core.storage.asset_check_execution_record import COMPLETED_ASSET_CHECK_EXECUTION_RECORD_STATUSES as JUDGED
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecord
+from dagster._core.storage.event_log.base import EventLogStorage
 from dagster._core.workspace.context import WorkspaceProcessContext, WorkspaceRequestContext
 from dagster._core.workspace.load_target import WorkspaceFileTarget
 from dagster._utils.log import configure_loggers
@@ -89,15 +92,19 @@ class GuardedWebserver(DagsterWebserver[WorkspaceProcessContext, WorkspaceReques
 
 
 def look(process: WorkspaceProcessContext) -> Seen:
-    """The platform as the instance and the code locations have it: a query for each state of runs, and three for all assets."""
+    """The platform as the instance and the code locations have it.
+
+    A query for each state of runs, one for each check that a run is to judge, and three for all assets.
+    """
     instance, graph = process.instance, process.create_request_context().asset_graph
     log, checks, assets = instance.event_log_storage, list(graph.asset_check_keys), list(graph.get_all_asset_keys())
-    judged = {check: record for check, record in log.get_latest_asset_check_execution_by_key(checks).items() if record.evaluation}
+    latest = log.get_latest_asset_check_execution_by_key(checks)
+    judged = {check: found for check, record in latest.items() if (found := _judged(log, record)) is not None}
     newest = {record.asset_entry.asset_key: record.asset_entry.last_materialization for record in log.get_asset_records(assets)}
     observed = log.get_event_records(EventRecordsFilter(DagsterEventType.ASSET_OBSERVATION), limit=MOST_OBSERVATIONS)
     return Seen(
         runs={state.value: instance.get_runs_count(RunsFilter(statuses=[state])) for state in DagsterRunStatus},
-        checks={_name(check): _judged(record) for check, record in judged.items()},
+        checks={_name(check): (not found.passed, found.severity.value) for check, found in judged.items()},
         materialized={asset.to_user_string(): event.timestamp for asset, event in newest.items() if event is not None},
         observed=_numbers([record.event_log_entry for record in observed]),
     )
@@ -107,9 +114,12 @@ def _name(check: AssetCheckKey) -> tuple[str, str]:
     return check.asset_key.to_user_string(), check.name
 
 
-def _judged(record: AssetCheckExecutionRecord) -> tuple[bool, str]:
-    found = record.evaluation
-    return (found is not None and not found.passed), ("" if found is None else found.severity.value)
+def _judged(log: EventLogStorage, newest: AssetCheckExecutionRecord) -> AssetCheckEvaluation | None:
+    """How a check came out when it was judged last, which may be before the run that is to judge it again; None if it never was."""
+    if newest.status in JUDGED:
+        return newest.evaluation
+    before = log.get_asset_check_execution_history(newest.key, limit=1, status=JUDGED)
+    return before[0].evaluation if before else None
 
 
 def _numbers(newest_first: Sequence[EventLogEntry]) -> dict[tuple[str, str], float]:

@@ -95,6 +95,31 @@ def test_runs_checks_assets_and_the_disk_are_seen_as_they_are(process: Workspace
     assert 0 < found["pipeline_disk_bytes", (("part", "free"),)] <= found["pipeline_disk_bytes", (("part", "total"),)]
 
 
+@pytest.mark.parametrize("is_planned_by", ["a run under way", "a run that died before its checks"])
+def test_a_check_that_is_to_be_judged_again_is_shown_as_it_was_judged_last(
+    process: WorkspaceProcessContext, tmp_path: Path, is_planned_by: str
+) -> None:
+    """Regression: whenever a run with checks was queued or under way there were no metrics at all, and for ever after one that died."""
+    space: dict[str, Any] = {}
+    exec(CODE, space)  # noqa: S102 - the own code of this test
+    dg.materialize([space["stock"], space["is_fresh"]], instance=process.instance)
+    job = dg.Definitions(
+        assets=[space["stock"]], asset_checks=[space["is_fresh"], space["never_judged"]], jobs=[dg.define_asset_job("again", "*")]
+    ).resolve_job_def("again")
+    run = process.instance.create_run_for_job(job, asset_selection=None)
+    if is_planned_by == "a run that died before its checks":
+        process.instance.report_run_failed(run)
+
+    found = values(PlatformMetrics(lambda: look(process), tmp_path).text())
+
+    latest = process.instance.event_log_storage.get_latest_asset_check_execution_by_key(
+        [dg.AssetCheckKey(dg.AssetKey("stock"), name) for name in ("is_fresh", "never_judged")]
+    )
+    assert [record.status.value for record in latest.values()] == ["PLANNED", "PLANNED"]
+    checks = {dict(labels)["check"]: value for (name, labels), value in found.items() if name == "pipeline_check_failing"}
+    assert checks == {"is_fresh": 1}
+
+
 def test_they_are_served_behind_the_guard_of_the_pages(process: WorkspaceProcessContext, tmp_path: Path) -> None:
     """Without a login to this machine; with one to whoever has the key of a viewer. Another name of the host opens nothing."""
     file = tmp_path / "serve-keys.json"
