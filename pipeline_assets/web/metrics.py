@@ -1,4 +1,4 @@
-"""What Prometheus reads of the platform: runs, checks, how old assets are, what was observed of them, and the disk."""
+"""What Prometheus reads of the platform: its code, runs, checks, how old assets are, what was observed of them, and the disk."""
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -24,11 +24,13 @@ L = TypeVar("L", bound=tuple[str, ...])
 class Seen:
     """The platform at one moment; times are seconds since 1970.
 
-    runs: all that there are, by state. checks: of each that was ever judged, by asset and name: whether it failed, and its severity.
+    runs: all that there are, by state. loaded: whether the code of each location is; there are no checks and assets of one that is not.
+    checks: of each that was ever judged, by asset and name: whether it failed, and its severity.
     materialized: when an asset last was. observed: the numbers of an asset's newest observation, by asset and name.
     """
 
     runs: Mapping[str, int]
+    loaded: Mapping[str, bool] = field(default_factory=dict)
     checks: Mapping[tuple[str, str], tuple[bool, str]] = field(default_factory=dict)
     materialized: Mapping[str, float] = field(default_factory=dict)
     observed: Mapping[tuple[str, str], float] = field(default_factory=dict)
@@ -59,6 +61,13 @@ class PlatformMetrics:
         """All metrics, from a new look."""
         seen = self._look()
         yield _gauge("pipeline_runs", "Runs that there are, by state.", ("state",), {(state,): count for state, count in seen.runs.items()})
+        loaded = {(location,): float(is_loaded) for location, is_loaded in seen.loaded.items()}
+        yield _gauge(
+            "pipeline_code_loaded",
+            "1 where the code of a location is loaded; what is not has no assets and checks here.",
+            ("location",),
+            loaded,
+        )
         failing = {(*check, severity): float(failed) for check, (failed, severity) in seen.checks.items()}
         yield _gauge("pipeline_check_failing", "1 where a check failed as it was judged last.", ("asset", "check", "severity"), failing)
         at = {(asset,): time for asset, time in seen.materialized.items()}

@@ -96,7 +96,8 @@ def look(process: WorkspaceProcessContext) -> Seen:
 
     A query for each state of runs, one for each check that a run is to judge, and three for all assets.
     """
-    instance, graph = process.instance, process.create_request_context().asset_graph
+    instance, context = process.instance, process.create_request_context()
+    graph, locations = context.asset_graph, context.get_code_location_entries()
     log, checks, assets = instance.event_log_storage, list(graph.asset_check_keys), list(graph.get_all_asset_keys())
     latest = log.get_latest_asset_check_execution_by_key(checks)
     judged = {check: found for check, record in latest.items() if (found := _judged(log, record)) is not None}
@@ -104,6 +105,7 @@ def look(process: WorkspaceProcessContext) -> Seen:
     observed = log.get_event_records(EventRecordsFilter(DagsterEventType.ASSET_OBSERVATION), limit=MOST_OBSERVATIONS)
     return Seen(
         runs={state.value: instance.get_runs_count(RunsFilter(statuses=[state])) for state in DagsterRunStatus},
+        loaded={location: entry.code_location is not None for location, entry in locations.items()},
         checks={_name(check): (not found.passed, found.severity.value) for check, found in judged.items()},
         materialized={asset.to_user_string(): event.timestamp for asset, event in newest.items() if event is not None},
         observed=_numbers([record.event_log_entry for record in observed]),

@@ -50,7 +50,11 @@ def broken() -> None:
 defs = dg.Definitions(assets=[stock, broken], asset_checks=[is_fresh, never_judged])
 """
 SEEN = Seen(
-    runs={"STARTED": 1}, checks={("a/b", 'odd " \n name'): (True, "ERROR")}, materialized={"a/b": 1.0}, observed={("a/b", "lag"): 7.0}
+    runs={"STARTED": 1},
+    loaded={"shop": True},
+    checks={("a/b", 'odd " \n name'): (True, "ERROR")},
+    materialized={"a/b": 1.0},
+    observed={("a/b", "lag"): 7.0},
 )
 
 Values = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -84,6 +88,7 @@ def test_runs_checks_assets_and_the_disk_are_seen_as_they_are(process: Workspace
     found = values(PlatformMetrics(lambda: look(process), tmp_path).text())
 
     assert done.success
+    assert found["pipeline_code_loaded", (("location", "shop"),)] == 1
     assert found["pipeline_runs", (("state", "SUCCESS"),)] == 1
     assert found["pipeline_runs", (("state", "FAILURE"),)] == 1
     assert found["pipeline_runs", (("state", "QUEUED"),)] == 0
@@ -118,6 +123,21 @@ def test_a_check_that_is_to_be_judged_again_is_shown_as_it_was_judged_last(
     assert [record.status.value for record in latest.values()] == ["PLANNED", "PLANNED"]
     checks = {dict(labels)["check"]: value for (name, labels), value in found.items() if name == "pipeline_check_failing"}
     assert checks == {"is_fresh": 1}
+
+
+def test_code_that_cannot_be_loaded_is_seen(tmp_path: Path) -> None:
+    """Regression: without its assets and checks the platform looked as well as one in which nothing fails."""
+    (tmp_path / "code.py").write_text("raise RuntimeError('no')")
+    target = PythonFileTarget(python_file=str(tmp_path / "code.py"), attribute=None, working_directory=None, location_name="shop")
+    with (
+        dg.instance_for_test(temp_dir=str(tmp_path)) as instance,
+        pytest.warns(UserWarning, match="Error loading repository location shop"),
+        WorkspaceProcessContext(instance, target) as context,
+    ):
+        found = values(PlatformMetrics(lambda: look(context), tmp_path).text())
+
+    assert found["pipeline_code_loaded", (("location", "shop"),)] == 0
+    assert not [name for name, _ in found if name == "pipeline_check_failing"]
 
 
 def test_they_are_served_behind_the_guard_of_the_pages(process: WorkspaceProcessContext, tmp_path: Path) -> None:
@@ -180,3 +200,14 @@ def test_the_dashboard_asks_for_metrics_that_there_are(tmp_path: Path) -> None:
     cells = [(x, y) for at in places for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])]
     assert len(set(cells)) == len(cells)
     assert max(x for x, _ in cells) < 24
+
+
+def test_the_dashboard_is_green_only_where_something_is_known() -> None:
+    """Regression: with the web server away, or its code not loaded, nothing was shown to fail. One panel alone has a value then, in red."""
+    stats = [panel for panel in panels(json.loads(DASHBOARD.read_text())) if panel["type"] == "stat"]
+    without = {panel["title"]: panel for panel in stats if "vector(" in panel["targets"][0]["expr"]}
+
+    assert len(stats) > len(without)
+    assert [panel["targets"][0]["expr"] for panel in without.values()] == ["min(pipeline_code_loaded) or vector(0)"]
+    steps = without["Code that is loaded"]["fieldConfig"]["defaults"]["thresholds"]["steps"]
+    assert steps == [{"color": "red", "value": None}, {"color": "green", "value": 1}]
