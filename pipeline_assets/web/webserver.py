@@ -1,7 +1,7 @@
 """Dagster's web server behind the guard: what `dagster-webserver` does, with the guard as the first of its middleware."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -11,10 +11,10 @@ from dagster import (
     AssetCheckEvaluation,
     AssetCheckKey,
     AssetKey,
+    AssetObservation,
     DagsterEventType,
     DagsterInstance,
     DagsterRunStatus,
-    EventLogEntry,
     EventRecordsFilter,
     RunsFilter,
 )
@@ -48,7 +48,7 @@ from pipeline_assets.web.reports import report_route
 # How often an open page asks for what is new, as Dagster has it by default.
 POLL_MS = 2000
 ENDING_SECONDS = 3
-# Sensors observe each asset every ten minutes at the least: so many have the newest of all.
+# So many observations of all assets are read at a look at most.
 MOST_OBSERVATIONS = 500
 
 
@@ -57,7 +57,7 @@ class GuardedWebserver(DagsterWebserver[WorkspaceProcessContext, WorkspaceReques
 
     def __init__(self, context: WorkspaceProcessContext, settings: WebSettings, login: Login | None) -> None:
         self._settings, self._login = settings, login
-        self._platform = PlatformMetrics(partial(look, context), settings.home)
+        self._platform = PlatformMetrics(partial(look, context, Observations(context.instance.event_log_storage)), settings.home)
         super().__init__(context, live_data_poll_rate=POLL_MS)
 
     def build_middleware(self) -> list[Middleware]:
@@ -91,7 +91,7 @@ class GuardedWebserver(DagsterWebserver[WorkspaceProcessContext, WorkspaceReques
         )
 
 
-def look(process: WorkspaceProcessContext) -> Seen:
+def look(process: WorkspaceProcessContext, observations: "Observations") -> Seen:
     """The platform as the instance and the code locations have it.
 
     A query for each state of runs, one for each check that a run is to judge, and three for all assets.
@@ -102,13 +102,13 @@ def look(process: WorkspaceProcessContext) -> Seen:
     latest = log.get_latest_asset_check_execution_by_key(checks)
     judged = {check: found for check, record in latest.items() if (found := _judged(log, record)) is not None}
     newest = {record.asset_entry.asset_key: record.asset_entry.last_materialization for record in log.get_asset_records(assets)}
-    observed = log.get_event_records(EventRecordsFilter(DagsterEventType.ASSET_OBSERVATION), limit=MOST_OBSERVATIONS)
+    observed = {asset: numbers for asset, numbers in observations.look().items() if graph.has(asset)}
     return Seen(
         runs={state.value: instance.get_runs_count(RunsFilter(statuses=[state])) for state in DagsterRunStatus},
         loaded={location: entry.code_location is not None for location, entry in locations.items()},
         checks={_name(check): (not found.passed, found.severity.value) for check, found in judged.items()},
         materialized={asset.to_user_string(): event.timestamp for asset, event in newest.items() if event is not None},
-        observed=_numbers([record.event_log_entry for record in observed]),
+        observed={(asset.to_user_string(), name): value for asset, numbers in observed.items() for name, value in numbers.items()},
     )
 
 
@@ -124,16 +124,35 @@ def _judged(log: EventLogStorage, newest: AssetCheckExecutionRecord) -> AssetChe
     return before[0].evaluation if before else None
 
 
-def _numbers(newest_first: Sequence[EventLogEntry]) -> dict[tuple[str, str], float]:
-    """The numbers of the newest observation of each asset."""
-    found = dict[AssetKey, dict[tuple[str, str], float]]()
-    for entry in newest_first:
-        observation = entry.asset_observation
-        if observation is not None and observation.asset_key not in found:
-            values = {name: value.value for name, value in observation.metadata.items()}
-            asset = observation.asset_key.to_user_string()
-            found[observation.asset_key] = {(asset, name): float(value) for name, value in values.items() if isinstance(value, int | float)}
-    return {key: value for each in found.values() for key, value in each.items()}
+class Observations:
+    """The numbers of the newest observation of each asset, kept from look to look: each reads what was observed since the one before.
+
+    Where `most` or more were, each asset is asked for its newest instead. An observation that is committed after one that began later may
+    be passed over; the asset's next one is seen.
+    """
+
+    def __init__(self, log: EventLogStorage, most: int = MOST_OBSERVATIONS) -> None:
+        self._log, self._most, self._newest = log, most, dict[AssetKey, dict[str, float]]()
+        self._seen_to: int | None = None
+
+    def look(self) -> Mapping[AssetKey, Mapping[str, float]]:
+        """By asset and name, of all assets that were ever observed."""
+        since = EventRecordsFilter(DagsterEventType.ASSET_OBSERVATION, after_cursor=self._seen_to)
+        new = list(self._log.get_event_records(since, limit=self._most))
+        self._seen_to = new[0].storage_id if new else self._seen_to
+        if len(new) == self._most:
+            assets = self._log.all_asset_keys()
+            new += [record for asset in assets for record in self._log.fetch_observations(asset, limit=1).records]
+        for record in sorted(new, key=lambda one: one.storage_id):
+            observation = record.event_log_entry.asset_observation
+            if observation is not None:
+                self._newest[observation.asset_key] = _numbers(observation)
+        return self._newest
+
+
+def _numbers(observation: AssetObservation) -> dict[str, float]:
+    values = {name: value.value for name, value in observation.metadata.items()}
+    return {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
 
 
 def serve(workspace: Path, host: str, port: int, settings: WebSettings, access: AccessSettings) -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from pipeline_assets.serving.realtime.access.opened import Access
 from pipeline_assets.serving.realtime.access.sessions import Sessions, session_secret
 from pipeline_assets.web.login import COOKIE, Login
 from pipeline_assets.web.metrics import PlatformMetrics, Seen
-from pipeline_assets.web.webserver import GuardedWebserver, look
+from pipeline_assets.web.webserver import GuardedWebserver, Observations, look
 from pipeline_assets_tests.guarded_apps import add_key, ask
 
 DASHBOARD = Path(__file__).parents[3] / "docs" / "grafana" / "pipeline.json"
@@ -85,7 +86,7 @@ def test_runs_checks_assets_and_the_disk_are_seen_as_they_are(process: Workspace
     for lag in (7, 3):
         instance.report_runless_asset_event(dg.AssetObservation("stock", metadata={"lag_records": lag, "state": "well", "is_late": False}))
 
-    found = values(PlatformMetrics(lambda: look(process), tmp_path).text())
+    found = values(PlatformMetrics(partial(look, process, Observations(process.instance.event_log_storage)), tmp_path).text())
 
     assert done.success
     assert found["pipeline_code_loaded", (("location", "shop"),)] == 1
@@ -115,7 +116,7 @@ def test_a_check_that_is_to_be_judged_again_is_shown_as_it_was_judged_last(
     if is_planned_by == "a run that died before its checks":
         process.instance.report_run_failed(run)
 
-    found = values(PlatformMetrics(lambda: look(process), tmp_path).text())
+    found = values(PlatformMetrics(partial(look, process, Observations(process.instance.event_log_storage)), tmp_path).text())
 
     latest = process.instance.event_log_storage.get_latest_asset_check_execution_by_key(
         [dg.AssetCheckKey(dg.AssetKey("stock"), name) for name in ("is_fresh", "never_judged")]
@@ -134,10 +135,39 @@ def test_code_that_cannot_be_loaded_is_seen(tmp_path: Path) -> None:
         pytest.warns(UserWarning, match="Error loading repository location shop"),
         WorkspaceProcessContext(instance, target) as context,
     ):
-        found = values(PlatformMetrics(lambda: look(context), tmp_path).text())
+        found = values(PlatformMetrics(partial(look, context, Observations(context.instance.event_log_storage)), tmp_path).text())
 
     assert found["pipeline_code_loaded", (("location", "shop"),)] == 0
     assert not [name for name, _ in found if name == "pipeline_check_failing"]
+
+
+def test_the_newest_observation_of_an_asset_stays_however_often_others_are_observed(process: WorkspaceProcessContext) -> None:
+    """Regression: where many streams were observed, the online store and the service fell out of the newest observations of all.
+
+    So at the first look, and at a later one between which and the one before it many were observed.
+    """
+    instance, observations = process.instance, Observations(process.instance.event_log_storage, most=10)
+
+    def observe(asset: str, lag: int) -> None:
+        instance.report_runless_asset_event(dg.AssetObservation(asset, metadata={"lag": lag}))
+
+    def seen() -> dict[str, float]:
+        return {asset: value for (asset, _), value in look(process, observations).observed.items()}
+
+    def observe_much(lag: int) -> None:
+        observe("stock", lag)
+        for place in range(10):
+            observe("broken", place)
+
+    observe("of_no_code", 1)
+    observe_much(7)
+    first = seen()
+    observe("stock", 3)
+    found = [first, seen(), seen()]
+    observe_much(5)
+
+    assert found == [{"stock": 7, "broken": 9}, {"stock": 3, "broken": 9}, {"stock": 3, "broken": 9}]
+    assert seen() == {"stock": 5, "broken": 9}
 
 
 def test_they_are_served_behind_the_guard_of_the_pages(process: WorkspaceProcessContext, tmp_path: Path) -> None:
