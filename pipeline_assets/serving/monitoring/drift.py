@@ -111,34 +111,40 @@ def reference(
     return Reference(bins=chosen, shares=shares, limits=limits, rows=rows.num_rows, weekly=frozenset(weekly))
 
 
-def measure(rows: pa.Table, against: Reference, time_column: str, first: date | None = None) -> list[Drift]:
+def measure(rows: pa.Table, against: Reference, time_column: str, weeks: pa.Table | None = None, begins: date | None = None) -> list[Drift]:
     """The drift of each column of the reference on each UTC day of `rows`, by day and then in the reference's order.
 
-    Days before `first` (None: there are none) only complete the weeks of columns that are judged by them; such a column is left out on days
-    of which `rows` does not reach back a week.
+    weeks: rows of these days and of the six before, by which columns are judged that are judged by weeks (None: `rows`). begins: the first
+    day of which there can be any (None: the first of which there are). Such a column is left out on the six days after it, on which the
+    week is not whole; so a day is judged alike in whatever range of days it is measured.
     """
     days, counts = histograms(rows, against.bins, time_column)
-    weeks = {one.column: by_weeks(days, per_day) for one, per_day in zip(against.bins, counts, strict=True) if one.column in against.weekly}
-    skipped = len(days) - min((len(found) for found in weeks.values()), default=len(days))
+    of_weeks = _weeks(rows if weeks is None else weeks, against, time_column, begins)
     found: list[Drift] = []
     for position, day in enumerate(days):
-        if first is not None and day < first:
-            continue
         for bins, per_day, share, limit in zip(against.bins, counts, against.shares, against.limits, strict=True):
-            if bins.column not in weeks:
+            if bins.column not in of_weeks:
                 found.append(_drift(day, bins.column, per_day[position], share, limit))
-            elif position >= skipped:
-                found.append(_drift(day, bins.column, weeks[bins.column][position - skipped], share, limit))
+            elif day in of_weeks[bins.column]:
+                found.append(_drift(day, bins.column, of_weeks[bins.column][day], share, limit))
     return found
 
 
-def by_weeks(days: Sequence[date], per_day: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The counts of the seven days up to each of `days` (ascending), for those that lie at least six days after the first of them."""
+def _weeks(rows: pa.Table, against: Reference, time_column: str, begins: date | None) -> dict[str, dict[date, NDArray[np.int64]]]:
+    """The counts of each column that is judged by weeks, by the last day of each whole week."""
+    weekly = [one for one in against.bins if one.column in against.weekly]
+    days, counts = histograms(rows, weekly, time_column)
+    weeks = {one.column: by_weeks(days, per_day, begins) for one, per_day in zip(weekly, counts, strict=True)}
+    return {column: dict(zip(days[len(days) - len(found) :], found, strict=True)) for column, found in weeks.items()}
+
+
+def by_weeks(days: Sequence[date], per_day: NDArray[np.int64], begins: date | None = None) -> NDArray[np.int64]:
+    """The counts of the seven days up to each of `days` (ascending), for those at least six days after `begins` (None: the first)."""
     places = np.asarray(days, dtype="datetime64[D]").astype(np.int64)
     sums = np.concatenate((np.zeros((1, per_day.shape[1]), np.int64), per_day.cumsum(axis=0)))
     starts = np.searchsorted(places, places - (WEEK.days - 1))
-    is_whole = places - places[:1] >= WEEK.days - 1
-    weeks: NDArray[np.int64] = (sums[1:] - sums[starts])[is_whole]
+    since = places[:1] if begins is None else np.asarray([begins], dtype="datetime64[D]").astype(np.int64)
+    weeks: NDArray[np.int64] = (sums[1:] - sums[starts])[places - since >= WEEK.days - 1]
     return weeks
 
 

@@ -19,6 +19,7 @@ from pipeline_assets.model_lifecycle.training import archive
 from pipeline_assets.model_lifecycle.training.inputs import end_of_vectors, read_labels
 from pipeline_assets.model_lifecycle.training.tasks import task_kind
 from pipeline_assets.processing.features.request import request_feature_name
+from pipeline_assets.processing.lake.tables import days
 from pipeline_assets.serving.batch import predictions
 from pipeline_assets.serving.batch.answers import fitting, with_scores
 from pipeline_assets.serving.monitoring import drift, report, tables
@@ -62,13 +63,15 @@ def watch_drift(settings: Settings, model: Model, first: date, last: date) -> Wa
     trained_on = with_scores(model.task, trained_on, live.scorer.score(trained_on))
     columns = [*(feature.name for feature in contract.features), *task_kind(model.task).score_columns()]
     weekly, categories = frozenset(_weekly(model) & {*columns}), report.category_names(contract.features)
-    current = _scored_vectors(settings, model, (first, last), since=first - drift.WEEK + DAY if weekly else first)
+    vectors = _scored_vectors(settings, model, (first, last), since=first - drift.WEEK + DAY if weekly else first)
+    current = vectors.filter(pc.is_valid(vectors[task_kind(model.task).score_columns()[0]]))
     bins, max_psi = model.monitor.bins, model.monitor.max_psi
     against = drift.reference(trained_on, columns, decided, bins=bins, max_psi=max_psi, categories=categories, weekly=weekly)
-    found = drift.measure(current, against, decided, first)
+    begins = next(iter(days(settings, names.vectors(model.name))), None)
+    found = drift.measure(current, against, decided, vectors, begins)
     tables.replace_drift(settings, model, found, (first, last))
     day = _reported(model, found)
-    url = None if day is None else report.keep(settings, *_report(model, live, day, found, (current, trained_on)))
+    url = None if day is None else report.keep(settings, *_report(model, live, day, found, (current, vectors, trained_on)))
     rows = {one.day: one.rows for one in found if one.column not in weekly}
     return Watched(version=live.version, reference_rows=trained_on.num_rows, rows=sum(rows.values()), found=tuple(found), report_url=url)
 
@@ -84,10 +87,10 @@ def _reported(model: Model, found: Sequence[drift.Drift]) -> tables.DriftedDay |
 
 
 def _report(
-    model: Model, live: "LoadedModel", day: tables.DriftedDay, found: Sequence[drift.Drift], rows: tuple[pa.Table, pa.Table]
+    model: Model, live: "LoadedModel", day: tables.DriftedDay, found: Sequence[drift.Drift], rows: tuple[pa.Table, pa.Table, pa.Table]
 ) -> tuple[report.Sheet, bytes]:
-    """The report of a day; `rows` are those of the days, and those that the version was trained on."""
-    (current, trained_on), decided, contract = rows, model.observations.decision_at, live.contract
+    """The report of a day; `rows` are the scored ones of the days, all of the days and the six before, and those of the training set."""
+    (current, vectors, trained_on), decided, contract = rows, model.observations.decision_at, live.contract
     sheet = report.Sheet(
         model=model.name,
         version=live.version,
@@ -97,9 +100,9 @@ def _report(
         weekly=frozenset(_weekly(model)),
         as_of=f"{contract.as_of:%Y-%m-%d %H:%M} UTC",
     )
-    days = pc.cast(current[decided], pa.date32())
-    week = current.filter(pc.and_(pc.greater(days, pa.scalar(day.day - drift.WEEK)), pc.less_equal(days, pa.scalar(day.day))))
-    of_day = current.filter(pc.equal(days, pa.scalar(day.day)))
+    of_week, last = pc.cast(vectors[decided], pa.date32()), pa.scalar(day.day)
+    week = vectors.filter(pc.and_(pc.greater(of_week, pa.scalar(day.day - drift.WEEK)), pc.less_equal(of_week, last)))
+    of_day = current.filter(pc.equal(pc.cast(current[decided], pa.date32()), last))
     page = report.drift_report(
         sheet, (of_day, week, trained_on), report.category_names(contract.features), model.monitor.report_sample_rows
     )
@@ -174,15 +177,13 @@ def _features(model: Model, day: tables.DriftedDay) -> int:
 
 
 def _scored_vectors(settings: Settings, model: Model, days: tuple[date, date], since: date) -> pa.Table:
-    """The vectors of the days with the scores that each got, where it has one, after all vectors from `since` to the first of them."""
+    """All vectors from `since` to the last of the days, with the scores that those of the days got; null where one has none."""
     first, last = days
     vectors = pl.DataFrame(offline.vectors(settings, model, since, last))
     keys, decided = model.observations.keys, model.observations.decision_at
     scores = pl.DataFrame(_read_scores(settings, model, first, last)).rename({predictions.DECISION_AT: decided})
     scores = scores.with_columns(pl.col(name).cast(vectors.schema[name]) for name in (*keys, decided))
-    scored = vectors.join(scores, on=[*keys, decided], how="left", maintain_order="left")
-    is_before = pl.col(decided).dt.convert_time_zone("UTC").dt.date() < first
-    return scored.filter(is_before | pl.col(task_kind(model.task).score_columns()[0]).is_not_null()).to_arrow()
+    return vectors.join(scores, on=[*keys, decided], how="left", maintain_order="left").to_arrow()
 
 
 def _read_scores(settings: Settings, model: Model, first: date, last: date) -> pa.Table:

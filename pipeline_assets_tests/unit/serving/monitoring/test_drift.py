@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline_assets.serving.monitoring.bins import Bins
-from pipeline_assets.serving.monitoring.drift import Categories, Reference, by_weeks, histograms, measure, psi, reference
+from pipeline_assets.serving.monitoring.drift import Categories, Drift, Reference, by_weeks, histograms, measure, psi, reference
 
 START = datetime(2013, 5, 1, tzinfo=UTC)
 VALUES = st.lists(st.one_of(st.none(), st.floats(-5, 5, allow_nan=False), st.integers(-5, 5).map(float)), max_size=40)
@@ -157,8 +157,8 @@ def test_what_follows_the_days_of_the_week_is_judged_by_weeks() -> None:
     first = date(2013, 5, 6)
 
     def found(only: set[int] | None) -> list[bool]:
-        rows = _weekdays(first - timedelta(days=6), 13, only)
-        return [one.is_drifted for one in measure(rows, against, "at", first)]
+        weeks = _weekdays(first - timedelta(days=6), 13, only)
+        return [one.is_drifted for one in measure(_weekdays(first, 7, only), against, "at", weeks)]
 
     assert against.limits == (0.25,)
     assert found(None) == [False] * 7
@@ -175,6 +175,33 @@ def test_a_day_without_a_week_before_it_is_not_judged_by_weeks() -> None:
 
     assert [day for day, column in found if column == "weekday"] == [10, 11, 12]
     assert [day for day, column in found if column == "x"] == [*range(4, 13)]
+
+
+@settings(max_examples=60)
+@given(offsets=st.sets(st.integers(0, 25), min_size=1), scored=st.sets(st.integers(0, 25)), start=st.integers(0, 25))
+def test_a_day_is_judged_alike_in_whatever_range_it_is_measured(offsets: set[int], scored: set[int], start: int) -> None:
+    """Regression: alone, a day without rows six days before was not judged by its week, and in a range it was, by other rows.
+
+    Rows that were scored are some of all rows; weeks are of all rows.
+    """
+    origin, step = date(2013, 5, 1), timedelta(days=1)
+    present = [origin + offset * step for offset in sorted(offsets)]
+    against = reference(_weekdays(date(2013, 3, 4), 56), ["weekday"], "at", bins=10, max_psi=0.25, weekly=["weekday"])
+
+    def rows(days: list[date]) -> pa.Table:
+        return pa.concat_tables([_weekdays(day, 1) for day in days] or [_weekdays(origin, 0)])
+
+    def measured(first: date, last: date) -> list[Drift]:
+        known = [day for day in present if first <= day <= last and (day - origin).days in scored]
+        weeks = [day for day in present if first - 6 * step <= day <= last]
+        return measure(rows(known), against, "at", rows(weeks), present[0])
+
+    last = origin + 25 * step
+    alone = [one for offset in range(start, 26) for one in measured(origin + offset * step, origin + offset * step)]
+
+    assert measured(origin + start * step, last) == alone
+    whole = {day for day in present if day - present[0] >= 6 * step}
+    assert {one.day for one in alone} == {origin + each * step for each in scored & offsets if each >= start} & whole
 
 
 @settings(max_examples=60)
