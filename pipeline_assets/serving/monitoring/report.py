@@ -5,11 +5,12 @@ kept packed on the object store, and the web server shows it to whoever may see 
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from gzip import compress, decompress
 from html import escape
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -61,27 +62,33 @@ def category_names(features: Sequence[ModelFeature]) -> dict[str, tuple[str, ...
     return {feature.name: feature.categories for feature in features if feature.is_categorical}
 
 
-def drawn_columns(found: Sequence[Drift]) -> list[str]:
-    """The columns that are drawn: those that are furthest beyond their limits or nearest to them, that one first."""
-    return [one.column for one in sorted(found, key=lambda one: (-one.psi / one.limit, one.column))[:MOST_DRAWN]]
+def by_distance(found: Sequence[Drift]) -> list[Drift]:
+    """The columns that are furthest beyond their limits or nearest to them first."""
+    return sorted(found, key=lambda one: (-one.psi / one.limit, one.column))
 
 
 def drift_report(sheet: Sheet, rows: tuple[pa.Table, pa.Table, pa.Table], categories: Mapping[str, Sequence[str]], size: int) -> bytes:
     """The page as HTML that needs no network: verdict, all columns as a table, and Evidently's pictures of samples of `size` rows.
 
     rows: those of the day, of the week up to it, by which some columns are judged, and of the training set. `categories` names the
-    categorical columns with the names that their codes stand for; one that is text is shown as it is. A number without a finite value in
-    one of the samples has no picture, as Evidently refuses it.
+    categorical columns with the names that their codes stand for; one that is text is shown as it is. The columns nearest to their limits
+    have pictures; a number without a finite value in one of the samples has none, as Evidently refuses it.
     """
-    of_day, of_week, reference = rows
-    frames = {
-        column: [_series(part, column, categories, size) for part in (of_week if column in sheet.weekly else of_day, reference)]
-        for column in drawn_columns(sheet.found)
-    }
-    shown = {column: pair for column, pair in frames.items() if column in categories or all(np.isfinite(one).any() for one in pair)}
-    page = _evidently(sheet, shown, categories)
+    of_day, _, reference = rows
+    page = _evidently(sheet, dict(islice(_drawable(sheet, rows, categories, size), MOST_DRAWN)), categories)
     head = f"<style>{STYLE}</style>{_summary(sheet, of_day.num_rows, reference.num_rows, size)}"
     return page.replace("<body>", f"<body>{head}", 1).encode()
+
+
+def _drawable(
+    sheet: Sheet, rows: tuple[pa.Table, pa.Table, pa.Table], categories: Mapping[str, Sequence[str]], size: int
+) -> "Iterator[tuple[str, Sequence[pd.Series]]]":
+    """The columns that have a picture, with samples of the day and of the training set; those nearest to their limits first."""
+    of_day, of_week, reference = rows
+    for column in [one.column for one in by_distance(sheet.found)]:
+        pair = [_series(part, column, categories, size) for part in (of_week if column in sheet.weekly else of_day, reference)]
+        if column in categories or all(np.isfinite(one).any() for one in pair):
+            yield column, pair
 
 
 def keep(settings: Settings, sheet: Sheet, page: bytes) -> str:
@@ -129,14 +136,14 @@ def _evidently(sheet: Sheet, frames: "Mapping[str, Sequence[pd.Series]]", catego
 
 
 def _summary(sheet: Sheet, rows: int, reference_rows: int, size: int) -> str:
-    ordered = sorted(sheet.found, key=lambda one: (-one.psi / one.limit, one.column))
-    lines = "".join(_line(one, one.column in sheet.weekly) for one in ordered)
+    lines = "".join(_line(one, one.column in sheet.weekly) for one in by_distance(sheet.found))
     return (
         f"<h1>Drift of {escape(sheet.model)} version {sheet.version} on {sheet.day}</h1>"
         f"<p><b>{escape(sheet.verdict)}</b></p>"
         f"<p>The {rows:,} predictions of the day beside the {reference_rows:,} rows of the training set as of {escape(sheet.as_of)}. The "
         "index is the population stability index of all rows; a column has drifted above its limit, which is the declared one or what the "
-        f"days of the training set show themselves. Pictures are of at most {size:,} rows, of the columns nearest to their limits.</p>"
+        f"days of the training set show themselves. Pictures are of at most {size:,} rows, of the columns nearest to their limits that "
+        "have values.</p>"
         "<table><tr><th>column</th><th>index</th><th>limit</th><th>verdict</th><th>judged by</th><th>rows</th><th>null</th></tr>"
         f"{lines}</table>"
     )

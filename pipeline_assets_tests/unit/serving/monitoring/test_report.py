@@ -11,7 +11,7 @@ import pytest
 from pipeline_assets.forgetting.matches import names_word
 from pipeline_assets.serving.monitoring.drift import NO_CATEGORIES, Drift
 from pipeline_assets.serving.monitoring.picture import draw_drift
-from pipeline_assets.serving.monitoring.report import METHOD_IN_WORDS, Sheet, drawn_columns, drift_report, sample
+from pipeline_assets.serving.monitoring.report import METHOD_IN_WORDS, Sheet, by_distance, drift_report, sample
 
 FIRST = date(2013, 5, 1)
 
@@ -95,9 +95,10 @@ def test_only_the_columns_nearest_to_their_limits_are_drawn() -> None:
     about = sheet(**columns)
     page = page_of(about, table, table)
 
-    assert drawn_columns(about.found) == [f"feature_{place:02d}" for place in range(63, 51, -1)]
+    assert [one.column for one in by_distance(about.found)] == sorted(columns, reverse=True)
     assert all(f"<td>{column}</td>" in page for column in columns)
     assert ["Data drift" in page, page.count("Drift score")] == [True, 12]
+    assert [f"Drift score: 0.{place}" in page for place in (63, 52, 51)] == [True, True, False]
     assert len(compress(page.encode())) < 2_000_000
 
 
@@ -111,6 +112,19 @@ def test_a_number_that_has_no_value_on_one_side_has_no_picture() -> None:
     pages = [page_of(about, *pair) for pair in ((without, with_values), (with_values, without))]
 
     assert ["<td>seldom_measured</td>" in page and page.count("Drift score") == 1 for page in pages] == [True, True]
+
+
+def test_the_report_has_pictures_of_a_day_on_which_a_view_is_broken() -> None:
+    """Regression: the columns furthest from their limits were chosen first, and had no picture as all of them were null."""
+    full = rows(1, ["red"])
+    broken = [f"broken_{place:02d}" for place in range(12)]
+    without, with_values = (
+        pa.table({**{name: full[name] for name in full.column_names}, **dict.fromkeys(broken, column)})
+        for column in (pa.nulls(full.num_rows, pa.float64()), full["number"])
+    )
+    page = page_of(sheet(number=0.1, code=0.2, **dict.fromkeys(broken, 9.0)), without, with_values, {"code": ("jet", "propeller")})
+
+    assert page.count("Drift score") == 2
 
 
 def test_the_same_rows_give_the_same_sample() -> None:
