@@ -3,9 +3,9 @@
 Pure: what is known of its days goes in, the days that are due come out.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 
 from pipeline_assets.core.due import Due
 from pipeline_assets.serving.monitoring.feedback import matured_at
@@ -21,7 +21,7 @@ Made = Mapping[date, int]
 class Known:
     """What is known of the days of a model.
 
-    scored_from: the first day that is scored: the one from which the first version was live. filled: the days that have vectors, as a day
+    scored_from: the first day that is scored: the first that began with a version live. filled: the days that have vectors, as a day
     may have no decisions. judged: what the labels of a day were judged as of. clock: until when the data go (UTC).
     """
 
@@ -34,6 +34,27 @@ class Known:
     judged: Mapping[date, datetime]
     clock: datetime
     horizon: timedelta
+
+
+def clock_of_data(filled: date, made: Collection[date], midnight: datetime | None) -> datetime:
+    """Until when (UTC) the data of a model go, by which labels mature; its newest day with vectors is `filled`, and `made` have been made.
+
+    Labels are loaded with the days. Where days still come (midnight: the last one on the wall) it is the end of the newest that was made,
+    also if it had no decisions; in a replay (None) that of the newest day that has vectors.
+    """
+    if midnight is None:
+        return _begin(filled + DAY)
+    return min(midnight, _begin(max([filled, *made]) + DAY))
+
+
+def first_scored(live_from: datetime) -> date:
+    """The first day (UTC) that began with a version live, which was so from this moment on."""
+    begun = live_from.astimezone(UTC).date()
+    return begun if live_from == _begin(begun) else begun + DAY
+
+
+def _begin(day: date) -> datetime:
+    return datetime.combine(day, time(), UTC)
 
 
 def due_days(known: Known) -> Due:

@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import replace
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -31,6 +31,7 @@ from pipeline_assets.core.settings import Settings
 from pipeline_assets.spec.models import Model
 
 if TYPE_CHECKING:
+    from pipeline_assets.serving.monitoring.due import Known
     from pipeline_assets.serving.monitoring.feedback import Retraining
 
 SECONDS = 60
@@ -60,15 +61,18 @@ def scoring(project: Project, model: Model) -> dg.SensorDefinition:
         # Days that are loaded now are later ones: over years of history there would always be such a run.
         if (busy := unfinished_of(context, *leading, but=loading)) is not None:
             return dg.SkipReason(f"A run of {busy} is under way.")
+        from pipeline_assets.serving.monitoring.due import due_days
+
         memory, now = remembered(cursor_of(context, remembered)), datetime.now(UTC)
         with dagster_errors():
             state = _state(context.instance, platform.settings, model)
             if state == memory.settled:
                 return dg.SkipReason("All was scored, watched and judged, or asked for, and nothing has changed since.")
-            due = _due(context.instance, platform.settings, model, span)
+            known = _known(context.instance, platform.settings, model, span)
+        due = {} if known is None else due_days(known)
         memory = replace(memory, requested=still_due(due, memory.requested, now.date()))
         asked = oldest_range(due, memory.requested, now.date())
-        if asked is None:
+        if known is None or asked is None:
             settled = replace(memory, since=None, settled=state)
             return dg.SensorResult(skip_reason=_nothing(model, due), cursor=json.dumps(settled.as_json()))
         memory = replace(memory, since=memory.since or now)
@@ -76,7 +80,7 @@ def scoring(project: Project, model: Model) -> dg.SensorDefinition:
         if reason is not None:
             return dg.SensorResult(skip_reason=reason, cursor=json.dumps(memory.as_json()))
         memory = replace(memory, requested=(*memory.requested, asked))
-        return dg.SensorResult(run_requests=[_scores(model, span, asked, due)], cursor=json.dumps(memory.as_json()))
+        return dg.SensorResult(run_requests=[request_of(model, asked, due, known.clock)], cursor=json.dumps(memory.as_json()))
 
     return score
 
@@ -96,28 +100,28 @@ def _midnight(span: Span) -> datetime | None:
     return datetime.combine(today, time(), UTC) if is_live(span, today) else None
 
 
-def _due(instance: dg.DagsterInstance, settings: Settings, model: Model, span: Span) -> Due:
-    """What is due of a model by now; nothing before a version is live."""
+def _known(instance: dg.DagsterInstance, settings: Settings, model: Model, span: Span) -> "Known | None":
+    """What is known of the days of a model by now; None before a version is live and there are vectors."""
     from pipeline_assets.model_lifecycle.registry.ledger import first_live_from
     from pipeline_assets.processing.lake.tables import days as filled_days
-    from pipeline_assets.serving.monitoring.due import Known, due_days
+    from pipeline_assets.serving.monitoring.due import Known, clock_of_data, first_scored
     from pipeline_assets.serving.monitoring.tables import judged_days
 
     since, filled = first_live_from(settings, model), filled_days(settings, names.vectors(model.name))
     if since is None or not filled:
-        return {}
-    known = Known(
-        vectors=made_at(instance, names.vectors(model.name)),
+        return None
+    vectors = made_at(instance, names.vectors(model.name))
+    return Known(
+        vectors=vectors,
         predictions=made_at(instance, names.predictions(model.name)),
         drift=made_at(instance, names.drift(model.name)),
         performance=made_at(instance, names.performance(model.name)),
-        scored_from=since.date(),
+        scored_from=first_scored(since),
         filled=frozenset(filled),
         judged=judged_days(settings, model),
-        clock=_midnight(span) or datetime.combine(filled[-1] + timedelta(days=1), time(), UTC),
+        clock=clock_of_data(filled[-1], vectors.keys(), _midnight(span)),
         horizon=model.label.horizon,
     )
-    return due_days(known)
 
 
 def _nothing(model: Model, due: Due) -> str:
@@ -128,8 +132,11 @@ def _nothing(model: Model, due: Due) -> str:
     return f"All vectors of {model.name} are scored, watched and judged, or no version is live yet."
 
 
-def _scores(model: Model, span: Span, asked: Requested, due: Due) -> dg.RunRequest:
-    """A run over the days that were chosen: of all that follows vectors, or of what only measures."""
+def request_of(model: Model, asked: Requested, due: Due, clock: datetime) -> dg.RunRequest:
+    """A run over the days that were chosen: of all that follows vectors, or of what only measures, by labels as of `clock` (UTC).
+
+    Each day is scored by the version that it began with: one that is live now may have learned from days that are made again.
+    """
     from pipeline_assets.serving.monitoring.due import LABELS, SCORES, WATCH
 
     number = sum(asked.has(day, mark) for day, mark in due[asked.what].items())
@@ -140,11 +147,12 @@ def _scores(model: Model, span: Span, asked: Requested, due: Due) -> dg.RunReque
         LABELS: f"labels of {days} have matured",
     }
     measured = {WATCH: WATCHED, LABELS: (names.performance,)}.get(asked.what)
-    clock = _midnight(span)
-    config = {"ops": {"__".join(names.performance(model.name)): {"config": {"as_of": clock.isoformat()}}}} if clock is not None else {}
+    config: dict[str, dict[str, str]] = {"__".join(names.performance(model.name)): {"as_of": clock.isoformat()}}
+    if measured is None:
+        config["__".join(names.predictions(model.name))] = {"version": "as_of"}
     return dg.RunRequest(
         run_key=asked.run_key,
-        run_config=config,
+        run_config={"ops": {op: {"config": chosen} for op, chosen in config.items()}},
         tags={**names.range_tags(asked.first, asked.last), REASON: reasons[asked.what]},
         asset_selection=None if measured is None else [key(name(model.name)) for name in measured],
     )

@@ -1,13 +1,13 @@
 """Which days of a model are due: by generated courses of materializations, against what a person would look for day by day."""
 
 from collections.abc import Mapping
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta, timezone
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline_assets.serving.monitoring.due import LABELS, SCORES, WATCH, Known, due_days
+from pipeline_assets.serving.monitoring.due import LABELS, SCORES, WATCH, Known, clock_of_data, due_days, first_scored
 
 FIRST, DAY = date(2024, 1, 1), timedelta(days=1)
 DAYS = [FIRST + number * DAY for number in range(6)]
@@ -73,3 +73,34 @@ def test_days_of_downtime_are_judged_once() -> None:
 
     assert set(due_days(known(everything, judged={FIRST: midnight(FIRST + DAY)}, clock=late, horizon=14 * DAY))[LABELS]) == {FIRST}
     assert due_days(known(everything, judged={FIRST: late}, clock=late, horizon=14 * DAY))[LABELS] == {}
+
+
+def test_days_that_are_not_loaded_yet_do_not_judge() -> None:
+    """Regression: after downtime labels had matured by the clock on the wall, were judged before they were loaded, and never again."""
+    everything = {name: {FIRST: 1} for name in ("vectors", "predictions", "drift", "performance")}
+    today, judged = midnight(FIRST + 30 * DAY), {FIRST: midnight(FIRST + DAY)}
+
+    def asked(newest: date) -> set[date]:
+        clock = clock_of_data(FIRST, [FIRST, newest], today)
+        return set(due_days(known(everything, judged=judged, clock=clock, horizon=7 * DAY))[LABELS])
+
+    assert asked(FIRST) == set()
+    assert asked(FIRST + 6 * DAY) == set()
+    assert asked(FIRST + 7 * DAY) == {FIRST}
+
+
+def test_the_clock_of_data_is_never_ahead_of_the_one_on_the_wall() -> None:
+    """Where days still come, it goes to the newest that was made, also without decisions; in a replay to the newest that has any."""
+    made = [FIRST, FIRST + 4 * DAY]
+
+    assert clock_of_data(FIRST, made, midnight(FIRST + 9 * DAY)) == midnight(FIRST + 5 * DAY)
+    assert clock_of_data(FIRST, made, midnight(FIRST + 2 * DAY)) == midnight(FIRST + 2 * DAY)
+    assert clock_of_data(FIRST, [], midnight(FIRST + 2 * DAY)) == midnight(FIRST + DAY)
+    assert clock_of_data(FIRST, made, None) == midnight(FIRST + DAY)
+
+
+def test_the_first_day_that_is_scored_is_one_that_began_with_a_version() -> None:
+    """Regression: of a version that went live at noon the day of that noon was asked for, which has no version as it begins."""
+    assert first_scored(midnight(FIRST)) == FIRST
+    assert first_scored(midnight(FIRST) + timedelta(hours=12)) == FIRST + DAY
+    assert first_scored(midnight(FIRST).astimezone(timezone(timedelta(hours=-5)))) == FIRST
