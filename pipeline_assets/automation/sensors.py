@@ -9,8 +9,9 @@ from typing import Any
 import dagster as dg
 
 from pipeline_assets.core import names, retries
-from pipeline_assets.core.resources import UNFINISHED, cursor_of
+from pipeline_assets.core.resources import cursor_of
 from pipeline_assets.core.retries import MOST_TRIES, Asked
+from pipeline_assets.core.sensors import UNFINISHED
 
 SECONDS = 30
 # Failures of the last days are looked at, also after the daemon was down for so long.

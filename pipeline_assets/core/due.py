@@ -4,7 +4,7 @@ Pure: what is due goes in, at most one range comes out. A sensor keeps in its cu
 asked for here again; `runs_retried` does that.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -17,6 +17,8 @@ SETTLED, QUIET, PATIENCE = timedelta(minutes=2), timedelta(minutes=2), timedelta
 
 # By what is due its days, each with a mark that grows whenever it is due anew.
 Due = Mapping[str, Mapping[date, int]]
+# First and last day, inclusive.
+Days = tuple[date, date]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,19 +67,38 @@ def remembered(cursor: Mapping[str, Any]) -> Memory:
     return Memory(since=since, requested=asked, settled=cursor.get("settled"))
 
 
-def oldest_range(due: Due, requested: Iterable[Requested], today: date, most: int = MOST_DAYS) -> Requested | None:
+def overlap(one: Days, other: Days) -> bool:
+    """Whether two ranges have a day in common."""
+    return one[0] <= other[1] and other[0] <= one[1]
+
+
+def oldest_range(
+    due: Due, requested: Iterable[Requested], today: date, most: int = MOST_DAYS, busy: Collection[Days] = ()
+) -> Requested | None:
     """The range to ask for next: of the first kind that has days which nobody asked for yet, from the oldest on, `most` days at most.
 
-    Days between two of them that are not due are in it as well. None where there is nothing to ask for.
+    Days between two of them that are not due are in it as well. busy: ranges that others are at work on; it has none of their days. None
+    where there is nothing to ask for.
     """
     asked = list(requested)
     for what, days in due.items():
         left = {day: mark for day, mark in days.items() if not any(one.what == what and one.has(day, mark) for one in asked)}
-        if left:
-            first = min(left)
-            inside = {day: mark for day, mark in left.items() if day < first + timedelta(days=most)}
+        free = {day: mark for day, mark in left.items() if not any(overlap((day, day), span) for span in busy)}
+        if free:
+            first = min(free)
+            end = min([first + timedelta(days=most), *(begin for begin, _ in busy if begin > first)])
+            inside = {day: mark for day, mark in free.items() if day < end}
             return Requested(what=what, first=first, last=max(inside), mark=max(inside.values()), asked_on=today)
     return None
+
+
+def free_range(due: Due, requested: Sequence[Requested], now: datetime, since: datetime, busy: Collection[Days]) -> Requested | None:
+    """The range to ask for next of days that nobody else is at work on; None while that is all of them.
+
+    What has been due for long (since: from when on) is asked for all the same, as a stream may have its days made again and again.
+    """
+    free = oldest_range(due, requested, now.date(), busy=busy)
+    return oldest_range(due, requested, now.date()) if free is None and now - since >= PATIENCE else free
 
 
 def still_due(due: Due, requested: Iterable[Requested], today: date) -> tuple[Requested, ...]:

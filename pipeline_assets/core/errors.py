@@ -255,11 +255,11 @@ class SchemaConflict(PipelineError):
 
 
 class LakeBusy(TransientError):
-    """Other writers changed the same rows of a lake table again and again; nothing was written."""
+    """Other writers changed the same rows of a lake table again and again, or rows while they were used."""
 
     def __init__(self, table: str, problem: str) -> None:
         self.table, self.problem = table, problem
-        super().__init__(f"Table '{table}' was changed by others while it was written: {problem}. It will be tried again.")
+        super().__init__(f"Table '{table}' was changed by others meanwhile: {problem}. It will be tried again.")
 
 
 class TooLittleToLearn(PipelineError):

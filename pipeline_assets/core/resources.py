@@ -6,10 +6,10 @@ Secrets stay in the settings, which are read when a run asks for them: no resour
 import json
 import warnings
 from base64 import b64encode
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
@@ -23,7 +23,6 @@ from pipeline_assets.core.errors import ContractViolation, PipelineError, Source
 from pipeline_assets.core.interrupts import end_when_interrupted
 from pipeline_assets.core.names import AssetName
 from pipeline_assets.core.project import Project, Span, days_between, longest_stretch, whole_days
-from pipeline_assets.core.retries import SENSOR
 from pipeline_assets.core.settings import Settings, home_folder, read_settings
 from pipeline_assets.spec.contracts import Contract, Field
 from pipeline_assets.spec.use_case import Automatic, UseCase
@@ -33,7 +32,6 @@ COMPLETE = "complete"
 CONTRACT = "contract"
 OFFSETS = "offsets_complete"
 PARTITION_ROWS = "dagster/partition_row_count"
-UNFINISHED = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
 # The numbers of one day, by name.
 Facts = Mapping[str, int | float]
 # Named when a source breaks its contract: what people look at.
@@ -96,44 +94,6 @@ def last_day(span: Span) -> date | None:
     """The last day that is a partition by now: a day is one when it has ended. None before the first has."""
     last = days(span).get_last_partition_key()
     return None if last is None else date.fromisoformat(last)
-
-
-def is_running(context: dg.SensorEvaluationContext, *jobs: str) -> bool:
-    """Whether a run of one of these jobs has not ended."""
-    return any(context.instance.get_runs(dg.RunsFilter(job_name=job, statuses=UNFINISHED), limit=1) for job in jobs)
-
-
-def unfinished_of(context: dg.SensorEvaluationContext, *jobs: str, but: str | None = None) -> str | None:
-    """One of these jobs that has a run which has not ended, by one query for all of them; None where none has.
-
-    but: the sensor whose runs do not count.
-    """
-    runs = context.instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))
-    found = {run.job_name for run in runs if but is None or run.tags.get(SENSOR) != but}
-    return next((job for job in jobs if job in found), None)
-
-
-def is_running_by_hand(context: dg.SensorEvaluationContext, job: str) -> bool:
-    """Whether a run of a job has not ended that no sensor asked for."""
-    return any(SENSOR not in run.tags for run in context.instance.get_runs(dg.RunsFilter(job_name=job, statuses=UNFINISHED)))
-
-
-def ended_by_others(context: dg.SensorEvaluationContext, sensors: Collection[str], *jobs: str) -> list[datetime]:
-    """When the newest run of each job ended (UTC), without those that one of `sensors` asked for, or that repeated a failed run."""
-    return [at for at, by in _ended(context, jobs) if by not in {*sensors, names.RUNS_RETRIED}]
-
-
-def ended_by_hand(context: dg.SensorEvaluationContext, *jobs: str) -> list[datetime]:
-    """When the newest run of each job ended (UTC), of those that no sensor asked for."""
-    return [at for at, by in _ended(context, jobs) if by is None]
-
-
-def _ended(context: dg.SensorEvaluationContext, jobs: Sequence[str]) -> Iterator[tuple[datetime, str | None]]:
-    """When the newest run of each job ended, if it has, and which sensor asked for it."""
-    for job in jobs:
-        for record in context.instance.get_run_records(dg.RunsFilter(job_name=job), limit=1):
-            if record.end_time is not None:
-                yield datetime.fromtimestamp(record.end_time, UTC), record.dagster_run.tags.get(SENSOR)
 
 
 def made_at(instance: dg.DagsterInstance, asset: AssetName) -> dict[date, int]:

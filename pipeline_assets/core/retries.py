@@ -33,10 +33,15 @@ class Asked:
 
     @property
     def days(self) -> tuple[str, str] | None:
-        """First and last day in ISO 8601, which sorts as time does."""
-        alone = self.tags.get(KEPT[-1])
-        first, last = (self.tags.get(tag, alone) for tag in RANGE)
-        return None if first is None or last is None else (first, last)
+        """As `days_of` has them."""
+        return days_of(self.tags)
+
+
+def days_of(tags: Mapping[str, str]) -> tuple[str, str] | None:
+    """First and last day of a run in ISO 8601, which sorts as time does; None where it goes over no days."""
+    alone = tags.get(KEPT[-1])
+    first, last = (tags.get(tag, alone) for tag in RANGE)
+    return None if first is None or last is None else (first, last)
 
 
 def try_of(tags: Mapping[str, str]) -> int:

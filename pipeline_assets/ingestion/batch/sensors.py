@@ -17,19 +17,17 @@ from pipeline_assets.core.resources import (
     Platform,
     cursor_of,
     dagster_errors,
-    ended_by_others,
     is_live,
-    is_running,
     key,
     last_day,
     made_at,
     newest,
     run_key,
     switched,
-    unfinished_of,
     without_stopped,
 )
 from pipeline_assets.core.retries import REASON
+from pipeline_assets.core.sensors import being_scored, ended_by_others, is_running, unfinished_of
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.batch.due import asked_range, complete_day, due_days, period, slot
 from pipeline_assets.spec.sources import Files, PostgresTable, Source
@@ -81,16 +79,15 @@ def _loading(project: Project, use_case: UseCase) -> dg.SensorDefinition:
             settled = replace(memory, since=None, requested=held, settled=None if held else state)
             return dg.SensorResult(skip_reason=_nothing(job, held), cursor=json.dumps(settled.as_json()))
         memory = replace(memory, since=memory.since or now, requested=held)
+        bounds = asked_range(asked, use_case, project.span_of(use_case)) if asked is not None else None
         reason = wait(now, memory.since or now, ended_by_others(context, {name}, job))
-        if reason is not None:
+        if (reason := reason or (being_scored(context, use_case, bounds) if bounds is not None else None)) is not None:
             return dg.SensorResult(skip_reason=reason, cursor=json.dumps(memory.as_json()))
-        if asked is None:
-            slots = {source.contract.name: slot(source, now) for source in stale}
-            repository = cast("dg.RepositoryDefinition", context.repository_def)
-            request = _request_of(repository, job, slots, list(slots), "they are to be no older than promised")
-            return dg.SensorResult(run_requests=[request], cursor=json.dumps(memory.as_json()))
-        request = _request_of_days(without_stopped(context, project, job), asked, asked_range(asked, use_case, project.span_of(use_case)))
-        memory = replace(memory, requested=(*held, asked))
+        if asked is None or bounds is None:
+            request = _request_of_wholes(context, job, {source.contract.name: slot(source, now) for source in stale})
+        else:
+            request = _request_of_days(without_stopped(context, project, job), asked, bounds)
+            memory = replace(memory, requested=(*held, asked))
         return dg.SensorResult(run_requests=[request], cursor=json.dumps(memory.as_json()))
 
     return load
@@ -165,6 +162,12 @@ def _request_of_days(able: Able, asked: Requested, bounds: tuple[date, date]) ->
     return dg.RunRequest(run_key=asked.run_key, asset_selection=able.assets, asset_check_keys=able.checks, tags=tags)
 
 
+def _request_of_wholes(context: dg.SensorEvaluationContext, job: str, slots: Mapping[str, int]) -> dg.RunRequest:
+    """A run over sources without days, once in the period of each."""
+    repository = cast("dg.RepositoryDefinition", context.repository_def)
+    return _request_of(repository, job, slots, list(slots), "they are to be no older than promised")
+
+
 def _is_watched(source: Source) -> bool:
     return isinstance(source.origin, Files) and source.load in {"daily", "incremental"}
 
@@ -188,6 +191,8 @@ def _files_changed(project: Project, use_case: UseCase, sources: Sequence[Source
             now = seen(platform.settings, sources, before)
         ended = _ended_days(span)
         stale, later = _oldest({day for source in now for day in _differing(before.get(source, {}), now[source]) if day in ended})
+        if (scored := being_scored(context, use_case, *_spans(stale))) is not None:
+            return dg.SkipReason(scored)
         able = without_stopped(context, project, job) if stale else Able()
         requests = [_request(now, able, *bounds) for bounds in _spans(stale)]
         fresh = [source for source in now if UNREAD in now[source] and now[source] != before.get(source)]

@@ -21,13 +21,14 @@ from pipeline_assets.core.resources import (
     Platform,
     cursor_of,
     dagster_errors,
-    is_running,
     key,
     last_day,
     last_recorded,
     run_key,
     without_stopped,
 )
+from pipeline_assets.core.retries import REASON
+from pipeline_assets.core.sensors import being_scored, is_running
 from pipeline_assets.ingestion.streaming.capture.connect import open_connect
 from pipeline_assets.ingestion.streaming.capture.connectors import connectors_of, is_applied, obstacles_of, topics_of
 from pipeline_assets.ingestion.streaming.health import flow as health
@@ -133,13 +134,24 @@ def _days_changed(project: Project, use_case: UseCase) -> dg.SensorDefinition:
         if is_burst:
             return dg.SkipReason("More has landed than is typed; the days are materialized once it is, or half a minute later.")
         able = partial(without_stopped, context, project, job)
-        return _days_result(use_case, project.span_of(use_case), found, _pending(before), able)
+        scored = partial(being_scored, context, use_case)
+        return _days_result(use_case, project.span_of(use_case), found, _pending(before), able, scored)
 
     return changed
 
 
-def _days_result(use_case: UseCase, span: Span, found: "Touched", before: "Pending", able: Callable[[], Able]) -> dg.SensorResult:
-    """The run over the stale days that have ended, if there are any, and in the cursor what is left for later; able: what can go on."""
+def _days_result(
+    use_case: UseCase,
+    span: Span,
+    found: "Touched",
+    before: "Pending",
+    able: Callable[[], Able],
+    scored: Callable[[tuple[date, date]], str | None],
+) -> dg.SensorResult | dg.SkipReason:
+    """The run over the stale days that have ended, if there are any, and in the cursor what is left for later.
+
+    able: what can go on. scored: why days wait for those who score them.
+    """
     from pipeline_assets.ingestion.streaming.health.days import bounded, pending_days, reach_of, stale_days
 
     reach, ended = reach_of(use_case), last_day(span)
@@ -156,7 +168,9 @@ def _days_result(use_case: UseCase, span: Span, found: "Touched", before: "Pendi
     )
     if stale is None:
         return dg.SensorResult(skip_reason="No day that has ended received events since the last run.", cursor=cursor)
-    tags = {**names.range_tags(*stale), "pipeline/reason": f"{len(found.days)} days received events"}
+    tags = {**names.range_tags(*stale), REASON: f"{len(found.days)} days received events"}
+    if (reason := scored(stale)) is not None:
+        return dg.SkipReason(reason)
     made = able()
     request = dg.RunRequest(run_key=run_key(found.snapshots, *stale), asset_selection=made.assets, asset_check_keys=made.checks, tags=tags)
     return dg.SensorResult(run_requests=[request], cursor=cursor)

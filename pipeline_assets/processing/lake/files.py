@@ -88,6 +88,12 @@ def live_files(table: "Table", rows: "BooleanExpression | None" = None, snapshot
     return [task.file for task in plan(table, rows, snapshot_id)]
 
 
+def has_changed(table: "Table", rows: "BooleanExpression", snapshot_id: int) -> bool:
+    """Whether the files that hold `rows` hold something else by now than those at a snapshot did."""
+    now, then = (sorted(digests(live_files(table, rows, at))) for at in (None, snapshot_id))
+    return now != then
+
+
 def day_of(file: "DataFile") -> date | None:
     """The day of a file of a table by day; None in a table without partitions."""
     return _day(file.partition)

@@ -71,7 +71,7 @@ def _predictions(project: Project, model: Model) -> dg.AssetsDefinition:
     def predictions(context: dg.AssetExecutionContext, platform: Platform, config: Scoring) -> dg.MaterializeResult:
         from pipeline_assets.model_lifecycle.registry.versions import version_url
         from pipeline_assets.serving.batch.predictions import read_kept
-        from pipeline_assets.serving.batch.score import score_days
+        from pipeline_assets.serving.batch.score import check_unchanged, score_days
         from pipeline_assets.serving.batch.spread import read_spread
 
         first, last = asked_days(context)
@@ -81,6 +81,7 @@ def _predictions(project: Project, model: Model) -> dg.AssetsDefinition:
             kept = read_kept(platform.settings, model, first, last)
             spread = read_spread(platform.settings, model, first, last)
             links = {number: version_url(platform.settings, model, number) for number in kept.versions}
+            check_unchanged(platform.settings, model, first, last, done.snapshot_id)
         once = _metadata(model, config.version, done, kept) | _pictured(spread) | {"versions": _links(links)}
         report_days(context, rows_by_day(first, last, kept.by_day), once | {"dagster/column_schema": schema})
         return dg.MaterializeResult(check_results=judge(config.version, done, kept))

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline_assets.core import names
-from pipeline_assets.core.errors import NoLiveVersion, TableMismatch
+from pipeline_assets.core.errors import LakeBusy, NoLiveVersion, TableMismatch
 from pipeline_assets.core.project import days_between
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.model_lifecycle.feature_store import offline
@@ -84,6 +84,16 @@ def score_days(settings: Settings, model: Model, first: date, last: date, *, ver
             tables.keep(settings, names.vectors(model.name), snapshot_id, SCORED)
         change = replacement.finish(run_id, snapshot_id)
     return _scored(rows, change, snapshot_id)
+
+
+def check_unchanged(settings: Settings, model: Model, first: date, last: date, snapshot_id: int | None) -> None:
+    """Raises LakeBusy if vectors of the days were made again since they were read at this snapshot (None: there were none).
+
+    Asked at the end of a run, whose event comes after theirs: by the events alone nobody would score those vectors any more.
+    """
+    table = names.vectors(model.name)
+    if snapshot_id is not None and tables.has_changed(settings, table, first, last, snapshot_id):
+        raise LakeBusy(".".join(table), f"days from {first} to {last} were made again while they were scored")
 
 
 def prediction_rows(model: Model, version: int, vectors: pa.Table, scores: Scores) -> pa.Table:

@@ -8,25 +8,21 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from pipeline_assets.core import names
-from pipeline_assets.core.due import MOST_DAYS, Due, Requested, oldest_range, quiet, remembered, still_due, wait
+from pipeline_assets.core.due import MOST_DAYS, Due, Requested, free_range, oldest_range, quiet, remembered, still_due, wait
 from pipeline_assets.core.project import Project, Span
 from pipeline_assets.core.resources import (
-    UNFINISHED,
     Platform,
     cursor_of,
     dagster_errors,
-    ended_by_hand,
-    ended_by_others,
     is_live,
-    is_running_by_hand,
     key,
     made_at,
     newest,
     run_key,
     switched,
-    unfinished_of,
 )
 from pipeline_assets.core.retries import REASON
+from pipeline_assets.core.sensors import UNFINISHED, ended_by_hand, ended_by_others, is_running_by_hand, unfinished_days, unfinished_of
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.spec.models import Model
 
@@ -47,7 +43,8 @@ def scoring(project: Project, model: Model) -> dg.SensorDefinition:
     home = project.home_of_model(model)
     span, own, name = project.span_of(home), names.score_and_monitor(model.name), names.score(model.name)
     loading = names.load(home.name)
-    leading = (names.build_features(home.name), names.train(model.name), own)
+    build = names.build_features(home.name)
+    leading = (build, names.train(model.name), own)
 
     @dg.sensor(
         name=name,
@@ -58,9 +55,8 @@ def scoring(project: Project, model: Model) -> dg.SensorDefinition:
         f"of {MOST_DAYS} days at most, the oldest first. The cursor holds what was requested and is still due.",
     )
     def score(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult | dg.SkipReason:
-        # Days that are loaded now are later ones: over years of history there would always be such a run.
-        if (busy := unfinished_of(context, *leading, but=loading)) is not None:
-            return dg.SkipReason(f"A run of {busy} is under way.")
+        if (running := unfinished_of(context, own, names.train(model.name))) is not None:
+            return dg.SkipReason(f"A run of {running} is under way.")
         from pipeline_assets.serving.monitoring.due import due_days
 
         memory, now = remembered(cursor_of(context, remembered)), datetime.now(UTC)
@@ -71,15 +67,16 @@ def scoring(project: Project, model: Model) -> dg.SensorDefinition:
             known = _known(context.instance, platform.settings, model, span)
         due = {} if known is None else due_days(known)
         memory = replace(memory, requested=still_due(due, memory.requested, now.date()))
-        asked = oldest_range(due, memory.requested, now.date())
-        if known is None or asked is None:
+        if known is None or oldest_range(due, memory.requested, now.date()) is None:
             settled = replace(memory, since=None, settled=state)
             return dg.SensorResult(skip_reason=_nothing(model, due), cursor=json.dumps(settled.as_json()))
-        memory = replace(memory, since=memory.since or now)
-        reason = wait(now, memory.since or now, ended_by_others(context, {name, loading}, *leading))
-        if reason is not None:
-            return dg.SensorResult(skip_reason=reason, cursor=json.dumps(memory.as_json()))
-        memory = replace(memory, requested=(*memory.requested, asked))
+        since = memory.since or now
+        asked = free_range(due, memory.requested, now, since, unfinished_days(context, build))
+        reason = wait(now, since, ended_by_others(context, {name, loading}, *leading))
+        if asked is None or reason is not None:
+            reason = reason or f"A run of {build} is under way, which makes what is due."
+            return dg.SensorResult(skip_reason=reason, cursor=json.dumps(replace(memory, since=since).as_json()))
+        memory = replace(memory, since=since, requested=(*memory.requested, asked))
         return dg.SensorResult(run_requests=[request_of(model, asked, due, known.clock)], cursor=json.dumps(memory.as_json()))
 
     return score

@@ -9,7 +9,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline_assets.core.due import PATIENCE, QUIET, SETTLED, Memory, Requested, oldest_range, remembered, still_due, wait
+from pipeline_assets.core.due import (
+    PATIENCE,
+    QUIET,
+    SETTLED,
+    Days,
+    Memory,
+    Requested,
+    free_range,
+    oldest_range,
+    overlap,
+    remembered,
+    still_due,
+    wait,
+)
 
 FIRST, DAY = date(2024, 1, 1), timedelta(days=1)
 TODAY = date(2025, 6, 1)
@@ -59,6 +72,36 @@ def test_nothing_is_asked_for_twice_and_failures_hold_up_nothing(due: dict[str, 
 
     assert len({(one.what, one.first, one.last, one.mark) for one in asked}) == len(asked)
     assert {what: set(days) for what, days in left.items()} == expected
+
+
+spans = st.lists(st.lists(days_of_year, min_size=2, max_size=2).map(lambda days: (min(days), max(days))), max_size=4)
+
+
+@given(due_days, spans, st.integers(1, 40))
+def test_days_that_others_are_at_work_on_are_left_to_them(due: dict[date, int], busy: list[Days], most: int) -> None:
+    """By brute force: the oldest due day that nobody works on, and as many after it as come before the next one that somebody does."""
+    working = {first + number * DAY for first, last in busy for number in range((last - first).days + 1)}
+    found, first = oldest_range({"scores": due}, (), TODAY, most, busy), min(due.keys() - working, default=None)
+    reach = [first + number * DAY for number in range(most)] if first is not None else []
+    cut = next((number for number, day in enumerate(reach) if day in working), most)
+    expected = [day for day in reach[:cut] if day in due]
+
+    assert (found is None) == (first is None)
+    assert found is None or (found.first, found.last, found.mark) == (first, max(expected), max(due[day] for day in expected))
+    assert found is None or not any(overlap((found.first, found.last), span) for span in busy)
+
+
+def test_days_that_are_made_again_and_again_are_asked_for_after_a_while() -> None:
+    """A stream that never pauses would keep them from being scored for ever; other days do not wait at all."""
+    due, busy = {"scores": {FIRST: 1, FIRST + DAY: 2}}, [(FIRST, FIRST)]
+
+    def asked(busy: list[Days], waited: timedelta) -> tuple[date, date] | None:
+        found = free_range(due, (), NOON, NOON - waited, busy)
+        return None if found is None else (found.first, found.last)
+
+    assert asked(busy, timedelta(0)) == (FIRST + DAY, FIRST + DAY)
+    assert asked([(FIRST, FIRST + DAY)], timedelta(0)) is None
+    assert asked([(FIRST, FIRST + DAY)], PATIENCE) == (FIRST, FIRST + DAY)
 
 
 @given(days_of_year, st.integers(0, 9))

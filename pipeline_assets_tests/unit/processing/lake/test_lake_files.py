@@ -161,3 +161,26 @@ def test_rows_that_cannot_be_kept_by_day_are_refused(rows: pa.Table, problem: st
     """Rows outside the days or without a time, and columns doubled or missing, are found before any table is touched."""
     with pytest.raises(TableMismatch, match=problem):
         derived.sorted_rows(("features", "trips"), rows, "began_at", day(0), day(1))
+
+
+def test_days_have_changed_if_their_rows_have_since_a_snapshot(table: Table, tmp_path: Path) -> None:
+    """Those of other days do not count, nor the same rows in other files."""
+    first = files.rows_of_days(table, day(0), day(1))
+
+    def put(name: str, on: date) -> int:
+        path, rows = written(tmp_path, name, trip_rows(on)), files.rows_of_days(table, on, on)
+        replace_files(table, rows, lambda t: Change(remove=files.live_files(t, rows), add=files.data_files(t, {path: on})))
+        return table.metadata.current_snapshot_id or 0
+
+    put("d0-00000-b", day(0))
+    put("d1-00000-a", day(1))
+    before = put("d2-00000-a", day(2))
+    put("e2-00000-a", day(2))
+    others = files.has_changed(table, first, before)
+    put("d0-00000-c", day(0))
+    same = files.has_changed(table, first, before)
+    after = put("e0-00000-a", day(0))
+
+    assert (others, same) == (False, False)
+    assert files.has_changed(table, first, before)
+    assert not files.has_changed(table, first, after)

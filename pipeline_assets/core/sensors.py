@@ -1,0 +1,63 @@
+"""What the sensors of all rooms share: which runs are under way or have just ended, and so whom they wait for."""
+
+from collections.abc import Collection, Iterator, Sequence
+from datetime import UTC, date, datetime
+
+import dagster as dg
+
+from pipeline_assets.core import names
+from pipeline_assets.core.due import Days, overlap
+from pipeline_assets.core.retries import SENSOR, days_of
+from pipeline_assets.spec.use_case import UseCase
+
+UNFINISHED = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
+
+
+def is_running(context: dg.SensorEvaluationContext, *jobs: str) -> bool:
+    """Whether a run of one of these jobs has not ended."""
+    return any(context.instance.get_runs(dg.RunsFilter(job_name=job, statuses=UNFINISHED), limit=1) for job in jobs)
+
+
+def unfinished_of(context: dg.SensorEvaluationContext, *jobs: str) -> str | None:
+    """One of these jobs that has a run which has not ended, by one query for all of them; None where none has."""
+    found = {run.job_name for run in context.instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))}
+    return next((job for job in jobs if job in found), None)
+
+
+def is_running_by_hand(context: dg.SensorEvaluationContext, job: str) -> bool:
+    """Whether a run of a job has not ended that no sensor asked for."""
+    return any(SENSOR not in run.tags for run in context.instance.get_runs(dg.RunsFilter(job_name=job, statuses=UNFINISHED)))
+
+
+def unfinished_days(context: dg.SensorEvaluationContext, *jobs: str) -> list[Days]:
+    """First and last day (inclusive) of each run of these jobs that has not ended and goes over days."""
+    runs = context.instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))
+    spans = [days_of(run.tags) for run in runs if run.job_name in jobs]
+    return [(date.fromisoformat(span[0]), date.fromisoformat(span[1])) for span in spans if span is not None]
+
+
+def being_scored(context: dg.SensorEvaluationContext, use_case: UseCase, *spans: Days) -> str | None:
+    """That some of these days are being scored, as a sentence: vectors that are made meanwhile would not be; None where none are."""
+    jobs = [names.score_and_monitor(model.name) for model in use_case.models]
+    for first, last in unfinished_days(context, *jobs):
+        if any(overlap(span, (first, last)) for span in spans):
+            return f"Days from {first} to {last} are being scored; what is due of them is made after that."
+    return None
+
+
+def ended_by_others(context: dg.SensorEvaluationContext, sensors: Collection[str], *jobs: str) -> list[datetime]:
+    """When the newest run of each job ended (UTC), without those that one of `sensors` asked for, or that repeated a failed run."""
+    return [at for at, by in _ended(context, jobs) if by not in {*sensors, names.RUNS_RETRIED}]
+
+
+def ended_by_hand(context: dg.SensorEvaluationContext, *jobs: str) -> list[datetime]:
+    """When the newest run of each job ended (UTC), of those that no sensor asked for."""
+    return [at for at, by in _ended(context, jobs) if by is None]
+
+
+def _ended(context: dg.SensorEvaluationContext, jobs: Sequence[str]) -> Iterator[tuple[datetime, str | None]]:
+    """When the newest run of each job ended, if it has, and which sensor asked for it."""
+    for job in jobs:
+        for record in context.instance.get_run_records(dg.RunsFilter(job_name=job), limit=1):
+            if record.end_time is not None:
+                yield datetime.fromtimestamp(record.end_time, UTC), record.dagster_run.tags.get(SENSOR)

@@ -1,0 +1,54 @@
+"""Whom sensors wait for, on an instance of Dagster with runs in every state."""
+
+from collections.abc import Iterator, Mapping
+from datetime import date
+from types import MappingProxyType
+
+import dagster as dg
+import pytest
+
+from pipeline_assets.core import names, sensors
+from pipeline_assets.use_cases.nyc_flights import use_case
+
+FIRST, LAST = date(2013, 5, 1), date(2013, 5, 31)
+BUILD = names.build_features(use_case.name)
+SCORE = names.score_and_monitor(use_case.models[0].name)
+STARTED = dg.DagsterRunStatus.STARTED
+
+
+@pytest.fixture
+def context() -> Iterator[dg.SensorEvaluationContext]:
+    """A tick on an instance without runs."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield dg.build_sensor_context(instance=instance)
+
+
+def add(
+    context: dg.SensorEvaluationContext,
+    job: str,
+    tags: Mapping[str, str] = MappingProxyType({}),
+    status: dg.DagsterRunStatus = STARTED,
+) -> dg.DagsterRun:
+    """A run of a job in a state."""
+    return context.instance.add_run(dg.DagsterRun(job_name=job, tags=dict(tags), status=status))
+
+
+def test_days_that_are_being_scored_are_not_made_again_meanwhile(context: dg.SensorEvaluationContext) -> None:
+    """Regression: vectors that were made while their day was scored never got scores, as the event of the scores came later."""
+    run = add(context, SCORE, names.range_tags(FIRST, LAST))
+    during = [sensors.being_scored(context, use_case, span) for span in ((LAST, date(2013, 6, 30)), (date(2013, 6, 1), date(2013, 6, 30)))]
+    context.instance.report_run_canceled(run)
+
+    assert during == ["Days from 2013-05-01 to 2013-05-31 are being scored; what is due of them is made after that.", None]
+    assert sensors.being_scored(context, use_case, (FIRST, LAST)) is None
+
+
+def test_the_days_of_runs_under_way_are_those_of_their_tags(context: dg.SensorEvaluationContext) -> None:
+    """A range, or one partition; runs of other jobs, without days, or that have ended do not count."""
+    add(context, BUILD, names.range_tags(FIRST, LAST))
+    add(context, BUILD, {"dagster/partition": "2013-06-03"})
+    add(context, BUILD)
+    add(context, SCORE, names.range_tags(FIRST, FIRST))
+    add(context, BUILD, names.range_tags(FIRST, FIRST), dg.DagsterRunStatus.FAILURE)
+
+    assert sorted(sensors.unfinished_days(context, BUILD)) == [(FIRST, LAST), (date(2013, 6, 3), date(2013, 6, 3))]
