@@ -89,7 +89,9 @@ def _look(context: dg.SensorEvaluationContext, failed: Sequence[Asked], now: dat
         if run.run_id not in due_at or due_at[run.run_id] > now:
             continue
         wanted = dg.RunsFilter(job_name=run.job, created_after=run.made_at)
-        later = list(map(_asked, context.instance.get_run_records(wanted, limit=MOST_LATER)))
+        records = context.instance.get_run_records(wanted, limit=MOST_LATER)
+        # One that was cancelled made nothing, and nobody asks for it again.
+        later = [_asked(record) for record in records if record.dagster_run.status != dg.DagsterRunStatus.CANCELED]
         if retries.is_settled(run, later):
             needless.append(run)
         elif not retries.is_awaited(run, later):

@@ -15,6 +15,7 @@ BACK_OFF = (timedelta(minutes=1), timedelta(minutes=5), timedelta(minutes=25), t
 MOST_TRIES = len(BACK_OFF) + 1
 # What Dagster notes on runs.
 SENSOR, SCHEDULE, WILL_RETRY = "dagster/sensor_name", "dagster/schedule_name", "dagster/will_retry"
+PARENT, RETRY_NUMBER = "dagster/parent_run_id", "dagster/retry_number"
 RANGE = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
 KEPT = (*RANGE, "dagster/partition")
 
@@ -51,8 +52,17 @@ def try_of(tags: Mapping[str, str]) -> int:
 
 
 def is_automatic(tags: Mapping[str, str]) -> bool:
-    """Whether a sensor or a schedule asked for a run; what a person started is theirs."""
-    return SENSOR in tags or SCHEDULE in tags
+    """Whether a sensor or a schedule asked for a run; what a person started is theirs.
+
+    A run that a person executes again keeps the tags of the one before it; one that Dagster itself repeats has a number, too.
+    """
+    is_repeated = PARENT in tags and RETRY_NUMBER not in tags
+    return (SENSOR in tags or SCHEDULE in tags) and not is_repeated
+
+
+def sensor_of(tags: Mapping[str, str]) -> str | None:
+    """The sensor that asked for a run; None of one that a person, or a schedule, started."""
+    return tags.get(SENSOR) if is_automatic(tags) else None
 
 
 def is_retried(tags: Mapping[str, str]) -> bool:

@@ -7,10 +7,19 @@ import dagster as dg
 
 from pipeline_assets.core import names
 from pipeline_assets.core.due import Days, overlap
-from pipeline_assets.core.retries import SENSOR, days_of
+from pipeline_assets.core.retries import days_of, sensor_of
 from pipeline_assets.spec.use_case import UseCase
 
-UNFINISHED = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
+# Also one that is being cancelled, as its process may still write.
+UNFINISHED = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+# Of each job so many of the newest runs are looked at, as between two of a person there are those of sensors.
+NEWEST = 20
 
 
 def is_running(context: dg.SensorEvaluationContext, *jobs: str) -> bool:
@@ -24,9 +33,10 @@ def unfinished_of(context: dg.SensorEvaluationContext, *jobs: str) -> str | None
     return next((job for job in jobs if job in found), None)
 
 
-def is_running_by_hand(context: dg.SensorEvaluationContext, job: str) -> bool:
-    """Whether a run of a job has not ended that no sensor asked for."""
-    return any(SENSOR not in run.tags for run in context.instance.get_runs(dg.RunsFilter(job_name=job, statuses=UNFINISHED)))
+def is_running_but_for(context: dg.SensorEvaluationContext, sensor: str, job: str) -> bool:
+    """Whether a run of a job has not ended that another than this sensor asked for."""
+    runs = context.instance.get_runs(dg.RunsFilter(job_name=job, statuses=UNFINISHED))
+    return any(sensor_of(run.tags) != sensor for run in runs)
 
 
 def unfinished_days(context: dg.SensorEvaluationContext, *jobs: str) -> list[Days]:
@@ -46,18 +56,18 @@ def being_scored(context: dg.SensorEvaluationContext, use_case: UseCase, *spans:
 
 
 def ended_by_others(context: dg.SensorEvaluationContext, sensors: Collection[str], *jobs: str) -> list[datetime]:
-    """When the newest run of each job ended (UTC), without those that one of `sensors` asked for, or that repeated a failed run."""
+    """When the newest runs of each job ended (UTC), without those that one of `sensors` asked for, or that repeated a failed run."""
     return [at for at, by in _ended(context, jobs) if by not in {*sensors, names.RUNS_RETRIED}]
 
 
 def ended_by_hand(context: dg.SensorEvaluationContext, *jobs: str) -> list[datetime]:
-    """When the newest run of each job ended (UTC), of those that no sensor asked for."""
+    """When the newest runs of each job ended (UTC), of those that no sensor asked for."""
     return [at for at, by in _ended(context, jobs) if by is None]
 
 
 def _ended(context: dg.SensorEvaluationContext, jobs: Sequence[str]) -> Iterator[tuple[datetime, str | None]]:
-    """When the newest run of each job ended, if it has, and which sensor asked for it."""
+    """When the newest runs of each job ended, of those that have, and which sensor asked for them."""
     for job in jobs:
-        for record in context.instance.get_run_records(dg.RunsFilter(job_name=job), limit=1):
+        for record in context.instance.get_run_records(dg.RunsFilter(job_name=job), limit=NEWEST):
             if record.end_time is not None:
-                yield datetime.fromtimestamp(record.end_time, UTC), record.dagster_run.tags.get(SENSOR)
+                yield datetime.fromtimestamp(record.end_time, UTC), sensor_of(record.dagster_run.tags)

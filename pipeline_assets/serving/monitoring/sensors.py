@@ -22,9 +22,10 @@ from pipeline_assets.core.resources import (
     switched,
 )
 from pipeline_assets.core.retries import REASON
-from pipeline_assets.core.sensors import UNFINISHED, ended_by_hand, ended_by_others, is_running_by_hand, unfinished_days, unfinished_of
+from pipeline_assets.core.sensors import UNFINISHED, ended_by_hand, ended_by_others, is_running_but_for, unfinished_days, unfinished_of
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.spec.models import Model
+from pipeline_assets.spec.use_case import UseCase
 
 if TYPE_CHECKING:
     from pipeline_assets.serving.monitoring.due import Known
@@ -181,7 +182,7 @@ def retraining(project: Project, model: Model) -> dg.SensorDefinition:
             asked = asked_for(platform.settings, model, day) or first_asked(platform.settings, model, day)
         if asked is None:
             return dg.SkipReason("No day has failed since the last retraining and its cool-down, or there are no vectors yet.")
-        why = _not_yet(asked) or (_at_work(context, names.build_features(home.name)) if asked.is_first else None)
+        why = _not_yet(asked) or (_at_work(context, home) if asked.is_first else None)
         return dg.SkipReason(why) if why else dg.SensorResult(run_requests=[_request(model, asked)], cursor=asked.day.isoformat())
 
     return retrain
@@ -197,9 +198,13 @@ def _not_yet(asked: "Retraining") -> str | None:
     return f"{asked.day} failed ({asked.reason}). Its labels have matured at {until}; the vectors do not go as far yet."
 
 
-def _at_work(context: dg.SensorEvaluationContext, job: str) -> str | None:
-    """That vectors are being made by hand, or were a moment ago, when what they are made for often follows; None otherwise."""
-    if is_running_by_hand(context, job):
+def _at_work(context: dg.SensorEvaluationContext, home: UseCase) -> str | None:
+    """That vectors are being made, or were by hand a moment ago, when what they are made for often follows; None otherwise.
+
+    Days that are loaded in the background do not count: over years of history there would always be such a run.
+    """
+    job = names.build_features(home.name)
+    if is_running_but_for(context, names.load(home.name), job):
         return f"A run of {job} is under way."
     return quiet(datetime.now(UTC), ended_by_hand(context, job))
 

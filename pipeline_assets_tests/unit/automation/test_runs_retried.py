@@ -117,3 +117,15 @@ def test_it_waits_for_a_run_of_the_same_job(instance: dg.DagsterInstance) -> Non
 
     assert not waiting.run_requests
     assert len(then.run_requests or ()) == 1
+
+
+def test_a_later_run_that_was_cancelled_made_nothing(instance: dg.DagsterInstance) -> None:
+    """Regression: a failed run was let be as needless after a run that was cancelled; it waits while that one is being cancelled."""
+    load(instance, {SENSOR: "days_changed_shop", **DAYS}, [orders.key])
+    other = instance.add_run(dg.DagsterRun(job_name=JOB, tags=dict(DAYS), status=dg.DagsterRunStatus.CANCELING))
+    waiting = tick(instance)
+    instance.report_run_canceled(other)
+    then = tick(instance, waiting.cursor)
+
+    assert not waiting.run_requests
+    assert len(then.run_requests or ()) == 1

@@ -87,11 +87,18 @@ def test_a_retry_has_the_days_of_the_run_that_failed_and_says_why_it_is_there() 
         ({retries.SCHEDULE: "nightly"}, True),
         ({TRY: "2"}, False),
         ({SENSOR: "s", TRY: "no number"}, True),
+        ({SENSOR: "s", retries.PARENT: "r"}, False),
+        ({SENSOR: "s", retries.PARENT: "r", retries.RETRY_NUMBER: "1"}, True),
     ],
+    ids=["by hand", "by a sensor", "by a schedule", "a try by hand", "no number", "executed again by hand", "executed again by Dagster"],
 )
 def test_what_a_person_started_is_left_to_them(tags: dict[str, str], *, expected: bool) -> None:
-    """Sensors and schedules have their runs repeated; a damaged number of the try counts as the first."""
+    """Regression: a run that a person executed again has the tags of the sensor's run, and was repeated as if it were one.
+
+    Sensors and schedules have their runs repeated; a damaged number of the try counts as the first.
+    """
     assert retries.is_retried(tags) is expected
+    assert retries.sensor_of(tags) == (tags.get(SENSOR) if expected else None)
 
 
 def test_a_run_that_dagster_repeats_itself_is_not_asked_for_twice() -> None:

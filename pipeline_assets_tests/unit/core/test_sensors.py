@@ -8,6 +8,7 @@ import dagster as dg
 import pytest
 
 from pipeline_assets.core import names, sensors
+from pipeline_assets.core.retries import PARENT, SENSOR
 from pipeline_assets.use_cases.nyc_flights import use_case
 
 FIRST, LAST = date(2013, 5, 1), date(2013, 5, 31)
@@ -52,3 +53,46 @@ def test_the_days_of_runs_under_way_are_those_of_their_tags(context: dg.SensorEv
     add(context, BUILD, names.range_tags(FIRST, FIRST), dg.DagsterRunStatus.FAILURE)
 
     assert sorted(sensors.unfinished_days(context, BUILD)) == [(FIRST, LAST), (date(2013, 6, 3), date(2013, 6, 3))]
+
+
+def test_a_run_that_is_being_cancelled_has_not_ended(context: dg.SensorEvaluationContext) -> None:
+    """Regression: while its process wrote on, a second run over the same days was asked for."""
+    add(context, BUILD, names.range_tags(FIRST, LAST), dg.DagsterRunStatus.CANCELING)
+
+    assert sensors.is_running(context, BUILD)
+    assert sensors.unfinished_of(context, SCORE, BUILD) == BUILD
+    assert sensors.unfinished_days(context, BUILD) == [(FIRST, LAST)]
+
+
+@pytest.mark.parametrize(
+    ("tags", "by_hand", "by_others"),
+    [
+        ({}, True, True),
+        ({SENSOR: "load", PARENT: "r"}, True, True),
+        ({SENSOR: "days_changed"}, False, True),
+        ({SENSOR: "load"}, False, False),
+    ],
+    ids=["a person", "a person who executed one again", "another sensor", "the sensor itself"],
+)
+def test_who_has_just_ended_is_seen_behind_newer_runs(
+    context: dg.SensorEvaluationContext, tags: dict[str, str], *, by_hand: bool, by_others: bool
+) -> None:
+    """Regression: the run that a sensor asked for within a minute hid that of a person, who was overtaken."""
+    context.instance.report_run_canceled(add(context, BUILD, tags))
+    newer = add(context, BUILD, {SENSOR: "load"})
+    context.instance.report_run_canceled(newer)
+    add(context, BUILD, {SENSOR: "load"})
+
+    assert bool(sensors.ended_by_hand(context, BUILD)) is by_hand
+    assert bool(sensors.ended_by_others(context, {"load"}, BUILD)) is by_others
+
+
+@pytest.mark.parametrize(("tags", "expected"), [({}, True), ({SENSOR: "days_changed"}, True), ({SENSOR: "load"}, False)])
+def test_a_first_training_waits_for_all_that_make_days_but_the_background(
+    context: dg.SensorEvaluationContext, tags: dict[str, str], *, expected: bool
+) -> None:
+    """Regression: while a stream's run made days, a first version was trained on half of them."""
+    add(context, BUILD, {SENSOR: "load"})
+    add(context, BUILD, tags)
+
+    assert sensors.is_running_but_for(context, "load", BUILD) is expected
