@@ -11,7 +11,7 @@ import dagster as dg
 from pipeline_assets.core import names, retries
 from pipeline_assets.core.resources import cursor_of
 from pipeline_assets.core.retries import MOST_TRIES, Asked
-from pipeline_assets.core.sensors import UNFINISHED
+from pipeline_assets.core.sensors import asked_of
 
 SECONDS = 30
 # Failures of the last days are looked at, also after the daemon was down for so long.
@@ -58,7 +58,7 @@ def runs_retried(jobs: Mapping[str, Any]) -> dg.SensorDefinition:
     def retried(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         done, now = set(_done(cursor_of(context, _done))), datetime.now(UTC)
         records = _failed(context, now)
-        failed = [run for run in map(_asked, records) if run.job in jobs and retries.is_automatic(run.tags)]
+        failed = [run for run in map(asked_of, records) if run.job in jobs and retries.is_automatic(run.tags)]
         look = _look(context, [run for run in failed if run.run_id not in done], now)
         for run in look.given_up:
             context.log.error("Gave up %s after %d tries: %s failed. Repair it, then start it by hand.", run.job, MOST_TRIES, run.run_id)
@@ -91,7 +91,7 @@ def _look(context: dg.SensorEvaluationContext, failed: Sequence[Asked], now: dat
         wanted = dg.RunsFilter(job_name=run.job, created_after=run.made_at)
         records = context.instance.get_run_records(wanted, limit=MOST_LATER)
         # One that was cancelled made nothing, and nobody asks for it again.
-        later = [_asked(record) for record in records if record.dagster_run.status != dg.DagsterRunStatus.CANCELED]
+        later = [asked_of(record) for record in records if record.dagster_run.status != dg.DagsterRunStatus.CANCELED]
         if retries.is_settled(run, later):
             needless.append(run)
         elif not retries.is_awaited(run, later):
@@ -110,18 +110,4 @@ def _request(failed: Asked, run: dg.DagsterRun) -> dg.RunRequest:
         tags=retries.tags_of_retry(failed),
         asset_selection=sorted(chosen) if chosen else None,
         asset_check_keys=sorted(checks, key=str) if chosen and checks is not None else None,
-    )
-
-
-def _asked(record: dg.RunRecord) -> Asked:
-    run, chosen = record.dagster_run, record.dagster_run.asset_selection
-    ended = datetime.fromtimestamp(record.end_time, UTC) if record.end_time is not None else record.update_timestamp
-    return Asked(
-        run_id=run.run_id,
-        job=run.job_name,
-        tags=run.tags,
-        made_at=record.create_timestamp,
-        changed_at=ended,
-        assets=frozenset(asset.to_user_string() for asset in chosen) if chosen else None,
-        has_ended=run.status not in UNFINISHED,
     )

@@ -15,6 +15,9 @@ MOST_DAYS = 31
 # began, often does the next thing, too. Who works on and on is not waited for for ever.
 SETTLED, QUIET, PATIENCE = timedelta(minutes=2), timedelta(minutes=2), timedelta(minutes=10)
 
+# Where so many ranges failed, and still wait to be made, it is hardly for their days: no other is asked for before one of them is.
+MOST_HELD = 3
+
 # By what is due its days, each with a mark that grows whenever it is due anew.
 Due = Mapping[str, Mapping[date, int]]
 # First and last day, inclusive.
@@ -67,6 +70,12 @@ def remembered(cursor: Mapping[str, Any]) -> Memory:
     return Memory(since=since, requested=asked, settled=cursor.get("settled"))
 
 
+def without(due: Due, spans: Collection[Days]) -> Due:
+    """What is due without these ranges of days."""
+    taken = {day for days in due.values() for day in days if any(first <= day <= last for first, last in spans)}
+    return {what: {day: mark for day, mark in days.items() if day not in taken} for what, days in due.items()}
+
+
 def overlap(one: Days, other: Days) -> bool:
     """Whether two ranges have a day in common."""
     return one[0] <= other[1] and other[0] <= one[1]
@@ -83,7 +92,7 @@ def oldest_range(
     asked = list(requested)
     for what, days in due.items():
         left = {day: mark for day, mark in days.items() if not any(one.what == what and one.has(day, mark) for one in asked)}
-        free = {day: mark for day, mark in left.items() if not any(overlap((day, day), span) for span in busy)}
+        free = without({what: left}, busy)[what]
         if free:
             first = min(free)
             end = min([first + timedelta(days=most), *(begin for begin, _ in busy if begin > first)])

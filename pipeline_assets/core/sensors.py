@@ -1,13 +1,13 @@
 """What the sensors of all rooms share: which runs are under way or have just ended, and so whom they wait for."""
 
 from collections.abc import Collection, Iterator, Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 
 import dagster as dg
 
 from pipeline_assets.core import names
 from pipeline_assets.core.due import Days, overlap
-from pipeline_assets.core.retries import days_of, sensor_of
+from pipeline_assets.core.retries import Asked, days_of, due_at, is_settled, sensor_of
 from pipeline_assets.spec.use_case import UseCase
 
 # Also one that is being cancelled, as its process may still write.
@@ -20,6 +20,8 @@ UNFINISHED = [
 ]
 # Of each job so many of the newest runs are looked at, as between two of a person there are those of sensors.
 NEWEST = 20
+# A failed run that was to be asked for again so long ago is not any more: nobody does.
+OVERDUE = timedelta(hours=1)
 
 
 def is_running(context: dg.SensorEvaluationContext, *jobs: str) -> bool:
@@ -44,6 +46,31 @@ def unfinished_days(context: dg.SensorEvaluationContext, *jobs: str) -> list[Day
     runs = context.instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))
     spans = [days_of(run.tags) for run in runs if run.job_name in jobs]
     return [(date.fromisoformat(span[0]), date.fromisoformat(span[1])) for span in spans if span is not None]
+
+
+def retried_days(context: dg.SensorEvaluationContext, job: str, now: datetime) -> list[Days]:
+    """First and last day of each run of a job that failed and that is to be asked for again, or was within the last hour."""
+    records = context.instance.get_run_records(dg.RunsFilter(job_name=job), limit=NEWEST)
+    runs = [(asked_of(record), record.dagster_run.status) for record in records]
+    later = [run for run, status in runs if status != dg.DagsterRunStatus.CANCELED]
+    failed = [run for run, status in runs if status == dg.DagsterRunStatus.FAILURE and not is_settled(run, later)]
+    awaited = [run for run in failed if (at := due_at(run)) is not None and at > now - OVERDUE]
+    return [(date.fromisoformat(run.days[0]), date.fromisoformat(run.days[1])) for run in awaited if run.days is not None]
+
+
+def asked_of(record: dg.RunRecord) -> Asked:
+    """A run as `retries` sees it."""
+    run, chosen = record.dagster_run, record.dagster_run.asset_selection
+    ended = datetime.fromtimestamp(record.end_time, UTC) if record.end_time is not None else record.update_timestamp
+    return Asked(
+        run_id=run.run_id,
+        job=run.job_name,
+        tags=run.tags,
+        made_at=record.create_timestamp,
+        changed_at=ended,
+        assets=frozenset(asset.to_user_string() for asset in chosen) if chosen else None,
+        has_ended=run.status not in UNFINISHED,
+    )
 
 
 def being_scored(context: dg.SensorEvaluationContext, use_case: UseCase, *spans: Days) -> str | None:

@@ -1,6 +1,7 @@
 """The sensors that have new vectors scored and watched, and that turn a failed check into a request for retraining."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, time
 from typing import TYPE_CHECKING
@@ -8,7 +9,19 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from pipeline_assets.core import names
-from pipeline_assets.core.due import MOST_DAYS, Due, Requested, free_range, oldest_range, quiet, remembered, still_due, wait
+from pipeline_assets.core.due import (
+    MOST_DAYS,
+    MOST_HELD,
+    Due,
+    Requested,
+    free_range,
+    oldest_range,
+    quiet,
+    remembered,
+    still_due,
+    wait,
+    without,
+)
 from pipeline_assets.core.project import Project, Span
 from pipeline_assets.core.resources import (
     Platform,
@@ -22,7 +35,15 @@ from pipeline_assets.core.resources import (
     switched,
 )
 from pipeline_assets.core.retries import REASON
-from pipeline_assets.core.sensors import UNFINISHED, ended_by_hand, ended_by_others, is_running_but_for, unfinished_days, unfinished_of
+from pipeline_assets.core.sensors import (
+    UNFINISHED,
+    ended_by_hand,
+    ended_by_others,
+    is_running_but_for,
+    retried_days,
+    unfinished_days,
+    unfinished_of,
+)
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.spec.models import Model
 from pipeline_assets.spec.use_case import UseCase
@@ -68,17 +89,19 @@ def scoring(project: Project, model: Model) -> dg.SensorDefinition:
             known = _known(context.instance, platform.settings, model, span)
         due = {} if known is None else due_days(known)
         memory = replace(memory, requested=still_due(due, memory.requested, now.date()))
-        if known is None or oldest_range(due, memory.requested, now.date()) is None:
+        # Of a run that failed some may be there, so that its days are due in another way: they are left to the run that is asked for again.
+        left = without(due, retried_days(context, own, now))
+        if known is None or len(memory.requested) >= MOST_HELD or oldest_range(left, memory.requested, now.date()) is None:
             settled = replace(memory, since=None, settled=state)
-            return dg.SensorResult(skip_reason=_nothing(model, due), cursor=json.dumps(settled.as_json()))
+            return dg.SensorResult(skip_reason=_nothing(model, due, memory.requested), cursor=json.dumps(settled.as_json()))
         since = memory.since or now
-        asked = free_range(due, memory.requested, now, since, unfinished_days(context, build))
+        asked = free_range(left, memory.requested, now, since, unfinished_days(context, build))
         reason = wait(now, since, ended_by_others(context, {name, loading}, *leading))
         if asked is None or reason is not None:
             reason = reason or f"A run of {build} is under way, which makes what is due."
             return dg.SensorResult(skip_reason=reason, cursor=json.dumps(replace(memory, since=since).as_json()))
         memory = replace(memory, since=since, requested=(*memory.requested, asked))
-        return dg.SensorResult(run_requests=[request_of(model, asked, due, known.clock)], cursor=json.dumps(memory.as_json()))
+        return dg.SensorResult(run_requests=[request_of(model, asked, left, known.clock)], cursor=json.dumps(memory.as_json()))
 
     return score
 
@@ -122,10 +145,11 @@ def _known(instance: dg.DagsterInstance, settings: Settings, model: Model, span:
     )
 
 
-def _nothing(model: Model, due: Due) -> str:
-    left = sum(map(len, due.values()))
+def _nothing(model: Model, due: Due, held: Sequence[Requested]) -> str:
+    job, left = names.score_and_monitor(model.name), sum(map(len, due.values()))
+    if len(held) >= MOST_HELD:
+        return f"The runs over {len(held)} ranges failed, or were cancelled; the rest waits for one of them. See the runs of {job}."
     if left:
-        job = names.score_and_monitor(model.name)
         return f"{left} days are due and were asked for; their runs failed, or were cancelled. See the runs of {job}."
     return f"All vectors of {model.name} are scored, watched and judged, or no version is live yet."
 
