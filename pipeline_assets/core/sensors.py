@@ -1,6 +1,6 @@
 """What the sensors of all rooms share: which runs are under way or have just ended, and so whom they wait for."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 
 import dagster as dg
@@ -22,6 +22,8 @@ UNFINISHED = [
 NEWEST = 20
 # A failed run that was to be asked for again so long ago is not any more: nobody does.
 OVERDUE = timedelta(hours=1)
+# A run that ended without success so long ago has had all of its tries.
+GIVEN_UP = timedelta(days=1)
 
 
 def is_running(context: dg.SensorEvaluationContext, *jobs: str) -> bool:
@@ -56,6 +58,15 @@ def retried_days(context: dg.SensorEvaluationContext, job: str, now: datetime) -
     failed = [run for run, status in runs if status == dg.DagsterRunStatus.FAILURE and not is_settled(run, later)]
     awaited = [run for run in failed if (at := due_at(run)) is not None and at > now - OVERDUE]
     return [(date.fromisoformat(run.days[0]), date.fromisoformat(run.days[1])) for run in awaited if run.days is not None]
+
+
+def was_given_up(context: dg.SensorEvaluationContext, job: str, tags: Mapping[str, str]) -> bool:
+    """Whether the newest run of a job has these tags, and ended without success a day ago or longer: nobody asks for it any more."""
+    for record in context.instance.get_run_records(dg.RunsFilter(job_name=job), limit=1):
+        run, ended = record.dagster_run, record.end_time
+        has_failed = run.status in {dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED} and tags.items() <= run.tags.items()
+        return has_failed and ended is not None and datetime.now(UTC) - datetime.fromtimestamp(ended, UTC) >= GIVEN_UP
+    return False
 
 
 def asked_of(record: dg.RunRecord) -> Asked:

@@ -43,6 +43,7 @@ from pipeline_assets.core.sensors import (
     retried_days,
     unfinished_days,
     unfinished_of,
+    was_given_up,
 )
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.spec.models import Model
@@ -53,6 +54,8 @@ if TYPE_CHECKING:
     from pipeline_assets.serving.monitoring.feedback import Retraining
 
 SECONDS = 60
+# The tag of a training: the day that asked for it.
+DAY_TAG = "pipeline/day"
 # What a run over days makes besides scores, by what is due.
 WATCHED = (names.drift, names.performance)
 
@@ -184,7 +187,7 @@ def retraining(project: Project, model: Model) -> dg.SensorDefinition:
     """Requests the first training once vectors suffice, and another when drift or performance of a day fails.
 
     Never two of a model at once, and one in its cool-down. The cursor is the day that last asked, and the run key holds it too: a tick that
-    is repeated requests the same run.
+    is repeated requests the same run. A day whose training was given up, or cancelled, asks again a day later.
     """
     home = project.home_of_model(model)
 
@@ -202,12 +205,17 @@ def retraining(project: Project, model: Model) -> dg.SensorDefinition:
         if _is_training(context, model):
             return dg.SkipReason(f"A run of {names.train(model.name)} is under way.")
         day = _day_of(context)
+        is_lost = day is not None and was_given_up(context, names.train(model.name), {DAY_TAG: day.isoformat()})
         with dagster_errors():
-            asked = asked_for(platform.settings, model, day) or first_asked(platform.settings, model, day)
+            since = None if is_lost else day
+            asked = asked_for(platform.settings, model, since) or first_asked(platform.settings, model, since)
         if asked is None:
             return dg.SkipReason("No day has failed since the last retraining and its cool-down, or there are no vectors yet.")
         why = _not_yet(asked) or (_at_work(context, home) if asked.is_first else None)
-        return dg.SkipReason(why) if why else dg.SensorResult(run_requests=[_request(model, asked)], cursor=asked.day.isoformat())
+        if why is not None:
+            return dg.SkipReason(why)
+        request = _request(model, asked, datetime.now(UTC).date() if is_lost else None)
+        return dg.SensorResult(run_requests=[request], cursor=asked.day.isoformat())
 
     return retrain
 
@@ -242,12 +250,13 @@ def _day_of(context: dg.SensorEvaluationContext) -> date | None:
         return None
 
 
-def _request(model: Model, asked: "Retraining") -> dg.RunRequest:
+def _request(model: Model, asked: "Retraining", again: date | None) -> dg.RunRequest:
+    """The training that is asked for; again: today, if one that the same day asked for may have been given up."""
     op = "__".join(names.training_set(model.name))
     return dg.RunRequest(
-        run_key=f"{model.name}-{asked.day}",
+        run_key=f"{model.name}-{asked.day}" if again is None else f"{model.name}-{asked.day}-{again}",
         run_config={"ops": {op: {"config": {"as_of": asked.as_of.isoformat()}}}},
-        tags={REASON: asked.reason, "pipeline/day": asked.day.isoformat()},
+        tags={REASON: asked.reason, DAY_TAG: asked.day.isoformat()},
     )
 
 

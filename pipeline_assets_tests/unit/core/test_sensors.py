@@ -1,7 +1,7 @@
 """Whom sensors wait for, on an instance of Dagster with runs in every state."""
 
 from collections.abc import Iterator, Mapping
-from datetime import date
+from datetime import date, timedelta
 from types import MappingProxyType
 
 import dagster as dg
@@ -96,3 +96,23 @@ def test_a_first_training_waits_for_all_that_make_days_but_the_background(
     add(context, BUILD, tags)
 
     assert sensors.is_running_but_for(context, "load", BUILD) is expected
+
+
+def test_a_run_was_given_up_a_day_after_it_ended_without_success(
+    context: dg.SensorEvaluationContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it is the newest of its job: who started another one since has it in hand."""
+    asked = {"pipeline/day": "2013-05-01"}
+    found = [sensors.was_given_up(context, BUILD, asked)]
+    for status in (STARTED, dg.DagsterRunStatus.FAILURE):
+        run = add(context, BUILD, asked, STARTED)
+        if status != STARTED:
+            context.instance.report_run_failed(run)
+        found.append(sensors.was_given_up(context, BUILD, asked))
+    monkeypatch.setattr(sensors, "GIVEN_UP", timedelta(0))
+    then, others = sensors.was_given_up(context, BUILD, asked), sensors.was_given_up(context, BUILD, {"pipeline/day": "2013-05-02"})
+    context.instance.report_run_canceled(add(context, BUILD))
+
+    assert not any(found)
+    assert (then, others) == (True, False)
+    assert not sensors.was_given_up(context, BUILD, asked)
