@@ -41,14 +41,27 @@ class Pages:
         return f"{self.url.rstrip('/')}/assets/{'/'.join(asset)}"
 
 
-def of_run(job: str, at: datetime, *, run_id: str, failure: str | None, owners: Sequence[str], pages: Pages) -> Finding:
-    """A run that ended: with what failure, None for success. A job that fails is one cause until a run of it succeeds."""
+def of_run(
+    job: str, at: datetime, *, run_id: str, failure: str | None, owners: Sequence[str], pages: Pages, counts_at: datetime | None = None
+) -> Finding:
+    """A run that ended: with what failure, None for success. A job that fails is one cause until a run of it succeeds.
+
+    `counts_at` is until when somebody may try it again (UTC; None: nobody does).
+    """
     cause = f"run {job}"
     if failure is None:
         return Finding(cause=cause, is_bad=False, at=at)
     title = f"Run of {job} failed"
     return Finding(
-        cause=cause, is_bad=True, at=at, title=title, detail=failure, remedy=REPEAT, link=pages.run(run_id), owners=tuple(owners)
+        cause=cause,
+        is_bad=True,
+        at=at,
+        title=title,
+        detail=failure,
+        remedy=REPEAT,
+        link=pages.run(run_id),
+        owners=tuple(owners),
+        counts_at=counts_at,
     )
 
 

@@ -6,12 +6,16 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from pipeline_assets.core.foreign import in_page, masked
+from pipeline_assets.core.retries import BACK_OFF
 
 Kind = Literal["begun", "still", "over", "decided"]
 # What was well for so long is over; a check that fails every other minute is one cause.
 OVER_AFTER = timedelta(minutes=10)
 # What goes on for longer is said again so often.
 SAID_AGAIN = timedelta(days=1)
+# A run that is asked for again may wait for its turn so long; and what all tries together did not mend counts after so long.
+AWAITED = timedelta(hours=1)
+LONGEST_AWAITED = sum(BACK_OFF, timedelta()) + AWAITED
 # So many causes are kept apart; what comes beyond them is one cause.
 MOST_OPEN = 200
 OTHERS = "others"
@@ -22,8 +26,8 @@ LONGEST_TITLE, LONGEST_DETAIL = 200, 600
 class Finding:
     """That a cause is there, or there no more, as an event said it at `at` (UTC).
 
-    `cause` names it for good: what is found again under it is the same. `detail` and `title` may be foreign text. `owners` are those of the
-    assets concerned, as declared.
+    `counts_at` is when it counts (UTC; None: at once), as it may be mended before. `cause` names it for good: what is found again under it
+    is the same. `detail` and `title` may be foreign text. `owners` are those of the assets concerned, as declared.
     """
 
     cause: str
@@ -34,6 +38,11 @@ class Finding:
     remedy: str = ""
     link: str = ""
     owners: tuple[str, ...] = ()
+    counts_at: datetime | None = None
+
+    def is_awaited(self, now: datetime) -> bool:
+        """Whether it does not count yet."""
+        return self.counts_at is not None and self.counts_at > now
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,18 +80,26 @@ def _texts(finding: Finding) -> tuple[tuple[str, int], ...]:
 
 
 def counted(awaited: Mapping[str, Finding], findings: Iterable[Finding], now: datetime) -> tuple[list[Finding], dict[str, Finding]]:
-    """The findings that count by now, and by cause those that are awaited: whose `at` is yet to come, as they may be mended before.
+    """The findings that count by now, and by cause those that are awaited, as they may be mended before.
 
-    A later finding of the same cause takes the place of one that is awaited: it was tried again, and went well or not.
+    A later finding of the same cause takes the place of one that is awaited: it was tried again, and went well or not. One that did not is
+    of the time of the first, and is awaited for `LONGEST_AWAITED` after it at most, however often it is found meanwhile.
     """
     left, found = dict(awaited), list[Finding]()
     for finding in findings:
-        left.pop(finding.cause, None)
-        if finding.at > now:
-            left[finding.cause] = safe(finding)
+        before = left.pop(finding.cause, None)
+        one = finding if before is None or not finding.is_bad else _again(before, finding)
+        if one.is_awaited(now):
+            left[one.cause] = safe(one)
         else:
-            found.append(finding)
-    return [*found, *(one for one in left.values() if one.at <= now)], {cause: one for cause, one in left.items() if one.at > now}
+            found.append(one)
+    due = [one for one in left.values() if not one.is_awaited(now)]
+    return [*found, *due], {cause: one for cause, one in left.items() if one.is_awaited(now)}
+
+
+def _again(before: Finding, finding: Finding) -> Finding:
+    counts_at = None if finding.counts_at is None else min(finding.counts_at, before.at + LONGEST_AWAITED)
+    return replace(finding, at=before.at, counts_at=counts_at)
 
 
 def observed(known: Open, findings: Iterable[Finding], now: datetime) -> tuple[dict[str, Incident], list[News]]:
@@ -139,7 +156,8 @@ def _plain(value: Any) -> Any:
 
 def finding_of(stored: Mapping[str, Any]) -> Finding:
     """A finding from what was stored; raises TypeError, ValueError or KeyError where it is damaged."""
-    return Finding(**{**stored, "at": datetime.fromisoformat(stored["at"]), "owners": tuple(stored["owners"])})
+    counts_at = None if stored["counts_at"] is None else datetime.fromisoformat(stored["counts_at"])
+    return Finding(**{**stored, "at": datetime.fromisoformat(stored["at"]), "counts_at": counts_at, "owners": tuple(stored["owners"])})
 
 
 def incident_of(stored: Mapping[str, Any]) -> Incident:

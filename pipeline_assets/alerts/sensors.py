@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import dagster as dg
 
 from pipeline_assets.alerts import outbox
 from pipeline_assets.alerts.events import Pages, of_check, of_decision, of_run
-from pipeline_assets.alerts.incidents import Finding, Incident, News, counted, decided, dumped, finding_of, incident_of, observed
+from pipeline_assets.alerts.incidents import AWAITED, Finding, Incident, News, counted, decided, dumped, finding_of, incident_of, observed
 from pipeline_assets.alerts.outbox import Waiting, dumped_outbox, outbox_of
 from pipeline_assets.core import names
 from pipeline_assets.core.errors import PipelineError
@@ -22,8 +22,6 @@ from pipeline_assets.core.settings import AlertSettings, WarehouseSettings, home
 
 SECONDS = 60
 MOST_EVENTS, MOST_DECISIONS = 500, 50
-# A run that is asked for again may wait for its turn so long.
-AWAITED = timedelta(hours=1)
 LOOKED_FOR = (dg.DagsterEventType.RUN_FAILURE, dg.DagsterEventType.RUN_SUCCESS, dg.DagsterEventType.ASSET_CHECK_EVALUATION)
 # Runs of assets that somebody chose have no job of their own.
 CHOSEN = "__ASSET_JOB"
@@ -161,11 +159,12 @@ def _of_run(context: dg.SensorEvaluationContext, entry: dg.EventLogEntry, at: da
         due = due_at(Asked(run_id=run.run_id, job=job, tags=run.tags, made_at=at, changed_at=at))
         yield of_run(
             job,
-            at if due is None else due + AWAITED,
+            at,
             run_id=run.run_id,
             failure=failure,
             owners=_owners(context, chosen, step),
             pages=pages,
+            counts_at=None if due is None else due + AWAITED,
         )
 
 

@@ -226,6 +226,24 @@ def test_a_run_that_nobody_tries_again_after_all_is_an_alert(desk: Desk, hook: H
     assert "left alone" in hook.got[0]["message"]
 
 
+def test_a_job_that_fails_more_often_than_its_tries_are_apart_is_an_alert(desk: Desk, hook: Hook) -> None:
+    """Regression: each new first try put the alert off. It says since when the job fails, and what the newest failure was."""
+    asked = {"dagster/sensor_name": "records_landed"}
+    desk.alert(hook.url)
+    began = datetime.now(UTC).replace(second=0, microsecond=0)
+    for number in range(5):
+        desk.run(raises=f"failure {number}", tags=asked)
+        desk.tick()
+        desk.later(timedelta(minutes=50))
+    assert hook.got == []
+
+    desk.tick()
+    assert [each["title"] for each in hook.got] == ["Run of restock failed"]
+    since = datetime.strptime(hook.got[0]["message"].splitlines()[1], "Since %Y-%m-%d %H:%M UTC.").replace(tzinfo=UTC)
+    assert began <= since + timedelta(minutes=250) <= datetime.now(UTC)
+    assert "failure 4" in hook.got[0]["message"]
+
+
 def test_a_dead_endpoint_stops_itself_alone_and_has_all_of_it_later(desk: Desk, hook: Hook, capfd: pytest.CaptureFixture[str]) -> None:
     """What it did not take waits in the cursor, without its URL; tries are apart; nothing comes twice, and its secrets are in no log."""
     with webhook() as dead:

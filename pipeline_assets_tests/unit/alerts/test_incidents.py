@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline_assets.alerts.incidents import (
+    LONGEST_AWAITED,
     LONGEST_DETAIL,
     MOST_OPEN,
     OVER_AFTER,
@@ -61,15 +63,33 @@ def test_a_cause_that_comes_and_goes_is_one() -> None:
     assert [(one.kind, one.count) for one in news] == [("begun", 1), ("over", 30)]
 
 
-def test_what_may_be_mended_counts_once_its_time_has_come() -> None:
-    """A later finding of the cause takes its place, good or bad; all else counts at once."""
-    later, other = finding("a", 30), finding("b", 0)
-    now = START + timedelta(minutes=1)
+def mended_until(minutes: float, until: float) -> Finding:
+    """A cause that is there, and may be mended until so many minutes after the start."""
+    return replace(finding("a", minutes), counts_at=START + timedelta(minutes=until))
 
-    assert counted({}, [later, other], now) == ([other], {"a": safe(later)})
-    assert counted({"a": later}, [finding("a", 1, is_bad=False)], now) == ([finding("a", 1, is_bad=False)], {})
-    assert counted({"a": later}, [finding("a", 1), finding("a", 40)], now) == ([finding("a", 1)], {"a": safe(finding("a", 40))})
+
+def test_what_may_be_mended_counts_once_its_time_has_come() -> None:
+    """A later finding of the cause takes its place, good or bad; it began with the first. All else counts at once."""
+    later, other, well, last = mended_until(0, 30), finding("b", 0), finding("a", 2, is_bad=False), finding("a", 2)
+    now = START + timedelta(minutes=2)
+
+    assert counted({}, [later, other], now) == ([other], {"a": later})
+    assert counted({"a": later}, [well], now) == ([well], {})
+    assert counted({"a": later}, [last], now) == ([replace(last, at=START)], {})
+    assert counted({"a": later}, [mended_until(2, 40)], now) == ([], {"a": mended_until(0, 40)})
     assert counted({"a": later}, [], START + timedelta(minutes=30)) == ([later], {})
+
+
+def test_what_fails_again_and_again_is_not_put_off_for_ever() -> None:
+    """Regression: a job that is asked for anew each half an hour had no last try, and each first one put the alert off."""
+    awaited, found, now = dict[str, Finding](), list[Finding](), START
+    while not found:
+        found, awaited = counted(awaited, [replace(finding("a", 0), at=now, counts_at=now + timedelta(hours=1))], now)
+        now += timedelta(minutes=30)
+
+    assert LONGEST_AWAITED <= now - timedelta(minutes=30) - START < LONGEST_AWAITED + timedelta(minutes=30)
+    assert [one.at for one in found] == [START]
+    assert awaited == {}
 
 
 def test_what_goes_on_for_a_day_is_said_again() -> None:
