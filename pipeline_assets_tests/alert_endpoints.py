@@ -19,10 +19,14 @@ from pipeline_assets.local_stack.ports import free_port
 
 @dataclass(kw_only=True)
 class Hook:
-    """A webhook: what it got, and with which status it answers; `held` has it answer only once it is set."""
+    """A webhook: what it got, and with which status it answers; `held` has it answer only once it is set.
+
+    It refuses texts of more than `longest` characters, in whatever field.
+    """
 
     port: int = 0
     status: int = 200
+    longest: int | None = None
     got: list[dict[str, Any]] = field(default_factory=list)
     held: Event | None = None
 
@@ -42,9 +46,12 @@ def webhook() -> Iterator[Hook]:
             body = self.rfile.read(int(self.headers["content-length"]))
             if hook.held is not None:
                 hook.held.wait(60)
-            if hook.status < 300:
-                hook.got.append(json.loads(body))
-            self.send_response(hook.status)
+            got = json.loads(body)
+            is_long = hook.longest is not None and any(len(text) > hook.longest for text in got.values() if isinstance(text, str))
+            status = 400 if is_long else hook.status
+            if status < 300:
+                hook.got.append(got)
+            self.send_response(status)
             # As Slack does.
             self.send_header("content-length", "2")
             self.end_headers()

@@ -48,7 +48,7 @@ def endpoint_of(url: str) -> str:
 
 def routed(news: News, urls: Mapping[str, Sequence[str]]) -> set[str]:
     """The endpoints that news go to: those of their owners; for an owner that has none, and where there is no owner, those of `*`."""
-    chosen = [urls.get(owner, urls.get(EVERYONE, ())) for owner in news.finding.owners or (EVERYONE,)]
+    chosen = [urls.get(owner) or urls.get(EVERYONE, ()) for owner in news.finding.owners or (EVERYONE,)]
     return {endpoint_of(url) for each in chosen for url in each}
 
 

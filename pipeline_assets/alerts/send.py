@@ -20,6 +20,9 @@ from pipeline_assets.alerts.outbox import Message
 from pipeline_assets.core.foreign import masked, shown
 
 SECONDS = 20.0
+# Into so many parts a message is divided for an endpoint of short texts, most of which take one each 5.5 s.
+MOST_PARTS = 4
+CUT = " …\n\n"
 UNANSWERED = f"it did not answer within {SECONDS:.0f} s"
 REFUSED = "it was refused"
 UNKNOWN = "its URL is of no kind that Apprise knows"
@@ -53,19 +56,28 @@ def sent(orders: Sequence[Order], seconds: float = SECONDS) -> dict[str, str | N
 
 
 def deliver(url: str, message: Message) -> str | None:
-    """Sends one message; None where it was taken, else why not, without anything of the URL."""
+    """Sends one message, in parts where it is too long for one; None where it was taken, else why not, without anything of the URL."""
     import apprise
 
     endpoint = apprise.Apprise.instantiate(url, suppress_exceptions=True)
     if endpoint is None:
         return UNKNOWN
+    if endpoint.overflow_mode == apprise.OverflowMode.UPSTREAM:
+        endpoint.overflow_mode = apprise.OverflowMode.SPLIT
     said, log = Said(), logging.getLogger("apprise")
     log.addHandler(said)
     try:
-        was_taken = endpoint.notify(body=message.body, title=message.title, body_format=apprise.NotifyFormat.TEXT)
+        body = _bounded(message.body, endpoint.body_maxlen * (MOST_PARTS - 1))
+        was_taken = endpoint.notify(body=body, title=message.title, body_format=apprise.NotifyFormat.TEXT)
     finally:
         log.removeHandler(said)
     return None if was_taken else shown(masked(" ".join(said.lines), re.split(r"[/:@?&=]+", url)) or REFUSED)
+
+
+def _bounded(body: str, longest: int) -> str:
+    """A text of at most so many characters, with its last paragraph, which has the number."""
+    last = body.rpartition("\n\n")[2]
+    return body if len(body) <= longest else f"{body[: max(longest - len(CUT) - len(last), 0)]}{CUT}{last}"
 
 
 class Said(logging.Handler):

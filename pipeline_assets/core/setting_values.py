@@ -152,6 +152,9 @@ def _alert_urls(value: object) -> object:
         lists = {"*": [""]}
     if any("://" not in url for urls in lists.values() for url in urls):
         raise PydanticCustomError(MALFORMED_SECRET, "{problem}", {"problem": "has what is no URL", "expected": ALERT_URLS})
+    if value.strip() and not lists.get("*"):
+        problem = "names nobody under *, who has the alerts of no owner"
+        raise PydanticCustomError(MALFORMED_SECRET, "{problem}", {"problem": problem, "expected": ALERT_URLS})
     return lists
 
 

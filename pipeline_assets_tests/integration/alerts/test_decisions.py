@@ -36,7 +36,7 @@ def test_each_decision_since_the_first_look_is_one_mail_to_the_owner_of_the_mode
     cursor, platform = "", Platform(home=str(tmp_path))
 
     with mailbox() as box, dg.DagsterInstance.ephemeral() as instance:
-        monkeypatch.setenv("PIPELINE_ALERT_URLS", json.dumps({MODEL.owner: [box.url("ml@x.example")]}))
+        monkeypatch.setenv("PIPELINE_ALERT_URLS", json.dumps({MODEL.owner: [box.url("ml@x.example")], "*": [box.url("all@x.example")]}))
 
         def look() -> None:
             nonlocal cursor

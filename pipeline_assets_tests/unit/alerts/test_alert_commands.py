@@ -50,6 +50,16 @@ def test_what_is_no_url_is_refused_without_being_shown(home: Path, monkeypatch: 
     assert "S3CRET" not in str(refused.value)
 
 
+@pytest.mark.parametrize("value", ['{"a": "json://b"}', '{"a": ["json://b"], "*": []}', "{}"])
+def test_urls_by_owner_alone_are_refused(home: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    """Regression: alerts without an owner, as of a job as a whole, went nowhere without a word."""
+    monkeypatch.setenv("PIPELINE_ALERT_URLS", value)
+
+    with pytest.raises(SettingsMalformed, match=r"PIPELINE_ALERT_URLS names nobody under \*") as refused:
+        read_part(AlertSettings, home)
+    assert "json://b" not in str(refused.value)
+
+
 def test_the_command_shows_which_endpoint_took_its_message(monkeypatch: pytest.MonkeyPatch) -> None:
     """Exit code 1 where one did not; neither URL nor secret is printed."""
     with webhook() as well, webhook() as dead:

@@ -10,6 +10,7 @@ from threading import Event
 import apprise
 import dagster as dg
 import pytest
+from apprise.plugins.discord import NotifyDiscord
 from apprise.plugins.slack import NotifySlack
 
 from pipeline_assets.alerts import send
@@ -295,6 +296,29 @@ def test_slack_gets_its_form_without_mentions(hook: Hook, monkeypatch: pytest.Mo
 
     assert problem is None
     assert "NEW: ‹!channel›" in json.dumps(hook.got, ensure_ascii=False)
+
+
+@LOADS_APPRISE
+@pytest.mark.parametrize(("count", "asked", "parts"), [(15, "", 1), (50, "", 3), (300, "", send.MOST_PARTS), (50, "?overflow=truncate", 1)])
+def test_an_endpoint_of_short_texts_gets_a_long_message_in_parts(
+    hook: Hook, monkeypatch: pytest.MonkeyPatch, count: int, asked: str, parts: int
+) -> None:
+    """Regression: Discord refuses more than 2,000 characters, so that a message of many alerts never came.
+
+    What would be too many parts is cut in the middle, and its last line, which has the number, comes. A URL may ask for one part.
+    """
+    monkeypatch.setattr(NotifyDiscord, "notify_url", f"http://127.0.0.1:{hook.port}/api/webhooks")
+    hook.longest = NotifyDiscord.body_maxlen
+    lines = [f"NEW: cause {number}, {'x' * 80}" for number in range(count)]
+    message = Message(number="1", title="t", body="\n".join(lines) + "\n\nAlert 3f2a.")
+    problem = send.deliver(f"discord://4174216298/JHMHI8qBe7bk2ZwO5U711o3dV_js{asked}", message)
+
+    text = json.dumps(hook.got)
+    assert problem is None
+    assert len(hook.got) == parts
+    assert lines[0] in text
+    assert ("Alert 3f2a." in text) == (asked == "")
+    assert all(line in text for line in lines) == (count <= 50 and asked == "")
 
 
 @LOADS_APPRISE

@@ -30,7 +30,7 @@ def test_news_go_to_their_owners_and_all_others_to_the_rest() -> None:
     ]
 
     assert found == [{endpoint_of(ALL)}, {endpoint_of(OPS)}, {endpoint_of(OPS), endpoint_of(ML)}, {endpoint_of(ALL), endpoint_of(ML)}]
-    assert outbox.routed(news("a"), {"ops@x.example": [OPS]}) == set()
+    assert outbox.routed(news("a", "ops@x.example"), {"ops@x.example": [], "*": [ALL]}) == {endpoint_of(ALL)}
 
 
 def test_all_that_is_new_is_one_message() -> None:
