@@ -3,13 +3,18 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from hashlib import sha256
 
 from pipeline_assets.alerts.incidents import Finding
 from pipeline_assets.core import names
+from pipeline_assets.core.retries import Asked
 from pipeline_assets.model_lifecycle.registry.ledger import Entry
 
 # What a check says of itself in its metadata, the first that there is.
 PROBLEM, REMEDY = ("problem", "sentence", "reason"), ("what to do", "todo")
+# Runs of assets that somebody chose have no job of their own.
+CHOSEN = "__ASSET_JOB"
+DIGITS = 12
 LOOK = "Open the check: it shows what was found, and its description what is promised."
 REPEAT = "Open the run: the step that failed says what is wrong. Mend it, then start the run again from there."
 DONE = {
@@ -41,27 +46,37 @@ class Pages:
         return f"{self.url.rstrip('/')}/assets/{'/'.join(asset)}"
 
 
-def of_run(
-    job: str, at: datetime, *, run_id: str, failure: str | None, owners: Sequence[str], pages: Pages, counts_at: datetime | None = None
-) -> Finding:
-    """A run that ended: with what failure, None for success. A job that fails is one cause until a run of it succeeds.
+def cause_of(run: Asked) -> str:
+    """The cause of a failed run: its job, the first of its days, and what was chosen of the job."""
+    chosen = sha256("\n".join(sorted(run.assets)).encode()).hexdigest()[:DIGITS] if run.assets else ""
+    return f"{causes_of(run.job)}{'' if run.days is None else run.days[0]}:{chosen}"
+
+
+def causes_of(job: str) -> str:
+    """How the causes of a job's runs begin."""
+    return f"run {job}:"
+
+
+def of_run(run: Asked, at: datetime, failure: str, *, owners: Sequence[str], pages: Pages, counts_at: datetime | None = None) -> Finding:
+    """A run that failed. It is one cause until a run makes the same; one of assets that somebody chose, without a job, is said once.
 
     `counts_at` is until when somebody may try it again (UTC; None: nobody does).
     """
-    cause = f"run {job}"
-    if failure is None:
-        return Finding(cause=cause, is_bad=False, at=at)
-    title = f"Run of {job} failed"
+    has_job = run.job != CHOSEN
+    what = run.job if has_job or not run.assets else ", ".join(sorted(run.assets))
+    over = "" if run.days is None else f" over {run.days[0]}" if run.days[0] == run.days[1] else f" over {run.days[0]} to {run.days[1]}"
     return Finding(
-        cause=cause,
+        cause=cause_of(run),
         is_bad=True,
         at=at,
-        title=title,
+        title=f"Run of {what}{over} failed",
         detail=failure,
         remedy=REPEAT,
-        link=pages.run(run_id),
+        link=pages.run(run.run_id),
         owners=tuple(owners),
         counts_at=counts_at,
+        run=run.run_id,
+        is_once=not has_job,
     )
 
 

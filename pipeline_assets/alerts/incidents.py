@@ -8,11 +8,13 @@ from typing import Any, Literal
 from pipeline_assets.core.foreign import in_page, masked
 from pipeline_assets.core.retries import BACK_OFF
 
-Kind = Literal["begun", "still", "over", "decided"]
+Kind = Literal["begun", "still", "over", "closed", "decided"]
 # What was well for so long is over; a check that fails every other minute is one cause.
 OVER_AFTER = timedelta(minutes=10)
 # What goes on for longer is said again so often.
 SAID_AGAIN = timedelta(days=1)
+# What was found neither bad nor well for so long is closed: nobody looks at it any more, as at a check that was removed.
+NEITHER_FOR = timedelta(days=7)
 # A run that is asked for again may wait for its turn so long; and what all tries together did not mend counts after so long.
 AWAITED = timedelta(hours=1)
 LONGEST_AWAITED = sum(BACK_OFF, timedelta()) + AWAITED
@@ -27,7 +29,8 @@ class Finding:
     """That a cause is there, or there no more, as an event said it at `at` (UTC).
 
     `counts_at` is when it counts (UTC; None: at once), as it may be mended before. `cause` names it for good: what is found again under it
-    is the same. `detail` and `title` may be foreign text. `owners` are those of the assets concerned, as declared.
+    is the same. `detail` and `title` may be foreign text. `owners` are those of the assets concerned, as declared. `run` is the run that
+    failed, of a cause that a run ends. What `is_once` is said once and not kept, as nothing ends it.
     """
 
     cause: str
@@ -39,6 +42,8 @@ class Finding:
     link: str = ""
     owners: tuple[str, ...] = ()
     counts_at: datetime | None = None
+    run: str = ""
+    is_once: bool = False
 
     def is_awaited(self, now: datetime) -> bool:
         """Whether it does not count yet."""
@@ -53,6 +58,7 @@ class Incident:
     since: datetime
     count: int
     said_at: datetime
+    last_at: datetime
     well_since: datetime | None = None
 
 
@@ -84,12 +90,13 @@ def counted(awaited: Mapping[str, Finding], findings: Iterable[Finding], now: da
 
     A later finding of the same cause takes the place of one that is awaited: it was tried again, and went well or not. One that did not is
     of the time of the first, and is awaited for `LONGEST_AWAITED` after it at most, however often it is found meanwhile.
+    Of more causes than `MOST_OPEN` the later ones count at once.
     """
     left, found = dict(awaited), list[Finding]()
     for finding in findings:
         before = left.pop(finding.cause, None)
         one = finding if before is None or not finding.is_bad else _again(before, finding)
-        if one.is_awaited(now):
+        if one.is_awaited(now) and len(left) < MOST_OPEN:
             left[one.cause] = safe(one)
         else:
             found.append(one)
@@ -105,19 +112,25 @@ def _again(before: Finding, finding: Finding) -> Finding:
 def observed(known: Open, findings: Iterable[Finding], now: datetime) -> tuple[dict[str, Incident], list[News]]:
     """The causes that are open after these findings, which are in the order of events, and what is to be said.
 
-    A cause is said as it begins, again after a day, and as it is over: once it was well for `OVER_AFTER`.
+    A cause is said as it begins, again after a day, and as it is over: well for `OVER_AFTER`, or not looked at for `NEITHER_FOR`.
     """
     found, news = dict(known), list[News]()
     for finding in findings:
         cause = finding.cause if finding.cause in found or len(found) < MOST_OPEN or not finding.is_bad else OTHERS
         before = found.get(cause)
-        if finding.is_bad and before is None:
-            found[cause] = Incident(finding=replace(safe(finding), cause=cause), since=finding.at, count=1, said_at=now)
+        if finding.is_bad and finding.is_once:
+            news.append(News(kind="begun", finding=safe(finding), since=finding.at))
+        elif finding.is_bad and before is None:
+            found[cause] = Incident(finding=replace(safe(finding), cause=cause), since=finding.at, count=1, said_at=now, last_at=now)
             news.append(News(kind="begun", finding=found[cause].finding, since=finding.at))
         elif finding.is_bad and before is not None:
-            found[cause] = replace(before, finding=replace(safe(finding), cause=cause), count=before.count + 1, well_since=None)
+            again = replace(safe(finding), cause=cause)
+            found[cause] = replace(before, finding=again, count=before.count + 1, last_at=now, well_since=None)
         elif before is not None and before.well_since is None:
             found[cause] = replace(before, well_since=finding.at)
+    others = found.get(OTHERS)
+    if others is not None and others.well_since is None and len(found) <= MOST_OPEN:
+        found[OTHERS] = replace(others, well_since=now)
     return _settled(found, news, now)
 
 
@@ -125,17 +138,21 @@ def _settled(found: dict[str, Incident], news: list[News], now: datetime) -> tup
     """The same without what is over, and with what goes on said again."""
     left = dict[str, Incident]()
     for cause, one in found.items():
-        if one.well_since is not None:
-            if now - one.well_since < OVER_AFTER:
-                left[cause] = one
-            else:
-                news.append(News(kind="over", finding=one.finding, since=one.since, count=one.count))
-        elif now - one.said_at >= SAID_AGAIN:
-            left[cause] = replace(one, said_at=now)
-            news.append(News(kind="still", finding=one.finding, since=one.since, count=one.count))
-        else:
-            left[cause] = one
+        kind = _kind(one, now)
+        if kind is not None:
+            news.append(News(kind=kind, finding=one.finding, since=one.since, count=one.count))
+        if kind is None or kind == "still":
+            left[cause] = one if kind is None else replace(one, said_at=now)
     return left, news
+
+
+def _kind(one: Incident, now: datetime) -> Kind | None:
+    """What is to be said of a cause now, if anything."""
+    if one.well_since is not None:
+        return "over" if now - one.well_since >= OVER_AFTER else None
+    if now - one.last_at >= NEITHER_FOR:
+        return "closed"
+    return "still" if now - one.said_at >= SAID_AGAIN else None
 
 
 def decided(finding: Finding) -> News:
@@ -163,7 +180,7 @@ def finding_of(stored: Mapping[str, Any]) -> Finding:
 def incident_of(stored: Mapping[str, Any]) -> Incident:
     """The same of an incident."""
     well = stored["well_since"]
-    times = {name: datetime.fromisoformat(stored[name]) for name in ("since", "said_at")}
+    times = {name: datetime.fromisoformat(stored[name]) for name in ("since", "said_at", "last_at")}
     return Incident(
         finding=finding_of(stored["finding"]),
         count=int(stored["count"]),

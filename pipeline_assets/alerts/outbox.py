@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Any
 
-from pipeline_assets.alerts.incidents import News, dumped, news_of
+from pipeline_assets.alerts.incidents import NEITHER_FOR, News, dumped, news_of
 
 EVERYONE = "*"
 # How long after a failed try the next one comes; the last stands for all later ones.
@@ -15,7 +15,7 @@ BACK_OFF = tuple(timedelta(minutes=minutes) for minutes in (1, 2, 5, 15, 60))
 # What could not be delivered for so long is given up, and the next message says how many were.
 GIVEN_UP_AFTER = timedelta(days=3)
 MOST_WAITING, MOST_SHOWN, DIGITS = 50, 20, 12
-WORDS = {"begun": "NEW", "still": "STILL", "over": "OVER", "decided": "DECIDED"}
+WORDS = {"begun": "NEW", "still": "STILL", "over": "OVER", "closed": "CLOSED", "decided": "DECIDED"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,9 +109,10 @@ def _paragraph(news: News) -> str:
         "begun": f"Since {since}.",
         "still": f"Found {news.count} times since {since}.",
         "over": f"It was found {news.count} times since {since}, and is well again.",
+        "closed": f"It was found {news.count} times since {since}, but nobody looked for {NEITHER_FOR.days} days.",
         "decided": f"At {since}.",
     }[news.kind]
-    is_over = news.kind == "over"
+    is_over = news.kind in {"over", "closed"}
     lines = [f"{WORDS[news.kind]}: {finding.title}", how, *([] if is_over else [finding.detail, finding.remedy]), finding.link]
     return "\n".join(line for line in lines if line)
 

@@ -10,21 +10,19 @@ from typing import Any
 import dagster as dg
 
 from pipeline_assets.alerts import outbox
-from pipeline_assets.alerts.events import Pages, of_check, of_decision, of_run
+from pipeline_assets.alerts.events import CHOSEN, Pages, causes_of, of_check, of_decision, of_run
 from pipeline_assets.alerts.incidents import AWAITED, Finding, Incident, News, counted, decided, dumped, finding_of, incident_of, observed
 from pipeline_assets.alerts.outbox import Waiting, dumped_outbox, outbox_of
 from pipeline_assets.core import names
 from pipeline_assets.core.errors import PipelineError
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import Platform, cursor_of
-from pipeline_assets.core.retries import WILL_RETRY, Asked, due_at
+from pipeline_assets.core.retries import WILL_RETRY, Asked, covers, due_at
 from pipeline_assets.core.settings import AlertSettings, WarehouseSettings, home_folder, read_part
 
 SECONDS = 60
 MOST_EVENTS, MOST_DECISIONS = 500, 50
 LOOKED_FOR = (dg.DagsterEventType.RUN_FAILURE, dg.DagsterEventType.RUN_SUCCESS, dg.DagsterEventType.ASSET_CHECK_EVALUATION)
-# Runs of assets that somebody chose have no job of their own.
-CHOSEN = "__ASSET_JOB"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,10 +118,21 @@ def _findings(context: dg.SensorEvaluationContext, before: Memory, pages: Pages)
     event = min(before.newest, last)
     memory = replace(before, event=event, newest=last, read=tuple(sorted(number for number in found if number > event)))
     new = sorted(found.keys() - set(before.read))
-    return memory, [finding for number in new for finding in _of_event(context, found[number], pages)]
+    failed, findings = {cause: one.run for cause, one in _known(before)}, list[Finding]()
+    for number in new:
+        for finding in _of_event(context, found[number], failed, pages):
+            findings.append(finding)
+            failed[finding.cause] = finding.run
+    return memory, findings
 
 
-def _of_event(context: dg.SensorEvaluationContext, entry: dg.EventLogEntry, pages: Pages) -> Iterator[Finding]:
+def _known(memory: Memory) -> Iterator[tuple[str, Finding]]:
+    """The causes that are open or awaited, with what was found last."""
+    yield from ((cause, one.finding) for cause, one in memory.open.items())
+    yield from memory.awaited.items()
+
+
+def _of_event(context: dg.SensorEvaluationContext, entry: dg.EventLogEntry, failed: Mapping[str, str], pages: Pages) -> Iterator[Finding]:
     at, event = datetime.fromtimestamp(entry.timestamp, UTC), entry.get_dagster_event()
     if entry.dagster_event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
         found = event.asset_check_evaluation_data
@@ -138,34 +147,36 @@ def _of_event(context: dg.SensorEvaluationContext, entry: dg.EventLogEntry, page
             pages=pages,
         )
     else:
-        yield from _of_run(context, entry, at, pages)
+        yield from _of_run(context, entry, at, failed, pages)
 
 
-def _said(found: dg.AssetCheckEvaluation) -> dict[str, str]:
-    return {"description": found.description or "", **{name: str(value.value) for name, value in found.metadata.items()}}
+def _of_run(
+    context: dg.SensorEvaluationContext, entry: dg.EventLogEntry, at: datetime, failed: Mapping[str, str], pages: Pages
+) -> Iterator[Finding]:
+    """What the end of a run says; one that failed and is asked for again counts where that did not come, as its sensor was off.
 
-
-def _of_run(context: dg.SensorEvaluationContext, entry: dg.EventLogEntry, at: datetime, pages: Pages) -> Iterator[Finding]:
-    """What the end of a run says; one that failed and is asked for again counts where that did not come, as its sensor was off."""
-    run = context.instance.get_run_by_id(entry.run_id)
-    if run is None:
+    One that worked ends the causes of all failed runs, by id, whose days and assets it made.
+    """
+    found = context.instance.get_run_by_id(entry.run_id)
+    if found is None:
         return
-    chosen = sorted(run.asset_selection or [])
-    job = f"{', '.join(one.to_user_string() for one in chosen)}" if run.job_name == CHOSEN and chosen else run.job_name
+    run = _asked(found, at)
     if entry.dagster_event_type == dg.DagsterEventType.RUN_SUCCESS:
-        yield of_run(job, at, run_id=run.run_id, failure=None, owners=(), pages=pages)
+        for cause in [cause for cause in failed if cause.startswith(causes_of(run.job))]:
+            before = context.instance.get_run_by_id(failed[cause])
+            if before is None or covers(run, _asked(before, at)):
+                yield Finding(cause=cause, is_bad=False, at=at)
     elif run.tags.get(WILL_RETRY) != "true":
         step, failure = _failure(context, entry)
-        due = due_at(Asked(run_id=run.run_id, job=job, tags=run.tags, made_at=at, changed_at=at))
-        yield of_run(
-            job,
-            at,
-            run_id=run.run_id,
-            failure=failure,
-            owners=_owners(context, chosen, step),
-            pages=pages,
-            counts_at=None if due is None else due + AWAITED,
-        )
+        due = due_at(run) if run.job != CHOSEN else None
+        owners = _owners(context, sorted(found.asset_selection or []), step)
+        yield of_run(run, at, failure, owners=owners, pages=pages, counts_at=None if due is None else due + AWAITED)
+
+
+def _asked(run: dg.DagsterRun, at: datetime) -> Asked:
+    chosen = run.asset_selection
+    assets = frozenset(asset.to_user_string() for asset in chosen) if chosen else None
+    return Asked(run_id=run.run_id, job=run.job_name, tags=run.tags, made_at=at, changed_at=at, assets=assets)
 
 
 def _failure(context: dg.SensorEvaluationContext, entry: dg.EventLogEntry) -> tuple[str | None, str]:

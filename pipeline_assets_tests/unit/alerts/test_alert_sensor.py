@@ -160,6 +160,47 @@ def test_a_job_that_fails_is_one_message_until_it_works_again(desk: Desk, hook: 
     assert "OVER: Run of restock failed\nIt was found 4 times" in over
 
 
+def test_days_that_failed_are_over_once_a_run_has_made_them_all(desk: Desk, hook: Hook) -> None:
+    """Regression: a run over February ended the alert on January. Each has one of its own."""
+    january, february, year = (
+        {"dagster/asset_partition_range_start": f"2024-{first}", "dagster/asset_partition_range_end": f"2024-{last}"}
+        for first, last in (("01-01", "01-31"), ("02-01", "02-29"), ("01-01", "12-31"))
+    )
+    desk.alert(hook.url)
+    desk.run(raises="no", tags=january)
+    desk.tick()
+    desk.run(raises="no", tags=february)
+    desk.run(tags=february)
+    desk.tick()
+    desk.later(timedelta(minutes=11))
+    desk.tick()
+    assert [each["title"].removeprefix("Run of restock over 2024-") for each in hook.got] == [
+        "01-01 to 2024-01-31 failed",
+        "02-01 to 2024-02-29 failed",
+        "02-01 to 2024-02-29 failed",
+    ]
+
+    desk.run(tags=year)
+    desk.tick()
+    desk.later(timedelta(minutes=11))
+    desk.tick()
+    assert "OVER: Run of restock over 2024-01-01 to 2024-01-31 failed" in hook.got[-1]["message"]
+
+
+def test_a_run_of_assets_that_somebody_chose_is_said_once(desk: Desk, hook: Hook) -> None:
+    """Regression: only the same choice that worked ended it; people repair by the job, and it was said each day for ever."""
+    desk.alert(hook.url)
+    chosen = DEFS.resolve_implicit_global_asset_job_def()
+    ops = {"shop__stock": {"config": {"raises": "no"}}}
+    key = dg.AssetKey(["shop", "stock"])
+    chosen.execute_in_process(instance=desk.instance, run_config={"ops": ops}, raise_on_error=False, asset_selection=[key])
+    desk.tick()
+    desk.later(timedelta(days=1))
+    desk.tick()
+
+    assert [each["title"] for each in hook.got] == ["Run of shop/stock failed"]
+
+
 def test_a_failed_check_goes_to_the_owner_of_its_asset_with_what_to_do(desk: Desk, hook: Hook, box: Mailbox) -> None:
     """By e-mail to one team, while all else goes to the webhook; a check that a sensor judged counts as one of a run."""
     desk.alert(json.dumps({STOCK: [box.url("stock@shop.example")], "*": [hook.url]}))

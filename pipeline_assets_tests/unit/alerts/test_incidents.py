@@ -12,6 +12,7 @@ from pipeline_assets.alerts.incidents import (
     LONGEST_AWAITED,
     LONGEST_DETAIL,
     MOST_OPEN,
+    NEITHER_FOR,
     OVER_AFTER,
     SAID_AGAIN,
     Finding,
@@ -110,6 +111,32 @@ def test_a_flood_of_causes_is_bounded() -> None:
     assert len(known) == MOST_OPEN + 1
     assert len(news) == MOST_OPEN + 1
     assert max(one.count for one in known.values()) == 50
+
+
+def test_what_is_beyond_the_limit_is_over_once_there_is_room() -> None:
+    """Regression: no event ends the cause of all others, so that it was said each day for ever."""
+    causes = [f"cause {number}" for number in range(MOST_OPEN + 1)]
+    well = [finding(cause, 1, is_bad=False) for cause in causes[:2]]
+    news = said([*(finding(cause, 0) for cause in causes), *well], [0, 1, 12, 13, 23])
+
+    assert len([one for one in news if one.kind == "begun"]) == MOST_OPEN + 1
+    assert [one.finding.cause for one in news if one.kind == "over"] == ["cause 0", "cause 1", "others"]
+
+
+def test_what_nobody_looks_at_any_more_is_closed_aloud() -> None:
+    """Regression: the cause of a check that was removed, or of a job, was said each day for ever. One that is still found is not closed."""
+    days = NEITHER_FOR.days
+    found = [finding("gone", 0), *(finding("there", 24 * 60 * day) for day in range(2 * days))]
+    news = said(found, [24 * 60 * day for day in range(2 * days)])
+
+    assert [one.kind for one in news if one.finding.cause == "gone"] == ["begun", *["still"] * (days - 1), "closed"]
+    assert [one.kind for one in news if one.finding.cause == "there"] == ["begun", *["still"] * (2 * days - 1)]
+
+
+def test_what_nothing_can_end_is_said_once() -> None:
+    """It is not kept open."""
+    assert observed({}, [replace(finding("a", 0), is_once=True)] * 2, START)[0] == {}
+    assert [one.kind for one in said([replace(finding("a", 0), is_once=True)], [0, 10_000, 20_000])] == ["begun"]
 
 
 def test_foreign_text_is_one_line_without_tags_and_secrets() -> None:
