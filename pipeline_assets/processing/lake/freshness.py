@@ -76,6 +76,24 @@ def read_newest(settings: Settings, contracts: Sequence[Contract], before: Mappi
     return {**found, **{one.name: Newest(metadata=located[one.name], at=_newest_at(settings, one)) for one in unread}}
 
 
+def without_table(
+    awaited: Sequence[Awaited], newest: Mapping[str, Newest], before: Mapping[str, datetime], now: datetime
+) -> dict[str, datetime]:
+    """The sources that have no table while others of their use case have one, by name with the look (UTC) since which it is so."""
+    begun = {one.use_case for one in awaited if one.contract.name in newest}
+    lacking = [one.contract.name for one in awaited if one.use_case in begun and one.contract.name not in newest]
+    return {name: before.get(name, now) for name in lacking}
+
+
+def all_judged(
+    home: Path, awaited: Sequence[Awaited], newest: Mapping[str, Newest], missing: Mapping[str, datetime], now: datetime
+) -> list[Freshness]:
+    """The sources that have a table, or have had none for as long as their newest row may be old (`missing`, of `without_table`)."""
+    promised = {one.contract.name: one.contract.freshness for one in awaited}
+    looked_at = {*newest, *(name for name, since in missing.items() if now - since >= promised[name])}
+    return [judged(home, one, newest.get(one.contract.name), now) for one in awaited if one.contract.name in looked_at]
+
+
 def judged(home: Path, awaited: Awaited, newest: Newest | None, now: datetime) -> Freshness:
     """A source at a moment: `newest` is what `read_newest` gave of it, None where it has no table."""
     newest_at = None if newest is None else newest.at

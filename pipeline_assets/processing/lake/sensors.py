@@ -20,7 +20,7 @@ RECORDED_EVERY = timedelta(hours=6)
 
 
 def data_freshness(awaited: Sequence[Awaited]) -> dg.SensorDefinition:
-    """Evaluates `is_fresh` of each source that has a lake table; where nothing is stale that was not, now and then."""
+    """Evaluates `is_fresh` of each source that has a lake table, or should have; where nothing is stale that was not, now and then."""
 
     @dg.sensor(
         name=names.DATA_FRESHNESS,
@@ -30,18 +30,20 @@ def data_freshness(awaited: Sequence[Awaited]) -> dg.SensorDefinition:
         description="Holds the newest row of each source against what its contract promises, by the clock of its use case.",
     )
     def watched(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult | dg.SkipReason:
-        from pipeline_assets.processing.lake.freshness import judged, read_newest
+        from pipeline_assets.processing.lake.freshness import all_judged, read_newest, without_table
 
-        now, before = datetime.now(UTC), cursor_of(context, last_recorded, _known)
+        now, before = datetime.now(UTC), cursor_of(context, last_recorded, _known, _missing)
         with dagster_errors():
             settings = platform.settings
             newest = read_newest(settings, [one.contract for one in awaited], _known(before))
-        found = [judged(settings.home, one, newest[one.contract.name], now) for one in awaited if one.contract.name in newest]
+        missing = without_table(awaited, newest, _missing(before), now)
+        found = all_judged(settings.home, awaited, newest, missing, now)
         stands = {one.awaited.contract.name: one.is_fresh for one in found}
         recorded_at = last_recorded(before)
         is_news = stands != before.get("stands") or recorded_at is None or now - recorded_at >= RECORDED_EVERY
         cursor = {
             "newest": {name: [one.metadata, None if one.at is None else one.at.isoformat()] for name, one in newest.items()},
+            "missing": {name: since.isoformat() for name, since in missing.items()},
             "stands": stands,
             "recorded_at": now.isoformat() if is_news or recorded_at is None else recorded_at.isoformat(),
         }
@@ -77,3 +79,8 @@ def _known(cursor: Mapping[str, Any]) -> "dict[str, Newest]":
 
     known = cursor.get("newest", {})
     return {name: Newest(metadata=str(place), at=None if at is None else datetime.fromisoformat(at)) for name, (place, at) in known.items()}
+
+
+def _missing(cursor: Mapping[str, Any]) -> dict[str, datetime]:
+    """Since which look each source without a table is awaited."""
+    return {name: datetime.fromisoformat(since) for name, since in cursor.get("missing", {}).items()}
