@@ -228,13 +228,6 @@ def snapshot_id(settings: Settings, identifier: Identifier) -> int | None:
         return None if table is None else _snapshot(table)
 
 
-def has_changed(settings: Settings, identifier: Identifier, first: date, last: date, snapshot_id: int) -> bool:
-    """Whether others have changed the days `first` to `last` (UTC, inclusive) since a snapshot; raises UnknownName without that table."""
-    with connections.catalog(settings) as catalog:
-        table = _existing(catalog, identifier)
-        return files.has_changed(table, files.rows_of_days(table, first, last), snapshot_id)
-
-
 def keep(settings: Settings, identifier: Identifier, snapshot_id: int, reason: str) -> None:
     """Keeps a snapshot from being expired for as long as the policy says (`tagged_age`), by a tag that names it.
 

@@ -24,6 +24,7 @@ from pipeline_assets.model_lifecycle.training.dataset import decision_of
 from pipeline_assets.model_lifecycle.training.judged import Scores
 from pipeline_assets.model_lifecycle.training.tasks import task_kind
 from pipeline_assets.processing.lake import tables
+from pipeline_assets.processing.lake.changes import has_changed
 from pipeline_assets.serving.batch import predictions
 from pipeline_assets.serving.batch.answers import fitting, version_columns
 from pipeline_assets.spec.models import Model
@@ -92,7 +93,7 @@ def check_unchanged(settings: Settings, model: Model, first: date, last: date, s
     Asked at the end of a run, whose event comes after theirs: by the events alone nobody would score those vectors any more.
     """
     table = names.vectors(model.name)
-    if snapshot_id is not None and tables.has_changed(settings, table, first, last, snapshot_id):
+    if snapshot_id is not None and has_changed(settings, table, first, last, snapshot_id):
         raise LakeBusy(".".join(table), f"days from {first} to {last} were made again while they were scored")
 
 

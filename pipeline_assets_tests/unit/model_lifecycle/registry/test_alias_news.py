@@ -54,7 +54,7 @@ def test_a_check_that_a_run_left_unevaluated_is_evaluated() -> None:
     """The run failed before; its place would stay empty for ever."""
 
     @dg.asset(key=CHAMPION, check_specs=[dg.AssetCheckSpec(ALIASES_MATCH, asset=CHAMPION)])
-    def champion() -> dg.MaterializeResult:
+    def champion() -> None:
         raise dg.Failure
 
     with dg.DagsterInstance.ephemeral() as instance:

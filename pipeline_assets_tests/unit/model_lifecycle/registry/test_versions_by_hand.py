@@ -62,7 +62,9 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
     run_id = log_candidate(settings, "tests", candidate, record_of(MODEL, rows), ORIGIN)
     client = tracking(settings)
     client.create_registered_model(MODEL.name)
-    model_id = client.get_run(run_id).outputs.model_outputs[0].model_id
+    outputs = client.get_run(run_id).outputs
+    assert outputs is not None
+    model_id = outputs.model_outputs[0].model_id
     return Registry(settings=settings, run_id=run_id, model_id=model_id, contract=candidate.contract)
 
 
