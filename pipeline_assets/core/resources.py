@@ -6,7 +6,7 @@ Secrets stay in the settings, which are read when a run asks for them: no resour
 import json
 import warnings
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -136,10 +136,14 @@ def without_stopped(context: dg.SensorEvaluationContext, project: Project, job: 
     stopped = {check.asset_key for check in checks if _has_failed(context.instance, check)}
     if not stopped:
         return Able()
-    made = cast("dg.RepositoryDefinition", context.repository_def).get_job(job).asset_layer
-    # Checks that are not named would be all of these assets, also those that the job leaves to others.
-    left = [check for check in made.asset_graph.asset_check_keys if check.asset_key not in stopped]
-    return Able(assets=sorted(made.selected_asset_keys - stopped), checks=left)
+    repository = cast("dg.RepositoryDefinition", context.repository_def)
+    left = repository.get_job(job).asset_layer.selected_asset_keys - stopped
+    return Able(assets=sorted(left), checks=checks_of(repository, job, left))
+
+
+def checks_of(repository: dg.RepositoryDefinition, job: str, assets: Collection[dg.AssetKey]) -> list[dg.AssetCheckKey]:
+    """The checks of some assets that a job evaluates: a run that does not name them evaluates those that the job leaves to others, too."""
+    return [check for check in repository.get_job(job).asset_layer.asset_graph.asset_check_keys if check.asset_key in assets]
 
 
 def _has_failed(instance: dg.DagsterInstance, check: dg.AssetCheckKey) -> bool:

@@ -153,13 +153,19 @@ def open_table(settings: Settings, contract: Contract, origin: PostgresTable) ->
         yield TableSnapshot(contract=contract, origin=origin, place=place, snapshot=snapshot, opened_at=opened_at, columns=columns)
 
 
-def newest_event(settings: DatabaseSettings, contract: Contract, origin: PostgresTable) -> datetime | None:
-    """The newest `event_at` of a table (UTC), None where it has no rows; raises as `connect`."""
+def newest_event(
+    settings: DatabaseSettings, contract: Contract, origin: PostgresTable, bounds: tuple[datetime, datetime]
+) -> datetime | None:
+    """The newest `event_at` of a table (UTC) at or after the first bound and before the second, None where it has none.
+
+    Rows of other times, such as `infinity`, do not count. Raises as `connect`.
+    """
     from psycopg import sql
 
-    query = sql.SQL("select max({}) from {}").format(sql.Identifier(contract.event_at), sql.Identifier(origin.schema, origin.table))
+    query = sql.SQL("select max({at}) from {table} where {at} >= %s and {at} < %s")
+    named = query.format(at=sql.Identifier(contract.event_at), table=sql.Identifier(origin.schema, origin.table))
     with closing(connect(settings, contract.name, origin.database)) as connection, source_errors(contract.name):
-        ((found,),) = connection.execute(query).fetchall()
+        ((found,),) = connection.execute(named, bounds).fetchall()
     return None if found is None else found.astimezone(UTC)
 
 

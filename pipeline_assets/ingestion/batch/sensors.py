@@ -3,7 +3,7 @@
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from itertools import groupby
 from typing import cast
 
@@ -15,6 +15,7 @@ from pipeline_assets.core.project import Project, Span, days_between, sources_of
 from pipeline_assets.core.resources import (
     Able,
     Platform,
+    checks_of,
     cursor_of,
     dagster_errors,
     is_live,
@@ -75,16 +76,17 @@ def _loading(project: Project, use_case: UseCase) -> dg.SensorDefinition:
             due = _due(context.instance, platform, project, use_case, now) if state != memory.settled else {}
         held = still_due(due, memory.requested, now.date())
         asked = None if held else oldest_range(due, (), now.date())
+        memory = replace(memory, requested=held, settled=None if held or asked is not None else state)
         if asked is None and not stale:
-            settled = replace(memory, since=None, requested=held, settled=None if held else state)
-            return dg.SensorResult(skip_reason=_nothing(job, held), cursor=json.dumps(settled.as_json()))
-        memory = replace(memory, since=memory.since or now, requested=held)
+            return dg.SensorResult(skip_reason=_nothing(job, held), cursor=json.dumps(replace(memory, since=None).as_json()))
+        memory = replace(memory, since=memory.since or now)
         bounds = asked_range(asked, use_case, project.span_of(use_case)) if asked is not None else None
         reason = wait(now, memory.since or now, ended_by_others(context, {name}, job))
         if (reason := reason or (being_scored(context, use_case, bounds) if bounds is not None else None)) is not None:
             return dg.SensorResult(skip_reason=reason, cursor=json.dumps(memory.as_json()))
         if asked is None or bounds is None:
             request = _request_of_wholes(context, job, {source.contract.name: slot(source, now) for source in stale})
+            memory = replace(memory, since=None)
         else:
             request = _request_of_days(without_stopped(context, project, job), asked, bounds)
             memory = replace(memory, requested=(*held, asked))
@@ -144,9 +146,11 @@ def _reach(platform: Platform, project: Project, use_case: UseCase, now: datetim
     if is_live(span, now.date()) or not use_case.streams:
         return last
     tables = [(one.contract, one.origin) for one in sources if one.contract.name in project.histories]
-    ends = [newest_event(platform.settings, contract, origin) for contract, origin in tables if isinstance(origin, PostgresTable)]
-    known = [end.date() for end in ends if end is not None]
-    return min(known) if known and last is not None else None
+    if last is None:
+        return None
+    bounds = (datetime.combine(span.first, time(), UTC), datetime.combine(last + timedelta(days=1), time(), UTC))
+    ends = [newest_event(platform.settings, contract, origin, bounds) for contract, origin in tables if isinstance(origin, PostgresTable)]
+    return min((end.date() for end in ends if end is not None), default=None)
 
 
 def _nothing(job: str, held: Sequence[Requested]) -> str:
@@ -179,7 +183,7 @@ def _files_changed(project: Project, use_case: UseCase, sources: Sequence[Source
         name=names.files_changed(use_case.name),
         job_name=job,
         minimum_interval_seconds=SECONDS,
-        default_status=dg.DefaultSensorStatus.RUNNING,
+        default_status=switched(use_case, "load"),
         description="Materializes the days that have ended and whose files are new, changed or gone, and sources whose files are read "
         "once, when nobody writes to them any more. The cursor holds what there was of each day, and what was new.",
     )
@@ -272,7 +276,8 @@ def _request_of(
     below, made = (staged.downstream() & dg.AssetSelection.groups(*ROOMS)).resolve(graph), repository.get_job(job).asset_layer
     whole = sorted(asset for asset in below & made.selected_asset_keys if graph.get(asset).partitions_def is None)
     seen = {source: now[source] for source in sources}
-    return dg.RunRequest(run_key=run_key(seen), asset_selection=whole, tags={REASON: f"{', '.join(sources)}: {reason}"})
+    tags, checks = {REASON: f"{', '.join(sources)}: {reason}"}, checks_of(repository, job, whole)
+    return dg.RunRequest(run_key=run_key(seen), asset_selection=whole, asset_check_keys=checks, tags=tags)
 
 
 def _request(now: Seen, able: Able, first: date, last: date) -> dg.RunRequest:

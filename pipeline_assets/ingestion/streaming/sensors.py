@@ -19,6 +19,7 @@ from pipeline_assets.core.project import Project, Span
 from pipeline_assets.core.resources import (
     Able,
     Platform,
+    checks_of,
     cursor_of,
     dagster_errors,
     key,
@@ -152,7 +153,7 @@ def _days_result(
 
     able: what can go on. scored: why days wait for those who score them.
     """
-    from pipeline_assets.ingestion.streaming.health.days import bounded, pending_days, reach_of, stale_days
+    from pipeline_assets.ingestion.streaming.health.days import bounded, pending_days, reach_of, reason_of, stale_days
 
     reach, ended = reach_of(use_case), last_day(span)
     if before.open_day is not None:
@@ -168,7 +169,7 @@ def _days_result(
     )
     if stale is None:
         return dg.SensorResult(skip_reason="No day that has ended received events since the last run.", cursor=cursor)
-    tags = {**names.range_tags(*stale), REASON: f"{len(found.days)} days received events"}
+    tags = {**names.range_tags(*stale), REASON: reason_of(found, stale)}
     if (reason := scored(stale)) is not None:
         return dg.SkipReason(reason)
     made = able()
@@ -228,18 +229,19 @@ def _tables_changed(project: Project) -> dg.SensorDefinition:
             return dg.SkipReason("Days are being materialized, and tables with them; what is left is updated then, or some minutes later.")
         there = [log for log in logs if log not in absent]
         behind = [log for log in there if _taken(context.instance, project, log.source) != str(found.snapshots[log.contract.name])]
-        selection = without_tables(cast("dg.RepositoryDefinition", context.repository_def), absent) if absent else None
-        request = dg.RunRequest(run_key=run_key(found.snapshots), asset_selection=selection)
+        able = without_tables(cast("dg.RepositoryDefinition", context.repository_def), absent) if absent else Able()
+        request = dg.RunRequest(run_key=run_key(found.snapshots), asset_selection=able.assets, asset_check_keys=able.checks)
         return dg.SensorResult(run_requests=[request] if behind else [], cursor=json.dumps(dict(found.snapshots)))
 
     return changed
 
 
-def without_tables(repository: dg.RepositoryDefinition, absent: Sequence[ChangeLog]) -> list[dg.AssetKey]:
+def without_tables(repository: dg.RepositoryDefinition, absent: Sequence[ChangeLog]) -> Able:
     """What a run that updates followed tables makes without tables that cannot be followed: nothing that is made of these."""
     tables = [key(names.staged(log.source.contract.name)) for log in absent]
     below = dg.AssetSelection.assets(*tables).downstream().resolve(repository.asset_graph)
-    return sorted(repository.get_job(names.UPDATE_FOLLOWED_TABLES).asset_layer.selected_asset_keys - below)
+    left = repository.get_job(names.UPDATE_FOLLOWED_TABLES).asset_layer.selected_asset_keys - below
+    return Able(assets=sorted(left), checks=checks_of(repository, names.UPDATE_FOLLOWED_TABLES, left))
 
 
 def _taken(instance: dg.DagsterInstance, project: Project, source: Source) -> str | None:

@@ -9,8 +9,11 @@ from pipeline_assets import jobs
 from pipeline_assets.core import names
 from pipeline_assets.core.declarations import load_project
 from pipeline_assets.core.project import Project
+from pipeline_assets.ingestion.batch import sensors as batch
 from pipeline_assets.serving.monitoring import assets as monitoring
+from pipeline_assets.spec.sources import CsvFile, Files
 from pipeline_assets.spec.use_case import ALL, Automatic
+from pipeline_assets.use_cases.nyc_flights import sources
 
 MODEL = "match_outcome"
 SENSORS: dict[Automatic, str] = {"score": names.score(MODEL), "train": names.retrain(MODEL)}
@@ -32,6 +35,18 @@ def test_a_part_that_is_not_declared_is_off(part: Automatic) -> None:
 
     assert found == {name: off if one == part else on for one, name in SENSORS.items()}
     assert load_project().use_case("bundesliga").automatic == ALL
+
+
+@pytest.mark.parametrize(("automatic", "expected"), [(ALL, True), (("score",), False)])
+def test_nothing_is_loaded_where_that_is_not_declared(automatic: tuple[Automatic, ...], *, expected: bool) -> None:
+    """Regression: of files it was all the same."""
+    files = replace(sources.airlines, load="incremental", origin=Files(folder="inbox", pattern="*.csv", format=CsvFile()))
+    flights = replace(load_project().use_case("nyc_flights"), automatic=automatic, sources=(sources.flight_schedule, files), models=())
+    made = batch.defs(Project(use_cases=(flights,), tables=load_project().tables)).sensors or ()
+    found = {one.name: one.default_status for one in made if isinstance(one, dg.SensorDefinition)}
+    status = dg.DefaultSensorStatus.RUNNING if expected else dg.DefaultSensorStatus.STOPPED
+
+    assert found == {names.load("nyc_flights"): status, names.files_changed("nyc_flights"): status}
 
 
 @pytest.mark.parametrize(("automatic", "expected"), [(ALL, True), (("score",), False)])

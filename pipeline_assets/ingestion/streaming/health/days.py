@@ -62,6 +62,14 @@ def bounded(stale: tuple[date, date] | None, most: int = MOST_DAYS) -> tuple[tup
     return (stale[0], cut), days_between(cut + DAY, stale[1])
 
 
+def reason_of(found: Touched, stale: tuple[date, date]) -> str:
+    """Why these days are made again: events came, or they are left of a range that was too long for one run, or had not ended."""
+    number = len(found.days)
+    if number:
+        return f"{number} day{'' if number == 1 else 's'} received events"
+    return f"days from {stale[0]} to {stale[1]} were left for later"
+
+
 def pending_days(found: Touched, reach: Reach, span: Span, last_day: date | None, today: date, due: Collection[date] = ()) -> Pending:
     """What is left for when more days have ended; `last_day` is the last partition by now, None before the first has ended.
 

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from pipeline_assets.core.errors import SettingsMissing, SourceChanged, SourceRefused, SourceUnavailable
 from pipeline_assets.ingestion.batch.load import stage_days, stage_snapshot
-from pipeline_assets.ingestion.batch.postgres import open_table
+from pipeline_assets.ingestion.batch.postgres import newest_event, open_table
 from pipeline_assets_tests.readings import DATABASE, World, at, day, reading
 
 ODD_TYPES = """
@@ -236,3 +236,13 @@ def test_a_text_of_a_database_without_an_encoding_that_is_none_breaks_its_row(da
     assert (staged.manifest.rows, staged.manifest.reasons) == (1, {"sensor wrong type": 1})
     assert world.staged("snapshot") == [reading(1, sensor="b2")]
     assert b'"sensor": "Zo\xeb"' in world.originals()[0]
+
+
+def test_the_newest_event_is_one_of_the_days_that_are_asked_for(world: World) -> None:
+    """Regression: one row far in the future, or at infinity, hid all others, or was refused."""
+    world.fill([reading(0), reading(3), reading(400)])
+    for moment in ("infinity", "-infinity"):
+        world.run("insert into {table} (sensor, read_at) values ('odd', %s)", moment)
+    found = [newest_event(world.settings, world.contract, world.origin, (at(0, 0), at(last, 0))) for last in (0, 1, 31)]
+
+    assert found == [None, at(0), at(3)]

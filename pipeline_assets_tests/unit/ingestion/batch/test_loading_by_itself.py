@@ -9,7 +9,7 @@ import pytest
 
 from pipeline_assets.core import due, names
 from pipeline_assets.core.due import MOST_DAYS
-from pipeline_assets.core.project import Project, days_between
+from pipeline_assets.core.project import Project, days_between, sources_of
 from pipeline_assets.core.resources import Platform, key
 from pipeline_assets.core.retries import REASON
 from pipeline_assets.ingestion.batch import assets
@@ -21,6 +21,12 @@ DAY = timedelta(days=1)
 JOB = names.build_features(use_case.name)
 TABLE, API = sources.flight_schedule, sources.weather
 WHOLE: Source = replace(sources.airlines, load="snapshot", contract=replace(sources.airlines.contract, freshness=timedelta(hours=2)))
+
+
+@dg.asset_check(asset=key(names.staged(sources.airlines.contract.name)))
+def is_fresh() -> dg.AssetCheckResult:
+    """A check that a sensor evaluates, and no job."""
+    return dg.AssetCheckResult(passed=True)
 
 
 @dataclass(kw_only=True)
@@ -36,8 +42,14 @@ class Ticks:
         made = assets.defs(Project(use_cases=(self.case,)))
         (sensor,) = made.sensors or ()
         assert isinstance(sensor, dg.SensorDefinition)
-        job = dg.define_asset_job(JOB, selection=dg.AssetSelection.groups(names.BATCH_INGESTION))
-        code = dg.Definitions(assets=made.assets, jobs=[job], resources={"platform": Platform()})
+        by_sensors = dg.AssetSelection.checks(dg.AssetCheckKey(key(names.staged(sources.airlines.contract.name)), "is_fresh"))
+        job = dg.define_asset_job(JOB, selection=dg.AssetSelection.groups(names.BATCH_INGESTION) - by_sensors)
+        code = dg.Definitions(
+            assets=made.assets,
+            asset_checks=[is_fresh] if WHOLE in self.case.sources else [],
+            jobs=[job],
+            resources={"platform": Platform()},
+        )
         context = dg.build_sensor_context(
             instance=self.instance,
             cursor=self.cursor,
@@ -140,3 +152,45 @@ def test_a_source_without_days_is_loaded_in_time_for_what_it_promises(ticks: Tic
     assert first.tags[REASON] == "airlines: they are to be no older than promised"
     assert fresh is None
     assert stale.run_key != first.run_key
+
+
+def test_a_run_of_sources_without_days_evaluates_what_its_job_does(ticks: Ticks) -> None:
+    """Regression: such a run evaluated checks as well that only sensors do, in a step of their own."""
+    ticks.case = replace(ticks.case, sources=(WHOLE,))
+    request = ticks.asked()
+
+    assert request is not None
+    assert {check.name for check in request.asset_check_keys or ()} == {"contract", "complete"}
+
+
+def test_each_load_of_a_source_without_days_waits_for_people_at_work(ticks: Ticks, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: the moment since when a load is due was that of the first one, so later ones waited for nobody."""
+    ticks.case = replace(ticks.case, sources=(WHOLE,))
+    assert ticks.asked() is not None
+    ticks.make(WHOLE)
+    monkeypatch.setattr(due, "SETTLED", timedelta(minutes=2))
+    monkeypatch.setattr("pipeline_assets.ingestion.batch.due.SELDOMEST", timedelta(microseconds=1))
+    stale = ticks.next()
+
+    assert isinstance(stale, dg.SensorResult)
+    assert not stale.run_requests
+    assert "is asked for 2 minutes later" in str(stale.skip_reason)
+
+
+def test_a_replay_is_loaded_as_far_as_its_histories_go_within_its_days(ticks: Ticks, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: an event far in the future made days due that are none, whose run failed, and with it good days before them."""
+    first, end, events = date(2013, 1, 1), date(2013, 2, 10), [datetime(2013, 2, 10, 12, tzinfo=UTC), datetime(2099, 1, 1, tzinfo=UTC)]
+
+    def newest(*asked: tuple[datetime, datetime]) -> datetime | None:
+        return max((at for at in events if asked[-1][0] <= at < asked[-1][1]), default=None)
+
+    monkeypatch.setattr("pipeline_assets.core.resources.read_settings", lambda _: None)
+    monkeypatch.setattr("pipeline_assets.ingestion.batch.postgres.newest_event", newest)
+    ticks.case = replace(ticks.case, first_day=first, last_day=date(2013, 6, 30), streams=use_case.streams)
+    made = []
+    while (request := ticks.asked()) is not None:
+        made.append(bounds(request))
+        for source in sources_of(ticks.case):
+            ticks.make(source, *days_between(*made[-1]))
+
+    assert made == [(first, date(2013, 1, 31)), (date(2013, 2, 1), end)]

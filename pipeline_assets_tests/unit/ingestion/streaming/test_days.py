@@ -7,7 +7,16 @@ import pytest
 
 from pipeline_assets.core.project import Span
 from pipeline_assets.ingestion.streaming.health.arrivals import Touched
-from pipeline_assets.ingestion.streaming.health.days import MOST_DAYS, Pending, Reach, bounded, pending_days, reach_of, stale_days
+from pipeline_assets.ingestion.streaming.health.days import (
+    MOST_DAYS,
+    Pending,
+    Reach,
+    bounded,
+    pending_days,
+    reach_of,
+    reason_of,
+    stale_days,
+)
 from pipeline_assets.spec.models import Model
 from pipeline_assets.use_cases.nyc_flights import use_case as flights
 
@@ -142,3 +151,12 @@ def test_events_of_a_year_are_several_runs_the_oldest_days_first() -> None:
     assert [begin - DAY for begin, _ in runs[1:]] == [end for _, end in runs[:-1]]
     assert runs[-1][1] == last
     assert bounded(None) == (None, [])
+
+
+def test_a_run_over_what_was_left_says_so() -> None:
+    """Regression: the second run over a long range said that 0 days had received events."""
+    days = (FIRST, FIRST + DAY)
+
+    assert reason_of(found(FIRST), days) == "1 day received events"
+    assert reason_of(found(*days), days) == "2 days received events"
+    assert reason_of(found(), days) == "days from 2013-01-01 to 2013-01-02 were left for later"
