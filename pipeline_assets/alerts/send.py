@@ -6,7 +6,6 @@ the messages, and with them the URLs, on standard input; nothing secret is on it
 
 import json
 import logging
-import os
 import re
 import subprocess
 import sys
@@ -40,19 +39,21 @@ class Order:
 def sent(orders: Sequence[Order], seconds: float = SECONDS) -> dict[str, str | None]:
     """Sends all messages; by endpoint None where it took its message, else why not. Returns after `seconds` at the latest.
 
-    An endpoint that answers too late may have the message none the less; it comes again under the same number.
+    An endpoint that answers too late may have the message none the less; it comes again, under the same number if nothing new came since.
     """
     given = json.dumps([asdict(order) for order in orders]).encode()
     command = [sys.executable, "-m", "pipeline_assets.alerts.send"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:  # noqa: S603 - own
         try:
             output, _ = process.communicate(given, timeout=seconds)
+            otherwise = f"the program that sends ended with code {process.returncode}"
         except subprocess.TimeoutExpired:
             process.kill()
             output, _ = process.communicate()
+            otherwise = UNANSWERED
     lines = [json.loads(line) for line in output.splitlines() if line.endswith(b"}")]
     answers: dict[str, str | None] = {line["endpoint"]: line["problem"] for line in lines}
-    return {order.endpoint: answers.get(order.endpoint, UNANSWERED) for order in orders}
+    return {order.endpoint: answers.get(order.endpoint, otherwise) for order in orders}
 
 
 def deliver(url: str, message: Message) -> str | None:
@@ -94,14 +95,13 @@ class Said(logging.Handler):
 
 
 def main() -> None:
-    """Sends what comes on standard input, and ends without waiting for what hangs."""
+    """Sends what comes on standard input; who started it ends it where one hangs."""
     orders = [_order(each) for each in json.load(sys.stdin)]
     with ThreadPoolExecutor(max_workers=max(len(orders), 1)) as pool:
         waiting = {pool.submit(deliver, order.url, order.message): order.endpoint for order in orders}
         for done in as_completed(waiting):
             problem = f"{type(done.exception()).__name__} was raised" if done.exception() is not None else done.result()
             print(json.dumps({"endpoint": waiting[done], "problem": problem}), flush=True)  # noqa: T201 - its answer
-    os._exit(0)
 
 
 def _order(stored: Mapping[str, Any]) -> Order:

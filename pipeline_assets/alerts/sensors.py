@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,14 @@ from pipeline_assets.core.settings import AlertSettings, WarehouseSettings, home
 
 SECONDS = 60
 MOST_EVENTS, MOST_DECISIONS = 500, 50
+# After so long without a look it begins anew: what came and went meanwhile is no news.
+PAUSE = timedelta(days=1)
 LOOKED_FOR = (dg.DagsterEventType.RUN_FAILURE, dg.DagsterEventType.RUN_SUCCESS, dg.DagsterEventType.ASSET_CHECK_EVALUATION)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """What the cursor has: up to which event and entry of the ledger all was read (None: nothing yet), what is open, and what waits.
+    """What the cursor has: up to which event and entry of the ledger all was read (None: nothing yet), when, what is open and what waits.
 
     `awaited` are failures of runs that are tried again: they count once nobody did.
 
@@ -35,6 +37,7 @@ class Memory:
     `event` and `newest` are looked at once more, without those that were `read`.
     """
 
+    looked_at: datetime | None = None
     event: int | None = None
     newest: int = 0
     read: tuple[int, ...] = ()
@@ -47,7 +50,8 @@ class Memory:
 def alerts(project: Project) -> dg.SensorDefinition:
     """Sends news of runs, checks and decisions to the endpoints of their owners; without endpoints it looks at nothing.
 
-    It begins with what comes after its first look. At rest a look is one query of the event log and one of the ledger.
+    It begins with what comes after its first look, or its first after a pause. At rest a look is one query of the event log and one of the
+    ledger.
     """
 
     @dg.sensor(
@@ -72,7 +76,8 @@ def alerts(project: Project) -> dg.SensorDefinition:
 def _look(
     context: dg.SensorEvaluationContext, project: Project, warehouse: WarehouseSettings, urls: Mapping[str, Sequence[str]], pages: Pages
 ) -> dg.SensorResult:
-    now, before = datetime.now(UTC), _memory(cursor_of(context, _memory))
+    now = datetime.now(UTC)
+    before = _after_pause(_memory(cursor_of(context, _memory)), now)
     memory, findings = _findings(context, before, pages)
     entry, decisions = _decisions(context, project, warehouse, before.entry, pages)
     count, awaited = counted(before.awaited, findings, now)
@@ -84,9 +89,15 @@ def _look(
     for endpoint, one in waiting.items():
         if one.lost > before.waiting.get(endpoint, Waiting()).lost:
             context.log.error("%d alerts for endpoint %s are lost: too many waited, or for too long.", one.lost, endpoint)
-    memory = replace(memory, entry=entry, open=known, awaited=awaited, waiting=waiting)
+    memory = replace(memory, looked_at=now, entry=entry, open=known, awaited=awaited, waiting=waiting)
     sent = len(news) + len(decisions)
     return dg.SensorResult(cursor=_dumped(memory), skip_reason=f"{sent} news; {len(known)} causes are open, {len(waiting)} endpoints wait.")
+
+
+def _after_pause(memory: Memory, now: datetime) -> Memory:
+    """The memory to go on with: after a pause nothing but what endpoints have yet to get."""
+    is_old = memory.looked_at is not None and now - memory.looked_at > PAUSE
+    return Memory(waiting=memory.waiting) if is_old else memory
 
 
 def _sent(
@@ -223,7 +234,9 @@ def _decisions(
 
 
 def _memory(cursor: Mapping[str, Any]) -> Memory:
+    looked_at = cursor.get("looked_at")
     return Memory(
+        looked_at=None if looked_at is None else datetime.fromisoformat(looked_at),
         event=None if cursor.get("event") is None else int(cursor["event"]),
         newest=int(cursor.get("newest", 0)),
         read=tuple(map(int, cursor.get("read", ()))),
@@ -237,6 +250,7 @@ def _memory(cursor: Mapping[str, Any]) -> Memory:
 def _dumped(memory: Memory) -> str:
     return json.dumps(
         {
+            "looked_at": None if memory.looked_at is None else memory.looked_at.isoformat(),
             "event": memory.event,
             "newest": memory.newest,
             "read": memory.read,

@@ -1,6 +1,8 @@
 """The sensor of alerts with a real Dagster instance and real endpoints on loopback: a webhook, an SMTP server, Slack's form."""
 
 import json
+import shutil
+import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -15,7 +17,7 @@ from apprise.plugins.slack import NotifySlack
 
 from pipeline_assets.alerts import send
 from pipeline_assets.alerts.outbox import Message
-from pipeline_assets.alerts.sensors import alerts
+from pipeline_assets.alerts.sensors import PAUSE, alerts
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import Platform
 from pipeline_assets_tests.alert_endpoints import Hook, Mailbox, mailbox, webhook
@@ -195,8 +197,9 @@ def test_a_run_of_assets_that_somebody_chose_is_said_once(desk: Desk, hook: Hook
     key = dg.AssetKey(["shop", "stock"])
     chosen.execute_in_process(instance=desk.instance, run_config={"ops": ops}, raise_on_error=False, asset_selection=[key])
     desk.tick()
-    desk.later(timedelta(days=1))
-    desk.tick()
+    for _ in range(3):
+        desk.later(timedelta(hours=13))
+        desk.tick()
 
     assert [each["title"] for each in hook.got] == ["Run of shop/stock failed"]
 
@@ -327,6 +330,14 @@ def test_an_endpoint_that_never_answers_holds_up_nothing(hook: Hook) -> None:
     assert len(hook.got) == 1
 
 
+def test_a_program_that_cannot_start_is_said(hook: Hook, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: it looked as if the endpoint had not answered."""
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    answers = send.sent([send.Order(endpoint="well", url=hook.url, message=Message(number="1", title="t", body="b"))])
+
+    assert answers == {"well": "the program that sends ended with code 1"}
+
+
 @LOADS_APPRISE
 def test_slack_gets_its_form_without_mentions(hook: Hook, monkeypatch: pytest.MonkeyPatch) -> None:
     """Apprise's Slack plugin sends to a local server in the place of Slack what a channel shows; no foreign text calls everybody."""
@@ -388,6 +399,25 @@ def test_events_that_come_late_with_a_lower_number_are_not_lost(desk: Desk, hook
 
     assert [each["title"] for each in hook.got] == ["Run of all_of_it failed", "Check is_fresh of shop/stock failed"]
     assert desk.instance.get_run_by_id(run) is not None
+
+
+def test_after_a_pause_it_begins_anew(desk: Desk, hook: Hook) -> None:
+    """Regression: alerts that were off for weeks said all at once what had come and gone. What an endpoint has yet to get still comes."""
+    with webhook() as dead:
+        dead.status = 503
+        desk.alert(f"{hook.url} {dead.url}")
+        desk.run(raises="before")
+        desk.tick()
+        desk.run(raises="meanwhile", job="all_of_it")
+        desk.later(PAUSE + timedelta(minutes=1))
+        dead.status = 200
+        desk.tick()
+        desk.run(raises="after", job="all_of_it")
+        desk.tick()
+
+        assert [each["title"] for each in hook.got] == ["Run of restock failed", "Run of all_of_it failed"]
+        assert [each["title"] for each in dead.got] == ["Run of restock failed", "Run of all_of_it failed"]
+        assert "after" in hook.got[1]["message"]
 
 
 def test_at_rest_a_look_asks_for_the_last_event_alone(desk: Desk, hook: Hook, monkeypatch: pytest.MonkeyPatch) -> None:
