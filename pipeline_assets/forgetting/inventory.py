@@ -13,6 +13,7 @@ from pipeline_assets.core import names
 from pipeline_assets.core.connections import arrow_files, object_store, online, warehouse
 from pipeline_assets.core.iceberg import open_table
 from pipeline_assets.core.names import AssetName
+from pipeline_assets.core.packed import unpacked
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.forgetting import databases, lake, staged
 from pipeline_assets.forgetting.lake import Notes, RowsOf
@@ -31,7 +32,6 @@ from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed
 from pipeline_assets.model_lifecycle.feature_store.online.served import newest_samples, remove_samples
 from pipeline_assets.model_lifecycle.feature_store.online.session import open_session
 from pipeline_assets.model_lifecycle.training import archive
-from pipeline_assets.serving.monitoring.report import unpacked
 from pipeline_assets.spec.models import Model
 
 if TYPE_CHECKING:

@@ -6,16 +6,17 @@ origin, from which it reaches neither the session, nor Dagster, nor any network.
 
 import re
 from collections.abc import Callable
-from gzip import decompress
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
+from botocore.exceptions import BotoCoreError, ClientError
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from pipeline_assets.core import names
-from pipeline_assets.core.errors import SettingsMissing
+from pipeline_assets.core.errors import UserInputError
+from pipeline_assets.core.packed import is_packed, unpacked
 from pipeline_assets.core.settings import ObjectStoreSettings
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ REPORT = re.compile(r"(?P<model>[a-z][a-z0-9_]*)/(?P<name>[0-9]{4}-[0-9]{2}-[0-9
 POLICY = (
     "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; font-src data:"
 )
+REFUSED = re.compile(r"q=0(\.0*)?")
 READ = Callable[[], ObjectStoreSettings]
 
 
@@ -38,20 +40,22 @@ def report_route(read_settings: READ) -> Route:
             return _missing()
         try:
             page = _read(read_settings(), names.report_key(asked["model"], asked["name"]))
-        except SettingsMissing as error:
-            return PlainTextResponse(f"The object store with the reports is not set up here. {error}", HTTPStatus.SERVICE_UNAVAILABLE)
+        except UserInputError as error:
+            return _away(f"is not set up here. {error}")
+        except (BotoCoreError, ClientError) as error:
+            return _away(f"cannot be read. {error}")
         if page is None:
             return _missing()
-        is_packed = "gzip" in request.headers.get("accept-encoding", "")
-        packing = {"content-encoding": "gzip"} if is_packed else {}
+        is_sent_packed = is_packed(page) and _takes_gzip(request.headers.get("accept-encoding", ""))
+        packing = {"content-encoding": "gzip"} if is_sent_packed else {}
         headers = {"content-security-policy": POLICY, "cache-control": "private, no-cache", "vary": "accept-encoding", **packing}
-        return Response(page if is_packed else decompress(page), media_type="text/html", headers=headers)
+        return Response(page if is_sent_packed else unpacked(page), media_type="text/html", headers=headers)
 
     return Route(f"{names.REPORTS_PATH}/{{report:path}}", show)
 
 
 def _read(settings: ObjectStoreSettings, key: str) -> bytes | None:
-    """The packed page; None where there is none."""
+    """The page as it is stored; None where there is none."""
     from pipeline_assets.core.connections import object_store
 
     client: S3Client = object_store(settings)
@@ -59,6 +63,16 @@ def _read(settings: ObjectStoreSettings, key: str) -> bytes | None:
         return client.get_object(Bucket=settings.s3_bucket, Key=key)["Body"].read()
     except client.exceptions.NoSuchKey:
         return None
+
+
+def _takes_gzip(accepted: str) -> bool:
+    """Whether an `Accept-Encoding` names gzip, and not to refuse it."""
+    named = dict(one.replace(" ", "").lower().partition(";")[::2] for one in accepted.split(","))
+    return "gzip" in named and REFUSED.fullmatch(named["gzip"]) is None
+
+
+def _away(why: str) -> Response:
+    return PlainTextResponse(f"The object store with the reports {why}", HTTPStatus.SERVICE_UNAVAILABLE)
 
 
 def _missing() -> Response:

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from gzip import compress, decompress
+from gzip import compress
 from html import escape
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 SEED = 2013
 UNKNOWN = "(null)"
-# How bytes begin that gzip wrote.
-PACKED = b"\x1f\x8b"
 # Each picture is some 70 kB, and of the columns that are far from their limits nobody wants one.
 MOST_DRAWN = 12
 METHOD, METHOD_IN_WORDS = "monitor_psi", "stability index of the monitor"
@@ -102,11 +100,6 @@ def keep(settings: Settings, sheet: Sheet, page: bytes) -> str:
         ContentEncoding="gzip",
     )
     return f"{str(settings.dagster_url).rstrip('/')}{names.report_path(sheet.model, name)}"
-
-
-def unpacked(content: bytes) -> bytes:
-    """The page in what `keep` stored; reports of earlier versions were not packed."""
-    return decompress(content) if content.startswith(PACKED) else content
 
 
 def _evidently(sheet: Sheet, frames: "Mapping[str, Sequence[pd.Series]]", categories: Mapping[str, Sequence[str]]) -> str:
