@@ -1,7 +1,8 @@
 """Drift reports on the web server, for whoever may see its pages: read from the object store when they are asked for, so no link expires.
 
 A report is a page that a library made, with scripts of its own, about values that come from outside. It is shown in a sandbox of its own
-origin, from which it reaches neither the session, nor Dagster, nor any network.
+origin, from which it reaches neither the session nor Dagster, and loads and fetches nothing. No policy forbids a page to open another
+address in its own place, or WebRTC: a script that came in with a value could send away what the report itself shows.
 """
 
 import re
