@@ -148,7 +148,8 @@ def _asked_ahead(model: Model, found: "Overview", view: str, look: Look) -> bool
     clock, seen = look.replays.get(model.name), found.views.get(view)
     if clock is None or seen is None or seen.age_seconds is None:
         return False
-    promised = next(one.freshness for one in model.views if one.name == view)
+    # The live version may be of an earlier declaration, which had other views.
+    promised = next((one.freshness for one in model.views if one.name == view), timedelta(0))
     return datetime.fromisoformat(seen.asked_at) - timedelta(seconds=seen.age_seconds) + promised >= clock
 
 

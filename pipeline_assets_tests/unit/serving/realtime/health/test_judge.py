@@ -168,3 +168,18 @@ def test_features_are_as_fresh_as_the_replay_clock_asks_for() -> None:
         found[name] = verdict.finding is None
 
     assert found == {"beyond": True, "within": False, "on the wall": False}
+
+
+def test_a_view_that_the_declaration_no_longer_has_is_judged_by_the_clock_alone() -> None:
+    """Regression: where the live version was made from such a view, the sensor ended in StopIteration while a replay ran."""
+    clock = datetime(2013, 7, 1, tzinfo=UTC)
+    found = {}
+    for name, known_to in {"as far as the clock": clock, "behind it": clock - timedelta(minutes=1)}.items():
+        look = replace(well(), replays={MODEL.name: clock})
+        of(look).models[MODEL.name].statuses = {"gone": {"stale": 1_000}}
+        asked_at = known_to + timedelta(hours=2)
+        of(look).views = {"gone": ViewOverview(age_seconds=7_200, asked_at=asked_at.isoformat())}
+        (verdict,) = [one for one in judged(MODEL, look, NOW) if one.rule.name == "features_fresh"]
+        found[name] = verdict.finding is None
+
+    assert found == {"as far as the clock": True, "behind it": False}
