@@ -121,17 +121,21 @@ def observed(known: Open, findings: Iterable[Finding], now: datetime) -> tuple[d
         if finding.is_bad and finding.is_once:
             news.append(News(kind="begun", finding=safe(finding), since=finding.at))
         elif finding.is_bad and before is None:
-            found[cause] = Incident(finding=replace(safe(finding), cause=cause), since=finding.at, count=1, said_at=now, last_at=now)
-            news.append(News(kind="begun", finding=found[cause].finding, since=finding.at))
+            found[cause] = Incident(finding=_short(finding, cause), since=finding.at, count=1, said_at=now, last_at=now)
+            news.append(News(kind="begun", finding=replace(safe(finding), cause=cause), since=finding.at))
         elif finding.is_bad and before is not None:
-            again = replace(safe(finding), cause=cause)
-            found[cause] = replace(before, finding=again, count=before.count + 1, last_at=now, well_since=None)
+            found[cause] = replace(before, finding=_short(finding, cause), count=before.count + 1, last_at=now, well_since=None)
         elif before is not None and before.well_since is None:
             found[cause] = replace(before, well_since=finding.at)
     others = found.get(OTHERS)
     if others is not None and others.well_since is None and len(found) <= MOST_OPEN:
         found[OTHERS] = replace(others, well_since=now)
     return _settled(found, news, now)
+
+
+def _short(finding: Finding, cause: str) -> Finding:
+    """What is kept of a finding: without what its first message said at length."""
+    return replace(safe(replace(finding, detail="", remedy="")), cause=cause)
 
 
 def _settled(found: dict[str, Incident], news: list[News], now: datetime) -> tuple[dict[str, Incident], list[News]]:

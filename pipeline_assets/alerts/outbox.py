@@ -117,22 +117,24 @@ def _paragraph(news: News) -> str:
     return "\n".join(line for line in lines if line)
 
 
-def outbox_of(stored: Mapping[str, Mapping[str, Any]]) -> dict[str, Waiting]:
+def outbox_of(stored: Mapping[str, Any]) -> dict[str, Waiting]:
     """An outbox from what was stored; raises TypeError, ValueError or KeyError where it is damaged."""
-    return {endpoint: _waiting(one) for endpoint, one in stored.items()}
+    news = dict(enumerate(map(news_of, stored.get("news", ()))))
+    return {endpoint: _waiting(one, news) for endpoint, one in stored.get("endpoints", {}).items()}
 
 
-def _waiting(stored: Mapping[str, Any]) -> Waiting:
+def _waiting(stored: Mapping[str, Any], news: Mapping[int, News]) -> Waiting:
     since, next_at = (None if stored[name] is None else datetime.fromisoformat(stored[name]) for name in ("since", "next_at"))
-    news = tuple(map(news_of, stored["news"]))
-    return Waiting(news=news, tries=int(stored["tries"]), since=since, next_at=next_at, lost=int(stored["lost"]))
+    own = tuple(news[number] for number in stored["news"])
+    return Waiting(news=own, tries=int(stored["tries"]), since=since, next_at=next_at, lost=int(stored["lost"]))
 
 
-def dumped_outbox(outbox: Outbox) -> dict[str, dict[str, Any]]:
-    """An outbox as JSON has it."""
-    return {
+def dumped_outbox(outbox: Outbox) -> dict[str, Any]:
+    """An outbox as JSON has it: all news once, and those of each endpoint by their numbers."""
+    numbers = {news: number for number, news in enumerate(dict.fromkeys(news for one in outbox.values() for news in one.news))}
+    endpoints = {
         endpoint: {
-            "news": [dumped(news) for news in one.news],
+            "news": [numbers[news] for news in one.news],
             "tries": one.tries,
             "lost": one.lost,
             "since": None if one.since is None else one.since.isoformat(),
@@ -140,3 +142,4 @@ def dumped_outbox(outbox: Outbox) -> dict[str, dict[str, Any]]:
         }
         for endpoint, one in outbox.items()
     }
+    return {"news": [dumped(news) for news in numbers], "endpoints": endpoints}

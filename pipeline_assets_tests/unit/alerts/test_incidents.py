@@ -123,6 +123,17 @@ def test_what_is_beyond_the_limit_is_over_once_there_is_room() -> None:
     assert [one.finding.cause for one in news if one.kind == "over"] == ["cause 0", "cause 1", "others"]
 
 
+def test_of_what_is_open_no_long_text_is_kept() -> None:
+    """The cursor is written at each look: a cause keeps its title and link. What was found and is to be done is in its first message."""
+    known, news = observed({}, [finding("a", 0), finding("a", 1), finding("b", 1)], START)
+
+    assert [(one.finding.detail, one.finding.remedy) for one in news] == [("it broke", "it broke")] * 2
+    assert [(one.finding.title, one.finding.link, one.finding.detail, one.finding.remedy) for one in known.values()] == [
+        ("a", "http://x/runs/1", "", ""),
+        ("b", "http://x/runs/1", "", ""),
+    ]
+
+
 def test_what_nobody_looks_at_any_more_is_closed_aloud() -> None:
     """Regression: the cause of a check that was removed, or of a job, was said each day for ever. One that is still found is not closed."""
     days = NEITHER_FOR.days

@@ -72,6 +72,16 @@ def test_no_url_is_kept_nor_what_waits_for_one_that_is_named_no_more() -> None:
     assert set(outbox.put(waiting, [], {"*": [OPS]})) == {endpoint_of(OPS)}
 
 
+def test_news_are_kept_once_however_many_endpoints_wait_for_them() -> None:
+    """The cursor is written at each look. Each endpoint has its own again after it."""
+    urls = {"*": [f"json://{number}.example" for number in range(20)], "ops@x.example": [OPS]}
+    waiting = outbox.put({}, [news("for all"), news("for ops", "ops@x.example"), news("for all again")], urls)
+    kept = json.dumps(outbox.dumped_outbox(waiting))
+
+    assert [kept.count(f'"title": "{title}"') for title in ("for all", "for ops", "for all again")] == [1, 1, 1]
+    assert outbox.outbox_of(json.loads(kept)) == waiting
+
+
 steps = st.lists(
     st.tuples(st.lists(st.sampled_from(["ops@x.example", "ml@x.example", ""]), max_size=4), st.booleans(), st.booleans()), max_size=10
 )
