@@ -1,4 +1,4 @@
-"""The errors of waiting for Postgres: whom a statement waited for, which limit ended it, and a server that has no connection left."""
+"""The errors of waiting for Postgres (whom a statement waited for, which limit ended it, a server without connections), and for MLflow."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -67,3 +67,11 @@ class DatabaseFull(TransientError):
             f"The database of {setting} has no connection left: {shown(self.problem)}. The view pg_stat_activity shows who holds them: "
             "end those that idle, run less at once, or raise `max_connections` of the server or the CONNECTION LIMIT of the role."
         )
+
+
+class TrackingUnavailable(TransientError):
+    """MLflow did not answer in time, or said that it cannot now."""
+
+    def __init__(self, url: str, problem: str) -> None:
+        self.url, self.problem = url, problem
+        super().__init__(f"MLflow at {url} does not answer: {foreign(problem)}. Look at its log, and at PIPELINE_MLFLOW_URL.")

@@ -8,6 +8,7 @@ import dagster as dg
 
 from pipeline_assets.core import names
 from pipeline_assets.core.resources import Platform, cursor_of, dagster_errors, key
+from pipeline_assets.core.wait_errors import TrackingUnavailable
 from pipeline_assets.spec.models import Model
 
 if TYPE_CHECKING:
@@ -32,13 +33,19 @@ def aliases_mirrored(models: Sequence[Model]) -> dg.SensorDefinition:
         description="Sets the aliases of MLflow to what the ledger of promotions says, where a version went live by itself; shows changes "
         "that were made in MLflow.",
     )
-    def mirrored(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult:
+    def mirrored(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult | dg.SkipReason:
+        from pipeline_assets.core.connections import asked_once
         from pipeline_assets.model_lifecycle.registry.aliases import alias_drift, follow
 
         before = cursor_of(context, lambda cursor: dict(cursor.get("live", {})))
         with dagster_errors():
-            live = follow(platform.settings, models, before.get("live", {}))
-            found = [(model, alias_drift(platform.settings, model)) for model in models]
+            settings = platform.settings
+            try:
+                with asked_once(settings):
+                    live = follow(settings, models, before.get("live", {}))
+                    found = [(model, alias_drift(settings, model)) for model in models]
+            except TrackingUnavailable as error:
+                return dg.SkipReason(f"Nothing is mirrored, and no alias looked at, as MLflow is away. {error}")
         events = [_evaluation(model, drifted) for model, drifted in found if is_news(context.instance, model, drifted)]
         return dg.SensorResult(asset_events=events, cursor=json.dumps({"live": live}))
 

@@ -580,6 +580,19 @@ def test_an_alias_changed_in_mlflow_is_shown_and_undone_or_adopted(house: House)
         aliases.adopt(settings, model, actor="ann", reason="again")
 
 
+def test_a_tick_ends_soon_where_mlflow_is_away(house: House, tmp_path: Path) -> None:
+    """It is skipped with a sentence, and the cursor stays, so what was decided meanwhile is mirrored when MLflow is back."""
+    write_stack_env(house.settings.model_copy(update={"mlflow_url": "http://127.0.0.1:9"}), tmp_path)
+    with (
+        dg.DagsterInstance.ephemeral() as instance,
+        dg.build_sensor_context(instance, resources={"platform": house.platform}) as context,
+    ):
+        skipped = aliases_mirrored([house.model])(context)
+
+    assert isinstance(skipped, dg.SkipReason)
+    assert "MLflow at http://127.0.0.1:9" in str(skipped.skip_message)
+
+
 def test_a_run_that_promotes_nothing_leaves_an_alias_that_was_changed_in_mlflow(house: House) -> None:
     """Regression: it set the aliases by the ledger, then looked whether they are, so its check could not fail.
 
