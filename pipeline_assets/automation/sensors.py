@@ -16,6 +16,8 @@ from pipeline_assets.core.sensors import asked_of
 SECONDS = 30
 # Failures of the last days are looked at, also after the daemon was down for so long.
 LOOKED_BACK = timedelta(days=3)
+# So many of the newest: what fails that often needs a person, and the cursor names each.
+MOST_FAILED = 500
 # Of the runs of a job that came after the one that failed, so many of the newest.
 MOST_LATER = 50
 
@@ -76,9 +78,9 @@ def _done(cursor: Mapping[str, Any]) -> list[str]:
 
 
 def _failed(context: dg.SensorEvaluationContext, now: datetime) -> Sequence[dg.RunRecord]:
-    """The runs that failed lately, oldest first: one query, whatever the number of use cases."""
+    """The newest of the runs that failed lately, oldest first: one query, whatever the number of use cases."""
     wanted = dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=now - LOOKED_BACK)
-    return context.instance.get_run_records(wanted, ascending=True)
+    return list(reversed(context.instance.get_run_records(wanted, limit=MOST_FAILED)))
 
 
 def _look(context: dg.SensorEvaluationContext, failed: Sequence[Asked], now: datetime) -> Look:

@@ -13,6 +13,8 @@ REASON = "pipeline/reason"
 # How long after its failure a run is asked for again, after the first try, the second and so on; after the last one it is given up.
 BACK_OFF = (timedelta(minutes=1), timedelta(minutes=5), timedelta(minutes=25), timedelta(hours=2))
 MOST_TRIES = len(BACK_OFF) + 1
+# How long after it has asked a sensor asks again for what it still finds lacking; for what is wrong out there it never gives up.
+LACKING = BACK_OFF[:3]
 # What Dagster notes on runs.
 SENSOR, SCHEDULE, WILL_RETRY = "dagster/sensor_name", "dagster/schedule_name", "dagster/will_retry"
 PARENT, RETRY_NUMBER = "dagster/parent_run_id", "dagster/retry_number"
@@ -75,6 +77,22 @@ def due_at(failed: Asked) -> datetime | None:
     if failed.tags.get(WILL_RETRY) == "true" or not is_retried(failed.tags):
         return None
     return failed.changed_at + BACK_OFF[try_of(failed.tags) - 1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tries:
+    """How often a sensor has asked for what it still finds lacking, and when it did last (UTC; None: it has not)."""
+
+    number: int = 0
+    last_at: datetime | None = None
+
+    def are_due(self, now: datetime) -> bool:
+        """Whether it asks again: later each time, and at last every `LACKING[-1]`."""
+        return self.last_at is None or now - self.last_at >= LACKING[min(self.number, len(LACKING)) - 1]
+
+    def with_one_at(self, now: datetime) -> "Tries":
+        """After it has asked once more."""
+        return Tries(number=self.number + 1, last_at=now)
 
 
 def covers(one: Asked, other: Asked) -> bool:

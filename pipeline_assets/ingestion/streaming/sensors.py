@@ -28,7 +28,7 @@ from pipeline_assets.core.resources import (
     run_key,
     without_stopped,
 )
-from pipeline_assets.core.retries import REASON
+from pipeline_assets.core.retries import REASON, Tries
 from pipeline_assets.core.sensors import being_scored, is_running
 from pipeline_assets.ingestion.streaming.capture.connect import open_connect
 from pipeline_assets.ingestion.streaming.capture.connectors import connectors_of, is_applied, obstacles_of, topics_of
@@ -190,6 +190,12 @@ def _remembered(cursor: Mapping[str, Any]) -> tuple[dict[str, health.Memory], di
     return health.load(cursor.get("remembered", {}))
 
 
+def _tries(cursor: Mapping[str, Any]) -> Tries:
+    """How often connectors were asked for that are lacking still."""
+    last_at = datetime.fromisoformat(cursor["asked_at"]).astimezone(UTC) if cursor.get("asked_at") else None
+    return Tries(number=int(cursor.get("tries", 0)), last_at=last_at)
+
+
 def _positions(cursor: Mapping[str, Any]) -> dict[str, object]:
     """How far topics had come, by asset."""
     return dict(cursor.get("arrived", {}).items())
@@ -267,23 +273,27 @@ def _stream_health(project: Project) -> dg.SensorDefinition:
         job_name=names.APPLY_CONNECTORS,
         minimum_interval_seconds=HEALTH_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Has connectors run as they are declared, restarts failed ones, and records consumer lag and what has stalled.",
+        description="Has connectors run as they are declared, restarts failed ones, and records consumer lag and what has stalled. "
+        "Connectors that cannot be applied are tried again, later each time.",
     )
     def watched(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult:
         from pipeline_assets.ingestion.streaming.health.arrivals import arrived
         from pipeline_assets.ingestion.streaming.health.watch import Watch, look
 
-        before = cursor_of(context, last_recorded, _remembered, _positions)
+        before = cursor_of(context, last_recorded, _remembered, _positions, _tries)
         memories, restarts = _remembered(before)
         watch = Watch(now=datetime.now(UTC), memories=memories, restarts=restarts)
         with dagster_errors(), open_connect(platform.settings) as connect:
             look(platform.settings, connect, project, watch)
             declared, verdicts = connectors_of(project), watch.verdicts
             lacking = [one.name for one in declared if not is_applied(platform.settings, connect, one, verdicts.get(one.name))]
-        requests = [dg.RunRequest()] if lacking and not is_running(context, names.APPLY_CONNECTORS) else []
+        tries = _tries(before) if lacking else Tries()
+        requests = [dg.RunRequest()] if lacking and tries.are_due(watch.now) and not is_running(context, names.APPLY_CONNECTORS) else []
+        tries = tries.with_one_at(watch.now) if requests else tries
         wrong = sorted("/".join(asset) for asset, seen in watch.seen.items() if seen.trouble)
         recorded_at = last_recorded(before)
-        cursor = {**before, "wrong": wrong, "remembered": health.dump(watch.memories, watch.restarts)}
+        asked = {"tries": tries.number, "asked_at": tries.last_at and tries.last_at.isoformat()}
+        cursor = {**before, **asked, "wrong": wrong, "remembered": health.dump(watch.memories, watch.restarts)}
         if recorded_at is not None and wrong == before.get("wrong") and watch.now - recorded_at < RECORDED_EVERY:
             return dg.SensorResult(run_requests=requests, cursor=json.dumps(cursor))
         with dagster_errors():

@@ -6,6 +6,7 @@ from datetime import timedelta
 import dagster as dg
 import pytest
 
+from pipeline_assets.automation import sensors
 from pipeline_assets.automation.sensors import runs_retried
 from pipeline_assets.core import retries
 from pipeline_assets.core.retries import MOST_TRIES, RANGE, SENSOR, TRY
@@ -129,3 +130,13 @@ def test_a_later_run_that_was_cancelled_made_nothing(instance: dg.DagsterInstanc
 
     assert not waiting.run_requests
     assert len(then.run_requests or ()) == 1
+
+
+def test_of_very_many_failures_the_newest_are_looked_at(instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: thousands were read at each tick, and named in the cursor."""
+    monkeypatch.setattr(sensors, "MOST_FAILED", 1)
+    load(instance, {SENSOR: "days_changed_shop", **DAYS}, [orders.key])
+    newest = load(instance, {SENSOR: "days_changed_shop", RANGE[0]: "2024-05-02", RANGE[1]: "2024-05-03"}, [orders.key])
+    (request,) = tick(instance).run_requests or ()
+
+    assert request.run_key == f"again-{newest}"

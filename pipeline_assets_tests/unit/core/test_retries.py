@@ -118,3 +118,16 @@ def test_a_failed_run_is_needless_once_a_later_one_made_the_same() -> None:
     assert not retries.is_settled(failed, [narrower, under_way, replace(wider, made_at=failed.made_at)])
     assert retries.is_awaited(failed, [under_way])
     assert not retries.is_awaited(failed, [wider])
+
+
+def test_what_a_sensor_finds_lacking_is_asked_for_later_each_time() -> None:
+    """Regression: connectors that Kafka Connect refused were asked for four times a minute; there is no last time, but a longest wait."""
+    tries, now, waits = retries.Tries(), AT, []
+    for _ in range(5):
+        assert tries.are_due(now)
+        tries, asked_at = tries.with_one_at(now), now
+        while not tries.are_due(now):
+            now += timedelta(minutes=1)
+        waits.append(now - asked_at)
+
+    assert waits == [timedelta(minutes=minutes) for minutes in (1, 5, 25, 25, 25)]
