@@ -6,8 +6,10 @@ kept packed on the object store, and the web server shows it to whoever may see 
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import date
+from functools import cache
 from gzip import compress
 from html import escape
 from itertools import islice
@@ -32,6 +34,8 @@ UNKNOWN = "(null)"
 # Each picture is some 70 kB, and of the columns that are far from their limits nobody wants one.
 MOST_DRAWN = 12
 METHOD, METHOD_IN_WORDS = "monitor_psi", "stability index of the monitor"
+# What the monitor found of each column of the report that is being made.
+FOUND = ContextVar[Mapping[str, Drift]]("FOUND")
 STYLE = "body{font:14px sans-serif;margin:2em}td,th{padding:.2em .8em;text-align:right}td:first-child,th:first-child{text-align:left}"
 
 
@@ -109,13 +113,9 @@ def _evidently(sheet: Sheet, frames: "Mapping[str, Sequence[pd.Series]]", catego
         warnings.simplefilter("ignore")
         import pandas as pd
         from evidently import DataDefinition, Dataset, Report
-        from evidently.legacy.calculations.stattests.registry import StatTest, register_stattest
-        from evidently.legacy.core import ColumnType
         from evidently.metrics import ValueDrift
 
         found = {one.column: one for one in sheet.found}
-        test = StatTest(METHOD, METHOD_IN_WORDS, [ColumnType.Numerical, ColumnType.Categorical])
-        register_stattest(test, lambda values, *_: (found[values.name].psi, found[values.name].is_drifted))
         definition = DataDefinition(
             numerical_columns=[column for column in frames if column not in categories],
             categorical_columns=[column for column in frames if column in categories],
@@ -124,8 +124,28 @@ def _evidently(sheet: Sheet, frames: "Mapping[str, Sequence[pd.Series]]", catego
             Dataset.from_pandas(pd.DataFrame({column: pair[side] for column, pair in frames.items()}), data_definition=definition)
             for side in (0, 1)
         ]
-        metrics = [ValueDrift(column=column, method=METHOD, threshold=found[column].limit) for column in frames]
-        return str(Report(metrics).run(*drawn).get_html_str(as_iframe=False))
+        metrics = [ValueDrift(column=column, method=_registered(), threshold=found[column].limit) for column in frames]
+        token = FOUND.set(found)
+        try:
+            return str(Report(metrics).run(*drawn).get_html_str(as_iframe=False))
+        finally:
+            FOUND.reset(token)
+
+
+@cache
+def _registered() -> str:
+    """The name by which Evidently asks for the monitor's verdict, registered once in a process, as nothing can be taken back."""
+    from evidently.legacy.calculations.stattests.registry import StatTest, register_stattest
+    from evidently.legacy.core import ColumnType
+
+    register_stattest(StatTest(METHOD, METHOD_IN_WORDS, [ColumnType.Numerical, ColumnType.Categorical]), _verdict)
+    return METHOD
+
+
+def _verdict(values: "pd.Series", *_: object) -> tuple[float, bool]:
+    """The index that the monitor has for a column, and whether it has drifted."""
+    one = FOUND.get()[str(values.name)]
+    return one.psi, one.is_drifted
 
 
 def _summary(sheet: Sheet, rows: int, reference_rows: int, size: int) -> str:

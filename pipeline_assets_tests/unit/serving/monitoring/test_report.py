@@ -78,6 +78,20 @@ def test_the_report_has_the_verdict_of_the_monitor_and_no_other() -> None:
     assert METHOD_IN_WORDS in page
 
 
+def test_reports_of_one_process_keep_nothing_of_each_other() -> None:
+    """Regression: the findings of each stayed in Evidently's registry for as long as the process lived."""
+    same = rows(1, ["red"])
+    first = page_of(sheet(number=0.777), same, same)
+    # Once the report has imported Evidently, which warns as it is imported.
+    from evidently.legacy.calculations.stattests import registry
+
+    kept = len(registry._registered_stat_test_funcs)  # noqa: SLF001 - nothing else says what is kept
+    second = page_of(sheet(number=0.222), same, same)
+
+    assert len(registry._registered_stat_test_funcs) == kept  # noqa: SLF001
+    assert [[f"Drift score: {index}" in page for index in ("0.777", "0.222")] for page in (first, second)] == [[True, False], [False, True]]
+
+
 def test_a_column_that_is_judged_by_weeks_is_drawn_by_weeks() -> None:
     """The day has one weekday, and its week all of them."""
     day, week = (pa.table({"week": [code] * 30}) for code in (1, 2))
