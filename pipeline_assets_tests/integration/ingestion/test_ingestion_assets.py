@@ -36,7 +36,7 @@ def project_of(*declared: Source, streams: tuple[EventStream, ...] = ()) -> Proj
 
 def definitions(project: Project, home: Path) -> dg.Definitions:
     """The three rooms on the services of a folder."""
-    rooms = (sources.defs(project), batch.defs(project), without_sensors(streaming.defs(project)))
+    rooms = (sources.defs(project), without_sensors(batch.defs(project)), without_sensors(streaming.defs(project)))
     return dg.Definitions.merge(*rooms, dg.Definitions(resources={"platform": Platform(home=str(home))}))
 
 
@@ -196,13 +196,14 @@ from pipeline_assets.ingestion.batch import assets
 from pipeline_assets.use_cases.nyc_flights import use_case
 from pipeline_assets_tests.landings import Landed, event, land, records
 from pipeline_assets_tests.readings import World
+from pipeline_assets_tests.stream_records import without_sensors
 
 @dg.asset(key=["champions", "comfort"], deps=[["staged", {name!r}]], group_name="registry")
 def champion() -> None: ...
 
 readings = World(settings=load_settings(), name={name!r}).table
 defs = dg.Definitions.merge(
-    assets.defs(Project(use_cases=(replace(use_case, sources=(readings,), streams=()),))),
+    without_sensors(assets.defs(Project(use_cases=(replace(use_case, sources=(readings,), streams=()),)))),
     dg.Definitions(assets=[champion], resources={{"platform": Platform()}}),
 )
 """

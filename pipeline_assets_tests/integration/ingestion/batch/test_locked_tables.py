@@ -35,9 +35,12 @@ from pipeline_assets.ingestion.batch import assets as batch
 from pipeline_assets.ingestion.sources import assets as sources
 from pipeline_assets.use_cases.nyc_flights import use_case as flights
 from pipeline_assets_tests.readings import World
+from pipeline_assets_tests.stream_records import without_sensors
 own = (World(settings=settings, name={name!r}).table,)
 project = Project(use_cases=(replace(flights, first_day=date(2013, 5, 1), last_day=date(2013, 5, 31), sources=own, streams=()),))
-defs = dg.Definitions.merge(sources.defs(project), batch.defs(project), dg.Definitions(resources={{"platform": Platform()}}))
+defs = dg.Definitions.merge(
+    sources.defs(project), without_sensors(batch.defs(project)), dg.Definitions(resources={{"platform": Platform()}})
+)
 tags = {{"dagster/asset_partition_range_start": "2013-05-01", "dagster/asset_partition_range_end": "2013-05-03"}}
 with dg.instance_for_test() as instance:
     job = defs.resolve_implicit_global_asset_job_def()

@@ -125,7 +125,7 @@ def test_a_followed_table_is_an_asset_of_the_streaming_room(world: World) -> Non
     world.fill([])
     project = Project(use_cases=(replace(use_case, sources=(source,), streams=()),))
     rooms = [
-        batch.defs(project),
+        without_sensors(batch.defs(project)),
         without_sensors(streaming.defs(project)),
         dg.Definitions(resources={"platform": Platform(home=str(world.settings.home))}),
     ]
