@@ -11,7 +11,7 @@ import dagster as dg
 from pipeline_assets.core import names, retries
 from pipeline_assets.core.resources import cursor_of
 from pipeline_assets.core.retries import MOST_TRIES, Asked
-from pipeline_assets.core.sensors import asked_of
+from pipeline_assets.core.sensors import asked_of, uncancelled
 
 SECONDS = 30
 # Failures of the last days are looked at, also after the daemon was down for so long.
@@ -91,9 +91,7 @@ def _look(context: dg.SensorEvaluationContext, failed: Sequence[Asked], now: dat
         if run.run_id not in due_at or due_at[run.run_id] > now:
             continue
         wanted = dg.RunsFilter(job_name=run.job, created_after=run.made_at)
-        records = context.instance.get_run_records(wanted, limit=MOST_LATER)
-        # One that was cancelled made nothing, and nobody asks for it again.
-        later = [asked_of(record) for record in records if record.dagster_run.status != dg.DagsterRunStatus.CANCELED]
+        later = uncancelled(context.instance.get_run_records(wanted, limit=MOST_LATER))
         if retries.is_settled(run, later):
             needless.append(run)
         elif not retries.is_awaited(run, later):

@@ -42,9 +42,14 @@ def replay(home: Path, use_case: str, last: date) -> None:
     draft.rename(path)
 
 
+def is_live(last_day: date | None, today: date) -> bool:
+    """Whether days still come by the clock on the wall, whose last one is `last_day` (UTC, inclusive; None: open end)."""
+    return last_day is None or today <= last_day
+
+
 def clock_of(home: Path, use_case: str, last_day: date | None, now: datetime) -> datetime | None:
     """The clock of a use case whose days last until `last_day` (UTC, inclusive; None: open end); None once they have ended."""
     replayed = replayed_to(home, use_case)
     if replayed is not None:
         return replayed
-    return now if last_day is None or now.date() <= last_day else None
+    return now if is_live(last_day, now.date()) else None

@@ -62,6 +62,8 @@ AUDIT_LAKE_DAILY = "audit_lake_daily"
 USE_CASE_TAG = "use_case"
 # What the event of the newest day of a run says of all its days together.
 OF_RUN = "run"
+# The labels by which Dagster knows how many rows a table has, and how many of them are of one partition.
+ROW_COUNT, PARTITION_ROWS = "dagster/row_count", "dagster/partition_row_count"
 # The tag of cleaned tables that are built by the day; the others are built as a whole.
 BY_DAY_TAG = "by_day"
 # The mark of tables that have the rows as they are now alone: in the meta of a dbt model, and as the tag of its asset.

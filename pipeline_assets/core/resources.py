@@ -31,7 +31,6 @@ RETRY_SECONDS = 5
 COMPLETE = "complete"
 CONTRACT = "contract"
 OFFSETS = "offsets_complete"
-PARTITION_ROWS = "dagster/partition_row_count"
 # The numbers of one day, by name.
 Facts = Mapping[str, int | float]
 # Named when a source breaks its contract: what people look at.
@@ -111,11 +110,6 @@ def newest(instance: dg.DagsterInstance, assets: Sequence[AssetName]) -> dict[st
 def switched(use_case: UseCase, part: Automatic) -> dg.DefaultSensorStatus:
     """Whether a sensor is on as long as nobody has switched it by hand, as the use case declares it."""
     return dg.DefaultSensorStatus.RUNNING if part in use_case.automatic else dg.DefaultSensorStatus.STOPPED
-
-
-def is_live(span: Span, today: date) -> bool:
-    """Whether days still come by the clock on the wall. Where the last one is over it is a replay, whose clock are its data."""
-    return span.last is None or span.last >= today
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,7 +207,7 @@ def report_days(
 
 def rows_by_day(first: date, last: date, rows: Mapping[date | None, int]) -> dict[date, Facts]:
     """The rows of each day from the first to the last (UTC, inclusive) as its event shows them; none of days that `rows` lacks."""
-    return {day: {PARTITION_ROWS: rows.get(day, 0)} for day in days_between(first, last)}
+    return {day: {names.PARTITION_ROWS: rows.get(day, 0)} for day in days_between(first, last)}
 
 
 def of_run(sums: Mapping[str, int | float | str]) -> dict[str, Any]:

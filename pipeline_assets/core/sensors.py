@@ -47,17 +47,26 @@ def unfinished_days(context: dg.SensorEvaluationContext, *jobs: str) -> list[Day
     """First and last day (inclusive) of each run of these jobs that has not ended and goes over days."""
     runs = context.instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))
     spans = [days_of(run.tags) for run in runs if run.job_name in jobs]
-    return [(date.fromisoformat(span[0]), date.fromisoformat(span[1])) for span in spans if span is not None]
+    return [_dates(span) for span in spans if span is not None]
 
 
 def retried_days(context: dg.SensorEvaluationContext, job: str, now: datetime) -> list[Days]:
     """First and last day of each run of a job that failed and that is to be asked for again, or was within the last hour."""
     records = context.instance.get_run_records(dg.RunsFilter(job_name=job), limit=NEWEST)
-    runs = [(asked_of(record), record.dagster_run.status) for record in records]
-    later = [run for run, status in runs if status != dg.DagsterRunStatus.CANCELED]
-    failed = [run for run, status in runs if status == dg.DagsterRunStatus.FAILURE and not is_settled(run, later)]
+    later = uncancelled(records)
+    ended = [asked_of(record) for record in records if record.dagster_run.status == dg.DagsterRunStatus.FAILURE]
+    failed = [run for run in ended if not is_settled(run, later)]
     awaited = [run for run in failed if (at := due_at(run)) is not None and at > now - OVERDUE]
-    return [(date.fromisoformat(run.days[0]), date.fromisoformat(run.days[1])) for run in awaited if run.days is not None]
+    return [_dates(run.days) for run in awaited if run.days is not None]
+
+
+def _dates(days: tuple[str, str]) -> Days:
+    return date.fromisoformat(days[0]), date.fromisoformat(days[1])
+
+
+def uncancelled(records: Sequence[dg.RunRecord]) -> list[Asked]:
+    """The runs among these that may stand for an earlier one: a cancelled one made nothing, and nobody asks for it again."""
+    return [asked_of(record) for record in records if record.dagster_run.status != dg.DagsterRunStatus.CANCELED]
 
 
 def was_given_up(context: dg.SensorEvaluationContext, job: str, tags: Mapping[str, str]) -> bool:

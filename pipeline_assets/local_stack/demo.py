@@ -25,7 +25,6 @@ STREAM_SECONDS = 600.0
 SUMMARY = "demo.json"
 # Of these a run counts the whole table, of others what it made itself.
 WHOLE_TABLES = (names.TYPED, names.LAKE, names.CLEANED, names.FEATURES, names.FEATURE_STORE)
-ROW_COUNT, PARTITION_ROWS = "dagster/row_count", "dagster/partition_row_count"
 
 
 def streams_of(demo: Demo) -> tuple[str, ...]:
@@ -122,7 +121,7 @@ class Tally:
                 self.numbers.setdefault(event.asset, {}).update(event.numbers)
                 self.urls.setdefault(event.asset, {}).update(event.urls)
                 days = self.partitions.setdefault(event.asset, {})
-                days.update({} if event.partition is None else {event.partition: event.numbers.get(PARTITION_ROWS, 0)})
+                days.update({} if event.partition is None else {event.partition: event.numbers.get(names.PARTITION_ROWS, 0)})
             case Checked():
                 self.failed_checks += [] if event.passed else [event]
             case StepEnded():
@@ -134,12 +133,12 @@ class Tally:
             path = asset.split("/")
             if path[0] in WHOLE_TABLES:
                 newest = dagster.newest_metadata(path)
-                numbers.update({ROW_COUNT: float(newest[ROW_COUNT])} if ROW_COUNT in newest else {})
+                numbers.update({names.ROW_COUNT: float(newest[names.ROW_COUNT])} if names.ROW_COUNT in newest else {})
 
     def rows(self, asset: str) -> int | None:
         """Rows of the whole table, or else of the days that were made, each as it was made last; None where it has no rows (a model)."""
         numbers, days = self.numbers[asset], self.partitions[asset]
-        rows = numbers.get(ROW_COUNT, sum(days.values()) if days else None)
+        rows = numbers.get(names.ROW_COUNT, sum(days.values()) if days else None)
         return None if rows is None else int(rows)
 
     def number(self, asset: names.AssetName, label: str) -> float:

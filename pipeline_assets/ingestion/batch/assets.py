@@ -142,7 +142,7 @@ def _metadata(source: Source, staged: "Sequence[Staged]", seconds: float) -> dic
     lineage = {field.name: [dg.TableColumnDep(upstream, field.name)] for field in contract.fields}
     facts = summary.facts(staged, seconds)
     return {
-        **(of_run(facts) if source.load == "daily" else {"dagster/row_count": facts["rows"], **facts}),
+        **(of_run(facts) if source.load == "daily" else {names.ROW_COUNT: facts["rows"], **facts}),
         "broken_by_reason": dg.MetadataValue.json(summary.reasons(staged)),
         "dagster/column_schema": column_schema(contract),
         "dagster/column_lineage": dg.TableColumnLineage(lineage),

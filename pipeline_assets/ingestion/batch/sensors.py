@@ -10,6 +10,7 @@ from typing import cast
 import dagster as dg
 
 from pipeline_assets.core import names
+from pipeline_assets.core.clocks import is_live
 from pipeline_assets.core.due import MOST_DAYS, Due, Requested, oldest_range, remembered, still_due, wait
 from pipeline_assets.core.project import Project, Span, days_between, sources_of
 from pipeline_assets.core.resources import (
@@ -18,7 +19,6 @@ from pipeline_assets.core.resources import (
     checks_of,
     cursor_of,
     dagster_errors,
-    is_live,
     key,
     last_day,
     made_at,
@@ -143,7 +143,7 @@ def _reach(platform: Platform, project: Project, use_case: UseCase, now: datetim
     span, sources = project.span_of(use_case), _by_day(use_case)
     ended = last_day(span)
     last = None if ended is None else min(ended, complete_day(sources, now))
-    if is_live(span, now.date()) or not use_case.streams:
+    if is_live(span.last, now.date()) or not use_case.streams:
         return last
     tables = [(one.contract, one.origin) for one in sources if one.contract.name in project.histories]
     if last is None:

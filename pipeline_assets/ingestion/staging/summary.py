@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 from datetime import date
 from typing import TYPE_CHECKING
 
+from pipeline_assets.core import names
+
 if TYPE_CHECKING:
     from pipeline_assets.ingestion.staging.stage import Staged
 
@@ -38,7 +40,7 @@ def rows(staged: "Sequence[Staged]") -> int:
 def by_day(staged: "Sequence[Staged]") -> dict[date, dict[str, int | float]]:
     """The rows of each day, and how many were broken."""
     manifests = (one.manifest for one in staged)
-    return {date.fromisoformat(one.partition): {"dagster/partition_row_count": one.rows, "rows_broken": one.broken} for one in manifests}
+    return {date.fromisoformat(one.partition): {names.PARTITION_ROWS: one.rows, "rows_broken": one.broken} for one in manifests}
 
 
 def reasons(staged: "Sequence[Staged]") -> dict[str, int]:

@@ -275,7 +275,7 @@ def _record(use: CurrentUse, columns: Sequence[str]) -> dg.TableRecord:
 def _metadata(model: Model, done: "Vectors") -> Metadata:
     published: Published = done.published
     return {
-        "dagster/row_count": published.table_rows,
+        names.ROW_COUNT: published.table_rows,
         "dagster/uri": dg.MetadataValue.text(published.location),
         "dagster/column_lineage": column_lineage(vector_lineage(model)),
         **of_run({**published.sums, "features": len(feature_columns(model))}),

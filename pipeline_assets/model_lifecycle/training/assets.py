@@ -186,7 +186,7 @@ def _set_metadata(model: Model, record: "TrainingSet", schema: "pa.Schema") -> M
         for one in record.blocks
     ]
     return {
-        "dagster/row_count": record.rows,
+        names.ROW_COUNT: record.rows,
         "dagster/uri": dg.MetadataValue.text(record.path),
         "dagster/column_schema": dg.TableSchema(columns=[dg.TableColumn(field.name, str(field.type)) for field in schema]),
         "dagster/column_lineage": column_lineage(training_set_lineage(model)),

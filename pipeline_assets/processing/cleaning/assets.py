@@ -334,7 +334,7 @@ def _in_lake(
 
 def _loaded_metadata(contract: Contract, loaded: Loaded, *, by_day: bool) -> dict[str, Any]:
     sums = {"rows": loaded.rows, "replaced_rows": loaded.replaced}
-    counted = of_run(sums) if by_day else {"dagster/row_count": loaded.rows, **sums}
+    counted = of_run(sums) if by_day else {names.ROW_COUNT: loaded.rows, **sums}
     lineage = column_lineage({field.name: ((names.lake(contract.name), field.name),) for field in contract.fields})
     return {
         "dagster/column_lineage": lineage,

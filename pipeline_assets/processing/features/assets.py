@@ -151,7 +151,7 @@ def _written(done: "MaterializedView") -> Metadata:
     if published is None:
         return {}
     return {
-        "dagster/row_count": published.table_rows,
+        names.ROW_COUNT: published.table_rows,
         "dagster/uri": dg.MetadataValue.text(published.location),
         # As text: the page would show numbers of 19 digits rounded.
         "snapshot_before": str(published.snapshot_before),

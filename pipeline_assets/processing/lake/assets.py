@@ -168,7 +168,7 @@ def _metadata(contract: Contract, published: "Published", *, by_day: bool) -> Me
     source = key(names.staged(contract.name))
     lineage = {field.name: [dg.TableColumnDep(source, field.name)] for field in contract.fields}
     return {
-        "dagster/row_count": published.table_rows,
+        names.ROW_COUNT: published.table_rows,
         "dagster/column_schema": column_schema(contract),
         "dagster/column_lineage": dg.TableColumnLineage(lineage),
         "dagster/uri": dg.MetadataValue.text(published.location),

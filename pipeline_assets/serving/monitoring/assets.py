@@ -11,7 +11,6 @@ from pydantic import Field
 from pipeline_assets.core import names
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import (
-    PARTITION_ROWS,
     Facts,
     Platform,
     asked_days,
@@ -82,7 +81,7 @@ def _drift(project: Project, model: Model) -> dg.AssetsDefinition:
         with dagster_errors():
             watched = watch_drift(platform.settings, model, *asked_days(context))
         found = by_day(watched.found)
-        of_days = {day.day: {PARTITION_ROWS: day.columns, "features_drifted": len(day.drifted)} for day in found}
+        of_days = {day.day: {names.PARTITION_ROWS: day.columns, "features_drifted": len(day.drifted)} for day in found}
         report_days(context, of_days, _drift_metadata(model, watched))
         return dg.MaterializeResult(check_results=[_drift_check(model, found)])
 
@@ -180,7 +179,7 @@ def _performance_metadata(model: Model, watched: "WatchedPerformance") -> Metada
 def _figures(day: "DayPerformance") -> Facts:
     """What is known of a day, in numbers: figures that do not exist are left out."""
     known = {name: round(value, 4) for name, value in day.figures.items() if value is not None}
-    return {PARTITION_ROWS: 1, "scores": day.scores, "labels": day.labels, **known}
+    return {names.PARTITION_ROWS: 1, "scores": day.scores, "labels": day.labels, **known}
 
 
 def _performance_check(model: Model, found: "Sequence[DayPerformance]") -> dg.AssetCheckResult:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from pipeline_assets.core import names
+from pipeline_assets.core.clocks import is_live
 from pipeline_assets.core.due import (
     MOST_DAYS,
     MOST_HELD,
@@ -27,7 +28,6 @@ from pipeline_assets.core.resources import (
     Platform,
     cursor_of,
     dagster_errors,
-    is_live,
     key,
     made_at,
     newest,
@@ -121,7 +121,7 @@ def _state(instance: dg.DagsterInstance, settings: Settings, model: Model) -> st
 def _midnight(span: Span) -> datetime | None:
     """The begin of today by the clock on the wall; None of a replay."""
     today = datetime.now(UTC).date()
-    return datetime.combine(today, time(), UTC) if is_live(span, today) else None
+    return datetime.combine(today, time(), UTC) if is_live(span.last, today) else None
 
 
 def _known(instance: dg.DagsterInstance, settings: Settings, model: Model, span: Span) -> "Known | None":

@@ -7,7 +7,8 @@ import dagster as dg
 import pytest
 
 from pipeline_assets.core import names
-from pipeline_assets.core.resources import PARTITION_ROWS, Facts, column_lineage, of_run, report_days, rows_by_day
+from pipeline_assets.core.names import PARTITION_ROWS
+from pipeline_assets.core.resources import Facts, column_lineage, of_run, report_days, rows_by_day
 
 FIRST, DAYS = date(2013, 1, 1), 60
 ROWS: dict[date | None, int] = {FIRST + timedelta(days=number): number for number in range(1, DAYS)}

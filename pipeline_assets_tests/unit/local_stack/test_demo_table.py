@@ -6,7 +6,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pipeline_assets.local_stack.demo import PARTITION_ROWS, Tally
+from pipeline_assets.core.names import PARTITION_ROWS
+from pipeline_assets.local_stack.demo import Tally
 from pipeline_assets.local_stack.demo_command import ROWS_OF, show
 from pipeline_assets.local_stack.runs import events_of
 

@@ -144,7 +144,7 @@ def _state_metadata(contract: Contract, log: dg.AssetKey, done: "StagedState", s
     lineage = {field.name: [dg.TableColumnDep(log, field.name)] for field in contract.fields}
     facts = summary.facts([done.staged], seconds)
     return {
-        "dagster/row_count": facts["rows"],
+        names.ROW_COUNT: facts["rows"],
         **facts,
         "broken_by_reason": dg.MetadataValue.json(summary.reasons([done.staged])),
         "changes": done.changes,

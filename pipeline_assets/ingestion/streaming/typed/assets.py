@@ -93,7 +93,7 @@ def _missing(asset_key: dg.AssetKey, error: OffsetsMissing) -> dg.AssetCheckResu
 def _metadata(stream: RecordStream, typed: "Typed") -> dict[str, Any]:
     upstream, contract = key(names.landed(stream.topic)), stream.contract
     return {
-        "dagster/row_count": typed.table_rows,
+        names.ROW_COUNT: typed.table_rows,
         "dagster/column_schema": column_schema(contract),
         "dagster/column_lineage": dg.TableColumnLineage({one.name: [dg.TableColumnDep(upstream, "payload")] for one in contract.fields}),
         **_counts(typed),

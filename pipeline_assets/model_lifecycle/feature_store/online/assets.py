@@ -107,7 +107,7 @@ def _read_by(feed: Feed) -> list[names.AssetName]:
 def _metadata(feed: Feed, facts: "Facts") -> Metadata:
     return {
         **verdict(facts),
-        "dagster/row_count": facts["keys"],
+        names.ROW_COUNT: facts["keys"],
         "keys": facts["keys"],
         "rows": facts["rows"],
         "bytes_of_states": facts["bytes"],

@@ -21,7 +21,8 @@ from pipeline_assets.core import names
 from pipeline_assets.core.damage import ObjectDamaged
 from pipeline_assets.core.declarations import load_project
 from pipeline_assets.core.errors import FeaturesMissing, NotMaterialized
-from pipeline_assets.core.resources import PARTITION_ROWS, Platform
+from pipeline_assets.core.names import PARTITION_ROWS
+from pipeline_assets.core.resources import Platform
 from pipeline_assets.core.settings import PREFIX, Settings
 from pipeline_assets.model_lifecycle.feature_store import assets, offline, old_days
 from pipeline_assets.model_lifecycle.feature_store.fingerprint import FEATURE_HASH, feature_hashes

@@ -13,7 +13,8 @@ import pytest
 from pipeline_assets.core import connections, names
 from pipeline_assets.core.damage import ObjectDamaged
 from pipeline_assets.core.errors import TableMismatch, UnknownName
-from pipeline_assets.core.resources import PARTITION_ROWS, Platform, key
+from pipeline_assets.core.names import PARTITION_ROWS
+from pipeline_assets.core.resources import Platform, key
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.processing.features import assets
 from pipeline_assets.processing.features import materialize as materialize_module

@@ -15,8 +15,9 @@ from psycopg import sql
 
 from pipeline_assets.core import connections, names
 from pipeline_assets.core.errors import NoLiveVersion, NotTrained, TableMismatch, UnknownName
+from pipeline_assets.core.names import PARTITION_ROWS
 from pipeline_assets.core.project import Project
-from pipeline_assets.core.resources import PARTITION_ROWS, Platform
+from pipeline_assets.core.resources import Platform
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.model_lifecycle.registry import versions
 from pipeline_assets.model_lifecycle.registry.ledger import AskedVersion
