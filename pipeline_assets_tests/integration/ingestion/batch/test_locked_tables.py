@@ -52,7 +52,7 @@ from pipeline_assets import cli
 sys.argv = ["pipeline", "sources", "propose", "table", "{database}", "{name}"]
 cli.main()
 """
-WAITING = "select count(*) from pg_locks where not granted and locktype in ('relation', 'advisory')"
+WAITING = "select count(*) from pg_locks where not granted and relation = %s::regclass"
 # A process ends in a second; a busy machine takes longer.
 ENDS_SECONDS = 30.0
 
@@ -66,10 +66,10 @@ def locked(world: World) -> Iterator[int]:
         yield connection.info.backend_pid
 
 
-def waiting(settings: Settings) -> int:
-    """How many locks sessions of the operational database or the warehouse wait for."""
-    with psycopg.connect(settings.databases[DATABASE].get_secret_value(), autocommit=True) as connection:
-        ((found,),) = connection.execute(WAITING).fetchall()
+def waiting(world: World) -> int:
+    """How many sessions wait for the table of the readings: not those of other tests, which wait for theirs at the same server."""
+    with world.database() as connection:
+        ((found,),) = connection.execute(WAITING, [world.name]).fetchall()
     return int(found)
 
 
@@ -83,15 +83,12 @@ def limited(world: World, **limits: float) -> Settings:
 def test_a_signal_ends_a_process_that_waits_for_a_lock(world: World, code: str, sent: signal.Signals) -> None:
     """Within seconds, as a run and as a command; what was asked of the server is cancelled, so that nobody waits behind it."""
     world.fill([reading(offset) for offset in range(3)])
-    # Of sessions that other tests left behind.
-    before = waiting(world.settings)
-
     with locked(world), process(world.settings, code.format(name=world.name, database=DATABASE)) as started:
-        wait_until(lambda: waiting(world.settings) > before, "it waits for the table")
+        wait_until(lambda: waiting(world) > 0, "it waits for the table")
         started.send_signal(sent)
         status = started.wait(ENDS_SECONDS)
         if code != STAGED or sent == signal.SIGINT:  # else Python has no handler of it, and ends at once
-            wait_until(lambda: waiting(world.settings) <= before, "nobody waits for the table any more")
+            wait_until(lambda: waiting(world) == 0, "nobody waits for the table any more")
 
     assert status != 0
 
