@@ -5,10 +5,11 @@
 On a stack of its own, four weeks of departures, arrivals, weather and aircraft are put into the store, which says how fast states are made
 without decoding. Then one worker takes a backlog from Kafka, decoding and contract included. Then one row, and a hundred, are asked for 200
 times a second in an open loop: an answer is late from the time at which its request was due, whatever the one before it did. Random
-entities are asked for as they are now, each of which the process has asked for before; then as they are a day later, when every window has
-moved on, so that tiles are added up for each key that is asked for the first time. Then a worker in a process of its own takes 2,000 events
-a second, and single events are looked for until they can be read, while another process reads. Last, Feast has the same values under the
-same keys, in an environment of its own, on the same Postgres and on Valkey, and is asked one question after the other, as is this store.
+entities are asked for as they are now, each of which the process has asked for before, and which it keeps or asks for each time; then as
+they are a day later, when every window has moved on, so that tiles are added up for each key that is asked for the first time. Then a
+worker in a process of its own takes 2,000 events a second, and single events are looked for until they can be read, while another process
+reads. Last, Feast has the same values under the same keys, in an environment of its own, on the same Postgres and on Valkey, and is asked
+one question after the other, as is this store.
 """
 
 import json
@@ -31,7 +32,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from benchmarks.shared.online_feast import measure_feast
-from benchmarks.shared.online_rows import MODEL, at, declared, events, every_entity, questions, shown, table_rows, times
+from benchmarks.shared.online_rows import a_reader, at, declared, events, questions, shown, table_rows, times
 from pipeline_assets.core.connections import online
 from pipeline_assets.core.instants import microseconds_at
 from pipeline_assets.core.project import Project
@@ -126,17 +127,14 @@ def take_backlog(settings: Settings, project: Project, feeds: Sequence[Feed], st
         raise SystemExit(f"{taken - rows} of the events broke their contract.")
 
 
-def ask(settings: Settings, rows: int, seconds: float, after: timedelta) -> list[float]:
+def ask(settings: Settings, rows: int, seconds: float, after: timedelta, keeps: bool) -> list[float]:  # noqa: FBT001 - sent to a process
     """Asks for entities at a fixed rate, as they are now or a while `after`, and gives how late each answer was, in milliseconds.
 
     As they are now, all have been asked for before. A second of questions counts for nothing.
     """
-    project, feeds = declared()
     random, late = np.random.default_rng(rows), list[float]()
     asked = [questions(random, rows) for _ in range(int((seconds + 1) * REQUESTS_A_SECOND))]
-    with psycopg.connect(settings.online_dsn.get_secret_value(), autocommit=True) as connection:
-        reader = Reader(Stored(connection, feeds), project.model(MODEL).views)
-        reader.read(at(every_entity(), datetime.now(UTC)))
+    with a_reader(settings, keeps=keeps) as reader:
         began = time.perf_counter()
         for number, one in enumerate(asked):
             due = began + number / REQUESTS_A_SECOND
@@ -146,10 +144,10 @@ def ask(settings: Settings, rows: int, seconds: float, after: timedelta) -> list
     return late[REQUESTS_A_SECOND:]
 
 
-def in_own_process(settings: Settings, rows: int, seconds: float, after: timedelta = timedelta(0)) -> list[float]:
+def in_own_process(settings: Settings, rows: int, after: timedelta = timedelta(0), *, keeps: bool = True) -> list[float]:
     """The same, in a process that does nothing else."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(ask, settings, rows, seconds, after).result()
+        return pool.submit(ask, settings, rows, SECONDS, after, keeps).result()
 
 
 def work(settings: Settings) -> None:
@@ -221,7 +219,7 @@ def measure_live(settings: Settings, feeds: Sequence[Feed]) -> None:
         if not single_events(settings, feed, 1, PATIENCE_SECONDS):
             raise SystemExit("The worker takes no events.")
         sending = pool.submit(send, settings, SECONDS + 10)
-        reading = pool.submit(ask, settings, 1, SECONDS, timedelta(0))
+        reading = pool.submit(ask, settings, 1, SECONDS, timedelta(0), True)
         late = single_events(settings, feed, HISTORY, SECONDS)
         print(f"  {EVENTS_A_SECOND:,} events/s: {len(late)} single ones until they can be read: {shown(late)} (300 and 1,000 wanted)")
         print(f"    one row, {REQUESTS_A_SECOND} a second meanwhile: {shown(reading.result())}")
@@ -240,9 +238,9 @@ def measure_size(settings: Settings, feeds: Sequence[Feed]) -> None:
 def measure_reads(settings: Settings) -> None:
     """Prints how late answers are."""
     for rows, wanted in ((1, "1 and 3 wanted"), (100, "10 wanted at p99")):
-        late = in_own_process(settings, rows, SECONDS)
-        print(f"  {rows} rows of all views, {REQUESTS_A_SECOND} a second: {shown(late)} ({wanted})")
-    late = in_own_process(settings, 1, SECONDS, timedelta(days=1))
+        late, asked = (in_own_process(settings, rows, keeps=keeps) for keeps in (True, False))
+        print(f"  {rows} rows of all views, {REQUESTS_A_SECOND} a second: {shown(late)} ({wanted}); by a query each: {shown(asked)}")
+    late = in_own_process(settings, 1, timedelta(days=1))
     print(f"  1 rows from tiles, as each window has moved on since the last event: {shown(late)}")
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from psycopg.conninfo import conninfo_to_dict
 
-from benchmarks.shared.online_rows import MODEL, at, declared, every_entity, shown
+from benchmarks.shared.online_rows import MODEL, a_reader, at, declared, every_entity, shown
 from pipeline_assets.core.connections import online
 from pipeline_assets.core.dsn import read_address
 from pipeline_assets.core.settings import ONLINE_DSN, Settings
@@ -45,7 +45,7 @@ def measure_feast(settings: Settings, folder: Path) -> None:
     }
     with online(settings) as connection:
         connection.execute("create schema if not exists feast")
-    ours = {rows: closed(settings, folder, rows, count) for rows, count in PEER_TIMES.items()}
+    ours = {rows: one_by_one(settings, folder, rows, count) for rows, count in PEER_TIMES.items()}
     for rows, times_ms in ours.items():
         print(f"  {rows} rows, one after the other: {shown(times_ms)}")
     for store_name, config in (("Postgres", postgres), ("Redis", {"type": "redis"})):
@@ -98,13 +98,10 @@ def refuse_other_values(folder: Path) -> None:
             raise SystemExit(f"Feast has other values of {name}.")
 
 
-def closed(settings: Settings, folder: Path, rows: int, count: int) -> list[float]:
-    """Milliseconds of each question, one after the other, as Feast is asked."""
-    project, feeds = declared()
+def one_by_one(settings: Settings, folder: Path, rows: int, count: int) -> list[float]:
+    """Milliseconds of each question, one after the other, as Feast is asked; of entities that were asked for before."""
     every, found = pq.read_table(folder / "questions.parquet"), []
-    with psycopg.connect(settings.online_dsn.get_secret_value(), autocommit=True) as connection:
-        reader = Reader(Stored(connection, feeds), project.model(MODEL).views)
-        reader.read(at(every_entity(), datetime.now(UTC)))
+    with a_reader(settings, keeps=True) as reader:
         for number in range(count):
             own = every.take(pa.array((number * rows + np.arange(rows)) % every.num_rows))
             start = time.perf_counter()

@@ -1,16 +1,23 @@
 """What the benches of the online store are made of: the views of the reference model, and rows and questions of random entities."""
 
-from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
+import psycopg
 import pyarrow as pa
 
 from pipeline_assets.core.declarations import load_project
 from pipeline_assets.core.instants import microseconds_at
 from pipeline_assets.core.project import Project
+from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.sources.contracts import arrow_schema
 from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed, feeds_of, feeds_of_model
+from pipeline_assets.model_lifecycle.feature_store.online.kept_values import Notes
+from pipeline_assets.model_lifecycle.feature_store.online.read import Reader
+from pipeline_assets.model_lifecycle.feature_store.online.stored import Stored
 from pipeline_assets.processing.cleaning.dbt import project_folder
 from pipeline_assets.processing.cleaning.manifest import read_manifest
 from pipeline_assets.use_cases.nyc_flights.features import CARRIERS
@@ -84,6 +91,19 @@ def every_entity() -> pa.Table:
     """All entities, in as few rows as there are aircraft."""
     count = len(ENTITIES["tailnum"])
     return pa.table({name: pa.array(np.resize(np.array(values, object), count)) for name, values in ENTITIES.items()})
+
+
+@contextmanager
+def a_reader(settings: Settings, *, keeps: bool) -> Iterator[Reader]:
+    """A reader of all views that has been asked for every entity, as it is now; and keeps finished values, or asks for them each time."""
+    project, feeds = declared()
+    with psycopg.connect(settings.online_dsn.get_secret_value(), autocommit=True) as connection, closing(Notes(settings, feeds)) as notes:
+        reader = Reader(Stored(connection, feeds), project.model(MODEL).views, notes=notes if keeps else None)
+        for _ in range(3):
+            reader.read(at(every_entity(), datetime.now(UTC)))
+            # Several turns of the thread that reads notes.
+            time.sleep(0.2)
+        yield reader
 
 
 def shown(values: Sequence[float], unit: str = "ms") -> str:

@@ -15,7 +15,10 @@ from psycopg import OperationalError, errors
 from pipeline_assets.core.dsn import limited, with_time_zone
 from pipeline_assets.core.settings import ONLINE_DSN, OnlineSettings
 from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed, feeds_of_model
+from pipeline_assets.model_lifecycle.feature_store.online.kept_values import Notes
+from pipeline_assets.model_lifecycle.feature_store.online.position import Position
 from pipeline_assets.model_lifecycle.feature_store.online.read import Reader, Served
+from pipeline_assets.model_lifecycle.feature_store.online.source import Found, Wanted
 from pipeline_assets.model_lifecycle.feature_store.online.stored import Stored
 from pipeline_assets.spec.models import Model
 
@@ -26,9 +29,9 @@ SECONDS = 5
 class AwaitedReader:
     """Reads the features of a model. Of one event loop; a question is asked once the one before is answered."""
 
-    def __init__(self, settings: OnlineSettings, feeds: Sequence[Feed], model: Model) -> None:
+    def __init__(self, settings: OnlineSettings, feeds: Sequence[Feed], model: Model, notes: Notes | None = None) -> None:
         self._dsn = limited(with_time_zone(ONLINE_DSN, settings.online_dsn), SECONDS)
-        self._model, self._feeds = model, feeds_of_model(tuple(feeds), model)
+        self._model, self._feeds, self._notes = model, feeds_of_model(tuple(feeds), model), notes
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"connect-{model.name}")
         self._opening: asyncio.Future[Stored] | None = None
         self._known: Reader | None = None
@@ -55,14 +58,16 @@ class AwaitedReader:
         self._discard()
 
     async def _read(self, questions: pa.Table) -> Served:
-        stored = await self._stored()
         if self._known is None:
-            self._known = Reader(stored, self._model.views, self._model.request_features)
+            self._known = Reader(await self._stored(), self._model.views, self._model.request_features, self._notes)
         try:
-            return await self._known.awaited(questions, stored.awaited)
+            return await self._known.awaited(questions, self._ask)
         except (psycopg.Error, asyncio.CancelledError):
             self._discard()
             raise
+
+    async def _ask(self, wanted: Sequence[Sequence[Wanted]]) -> tuple[Found, list[Position]]:
+        return await (await self._stored()).awaited(wanted)
 
     async def _stored(self) -> Stored:
         """The states on a connection, which is opened by a thread; whoever is cancelled leaves it to the next one."""

@@ -2,7 +2,7 @@
 
 Most keys are answered by finished values. Of the others the packed state comes with them: where a window has moved on since, or where a
 question is asked a little behind the newest that came. What it says is remembered while nobody writes that
-state anew and no window moves on.
+state anew and no window moves on. A process that answers many questions keeps finished values too (`kept_values`).
 """
 
 from collections import Counter
@@ -20,6 +20,7 @@ from pipeline_assets.core.online_errors import BehindState
 from pipeline_assets.model_lifecycle.feature_store.online.codec import unpacked
 from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed, feed_of
 from pipeline_assets.model_lifecycle.feature_store.online.finished import Forms, finished_at, nothing
+from pipeline_assets.model_lifecycle.feature_store.online.kept_values import Known, Notes, Value
 from pipeline_assets.model_lifecycle.feature_store.online.layout import Layout, microseconds
 from pipeline_assets.model_lifecycle.feature_store.online.position import Position
 from pipeline_assets.model_lifecycle.feature_store.online.rows import joined_keys, key_texts
@@ -88,16 +89,28 @@ class _Questions:
     asked: Mapping[Entity, Asked]
     remembered: "Mapping[str, list[_Remembered | None]]"
     wanted: Sequence[Sequence[Wanted]]
+    known: Sequence[Known | None]
+    turns: Sequence[int]
+
+    @property
+    def are_known(self) -> bool:
+        """Whether nothing has to be asked of the store."""
+        return None not in self.known
 
 
+NOTHING_KNOWN = Value(-NEVER, NEVER, None)
+NOTHING_ASKED: tuple[Found, list[Position]] = {}, []
 Ask = Callable[[Sequence[Sequence[Wanted]]], Awaitable[tuple[Found, list[Position]]]]
 
 
 class Reader:
     """Reads views from a store, and features of the request."""
 
-    def __init__(self, source: Source, views: Sequence[FeatureView], request: Sequence[RequestFeature] = ()) -> None:
-        self.source, self.views, self.request = source, tuple(views), tuple(request)
+    def __init__(
+        self, source: Source, views: Sequence[FeatureView], request: Sequence[RequestFeature] = (), notes: Notes | None = None
+    ) -> None:
+        self.source, self.views, self.request, self._notes = source, tuple(views), tuple(request), notes
+        self._kept = [] if notes is None else notes.of(source.feeds)
         self._read = [_view(source.feeds.index(feed), feed, view) for view, feed in ((view, feed_of(source.feeds, view)) for view in views)]
         columns = [column for view in views for column in view_columns(view)]
         self._defaults, self._names = Defaults(columns), tuple(column.name for column in columns)
@@ -117,32 +130,65 @@ class Reader:
         Raises TableMismatch for a column that is missing or naive, BehindState for a time that a state no longer knows.
         """
         asked = self._asked(requests)
-        return self._served(asked, *self.source.ask(asked.wanted))
+        return self._served(asked, *(NOTHING_ASKED if asked.are_known else self.source.ask(asked.wanted)))
 
     async def awaited(self, requests: pa.Table, ask: Ask) -> Served:
         """As `read`, of a source that is asked in another way."""
         asked = self._asked(requests)
-        return self._served(asked, *await ask(asked.wanted))
+        return self._served(asked, *(NOTHING_ASKED if asked.are_known else await ask(asked.wanted)))
 
     def _asked(self, requests: pa.Table) -> _Questions:
         at = instants(requests, "requests", DECISION_AT)
         times = at.tolist()
         texts = {key: key_texts(requests, "requests", key) for entity in self._entities for key in entity.keys}
         asked = {entity: _asked(joined_keys([texts[key] for key in entity.keys]), times) for entity in self._entities}
-        remembered = {one.view.name: _known(one, asked[one.view.entity]) for one in self._read}
-        wanted = [self._wanted(number, asked, remembered) for number in range(len(self.source.feeds))]
-        return _Questions(requests=requests, at=at, asked=asked, remembered=remembered, wanted=wanted)
+        turns, known = [kept.turn for kept in self._kept], self._known(asked)
+        remembered = {one.view.name: _remembered(one, asked[one.view.entity]) for one in self._read if known[one.number] is None}
+        wanted = [[] if one else self._wanted(number, asked, remembered) for number, one in enumerate(known)]
+        return _Questions(requests=requests, at=at, asked=asked, remembered=remembered, wanted=wanted, known=known, turns=turns)
 
-    def _served(self, questions: _Questions, found: Found, positions: Sequence[Position]) -> Served:
+    def _known(self, asked: Mapping[Entity, Asked]) -> list[Known | None]:
+        """Of each feed what is kept of all that is asked of it."""
+        if self._notes is None:
+            return [None] * len(self.source.feeds)
+        self._notes.are_needed()
+        slots = ({one.slot: asked[one.view.entity] for one in self._read if one.number == number} for number in range(len(self._kept)))
+        return [kept.known(each) for kept, each in zip(self._kept, slots, strict=True)]
+
+    def _served(self, questions: _Questions, found: Found, read: Sequence[Position]) -> Served:
         at, values, statuses = questions.at, list[list[bytes]](), dict[str, list[Status]]()
         times = at.tolist()
+        positions = [read[number] if one is None else one.position for number, one in enumerate(questions.known)]
         for one in self._read:
-            asked, remembered = questions.asked[one.view.entity], questions.remembered[one.view.name]
-            values.append(_values(one, asked, found.get((one.number, one.slot), []), remembered, at))
+            asked, known = questions.asked[one.view.entity], questions.known[one.number]
+            if known is None:
+                rows, remembered = found.get((one.number, one.slot), []), questions.remembered[one.view.name]
+                values.append(_values(one, asked, rows, remembered, at))
+                self._keep(one, questions, positions[one.number], rows)
+            else:
+                of_keys = [one.nothing if value is None else value for value in (*known.values[one.slot], None)]
+                values.append([of_keys[key] for key in asked.key])
             statuses[one.view.name] = _statuses(one, values[-1], positions[one.number].watermark, times)
         known_to = {one.view.name: positions[one.number].watermark for one in self._read}
         seen = {position.feed: position for position in positions}
         return Served(arrays=self._features(values, at, questions.requests), statuses=statuses, known_to=known_to, positions=seen)
+
+    def _keep(self, view: "_View", questions: _Questions, position: Position, rows: Sequence[Row]) -> None:
+        """Keeps what the store gave for the keys of a view, as far as it says for how long that holds."""
+        if not self._kept:
+            return
+        asked, remembered = questions.asked[view.view.entity], questions.remembered[view.view.name]
+        found: dict[tuple[int, str], Value] = {(view.slot, key): NOTHING_KNOWN for key in asked.keys}
+        for row in rows:
+            key, known = asked.keys[row.place], remembered[row.place]
+            opened = view.remembered.get(key) if row.state is not None else known if row.value is None else None
+            if opened is not None:
+                found[view.slot, key] = Value(opened.since, opened.until, opened.value)
+            elif row.value is not None and row.holds is not None:
+                found[view.slot, key] = Value(*row.holds, row.value)
+            else:
+                del found[view.slot, key]
+        self._kept[view.number].keep(questions.turns[view.number], position, found)
 
     def _features(self, values: Sequence[Sequence[bytes]], at: Ints, requests: pa.Table) -> FeatureArrays:
         """The features that finished values are, and those of the request."""
@@ -198,7 +244,7 @@ def _asked(texts: Sequence[str | None], at: Sequence[int]) -> Asked:
     return Asked(keys=list(numbers), key=key, first=first, last=last)
 
 
-def _known(view: _View, asked: Asked) -> list[_Remembered | None]:
+def _remembered(view: _View, asked: Asked) -> list[_Remembered | None]:
     """For each key what is remembered of it, where that holds at all times that are asked for."""
     known = map(view.remembered.get, asked.keys)
     return [

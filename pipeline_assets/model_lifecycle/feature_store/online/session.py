@@ -15,7 +15,7 @@ from pipeline_assets.ingestion.sources.arrow_types import ARROW_TYPES
 from pipeline_assets.ingestion.sources.forgotten import NOTHING, Forgotten, Rule
 from pipeline_assets.model_lifecycle.feature_store.online.copies import Copies, change_name, open_copies
 from pipeline_assets.model_lifecycle.feature_store.online.rows import ROW_KEY
-from pipeline_assets.model_lifecycle.feature_store.online.store import FORGOTTEN, POSITION, Kept, column_type
+from pipeline_assets.model_lifecycle.feature_store.online.store import CHANGED, FORGOTTEN, POSITION, PRUNE, Kept, column_type
 from pipeline_assets.processing.cleaning.dbt import SESSION
 from pipeline_assets.processing.cleaning.derivations import quoted, statements
 
@@ -181,6 +181,7 @@ class Session:
                 " do update set next_offset = greatest(offsets.next_offset, excluded.next_offset)",
                 (self.kept.id, topic, partition, offset),
             )
+        cursor.execute(PRUNE.format(id=self.kept.id))
 
     def _copy(self, cursor: "Cursor") -> None:
         """Copies what this transaction has changed, or all where the copy is not at what was before; if it fails, nothing is committed."""
@@ -229,7 +230,7 @@ class Session:
         """Settings, and what is made once and emptied by each commit, as making tables anew would fill the catalog of the database."""
         feed, derivation = self.kept.feed, self.kept.feed.derivation
         yield "select pg_advisory_xact_lock(hashtext('online'))"
-        yield FORGOTTEN
+        yield from (FORGOTTEN, *CHANGED)
         columns = ", ".join(f"{quoted(column)} {column_type(feed, column)}" for column in feed.columns)
         batch = f"({columns})"
         if derivation is not None and derivation.key_of_raw is not None:

@@ -32,12 +32,14 @@ class Row(NamedTuple):
 
     value: the finished values; None where the version is the one that the reader has. state: the packed state; None there, and where the
     finished values hold at all times that are asked for. version: another one whenever the state was written; given with a state.
+    holds: from when on and until when finished values hold (µs), where the store says so.
     """
 
     place: int
     value: bytes | None
     state: bytes | None
     version: str
+    holds: tuple[int, int] | None = None
 
 
 # The rows of each view that was asked for, by the number of its feed and its slot in it.

@@ -2,7 +2,8 @@
 
 In the schema `online`: `feeds` has a row for each version of a feed, `offsets` how far its topic has been taken, `workers` and `progress`
 what workers report of it, `served` vectors that were served, `parity` what came of holding them against the lake, `forgotten` the hashes of
-keys whose records are not taken (`ingestion/sources/forgotten`). Version 7 of a feed has
+keys whose records are not taken (`ingestion/sources/forgotten`), `changed` the keys whose states were written in the last
+minutes (`kept_values`), `pruned` which of these were removed. Version 7 of a feed has
 `state_7` (per view and entity key the packed state, the finished values and the time for which they hold), `rows_7` (the rows of the
 cleaned table that a question can still reach) and, of a stream, `raw_7` (the rows of the contract that they are derived from).
 """
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 SCHEMA = "online"
 BUILDING, LIVE = "building", "live"
+NOTED = "noted_"
 CONTROL = """
     create schema if not exists online;
     create table if not exists online.feeds (
@@ -83,6 +85,37 @@ CONTROL = """
         differing jsonb not null
     );
 """
+# Each by itself, as ADBC takes one statement at a time; also made where a store is older than they are.
+CHANGED = (
+    """create table if not exists online.changed (
+        feed integer not null references online.feeds on delete cascade,
+        view smallint not null,
+        keys text[] not null,
+        at xid8 not null default pg_current_xact_id()
+    )""",
+    "create index if not exists changed_at on online.changed (at)",
+    """create table if not exists online.pruned (
+        feed integer primary key references online.feeds on delete cascade,
+        until pg_snapshot,
+        seen pg_snapshot not null,
+        seen_at timestamptz not null
+    )""",
+    """create or replace function online.note_changed() returns trigger language plpgsql as $$ begin
+        insert into online.changed (feed, view, keys) select tg_argv[0]::integer, view, array_agg(key) from changed_states group by view;
+        return null;
+    end $$""",
+)
+# Notes are removed once all who read them within a minute have: those that could be seen a minute ago, by a snapshot of then, as a
+# transaction may end long after it wrote.
+PRUNE = """
+    with due as (
+        insert into online.pruned (feed, seen, seen_at) values ({id}, pg_current_snapshot(), clock_timestamp())
+        on conflict (feed) do update set until = pruned.seen, seen = excluded.seen, seen_at = excluded.seen_at
+            where excluded.seen_at not between pruned.seen_at and pruned.seen_at + interval '1 minute'
+        returning until
+    )
+    delete from online.changed using due where changed.feed = {id} and pg_visible_in_snapshot(changed.at, due.until)
+"""
 # How far a feed has followed its source, as `position_of` takes it.
 POSITION = """jsonb_build_array(watermark, snapshot_id, is_between,
     (select jsonb_object_agg(partition, next_offset) from online.offsets where feed = feeds.id))"""
@@ -140,6 +173,8 @@ def create(connection: "psycopg.Connection") -> None:
     connection.execute("select pg_advisory_xact_lock(hashtext('online'))")
     connection.execute(CONTROL)
     connection.execute(FORGOTTEN)
+    for statement in CHANGED:
+        connection.execute(statement)
 
 
 def find(connection: "psycopg.Connection", feed: Feed) -> Kept | None:
@@ -197,7 +232,14 @@ def drop_abandoned(connection: "psycopg.Connection", feed: Feed) -> list[str]:
 
 
 def go_live(connection: "psycopg.Connection", kept: Kept) -> None:
-    """Has a version of a feed read from now on."""
+    """Has a version of a feed read from now on, and notes written of each key whose state changes then (`kept_values`)."""
+    for operation, side in (("insert", "new"), ("update", "new"), ("delete", "old")):
+        trigger = sql.Identifier(f"{NOTED}{operation}")
+        connection.execute(
+            sql.SQL("create or replace trigger {} after {} on {} referencing {} table as changed_states execute function {}({})").format(
+                trigger, sql.SQL(operation), kept.state, sql.SQL(side), sql.Identifier(SCHEMA, "note_changed"), sql.Literal(str(kept.id))
+            )
+        )
     connection.execute("update online.feeds set status = 'live', made_at = now() where id = %s", (kept.id,))
 
 

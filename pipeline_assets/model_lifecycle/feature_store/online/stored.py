@@ -34,10 +34,11 @@ QUERY = """
 """
 ASKED = """
     select q.place::integer, case when held.xmin = q.version then null else held.value end,
-        case when held.xmin = q.version or q.first >= held.since and q.last < held.until then null else held.state end, held.xmin
+        case when held.xmin = q.version or q.first >= held.since and q.last < held.until then null else held.state end, held.xmin,
+        held.since, held.until
     from asked as q join {state} as held on held.view = q.slot and held.key = q.key where q.feed = {number}
     union all
-    select -1 - {number}, convert_to(({position})::text, 'UTF8'), null, null from online.feeds where id = {id}
+    select -1 - {number}, convert_to(({position})::text, 'UTF8'), null, null, null, null from online.feeds where id = {id}
 """
 NUMBERS = count()
 # psycopg looks at the connection so often by itself, beside being called; by its default all the time.
@@ -91,7 +92,8 @@ class Stored:
             else:
                 key, place = places[at - 1]
                 version = "" if state is None else str(whole(held(row, 3) or b""))
-                found.setdefault(key, []).append(Row(place, value, state, version))
+                holds = whole(held(row, 4) or b"", signed=True), whole(held(row, 5) or b"", signed=True)
+                found.setdefault(key, []).append(Row(place, value, state, version, holds))
         return found, [positions[number] for number in range(len(self.feeds))]
 
     def _run(self, parameters: list[bytes]) -> "PGresult":

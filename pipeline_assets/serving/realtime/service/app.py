@@ -30,6 +30,7 @@ from pipeline_assets.model_lifecycle.feature_store.online.app import feature_rou
 from pipeline_assets.model_lifecycle.feature_store.online.awaited import AwaitedReader
 from pipeline_assets.model_lifecycle.feature_store.online.compare import kinds_of
 from pipeline_assets.model_lifecycle.feature_store.online.feeds import Feed
+from pipeline_assets.model_lifecycle.feature_store.online.kept_values import Notes
 from pipeline_assets.model_lifecycle.feature_store.online.pool import Readers
 from pipeline_assets.model_lifecycle.feature_store.online.read import Served
 from pipeline_assets.processing.features import wall_clock
@@ -100,6 +101,7 @@ class Service:
         )
         self.shadows = Shadows(lambda: self.live.challengers.running, self._log_shadow, self.metrics.tried)
         self.readers, self._awaited = Readers(self.settings, self.feeds), list[AwaitedReader]()
+        self._notes = Notes(self.settings, self.feeds)
         self.producer = AckedProducer(self.settings)
         self.spans = None if self.serve.serve_otlp_url is None else Spans(self.serve.serve_otlp_url, self.serve.serve_otlp_share)
         self.log = PredictionLog(self.settings, self.folder / "spool", prediction_log.topic)
@@ -143,6 +145,7 @@ class Service:
         for reader in self._awaited:
             reader.close()
         self.readers.close()
+        self._notes.close()
 
     def _predictor(self, model: Model) -> Predictor:
         wall_clock.warm(model.request_features)
@@ -161,7 +164,7 @@ class Service:
     def _read(self, model: Model) -> Callable[[pa.Table], Awaitable[Served]]:
         if self.settings.online_valkey is not None:
             return lambda questions: asyncio.to_thread(self.readers.read, model, questions)
-        reader = AwaitedReader(self.settings, self.feeds, model)
+        reader = AwaitedReader(self.settings, self.feeds, model, self._notes)
         self._awaited.append(reader)
         return reader.read
 
