@@ -157,10 +157,15 @@ def _latest_column(view: FeatureView, feature: Latest) -> FeatureColumn:
         column=feature.column,
         aggregate="latest",
         window=None,
-        description=f"Newest known {feature.column} of the {view.entity.name}, from {_rows_of(view)}{age}.",
+        description=f"Newest known {feature.column} of the {view.entity.name}, from {_rows_of(view)}{age}.{_legend(feature.values)}",
         categories=feature.values,
         default=_default_of(feature),
     )
+
+
+def _legend(values: "Categories") -> str:
+    """What the codes of listed categories stand for, as the end of a description."""
+    return f" Codes: {', '.join(f'{code} {value}' for code, value in enumerate(values))}." if isinstance(values, tuple) and values else ""
 
 
 def _default_of(feature: Latest) -> float | str | None:
@@ -184,7 +189,7 @@ def _request_column(model: Model, feature: RequestFeature) -> FeatureColumn:
         column=feature.column,
         aggregate=feature.transform,
         window=None,
-        description=feature.description,
+        description=f"{feature.description}{_legend(feature.values)}",
         categories=feature.values,
     )
 

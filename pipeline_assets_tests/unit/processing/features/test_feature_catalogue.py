@@ -50,6 +50,16 @@ def test_the_reference_model_has_more_than_forty_features() -> None:
     assert all(column.description.endswith(".") for column in columns)
 
 
+def test_the_description_of_a_code_says_what_it_stands_for() -> None:
+    """A feature whose categories are listed names each with its code; one with none says nothing of codes."""
+    listed = RequestFeature(name="origin", column="origin", description="Airport.", values=("EWR", "JFK"))
+    plain = RequestFeature(name="miles", column="distance", description="Distance.")
+    newest = replace(VIEW, features=(Latest(name="kind", column="kind", values=("a", "b")),))
+    described = [column.description for column in feature_columns(replace(MODEL, views=(newest,), request_features=(listed, plain)))]
+
+    assert [one.partition(" Codes: ")[2] for one in described] == ["0 a, 1 b.", "0 EWR, 1 JFK.", ""]
+
+
 def test_declared_types_are_those_of_the_kernel() -> None:
     """What the catalogue says without looking at data is what the kernel gives, also of empty tables."""
     view = view_of(*every_aggregate((HOUR,), None))
