@@ -1,20 +1,30 @@
 """Connections that a process keeps: those of Dagster's storage, and of the lake's catalog."""
 
 from collections.abc import Callable
+from os import getpid
 from pathlib import Path
 
 import psycopg
 import pytest
 import yaml
 from dagster import AssetKey, DagsterInstance
+from dagster._core.definitions.run_request import InstigatorType
+from dagster._core.remote_origin import GrpcServerCodeLocationOrigin, RemoteInstigatorOrigin, RemoteRepositoryOrigin
+from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, SensorInstigatorData
 from psycopg.conninfo import conninfo_to_dict
 from pydantic import SecretStr
+from sqlalchemy.event import listen
 
 from pipeline_assets.core import connections
+from pipeline_assets.core.pooled_storage import Schedules, engines, is_open
 from pipeline_assets.core.settings import Settings
 from pipeline_assets_tests.graph_runs import ROOT
 from pipeline_assets_tests.stream_records import until
 
+ORIGIN = RemoteInstigatorOrigin(
+    repository_origin=RemoteRepositoryOrigin(GrpcServerCodeLocationOrigin(host="127.0.0.1", port=1, location_name="tried"), "tried"),
+    instigator_name="tried",
+)
 OPEN = "select pid from pg_stat_activity where datname = %s and backend_type = 'client backend'"
 
 
@@ -56,6 +66,46 @@ def test_instances_of_a_process_share_connections(events: SecretStr, cluster: ps
     assert 1 <= len(found[0]) <= 2
     assert found == [found[0]] * 10
     assert list(again) == ["a"]
+
+
+@pytest.mark.usefixtures("events")
+def test_what_hardly_changes_is_asked_for_once(tmp_path: Path) -> None:
+    """A tick like the one before writes its state without a look at the tables, at its connection or at old ticks."""
+    states = [InstigatorState(ORIGIN, InstigatorType.SENSOR, InstigatorStatus.RUNNING, SensorInstigatorData(cursor=one)) for one in "ab"]
+    with DagsterInstance.from_config(str(tmp_path)) as instance:
+        storage = instance.schedule_storage
+        assert isinstance(storage, Schedules)
+        instance.add_instigator_state(states[0])
+        storage.purge_ticks(ORIGIN.get_id(), ORIGIN.get_selector().get_id(), 0.0)
+        asked = list[str]()
+        engine = engines[storage.postgres_url, getpid()]
+        listen(engine, "before_cursor_execute", lambda _one, _two, statement, *_rest: asked.append(statement))
+        instance.update_instigator_state(states[1])
+        storage.purge_ticks(ORIGIN.get_id(), ORIGIN.get_selector().get_id(), 0.0)
+        found = instance.get_instigator_state(ORIGIN.get_id(), ORIGIN.get_selector().get_id())
+
+    assert [one.split()[0].lower() for one in asked] == ["select", "update", "insert", "select"]
+    assert not [one for one in asked if "pg_catalog" in one]
+    assert found is not None
+    assert found.instigator_data == SensorInstigatorData(cursor="b")
+
+
+def test_a_connection_is_asked_only_where_the_server_said_something(events: SecretStr, cluster: psycopg.Connection) -> None:
+    """One that is silent is open; one that the server has closed is asked, and so found out."""
+    asked = list[object]()
+
+    def ask(connection: object) -> bool:
+        asked.append(connection)
+        return False
+
+    with psycopg.connect(events.get_secret_value(), autocommit=True) as connection:
+        connection.execute("select 1")
+        before = is_open(ask, connection), list(asked)
+        end(cluster, {connection.info.backend_pid})
+        after = is_open(ask, connection)
+
+    assert before == (True, [])
+    assert (after, asked) == (False, [connection])
 
 
 def test_the_catalog_of_a_process_stays_open(isolated: Settings, cluster: psycopg.Connection) -> None:
