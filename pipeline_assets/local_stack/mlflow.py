@@ -25,7 +25,7 @@ def service(plan: Plan) -> Service:
     command = ("server", "--app-name", "basic-auth", "--host", HOST, "--port", str(port), "--workers", str(WORKERS))
     return Service(
         name=MLFLOW,
-        command=(sys.executable, "-m", "mlflow", *command),
+        command=(sys.executable, "-m", "pipeline_assets.local_stack.mlflow_server", *command),
         folder=plan.home,
         environment={
             "MLFLOW_BACKEND_STORE_URI": sqlalchemy_url(DSN, settings[DSN], "psycopg"),

@@ -192,6 +192,11 @@ def test_the_prediction_service_does_not_have_the_owners_of_its_databases(home: 
     assert [name for name, value in process.items() if owned["warehouse"] in value or owned["online"] in value] == []
 
 
+def test_mlflow_is_in_memory_once(home: Path) -> None:
+    """Its server is one process: none waits beside it for its end."""
+    assert [process.pid for process in processes.family(home, MLFLOW)] == [pids(home)[MLFLOW]]
+
+
 def test_artifacts_go_through_mlflow_to_the_object_store(home: Path) -> None:
     """A client needs no key of the object store to log a file to a run."""
     settings = read_settings(home)
