@@ -33,6 +33,7 @@ import pyarrow.compute as pc
 
 from benchmarks.shared.online_feast import measure_feast
 from benchmarks.shared.online_rows import a_reader, at, declared, events, questions, shown, table_rows, times
+from pipeline_assets.core.brokers import client_config
 from pipeline_assets.core.connections import online
 from pipeline_assets.core.instants import microseconds_at
 from pipeline_assets.core.project import Project
@@ -103,7 +104,7 @@ def take_backlog(settings: Settings, project: Project, feeds: Sequence[Feed], st
     """Has one worker take records that are there already, and prints how fast, decoding and contract included."""
     from confluent_kafka import Producer
 
-    producer = Producer({"bootstrap.servers": settings.kafka_bootstrap, "linger.ms": 50, "queue.buffering.max.messages": BACKLOG + 1})
+    producer = Producer({**client_config(settings), "linger.ms": 50, "queue.buffering.max.messages": BACKLOG + 1})
     each = BACKLOG // len(feeds)
     for feed in feeds:
         produce(producer, feed, events(feed, HISTORY, times(start, end, each)))
@@ -175,7 +176,7 @@ def send(settings: Settings, seconds: float) -> None:
     """Sends events at the rate wanted, of the streams in turn, as they happen."""
     from confluent_kafka import Producer
 
-    producer = Producer({"bootstrap.servers": settings.kafka_bootstrap, "linger.ms": 5})
+    producer = Producer({**client_config(settings), "linger.ms": 5})
     feeds = [feed for feed in declared()[1] if feed.stream is not None]
     each, began = EVENTS_A_SECOND // len(feeds) // TICKS, time.perf_counter()
     for tick in range(int(seconds * TICKS)):
@@ -192,7 +193,7 @@ def single_events(settings: Settings, feed: Feed, most: int, seconds: float) -> 
     """Sends an event of an aircraft of its own and looks for it until it can be read, again and again; gives the milliseconds of each."""
     from confluent_kafka import Producer
 
-    producer = Producer({"bootstrap.servers": settings.kafka_bootstrap, "linger.ms": 0})
+    producer = Producer({**client_config(settings), "linger.ms": 0})
     view = next(view for view in feed.views if view.entity.keys == ("tailnum",))
     late, ends = list[float](), time.perf_counter() + seconds
     with psycopg.connect(settings.online_dsn.get_secret_value(), autocommit=True) as connection:

@@ -28,6 +28,7 @@ from confluent_kafka import Producer
 from pyiceberg.table import Table
 
 from pipeline_assets.core import names
+from pipeline_assets.core.brokers import client_config
 from pipeline_assets.core.connections import catalog
 from pipeline_assets.core.settings import PREFIX, Settings, StackSettings, load_settings
 from pipeline_assets.ingestion.streaming.capture import configs as connectors
@@ -99,7 +100,7 @@ def send(settings: Settings, topic: str, payloads: Iterable[bytes]) -> None:
 
     They are made one by one: the peak memory of a process is not less than that of the one that started it, so this one stays small.
     """
-    producer = Producer({"bootstrap.servers": settings.kafka_bootstrap, "acks": "all", "queue.buffering.max.messages": QUEUED})
+    producer = Producer({**client_config(settings), "acks": "all", "queue.buffering.max.messages": QUEUED})
     for number, payload in enumerate(payloads):
         if number % QUEUED == QUEUED - 1:
             producer.flush(PATIENCE_SECONDS)

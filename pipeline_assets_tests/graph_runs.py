@@ -25,6 +25,7 @@ from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.streaming.capture.connect import Connect, open_connect
 from pipeline_assets.ingestion.streaming.capture.connectors import topics_of
 from pipeline_assets.ingestion.streaming.health.watch import Watch, look
+from pipeline_assets.local_stack.simulator import write_client_properties
 from pipeline_assets.processing.lake import tables
 from pipeline_assets_tests import forked_runs
 from pipeline_assets_tests.stack_env import write_stack_env
@@ -71,7 +72,8 @@ class Graph:
         self._simulate("bundesliga.events", *self._span(first, last))
 
     def _span(self, first: date, last: date) -> tuple[str, ...]:
-        return ("--bootstrap", self.settings.kafka_bootstrap, "--first", str(first), "--last", str(last))
+        config = str(write_client_properties(self.settings))
+        return ("--bootstrap", self.settings.kafka_bootstrap, "--config", config, "--first", str(first), "--last", str(last))
 
     def connect(self) -> None:
         """Has the connectors run, and what they bring typed, every row of the followed tables included."""

@@ -1,4 +1,4 @@
-"""A process that logs predictions, to be killed: `python -m pipeline_assets_tests.logging_process BOOTSTRAP FOLDER TOPIC FIRST`.
+"""A process that logs predictions, to be killed: `python -m pipeline_assets_tests.logging_process HOME FOLDER TOPIC FIRST`.
 
 It logs predictions from the number FIRST on, as long as it lives, and ten times a second it writes a line with its counts.
 """
@@ -9,16 +9,16 @@ from dataclasses import asdict
 from pathlib import Path
 from threading import Event
 
-from pipeline_assets.core.settings import BrokerSettings
+from pipeline_assets.core.settings import BrokerSettings, read_part
 from pipeline_assets.serving.realtime.log.writer import PredictionLog
 from pipeline_assets_tests.logged_predictions import logged
 
 PER_TURN, PAUSE_SECONDS = 50, 0.1
 
 
-def main(bootstrap: str, folder: str, topic: str, first: str) -> None:
+def main(home: str, folder: str, topic: str, first: str) -> None:
     """Logs until it is killed."""
-    log, number, pause = PredictionLog(BrokerSettings(kafka_bootstrap=bootstrap), Path(folder), topic), int(first), Event()
+    log, number, pause = PredictionLog(read_part(BrokerSettings, Path(home)), Path(folder), topic), int(first), Event()
     while True:
         log.put([logged(one) for one in range(number, number + PER_TURN)])
         number += PER_TURN

@@ -15,6 +15,7 @@ import numpy as np
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from pipeline_assets.core.brokers import client_config
 from pipeline_assets.core.connections import online
 from pipeline_assets.core.settings import PREFIX, Settings
 from pipeline_assets.model_lifecycle.feature_store.online import store
@@ -28,7 +29,7 @@ def departures_topic(settings: Settings) -> Feed:
     """Departures from a topic of its own, of which the store has nothing."""
     declared = departures_of(f"departures-{token_hex(4)}")
     assert declared.stream is not None
-    admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap})
+    admin = AdminClient(client_config(settings))
     admin.create_topics([NewTopic(declared.stream.topic, PARTITIONS, 1)])[declared.stream.topic].result()
     return declared
 
@@ -36,7 +37,7 @@ def departures_topic(settings: Settings) -> Feed:
 def send(settings: Settings, declared: Feed, rows: list[dict[str, Any]], random: np.random.Generator) -> int:
     """Sends rows as records, some of them twice and some broken ones between; gives how many records there are."""
     assert declared.stream is not None
-    producer, count = Producer({"bootstrap.servers": settings.kafka_bootstrap, "acks": "all"}), 0
+    producer, count = Producer({**client_config(settings), "acks": "all"}), 0
     for row in rows:
         value = json.dumps({name: one.isoformat() if isinstance(one, datetime) else one for name, one in row.items()}).encode()
         at = int(row["recorded_at"].timestamp() * 1000)

@@ -16,6 +16,7 @@ from psycopg.sql import SQL, Identifier
 from pydantic import SecretStr
 
 from pipeline_assets.core import names
+from pipeline_assets.core.brokers import client_config
 from pipeline_assets.core.connections import catalog, object_store
 from pipeline_assets.core.errors import TransientError
 from pipeline_assets.core.iceberg import open_table
@@ -146,7 +147,7 @@ class Pipeline:
             if error is not None:
                 refused.append(error)
 
-        producer = Producer({"bootstrap.servers": self.settings.kafka_bootstrap, "acks": "all", "message.max.bytes": largest})
+        producer = Producer({**client_config(self.settings), "acks": "all", "message.max.bytes": largest})
         for number, value in enumerate(values):
             producer.produce(self.events.topic, value=value, partition=number % 2, on_delivery=record)
             producer.poll(0)
@@ -255,7 +256,7 @@ class Load:
         self._pipeline.sent += self._confirmed
 
     def _send(self) -> None:
-        producer = Producer({"bootstrap.servers": self._pipeline.settings.kafka_bootstrap, "acks": "all", "enable.idempotence": True})
+        producer = Producer({**client_config(self._pipeline.settings), "acks": "all", "enable.idempotence": True})
         topic = self._pipeline.events.topic
         while not self._stopped.wait(PAUSE_SECONDS) or self.offered < MANY:
             for number in self._pipeline.number(BATCH):

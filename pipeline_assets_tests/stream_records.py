@@ -8,6 +8,7 @@ from typing import TypeVar
 import dagster as dg
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 
+from pipeline_assets.core.brokers import client_config
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.streaming.capture.topics import end_offsets
 
@@ -34,7 +35,7 @@ def produce(
     settings: Settings, topic: str, values: Sequence[bytes | None], partitions: int = 1, headers: Sequence[Headers] | None = None
 ) -> None:
     """Put the values on the topic, each with its headers, in turn on each partition, and return once the broker has them all."""
-    producer = Producer({"bootstrap.servers": settings.kafka_bootstrap, "acks": "all", "linger.ms": 20})
+    producer = Producer({**client_config(settings), "acks": "all", "linger.ms": 20})
     for number, value in enumerate(values):
         producer.produce(topic, value=value, partition=number % partitions, headers=None if headers is None else headers[number])
         producer.poll(0)
@@ -43,9 +44,7 @@ def produce(
 
 def consume(settings: Settings, topic: str) -> list[Message]:
     """Every record of the topic that is committed now, partition by partition."""
-    consumer = Consumer(
-        {"bootstrap.servers": settings.kafka_bootstrap, "group.id": "tests", "enable.auto.commit": False, "enable.partition.eof": True}
-    )
+    consumer = Consumer({**client_config(settings), "group.id": "tests", "enable.auto.commit": False, "enable.partition.eof": True})
     ends = {number: end for (_, number), end in end_offsets(settings, [topic]).items()}
     found: list[Message] = []
     try:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, SecretStr
@@ -141,6 +141,11 @@ def _number(kind: Callable[[str], float], largest: float, expected: str) -> Befo
     return BeforeValidator(read)
 
 
+def _names(value: object) -> object:
+    """Names between commas, from one text."""
+    return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
+
+
 def _alert_urls(value: object) -> object:
     """URLs by owner, from one text or a JSON object."""
     if not isinstance(value, str):
@@ -159,11 +164,15 @@ def _alert_urls(value: object) -> object:
 
 
 AlertUrls = Annotated[dict[str, tuple[SecretStr, ...]], BeforeValidator(_alert_urls)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 HttpUrl = Annotated[str, _text(_url, AN_URL)]
 FolderUrl = Annotated[str, _text(_folder, A_FOLDER)]
 Dsn = Annotated[SecretStr, _text(dsn_problem, A_DSN)]
 ServerUrl = Annotated[SecretStr, _text(_server, A_SERVER)]
 Brokers = Annotated[str, _text(_brokers, BROKERS)]
+# As Kafka's clients name them.
+SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
+Mechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
 ModuleName = Annotated[str, _text(_module, A_MODULE)]
 Port = Annotated[int, _number(int, LARGEST_PORT, A_PORT)]
 Seconds = Annotated[float, _number(float, 1e9, SECONDS)]

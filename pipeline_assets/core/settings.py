@@ -25,11 +25,14 @@ from pipeline_assets.core.setting_values import (
     Dsn,
     FileFolder,
     HttpUrl,
+    Mechanism,
     ModuleName,
+    Names,
     Port,
     RestService,
     SchemaRegistry,
     Seconds,
+    SecurityProtocol,
     ServerUrl,
     Share,
 )
@@ -119,9 +122,14 @@ class SourceSettings(DatabaseSettings, ServiceSettings, FolderSettings):
 
 
 class BrokerSettings(Part):
-    """Kafka's brokers."""
+    """Kafka's brokers, and how clients log in; authority: a PEM file of who may sign their certificates, None: whom the machine trusts."""
 
     kafka_bootstrap: Brokers
+    kafka_security_protocol: SecurityProtocol = "PLAINTEXT"
+    kafka_mechanism: Mechanism = "SCRAM-SHA-512"
+    kafka_user: str | None = None
+    kafka_password: SecretStr | None = None
+    kafka_authority: Path | None = None
 
 
 class StreamSettings(BrokerSettings):
@@ -212,14 +220,9 @@ class WebSettings(Part):
     token or a session as the prediction service knows them, with the role viewer or operator.
     """
 
-    web_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    web_hosts: Annotated[Names, NoDecode] = ()
     web_login: bool = False
     web_audit_file: Path | None = None
-
-    @field_validator("web_hosts", mode="before")
-    @classmethod
-    def _listed(cls, names: object) -> object:
-        return tuple(name.strip() for name in names.split(",") if name.strip()) if isinstance(names, str) else names
 
 
 class AlertSettings(DagsterAddress):

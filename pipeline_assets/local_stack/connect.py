@@ -2,13 +2,18 @@
 
 from collections.abc import Mapping
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 
+from pydantic import ValidationError
+
+from pipeline_assets.core.brokers import JAAS, java_config
 from pipeline_assets.core.dsn import password_lines, read_address
-from pipeline_assets.core.settings import CATALOG_DSN, PREFIX
+from pipeline_assets.core.setting_problems import problem_of
+from pipeline_assets.core.settings import CATALOG_DSN, PREFIX, BrokerSettings
 from pipeline_assets.local_stack import java
 from pipeline_assets.local_stack.http import answers
-from pipeline_assets.local_stack.kafka import BOOTSTRAP, LOG4J, LOGGING, program
+from pipeline_assets.local_stack.kafka import LOG4J, LOGGING, program
 from pipeline_assets.local_stack.plan import (
     CONNECT,
     HOST,
@@ -26,7 +31,7 @@ from pipeline_assets.local_stack.plan import (
 URL, USER, PASSWORD = setting("connect_url"), setting("connect_user"), setting("connect_password")
 # Whoever uses the REST interface, as the worker knows them, and the secret that is their password.
 CALLER, SECRET = "pipeline", "connect_password"
-OWN, LOGIN, CALLERS = "worker.properties", "login.conf", "callers.properties"
+OWN, LOGIN, CALLERS, SASL = "worker.properties", "login.conf", "callers.properties", "sasl.properties"
 MEMORY_MB = 512
 JARS = (java.BROKER, java.CONNECT_LOGIN, java.DEBEZIUM, java.ICEBERG)
 WORKER = {
@@ -62,6 +67,8 @@ WORKER = {
     "producer.max.request.size": "16777216",
     # There are no `config.providers`: a configuration that could name a secret could also say where to send it.
 }
+# The worker's own clients, and those that it makes for connectors.
+CLIENTS = ("", "producer.", "consumer.", "admin.")
 # Else a configuration brings providers of its own, for itself or a client below a prefix, and has them read files and the environment
 # (CVE-2024-31141).
 NO_PROVIDERS = {"org.apache.kafka.automatic.config.providers": "none"}
@@ -74,12 +81,14 @@ def service(plan: Plan) -> Service:
     return Service(
         name=CONNECT,
         command=program(
-            plan, MEMORY_MB, java.properties_text(configuration(plan)), main, OWN,
-            jars=(java.CONNECT_LOGIN,), properties={"java.security.auth.login.config": LOGIN, **NO_PROVIDERS},
+            plan, MEMORY_MB, java.properties_text(open_part(plan)), main, OWN,
+            jars=(java.CONNECT_LOGIN,), properties={"java.security.auth.login.config": LOGIN, **NO_PROVIDERS, **_sasl(plan)},
         ),
         folder=folder,
         environment={
             **java.ENVIRONMENT,
+            # By it `up` knows that the login has changed; the command line has no trace of it.
+            "KAFKA_LOGIN": sha256(java.properties_text(configuration(plan)).encode()).hexdigest(),
             # A password goes to the server, and for the role, that its line names, wherever a connector is pointed to.
             "PGPASSFILE": str(password_file(plan.home)),
             # The object store's secret signs requests and is never sent.
@@ -109,12 +118,35 @@ def configuration(plan: Plan) -> dict[str, str]:
     plugins = [java.folder(plan.jars, name).parent for name in (java.DEBEZIUM, java.ICEBERG)]
     return {
         **WORKER,
-        "bootstrap.servers": plan.settings[BOOTSTRAP],
+        **{f"{part}{name}": value for name, value in java_config(brokers(plan)).items() for part in CLIENTS},
         "listeners": url(plan.ports[CONNECT]),
         "rest.advertised.host.name": HOST,
         "rest.advertised.port": str(plan.ports[CONNECT]),
         "plugin.path": ",".join(str(folder) for folder in plugins),
     }
+
+
+def open_part(plan: Plan) -> dict[str, str]:
+    """Those of them that are no secret."""
+    return {name: value for name, value in configuration(plan).items() if not name.endswith(JAAS)}
+
+
+def _sasl(plan: Plan) -> dict[str, str]:
+    """Has no client send the password to brokers as it is, unless that is how the worker logs in.
+
+    Iceberg's sink gives its own clients the properties of the worker, and a connector may point them elsewhere (`iceberg.kafka.…`).
+    """
+    return {} if brokers(plan).kafka_mechanism == "PLAIN" else {"java.security.properties": SASL}
+
+
+def brokers(plan: Plan) -> BrokerSettings:
+    """The brokers that the worker uses, and how it logs in to them; raises SettingsMalformed."""
+    known = {name: plan.settings[setting(name)] for name in BrokerSettings.model_fields if setting(name) in plan.settings}
+    try:
+        return BrokerSettings.model_validate({**known, "home": plan.home})
+    except ValidationError as error:
+        problem = problem_of(error, PREFIX)
+    raise problem
 
 
 def prepare(plan: Plan, folder: Path) -> None:
@@ -123,6 +155,7 @@ def prepare(plan: Plan, folder: Path) -> None:
     java.check(plan, JARS)
     write_private(folder / LOGGING, LOG4J)
     write_private(folder / OWN, java.properties_text(configuration(plan)))
+    write_private(folder / SASL, java.properties_text({"jdk.sasl.disabledMechanisms": "PLAIN"}))
     write_login(plan, folder)
     write_passwords(plan)
 

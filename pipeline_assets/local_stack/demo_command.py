@@ -100,7 +100,7 @@ def _make(console: Console, settings: "Settings", world: "World", chosen: "Demo"
 
     with Walk(console) as walk:
         days = (chosen.streamed.first, chosen.streamed.last)
-        stream = partial(send_events, settings.home, ROOT, world, settings.kafka_bootstrap, days)
+        stream = partial(send_events, settings, ROOT, world, days)
         is_first = not (settings.home / demos.SUMMARY).exists()
         key = settings.dagster_key
         live = Dagster(settings.dagster_url, LOCATION, key.get_secret_value() if key is not None else None)

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from uuid import uuid4
 
+from pipeline_assets.core.brokers import AUTHORITY, PASSWORD, PROTOCOL, USER
 from pipeline_assets.core.errors import ServiceFailed
 from pipeline_assets.local_stack import java
 from pipeline_assets.local_stack.plan import HOST, KAFKA, Description, Ending, Plan, Service, has, private_folder, setting, write_private
@@ -159,6 +160,7 @@ DESCRIPTION = Description(
     ports={KAFKA: 9092, CONTROLLER: 9093},
     settings=lambda plan: {BOOTSTRAP: address(plan.ports[KAFKA])},
     is_elsewhere=has(BOOTSTRAP),
+    together=((USER, PASSWORD, BOOTSTRAP), (PASSWORD, USER), (PROTOCOL, BOOTSTRAP), (AUTHORITY, BOOTSTRAP)),
     jars=JARS,
     # It has segments to close.
     ending=Ending(turn=2, seconds=20.0),

@@ -8,7 +8,9 @@ from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
+from pipeline_assets.core.brokers import client_config
 from pipeline_assets.core.errors import ServiceFailed
+from pipeline_assets.core.settings import BrokerSettings
 from pipeline_assets.local_stack.http import answers
 from pipeline_assets.local_stack.plan import HOST, Description, Plan, Service, has, private_folder, setting, write_private
 from pipeline_assets.local_stack.postgres import database_setting
@@ -16,6 +18,7 @@ from pipeline_assets.local_stack.processes import TAIL_LINES, end_all, family, m
 from pipeline_assets.local_stack.worlds import Program, SourceService, World
 
 DIGITS = 12
+PRODUCER = "producer.properties"
 
 
 def description(name: str, declared: SourceService) -> Description:
@@ -84,18 +87,26 @@ def fill_database(plan: Plan, name: str, program: Program) -> None:
     done.touch()
 
 
-def send_events(home: Path, root: Path, world: World, bootstrap: str, days: tuple[date, date]) -> None:
+def send_events(settings: BrokerSettings, root: Path, world: World, days: tuple[date, date]) -> None:
     """Send the events of the days (both inclusive) to their topics, once; a call that was killed is repeated, and sends them again."""
     if world.events is None:
         return
-    first, last = days
+    (first, last), home = days, settings.home
     done, name = home / "run" / f"events-{world.name}-{first}-{last}.sent", f"{world.name}-events"
     if done.exists():
         return
     end_all(family(home, name))
-    send = command(world.events.send, bootstrap=bootstrap, first=first, last=last)
+    config = write_client_properties(settings)
+    send = command(world.events.send, bootstrap=settings.kafka_bootstrap, config=config, first=first, last=last)
     _run(root, send, marked_environment(home, name), name, "could not be sent by their simulator")
     done.touch()
+
+
+def write_client_properties(settings: BrokerSettings) -> Path:
+    """Writes the file by which producers of the worlds log in, as librdkafka and its tools (`kcat -F`) read it; its path."""
+    path = settings.home / PRODUCER
+    write_private(path, "".join(f"{name}={value}\n" for name, value in client_config(settings).items()))
+    return path
 
 
 def _mark(home: Path, name: str, program: Program) -> Path:

@@ -48,7 +48,10 @@ class SourceService(_Declared):
 
 
 class Events(_Declared):
-    """The events that the world sends to topics; send: the program, with `{bootstrap}`, `{first}` and `{last}` (days, inclusive)."""
+    """The events that the world sends to topics.
+
+    send: the program, with `{bootstrap}`, `{first}` and `{last}` (days, inclusive), and `{config}`, a file of client properties.
+    """
 
     send: Program
 

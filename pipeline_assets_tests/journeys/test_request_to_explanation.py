@@ -9,6 +9,7 @@ import pytest
 from confluent_kafka.admin import AdminClient
 
 from pipeline_assets.core import names
+from pipeline_assets.core.brokers import client_config
 from pipeline_assets.core.connections import catalog, warehouse
 from pipeline_assets.core.iceberg import open_table
 from pipeline_assets.core.prediction_streams import prediction_log
@@ -45,7 +46,7 @@ ASKED = [{**INSTANCE, "decision_at": DECIDED}, {**INSTANCE, "origin": "JFK", "de
 @pytest.fixture
 def settings(isolated: Settings, streams: Settings) -> Iterator[Settings]:
     """Departures in the lake and online, a model that is live, and the connectors that land what is answered."""
-    of_streams = {name: getattr(streams, name) for name in ("kafka_bootstrap", "connect_url", "connect_user", "connect_password")}
+    of_streams = {name: value for name, value in streams if name.startswith(("kafka_", "connect_"))}
     own, half, connectors = isolated.model_copy(update=of_streams), len(ROWS) // 2, connectors_of(RECORDED)
     put_history(own, table_of(ROWS[:half]))
     put_typed(own, table_of(ROWS[half:]), 0)
@@ -62,7 +63,7 @@ def settings(isolated: Settings, streams: Settings) -> Iterator[Settings]:
 
 def forget(settings: Settings, topic: str) -> None:
     """Deletes a topic that another test has left."""
-    client = AdminClient({"bootstrap.servers": settings.kafka_bootstrap})
+    client = AdminClient(client_config(settings))
     if topic in client.list_topics(timeout=30).topics:
         client.delete_topics([topic])[topic].result(30)
     until(lambda: topic not in client.list_topics(timeout=30).topics)

@@ -1,7 +1,7 @@
 """The event producer: departures and arrivals of 2013 as messages of Kafka topics, as fast as they go or at a multiple of their own pace.
 
     python -m simulator.nyc_flights.events --bootstrap 127.0.0.1:9092 --first 2013-06-01 --last 2013-06-30
-        [--speed 3600] [--only departures]
+        [--speed 3600] [--only departures] [--config .pipeline/producer.properties]
 
 The topics `flight-departures` and `flight-arrivals` must be there. A record's time is when the event could be known in 2013. Interrupted
 (Ctrl+C), it delivers what it has handed over, says how far it came, and ends with exit code 130.
@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
+from pathlib import Path
 from threading import Event
 from time import monotonic
 from typing import Any
@@ -143,6 +144,7 @@ def main() -> None:
         prog="python -m simulator.nyc_flights.events", description="Replay departures and arrivals of 2013 to Kafka."
     )
     parser.add_argument("--bootstrap", required=True, help="HOST:PORT of a broker")
+    parser.add_argument("--config", type=_properties, help="file of client properties, as librdkafka names them: how to log in")
     parser.add_argument("--first", type=date.fromisoformat, required=True, help="first UTC day of events, YYYY-MM-DD")
     parser.add_argument("--last", type=date.fromisoformat, required=True, help="last UTC day of events (inclusive), YYYY-MM-DD")
     parser.add_argument("--speed", type=_speed, help="seconds of 2013 in a second; without it, as fast as possible")
@@ -156,7 +158,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     try:
-        producer = connect(asked.bootstrap, topics)
+        producer = connect(asked.bootstrap, topics, asked.config)
         frame = messages(data.flights(), asked.first, asked.last, topics)
         replay = Replay(producer=producer, frame=frame, speed=asked.speed, stop=stop, report=_Progress())
         replay.run()
@@ -166,6 +168,11 @@ def main() -> None:
     sys.stdout.write(f"{_progress(replay)}\n")
     if replay.sent < frame.height:
         parser.exit(INTERRUPTED, f"{parser.prog}: interrupted; what was handed over is delivered\n")
+
+
+def _properties(path: str) -> dict[str, str]:
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
 
 
 def _speed(text: str) -> float:

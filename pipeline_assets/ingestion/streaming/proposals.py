@@ -8,6 +8,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
+from pipeline_assets.core.brokers import strict_config
 from pipeline_assets.core.errors import ProposalRefused, SourceUnavailable, UnknownName
 from pipeline_assets.core.settings import BrokerSettings
 from pipeline_assets.ingestion.sources.proposals.code import text
@@ -70,7 +71,7 @@ def _newest(settings: BrokerSettings, topic: str, rows: int) -> Iterator[Record]
     share = -(-rows // max(len(ends), 1))
     starts = {number: max(begin, end - share) for number, (begin, end) in ends.items()}
     # It commits no offset, so the group is shared with nobody.
-    config = {"bootstrap.servers": settings.kafka_bootstrap, "group.id": "pipeline-propose", "enable.auto.commit": False, "log_level": 3}
+    config = {**strict_config(settings), "group.id": "pipeline-propose", "enable.auto.commit": False, "log_level": 3}
     consumer = Consumer({**config, "isolation.level": "read_committed", "enable.partition.eof": True, "auto.offset.reset": "earliest"})
     try:
         consumer.assign([TopicPartition(topic, number, start) for number, start in starts.items()])

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from pipeline_assets.core.brokers import client_config
 from pipeline_assets.core.connections import object_store
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.local_stack import processes, stack
@@ -51,7 +52,7 @@ def put(settings: Settings) -> None:
     with psycopg.connect(settings.warehouse_dsn.get_secret_value()) as warehouse:
         warehouse.execute("create table kept (number int)")
     object_store(settings).put_object(Bucket=settings.s3_bucket, Key="kept ünï", Body=b"whole")
-    topics = AdminClient({"bootstrap.servers": settings.kafka_bootstrap})
+    topics = AdminClient(client_config(settings))
     for created in topics.create_topics([NewTopic("kept", 1, 1)]).values():
         created.result(timeout=30)
 
@@ -61,7 +62,7 @@ def found(settings: Settings) -> tuple[int | None, bytes, bool]:
     with psycopg.connect(settings.warehouse_dsn.get_secret_value()) as warehouse:
         rows = warehouse.execute("select 0 from kept").rowcount
     body = object_store(settings).get_object(Bucket=settings.s3_bucket, Key="kept ünï")["Body"].read()
-    topics = AdminClient({"bootstrap.servers": settings.kafka_bootstrap}).list_topics(timeout=30).topics
+    topics = AdminClient(client_config(settings)).list_topics(timeout=30).topics
     return rows, body, "kept" in topics
 
 

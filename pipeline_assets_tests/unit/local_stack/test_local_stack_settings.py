@@ -286,6 +286,32 @@ def test_a_worker_started_here_uses_the_broker_that_is_given(tmp_path: Path) -> 
     assert connect.configuration(plan(tmp_path))["bootstrap.servers"] == f"127.0.0.1:{made.ports[KAFKA]}"
 
 
+def test_a_worker_started_here_logs_in_to_brokers_elsewhere(tmp_path: Path) -> None:
+    """Each of its clients has the login, in a file and not on the command line, nor a hash of it there; another is another worker."""
+    there = {
+        "PIPELINE_KAFKA_BOOTSTRAP": "kafka.example.com:9092",
+        "PIPELINE_KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
+        "PIPELINE_KAFKA_USER": "connect",
+        "PIPELINE_KAFKA_PASSWORD": 'a"b\\c',
+    }
+    made, other = plan(tmp_path, there), plan(tmp_path, {**there, "PIPELINE_KAFKA_PASSWORD": "other"})
+    found = connect.configuration(made)
+
+    assert found["sasl.jaas.config"].endswith(r'ScramLoginModule required username="connect" password="a\"b\\c";')
+    for name in ("security.protocol", "sasl.mechanism", "sasl.jaas.config"):
+        assert {found[f"{part}{name}"] for part in ("producer.", "consumer.", "admin.")} == {found[name]}
+    assert connect.service(made).command == connect.service(other).command
+    assert "-Djava.security.properties=sasl.properties" in connect.service(made).command
+    assert fingerprint(connect.service(made)) != fingerprint(connect.service(other))
+
+
+@pytest.mark.parametrize("alone", ["USER", "PASSWORD", "SECURITY_PROTOCOL", "AUTHORITY"])
+def test_a_login_to_kafka_is_of_no_use_without_its_brokers(tmp_path: Path, alone: str) -> None:
+    """It names what is missing, and is not sent to the broker of the stack."""
+    with pytest.raises(SettingsMissing, match="PIPELINE_KAFKA_"):
+        plan(tmp_path, {f"PIPELINE_KAFKA_{alone}": "SASL_SSL"})
+
+
 def test_another_configuration_is_another_service(tmp_path: Path) -> None:
     """A broker or worker that runs with other settings than planned is known by its command line, and started again by `up`."""
     made = plan(tmp_path)

@@ -3,8 +3,10 @@
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from pipeline_assets.core.brokers import strict_config
 from pipeline_assets.core.errors import SourceRefused, SourceUnavailable
 from pipeline_assets.core.settings import BrokerSettings, Settings
 
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
     from confluent_kafka import KafkaError, KafkaException
     from confluent_kafka.admin import AdminClient, OffsetSpec
 
-ANSWER_SECONDS = 30.0
+ANSWER_SECONDS, HEAR_SECONDS = 30.0, 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,18 +85,24 @@ def _offsets(client: "AdminClient", topics: Sequence[str], spec: "OffsetSpec") -
 def _admin(settings: BrokerSettings) -> "AdminClient":
     from confluent_kafka.admin import AdminClient
 
-    # What goes wrong is raised; the library would print every connection that ends as well.
-    return AdminClient({"bootstrap.servers": settings.kafka_bootstrap, "log_level": 3})
+    # What goes wrong is raised; the library would print every connection that ends as well, and every login that is refused.
+    return AdminClient({**strict_config(settings), "log_level": 0})
 
 
 def _partitions(client: "AdminClient") -> dict[str, int]:
-    """How many partitions each topic of the broker has."""
+    """How many partitions each topic of the broker has; asked in pieces, as only between them one hears that the login is refused."""
     from confluent_kafka import KafkaException
 
-    try:
-        return {name: len(topic.partitions) for name, topic in client.list_topics(timeout=ANSWER_SECONDS).topics.items()}
-    except KafkaException as error:
-        raise _source_error(error) from error
+    deadline = monotonic() + ANSWER_SECONDS
+    while True:
+        try:
+            found = client.list_topics(timeout=min(HEAR_SECONDS, ANSWER_SECONDS)).topics
+        except KafkaException as error:
+            client.poll(0)
+            if monotonic() >= deadline:
+                raise _source_error(error) from error
+        else:
+            return {name: len(topic.partitions) for name, topic in found.items()}
 
 
 def _set_configs(client: "AdminClient", topics: Sequence[Topic]) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from pipeline_assets.core.brokers import strict_config
 from pipeline_assets.core.errors import SourceUnavailable
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.core.stream_errors import OffsetsMissing, TransactionOpen
@@ -41,7 +42,7 @@ def refetch_from(settings: Settings) -> Refetch:
         from confluent_kafka import Consumer, KafkaException
 
         # It commits no offset, so the group is shared with nobody.
-        config = {"bootstrap.servers": settings.kafka_bootstrap, "group.id": "pipeline-refetch", "enable.auto.commit": False}
+        config = {**strict_config(settings), "group.id": "pipeline-refetch", "enable.auto.commit": False}
         consumer = Consumer({**config, "isolation.level": "read_committed", "enable.partition.eof": True, "auto.offset.reset": "error"})
         try:
             _check_kept(settings, consumer, topic, partition, first, last)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from pipeline_assets.core import names
+from pipeline_assets.core.brokers import strict_config
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.streaming.landing import tables as landing
 
@@ -22,7 +23,7 @@ def open_consumer(settings: Settings) -> "Consumer":
 
     return Consumer(
         {
-            "bootstrap.servers": settings.kafka_bootstrap,
+            **strict_config(settings),
             "group.id": GROUP,
             "enable.auto.commit": False,
             "isolation.level": "read_committed",

@@ -8,6 +8,7 @@ from functools import partial
 from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Any
 
+from pipeline_assets.core.brokers import client_config
 from pipeline_assets.core.settings import BrokerSettings
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class AckedProducer:
     def __init__(self, settings: BrokerSettings) -> None:
         from confluent_kafka import Producer
 
-        config = {**CONFIG, "bootstrap.servers": settings.kafka_bootstrap}
+        config = {**CONFIG, **client_config(settings)}
         # The second one sends each record by itself: Kafka refuses all that are sent together where one is too large.
         self._producers = (Producer(config), Producer(config | ALONE))
         self._closed = Event()

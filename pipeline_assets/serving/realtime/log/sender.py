@@ -6,6 +6,7 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from pipeline_assets.core.brokers import client_config, refusal
 from pipeline_assets.core.settings import BrokerSettings
 from pipeline_assets.serving.realtime.log.acked import ALONE, SAFE, is_too_large
 from pipeline_assets.serving.realtime.log.spool import Record, Segment
@@ -90,7 +91,11 @@ class Sender:
     def _connected(self, more: Mapping[str, Any]) -> "Producer":
         from confluent_kafka import Producer
 
-        return Producer({**CONFIG, **more, "bootstrap.servers": self._settings.kafka_bootstrap})
+        return Producer({**CONFIG, **more, **client_config(self._settings), "error_cb": self._hear})
+
+    def _hear(self, error: "KafkaError") -> None:
+        """Notes that Kafka refuses the login. Records wait as where it is away: who corrects it there loses none."""
+        self.failed = refusal(error) or self.failed
 
     def _produce(self, producer: "Producer", number: int, record: Record) -> None:
         from confluent_kafka import KafkaException

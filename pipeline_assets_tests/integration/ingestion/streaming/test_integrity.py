@@ -8,6 +8,7 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 
 from pipeline_assets.core import names
+from pipeline_assets.core.brokers import client_config
 from pipeline_assets.core.connections import catalog
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.streaming.audit import audit as integrity
@@ -60,7 +61,7 @@ def test_a_typed_topic_is_complete(settings: Settings, stream: EventStream) -> N
 
 def test_what_a_producer_took_back_is_not_waited_for(settings: Settings, stream: EventStream) -> None:
     """A topic that ends with more aborted records than are asked for one by one is complete."""
-    producer = Producer({"bootstrap.servers": settings.kafka_bootstrap, "transactional.id": stream.topic})
+    producer = Producer({**client_config(settings), "transactional.id": stream.topic})
     producer.init_transactions(60)
     producer.begin_transaction()
     for number in range(RECORDS):
@@ -109,7 +110,7 @@ def double_rows(settings: Settings, stream: EventStream) -> None:
 
 def make_topic_anew(settings: Settings, stream: EventStream) -> None:
     """Deletes the topic and makes it again, with fewer records than it had."""
-    client = AdminClient({"bootstrap.servers": settings.kafka_bootstrap})
+    client = AdminClient(client_config(settings))
     client.delete_topics([stream.topic])[stream.topic].result(30)
     until(lambda: end_offsets(settings, [stream.topic]), lambda found: found == {})
     ensure_topics(settings, [Topic(name=stream.topic, partitions=PARTITIONS)])

@@ -13,6 +13,7 @@ from confluent_kafka.admin import AdminClient
 from typer.testing import CliRunner
 
 from pipeline_assets.cli import app
+from pipeline_assets.core.brokers import client_config
 from pipeline_assets.core.connections import catalog, warehouse
 from pipeline_assets.core.errors import UnknownName, UserInputError
 from pipeline_assets.core.project import Project
@@ -43,7 +44,7 @@ def project(settings: Settings) -> Iterator[Project]:
     streams = tuple(replace(stream_of(f"{name}_{token_hex(4)}", f"{name}-{token_hex(6)}"), history=None) for name in ("gone", "whole"))
     topics = [stream.topic for stream in streams]
     ensure_topics(settings, [Topic(name=topic, partitions=1) for topic in topics])
-    producer = Producer({"bootstrap.servers": settings.kafka_bootstrap})
+    producer = Producer(client_config(settings))
     for topic in topics:
         for number in range(SENT):
             producer.produce(topic, value=plain(number))
@@ -52,7 +53,7 @@ def project(settings: Settings) -> Iterator[Project]:
         for topic, spans in zip(topics, (((0, LANDED), (KEPT_FROM, SENT)), ((0, SENT),)), strict=True):
             for first, end in spans:
                 land(lake, [replace(one, topic=topic) for one in records(first, end)], topic)
-    admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap})
+    admin = AdminClient(client_config(settings))
     (done,) = admin.delete_records([TopicPartition(topics[0], 0, KEPT_FROM)]).values()
     assert done.result(30).low_watermark == KEPT_FROM
     yield Project(use_cases=(replace(flights, sources=(), streams=streams),))
@@ -107,7 +108,7 @@ def test_what_is_not_lost_cannot_be_accepted(settings: Settings, project: Projec
         accept(settings, streams, claim(gone, 10, 19, partition=7))
     with pytest.raises(UnknownName, match="topic"):
         accept(settings, streams, replace(claim(gone, 10, 19), topic="another"))
-    admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap})
+    admin = AdminClient(client_config(settings))
     next(iter(admin.delete_records([TopicPartition(whole.topic, 0, 5)]).values())).result(30)
     with pytest.raises(UserInputError, match=r"Offsets 0 to 4 of partition 0 .* are not lost: they have landed"):
         accept(settings, streams, claim(whole, 0, 4))

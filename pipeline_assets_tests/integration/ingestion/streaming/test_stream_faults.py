@@ -16,6 +16,7 @@ from confluent_kafka import IsolationLevel, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from pipeline_assets.core import names
+from pipeline_assets.core.brokers import client_config
 from pipeline_assets.core.connections import catalog, warehouse
 from pipeline_assets.core.errors import SourceChanged
 from pipeline_assets.core.project import Project
@@ -126,7 +127,7 @@ def captured_rows(pipeline: Pipeline, table: str) -> int:
 def committed_rows(pipeline: Pipeline, table: str) -> int:
     """How far the topic of a table's changes reaches, up to the first open transaction: a killed worker takes none of it back."""
     end = {TopicPartition(names.changes_topic(pipeline.database, "public", table), 0): OffsetSpec.latest()}
-    client = AdminClient({"bootstrap.servers": pipeline.settings.kafka_bootstrap})
+    client = AdminClient(client_config(pipeline.settings))
     (found,) = client.list_offsets(end, isolation_level=IsolationLevel.READ_COMMITTED).values()
     return int(found.result().offset)
 
@@ -214,7 +215,7 @@ def test_a_table_that_is_not_there_keeps_no_other_connector_from_its_work(stream
 
 def test_events_count_once_their_transaction_is_committed(pipeline: Pipeline) -> None:
     """What its producer took back is never typed; what it holds open waits, is not taken for typed, and comes when it is committed."""
-    producer, topic = Producer({"bootstrap.servers": pipeline.settings.kafka_bootstrap, "transactional.id": "one"}), pipeline.events.topic
+    producer, topic = Producer({**client_config(pipeline.settings), "transactional.id": "one"}), pipeline.events.topic
     pipeline.send_good()
     producer.init_transactions(60)
     taken_back, kept = pipeline.number(MANY), pipeline.number(MANY // 2)

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from pipeline_assets.cli import app
 from pipeline_assets.core import names
+from pipeline_assets.core.brokers import client_config
 from pipeline_assets.core.connections import catalog
 from pipeline_assets.core.errors import SettingsMissing, SourceRefused, SourceUnavailable, UnknownName
 from pipeline_assets.core.settings import Settings, StackSettings
@@ -40,6 +41,7 @@ from pipeline_assets.processing.lake import tables
 from pipeline_assets.spec.sources import CloudEvent, EventStream, PostgresTable
 from pipeline_assets_tests.landings import Landed, event, land, stream_of
 from pipeline_assets_tests.proposed_modules import declared, formatted, problems_of
+from pipeline_assets_tests.stack_env import environment_of
 from pipeline_assets_tests.stack_services import FREE, heal, kill
 from pipeline_assets_tests.stream_records import Headers, consume, produce, until
 
@@ -89,7 +91,7 @@ def test_topics_become_as_declared_and_never_less(streams: Settings) -> None:
 def test_a_topic_that_nobody_declared_is_not_made(streams: Settings) -> None:
     """A misspelt name is an error of the producer, not a new topic."""
     name = f"test-{token_hex(6)}"
-    AdminClient({"bootstrap.servers": streams.kafka_bootstrap, "allow.auto.create.topics": True}).list_topics(name, timeout=30)
+    AdminClient({**client_config(streams), "allow.auto.create.topics": True}).list_topics(name, timeout=30)
 
     assert end_offsets(streams, [name]) == {}
 
@@ -321,7 +323,7 @@ def test_records_that_did_not_land_are_fetched_from_the_topic(streams: Settings)
     name = f"test-{token_hex(6)}"
     ensure_topics(streams, [Topic(name=name, partitions=1)])
     produce(streams, name, [b"zero", None])
-    producer = Producer({"bootstrap.servers": streams.kafka_bootstrap, "transactional.id": name})
+    producer = Producer({**client_config(streams), "transactional.id": name})
     producer.init_transactions(30)
     for value, end in ((b"aborted", producer.abort_transaction), (b"committed", producer.commit_transaction)):
         producer.begin_transaction()
@@ -343,7 +345,7 @@ def test_a_topic_is_proposed_from_its_newest_records(streams: Settings, topic: s
     """Of each partition the newest: JSON alone counts, the record's time is that of knowing, and no other setting is needed."""
     rows = [{"order_id": f"o{number}", "amount": number, "ordered_at": f"2013-05-01T12:{number:02}:00Z"} for number in range(40)]
     produce(streams, topic, [b"old"] * 20 + [json.dumps(row).encode() for row in rows] + [b"no JSON", None], partitions=2)
-    environment = {"PIPELINE_KAFKA_BOOTSTRAP": streams.kafka_bootstrap}
+    environment = {name: value for name, value in environment_of(streams).items() if name.startswith("PIPELINE_KAFKA_")}
 
     ended = CliRunner().invoke(app, ["sources", "propose", "topic", topic, "--name", "orders", "--rows", "30"], env=environment)
     unknown = CliRunner().invoke(app, ["sources", "propose", "topic", topic[:-1]], env=environment)

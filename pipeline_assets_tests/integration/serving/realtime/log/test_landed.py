@@ -10,6 +10,7 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 
 from pipeline_assets.core import names
+from pipeline_assets.core.brokers import client_config
 from pipeline_assets.core.connections import catalog, warehouse
 from pipeline_assets.core.iceberg import open_table
 from pipeline_assets.core.prediction_streams import prediction_log
@@ -47,7 +48,7 @@ def connected(streams: Settings) -> Iterator[Settings]:
 
 def forget_topic(settings: Settings, topic: str) -> None:
     """Deletes a topic, if it is there."""
-    client = AdminClient({"bootstrap.servers": settings.kafka_bootstrap})
+    client = AdminClient(client_config(settings))
     if topic in client.list_topics(timeout=30).topics:
         client.delete_topics([topic])[topic].result(30)
     until(lambda: topic not in client.list_topics(timeout=30).topics)
@@ -62,7 +63,7 @@ def landed(settings: Settings) -> int:
 
 def produce_again(settings: Settings, count: int) -> None:
     """The first records of each partition once more, as they were."""
-    producer = Producer({"bootstrap.servers": settings.kafka_bootstrap, "acks": "all"})
+    producer = Producer({**client_config(settings), "acks": "all"})
     for message in consume(settings, prediction_log.topic)[:count]:
         producer.produce(prediction_log.topic, message.value(), message.key(), timestamp=message.timestamp()[1])
     assert producer.flush(30) == 0

@@ -216,7 +216,7 @@ def test_a_closed_log_leaves_on_disk_what_kafka_did_not_take(kafka: Settings, to
 @contextmanager
 def logging_process(settings: Settings, folder: Path, topic: str, first: int) -> "Iterator[subprocess.Popen[str]]":
     """A process that logs predictions; killed in the end."""
-    command = [sys.executable, "-m", "pipeline_assets_tests.logging_process", settings.kafka_bootstrap, str(folder), topic, str(first)]
+    command = [sys.executable, "-m", "pipeline_assets_tests.logging_process", str(settings.home), str(folder), topic, str(first)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
             yield process
