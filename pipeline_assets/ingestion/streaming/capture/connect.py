@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from pipeline_assets.core.errors import SourceRefused
 from pipeline_assets.core.http_errors import http_errors, is_transient
+from pipeline_assets.core.http_limits import trusted
 from pipeline_assets.core.settings import Settings
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def open_connect(settings: Settings) -> Iterator[Connect]:
 
     user, password = settings.connect_user, settings.connect_password
     login = (user, password.get_secret_value()) if user is not None and password is not None else None
-    with httpx.Client(base_url=settings.connect_url, timeout=ANSWER_SECONDS, auth=login) as client:
+    with httpx.Client(base_url=settings.connect_url, timeout=ANSWER_SECONDS, auth=login, verify=trusted()) as client:
         yield Connect(client=client)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pipeline_assets.core.connections import warehouse
 from pipeline_assets.core.http_errors import said
+from pipeline_assets.core.http_limits import trusted
 from pipeline_assets.core.settings import ServiceReader, WarehouseSettings
 from pipeline_assets.model_lifecycle.registry import ledger
 
@@ -59,7 +60,7 @@ def _asked(service: ServiceReader) -> "Overview | Unread":
     url = f"{service.serve_url.rstrip('/')}/v1/service"
     headers = {"authorization": f"Bearer {service.serve_read_key.get_secret_value()}"}
     try:
-        answer = httpx.get(url, headers=headers, timeout=ANSWER_SECONDS, trust_env=False)
+        answer = httpx.get(url, headers=headers, timeout=ANSWER_SECONDS, trust_env=False, verify=trusted(trust_env=False))
     except httpx.HTTPError as error:
         return Unread(problem=f"{url} does not answer: {type(error).__name__} {said(str(error))}".strip(), todo=START)
     if answer.status_code in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
