@@ -76,6 +76,7 @@ def test_what_hardly_changes_is_asked_for_once(tmp_path: Path) -> None:
         storage = instance.schedule_storage
         assert isinstance(storage, Schedules)
         instance.add_instigator_state(states[0])
+        assert list(instance.all_instigator_state()) == states[:1]
         storage.purge_ticks(ORIGIN.get_id(), ORIGIN.get_selector().get_id(), 0.0)
         asked = list[str]()
         engine = engines[storage.postgres_url, getpid()]
