@@ -4,14 +4,16 @@
 server, once it has made the first user.
 """
 
-import os
 from collections.abc import Mapping, Sequence
+from os import execve
 from typing import NoReturn
+
+from pipeline_assets.core.settings import environment_of_children
 
 
 def become(command: Sequence[str], *, extra_env: Mapping[str, str], **_: object) -> NoReturn:
     """Replaces this process by the server that MLflow would start."""
-    os.execve(command[0], list(command), {**os.environ, **extra_env})  # noqa: S606 - the command is MLflow's own
+    execve(command[0], list(command), environment_of_children(dict(extra_env)))  # noqa: S606 - the command is MLflow's own
 
 
 def main() -> None:
