@@ -62,6 +62,8 @@ AUDIT_LAKE_DAILY = "audit_lake_daily"
 USE_CASE_TAG = "use_case"
 # What the event of the newest day of a run says of all its days together.
 OF_RUN = "run"
+# In the metadata of what was left as it is, as it would come out the same.
+UNCHANGED = "unchanged"
 # The labels by which Dagster knows how many rows a table has, and how many of them are of one partition.
 ROW_COUNT, PARTITION_ROWS = "dagster/row_count", "dagster/partition_row_count"
 # The tag of cleaned tables that are built by the day; the others are built as a whole.
@@ -93,6 +95,8 @@ HISTORY = "_history"
 CHANGED_DAYS = ("publishing", "changed_days")
 # Since when cleaned tables keep all versions of their rows, as dbt notes it; those that keep them for ever are not in it.
 VERSIONS_SINCE = ("publishing", "versions_since")
+# Of what raw tables and those of dbt were made, and what they held then, so that what has not changed is not made again.
+BUILT = ("publishing", "built")
 
 # Partitions that are no day: a table that is loaded whole, and the quarantines of rows without any time and of events as they came.
 SNAPSHOT = "snapshot"

@@ -1,6 +1,7 @@
 """The assets of cleaning: raw tables, and the dbt models above them, one asset each, with dbt's tests as their checks."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,37 +18,31 @@ from pipeline_assets.core.resources import (
     Platform,
     asked_days,
     column_lineage,
-    column_schema,
     dagster_errors,
     days,
     key,
-    of_run,
     report_days,
     rows_by_day,
     use_case_tags,
 )
 from pipeline_assets.core.settings import Settings, in_environment
-from pipeline_assets.processing.cleaning import inspection, raw_tables, retention
+from pipeline_assets.processing.cleaning import inspection, retention
 from pipeline_assets.processing.cleaning.dbt import PROGRAM_OF_RUNS, between, ending, project_folder, read_ahead, run_folder, variables
 from pipeline_assets.processing.cleaning.lineage import DbtLineage, read_lineage
-from pipeline_assets.processing.cleaning.models import ProjectModels, Selection, read_models
-from pipeline_assets.processing.cleaning.raw_tables import Days, Loaded
-from pipeline_assets.spec.contracts import Contract
+from pipeline_assets.processing.cleaning.models import Built, ProjectModels, Selection, read_models
+from pipeline_assets.processing.cleaning.raw.assets import BY_DAY, Shrinking, raw_table
+from pipeline_assets.processing.cleaning.raw_tables import Days
+from pipeline_assets.processing.cleaning.unchanged import Facts, Look, Registers, Tested, look_at, note_built
 from pipeline_assets.spec.use_case import UseCase
 
-KEEPS_ROWS = "keeps_rows"
-Results = Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]
-OF_KEPT_ROWS = "No day loses rows that are still staged; what would have lost some is not written."
-BY_DAY = {names.BY_DAY_TAG: ""}
+Event = DbtDagsterEventType | dg.MaterializeResult[None] | dg.AssetCheckResult
+# What runs build of models: their unit tests have the same rows each time, and belong to the tests of the project.
+BUILT = ("--exclude-resource-type=unit_test",)
+# How a model or test ends that need not be looked at again; a test that only warns has been evaluated.
+DONE = frozenset(("success", "pass", "warn"))
 CURRENT_VALUE_ONLY = {names.CURRENT_VALUE_ONLY: ""}
 # What the description of an asset with that tag ends with.
 OF_NOW = "Current value only: it has the rows as they are now, and what reads it for the past takes that for what was known then."
-
-
-class Shrinking(dg.Config):
-    """With `may_shrink` days may lose rows that are still in what they are made from; without it that fails the check `keeps_rows`."""
-
-    may_shrink: bool = False
 
 
 class Rebuild(Shrinking):
@@ -129,61 +124,10 @@ def defs(project: Project) -> dg.Definitions:
         raise SpecError(problems)
     return dg.Definitions(
         assets=[
-            *(_raw(project, contract, by_day=by_day) for contract, by_day in project.lake_contracts),
+            *(raw_table(project, contract, by_day=by_day) for contract, by_day in project.lake_contracts),
             *(built for use_case in project.use_cases for built in _of_use_case(models, use_case)),
         ],
         resources={"dbt": DbtCliResource(project_dir=str(folder), profiles_dir=str(folder), dbt_executable=PROGRAM_OF_RUNS)},
-    )
-
-
-def _raw(project: Project, contract: Contract, *, by_day: bool) -> dg.AssetsDefinition:
-    home, table = project.home_of(contract), names.raw(contract.name)
-
-    @dg.asset(
-        key=key(table),
-        deps=[key(names.lake(contract.name))],
-        partitions_def=days(project.span_of(home)) if by_day else None,
-        backfill_policy=dg.BackfillPolicy.single_run() if by_day else None,
-        group_name=names.CLEANING,
-        kinds={"postgres"},
-        tags={**use_case_tags(home), **(BY_DAY if by_day else {})},
-        owners=[contract.owner],
-        description=f"{contract.description} A copy of the lake's table in the warehouse, for dbt to read.",
-        code_version=contract.version,
-        metadata={"dagster/table_name": ".".join(table), "dagster/column_schema": column_schema(contract)},
-        check_specs=[dg.AssetCheckSpec(KEEPS_ROWS, asset=key(table), blocking=True, description=OF_KEPT_ROWS)],
-        pool=names.CLEANING,
-    )
-    def raw(context: dg.AssetExecutionContext, config: Shrinking, platform: Platform) -> Results:
-        with dagster_errors():
-            try:
-                if by_day:
-                    loaded = raw_tables.load_raw_days(platform.settings, contract, *asked_days(context), may_shrink=config.may_shrink)
-                else:
-                    loaded = raw_tables.load_raw_snapshot(platform.settings, contract, may_shrink=config.may_shrink)
-            except RowsLost as error:
-                yield _rows_lost(context.asset_key, error)
-                raise
-            rows = inspection.count_rows(platform.settings, table, contract.event_at, asked_days(context)) if by_day else {}
-        metadata = _loaded_metadata(contract, loaded, by_day=by_day)
-        if by_day:
-            report_days(context, rows_by_day(*asked_days(context), rows), metadata)
-        kept = dg.AssetCheckResult(check_name=KEEPS_ROWS, passed=True)
-        yield dg.MaterializeResult(metadata=None if by_day else metadata, check_results=[kept])
-
-    return raw
-
-
-def _rows_lost(asset: dg.AssetKey, error: RowsLost) -> dg.AssetCheckResult:
-    """The failed check of days that would have lost rows: those of each before and after, and what is behind."""
-    days = {str(lost.day or "all rows"): {"before": lost.before, "after": lost.after, **lost.behind} for lost in error.days}
-    return dg.AssetCheckResult(
-        asset_key=asset,
-        check_name=KEEPS_ROWS,
-        passed=False,
-        severity=dg.AssetCheckSeverity.ERROR,
-        description=str(error),
-        metadata={"days": dg.MetadataValue.json(days)},
     )
 
 
@@ -219,23 +163,132 @@ def _models(
         pool=names.CLEANING,
         allow_arbitrary_check_specs=True,
     )
-    def build(context: dg.AssetExecutionContext, config: Rebuild, platform: Platform, dbt: DbtCliResource) -> Iterator[DbtDagsterEventType]:
-        asked = asked_days(context) if by_day is not None else None
+    def build(context: dg.AssetExecutionContext, config: Rebuild, platform: Platform, dbt: DbtCliResource) -> Iterator[Event]:
+        building = Building(context=context, settings=platform.settings, dbt=dbt, models=models, lineage=lineage, config=config)
         with dagster_errors():
-            lost = list[RowsLost]()
-            for event in _built(context, platform.settings, dbt, asked, full_refresh=config.full_refresh):
-                try:
-                    in_lake = _in_lake(platform.settings, models, event, asked, may_shrink=config.may_shrink)
-                except RowsLost as error:
-                    # The other tables are built and published first.
-                    lost.append(error)
-                else:
-                    described = _with_lineage(models, lineage, in_lake)
-                    yield _by_day(context, platform.settings, models, described, asked) if asked is not None else described
-            if lost:
-                raise lost[0]
+            yield from building.of_days(asked_days(context)) if by_day is not None else building.of_registers(selection)
 
     return build
+
+
+@dataclass(frozen=True, kw_only=True)
+class Building:
+    """A run of an op of dbt: what it builds, publishes and reports."""
+
+    context: dg.AssetExecutionContext
+    settings: Settings
+    dbt: DbtCliResource
+    models: ProjectModels
+    lineage: DbtLineage
+    config: Rebuild
+
+    def of_days(self, asked: Days) -> Iterator[Event]:
+        """Builds the rows of days, and what belongs to them; raises RowsLost when all tables that lose none are built and published."""
+        lost = list[RowsLost]()
+        for event in self._built(between(*asked)):
+            try:
+                in_lake = self._in_lake(event, asked)
+            except RowsLost as error:
+                lost.append(error)
+            else:
+                yield _by_day(self.context, self.settings, self.models, _with_lineage(self.models, self.lineage, in_lake), asked)
+        if lost:
+            raise lost[0]
+
+    def of_registers(self, selection: Selection) -> Iterator[Event]:
+        """Builds the tables without days that would come out otherwise than they are, and reports the others as they are."""
+        before = look_at(self.settings, self._chosen(selection))
+        if self.config.full_refresh:
+            before = replace(before, notes={})
+        for model, facts in before.unchanged.items():
+            yield from self._left(before, model, facts)
+        if before.due:
+            tested = dict[dg.AssetKey, list[Tested]]()
+            results = dict[str, str]()
+            for event in self._built([], leaving=sorted(before.unchanged), results=results):
+                if isinstance(event, dg.AssetCheckResult) and event.asset_key is not None:
+                    tested.setdefault(event.asset_key, []).append(_tested(event))
+                yield _with_lineage(self.models, self.lineage, self._in_lake(event, None))
+            done = [model for model in before.due if before.registers.tests_of(model) <= results.keys()]
+            note_built(self.settings, before, {model: self._facts(model, tested) for model in done})
+
+    def _chosen(self, selection: Selection) -> Registers:
+        """The models that this run is asked for, with the tests that come with them."""
+        chosen = frozenset(model for model in selection.models if self._key(model) in self.context.selected_asset_keys)
+        return Registers(project=Path(self.dbt.project_dir), manifest=self.models.manifest, models=chosen, tests=selection.tests)
+
+    def _key(self, model: str) -> dg.AssetKey:
+        node = self.models.manifest["nodes"][model]
+        return key((node["schema"], node["name"]))
+
+    def _left(self, before: Look, model: str, facts: Facts) -> Iterator[Event]:
+        """What is reported of a table that is as it would be built again: so, and the results that its tests had."""
+        asset, built = self._key(model), self.models.built(model)
+        in_lake = {} if built is None else _published(self.settings, built, None, may_shrink=False, at=facts.lake_snapshot)
+        rows = before.rows(model)
+        lineage = column_lineage(self.lineage.read_by(before.registers.table(model)))
+        counted = {} if rows is None else {names.ROW_COUNT: rows}
+        yield dg.MaterializeResult(asset, metadata={names.UNCHANGED: True, "dagster/column_lineage": lineage, **counted, **in_lake})
+        asked = {check.name for check in self.context.selected_asset_check_keys if check.asset_key == asset}
+        yield from (_said_again(asset, test) for test in facts.tests if test.name in asked)
+
+    def _facts(self, model: str, tested: Mapping[dg.AssetKey, Sequence[Tested]]) -> Facts:
+        from pipeline_assets.processing.lake.tables import snapshot_id
+
+        built = self.models.built(model)
+        snapshot = None if built is None else snapshot_id(self.settings, names.cleaned(built.name))
+        return Facts(tests=tuple(tested.get(self._key(model), ())), lake_snapshot=snapshot)
+
+    def _in_lake(self, event: DbtDagsterEventType, asked: Days | None) -> DbtDagsterEventType:
+        """The event, once what changed of its table is in the lake, where features read the table."""
+        if not isinstance(event, dg.Output):
+            return event
+        built = self.models.built(str(event.metadata["unique_id"].value))
+        if built is None:
+            return event
+        return event.with_metadata({**event.metadata, **_published(self.settings, built, asked, may_shrink=self.config.may_shrink)})
+
+    def _built(
+        self, arguments: Sequence[str], leaving: Sequence[str] = (), results: dict[str, str] | None = None
+    ) -> Iterator[DbtDagsterEventType]:
+        """The events of a build by dbt: a materialization per model, an evaluation per test. `results` gets how each of them ended."""
+        others = self.models.named(leaving)
+        full = ["--full-refresh"] if self.config.full_refresh else []
+        command = ["build", *BUILT, *arguments, *full, *(["--exclude", " ".join(others)] if others else [])]
+        with run_folder(self.settings.home / "dbt", Path(self.dbt.project_dir)) as target:
+            # dagster-dbt takes what dbt's profile reads from the environment of its own process.
+            with in_environment(variables(self.settings)):
+                invocation = self.dbt.cli(command, context=self.context.op_execution_context, target_path=target)
+            with ending(invocation.process):
+                yield from read_ahead(_described(invocation))
+            if results is not None:
+                found = invocation.get_artifact("run_results.json")["results"]
+                results.update({one["unique_id"]: one["status"] for one in found if one["status"] in DONE})
+
+
+def _tested(result: dg.AssetCheckResult) -> Tested:
+    """The result of a test as it is noted."""
+    failed = (result.metadata or {}).get("dagster_dbt/failed_row_count")
+    return Tested(
+        name=str(result.check_name),
+        passed=result.passed,
+        severity=result.severity.value,
+        description=result.description,
+        failed_rows=None if failed is None else int(str(getattr(failed, "value", failed))),
+    )
+
+
+def _said_again(asset: dg.AssetKey, test: Tested) -> dg.AssetCheckResult:
+    """The result that a test had, of a table that has not changed since."""
+    rows = {} if test.failed_rows is None else {"dagster_dbt/failed_row_count": test.failed_rows}
+    return dg.AssetCheckResult(
+        asset_key=asset,
+        check_name=test.name,
+        passed=test.passed,
+        severity=dg.AssetCheckSeverity(test.severity),
+        description=test.description,
+        metadata={names.UNCHANGED: True, **rows},
+    )
 
 
 def _specs(models: ProjectModels, translator: Translator, selection: Selection) -> tuple[list[dg.AssetSpec], list[dg.AssetCheckSpec]]:
@@ -247,20 +300,6 @@ def _specs(models: ProjectModels, translator: Translator, selection: Selection) 
         for test in sorted(selection.tests.intersection(models.manifest["child_map"][model]))
     ]
     return list(assets.values()), [check for check in checks if check is not None]
-
-
-def _built(
-    context: dg.AssetExecutionContext, settings: Settings, dbt: DbtCliResource, asked: Days | None, *, full_refresh: bool
-) -> Iterator[DbtDagsterEventType]:
-    """The events of a build by dbt: a materialization per model, an evaluation per test."""
-    arguments = ["build", *(between(*asked) if asked is not None else []), *(["--full-refresh"] if full_refresh else [])]
-    with run_folder(settings.home / "dbt", Path(dbt.project_dir)) as target:
-        # dagster-dbt takes what dbt's profile reads from the environment of its own process.
-        with in_environment(variables(settings)):
-            invocation = dbt.cli(arguments, context=context.op_execution_context, target_path=target)
-        with ending(invocation.process):
-            events = read_ahead(_described(invocation))
-            yield from events
 
 
 def _described(invocation: DbtCliInvocation) -> Iterator[DbtDagsterEventType]:
@@ -313,31 +352,13 @@ def _with_lineage(models: ProjectModels, lineage: DbtLineage, event: DbtDagsterE
     return event.with_metadata({**event.metadata, "dagster/column_lineage": found})
 
 
-def _in_lake(
-    settings: Settings, models: ProjectModels, event: DbtDagsterEventType, asked: Days | None, *, may_shrink: bool
-) -> DbtDagsterEventType:
-    """The event, once what changed of its table is in the lake, where features read the table."""
-    if not isinstance(event, dg.Output):
-        return event
-    built = models.built(str(event.metadata["unique_id"].value))
-    if built is None:
-        return event
+def _published(settings: Settings, built: Built, asked: Days | None, *, may_shrink: bool, at: int | None = None) -> dict[str, str | int]:
+    """What a publication of a table to the lake did."""
     from pipeline_assets.processing.cleaning.publish import publish
 
-    done = publish(settings, built, asked, may_shrink=may_shrink)
+    done = publish(settings, built, asked, may_shrink=may_shrink, at=at)
     facts = {"lake_days_changed": sum(one.changed for one in done), "lake_commits": len(done)}
     last = {"lake_snapshot_id": str(done[-1].snapshot_after)} if done else {}
     since = retention.versions_since(settings, built.name)
     kept = {} if since is None else {"versions_since": since.isoformat()}
-    return event.with_metadata({**event.metadata, **facts, **last, **kept})
-
-
-def _loaded_metadata(contract: Contract, loaded: Loaded, *, by_day: bool) -> dict[str, Any]:
-    sums = {"rows": loaded.rows, "replaced_rows": loaded.replaced}
-    counted = of_run(sums) if by_day else {names.ROW_COUNT: loaded.rows, **sums}
-    lineage = column_lineage({field.name: ((names.lake(contract.name), field.name),) for field in contract.fields})
-    return {
-        "dagster/column_lineage": lineage,
-        **counted,
-        "lake_snapshot_id": str(loaded.snapshot_id),
-    }
+    return {**facts, **last, **kept}

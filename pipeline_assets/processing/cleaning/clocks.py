@@ -29,11 +29,11 @@ def _is_clock(node: exp.Expr) -> bool:
 
 def clocks_in_jinja(manifest: Mapping[str, Any], node: Mapping[str, Any]) -> tuple[str, ...]:
     """What the Jinja of a model, and of the macros of its project that it calls, says of the wall clock."""
-    texts = [str(node.get("raw_code") or ""), *_macros(manifest, node["depends_on"]["macros"])]
+    texts = [str(node.get("raw_code") or ""), *own_macros(manifest, node["depends_on"]["macros"])]
     return tuple(word for word in JINJA if any(word in text for text in texts))
 
 
-def _macros(manifest: Mapping[str, Any], called: list[str]) -> Iterator[str]:
+def own_macros(manifest: Mapping[str, Any], called: list[str]) -> Iterator[str]:
     """The texts of macros of the project, with those that they call; dbt's own are not its business."""
     own, seen, left = manifest["metadata"]["project_name"], set[str](), list(called)
     while left:

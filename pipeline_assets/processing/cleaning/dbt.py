@@ -93,7 +93,7 @@ def run_folder(folder: Path, project: Path) -> Iterator[Path]:
         if old.stat().st_mtime < time.time() - KEPT.total_seconds():
             shutil.rmtree(old, ignore_errors=True)
     target = Path(mkdtemp(prefix="run-", dir=folder))
-    kept = folder / f"{_digest(project)}-{PARSED}"
+    kept = folder / f"{project_digest(project)}-{PARSED}"
     with suppress(FileNotFoundError):
         shutil.copy(kept, target / PARSED)
     yield target
@@ -103,7 +103,7 @@ def run_folder(folder: Path, project: Path) -> Iterator[Path]:
     shutil.rmtree(target)
 
 
-def _digest(project: Path) -> str:
+def project_digest(project: Path) -> str:
     """A digest of the files of a project, by their names and contents; what dbt makes of them is none of them."""
     found = sha256()
     for file in sorted(project.rglob("*")):

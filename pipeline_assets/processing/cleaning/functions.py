@@ -54,6 +54,8 @@ ROWS = words(
     "unnest generate_series generate_subscripts jsonb_array_elements json_array_elements jsonb_each json_each jsonb_object_keys "
     "regexp_matches regexp_split_to_table string_to_table jsonb_to_recordset json_to_recordset"
 )
+# What gives the same of the same rows, however many of them it reads.
+OF_ROWS = ROW_FUNCTIONS | OF_VERSIONS | AGGREGATES | WINDOWS | ROWS
 KINDS = {
     "the wall clock": CLOCK,
     "an aggregate": AGGREGATES,

@@ -90,8 +90,8 @@ class ProjectModels:
         tables = sorted(_reached(own, self.manifest["parent_map"]) & self._daily_tables)
         below = [f"source:{self.manifest['sources'][table]['source_name']}.{self._table(table)}+" for table in tables]
         folder = f"fqn:{self.manifest['metadata']['project_name']}.{use_case.name}"
-        by_day = [*(f"{folder},{daily}" for daily in below), *self._named(borrowed & self.by_day)]
-        registers = [folder, *self._named(borrowed - self.by_day)]
+        by_day = [*(f"{folder},{daily}" for daily in below), *self.named(borrowed & self.by_day)]
+        registers = [folder, *self.named(borrowed - self.by_day)]
         daily, others = (own | borrowed) & self.by_day, (own | borrowed) - self.by_day
         # As dbt selects: each test that reads one of the models, and none that reads what is excluded.
         excluded = _reached(tables, self.manifest["child_map"])
@@ -248,7 +248,8 @@ class ProjectModels:
         """The models with all models that they read, directly or through others."""
         return _reached(models, self.manifest["parent_map"]) & self._models
 
-    def _named(self, models: Collection[str]) -> list[str]:
+    def named(self, models: Collection[str]) -> list[str]:
+        """How dbt selects models, each by its place in the project."""
         return sorted("fqn:" + ".".join(self.manifest["nodes"][model]["fqn"]) for model in models)
 
     def _schema_and_name(self, model: str) -> names.AssetName:

@@ -41,11 +41,14 @@ TYPES: Mapping[ColumnKind, str] = {
 }  # fmt: skip
 
 
-def publish(settings: Settings, built: Built, asked: tuple[date, date] | None = None, *, may_shrink: bool = False) -> "list[Published]":
+def publish(
+    settings: Settings, built: Built, asked: tuple[date, date] | None = None, *, may_shrink: bool = False, at: int | None = None
+) -> "list[Published]":
     """Put what changed of a cleaned table into the lake's `cleaned.<name>`; what each commit left, none where nothing had changed.
 
     asked: the first and the last day (UTC) whose files in the lake are looked at as well; a day whose files are damaged, or that has other
     rows than the warehouse, is written anew. A table that is not built by the day is always looked at.
+    at: the snapshot at which the lake had what the warehouse still has; while that is its newest, the rows are not compared.
     One publication of a table at a time. Days that hold the same rows are left alone, so the same call again changes nothing. Raises
     TableMismatch if a table that is built by the day has rows without a time, SchemaConflict if a column has another type than in the
     lake; RowsLost for a day that loses most of its rows while those that it is made from are in the lake, unless it `may_shrink`.
@@ -53,8 +56,9 @@ def publish(settings: Settings, built: Built, asked: tuple[date, date] | None = 
     with connections.warehouse(settings) as warehouse:
         warehouse.execute("select pg_advisory_xact_lock(hashtext(%s))", [".".join(names.cleaned(built.name))])
         changed = _taken(warehouse, built)
-        is_new = tables.snapshot_id(settings, names.cleaned(built.name)) is None
-        is_whole = not built.is_noted or EVERY_DAY in changed or is_new
+        snapshot = tables.snapshot_id(settings, names.cleaned(built.name))
+        is_new = snapshot is None
+        is_whole = EVERY_DAY in changed or is_new or (snapshot != at if at is not None else not built.is_noted)
         if built.event_at is None:
             is_due = is_whole or changed or is_damaged(settings, names.cleaned(built.name))
             return [_publish_whole(settings, built)] if is_due else []

@@ -9,29 +9,38 @@ by batch: 1.0 s for 138,000 departures with their indexes, where psycopg's binar
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline_assets.core import connections, names
 from pipeline_assets.core.prediction_streams import prediction_log
 from pipeline_assets.core.settings import Settings
+from pipeline_assets.processing.cleaning import unchanged
+from pipeline_assets.processing.cleaning.inspection import held_of, read_held
 from pipeline_assets.processing.cleaning.raw_schema import follow_contract, qualified
 from pipeline_assets.processing.lake.shrinking import COPY, Counts, check_kept, staged_behind
 from pipeline_assets.spec.contracts import Contract
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from psycopg import sql
+
+    from pipeline_assets.core.postgres import ArrowCursor
 
 Days = tuple[date, date]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """What a load did: the rows it wrote, the rows of the same days (or all) that it replaced, and the lake snapshot it read."""
+    """What a load did: the rows it wrote, the rows of the same days (or all) that it replaced, and the lake snapshot it read.
+
+    is_unchanged: the table was left as it is, with `rows`, as it holds what was copied from this snapshot.
+    """
 
     table: str
     rows: int
     replaced: int
     snapshot_id: int | None
+    is_unchanged: bool = False
 
 
 def load_raw_days(settings: Settings, contract: Contract, first: date, last: date, *, may_shrink: bool = False) -> Loaded:
@@ -45,7 +54,16 @@ def load_raw_days(settings: Settings, contract: Contract, first: date, last: dat
 
 
 def load_raw_snapshot(settings: Settings, contract: Contract, *, may_shrink: bool = False) -> Loaded:
-    """Replace all raw rows by the lake's; as `load_raw_days`, without days."""
+    """Replace all raw rows by the lake's; as `load_raw_days`, without days. A table that holds what they are already is left as it is."""
+    from pipeline_assets.processing.lake import tables
+
+    follow_contract(settings, contract)
+    table, snapshot = names.raw(contract.name), tables.snapshot_id(settings, names.lake(contract.name))
+    with connections.warehouse(settings) as connection:
+        note, held = unchanged.read_notes(connection, [table]).get(table), read_held(connection, table)
+    if note is not None and held is not None and (note.held, note.made_from) == (held.digest, _copied(contract, snapshot)):
+        return Loaded(table=".".join(table), rows=held.rows or 0, replaced=0, snapshot_id=snapshot, is_unchanged=True)
+    unchanged.make_notes(settings)
     return _load(settings, contract, None, may_shrink=may_shrink)
 
 
@@ -55,11 +73,12 @@ def replace_rows(
     days: Days | None,
     read: "Callable[[], pa.RecordBatchReader]",
     on_replaced: Callable[[Counts], None] = lambda _: None,
+    on_written: "Callable[[ArrowCursor], None]" = lambda _: None,
 ) -> tuple[int, int]:
     """Replace the rows of `days` (None: all) by those of `read`, in one transaction; returns rows written and rows replaced.
 
     `read` is called when the table is locked for other writers, and returns the contract's columns by name. `on_replaced` is called before
-    with the rows that each day had; what it raises leaves all as it was.
+    with the rows that each day had; what it raises leaves all as it was. `on_written` is called before the end of the transaction.
     """
     from psycopg import sql
 
@@ -78,6 +97,7 @@ def replace_rows(
             cursor.execute(_without_older(contract, days, "newer"), bounds)
             cursor.execute(_without_older(contract, days, "older"), bounds)
         cursor.execute(f"analyze {table}")
+        on_written(cursor)
         connection.commit()
     return written, sum(replaced.values())
 
@@ -100,8 +120,29 @@ def _load(settings: Settings, contract: Contract, days: Days | None, *, may_shri
             return tables.read_all(settings, identifier, columns, snapshots[-1])
         return tables.read_days(settings, identifier, *days, columns, snapshots[-1])
 
-    rows, replaced = replace_rows(settings, contract, days, read, check)
+    def note(cursor: "ArrowCursor") -> None:
+        if days is None:
+            _note(cursor, contract, snapshots[-1])
+
+    rows, replaced = replace_rows(settings, contract, days, read, check, note)
     return Loaded(table=".".join(names.raw(contract.name)), rows=rows, replaced=replaced, snapshot_id=snapshots[-1])
+
+
+def _copied(contract: Contract, snapshot: int | None) -> str:
+    """What a raw table is made from: a snapshot of the lake, and the columns that are read of it."""
+    return unchanged.made_from(snapshot, [field.name for field in contract.fields])
+
+
+def _note(cursor: "ArrowCursor", contract: Contract, snapshot: int | None) -> None:
+    """Notes what was just copied and what is there now, in the transaction of the copy."""
+
+    def ask(query: "sql.Composed") -> tuple[Any, ...] | None:
+        return cursor.execute(query.as_string()).fetchone()
+
+    held = held_of(ask, names.raw(contract.name))
+    if held is not None:
+        note = unchanged.Note(made_from=_copied(contract, snapshot), held=held.digest, facts=unchanged.Facts())
+        cursor.execute(unchanged.noting(names.raw(contract.name), note).as_string())
 
 
 def _without_older(contract: Contract, days: Days | None, loaded: Literal["newer", "older"]) -> str:

@@ -117,7 +117,7 @@ def _in_model(manifest: Mapping[str, Any], model: Mapping[str, Any]) -> list[Fou
     found = set(constructs(sql if block is None else _without(sql, block, str(raw)), relations))
     if block is not None:
         first = sql.count("\n", 0, block.start())
-        found |= {(first + line, construct) for line, construct in _calls(_tokens(block[0]), ROW_FUNCTIONS | OF_VERSIONS)}
+        found |= {(first + line, construct) for line, construct in odd_calls(tokens_of(block[0]), ROW_FUNCTIONS | OF_VERSIONS)}
     lines = _lines(sql, model["raw_code"])
     return sorted((lines[min(line, len(lines)) - 1], construct) for line, construct in found)
 
@@ -129,16 +129,16 @@ def constructs(sql: str, relations: frozenset[str]) -> Iterator[Found]:
     from sqlglot.errors import SqlglotError
 
     try:
-        tokens = _tokens(sql)
+        tokens = tokens_of(sql)
         tree = sqlglot.parse_one(sql, dialect="postgres")
     except SqlglotError as error:
         place = error.errors[0].get("line") if isinstance(error, sqlglot.ParseError) and error.errors else None
         yield place or 1, f"has SQL that sqlglot cannot read: {str(error).splitlines()[0]}"
         return
     with_columns = {cte.alias.lower() for cte in tree.find_all(exp.CTE) if cte.args["alias"].columns}
-    yield from _calls(tokens, ROW_FUNCTIONS | with_columns)
+    yield from odd_calls(tokens, ROW_FUNCTIONS | with_columns)
     yield from _clauses(tokens)
-    yield from _values(tokens)
+    yield from odd_values(tokens)
     yield from _Reading(relations, {cte.alias for cte in tree.find_all(exp.CTE)}).problems(tree)
 
 
@@ -148,13 +148,14 @@ def _without(sql: str, block: "re.Match[str]", relation: str) -> str:
     return sql[: block.start()] + "select * from " + relation + blank + sql[block.end() :]  # noqa: S608 - SQL of the project's own models
 
 
-def _tokens(sql: str) -> "list[Token]":
+def tokens_of(sql: str) -> "list[Token]":
+    """The words of a query, each with its line; raises SqlglotError."""
     import sqlglot
 
     return sqlglot.tokenize(sql, dialect="postgres")
 
 
-def _calls(tokens: "list[Token]", allowed: frozenset[str]) -> Iterator[Found]:
+def odd_calls(tokens: "list[Token]", allowed: frozenset[str]) -> Iterator[Found]:
     """The functions that are called and not allowed; what is not known may be anything."""
     for place, token in enumerate(tokens):
         before = tokens[place - 1].text.lower() if place else ""
@@ -184,7 +185,7 @@ def _clauses(tokens: "list[Token]") -> Iterator[Found]:
             yield token.line, "has a recursive query"
 
 
-def _values(tokens: "list[Token]") -> Iterator[Found]:
+def odd_values(tokens: "list[Token]") -> Iterator[Found]:
     """Texts, columns and types by which a row would depend on the clock, or on the catalog of its database."""
     for token in tokens:
         if token.token_type.name.endswith("STRING"):

@@ -10,7 +10,7 @@ from pipeline_assets.core import names
 from pipeline_assets.core.resources import Platform, key
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.sources.contracts import arrow_schema
-from pipeline_assets.processing.cleaning import assets
+from pipeline_assets.processing.cleaning.raw.assets import KEEPS_ROWS
 from pipeline_assets.processing.lake import tables
 from pipeline_assets_tests.cleaning_runs import checked, failure, metadata_of, run
 from pipeline_assets_tests.flight_rows import DEPARTURES, Row, at, cleaned_rows, day, departure, departures, expected_departures
@@ -58,7 +58,7 @@ def test_a_run_copies_builds_tests_and_reports(platform: Platform) -> None:
     }
     assert lineage["is_late"] == {(key(STAGING), "delay_minutes"), (key(STAGING), "is_cancelled")}
     assert {name: check.passed for name, check in checked(result, RAW).items()} == {
-        assets.KEEPS_ROWS: True,
+        KEEPS_ROWS: True,
     }
     assert checked(result, CURRENT)["unique_departures_flight_id"].passed
     assert checked(result, STAGING)["unique_stg_flight_departures_flight_id"].passed
