@@ -95,7 +95,7 @@ class Graph:
 
     def _simulate(self, program: str, *arguments: str) -> None:
         command = [sys.executable, "-m", f"simulator.{program}", *arguments]
-        subprocess.run(command, cwd=ROOT, env=self._environment(), check=True, capture_output=True, timeout=120)
+        subprocess.run(command, cwd=ROOT, env=self.environment(), check=True, capture_output=True, timeout=120)
 
     def run(self, job: str, days: Days | None, config: RunConfig | None = None) -> None:
         """Runs a job to its end; an AssertionError shows the last of its log where it failed."""
@@ -129,9 +129,10 @@ class Graph:
         config_file = self.folder / "run.yaml"
         config_file.write_text(yaml.safe_dump(dict(config or {})))
         # Its folder is not the project: Dagster would read the `.env` of the developer's stack there.
-        return forked_runs.start([*command, "-m", "pipeline_assets.definitions", "-c", str(config_file)], self.folder, self._environment())
+        return forked_runs.start([*command, "-m", "pipeline_assets.definitions", "-c", str(config_file)], self.folder, self.environment())
 
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
+        """The environment of a process that runs the graph."""
         secrets = {f"PIPELINE_DATABASES__{name.upper()}": dsn.get_secret_value() for name, dsn in self.settings.databases.items()}
         return {
             **os.environ,
