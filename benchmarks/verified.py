@@ -23,10 +23,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline_assets.core import connections, names
+from pipeline_assets.core import connections, held_metadata, names
 from pipeline_assets.core.connections import object_store
 from pipeline_assets.core.damage import ObjectDamaged
 from pipeline_assets.core.errors import ArtifactCorrupt, PackageCorrupt
+from pipeline_assets.core.held_metadata import HeldMetadata
 from pipeline_assets.core.iceberg import Identifier
 from pipeline_assets.core.settings import Settings, StackSettings
 from pipeline_assets.ingestion.staging import partitions as staging
@@ -189,7 +190,7 @@ def flip_bits(settings: Settings, kind: Kind) -> Counter[str]:
 
 def main() -> None:
     """Starts a stack, measures, and stops it."""
-    with TemporaryDirectory() as name, patch.object(scans, "RECENT", Recent(0)):
+    with TemporaryDirectory() as name, patch.object(scans, "RECENT", Recent(0)), patch.object(held_metadata, "HELD", HeldMetadata(0)):
         home = Path(name) / "stack"
         try:
             settings = stack.up(home, only=(POSTGRES, S3), with_history=False, stack=StackSettings(ports=stack.free_ports(), given={}))

@@ -9,9 +9,13 @@ from collections.abc import Mapping
 from os import register_at_fork
 from threading import Lock
 
-from pyiceberg.catalog.sql import SqlCatalog
+from pyiceberg.catalog.sql import IcebergTables, SqlCatalog
+from pyiceberg.table import Table
+from pyiceberg.table.metadata import TableMetadata
 from sqlalchemy import inspect
 from sqlalchemy.exc import IntegrityError, ProgrammingError
+
+from pipeline_assets.core import held_metadata
 
 # A process works with one; some tests change between two.
 MOST = 2
@@ -22,10 +26,26 @@ _lock = Lock()
 
 
 class KeptCatalog(SqlCatalog):
-    """A catalog whose connections stay open when a caller is done with it."""
+    """A catalog whose connections stay open when a caller is done with it, and that decodes the metadata of a table once."""
 
     def close(self) -> None:
         """Leaves them for the next caller."""
+
+    def _convert_orm_to_iceberg(self, orm_table: IcebergTables) -> Table:
+        """As pyiceberg, which asks for no more than this; the row of the catalog has been read, and says which metadata is the newest."""
+        read = super()._convert_orm_to_iceberg
+        metadata = held_metadata.HELD.of(str(orm_table.metadata_location), lambda: read(orm_table).metadata, _size)
+        return Table(
+            identifier=(*self.identifier_to_tuple(orm_table.table_namespace), orm_table.table_name),
+            metadata=metadata,
+            metadata_location=str(orm_table.metadata_location),
+            io=self._load_file_io(metadata.properties, orm_table.metadata_location),
+            catalog=self,
+        )
+
+
+def _size(metadata: TableMetadata) -> int:
+    return len(metadata.properties) + len(metadata.snapshots)
 
 
 def kept_catalog(name: str, properties: Mapping[str, str]) -> SqlCatalog:

@@ -5,12 +5,13 @@ Shared by the rooms that write to the lake's catalog: the landed and typed table
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import stamina
 
+from pipeline_assets.core import held_metadata
 from pipeline_assets.core.connections import catalog_database
 from pipeline_assets.core.errors import SchemaConflict
 from pipeline_assets.core.names import CATALOG
@@ -21,6 +22,8 @@ from pipeline_assets.spec.contracts import Field, FieldType
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
     from pyiceberg.expressions import BooleanExpression
+    from pyiceberg.io import FileIO
+    from pyiceberg.manifest import ManifestEntry, ManifestFile
     from pyiceberg.partitioning import PartitionSpec
     from pyiceberg.schema import Schema
     from pyiceberg.table import FileScanTask, Table
@@ -82,12 +85,33 @@ def planned(table: "Table", rows: "BooleanExpression | str | None" = None, snaps
     from pyiceberg.table import FileScanTask, ManifestGroupPlanner
 
     snapshot = table.scan(snapshot_id=snapshot_id).snapshot()
-    manifests = [] if snapshot is None else snapshot.manifests(table.io)
+    manifests = [] if snapshot is None else manifests_of(table, snapshot)
     planner = ManifestGroupPlanner(table.metadata, table.io, AlwaysTrue() if rows is None else rows)
     if any(manifest.content == ManifestContent.DELETES for manifest in manifests):
         return planner.plan_files(manifests)
     # Three quarters of pyiceberg's plan is what is left of the filter for each file, which nothing here asks for.
     return (FileScanTask(entry.data_file) for entries in planner.plan_manifest_entries(manifests) for entry in entries)
+
+
+class _Held:
+    """A manifest whose entries are not read again, for pyiceberg's plans."""
+
+    def __init__(self, manifest: "ManifestFile") -> None:
+        self._manifest = manifest
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._manifest, name)
+
+    def fetch_manifest_entry(self, io: "FileIO", discard_deleted: bool = True) -> "list[ManifestEntry]":  # noqa: FBT001, FBT002 - pyiceberg's
+        """The entries of files, without those that say that a file is gone."""
+        read = partial(self._manifest.fetch_manifest_entry, io, discard_deleted)
+        return held_metadata.HELD.of(self._manifest.manifest_path, read, len) if discard_deleted else read()
+
+
+def manifests_of(table: "Table", snapshot: "Snapshot") -> "list[ManifestFile]":
+    """The manifests of a snapshot, for plans: neither their list nor what they hold is read again while this process holds it."""
+    found = held_metadata.HELD.of(snapshot.manifest_list, partial(snapshot.manifests, table.io), len)
+    return cast("list[ManifestFile]", list(map(_Held, found)))
 
 
 def snapshots_since(table: "Table", after: int | None) -> "list[Snapshot] | None":

@@ -16,8 +16,8 @@ DIGITS = 32
 
 def first_event_day(view: FeatureView, first: date) -> date | None:
     """The day of the first event that a decision of the day `first` could count; None if there is no limit."""
-    span = lookback(view)
-    return None if span is None else (midnight(first) - span).date()
+    since = _since(lookback(view), first)
+    return None if since is None else since.date()
 
 
 def digests(view: FeatureView, contents: Sequence[Content], days: Sequence[date]) -> dict[date, str]:
@@ -27,7 +27,8 @@ def digests(view: FeatureView, contents: Sequence[Content], days: Sequence[date]
     whichever days are asked for beside; another file that holds an event which the day can see gives another one, also where no feature
     comes out differently.
     """
-    return {day: _of_files(view_hash(view), seen(view, contents, day, day)) for day in days}
+    declared, span = view_hash(view), lookback(view)
+    return {day: _of_files(declared, _within(contents, _since(span, day), midnight(day + ONE_DAY))) for day in days}
 
 
 def of_observations(model: Model, contents: Sequence[Content], days: Sequence[date]) -> dict[date, str]:
@@ -35,7 +36,8 @@ def of_observations(model: Model, contents: Sequence[Content], days: Sequence[da
 
     contents: the files of the observations, with the bounds of their `decision_at`.
     """
-    return {day: _of_files(definition_hash(model), decided(contents, day, day)) for day in days}
+    declared = definition_hash(model)
+    return {day: _of_files(declared, decided(contents, day, day)) for day in days}
 
 
 def of_requests(view: FeatureView, asked: Sequence[tuple[Observations, Sequence[Content]]], days: Sequence[date]) -> dict[date, str]:
@@ -62,8 +64,12 @@ def _within(contents: Sequence[Content], start: datetime | None, end: datetime) 
 
 def seen(view: FeatureView, contents: Sequence[Content], first: date, last: date) -> list[Content]:
     """The files that may hold an event which a decision of the days could count (UTC, inclusive); one without bounds may."""
-    since = first_event_day(view, first)
-    return _within(contents, None if since is None else midnight(since), midnight(last + ONE_DAY))
+    return _within(contents, _since(lookback(view), first), midnight(last + ONE_DAY))
+
+
+def _since(span: timedelta | None, first: date) -> datetime | None:
+    """From when on a decision of the day `first` could count events; None if there is no limit."""
+    return None if span is None else midnight((midnight(first) - span).date())
 
 
 def _of_files(definition: str, files: Sequence[Content]) -> str:

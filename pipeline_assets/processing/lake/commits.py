@@ -82,8 +82,10 @@ def _retried(table: "Table", conflicts: tuple[type[Exception], ...], commit: Cal
 
 
 def _overwrite(table: "Table", rows: "BooleanExpression", change: Change, properties: Mapping[str, str | None]) -> None:
+    from pipeline_assets.processing.lake.transactions import OnceMade
+
     removed, kept = _split(properties)
-    with table.transaction() as transaction:
+    with OnceMade(table) as transaction:
         if removed:
             transaction.remove_properties(*removed)
         if kept:

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from pipeline_assets.core.errors import TableMismatch
 from pipeline_assets.core.iceberg import planned, time_column
 from pipeline_assets.core.sealed_objects import SEALED_PARQUET, sealed
+from pipeline_assets.processing.lake.statistics import StatisticsOf
 
 if TYPE_CHECKING:
     from pyarrow.fs import S3FileSystem
@@ -137,14 +138,15 @@ def describe(table: "Table", footers: Iterable[Footer]) -> "list[DataFile]":
     Raises TableMismatch naming the file if it lacks a required column, has one the table does not know, has null where a value is
     required or another type, or holds rows of another day than it is for.
     """
-    from pyiceberg.io.pyarrow import compute_statistics_plan, data_file_statistics_from_parquet_metadata, parquet_path_to_id_mapping
     from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
 
-    collectors, ids = compute_statistics_plan(table.schema(), table.properties), parquet_path_to_id_mapping(table.schema())
-    described, schema = [], plain_schema(table)
+    statistics_of, described, schema = StatisticsOf(table), [], plain_schema(table)
+    checked: pq.ParquetSchema | None = None
     for footer in footers:
-        _check_columns(table, footer, schema)
-        statistics = data_file_statistics_from_parquet_metadata(footer.metadata, collectors, ids)
+        if checked is None or not footer.metadata.schema.equals(checked):
+            _check_columns(table, footer, schema)
+            checked = footer.metadata.schema
+        statistics = statistics_of(footer.metadata)
         described.append(
             DataFile.from_args(
                 content=DataFileContent.DATA,
@@ -164,11 +166,12 @@ def describe(table: "Table", footers: Iterable[Footer]) -> "list[DataFile]":
 
 def plain_schema(table: "Table", columns: Sequence[str] | None = None) -> pa.Schema:
     """The table's columns (None: all) in plain Arrow types: string rather than large_string, without field ids."""
-    schema = pa.schema([pa.field(f.name, _plain(f.type), f.nullable) for f in table.schema().as_arrow()])
+    schema = pa.schema([pa.field(f.name, plain(f.type), f.nullable) for f in table.schema().as_arrow()])
     return schema if columns is None else pa.schema([schema.field(name) for name in columns])
 
 
-def _plain(kind: pa.DataType) -> pa.DataType:
+def plain(kind: pa.DataType) -> pa.DataType:
+    """A type as readers give it."""
     return pa.string() if pa.types.is_large_string(kind) or pa.types.is_string_view(kind) else kind
 
 
@@ -199,7 +202,7 @@ def _check_columns(table: "Table", footer: Footer, schema: pa.Schema) -> None:
 def _are_same(found: pa.DataType, wanted: pa.DataType) -> bool:
     """Whether a file's column is of a type; bytes are so whatever the width of their offsets, as Kafka Connect writes short ones."""
     is_bytes = pa.types.is_binary(found) or pa.types.is_large_binary(found)
-    return bool(_plain(found) == wanted or (is_bytes and (pa.types.is_binary(wanted) or pa.types.is_large_binary(wanted))))
+    return bool(plain(found) == wanted or (is_bytes and (pa.types.is_binary(wanted) or pa.types.is_large_binary(wanted))))
 
 
 def _partition(table: "Table", footer: Footer, statistics: "DataFileStatistics") -> "Record":

@@ -10,23 +10,19 @@ from threading import Lock
 
 import pyarrow as pa
 
-MOST_BYTES = 96 << 20
+# The events, observations and seven feature tables of five months of 1,000 decisions a day, and then some.
+MOST_BYTES = 160 << 20
 # A column of a file by its name, as a type.
 Column = tuple[str, pa.DataType]
 
 
 @dataclass(kw_only=True)
 class Held:
-    """What is held of a file: its bytes, where it was read, and its columns as far as they were asked for."""
+    """What is held of a file: its bytes, where it was read, and its columns as far as they were asked for; `nbytes` are those of all."""
 
     content: pa.Buffer | None = None
     columns: dict[Column, pa.ChunkedArray] = field(default_factory=dict)
-
-    @property
-    def nbytes(self) -> int:
-        """How many bytes that are."""
-        held = 0 if self.content is None else int(self.content.size)
-        return held + sum(int(column.nbytes) for column in self.columns.values())
+    nbytes: int = 0
 
 
 class Recent:
@@ -43,16 +39,20 @@ class Recent:
             if held is None:
                 return Held()
             self._files.move_to_end(path)
-            return Held(content=held.content, columns=dict(held.columns))
+            return Held(content=held.content, columns=dict(held.columns), nbytes=held.nbytes)
 
     def hold(self, path: str, columns: Mapping[Column, pa.ChunkedArray], content: pa.Buffer | None = None) -> None:
         """Holds more of a file, and lets go of the files that were asked for the longest ago where it is too much."""
         with self._lock:
             held = self._files.setdefault(path, Held())
-            self._bytes -= held.nbytes
+            replaced = [held.columns[name] for name in columns if name in held.columns]
+            added = sum(int(column.nbytes) for column in columns.values()) - sum(int(column.nbytes) for column in replaced)
             held.columns.update(columns)
-            held.content = content or held.content
-            self._bytes += held.nbytes
+            if content is not None:
+                added += int(content.size) - (0 if held.content is None else int(held.content.size))
+                held.content = content
+            held.nbytes += added
+            self._bytes += added
             self._files.move_to_end(path)
             while self._bytes > self._most:
                 _, gone = self._files.popitem(last=False)

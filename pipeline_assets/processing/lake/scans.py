@@ -98,16 +98,21 @@ def _held(table: "Table", path: str, schema: pa.Schema) -> list[pa.ChunkedArray]
     missing = pa.schema([field for field in schema if (field.name, field.type) not in held.columns])
     if len(missing):
         content = held.content or _content(table, path)
-        new = zip(missing, _columns(pa.BufferReader(content), missing), strict=True)
-        held.columns.update({(field.name, field.type): column for field, column in new})
-        RECENT.hold(path, held.columns, content)
+        read = zip(missing, _columns(pa.BufferReader(content), missing), strict=True)
+        new = {(field.name, field.type): column for field, column in read}
+        held.columns.update(new)
+        RECENT.hold(path, new, content)
     return [held.columns[field.name, field.type] for field in schema]
 
 
-def hold(path: str, content: pa.Buffer) -> None:
-    """Holds a file that is being written, if it is small."""
+def hold(path: str, content: pa.Buffer, rows: pa.Table | None = None) -> None:
+    """Holds a file that is being written, if it is small: its rows in all columns of the table where they are given, else its bytes."""
     if content.size < HELD_BYTES:
-        RECENT.hold(path, {}, content)
+        if rows is None:
+            RECENT.hold(path, {}, content)
+        else:
+            kinds = [(field.name, files.plain(field.type)) for field in rows.schema]
+            RECENT.hold(path, {kind: column.cast(kind[1]) for kind, column in zip(kinds, rows.columns, strict=True)})
 
 
 def _content(table: "Table", path: str) -> pa.Buffer:

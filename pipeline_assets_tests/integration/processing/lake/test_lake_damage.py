@@ -11,11 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline_assets.core import names
+from pipeline_assets.core import held_metadata, names
 from pipeline_assets.core.connections import arrow_files, catalog, object_store
 from pipeline_assets.core.damage import ObjectDamaged
 from pipeline_assets.core.declarations import load_project
 from pipeline_assets.core.errors import UnknownName, UserInputError
+from pipeline_assets.core.held_metadata import HeldMetadata
 from pipeline_assets.core.iceberg import Identifier
 from pipeline_assets.core.resources import Platform
 from pipeline_assets.core.settings import Settings
@@ -40,8 +41,9 @@ def derived() -> Identifier:
 
 @pytest.fixture(autouse=True)
 def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that holds no file of the lake in memory, as one that has just begun."""
+    """A process that holds nothing of the lake in memory, as one that has just begun."""
     monkeypatch.setattr(scans, "RECENT", Recent(0))
+    monkeypatch.setattr(held_metadata, "HELD", HeldMetadata(0))
 
 
 def rows_of_days() -> pa.Table:

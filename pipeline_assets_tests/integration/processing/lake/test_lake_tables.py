@@ -3,7 +3,7 @@
 import multiprocessing
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, time
+from datetime import UTC, date, datetime, time
 from secrets import token_hex
 from typing import TYPE_CHECKING
 
@@ -22,13 +22,15 @@ from pipeline_assets.core.iceberg import Identifier
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.staging import partitions as staging
 from pipeline_assets.processing.lake import derived as lake_derived
-from pipeline_assets.processing.lake import files, tables
+from pipeline_assets.processing.lake import files, scans, tables
 from pipeline_assets.processing.lake.commits import Change, replace_files
 from pipeline_assets.processing.lake.intact import damaged
+from pipeline_assets.processing.lake.recent import Recent
 from pipeline_assets.spec.contracts import Contract, Field
 from pipeline_assets_tests.lake_rows import commits_held_back, day, in_lake, stage, stage_in_files, trip_rows, trips
 
 if TYPE_CHECKING:
+    from pyarrow.fs import S3FileSystem
     from pyiceberg.expressions import BooleanExpression
     from pyiceberg.manifest import DataFile
     from pyiceberg.table import Table
@@ -492,3 +494,39 @@ def test_unchanged_days_are_looked_at_once_and_at_once(stores: Settings, contrac
 
     assert (published.changed, published.rows) == (1, 15)
     assert [look for look in looks if look] == [[str(day(0)), str(day(2))]]
+
+
+def test_rows_just_written_are_those_of_their_files(stores: Settings, derived: Identifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process that wrote them reads them from its memory, in all columns of the table, as another process reads the files."""
+    rows = pa.concat_tables([trip_rows(day(offset), seats=offset or None) for offset in range(3)])
+    tables.replace_days(stores, derived, rows, "began_at", day(0), day(2))
+    tables.replace_days(stores, derived, trip_rows(day(3)).drop_columns(["seats"]), "began_at", day(3), day(3))
+    ours = tables.read_all(stores, derived).read_all()
+    monkeypatch.setattr(scans, "RECENT", Recent(0))
+    theirs = tables.read_all(stores, derived).read_all()
+
+    assert (ours.schema, ours.num_rows) == (theirs.schema, 20)
+    assert ours.equals(theirs)
+
+
+def test_an_upload_that_fails_leaves_nothing_visible(stores: Settings, derived: Identifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of several days that are sent at once: the table is as before, in memory too; the same rows again are all there."""
+    before = pa.concat_tables([trip_rows(day(offset)) for offset in range(6)])
+    after = pa.concat_tables([trip_rows(day(offset), seats=7) for offset in range(6)])
+    first = tables.replace_days(stores, derived, before, "began_at", day(0), day(5))
+    put = files.put
+
+    def fails_once(store: "S3FileSystem", path: str, on: date | None, content: pa.Buffer) -> files.Footer:
+        if on == day(3):
+            raise OSError("The store is full.")
+        return put(store, path, on, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "put", fails_once)
+        with pytest.raises(OSError, match="full"):
+            tables.replace_days(stores, derived, after, "began_at", day(0), day(5))
+    seen, snapshot = tables.read_all(stores, derived).read_all(), tables.snapshot_id(stores, derived)
+    again = tables.replace_days(stores, derived, after, "began_at", day(0), day(5))
+
+    assert (snapshot, seen.equals(before)) == (first.snapshot_after, True)
+    assert (again.changed, tables.read_all(stores, derived).read_all().equals(after)) == (6, True)
