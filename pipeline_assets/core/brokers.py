@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline_assets.core.errors import SettingsMalformed, SettingsMissing, SourceRefused
+from pipeline_assets.core.errors import SettingsMalformed, SettingsMissing, SourceUnavailable
 from pipeline_assets.core.problems import MalformedSetting
 from pipeline_assets.core.settings import PREFIX, BrokerSettings
 
@@ -58,18 +58,19 @@ def java_config(settings: BrokerSettings) -> dict[str, str]:
 
 
 def strict_config(settings: BrokerSettings) -> dict[str, Any]:
-    """The same for a client that ends at once where brokers refuse it: what polls it raises SourceRefused.
+    """The same for a client that ends at once where brokers refuse it: what polls it raises SourceUnavailable.
 
-    The library itself would try again until time is up, and then say that no broker answers.
+    Not SourceRefused: a broker that is restarted ends connections in the middle of their login. The library itself would try again until
+    time is up, and then say that no broker answers.
     """
     return {**client_config(settings), "error_cb": refuse}
 
 
 def refuse(error: "KafkaError") -> None:
-    """Raises SourceRefused for an error of the login, or of the certificate; others pass."""
+    """Raises SourceUnavailable for an error of the login, or of the certificate; others pass."""
     problem = refusal(error)
     if problem is not None:
-        raise SourceRefused("Kafka", problem)
+        raise SourceUnavailable("Kafka", f"refused {problem}")
 
 
 def refusal(error: "KafkaError") -> str | None:

@@ -114,11 +114,11 @@ def with_time_zone(setting: str, dsn: SecretStr) -> str:
 
 
 def limited(dsn: str, seconds: int) -> str:
-    """The DSN with a limit, in seconds, to how long connecting takes, and how long a statement does."""
+    """The DSN with a limit, in seconds, to how long connecting takes, a statement, and a server of which nothing comes back."""
     from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
     options = f"{conninfo_to_dict(dsn).get('options', '')} -c statement_timeout={seconds}s".strip()
-    return make_conninfo(dsn, options=options, connect_timeout=seconds)
+    return make_conninfo(dsn, options=options, connect_timeout=seconds, tcp_user_timeout=1000 * seconds)
 
 
 def with_settings(options: str, settings: Mapping[str, str]) -> str:

@@ -28,7 +28,7 @@ def feature_hashes(table: pa.Table, columns: Sequence[str]) -> pa.Array:
     bits = np.packbits(is_null, axis=1)
     rows = np.concatenate([values.view(np.uint8).reshape(table.num_rows, WIDTH * len(columns)), bits], axis=1)
     width = rows.shape[1]
-    data = memoryview(rows.reshape(-1))
+    data = rows.reshape(-1).data
     return pa.array([sha256(data[start : start + width]).hexdigest() for start in range(0, len(data), width)], pa.string())
 
 

@@ -32,7 +32,7 @@ from pipeline_assets.processing.cleaning.lineage import DbtLineage, read_lineage
 from pipeline_assets.processing.cleaning.models import Built, ProjectModels, Selection, read_models
 from pipeline_assets.processing.cleaning.raw.assets import BY_DAY, Shrinking, raw_table
 from pipeline_assets.processing.cleaning.raw_tables import Days
-from pipeline_assets.processing.cleaning.unchanged import Facts, Look, Registers, Tested, look_at, note_built
+from pipeline_assets.processing.cleaning.unchanged import Facts, Look, Registers, Tested, definition_of, look_at, note_built
 from pipeline_assets.spec.use_case import UseCase
 
 Event = DbtDagsterEventType | dg.MaterializeResult[None] | dg.AssetCheckResult
@@ -215,7 +215,8 @@ class Building:
     def _chosen(self, selection: Selection) -> Registers:
         """The models that this run is asked for, with the tests that come with them."""
         chosen = frozenset(model for model in selection.models if self._key(model) in self.context.selected_asset_keys)
-        return Registers(project=Path(self.dbt.project_dir), manifest=self.models.manifest, models=chosen, tests=selection.tests)
+        made_by = definition_of(Path(self.dbt.project_dir))
+        return Registers(definition=made_by, manifest=self.models.manifest, models=chosen, tests=selection.tests)
 
     def _key(self, model: str) -> dg.AssetKey:
         node = self.models.manifest["nodes"][model]

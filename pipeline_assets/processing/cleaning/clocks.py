@@ -35,10 +35,22 @@ def clocks_in_jinja(manifest: Mapping[str, Any], node: Mapping[str, Any]) -> tup
 
 def own_macros(manifest: Mapping[str, Any], called: list[str]) -> Iterator[str]:
     """The texts of macros of the project, with those that they call; dbt's own are not its business."""
+    own = manifest["metadata"]["project_name"]
+    yield from (macro["macro_sql"] for macro in _called(manifest, called) if macro["package_name"] == own)
+
+
+def called_packages(manifest: Mapping[str, Any], node: Mapping[str, Any]) -> set[str]:
+    """The packages other than the project whose macros a model or test calls, by macros of the project or by itself."""
+    found = {macro["package_name"] for macro in _called(manifest, node["depends_on"]["macros"])}
+    return found - {manifest["metadata"]["project_name"]}
+
+
+def _called(manifest: Mapping[str, Any], called: list[str]) -> Iterator[Mapping[str, Any]]:
+    """Macros that are called, and those that macros of the project among them call."""
     own, seen, left = manifest["metadata"]["project_name"], set[str](), list(called)
     while left:
         macro = manifest["macros"].get(name := left.pop())
-        if macro is not None and name not in seen and macro["package_name"] == own:
+        if macro is not None and name not in seen:
             seen.add(name)
-            left += macro["depends_on"]["macros"]
-            yield macro["macro_sql"]
+            left += macro["depends_on"]["macros"] if macro["package_name"] == own else []
+            yield macro

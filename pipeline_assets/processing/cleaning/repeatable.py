@@ -9,8 +9,8 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from pipeline_assets.processing.cleaning import retention
-from pipeline_assets.processing.cleaning.clocks import JINJA, own_macros
-from pipeline_assets.processing.cleaning.functions import CLOCK, OF_ROWS, RANDOM, SESSIONS
+from pipeline_assets.processing.cleaning.clocks import JINJA, called_packages, own_macros
+from pipeline_assets.processing.cleaning.functions import CLOCK, CLOCK_WORDS, OF_ROWS, RANDOM, SESSIONS
 from pipeline_assets.processing.cleaning.row_by_row import WITHOUT_PARENTHESES, odd_calls, odd_values, tokens_of
 
 # A table that is added to would have its rows twice, and only dbt knows what others do.
@@ -23,8 +23,12 @@ HOOKS = frozenset(f"{{{{ {name}() }}}}" for name in (
 BESIDE = re.compile("|".join([*map(re.escape, JINJA), r"\b(?:env_var|var|run_query|statement|invocation_id|modules\s*\.\s*(?!re\b))"]))
 # The same in the text of a test, which is compiled by the run alone.
 ODD_CALLS = re.compile(
-    rf"\b(?:{'|'.join(sorted(CLOCK | RANDOM | SESSIONS))})\s*\(|\b(?:{'|'.join(sorted(WITHOUT_PARENTHESES))})\b", re.IGNORECASE
+    rf"\b(?:{'|'.join(sorted(CLOCK | RANDOM | SESSIONS))})\s*\(|\b(?:{'|'.join(sorted(WITHOUT_PARENTHESES))})\b"
+    rf"|'\s*(?:{'|'.join(sorted(CLOCK_WORDS))})\s*'",
+    re.IGNORECASE,
 )
+# Whose macros are known beside those of the project.
+KNOWN_PACKAGES = frozenset(("dbt", "dbt_postgres"))
 
 
 def is_repeatable(manifest: Mapping[str, Any], model: str, tests: Collection[str]) -> bool:
@@ -37,6 +41,7 @@ def is_repeatable(manifest: Mapping[str, Any], model: str, tests: Collection[str
         and retention.kept_versions(node) is None
         and {hook["sql"] for when in ("pre-hook", "post-hook") for hook in node["config"][when]} <= HOOKS
         and not any(BESIDE.search(text) for text in _jinja(manifest, node))
+        and all(called_packages(manifest, one) <= KNOWN_PACKAGES for one in (node, *(manifest["nodes"][test] for test in tests)))
         and _reads_declared_rows(manifest, node)
         and not any(BESIDE.search(text) or ODD_CALLS.search(text) for test in tests for text in _test(manifest, manifest["nodes"][test]))
     )
@@ -48,8 +53,9 @@ def _jinja(manifest: Mapping[str, Any], node: Mapping[str, Any]) -> Iterator[str
 
 
 def _test(manifest: Mapping[str, Any], test: Mapping[str, Any]) -> Iterator[str]:
-    """The text of a test, of the macros that it calls, and what its YAML gives them."""
+    """The text of a test, of the macros that it calls, and what YAML gives them, wherever that stands."""
     yield from _jinja(manifest, test)
+    yield " ".join(map(str, test["config"].values()))
     yield str((test.get("test_metadata") or {}).get("kwargs", {}))
 
 

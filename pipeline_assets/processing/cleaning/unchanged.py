@@ -103,19 +103,22 @@ def _facts(found: Mapping[str, Any]) -> Facts:
     return Facts(tests=tuple(Tested(**test) for test in found["tests"]), lake_snapshot=found["lake_snapshot"])
 
 
+def definition_of(project: Path) -> tuple[str, ...]:
+    """What all models of a dbt project are made by: its files, and dbt."""
+    return (project_digest(project), *map(version, BUILDERS))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Registers:
-    """Models of a dbt project that are not built by the day, by dbt's unique ids, with the tests that are run with them."""
+    """Models of a dbt project that are not built by the day, by dbt's unique ids, with the tests that are run with them.
 
-    project: Path
+    definition: what they are made by, as it was before any of them was built.
+    """
+
+    definition: tuple[str, ...]
     manifest: Mapping[str, Any]
     models: frozenset[str]
     tests: frozenset[str]
-
-    @cached_property
-    def definition(self) -> tuple[str, ...]:
-        """What all of them are made by: the files of dbt's project, and dbt."""
-        return (project_digest(self.project), *map(version, BUILDERS))
 
     def tests_of(self, model: str) -> frozenset[str]:
         """The tests that read a model."""
@@ -153,7 +156,9 @@ class Registers:
         """What a model is made from while relations hold that; None where it is not known of one."""
         above = {".".join(self.table(one)): held[one] for one in self.above(model)}
         found = {name: one.digest for name, one in above.items() if one is not None}
-        return made_from(self.definition, found) if len(found) == len(above) else None
+        # What the environment and the target say in them as well.
+        configs = [self.manifest["nodes"][one]["config"] for one in (model, *sorted(self.tests_of(model)))]
+        return made_from(self.definition, configs, found) if len(found) == len(above) else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -61,7 +61,7 @@ class StatisticsOf:
         statistics = data_file_statistics_from_parquet_metadata(
             _Columns(of=footer, positions=self._others),
             self._plan,
-            self._ids,  # type: ignore[arg-type]
+            self._ids,
         )
         for group in map(footer.row_group, range(footer.num_row_groups)):
             self._count(statistics, group)

@@ -8,7 +8,7 @@ from time import monotonic
 import pytest
 from pydantic import SecretStr
 
-from pipeline_assets.core.errors import PipelineError, SourceRefused
+from pipeline_assets.core.errors import PipelineError, SourceUnavailable
 from pipeline_assets.core.settings import BrokerSettings, Settings
 from pipeline_assets.ingestion.streaming.capture.topics import ANSWER_SECONDS, Topic, ensure_topics, topic_names, watermarks
 from pipeline_assets.ingestion.streaming.landing.refetch import refetch_from
@@ -66,7 +66,7 @@ def test_each_client_works_with_a_broker_that_asks_for_a_login_over_tls(broker: 
 def test_a_wrong_password_is_said_at_once(broker: TlsBroker, mechanism: str) -> None:
     """The error names the setting and what the broker says, and no password; it does not come as a broker that never answers."""
     begun = monotonic()
-    with pytest.raises(SourceRefused, match=r"PIPELINE_KAFKA_USER .*[Aa]uthentication") as failure:
+    with pytest.raises(SourceUnavailable, match=r"PIPELINE_KAFKA_USER .*[Aa]uthentication") as failure:
         topic_names(broker.settings(mechanism, kafka_password=SecretStr(WRONG)))
 
     assert monotonic() - begun < ANSWER_SECONDS
@@ -79,7 +79,7 @@ def test_a_consumer_with_a_wrong_password_ends(broker: TlsBroker) -> None:
     consumer = open_consumer(all_settings(broker.settings("SCRAM-SHA-512", kafka_password=SecretStr(WRONG))))
     consumer.subscribe(["anything"])
 
-    with pytest.raises(SourceRefused, match="PIPELINE_KAFKA_USER"):
+    with pytest.raises(SourceUnavailable, match="PIPELINE_KAFKA_USER"):
         until(lambda: consumer.poll(0.5))
     consumer.close()
 
@@ -98,7 +98,7 @@ def test_a_log_keeps_its_records_and_notes_that_the_login_is_refused(broker: Tls
 def test_a_broker_of_another_authority_gets_no_password(broker: TlsBroker, tmp_path: Path) -> None:
     """Whose certificate nobody known has signed is refused, by name of the settings of TLS."""
     other = make_authority(tmp_path, "others").certificate
-    with pytest.raises(SourceRefused, match="PIPELINE_KAFKA_AUTHORITY"):
+    with pytest.raises(SourceUnavailable, match="PIPELINE_KAFKA_AUTHORITY"):
         topic_names(broker.settings("PLAIN", kafka_authority=other))
 
 

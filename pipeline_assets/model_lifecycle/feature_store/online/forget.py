@@ -34,6 +34,9 @@ def take_out(session: Session, rows: str | None, raw: str | None, states: Sequen
         for condition in states:
             cursor.execute(f"delete from {session.state} where {condition}")
         session.note(cursor, watermark=watermark)
+        # Notes of what changed have the keys as text.
+        for statement in store.EMPTY:
+            cursor.execute(statement.format(id=session.kept.id))
         session.copy_anew()
 
 

@@ -28,26 +28,27 @@ LOG = logging.getLogger(__name__)
 # How often notes are read while questions come; for how long after the last one; and how old they may be for a value to count as current.
 LOOK_SECONDS, IDLE_SECONDS, CURRENT_SECONDS = 0.05, 2.0, 0.5
 PATIENCE_SECONDS, RETRY_SECONDS = 2, 1.0
-# Of each feed: so many values of some hundred bytes.
-MOST_KEPT = 50_000
+# Of each feed: so many values of some hundred bytes, of keys that are no longer than that.
+MOST_KEPT, LONGEST_KEY = 50_000, 200
 # The feeds that are asked for as they are live and noted, and the keys that changed since a snapshot of the database, in one statement:
 # what is noted belongs to exactly these positions. Notes were removed since then where a snapshot that was later than it was emptied.
 NOTES = f"""
     with asked as materialized (
-        select asked.place, feeds.id, {store.POSITION}::text as position,
+        select asked.place, feeds.id, coalesce(pruned.emptied, 0) as emptied, {store.POSITION}::text as position,
             %(since)s::pg_snapshot is not null and coalesce(pg_snapshot_xmax(pruned.until) < pg_snapshot_xmax(%(since)s), true) as is_whole
         from unnest(%(names)s::text[], %(hashes)s::text[]) with ordinality as asked (name, hash, place)
             join online.feeds on feeds.name = asked.name and feeds.hash = asked.hash left join online.pruned on pruned.feed = feeds.id
-        where feeds.status = '{store.LIVE}' and exists (
+        -- A standby does not say which transactions have not ended.
+        where feeds.status = '{store.LIVE}' and not pg_is_in_recovery() and exists (
             select from pg_trigger where tgrelid = to_regclass('{store.SCHEMA}.state_' || feeds.id) and tgname = '{store.NOTED}update'
         )
     )
-    select place, id, position, is_whole, null::smallint, null::text[] from asked
+    select place, id, emptied, position, is_whole, null::smallint, null::text[] from asked
     union all
-    select asked.place, asked.id, null, null, changed.view, changed.keys from asked join online.changed on changed.feed = asked.id
+    select asked.place, asked.id, null, null, null, changed.view, changed.keys from asked join online.changed on changed.feed = asked.id
         where changed.at >= pg_snapshot_xmin(%(since)s) and not pg_visible_in_snapshot(changed.at, %(since)s)
     union all
-    select 0, 0, pg_current_snapshot()::text, null, null, null
+    select 0, 0, 0, pg_current_snapshot()::text, null, null, null
 """  # noqa: S608 - of constants
 
 
@@ -63,9 +64,12 @@ Key = tuple[int, str]
 
 
 class Noted(NamedTuple):
-    """What was read of a feed: the number of its version, its position, whether no note since the last time is gone, and what changed."""
+    """What was read of a feed: its version, its position, whether no note since the last time is gone, and what changed.
 
-    id: int
+    version: its number, and how often all its notes were removed.
+    """
+
+    version: tuple[int, int]
     position: Position
     is_whole: bool
     changed: Sequence[Key]
@@ -83,7 +87,7 @@ class KeptValues:
 
     def __init__(self, most: int = MOST_KEPT) -> None:
         self._most, self._lock, self._values, self.turn = most, Lock(), dict[Key, Value](), 0
-        self._id, self._read_at = 0, float("-inf")
+        self._version, self._read_at = (0, 0), float("-inf")
         self._position: Position | None = None
 
     def __len__(self) -> int:
@@ -110,9 +114,10 @@ class KeptValues:
         with self._lock:
             if turn != self.turn or position != self._position:
                 return
-            for key in found:
+            for key, value in found.items():
                 self._values.pop(key, None)
-            self._values.update(found)
+                if len(key[1]) <= LONGEST_KEY:
+                    self._values[key] = value
             for key in list(islice(self._values, max(0, len(self._values) - self._most))):
                 del self._values[key]
 
@@ -120,12 +125,12 @@ class KeptValues:
         """Goes on to what was read of the feed at a time (monotonic), before which it was asked for; None where it is not there."""
         with self._lock:
             self.turn += 1
-            if noted is None or noted.id != self._id or not noted.is_whole:
+            if noted is None or noted.version != self._version or not noted.is_whole:
                 self._values.clear()
             if noted is None:
                 self._position = None
                 return
-            self._id, self._position, self._read_at = noted.id, noted.position, read_at
+            self._version, self._position, self._read_at = noted.version, noted.position, read_at
             for key in noted.changed:
                 self._values.pop(key, None)
 
@@ -204,12 +209,12 @@ class Notes:
     def _read(self, connection: "psycopg.Connection") -> None:
         feeds, read_at = list(self._kept), monotonic()
         asked = {"names": [feed.name for feed in feeds], "hashes": [feed.hash for feed in feeds], "since": self._since}
-        found, changed = dict[int, tuple[int, str, bool]](), dict[int, list[Key]]()
-        for place, number, text, is_whole, slot, keys in connection.execute(NOTES, asked).fetchall():
+        found, changed = dict[int, tuple[tuple[int, int], str, bool]](), dict[int, list[Key]]()
+        for place, number, emptied, text, is_whole, slot, keys in connection.execute(NOTES, asked).fetchall():
             if place == 0:
                 self._since = text
             elif keys is None:
-                found[place] = number, text, is_whole
+                found[place] = (number, emptied), text, is_whole
             else:
                 changed.setdefault(place, []).extend((slot, key) for key in keys)
         for place, (feed, kept) in enumerate(self._kept.items(), start=1):
@@ -220,8 +225,8 @@ class Notes:
             kept.follow(None, monotonic())
 
 
-def _noted(feed: Feed, found: tuple[int, str, bool] | None, changed: Sequence[Key]) -> Noted | None:
+def _noted(feed: Feed, found: tuple[tuple[int, int], str, bool] | None, changed: Sequence[Key]) -> Noted | None:
     if found is None:
         return None
-    number, position, is_whole = found
-    return Noted(number, position_of(feed, json.loads(position)), is_whole, changed)
+    version, position, is_whole = found
+    return Noted(version, position_of(feed, json.loads(position)), is_whole, changed)

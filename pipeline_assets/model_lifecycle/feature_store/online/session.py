@@ -230,7 +230,9 @@ class Session:
         """Settings, and what is made once and emptied by each commit, as making tables anew would fill the catalog of the database."""
         feed, derivation = self.kept.feed, self.kept.feed.derivation
         yield "select pg_advisory_xact_lock(hashtext('online'))"
-        yield from (FORGOTTEN, *CHANGED)
+        yield FORGOTTEN
+        if self._lacks_notes():
+            yield from CHANGED
         columns = ", ".join(f"{quoted(column)} {column_type(feed, column)}" for column in feed.columns)
         batch = f"({columns})"
         if derivation is not None and derivation.key_of_raw is not None:
@@ -252,6 +254,12 @@ class Session:
         yield from (f"create temporary table {name} {shape} on commit delete rows" for name, shape in made.items())
         # Packed numbers hardly get shorter; trying to took more than all else of writing them.
         yield f"alter table {WRITTEN} alter column state set storage external, alter column value set storage external"
+
+    def _lacks_notes(self) -> bool:
+        """Whether the store is older than notes of what changed: to look for an index of a table waits for all who write to it."""
+        with self.connection.cursor() as cursor:
+            found: bool = self.fetch(cursor, "select to_regclass('online.pruned') is null as lacks").column(0)[0].as_py()
+        return found
 
     def _derived(self) -> str:
         """The rows that the raw ones of the touched keys make, as the store has them."""

@@ -98,7 +98,8 @@ CHANGED = (
         feed integer primary key references online.feeds on delete cascade,
         until pg_snapshot,
         seen pg_snapshot not null,
-        seen_at timestamptz not null
+        seen_at timestamptz not null,
+        emptied integer not null default 0
     )""",
     """create or replace function online.note_changed() returns trigger language plpgsql as $$ begin
         insert into online.changed (feed, view, keys) select tg_argv[0]::integer, view, array_agg(key) from changed_states group by view;
@@ -116,6 +117,12 @@ PRUNE = """
     )
     delete from online.changed using due where changed.feed = {id} and pg_visible_in_snapshot(changed.at, due.until)
 """
+# Removes all notes of a feed at once, in the transaction that wrote what nobody may read in them; readers forget all that they keep of it.
+EMPTY = (
+    """insert into online.pruned (feed, seen, seen_at, emptied) values ({id}, pg_current_snapshot(), clock_timestamp(), 1)
+        on conflict (feed) do update set emptied = pruned.emptied + 1""",
+    "delete from online.changed where feed = {id}",
+)
 # How far a feed has followed its source, as `position_of` takes it.
 POSITION = """jsonb_build_array(watermark, snapshot_id, is_between,
     (select jsonb_object_agg(partition, next_offset) from online.offsets where feed = feeds.id))"""
@@ -173,8 +180,9 @@ def create(connection: "psycopg.Connection") -> None:
     connection.execute("select pg_advisory_xact_lock(hashtext('online'))")
     connection.execute(CONTROL)
     connection.execute(FORGOTTEN)
-    for statement in CHANGED:
-        connection.execute(statement)
+    if connection.execute("select to_regclass('online.pruned') is null").fetchone() == (True,):
+        for statement in CHANGED:
+            connection.execute(statement)
 
 
 def find(connection: "psycopg.Connection", feed: Feed) -> Kept | None:

@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 import pytest
-from psycopg.sql import SQL, Composable, Identifier
+from psycopg.sql import SQL, Composable, Composed, Identifier
 
 from pipeline_assets.core import connections, names
 from pipeline_assets.core.resources import Platform, key
@@ -140,7 +140,7 @@ class Course:
         with connections.warehouse(self.settings) as connection:
             self.notes = connection.execute("select relation, made_from, held, facts::text from publishing.built").fetchall()
 
-    def do(self, statement: Composable) -> None:
+    def do(self, statement: SQL | Composed) -> None:
         """A statement by other hands."""
         with connections.warehouse(self.settings) as connection:
             connection.execute(statement)

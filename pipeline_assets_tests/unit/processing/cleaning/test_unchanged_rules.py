@@ -12,7 +12,7 @@ from pipeline_assets.processing.cleaning.dbt import project_folder
 from pipeline_assets.processing.cleaning.inspection import Held
 from pipeline_assets.processing.cleaning.models import read_models
 from pipeline_assets.processing.cleaning.repeatable import is_repeatable
-from pipeline_assets.processing.cleaning.unchanged import Facts, Look, Note, Registers
+from pipeline_assets.processing.cleaning.unchanged import Facts, Look, Note, Registers, definition_of
 
 MODELS = read_models(load_project())
 FLIGHTS = MODELS.project.use_case("nyc_flights")
@@ -23,7 +23,7 @@ OF_AIRLINES = {AIRLINES, STAGED}
 def registers() -> Registers:
     """The registers of the flights."""
     _, found = MODELS.selections(FLIGHTS)
-    return Registers(project=project_folder(), manifest=MODELS.manifest, models=found.models, tests=found.tests)
+    return Registers(definition=definition_of(project_folder()), manifest=MODELS.manifest, models=found.models, tests=found.tests)
 
 
 def changed(**values: Any) -> Mapping[str, Any]:
@@ -89,15 +89,36 @@ def test_what_may_come_out_otherwise_is_built_each_time(manifest: Mapping[str, A
     assert not is_repeatable(manifest, AIRLINES, ())
 
 
-def test_a_test_that_reads_the_clock_has_its_model_built_each_time() -> None:
-    """A rule about today may fail tomorrow, though no row has changed."""
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"test_metadata": {"kwargs": {"rule": "known_at > current_date - 30"}}},
+        {"test_metadata": {"kwargs": {"rule": "known_at < 'Tomorrow'::timestamptz"}}},
+        {"config": {"where": "known_at > now() - interval '7 days'"}},
+        {"depends_on": {"macros": ["macro.dbt_utils.test_recency"]}},
+    ],
+)
+def test_a_test_that_may_end_otherwise_has_its_model_built_each_time(rule: Mapping[str, Any]) -> None:
+    """A rule about today may fail tomorrow, though no row has changed; wherever it stands, and what macros of packages do is not known."""
     found = registers()
-    (rule, *_) = sorted(found.tests_of(AIRLINES))
+    (name, *_) = sorted(found.tests_of(AIRLINES))
     manifest = deepcopy(dict(MODELS.manifest))
-    manifest["nodes"][rule]["test_metadata"] = {"kwargs": {"rule": "known_at > current_date - 30"}}
+    manifest["macros"]["macro.dbt_utils.test_recency"] = {"package_name": "dbt_utils", "depends_on": {"macros": []}, "macro_sql": ""}
+    node = manifest["nodes"][name]
+    node.update({part: {**(node.get(part) or {}), **value} for part, value in rule.items()})
 
     assert is_repeatable(MODELS.manifest, AIRLINES, found.tests_of(AIRLINES))
     assert not is_repeatable(manifest, AIRLINES, found.tests_of(AIRLINES))
+
+
+def test_what_the_configuration_of_a_test_says_has_it_evaluated() -> None:
+    """Another severity, as of the environment, is another result of the same rows."""
+    before = look()
+    (name, *_) = sorted(before.registers.tests_of(AIRLINES))
+    manifest = deepcopy(dict(MODELS.manifest))
+    manifest["nodes"][name]["config"]["severity"] = "warn"
+
+    assert AIRLINES in replace(before, registers=replace(before.registers, manifest=manifest)).due
 
 
 def look() -> Look:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyiceberg.catalog import Catalog
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.io.pyarrow import compute_statistics_plan, data_file_statistics_from_parquet_metadata, parquet_path_to_id_mapping
 from pyiceberg.table import Table
@@ -27,7 +28,7 @@ ROWS = pa.table(
 )
 
 
-def made(lake: SqlCatalog, columns: list[str], default: str) -> Table:
+def made(lake: Catalog, columns: list[str], default: str) -> Table:
     """A table of these columns, of which metrics of a kind are kept."""
     table = table_for_arrow(lake, ("features", f"{default}_{len(columns)}"), ROWS.select(columns).schema, None)
     with table.transaction() as transaction:

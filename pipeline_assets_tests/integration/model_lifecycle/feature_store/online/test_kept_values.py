@@ -15,6 +15,7 @@ from pydantic import SecretStr
 from pipeline_assets.core.connections import online
 from pipeline_assets.core.settings import OnlineSettings, Settings
 from pipeline_assets.model_lifecycle.feature_store.online import store
+from pipeline_assets.model_lifecycle.feature_store.online.forget import take_out
 from pipeline_assets.model_lifecycle.feature_store.online.keep import keep_records
 from pipeline_assets.model_lifecycle.feature_store.online.kept_values import Notes
 from pipeline_assets.model_lifecycle.feature_store.online.position import Position
@@ -207,6 +208,33 @@ def test_removed_notes_are_noticed(session: Session, database: OnlineSettings, m
     assert len(kept) == 0
 
 
+def test_forgotten_keys_are_in_no_note(session: Session, database: OnlineSettings, reader: tuple[Reader, Counted]) -> None:
+    """Whoever keeps what is forgotten hears of it, though no note is left that could say so."""
+    rows = departures(np.random.default_rng(48), 60)
+    keep_records(session, table_of(rows), {0: len(rows)})
+    at = rows[-1]["recorded_at"]
+    before = without_a_query(reader, at)
+    take_out(session, None, None, ["key like '%JFK%'"])
+    with connected(database) as connection:
+        noted = connection.execute("select count(*) from online.changed").fetchone()
+    wait_until(lambda: is_same(reader[0].read(questions(at)), directly(database, at)), "the states are known to be gone")
+
+    assert noted == (0,)
+    assert not is_same(without_a_query(reader, at), before)
+
+
+def test_sessions_begin_while_others_write(session: Session, database: OnlineSettings) -> None:
+    """A session that notes what it changes holds up no other one that is opened meanwhile."""
+    with psycopg.connect(database.online_dsn.get_secret_value()) as writing:
+        writing.execute("insert into online.changed (feed, view, keys) values (%s, 0, array['a'])", [session.kept.id])
+        with connected(database) as connection:
+            connection.execute(f"alter database {connection.info.dbname} set lock_timeout = '2s'")
+        with open_session(database, session.kept) as other:
+            kept = keep_records(other, table_of(departures(np.random.default_rng(49), 5)), {0: 5})
+
+    assert kept.come > 0
+
+
 def test_nothing_is_kept_where_notes_cannot_be_read(session: Session, database: OnlineSettings, reader: tuple[Reader, Counted]) -> None:
     """While they wait for a lock, and after the store was restarted under it, each question is a query; then values are kept again."""
     rows = departures(np.random.default_rng(46), 60)
@@ -224,7 +252,7 @@ def test_nothing_is_kept_where_notes_cannot_be_read(session: Session, database: 
         wait_until(is_asked, "notes are no longer current")
         with connected(database) as other:
             # One that waits for the lock: between its turns there is none.
-            wait_until(lambda: bool(other.execute(ENDED).fetchall()), "its session is ended")
+            wait_until(lambda: is_asked() and bool(other.execute(ENDED).fetchall()), "its session is ended")
     served = without_a_query(reader, at)
 
     assert is_same(served, directly(database, at))
