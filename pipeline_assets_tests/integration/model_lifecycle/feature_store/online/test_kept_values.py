@@ -30,8 +30,7 @@ from pipeline_assets_tests.readings import wait_until
 FEED = feed("departures_history")
 MOST_COMPARED = 150
 ENDED = """
-    select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and query like '%online.changed%'
-        and wait_event_type = 'Lock'
+    select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'
 """
 
 
