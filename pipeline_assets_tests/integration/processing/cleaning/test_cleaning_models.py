@@ -253,7 +253,7 @@ def test_a_model_that_cannot_be_built_fails_the_run_with_its_cause(platform: Pla
 
     log = re.search(r"view the dbt debug log: (.*?dbt\.log)", failure(result))
     assert not result.success
-    assert '"raw"."flight_departures" because the relation doesn\'t exist' in failure(result)
+    assert 'relation "raw.flight_departures" does not exist' in failure(result)
     assert log is not None
     assert Path(log[1]).exists()
 
