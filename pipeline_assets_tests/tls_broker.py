@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from pipeline_assets.core.settings import ROOT, BrokerSettings
+from pipeline_assets.core.settings import ROOT, BrokerSettings, read_stack_settings
 from pipeline_assets.local_stack import java, kafka
 from pipeline_assets.local_stack.plan import Plan
 from pipeline_assets.local_stack.ports import free_port, is_listening
@@ -44,7 +44,7 @@ class TlsBroker:
 def tls_broker(folder: Path) -> Iterator[TlsBroker]:
     """The broker as a process of its own in an empty folder, ended with the block."""
     port, controller, authority = free_port(), free_port(), make_authority(folder, "brokers")
-    plan = Plan(root=ROOT, home=folder, ports={}, secrets={}, given={}, settings={}, maven_url="")
+    plan = Plan(root=ROOT, home=folder, ports={}, secrets={}, given={}, settings={}, maven_url=read_stack_settings().maven_url)
     certificate = make_certificate(folder, authority, HOST)
     (folder / kafka.LOGGING).write_text(kafka.LOG4J)
     (folder / kafka.OWN).write_text(java.properties_text(_properties(port, controller, certificate, authority.certificate)))
