@@ -75,6 +75,11 @@ def table_of(rows: list[dict[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=arrow_schema(feed("departures_history").contract))
 
 
+def connected(database: OnlineSettings) -> psycopg.Connection:
+    """A connection to the online store, each statement its own transaction."""
+    return psycopg.connect(database.online_dsn.get_secret_value(), autocommit=True)
+
+
 def rows_kept(connection: psycopg.Connection, kept: Kept) -> pa.Table:
     """The cleaned rows that the store has."""
     columns = kept.feed.columns

@@ -9,12 +9,12 @@ The topics must be there; a missing one is an error. A record's time is when the
 import argparse
 import sys
 from datetime import date
-from pathlib import Path
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from simulator.bundesliga.messages import FIXTURES, RESULTS, messages
+from simulator.properties import read_properties
 
 ANSWER_SECONDS, DELIVERY_SECONDS = 10.0, 60.0
 
@@ -52,16 +52,13 @@ def _connect(bootstrap: str, config: dict[str, Any]) -> Producer:
     return producer
 
 
-def _properties(path: str) -> dict[str, str]:
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
-    return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
-
-
 def main() -> None:
     """Send the span that the command line names."""
     parser = argparse.ArgumentParser(prog="python -m simulator.bundesliga.events")
     parser.add_argument("--bootstrap", required=True, help="HOST:PORT of a broker")
-    parser.add_argument("--config", type=_properties, default={}, help="file of client properties, as librdkafka names them: how to log in")
+    parser.add_argument(
+        "--config", type=read_properties, default={}, help="file of client properties, as librdkafka names them: how to log in"
+    )
     parser.add_argument("--first", type=date.fromisoformat, required=True, help="first UTC day of events, YYYY-MM-DD")
     parser.add_argument("--last", type=date.fromisoformat, required=True, help="last UTC day of events (inclusive), YYYY-MM-DD")
     asked = parser.parse_args()

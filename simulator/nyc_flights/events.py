@@ -13,7 +13,6 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from pathlib import Path
 from threading import Event
 from time import monotonic
 from typing import Any
@@ -24,6 +23,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from simulator.nyc_flights import data
 from simulator.nyc_flights.database import check_span
 from simulator.nyc_flights.messages import ARRIVALS, DEPARTURES, messages
+from simulator.properties import read_properties
 
 ONLY = {"departures": (DEPARTURES,), "arrivals": (ARRIVALS,), None: (DEPARTURES, ARRIVALS)}
 ANSWER_SECONDS, DELIVERY_SECONDS = 10.0, 60.0
@@ -144,7 +144,7 @@ def main() -> None:
         prog="python -m simulator.nyc_flights.events", description="Replay departures and arrivals of 2013 to Kafka."
     )
     parser.add_argument("--bootstrap", required=True, help="HOST:PORT of a broker")
-    parser.add_argument("--config", type=_properties, help="file of client properties, as librdkafka names them: how to log in")
+    parser.add_argument("--config", type=read_properties, help="file of client properties, as librdkafka names them: how to log in")
     parser.add_argument("--first", type=date.fromisoformat, required=True, help="first UTC day of events, YYYY-MM-DD")
     parser.add_argument("--last", type=date.fromisoformat, required=True, help="last UTC day of events (inclusive), YYYY-MM-DD")
     parser.add_argument("--speed", type=_speed, help="seconds of 2013 in a second; without it, as fast as possible")
@@ -168,11 +168,6 @@ def main() -> None:
     sys.stdout.write(f"{_progress(replay)}\n")
     if replay.sent < frame.height:
         parser.exit(INTERRUPTED, f"{parser.prog}: interrupted; what was handed over is delivered\n")
-
-
-def _properties(path: str) -> dict[str, str]:
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
-    return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
 
 
 def _speed(text: str) -> float:

@@ -187,13 +187,13 @@ class Notes:
                         self._read(connection)
             except psycopg.Error as error:
                 LOG.info("the notes of the online store were not read: %s", error)
-                self._forget()
-                stopped.wait(RETRY_SECONDS)
             except Exception:
                 # Nothing may end the thread: values would no longer be kept, and nobody would know why.
                 LOG.exception("reading the notes of the online store failed, and goes on")
-                self._forget()
-                stopped.wait(RETRY_SECONDS)
+            else:
+                return
+            self._forget()
+            stopped.wait(RETRY_SECONDS)
 
     def _rest(self, stopped: Event) -> bool:
         """Waits until the next turn; whether there is one."""

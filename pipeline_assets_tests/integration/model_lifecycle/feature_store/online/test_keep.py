@@ -5,7 +5,6 @@ from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
-import psycopg
 import pyarrow as pa
 import pytest
 from pydantic import SecretStr
@@ -22,7 +21,7 @@ from pipeline_assets.model_lifecycle.feature_store.online.read import Reader, Se
 from pipeline_assets.model_lifecycle.feature_store.online.session import Session, open_session
 from pipeline_assets.model_lifecycle.feature_store.online.state import States
 from pipeline_assets.processing.features.view import view_features
-from pipeline_assets_tests.online_departures import departures, feed, questions, rows_kept, states_kept, table_of
+from pipeline_assets_tests.online_departures import connected, departures, feed, questions, rows_kept, states_kept, table_of
 
 
 @pytest.fixture(params=["postgres", "valkey"])
@@ -40,11 +39,6 @@ def session(database: OnlineSettings) -> Iterator[Session]:
         kept = store.live(connection, feed("departures_history"))
     with open_session(database, kept) as opened:
         yield opened
-
-
-def connected(database: OnlineSettings) -> psycopg.Connection:
-    """A connection to the online store, each statement its own transaction."""
-    return psycopg.connect(database.online_dsn.get_secret_value(), autocommit=True)
 
 
 @pytest.mark.parametrize("most", [1, 7, 200])

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -24,7 +23,7 @@ from pipeline_assets.model_lifecycle.feature_store.online.session import Session
 from pipeline_assets.model_lifecycle.feature_store.online.source import Found, Wanted
 from pipeline_assets.model_lifecycle.feature_store.online.stored import Stored
 from pipeline_assets.processing.features.view import view_features
-from pipeline_assets_tests.online_departures import departures, feed, questions, rows_kept, table_of
+from pipeline_assets_tests.online_departures import connected, departures, feed, questions, rows_kept, table_of
 from pipeline_assets_tests.readings import wait_until
 
 FEED = feed("departures_history")
@@ -52,13 +51,6 @@ def database(stores: Settings, fresh_database: Callable[..., SecretStr]) -> Onli
     with online(settings) as connection:
         store.go_live(connection, store.begin(connection, FEED))
     return settings
-
-
-@contextmanager
-def connected(database: OnlineSettings) -> Iterator[psycopg.Connection]:
-    """A connection to the online store, each statement its own transaction."""
-    with psycopg.connect(database.online_dsn.get_secret_value(), autocommit=True) as connection:
-        yield connection
 
 
 @pytest.fixture
