@@ -243,14 +243,14 @@ def test_the_run_in_mlflow_documents_the_candidate(house: House) -> None:
 
 
 @OF_EACH_TASK
-def test_mlflow_loads_the_champion_by_its_alias(house: House, task: Task) -> None:
+def test_mlflow_loads_the_champion_by_its_alias(house: House, task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     """By `mlflow.pyfunc` and `mlflow.xgboost`, with the login of the server and nothing of the platform: the scores of its scorer."""
     house = replace(house, model=replace(small_model(task=task), name=house.model.name))
     settings, client = house.settings, tracking(house.settings)
     house.judge(house.train())
     live = versions.champion(settings, house.model)
     rows = archive.read_path(settings, live.contract.training_set, live.contract.training_set_sha256)
-    mlflow.set_tracking_uri(settings.mlflow_url)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", settings.mlflow_url)
 
     model, native = (load(f"models:/{house.model.name}@champion") for load in (mlflow.pyfunc.load_model, mlflow.xgboost.load_model))
     frame = rows.select(model.metadata.get_input_schema().input_names()).to_pandas().astype("float64")

@@ -3,11 +3,12 @@
 A finished value changes only when a row comes or a window moves on. For the latter it says until when it holds. For the former the store
 notes each key whose state changes (`online.changed`); a thread reads these notes some times a second as long as questions come, and values
 of these keys are forgotten. All that is kept of a feed is as of one position of it, which is given with the values: what a query finds is
-kept where it was made at that position, and where no notes were read meanwhile.
+kept where it was made at a position since which no note has its key.
 """
 
 import json
 import logging
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from threading import Event, Lock, Thread
@@ -28,6 +29,8 @@ LOG = logging.getLogger(__name__)
 # How often notes are read while questions come; for how long after the last one; and how old they may be for a value to count as current.
 LOOK_SECONDS, IDLE_SECONDS, CURRENT_SECONDS = 0.05, 2.0, 0.5
 PATIENCE_SECONDS, RETRY_SECONDS = 2, 1.0
+# A query that ends so many looks after it began is kept nowhere.
+TURNS = 20
 # Of each feed: so many values of some hundred bytes, of keys that are no longer than that.
 MOST_KEPT, LONGEST_KEY = 50_000, 200
 # The feeds that are asked for as they are live and noted, and the keys that changed since a snapshot of the database, in one statement:
@@ -75,6 +78,14 @@ class Noted(NamedTuple):
     changed: Sequence[Key]
 
 
+class _Turn(NamedTuple):
+    """What one reading of the notes brought: its number, the position of the feed then, and the keys that had changed."""
+
+    number: int
+    position: Position
+    changed: frozenset[Key]
+
+
 class Known(NamedTuple):
     """The values of the keys that were asked for, by slot, and the position of the feed with exactly these."""
 
@@ -88,7 +99,8 @@ class KeptValues:
     def __init__(self, most: int = MOST_KEPT) -> None:
         self._most, self._lock, self._values, self.turn = most, Lock(), dict[Key, Value](), 0
         self._version, self._read_at = (0, 0), float("-inf")
-        self._position: Position | None = None
+        # The newest of the readings since which nothing had to be forgotten as a whole.
+        self._turns = deque[_Turn](maxlen=TURNS)
 
     def __len__(self) -> int:
         return len(self._values)
@@ -99,7 +111,7 @@ class KeptValues:
         None where anything is missing, or where it is not known whether it still holds.
         """
         with self._lock:
-            if self._position is None or monotonic() - self._read_at > CURRENT_SECONDS:
+            if not self._turns or monotonic() - self._read_at > CURRENT_SECONDS:
                 return None
             found = dict[int, list[bytes | None]]()
             for slot, one in asked.items():
@@ -107,16 +119,22 @@ class KeptValues:
                 if values is None:
                     return None
                 found[slot] = values
-            return Known(found, self._position)
+            return Known(found, self._turns[-1].position)
 
     def keep(self, turn: int, position: Position, found: Mapping[Key, Value]) -> None:
-        """Keeps what a query found at a position, `turn` as it was before the query."""
+        """Keeps what a query found at a position, `turn` as it was before the query.
+
+        What the query saw is at least as new as the notes of that turn. So it holds still, where no later turn has the key; and it is no
+        newer than the last turn, where the feed was at the query's position in that one or in one before it.
+        """
         with self._lock:
-            if turn != self.turn or position != self._position:
+            since = [one for one in self._turns if one.number >= turn]
+            if not since or since[0].number != turn or all(one.position != position for one in since):
                 return
+            changed = frozenset[Key]().union(*(one.changed for one in since[1:]))
             for key, value in found.items():
-                self._values.pop(key, None)
-                if len(key[1]) <= LONGEST_KEY:
+                if key not in changed and len(key[1]) <= LONGEST_KEY:
+                    self._values.pop(key, None)
                     self._values[key] = value
             for key in list(islice(self._values, max(0, len(self._values) - self._most))):
                 del self._values[key]
@@ -127,10 +145,11 @@ class KeptValues:
             self.turn += 1
             if noted is None or noted.version != self._version or not noted.is_whole:
                 self._values.clear()
+                self._turns.clear()
             if noted is None:
-                self._position = None
                 return
-            self._version, self._position, self._read_at = noted.version, noted.position, read_at
+            self._version, self._read_at = noted.version, read_at
+            self._turns.append(_Turn(self.turn, noted.position, frozenset(noted.changed)))
             for key in noted.changed:
                 self._values.pop(key, None)
 

@@ -112,6 +112,7 @@ class Reader:
         self.source, self.views, self.request, self._notes = source, tuple(views), tuple(request), notes
         self._kept = [] if notes is None else notes.of(source.feeds)
         self._read = [_view(source.feeds.index(feed), feed, view) for view, feed in ((view, feed_of(source.feeds, view)) for view in views)]
+        self._by_feed = [[one for one in self._read if one.number == number] for number in range(len(source.feeds))]
         columns = [column for view in views for column in view_columns(view)]
         self._defaults, self._names = Defaults(columns), tuple(column.name for column in columns)
         self._kinds = tuple(KIND_OF[column.dtype] for column in columns)
@@ -144,7 +145,7 @@ class Reader:
         asked = {entity: _asked(joined_keys([texts[key] for key in entity.keys]), times) for entity in self._entities}
         turns, known = [kept.turn for kept in self._kept], self._known(asked)
         remembered = {one.view.name: _remembered(one, asked[one.view.entity]) for one in self._read if known[one.number] is None}
-        wanted = [[] if one else self._wanted(number, asked, remembered) for number, one in enumerate(known)]
+        wanted = [[] if one else _wanted(views, asked, remembered) for one, views in zip(known, self._by_feed, strict=True)]
         return _Questions(requests=requests, at=at, asked=asked, remembered=remembered, wanted=wanted, known=known, turns=turns)
 
     def _known(self, asked: Mapping[Entity, Asked]) -> list[Known | None]:
@@ -152,8 +153,9 @@ class Reader:
         if self._notes is None:
             return [None] * len(self.source.feeds)
         self._notes.are_needed()
-        slots = ({one.slot: asked[one.view.entity] for one in self._read if one.number == number} for number in range(len(self._kept)))
-        return [kept.known(each) for kept, each in zip(self._kept, slots, strict=True)]
+        return [
+            kept.known({one.slot: asked[one.view.entity] for one in views}) for kept, views in zip(self._kept, self._by_feed, strict=True)
+        ]
 
     def _served(self, questions: _Questions, found: Found, read: Sequence[Position]) -> Served:
         at, values, statuses = questions.at, list[list[bytes]](), dict[str, list[Status]]()
@@ -197,12 +199,6 @@ class Reader:
         of_views = self._defaults.fill(of_views)
         return side_by_side([of_views, request_arrays(self.request, requests)]) if self.request else of_views
 
-    def _wanted(self, number: int, asked: Mapping[Entity, Asked], remembered: Mapping[str, list[_Remembered | None]]) -> list[Wanted]:
-        """What is asked for of one feed."""
-        views = [one for one in self._read if one.number == number]
-        versions = ([None if known is None else known.version for known in remembered[one.view.name]] for one in views)
-        return [Wanted(slot=one.slot, asked=asked[one.view.entity], versions=each) for one, each in zip(views, versions, strict=True)]
-
 
 @dataclass(frozen=True, kw_only=True)
 class _View:
@@ -223,6 +219,12 @@ class _View:
     @property
     def view(self) -> FeatureView:
         return self.layout.view
+
+
+def _wanted(views: Sequence[_View], asked: Mapping[Entity, Asked], remembered: Mapping[str, list[_Remembered | None]]) -> list[Wanted]:
+    """What is asked for of the views of one feed."""
+    versions = ([None if known is None else known.version for known in remembered[one.view.name]] for one in views)
+    return [Wanted(slot=one.slot, asked=asked[one.view.entity], versions=each) for one, each in zip(views, versions, strict=True)]
 
 
 def _view(number: int, feed: Feed, view: FeatureView) -> _View:
