@@ -1,6 +1,7 @@
 """The files of Iceberg tables, sealed as they are written and held against their seals as they are read, whatever of pyiceberg asks.
 
-A read fetches the object as a whole, once: what is used are the bytes that were looked at.
+A read fetches the object as a whole, once: what is used are the bytes that were looked at. Of a large Parquet file it may be the end and
+the blocks of some columns alone, each of which is held against its sum (`in_parts`).
 """
 
 import io
@@ -12,10 +13,15 @@ import pyarrow as pa
 from pyiceberg.io.pyarrow import PyArrowFile, PyArrowFileIO
 
 from pipeline_assets.core import seals
-from pipeline_assets.core.sealed_objects import fetched, sealed, verified
+from pipeline_assets.core.damage import ObjectDamaged
+from pipeline_assets.core.sealed_objects import PARQUET, fetched, sealed, verified
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
+    from pyiceberg.io import InputFile
+
+# Smaller objects are fetched at once. The end of a larger one mostly has its footer and sums: 4 bytes of these for each mebibyte.
+PARTS_BYTES, END_BYTES = 8 << 20, 1 << 18
 
 
 class SealedFileIO(PyArrowFileIO):
@@ -51,6 +57,22 @@ class SealedFile(PyArrowFile):
         content = fetched(self._filesystem, self._path, self.location)
         return pa.BufferReader(verified(content, self.location, must_be_sealed=self._must_be_sealed))
 
+    def in_parts(self) -> pa.NativeFile:
+        """As `open`; what is read of a large Parquet file is looked at then. Raises ObjectDamaged as that does, or while it is read."""
+        if not self.location.endswith(PARQUET):
+            return self.open()
+        try:
+            opened = self._filesystem.open_input_file(self._path)
+        except FileNotFoundError as error:
+            raise ObjectDamaged(self.location) from error
+        size = opened.size()
+        tail = opened.read_at(END_BYTES, max(0, size - END_BYTES)) if size >= PARTS_BYTES else b""
+        end = seals.sealed_end(tail, size, self.location.rpartition("/")[2])
+        if end is None:
+            opened.close()
+            return self.open()
+        return pa.PythonFile(InParts(opened, end, tail, self.location), mode="r")
+
     def create(self, overwrite: bool = False) -> "Sealing":  # noqa: FBT001, FBT002 - as pyiceberg declares it
         """A stream whose bytes become the object, sealed, once it is closed without an error."""
         if not overwrite and self.exists():
@@ -62,6 +84,61 @@ class SealedFile(PyArrowFile):
         with self._filesystem.open_output_stream(self._path) as opened:
             opened.write(whole)
         self._written = len(whole)
+
+
+def in_parts(source: "InputFile") -> pa.NativeFile:
+    """A file of which some columns are to be read: as `SealedFile.in_parts`, and as a whole where it is of another kind."""
+    opened: pa.NativeFile = source.in_parts() if isinstance(source, SealedFile) else source.open()
+    return opened
+
+
+class InParts(io.RawIOBase):
+    """A Parquet file whose end was looked at; a block of its columns is held against its sum whenever something of it is read."""
+
+    def __init__(self, opened: pa.NativeFile, end: seals.SealedEnd, tail: bytes, location: str) -> None:
+        super().__init__()
+        self._opened, self._end, self._location, self._at = opened, end, location, 0
+        self._size = opened.size()
+        self._after = tail[len(tail) - (self._size - end.columns_end) :]
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def seekable(self) -> bool:
+        """Yes."""
+        return True
+
+    def tell(self) -> int:
+        """Where the next byte is read."""
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Goes to a place, which it gives."""
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        return self._at
+
+    def read(self, size: int | None = -1) -> bytes:
+        """The next bytes, fewer at the end; raises ObjectDamaged where they are in a block that is not what was written."""
+        start = self._at
+        stop = self._size if size is None or size < 0 else min(self._size, start + size)
+        edge = self._end.columns_end
+        found = self._of_columns(start, min(stop, edge)) if start < min(stop, edge) else b""
+        self._at = max(start, stop)
+        return found + self._after[max(start - edge, 0) : stop - edge] if stop > edge else found
+
+    def _of_columns(self, start: int, stop: int) -> bytes:
+        first, last = start // seals.BLOCK_BYTES, -(-stop // seals.BLOCK_BYTES)
+        begin, end = first * seals.BLOCK_BYTES, min(last * seals.BLOCK_BYTES, self._end.columns_end)
+        content = self._opened.read_at(end - begin, begin)
+        if seals.block_sums(content) != self._end.sums[first * seals.SUM_BYTES : last * seals.SUM_BYTES]:
+            raise ObjectDamaged(self._location, "has other bytes than were written")
+        return bytes(memoryview(content)[start - begin : stop - begin])
+
+    def close(self) -> None:
+        """Closes the object."""
+        self._opened.close()
+        super().close()
 
 
 class Sealing(io.BytesIO):

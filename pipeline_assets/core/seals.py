@@ -3,13 +3,14 @@
 A seal covers all bytes of the object and the name that it has, so that no bit of it can change and no other object can take its place. It
 lies where readers that know nothing of it do not look, so that each file stays one of its format:
 
-- Parquet: between the last column and the footer, whose offsets count from the start of the file.
+- Parquet: between the last column and the footer, whose offsets count from the start of the file. Before it are the sums of the blocks of
+  the columns, so that some of these can be read and held against it without the others.
 - Avro: as the marker that ends each block, which any 16 bytes may be.
 - JSON: as the last field; the first one says that there is one.
 """
 
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from zlib import crc32
 
 if TYPE_CHECKING:
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
 # The property of a table whose objects all have seals: one without is damaged. Absent where others write too, such as Kafka Connect.
 ALL_SEALED = "pipeline.sealed"
 PARQUET_MAGIC = b"PAR1"
-BLOCK_BYTES = 1 << 20
-MARK = b"\x93sealed\x01"
+BLOCK_BYTES, SUM_BYTES = 1 << 20, 4
+# The first kind has no sums before it.
+WITHOUT_SUMS, MARK = b"\x93sealed\x01", b"\x93sealed\x02"
 PARQUET_SEAL_BYTES = len(MARK) + 32
 # The length of the footer, and the magic.
 PARQUET_TAIL_BYTES = 8
@@ -29,34 +31,72 @@ FIRST, LAST = b'{"pipeline-sealed":true,', b',"pipeline-seal":"'
 LAST_BYTES = len(LAST) + 64 + len(b'"}')
 
 
+class SealedEnd(NamedTuple):
+    """How a sealed Parquet file ends: how many bytes its columns have, and the sum of each block of these."""
+
+    columns_end: int
+    sums: bytes
+
+
 def seal_parquet(content: "bytes | pa.Buffer", name: str) -> bytes:
     """A Parquet file with its seal, under a name."""
     view = memoryview(content).cast("B")
     place = _footer_start(view)
-    before, after = view[:place], view[place:]
-    return b"".join((before, MARK, _digest(name, _sums(before), after), after))
+    columns, footer = view[:place], view[place:]
+    sums = block_sums(columns)
+    return b"".join((columns, sums, MARK, _digest(name, sums, footer), footer))
 
 
 def parquet_problem(content: "bytes | pa.Buffer", name: str, *, is_sealed: bool) -> str | None:
     """What is wrong with a Parquet file; None where nothing is, or where it has no seal and need not have one."""
     view = memoryview(content).cast("B")
-    place = _footer_start(view) - PARQUET_SEAL_BYTES
-    if not is_sealed_parquet(content):
+    mark = _mark(view)
+    if mark is None:
         return "has no seal" if is_sealed else None
-    before, after = view[:place], view[place + PARQUET_SEAL_BYTES :]
-    return _judged(view[place + len(MARK) : place + PARQUET_SEAL_BYTES], _digest(name, _sums(before), after))
+    seal_at = _footer_start(view) - PARQUET_SEAL_BYTES
+    columns_end = seal_at if mark == WITHOUT_SUMS else _columns_end(seal_at)
+    sums, after = block_sums(view[:columns_end]), view[seal_at + PARQUET_SEAL_BYTES :]
+    expected = (b"" if mark == WITHOUT_SUMS else sums) + mark + _digest(name, sums, after)
+    return _judged(view[columns_end : seal_at + PARQUET_SEAL_BYTES], expected)
+
+
+def sealed_end(tail: "bytes | pa.Buffer", size: int, name: str) -> SealedEnd | None:
+    """What the last bytes of a Parquet file of a size say, once they were held against its seal.
+
+    None where they are no seal's with sums, are not what was written, or are too few to say so.
+    """
+    view = memoryview(tail).cast("B")
+    if _mark(view) != MARK:
+        return None
+    seal_at, cut = _footer_start(view) - PARQUET_SEAL_BYTES, size - len(view)
+    columns_end = _columns_end(cut + seal_at)
+    if columns_end < cut:
+        return None
+    sums, after = view[columns_end - cut : seal_at], view[seal_at + PARQUET_SEAL_BYTES :]
+    is_right = view[seal_at + len(MARK) : seal_at + PARQUET_SEAL_BYTES] == _digest(name, sums, after)
+    return SealedEnd(columns_end, bytes(sums)) if is_right else None
 
 
 def is_sealed_parquet(content: "bytes | pa.Buffer") -> bool:
     """Whether a Parquet file has a seal, right or wrong."""
-    view = memoryview(content).cast("B")
-    place = _footer_start(view) - PARQUET_SEAL_BYTES
-    return place >= 0 and view[place : place + len(MARK)] == MARK
+    return _mark(memoryview(content).cast("B")) is not None
 
 
-def _sums(view: memoryview) -> bytes:
+def block_sums(view: "memoryview | bytes") -> bytes:
     """The CRC-32 of each mebibyte, which finds any wrong bit, and takes less than half of the time of a SHA-256."""
-    return b"".join(crc32(view[start : start + BLOCK_BYTES]).to_bytes(4, "little") for start in range(0, len(view), BLOCK_BYTES))
+    starts = range(0, len(view), BLOCK_BYTES)
+    return b"".join(crc32(view[start : start + BLOCK_BYTES]).to_bytes(SUM_BYTES, "little") for start in starts)
+
+
+def _mark(view: memoryview) -> bytes | None:
+    place = _footer_start(view) - PARQUET_SEAL_BYTES
+    found = bytes(view[place : place + len(MARK)]) if place >= 0 else b""
+    return found if found in (MARK, WITHOUT_SUMS) else None
+
+
+def _columns_end(seal_at: int) -> int:
+    """Where the columns of a file end, whose seal with the sums of their blocks before it begins at a place."""
+    return seal_at - SUM_BYTES * -(-seal_at // (BLOCK_BYTES + SUM_BYTES))
 
 
 def _footer_start(view: memoryview) -> int:

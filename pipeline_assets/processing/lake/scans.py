@@ -84,7 +84,9 @@ def _was_renamed(table: "Table") -> bool:
 def _by_name(table: "Table", task: "FileScanTask", schema: pa.Schema) -> list[pa.RecordBatch]:
     """The file's columns as they are named, null where it has none; three times as fast as by id, where files are small and many."""
     if task.file.file_size_in_bytes >= HELD_BYTES:
-        with table.io.new_input(task.file.file_path).open() as opened:
+        from pipeline_assets.core.sealed_files import in_parts
+
+        with in_parts(table.io.new_input(task.file.file_path)) as opened:
             found = _columns(opened, schema)
     else:
         found = _held(table, task.file.file_path, schema)

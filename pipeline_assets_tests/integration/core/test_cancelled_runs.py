@@ -39,6 +39,28 @@ defs = dg.Definitions(
     assets=[waiting], jobs=[dg.define_asset_job("greeting", selection=[waiting])], resources={"platform": Platform()}
 )
 """
+DEAF_CODE = """
+import time
+from pathlib import Path
+import dagster as dg
+from pipeline_assets.core.resources import Platform
+
+@dg.asset(pool="one")
+def deaf(platform: Platform) -> None:
+    (Path(platform.settings.home) / "begun").touch()
+    while True:
+        try:
+            time.sleep(600)
+        except BaseException:
+            continue
+
+defs = dg.Definitions(
+    assets=[deaf],
+    jobs=[dg.define_asset_job("greeting", selection=[deaf])],
+    resources={"platform": Platform()},
+    executor=dg.in_process_executor,
+)
+"""
 WAITING = "select pid from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
 
 
@@ -76,3 +98,16 @@ def test_a_cancelled_step_that_waits_for_a_lock_frees_its_pool_within_seconds(is
 
     assert gone
     assert rows == []
+
+
+def test_a_run_that_hears_nothing_is_cancelled_and_not_crashed(isolated: Settings, tmp_path: Path) -> None:
+    """Regression: its process was killed after the grace, so that it failed, was tried again, and held its pool for a minute."""
+    with web_server(tmp_path, code=DEAF_CODE, **environment_of(isolated)) as server:
+        run = server.start()
+        until((server.home / "begun").exists)
+        server.ask(f'mutation {{ terminateRun(runId: "{run}") {{ __typename }} }}')
+        ended = until(lambda: server.runs()[run], lambda state: state not in ("STARTED", "CANCELING"), ENDS_SECONDS)
+        with DagsterInstance.from_config(str(server.home)) as instance:
+            active = instance.event_log_storage.get_concurrency_info("one").active_slot_count
+
+    assert (ended, active) == ("CANCELED", 0)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 
@@ -30,6 +31,35 @@ def _deaf(pipe: "Connection[list[int], None]", grace: float) -> None:
     pipe.send([os.getpid(), child.pid])
     while True:
         child.wait()
+
+
+def _last_words(pipe: "Connection[list[int], None]", grace: float) -> None:
+    """A deaf step that does something before it is ended, and then hangs."""
+
+    def last() -> None:
+        pipe.send([0])
+        threading.Event().wait()
+
+    signal.signal(signal.SIGINT, lambda *_: None)
+    end_when_interrupted(grace, last)
+    _deaf(pipe, grace)
+
+
+def _lost(pipe: "Connection[list[int], None]", grace: float) -> None:
+    """A step whose first interrupt goes where Python can only print it."""
+
+    class Lost:
+        def __del__(self) -> None:
+            signal.pause()
+
+    end_when_interrupted(grace)
+    try:
+        pipe.send([os.getpid(), _child().pid])
+        lost = Lost()
+        del lost
+        signal.pause()
+    except KeyboardInterrupt:
+        sys.exit(7)
 
 
 def _forbidden(pipe: "Connection[list[int], None]", grace: float) -> None:
@@ -71,6 +101,30 @@ def test_a_deaf_step_ends_with_its_children() -> None:
 
     assert exitcode == -signal.SIGKILL
     assert psutil.wait_procs([child], timeout=DEADLINE_SECONDS)[1] == []
+
+
+def test_a_step_hears_what_was_lost_the_first_time() -> None:
+    """Regression: an interrupt that came as a destructor ran was lost; the run went on, was killed, and tried again though cancelled."""
+    exitcode, child = interrupted(_lost, 6.0)
+
+    assert exitcode == 7
+    assert psutil.wait_procs([child], timeout=DEADLINE_SECONDS)[1] == []
+
+
+def test_what_is_to_be_done_before_a_step_is_ended_is_done_and_holds_nothing_up() -> None:
+    """It is called once the grace is over, and the step ends though it never returns."""
+    spawn = multiprocessing.get_context("spawn")
+    mine, theirs = spawn.Pipe()
+    step = spawn.Process(target=_last_words, args=(theirs, 0.2))
+    step.start()
+    assert mine.poll(DEADLINE_SECONDS)
+    psutil.Process(mine.recv()[0]).send_signal(signal.SIGINT)
+    assert mine.poll(DEADLINE_SECONDS)
+    said = mine.recv()
+    step.join(DEADLINE_SECONDS)
+
+    assert said == [0]
+    assert step.exitcode == -signal.SIGKILL
 
 
 def test_a_deaf_step_ends_though_its_children_cannot() -> None:

@@ -2,8 +2,12 @@
 
 import io
 import json
+from collections import Counter
+from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,7 +20,7 @@ from pyiceberg.schema import Schema
 from pyiceberg.typedef import Record
 from pyiceberg.types import LongType, NestedField, StringType
 
-from pipeline_assets.core import sealed_objects, seals
+from pipeline_assets.core import sealed_files, sealed_objects, seals
 from pipeline_assets.core.damage import ObjectDamaged, place_of
 from pipeline_assets.core.sealed_files import SealedFileIO
 from pipeline_assets_tests.flipped_bits import flipped
@@ -33,6 +37,103 @@ def parquet(rows: int = 200) -> bytes:
     table = pa.table({"id": range(rows), "name": [f"n{number % 7}" for number in range(rows)]})
     pq.write_table(table, sink, row_group_size=rows // 2)
     return sink.getvalue()
+
+
+def sealed_without_sums(name: str) -> bytes:
+    """A Parquet file with a seal of the first kind."""
+    content = parquet()
+    place = len(content) - seals.PARQUET_TAIL_BYTES - int.from_bytes(content[-8:-4], "little")
+    columns, footer = content[:place], content[place:]
+    digest = sha256(name.encode() + b"\0" + seals.block_sums(columns) + footer).digest()
+    return columns + seals.WITHOUT_SUMS + digest + footer
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are read in parts, whatever their size, of many blocks."""
+    monkeypatch.setattr(seals, "BLOCK_BYTES", 512)
+    monkeypatch.setattr(sealed_files, "PARTS_BYTES", 0)
+
+
+def columns_of(path: Path, names: list[str]) -> pa.Table:
+    """Some columns of a sealed file, read in parts as the lake does."""
+    with sealed_files.in_parts(SealedFileIO(MUST).new_input(f"file://{path}")) as opened:
+        return pq.ParquetFile(opened, pre_buffer=True).read(names)
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize(("end_bytes", "are_parts"), [(1 << 18, True), (2000, True), (100, False)])
+def test_no_flipped_bit_gives_other_values_where_parts_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end_bytes: int, *, are_parts: bool
+) -> None:
+    """Random bits of a file of which one column is read: refused, or in a part that was not asked for; also where its end is cut."""
+    monkeypatch.setattr(sealed_files, "END_BYTES", end_bytes)
+    path, random, sink = tmp_path / "1.parquet", np.random.default_rng(end_bytes), io.BytesIO()
+    rows = pa.table({f"c{number}": random.random(3000) for number in range(3)})
+    pq.write_table(rows, sink, use_dictionary=False)
+    content = seals.seal_parquet(sink.getvalue(), path.name)
+    bits = [*random.integers(0, len(content) * 8, 200), *random.integers((len(content) - 1500) * 8, len(content) * 8, 200)]
+    outcomes = Counter[str]()
+    for bit in bits:
+        path.write_bytes(flipped(content, int(bit)))
+        try:
+            assert columns_of(path, ["c1"]).equals(rows.select(["c1"]))
+            outcomes["no effect"] += 1
+        except ObjectDamaged:
+            outcomes["refused"] += 1
+    path.write_bytes(content)
+
+    assert columns_of(path, ["c1"]).equals(rows.select(["c1"]))
+    assert (outcomes["no effect"] > 10) == are_parts
+    assert outcomes["refused"] > 200
+
+
+@pytest.mark.usefixtures("small_blocks")
+@given(st.integers(0, 5000), st.integers(-10, 5000))
+def test_parts_of_a_file_are_its_bytes(start: int, size: int) -> None:
+    """Whatever is read from wherever, also beyond the end, is what a file that is read as a whole gives."""
+    with TemporaryDirectory() as name:
+        path, content = Path(name) / "1.parquet", seals.seal_parquet(parquet(), "1.parquet")
+        path.write_bytes(content)
+        opened = pa.OSFile(str(path))
+        end = seals.sealed_end(content, len(content), path.name)
+        assert end is not None
+        parts, whole_file = sealed_files.InParts(opened, end, content, str(path)), io.BytesIO(content)
+        for file in (parts, whole_file):
+            file.seek(start)
+
+        assert (parts.read(size), parts.tell(), parts.read(7)) == (whole_file.read(size), whole_file.tell(), whole_file.read(7))
+        parts.close()
+
+
+def test_columns_that_are_not_asked_for_are_not_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a file of ten columns of some mebibytes one is read, and the blocks that it shares."""
+    path, fetched = tmp_path / "1.parquet", list[int]()
+    random = np.random.default_rng(7)
+    sink = io.BytesIO()
+    pq.write_table(pa.table({f"c{number}": random.random(400_000) for number in range(10)}), sink)
+    path.write_bytes(seals.seal_parquet(sink.getvalue(), path.name))
+    block_sums = seals.block_sums
+
+    def counted(view: memoryview | bytes) -> bytes:
+        fetched.append(len(view))
+        return block_sums(view)
+
+    monkeypatch.setattr(seals, "block_sums", counted)
+
+    found = columns_of(path, ["c3"])
+    assert found["c3"].equals(pq.read_table(io.BytesIO(sink.getvalue()))["c3"])
+    assert 0 < sum(fetched) < path.stat().st_size / 4
+
+
+def test_a_seal_without_sums_is_held_against_all_bytes(tmp_path: Path) -> None:
+    """What an earlier version wrote is read as a whole; each flipped byte of it is refused."""
+    path, content = tmp_path / "1.parquet", sealed_without_sums("1.parquet")
+    path.write_bytes(content)
+    assert columns_of(path, ["id"])["id"].to_pylist() == list(range(200))
+    for place in range(len(content)):
+        with pytest.raises(ObjectDamaged):
+            sealed_objects.verified(pa.py_buffer(flipped(content, place * 8 + 3)), str(path), must_be_sealed=True)
 
 
 def write_avro(location: str) -> None:
