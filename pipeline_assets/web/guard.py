@@ -1,7 +1,7 @@
 """The guard before Dagster's web server, as ASGI middleware: from foreign pages nothing passes, and a change only as JSON by POST.
 
-Refusals are problem documents. What is refused and what is changed goes to the audit log; what is only read does not, as an open page asks
-every second.
+Refusals are problem documents. What is changed goes to the audit log, and so does what is refused, counted where it is much; what is only
+read does not, as an open page asks every second.
 """
 
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipeline_assets.core.foreign import shown
-from pipeline_assets.serving.realtime.access.audit import Asked, address_of, answer_audited, now, write_audit
+from pipeline_assets.serving.realtime.access.audit import Asked, address_of, answer_audited, now
 from pipeline_assets.serving.realtime.access.callers import Caller, Role
 from pipeline_assets.serving.realtime.access.headers import with_headers
 from pipeline_assets.serving.realtime.access.problems import Refusal, forbidden, send_refusal
@@ -21,6 +21,7 @@ from pipeline_assets.web import operations
 from pipeline_assets.web.login import Login
 from pipeline_assets.web.operations import GRAPHQL, LONGEST_BODY, Operation
 from pipeline_assets.web.origins import foreign_origin, form_body, host_names, repeated_header, unknown_host
+from pipeline_assets.web.refusals import Refusals
 
 CLOSED_BY_POLICY = 1008
 UNLESS_GIVEN = (
@@ -42,6 +43,7 @@ class WebGuard:
 
     def __init__(self, app: ASGIApp, *, hosts: Iterable[str] = (), login: Login | None = None) -> None:
         self._app, self._hosts, self._login = app, host_names(hosts), login
+        self._refusals = Refusals() if login is None else login.refusals
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes a request on, or answers it by a refusal."""
@@ -50,7 +52,10 @@ class WebGuard:
         elif scope["type"] == "websocket":
             await self._websocket(scope, receive, send)
         else:
-            await self._app(scope, receive, send)
+            try:
+                await self._app(scope, receive, send)
+            finally:
+                self._refusals.end()
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = headers_of(scope)
@@ -64,7 +69,7 @@ class WebGuard:
         if isinstance(caller, Refusal):
             await send_refusal(send, caller)
         elif refusal is not None:
-            await _refuse(send, asked, None, refusal)
+            await self._refuse(send, asked, None, refusal)
         else:
             await self._let_in(scope, receive, send, asked, caller)
 
@@ -77,13 +82,12 @@ class WebGuard:
         scope["state"] = {**scope.get("state", {}), "caller": caller}
         operation, receive = await _operation(scope, headers_of(scope), receive)
         if isinstance(operation, Refusal):
-            await _refuse(send, asked, caller, operation)
+            await self._refuse(send, asked, caller, operation)
         elif not operation.changes:
             await self._app(scope, receive, send)
         elif caller is not None and not caller.may(Role.OPERATOR):
-            await _refuse(
-                send, replace(asked, changes=operation.changes), caller, forbidden(f"'{caller.name}' may look, and change nothing.")
-            )
+            refusal = forbidden(f"'{caller.name}' may look, and change nothing.")
+            await self._refuse(send, replace(asked, changes=operation.changes), caller, refusal)
         else:
             await answer_audited(self._app, (scope, receive, send), replace(asked, changes=operation.changes), caller)
 
@@ -98,8 +102,12 @@ class WebGuard:
             await self._app(scope, receive, send)
             return
         if refusal is not None:
-            write_audit(asked, None, refusal.status, refusal.detail)
+            self._refusals.write(asked, None, refusal)
         await send({"type": "websocket.close", "code": CLOSED_BY_POLICY})
+
+    async def _refuse(self, send: Send, asked: Asked, caller: Caller | None, refusal: Refusal) -> None:
+        self._refusals.write(asked, caller, refusal)
+        await send_refusal(send, refusal)
 
 
 async def _operation(scope: Scope, headers: Headers, receive: Receive) -> tuple[Operation | Refusal, Receive]:
@@ -143,8 +151,3 @@ def _again(body: bytes, receive: Receive) -> Receive:
 def _asked(scope: Scope, headers: Headers, method: str) -> Asked:
     trace = trace_of(headers)
     return Asked(method=method, route=shown(scope["path"]), params={}, address=address_of(scope), trace=trace, began_at=now())
-
-
-async def _refuse(send: Send, asked: Asked, caller: Caller | None, refusal: Refusal) -> None:
-    write_audit(asked, caller, refusal.status, refusal.detail)
-    await send_refusal(send, refusal)

@@ -5,7 +5,7 @@ from http import HTTPStatus
 from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
 
-from pipeline_assets.serving.realtime.access.audit import Asked, write_audit
+from pipeline_assets.serving.realtime.access.audit import Asked
 from pipeline_assets.serving.realtime.access.buckets import Failures
 from pipeline_assets.serving.realtime.access.callers import Caller, Role
 from pipeline_assets.serving.realtime.access.credentials import Credentials
@@ -13,6 +13,7 @@ from pipeline_assets.serving.realtime.access.login import LoginPage, login_route
 from pipeline_assets.serving.realtime.access.opened import Access
 from pipeline_assets.serving.realtime.access.problems import Refusal, forbidden, too_many
 from pipeline_assets.serving.realtime.access.sessions import SAFE_METHODS, Headers
+from pipeline_assets.web.refusals import Refusals
 
 # Below no path of Dagster's own pages.
 PREFIX = "/_access"
@@ -32,11 +33,11 @@ NOBODY = Caller(id="", name="nobody", roles=frozenset(), by="session")
 
 
 class Login:
-    """Recognises callers, and has the page on which people log in."""
+    """Recognises callers, and has the page on which people log in; `refusals` has those of the guard, too."""
 
     def __init__(self, access: Access) -> None:
         self._credentials = Credentials(keys=access.keys, issuer=access.issuer, sessions=access.sessions)
-        self._failures = Failures()
+        self._failures, self.refusals = Failures(), Refusals()
         self._pages = Starlette(routes=login_routes(PAGE, keys=access.keys, sessions=access.sessions))
 
     def has_page(self, path: str) -> bool:
@@ -49,7 +50,7 @@ class Login:
         await self._pages(scope, receive, send)
 
     async def caller(self, scope: Scope, headers: Headers, asked: Asked) -> Caller | Refusal:
-        """Who asks, where they may see the pages; else the refusal, which is in the audit log.
+        """Who asks, where they may see the pages; else the refusal, which is in the audit log, or counted there.
 
         A browser is sent to the login, also with a session whose key has lost the roles.
         """
@@ -61,22 +62,21 @@ class Login:
                 return found
             lacking = forbidden(f"'{found.name}' has none of the roles {' and '.join(sorted(ROLES))}.")
             is_sent = found.by == "session" and _is_person(scope, headers)
-            return _to_login(lacking) if is_sent else _noted(asked, found, lacking)
+            return _to_login(lacking) if is_sent else self._noted(asked, found, lacking)
         if found.status == HTTPStatus.UNAUTHORIZED and _is_person(scope, headers):
             return _to_login(found)
         wait = self._failures.count(asked.address) if found.status == HTTPStatus.UNAUTHORIZED else 0.0
         if wait:
             return too_many("Too many attempts have failed from this address. Wait, then send a valid credential.", wait)
-        return _noted(asked, None, found)
+        return self._noted(asked, None, found)
+
+    def _noted(self, asked: Asked, caller: Caller | None, refusal: Refusal) -> Refusal:
+        self.refusals.write(asked, caller, refusal)
+        return refusal
 
 
 def _to_login(refusal: Refusal) -> Refusal:
     return Refusal(status=HTTPStatus.SEE_OTHER, detail=refusal.detail, headers={"location": f"{PREFIX}/login"})
-
-
-def _noted(asked: Asked, caller: Caller | None, refusal: Refusal) -> Refusal:
-    write_audit(asked, caller, refusal.status, refusal.detail)
-    return refusal
 
 
 def _is_person(scope: Scope, headers: Headers) -> bool:

@@ -47,8 +47,8 @@ class Asked:
     changes: tuple[str, ...] = ()
 
 
-def write_audit(asked: Asked, caller: Caller | None, status: int, reason: str | None = None) -> None:
-    """Writes one line; `reason` says why a request was refused."""
+def write_audit(asked: Asked, caller: Caller | None, status: int, reason: str | None = None, *, times: int | None = None) -> None:
+    """Writes one line; `reason` says why a request was refused, `times` for how many refusals the line stands (None: for itself)."""
     if not LOG.isEnabledFor(logging.INFO):
         return
     model = asked.params.get("model")
@@ -68,6 +68,8 @@ def write_audit(asked: Asked, caller: Caller | None, status: int, reason: str | 
         line["changes"] = ", ".join(asked.changes)
     if reason is not None:
         line["reason"] = reason
+    if times is not None:
+        line["times"] = times
     # As `LOG.info` does, but that it would walk the stack for the place of this call, which is a third of the cost.
     LOG.handle(logging.LogRecord(AUDIT, logging.INFO, __file__, 0, ENCODER.encode(line).decode(), None, None))
 
