@@ -93,7 +93,7 @@ def updated(settings: Settings, lake: Catalog) -> list[Trial]:
     """Updates aircraft at random times, each update a transaction, and gives when each was seen on its way."""
     pause = random.Random(2013)  # noqa: S311 - no secret
     before, trials, due = captured_at_first(settings, lake), list[Trial](), time.time()
-    with psycopg.connect(settings.databases["airline_ops"].get_secret_value(), autocommit=True) as source:
+    with psycopg.connect(settings.owners["airline_ops"].get_secret_value(), autocommit=True) as source:
         deadline = time.time() + UPDATES * LONGEST_PAUSE + PATIENCE_SECONDS
         while len(trials) < UPDATES or not all(trial.typed_at for trial in trials):
             if len(trials) < UPDATES and time.time() >= due:

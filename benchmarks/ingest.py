@@ -92,7 +92,7 @@ def source(table: str) -> Source:
 def fill(settings: Settings, table: str, rows: int) -> None:
     """Makes the table in the operational database."""
     delay = sql.SQL("numeric(7, 3)" if table == EXACT else "float8")
-    with psycopg.connect(settings.databases[DATABASE].get_secret_value()) as connection:
+    with psycopg.connect(settings.owners[DATABASE].get_secret_value()) as connection:
         connection.execute(sql.SQL(TABLE).format(table=sql.Identifier(table), rows=sql.Literal(rows), delay=delay))
 
 

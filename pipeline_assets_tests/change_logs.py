@@ -23,7 +23,7 @@ Row = dict[str, Any]
 
 def live(settings: Settings, seed: int) -> tuple[Tables, Plan]:
     """An operational database that has changed: what was there before, and what happened to it."""
-    dsn = settings.databases["airline_ops"].get_secret_value()
+    dsn = settings.owners["airline_ops"].get_secret_value()
     database.load(dsn, DAY, DAY)
     with psycopg.connect(dsn, autocommit=True) as connection:
         before = changes.read(connection)

@@ -16,7 +16,7 @@ from pipeline_assets.core.connections import object_store
 from pipeline_assets.core.settings import PREFIX, Settings, load_settings
 from pipeline_assets.local_stack import stack as local_stack
 from pipeline_assets.local_stack.plan import CONNECT, KAFKA, MLFLOW, POSTGRES, S3
-from pipeline_assets_tests.stack_services import WEATHER, cluster_of, create_database, start
+from pipeline_assets_tests.stack_services import WEATHER, cluster_of, create_database, for_reader, start
 
 # Hypothesis' own deadline of 200 ms is one of the wall clock, which a busy machine misses.
 hypothesis_settings.register_profile("tests", deadline=None)
@@ -119,13 +119,15 @@ def isolated(stores: Settings, fresh_database: Callable[..., SecretStr]) -> Sett
     The warehouse has the same name in each test, as dbt parses its project anew where the connection is another.
     """
     bucket = f"test-{token_hex(6)}"
+    owners = {name: fresh_database(dsn) for name, dsn in stores.owners.items()}
     object_store(stores).create_bucket(Bucket=bucket)
     return stores.model_copy(
         update={
             "warehouse_dsn": fresh_database(stores.warehouse_dsn, "test_warehouse"),
             "online_dsn": fresh_database(stores.online_dsn),
             "catalog_dsn": fresh_database(stores.catalog_dsn),
-            "databases": {name: fresh_database(dsn) for name, dsn in stores.databases.items()},
+            "owners": owners,
+            "databases": {name: for_reader(owned, stores.databases[name]) for name, owned in owners.items()},
             "s3_bucket": bucket,
         }
     )

@@ -133,7 +133,8 @@ class Graph:
 
     def environment(self) -> dict[str, str]:
         """The environment of a process that runs the graph."""
-        secrets = {f"PIPELINE_DATABASES__{name.upper()}": dsn.get_secret_value() for name, dsn in self.settings.databases.items()}
+        roles = {"DATABASES": self.settings.databases, "OWNERS": self.settings.owners}
+        secrets = {f"PIPELINE_{role}__{name.upper()}": dsn.get_secret_value() for role, dsns in roles.items() for name, dsn in dsns.items()}
         return {
             **os.environ,
             "PIPELINE_HOME": str(self.settings.home),

@@ -117,8 +117,8 @@ class World:
 
     @contextmanager
     def database(self) -> Iterator[psycopg.Connection]:
-        """A connection to the operational database, which commits when the block ends."""
-        with psycopg.connect(self.settings.databases[DATABASE].get_secret_value()) as connection:
+        """A connection to the operational database as its owner, which commits when the block ends."""
+        with psycopg.connect(self.settings.owners[DATABASE].get_secret_value()) as connection:
             yield connection
 
     def run(self, statement: str, *values: object) -> None:

@@ -3,6 +3,7 @@
 import signal
 from pathlib import Path
 from secrets import token_hex
+from urllib.parse import urlsplit
 
 import psutil
 import psycopg
@@ -13,6 +14,7 @@ from pipeline_assets.core.settings import Settings, StackSettings
 from pipeline_assets.local_stack import processes, stack
 from pipeline_assets.local_stack.plan import CONNECT, KAFKA, POSTGRES, S3, load_secrets
 from pipeline_assets.local_stack.postgres import bootstrap
+from pipeline_assets.local_stack.roles import let_read
 
 # The weather service of the simulated world of nyc_flights.
 WEATHER = "weather"
@@ -55,6 +57,13 @@ def create_database(home: Path, like: SecretStr, name: str | None = None) -> Sec
     with cluster_of(home) as cluster:
         cluster.execute(SQL("create database {} owner {} strategy file_copy").format(Identifier(name), Identifier(owner)))
     return SecretStr(f"{base}/{name}")
+
+
+def for_reader(owned: SecretStr, like: SecretStr) -> SecretStr:
+    """The DSN of a database for the role of the one given, which may read what its owner has there."""
+    database, reader = urlsplit(owned.get_secret_value()), urlsplit(like.get_secret_value())
+    let_read(owned.get_secret_value(), str(reader.username))
+    return SecretStr(reader._replace(path=database.path).geturl())
 
 
 def cluster_of(home: Path) -> psycopg.Connection:

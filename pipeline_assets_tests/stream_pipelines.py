@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from secrets import token_hex
 from threading import Event
-from urllib.parse import urlsplit
 
 import psycopg
 from confluent_kafka import KafkaError, Message, Producer
@@ -37,7 +36,7 @@ from pipeline_assets.spec.contracts import Contract, Field
 from pipeline_assets.spec.sources import EventStream, PostgresTable, Source
 from pipeline_assets.use_cases.nyc_flights import use_case as flights
 from pipeline_assets_tests.landings import plain, stream_of
-from pipeline_assets_tests.stack_services import cluster_of
+from pipeline_assets_tests.stack_services import cluster_of, create_database, for_reader
 from pipeline_assets_tests.stream_records import PATIENCE_SECONDS, until
 
 OWNED = "airline_ops"
@@ -125,7 +124,7 @@ class Pipeline:
 
     def operations(self, *, autocommit: bool = False) -> psycopg.Connection:
         """A connection to the operational database as its owner."""
-        dsn = self.settings.databases[self.database].get_secret_value()
+        dsn = self.settings.owners[self.database].get_secret_value()
         return psycopg.connect(dsn, autocommit=autocommit, connect_timeout=5)
 
     def change(self, rows: int, table: str = "accounts", connection: psycopg.Connection | None = None) -> None:
@@ -327,13 +326,12 @@ def tables_on(streams: Settings, ddl: str, declare: Callable[[str], Sequence[Sou
 
 
 def _with_database(streams: Settings, database: str) -> Settings:
-    """Settings with an empty operational database, and its role that reads changes."""
-    owned, reading = (each[OWNED].get_secret_value().rpartition("/")[0] for each in (streams.databases, streams.replication))
-    with cluster_of(streams.home) as cluster:
-        cluster.execute(SQL("create database {} owner {}").format(Identifier(database), Identifier(str(urlsplit(owned).username))))
+    """Settings with an empty operational database for its three roles."""
+    owned = create_database(streams.home, streams.owners[OWNED], database)
     own_settings = {
-        "databases": {database: SecretStr(f"{owned}/{database}")},
-        "replication": {database: SecretStr(f"{reading}/{database}")},
+        "owners": {database: owned},
+        "databases": {database: for_reader(owned, streams.databases[OWNED])},
+        "replication": {database: SecretStr(f"{streams.replication[OWNED].get_secret_value().rpartition('/')[0]}/{database}")},
     }
     return streams.model_copy(update=own_settings)
 

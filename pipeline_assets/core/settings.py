@@ -100,7 +100,7 @@ class LakeSettings(ObjectStoreSettings):
 
 
 class DatabaseSettings(Part):
-    """The databases that batches are read from, by name, each for the role that reads batches."""
+    """The databases that batches are read from, by name, each for a role that needs to do no more than `select`."""
 
     databases: dict[str, Dsn]
 
@@ -136,7 +136,8 @@ class StreamSettings(BrokerSettings):
     """Kafka, Kafka Connect and what they read.
 
     `connect_user` and `connect_password`: how to log in to Kafka Connect's REST interface, where it asks for that. `replication`: the
-    databases that are followed, by name, each for the role that reads changes. `registries`: the schema registries that formats of streams
+    databases that are followed, by name, each for the role that reads changes. `owners`: the same for the role that owns the tables, which
+    publishes them; where a database has none, its role in `databases` does. `registries`: the schema registries that formats of streams
     name.
     """
 
@@ -144,6 +145,7 @@ class StreamSettings(BrokerSettings):
     connect_user: str | None = None
     connect_password: SecretStr | None = None
     replication: dict[str, Dsn]
+    owners: dict[str, Dsn] = {}
     registries: dict[str, SchemaRegistry] = {}
 
 

@@ -63,7 +63,7 @@ TUNING = {
 
 
 def description(sources: Sequence[str]) -> Description:
-    """The cluster with the databases of the platform and those of sources, each of which a second role can follow.
+    """The cluster with the databases of the platform and those of sources, each with a role that reads batches and one that reads changes.
 
     It is elsewhere where all of its databases are; nobody needs that of MLflow where the MLflow server is elsewhere.
     """
@@ -76,10 +76,14 @@ def description(sources: Sequence[str]) -> Description:
         name=POSTGRES,
         build=partial(service, sources),
         ports={POSTGRES: 15432},
-        secrets=(POSTGRES, *DATABASES, *sources, *map(follower, sources), roles.PREDICTIONS),
+        secrets=(POSTGRES, *DATABASES, *sources, *map(reader, sources), *map(follower, sources), roles.PREDICTIONS),
         settings=partial(settings, sources),
         is_elsewhere=is_elsewhere,
-        together=tuple((database_setting(name), replication_setting(name)) for name in sources),
+        together=tuple(
+            group
+            for name in sources
+            for group in ((database_setting(name), replication_setting(name)), (owner_setting(name), database_setting(name)))
+        ),
         # On SIGTERM it would wait for its clients; and it has memory to write before it ends. By force it would leave
         # its shared memory, and after SIGQUIT it was there for six seconds more.
         ending=Ending(turn=2, signal=SIGINT, seconds=30.0, at_once=SIGINT),
@@ -87,13 +91,23 @@ def description(sources: Sequence[str]) -> Description:
 
 
 def database_setting(source: str) -> str:
-    """The setting of the database of a source, for the role that owns it."""
+    """The setting of the database of a source, for the role that reads batches."""
     return setting(f"databases__{source}")
+
+
+def owner_setting(source: str) -> str:
+    """The setting of the same database for the role that owns it and its tables."""
+    return setting(f"owners__{source}")
 
 
 def replication_setting(source: str) -> str:
     """The setting of the same database for the role that reads its changes."""
     return setting(f"replication__{source}")
+
+
+def reader(source: str) -> str:
+    """The role that reads batches of a source's database: it may `select`, and nothing else."""
+    return f"{source}_batches"
 
 
 def follower(source: str) -> str:
@@ -102,12 +116,16 @@ def follower(source: str) -> str:
 
 
 def settings(sources: Sequence[str], plan: Plan) -> dict[str, str]:
-    """What the cluster hands out: the DSN of each database, and of each source for both of its roles."""
+    """What the cluster hands out: the DSN of each database, and of each source for its three roles.
+
+    The owner is that of the database here, which is of no use to one that exists elsewhere.
+    """
     port = plan.ports[POSTGRES]
     platform = {setting(f"{name}_dsn"): dsn(plan.secrets, port, name) for name in DATABASES}
-    owned = {database_setting(name): dsn(plan.secrets, port, name) for name in sources}
+    read = {database_setting(name): dsn(plan.secrets, port, name, role=reader(name)) for name in sources}
+    owned = {owner_setting(name): dsn(plan.secrets, port, name) for name in sources if database_setting(name) not in plan.given}
     followed = {replication_setting(name): dsn(plan.secrets, port, name, role=follower(name)) for name in sources}
-    return {**platform, **owned, **followed}
+    return {**platform, **read, **owned, **followed}
 
 
 def service(sources: Sequence[str], plan: Plan) -> Service:
@@ -293,7 +311,8 @@ def is_ready(plan: Plan, _since: float) -> bool:
 def create_databases(plan: Plan, sources: Sequence[str]) -> None:
     """Create each database with an owner of the same name, who can connect to no other, and the roles that read.
 
-    Passwords follow the secrets. The owner of tables grants the role that reads changes to read them, when they are published.
+    Passwords follow the secrets. Who reads batches may read all tables of its source, those too that its owner makes later. The owner of
+    tables grants the role that reads changes to read them, when they are published.
     """
     with bootstrap(plan.ports[POSTGRES], plan.secrets[POSTGRES]) as connection:
         if roles.restrict_access(plan.home / POSTGRES / "data", owner()):
@@ -303,6 +322,8 @@ def create_databases(plan: Plan, sources: Sequence[str]) -> None:
             _create_database(connection, name)
         for name in sources:
             roles.create_reader(connection, follower(name), plan.secrets[follower(name)], name, replicates=True)
+            roles.create_reader(connection, reader(name), plan.secrets[reader(name)], name)
+            roles.let_read(dsn(plan.secrets, plan.ports[POSTGRES], name), reader(name))
         roles.create_reader(connection, roles.PREDICTIONS, plan.secrets[roles.PREDICTIONS], "warehouse", "online")
 
 

@@ -1,6 +1,6 @@
 """The roles of the stack's PostgreSQL beside the owners of databases, and from where and how anybody connects.
 
-A role for each purpose can do that and no more: one for each source reads its changes, one is of the prediction service.
+A role for each purpose can do that and no more: of each source one reads batches and one reads changes, one is of the prediction service.
 """
 
 from collections.abc import Mapping
@@ -17,6 +17,8 @@ ACCESS = f"# Written by `pipeline up`.\nhost all all {HOST}/32 scram-sha-256\n"
 PREDICTIONS = "predictions"
 # So many connections a role may have that reads, of the hundred that there are.
 READERS_CONNECTIONS = 25
+# The schema `public` belongs to the owner of the database.
+OWN_SCHEMAS = "select nspname from pg_namespace where pg_has_role(nspowner, 'usage')"
 LEDGER_GRANTS = (
     "grant usage on schema ledger to predictions",
     "grant select on all tables in schema ledger to predictions",
@@ -66,6 +68,20 @@ def create_reader(connection: "psycopg.Connection", name: str, password: str, *d
     connection.execute(limited.format(role, attribute, sql.Literal(READERS_CONNECTIONS)))
     for database in databases:
         connection.execute(sql.SQL("grant connect on database {} to {}").format(sql.Identifier(database), role))
+
+
+def let_read(dsn: str, name: str) -> None:
+    """Grant a role to `select` from all tables of the owner that a DSN names, those too that the owner makes later."""
+    import psycopg
+    from psycopg import sql
+
+    role = sql.Identifier(name)
+    with psycopg.connect(dsn, client_encoding="utf8") as connection:
+        for what in ("select on tables", "usage on schemas"):
+            connection.execute(sql.SQL(f"alter default privileges grant {what} to {{}}").format(role))
+        for (schema,) in connection.execute(OWN_SCHEMAS).fetchall():
+            for what in ("usage on schema", "select on all tables in schema"):
+                connection.execute(sql.SQL(f"grant {what} {{}} to {{}}").format(sql.Identifier(schema), role))
 
 
 def let_predict(dsns: Mapping[str, str]) -> None:

@@ -13,7 +13,7 @@ from pipeline_assets.core.errors import ServiceFailed
 from pipeline_assets.core.settings import BrokerSettings
 from pipeline_assets.local_stack.http import answers
 from pipeline_assets.local_stack.plan import HOST, Description, Plan, Service, has, private_folder, setting, write_private
-from pipeline_assets.local_stack.postgres import database_setting
+from pipeline_assets.local_stack.postgres import database_setting, owner_setting
 from pipeline_assets.local_stack.processes import TAIL_LINES, end_all, family, marked_environment
 from pipeline_assets.local_stack.worlds import Program, SourceService, World
 
@@ -82,7 +82,7 @@ def fill_database(plan: Plan, name: str, program: Program) -> None:
     if done.exists():
         return
     end_all(family(plan.home, name))
-    environment = {**marked_environment(plan.home, name), database_setting(name): plan.settings[database_setting(name)]}
+    environment = {**marked_environment(plan.home, name), owner_setting(name): plan.settings[owner_setting(name)]}
     _run(plan.root, command(program), environment, name, "could not be filled by its simulator")
     done.touch()
 

@@ -29,7 +29,7 @@ class _Declared(BaseModel):
 class SourceDatabase(_Declared):
     """A database of the local PostgreSQL, owned by a role of its own.
 
-    fill: the program that loads it, once; it reads the DSN from the setting of the database (`PIPELINE_DATABASES__<NAME>`).
+    fill: the program that loads it, once; it reads the DSN of the owner from its setting (`PIPELINE_OWNERS__<NAME>`).
     """
 
     fill: Program | None = None

@@ -58,7 +58,7 @@ def updates(graph: Graph) -> Updates:
     """Aircraft that were updated at times of the six days, in the topic of their changes."""
     topic = change_log(planes).topic
     before = len(consume(graph.settings, topic))
-    made = update_aircraft(graph.settings.databases["airline_ops"].get_secret_value(), FIRST, LAST)
+    made = update_aircraft(graph.settings.owners["airline_ops"].get_secret_value(), FIRST, LAST)
     until(lambda: len(consume(graph.settings, topic)), lambda records: records == before + made.changes)
     return made
 
@@ -98,7 +98,7 @@ def test_a_changed_row_becomes_a_feature(streamed: Graph) -> None:
     """
     topic = change_log(planes).topic
     ends = end_offsets(streamed.settings, [topic])
-    with psycopg.connect(streamed.settings.databases["airline_ops"].get_secret_value()) as operations:
+    with psycopg.connect(streamed.settings.owners["airline_ops"].get_secret_value()) as operations:
         (flown, gone) = operations.execute(FLOWN_AND_GONE, [LAST]).fetchone() or ("", "")
         operations.execute("update planes set seats = 777, updated_at = %s where tailnum = %s", [midnight(LAST), flown])
         operations.execute("insert into planes (tailnum, seats, updated_at) values ('NEW1', 12, '2013-01-01T00:00:00Z')")

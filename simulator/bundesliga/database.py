@@ -2,7 +2,7 @@
 
     python -m simulator.bundesliga.database
 
-The DSN comes from the environment variable PIPELINE_DATABASES__LEAGUE. Loading again changes nothing.
+The DSN comes from the environment variable PIPELINE_OWNERS__LEAGUE. Loading again changes nothing.
 """
 
 import os
@@ -12,7 +12,7 @@ import psycopg
 
 from simulator.bundesliga import data
 
-DSN_VARIABLE = "PIPELINE_DATABASES__LEAGUE"
+DSN_VARIABLE = "PIPELINE_OWNERS__LEAGUE"
 CREATE = """
 create table if not exists clubs (
     club_id integer primary key,

@@ -2,7 +2,7 @@
 
     python -m simulator.nyc_flights.changes --seed 1 --transactions 100 [--per-second 5]
 
-The DSN comes from the environment variable PIPELINE_DATABASES__AIRLINE_OPS. The same seed on the same rows makes the same changes, and what
+The DSN comes from the environment variable PIPELINE_OWNERS__AIRLINE_OPS. The same seed on the same rows makes the same changes, and what
 they end in is known before they are made. On the way `planes` gets a column more, `remarks`, whose long texts stand outside of their rows:
 a change of another column does not carry them.
 """

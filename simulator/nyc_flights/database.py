@@ -3,7 +3,7 @@
     python -m simulator.nyc_flights.database --first 2013-01-01 --last 2013-05-31 [--stream-from 2013-05-01]
 
 With `--stream-from`, what was recorded from that day on comes from the event producer (`events`) and not from `flight_history`.
-The DSN comes from the environment variable PIPELINE_DATABASES__AIRLINE_OPS.
+The DSN comes from the environment variable PIPELINE_OWNERS__AIRLINE_OPS.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from psycopg.sql import SQL, Composable, Identifier, Literal
 
 from simulator.nyc_flights import breakage, data
 
-DSN_VARIABLE = "PIPELINE_DATABASES__AIRLINE_OPS"
+DSN_VARIABLE = "PIPELINE_OWNERS__AIRLINE_OPS"
 # Loads of the same database wait for each other under this key.
 LOCK = 20_130_101
 

@@ -159,7 +159,7 @@ def test_secrets_are_in_private_files_and_nowhere_else(home: Path) -> None:
 def test_each_role_owns_its_database_and_sees_no_other(home: Path) -> None:
     """No role of the settings is a superuser, and none can connect to a database that is not its own."""
     settings = read_settings(home)
-    own = [settings.warehouse_dsn, settings.catalog_dsn, settings.dagster_dsn, *settings.databases.values()]
+    own = [settings.warehouse_dsn, settings.catalog_dsn, settings.dagster_dsn, *settings.owners.values()]
     found = []
     for dsn in own:
         with psycopg.connect(dsn.get_secret_value()) as connection:

@@ -6,12 +6,37 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from pipeline_assets.core.errors import NotFollowed
 from pipeline_assets.core.settings import Settings
+from pipeline_assets.ingestion.batch.load import stage_days
+from pipeline_assets.ingestion.streaming.capture.replication import publish
 from pipeline_assets.local_stack import postgres, roles
-from pipeline_assets.local_stack.plan import POSTGRES, load_secrets
-from pipeline_assets_tests.stack_services import heal
+from pipeline_assets.local_stack.plan import POSTGRES, S3, load_secrets
+from pipeline_assets_tests.readings import World, day, reading
+from pipeline_assets_tests.stack_services import WEATHER, heal, start
 
 SOURCE = "airline_ops"
+# What the role that reads batches has no need for.
+BEYOND_SELECT = (
+    "insert into later.things values (2)",
+    "update later.things set id = 2",
+    "delete from later.things",
+    "truncate later.things",
+    "merge into later.things using (values (1)) as v(id) on false when not matched then insert values (v.id)",
+    "lock table later.things in access exclusive mode",
+    "alter table later.things add column x int",
+    "drop table later.things",
+    "create index on later.things (id)",
+    "create table later.mine (x int)",
+    "create table public.mine (x int)",
+    "create temporary table mine (x int)",
+    "create schema mine",
+    "create publication mine",
+    "create publication mine for table later.things",
+    "create role mine",
+    "set role airline_ops",
+    "copy later.things to program 'true'",
+)
 # What the prediction service has no need for, in warehouse and online store.
 FORBIDDEN = {
     "warehouse": (
@@ -44,7 +69,7 @@ def role_dsn(settings: Settings, role: str, database: str) -> str:
     return postgres.dsn(load_secrets(settings.home), port_of(settings), database, role=role)
 
 
-@pytest.mark.parametrize("role", ["airline_ops_replication", "airline_ops", "warehouse", "predictions"])
+@pytest.mark.parametrize("role", ["airline_ops_replication", "airline_ops_batches", "airline_ops", "warehouse", "predictions"])
 def test_no_role_can_copy_the_cluster(stores: Settings, role: str, tmp_path: Path) -> None:
     """A base backup, and the log of the whole cluster, are refused by the server for each role, the one that reads changes included."""
     dsn, programs = role_dsn(stores, role, SOURCE), postgres.programs(stores.home)
@@ -83,12 +108,60 @@ def test_passwords_are_hashed_with_the_usual_rounds_and_readers_are_limited(clus
     """4,096 rounds for each role; who reads has a limit of connections, so that the owners are not locked out."""
     query = "select rolname, split_part(rolpassword, ':', 1), rolconnlimit, rolsuper from pg_authid where rolcanlogin"
     found = {name: rest for name, *rest in cluster.execute(query).fetchall()}
-    readers = {name for name in found if name.endswith("_replication")} | {roles.PREDICTIONS}
+    readers = {name for name in found if name.endswith(("_replication", "_batches"))} | {roles.PREDICTIONS}
 
     assert {rounds for rounds, *_ in found.values()} == {"SCRAM-SHA-256$4096"}
     assert len(readers) > 1
     assert {name for name, (_, limit, _) in found.items() if limit == roles.READERS_CONNECTIONS} == readers
     assert {name for name, (_, _, is_super) in found.items() if is_super} == {postgres.BOOTSTRAP}
+
+
+def test_the_role_that_reads_batches_can_do_nothing_but_select(stores: Settings) -> None:
+    """It reads what its owner makes later, in new schemas too; the server refuses all else, also of a stack whose role had no grants."""
+    owner, reader = (dsns[SOURCE].get_secret_value() for dsns in (stores.owners, stores.databases))
+    with psycopg.connect(owner) as connection:
+        # As it is in homes from before there was the role.
+        connection.execute("alter default privileges revoke select on tables from airline_ops_batches")
+        connection.execute("create table before (id int)")
+    start(stores.home, POSTGRES, S3, WEATHER)
+    with psycopg.connect(owner) as connection:
+        connection.execute("create schema later")
+        connection.execute("create table later.things (id int primary key)")
+    try:
+        refused = []
+        for statement in BEYOND_SELECT:
+            with psycopg.connect(reader) as connection:
+                try:
+                    connection.execute(statement)
+                except psycopg.errors.InsufficientPrivilege:
+                    refused.append(statement)
+        with psycopg.connect(reader) as connection:
+            found = [connection.execute(f"table {name}").fetchall() for name in ("before", "later.things")]
+        with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
+            psycopg.connect(role_dsn(stores, f"{SOURCE}_batches", "warehouse"))
+    finally:
+        with psycopg.connect(owner) as connection:
+            connection.execute("drop table before, later.things")
+            connection.execute("drop schema later")
+
+    assert refused == list(BEYOND_SELECT)
+    assert found == [[], []]
+
+
+def test_a_table_is_loaded_by_who_reads_batches_and_published_by_its_owner(isolated: Settings) -> None:
+    """Whoever may only read cannot publish it, and the error says what to do."""
+    world = World(settings=isolated, name="readings")
+    world.fill([reading()])
+    (staged,) = stage_days(isolated, world.table, day(0), day(0), run_id="r")
+    with pytest.raises(NotFollowed, match="belongs to 'airline_ops', so that the role 'airline_ops_batches' cannot publish it"):
+        publish(isolated.model_copy(update={"owners": {}}), SOURCE, [world.origin])
+    world.run("alter table {table} replica identity full")
+    publish(isolated, SOURCE, [world.origin])
+    with world.database() as connection:
+        published = connection.execute("select pg_get_userbyid(pubowner)::text from pg_publication").fetchall()
+
+    assert staged.manifest.rows == 1
+    assert published == [(SOURCE,)]
 
 
 @pytest.mark.parametrize("database", ["warehouse", "online"])

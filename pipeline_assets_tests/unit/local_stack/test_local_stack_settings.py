@@ -120,6 +120,18 @@ def test_what_the_stack_handed_out_itself_makes_no_service_one_of_others(tmp_pat
     assert handed_out(tmp_path, kept) == loaded
 
 
+def test_what_an_older_version_handed_out_is_still_the_own(tmp_path: Path) -> None:
+    """Before there was a role that reads batches it was the owner's DSN: no database is one of others for that, and the role's comes."""
+    loaded = handed_out(tmp_path)
+    owned = {name.replace("OWNERS", "DATABASES"): value for name, value in loaded.items() if name.startswith("PIPELINE_OWNERS__")}
+    older = {**{name: value for name, value in loaded.items() if not name.startswith("PIPELINE_OWNERS__")}, **owned}
+    (tmp_path / "stack.env").write_text("".join(f"{name}={value}\n" for name, value in older.items()))
+    elsewhere, kept = seen_elsewhere(tmp_path, older)
+
+    assert (elsewhere, kept) == ([], {})
+    assert handed_out(tmp_path, kept) == loaded
+
+
 def test_a_look_at_the_own_values_keeps_no_ports(tmp_path: Path) -> None:
     """`status` looks, without the ports that `up` was given: the next `up` finds its own again."""
     loaded = handed_out(tmp_path)
@@ -416,6 +428,16 @@ def test_without_a_simulator_the_sources_come_from_the_environment_alone(tmp_pat
 
     assert read_settings(tmp_path).databases == {}
     assert "PIPELINE_DATABASES__AIRLINE_OPS" not in made.settings
+
+
+def test_the_owner_of_a_database_here_is_not_that_of_one_elsewhere(tmp_path: Path) -> None:
+    """Who publishes tables of a database elsewhere is given, or is its role for batches; an owner alone names what is missing."""
+    there = {f"PIPELINE_{role}__LEAGUE": "postgresql://somebody@db.example.com/league" for role in ("DATABASES", "REPLICATION")}
+    made = plan(tmp_path, there).settings
+    with pytest.raises(SettingsMissing, match="PIPELINE_DATABASES__LEAGUE"):
+        plan(tmp_path, {"PIPELINE_OWNERS__LEAGUE": "postgresql://owner@db.example.com/league"})
+
+    assert {name for name in made if name.startswith("PIPELINE_OWNERS__")} == {"PIPELINE_OWNERS__AIRLINE_OPS"}
 
 
 def test_a_free_port_is_picked_once(tmp_path: Path) -> None:

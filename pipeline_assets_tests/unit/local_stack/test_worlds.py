@@ -54,11 +54,13 @@ def test_worlds_stand_side_by_side(root: Path) -> None:
     worlds = read_worlds(root)
     services = described(worlds)
     made = plan(root, root)
-    folder = made.settings["PIPELINE_DATABASES__LIBRARY_OPS"]
+    address = f"127.0.0.1:{made.ports[POSTGRES]}/library_ops"
 
     assert "library" in [world.name for world in worlds]
     assert services["opening_hours"].ports == {"opening_hours": 8090}
-    assert folder == f"postgresql://library_ops:{made.secrets['library_ops']}@127.0.0.1:{made.ports[POSTGRES]}/library_ops"
+    assert made.settings["PIPELINE_OWNERS__LIBRARY_OPS"] == f"postgresql://library_ops:{made.secrets['library_ops']}@{address}"
+    reads = f"postgresql://library_ops_batches:{made.secrets['library_ops_batches']}@{address}"
+    assert made.settings["PIPELINE_DATABASES__LIBRARY_OPS"] == reads
     assert made.settings["PIPELINE_REPLICATION__LIBRARY_OPS"].startswith("postgresql://library_ops_replication:")
     assert made.settings["PIPELINE_SERVICES__OPENING_HOURS__URL"] == f"http://127.0.0.1:{made.ports['opening_hours']}"
     assert made.settings["PIPELINE_SERVICES__OPENING_HOURS__API_KEY"] == made.secrets["opening_hours_api_key"]

@@ -81,7 +81,7 @@ TABLES = f"""
         ) as children,
         array(
             select role.rolname::text from pg_roles as role
-            where role.rolname in (%(reader)s, current_user) and c.relrowsecurity and not role.rolsuper and not role.rolbypassrls
+            where role.rolname in (%(reader)s, %(batches)s) and c.relrowsecurity and not role.rolsuper and not role.rolbypassrls
                 and (c.relforcerowsecurity or not pg_has_role(role.oid, c.relowner, 'usage'))
                 and not (
                     select coalesce(bool_or(shows_all) filter (where p.polpermissive), false)
@@ -246,12 +246,16 @@ class Catalog:
     tables: Mapping[PostgresTable, TableFacts]
 
 
-def read_catalog(connection: "psycopg.Connection", database: str, reader: str, tables: Sequence[PostgresTable]) -> Catalog:
-    """The facts of a database and of some of its tables; `reader` is the role that reads changes. Nothing is changed."""
+def read_catalog(connection: "psycopg.Connection", database: str, reader: str, batches: str, tables: Sequence[PostgresTable]) -> Catalog:
+    """The facts of a database and of some of its tables; `reader` and `batches` are the roles that read changes, and tables for the audit.
+
+    Nothing is changed.
+    """
     from psycopg.rows import dict_row
 
     asked = {
         "reader": reader,
+        "batches": batches,
         "replication": names.replication(database),
         "schemas": [table.schema for table in tables],
         "tables": [table.table for table in tables],

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     import psycopg
     from psycopg.sql import Composed
 
+# The settings that name a database for its roles.
+Purpose = Literal["databases", "owners", "replication"]
+
 
 def examine(settings: Settings, database: str, tables: Sequence[PostgresTable], contracts: Contracts | None = None) -> Verdict:
     """What keeps a database and its tables from being followed; nothing is changed.
@@ -31,21 +34,21 @@ def examine(settings: Settings, database: str, tables: Sequence[PostgresTable], 
     SourceUnavailable if the database does not answer.
     """
     _check_settings(settings, database)
-    with _opened(settings, "databases", database) as connection:
+    with _opened(settings, _publisher(settings, database), database) as connection:
         return _examined(connection, settings, database, tables, contracts or {})[1]
 
 
 def publish(settings: Settings, database: str, tables: Sequence[PostgresTable], contracts: Contracts | None = None) -> None:
     """Publish those of the tables that can be followed (all columns, none but these) and let the role that reads changes read them.
 
-    One transaction judges and publishes, as the owner of the tables, whom `settings.databases` names. Of a publication that is right
+    One transaction judges and publishes, as the owner of the tables, whom `settings.owners` names. Of a publication that is right
     already nothing is changed, so that somebody else may own it. Raises SettingsMissing without a DSN of either role, and NotFollowed,
     once the others are published, with what keeps tables from being followed; where that is the database, nothing was changed.
     """
     from psycopg.sql import SQL, Literal
 
     _check_settings(settings, database)
-    with _opened(settings, "databases", database) as connection:
+    with _opened(settings, _publisher(settings, database), database) as connection:
         connection.execute(SQL("select pg_advisory_xact_lock(hashtext({}))").format(Literal(names.replication(database))))
         catalog, verdict = _examined(connection, settings, database, tables, contracts or {})
         if not verdict.of_database:
@@ -61,15 +64,20 @@ def _examined(
     from pipeline_assets.ingestion.batch.postgres import columns_in
     from pipeline_assets.ingestion.sources.postgres_types import misfits
 
-    catalog = read_catalog(connection, database, _reader(settings, database), tables)
+    catalog = read_catalog(connection, database, _role(settings, "replication", database), _role(settings, "databases", database), tables)
     captured = captured_in(catalog, contracts)
     new = [table for table in contracts if table in catalog.tables and table not in captured and catalog.tables[table].is_known]
     return catalog, judged(catalog, contracts, {table: misfits(contracts[table], columns_in(connection, table)) for table in new})
 
 
-def _reader(settings: Settings, database: str) -> str:
-    """The role that reads the changes of a database."""
-    return read_address(f"{PREFIX}REPLICATION__{database.upper()}", settings.replication[database]).user
+def _role(settings: Settings, purpose: Purpose, database: str) -> str:
+    """The role that a database has for a purpose."""
+    return read_address(f"{PREFIX}{purpose.upper()}__{database.upper()}", getattr(settings, purpose)[database]).user
+
+
+def _publisher(settings: Settings, database: str) -> Purpose:
+    """By which of its roles a database is published."""
+    return "owners" if database in settings.owners else "databases"
 
 
 def publishing(catalog: Catalog, verdict: Verdict) -> "list[Composed]":
@@ -154,18 +162,16 @@ def count_rows(settings: Settings, table: PostgresTable) -> int:
 
 
 @contextmanager
-def _opened(
-    settings: Settings, role: Literal["databases", "replication"], database: str, *, autocommit: bool = False
-) -> "Iterator[psycopg.Connection]":
+def _opened(settings: Settings, purpose: Purpose, database: str, *, autocommit: bool = False) -> "Iterator[psycopg.Connection]":
     """A connection of a role, and a transaction unless `autocommit`; what the database refuses is an error of the source."""
     from psycopg.conninfo import make_conninfo
 
     from pipeline_assets.core.postgres import open_session
     from pipeline_assets.ingestion.batch.postgres import source_errors
 
-    dsn: SecretStr = getattr(settings, role)[database]
+    dsn: SecretStr = getattr(settings, purpose)[database]
     conninfo = make_conninfo(dsn.get_secret_value(), client_encoding="utf8")
     with source_errors(database, connecting=True):
-        connection = open_session(place_of(f"{PREFIX}{role.upper()}__{database.upper()}", conninfo, settings), autocommit=autocommit)
+        connection = open_session(place_of(f"{PREFIX}{purpose.upper()}__{database.upper()}", conninfo, settings), autocommit=autocommit)
     with source_errors(database), connection:
         yield connection

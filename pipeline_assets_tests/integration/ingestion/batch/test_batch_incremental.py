@@ -72,7 +72,7 @@ def _current(world: World) -> list[tuple[Any, ...]]:
 @contextmanager
 def _transaction(world: World) -> Iterator[psycopg.Connection]:
     """A transaction that stays open in the block, and is committed at its end."""
-    with psycopg.connect(world.settings.databases[DATABASE].get_secret_value()) as connection:
+    with psycopg.connect(world.settings.owners[DATABASE].get_secret_value()) as connection:
         yield connection
 
 

@@ -13,6 +13,7 @@ from pipeline_assets.core.errors import SettingsMissing, SourceChanged, SourceRe
 from pipeline_assets.ingestion.batch.load import stage_days, stage_snapshot
 from pipeline_assets.ingestion.batch.postgres import newest_event, open_table
 from pipeline_assets_tests.readings import DATABASE, World, at, day, reading
+from pipeline_assets_tests.stack_services import for_reader
 
 ODD_TYPES = """
     create type {kinds} as enum ('indoor', 'outdoor');
@@ -170,7 +171,7 @@ def test_a_database_without_a_dsn_is_a_missing_setting(world: World) -> None:
         stage_days(world.settings.model_copy(update={"databases": {}}), world.table, day(0), day(0), run_id="r")
 
 
-def test_a_connection_that_is_cut_while_rows_come_may_be_asked_again(world: World) -> None:
+def test_a_connection_that_is_cut_while_rows_come_may_be_asked_again(world: World, cluster: psycopg.Connection) -> None:
     """The reading of a day that ends in the middle is an error, never half a day."""
     world.fill([])
     world.run(
@@ -181,7 +182,7 @@ def test_a_connection_that_is_cut_while_rows_come_may_be_asked_again(world: Worl
     with open_table(world.settings, world.contract, world.origin) as table, table.reader() as reader:
         parts = iter(reader(day(0)))
         seen = [next(parts)]
-        world.run(CUT, world.name)
+        cluster.execute(CUT, [world.name])
         with pytest.raises(SourceUnavailable):
             seen += parts
 
@@ -204,11 +205,12 @@ def database_in(world: World, cluster: psycopg.Connection) -> Iterator[Callable[
     name = f"legacy_{world.name}"
 
     def make(encoding: str) -> World:
-        owned = world.settings.databases[DATABASE].get_secret_value()
+        owned = world.settings.owners[DATABASE].get_secret_value()
         owner = str(urlsplit(owned).username)
         cluster.execute(f"create database {name} owner {owner} encoding '{encoding}' locale 'C' template template0")
         own = SecretStr(f"{owned.rpartition('/')[0]}/{name}")
-        return replace(world, settings=world.settings.model_copy(update={"databases": {DATABASE: own}}))
+        read = for_reader(own, world.settings.databases[DATABASE])
+        return replace(world, settings=world.settings.model_copy(update={"owners": {DATABASE: own}, "databases": {DATABASE: read}}))
 
     yield make
     cluster.execute(f"drop database if exists {name} with (force)")

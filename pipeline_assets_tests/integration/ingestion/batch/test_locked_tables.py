@@ -94,15 +94,20 @@ def test_a_signal_ends_a_process_that_waits_for_a_lock(world: World, code: str, 
 
 
 def test_a_lock_that_is_not_released_is_an_error_that_names_its_holder(world: World) -> None:
-    """With process id, user, application and the beginning of its query, without its control characters."""
+    """With process id, user and application; who may see it also sees the beginning of its query, without its control characters."""
     world.fill([reading(offset) for offset in range(3)])
+    short = limited(world, postgres_lock_seconds=2)
+    owner = short.model_copy(update={"databases": short.owners})
 
     with locked(world) as holder, pytest.raises(LockTimedOut) as raised:
-        stage_days(limited(world, postgres_lock_seconds=2), world.table, day(0), day(2), run_id="locked")
+        stage_days(short, world.table, day(0), day(2), run_id="locked")
+    with locked(world) as again, pytest.raises(LockTimedOut) as seen:
+        stage_days(owner, world.table, day(0), day(2), run_id="locked")
 
     assert [(one.pid, one.user, one.application) for one in raised.value.blockers] == [(holder, DATABASE, "nightly")]
-    assert f"pid {holder} (user 'airline_ops', application 'nightly', query since 20" in str(raised.value)
-    assert "\\x1b[2J" in str(raised.value)
+    assert f"pid {holder} (user 'airline_ops', application 'nightly': " in str(raised.value)
+    assert f"pid {again} (user 'airline_ops', application 'nightly', query since 20" in str(seen.value)
+    assert "\\x1b[2J" in str(seen.value)
     assert "PIPELINE_DATABASES__AIRLINE_OPS" in str(raised.value)
     assert "PIPELINE_POSTGRES_LOCK_SECONDS" in str(raised.value)
     assert world.keys() == []

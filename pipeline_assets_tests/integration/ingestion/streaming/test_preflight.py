@@ -192,7 +192,7 @@ class Shop:
 @pytest.fixture
 def shop(stores: Settings, fresh_database: Callable[[SecretStr], SecretStr]) -> Shop:
     """An empty database whose name no other test has."""
-    owned, database = fresh_database(stores.databases[OWNED]), f"shop_{token_hex(6)}"
+    owned, database = fresh_database(stores.owners[OWNED]), f"shop_{token_hex(6)}"
     base = stores.replication[OWNED].get_secret_value().rpartition("/")[0]
     reader = SecretStr(f"{base}/{owned.get_secret_value().rpartition('/')[2]}")
     settings = stores.model_copy(update={"databases": {database: owned}, "replication": {database: reader}})

@@ -187,7 +187,7 @@ def connected(settings: Settings, project: Project) -> Iterator[None]:
 @pytest.fixture
 def empty(streams: Settings, cluster: psycopg.Connection, fresh_database: Callable[[SecretStr], SecretStr]) -> Iterator[Followed]:
     """A database of its own, with its role that reads changes; connectors must be gone before the fixture ends."""
-    owned, database = fresh_database(streams.databases[DATABASE]), f"fleet_{token_hex(5)}"
+    owned, database = fresh_database(streams.owners[DATABASE]), f"fleet_{token_hex(5)}"
     base, _, _ = streams.replication[DATABASE].get_secret_value().rpartition("/")
     reader = SecretStr(f"{base}/{owned.get_secret_value().rpartition('/')[2]}")
     own = {"databases": {database: owned}, "replication": {database: reader}}

@@ -226,7 +226,7 @@ class Source:
 @pytest.fixture
 def source(streams: Settings, cluster: psycopg.Connection, fresh_database: Callable[[SecretStr], SecretStr]) -> Iterator[Source]:
     """An operational database with a table of airlines and one that nobody may read, under a name that no other test has."""
-    owned, database = fresh_database(streams.databases[DATABASE]), f"ops_{token_hex(6)}"
+    owned, database = fresh_database(streams.owners[DATABASE]), f"ops_{token_hex(6)}"
     base, _, _ = streams.replication[DATABASE].get_secret_value().rpartition("/")
     reader = SecretStr(f"{base}/{owned.get_secret_value().rpartition('/')[2]}")
     own = {"databases": {database: owned}, "replication": {database: reader}}

@@ -60,7 +60,7 @@ def test_a_transaction_that_is_open_while_the_table_is_read_makes_no_difference(
     """Its change has a smaller LSN than the reading and is not in it: known by the ids of transactions, and by nothing else."""
     before, planned = live(isolated, seed=13)
     key = min(planned.after["airports"])
-    with psycopg.connect(isolated.databases["airline_ops"].get_secret_value()) as writer:
+    with psycopg.connect(isolated.owners["airline_ops"].get_secret_value()) as writer:
         writer.execute("UPDATE airports SET altitude_ft = 4711 WHERE faa = %s", [key])
         ((transaction, lsn),) = writer.execute(
             "SELECT pg_current_xact_id()::text::bigint, (pg_current_wal_insert_lsn() - '0/0')::bigint"

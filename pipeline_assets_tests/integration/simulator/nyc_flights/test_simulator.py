@@ -29,7 +29,7 @@ KEY = "a key of the tests"
 @pytest.fixture
 def dsn(stores: Settings, fresh_database: Callable[[SecretStr], SecretStr]) -> str:
     """An empty operational database."""
-    return fresh_database(stores.databases["airline_ops"]).get_secret_value()
+    return fresh_database(stores.owners["airline_ops"]).get_secret_value()
 
 
 def _stored(dsn: str) -> dict[str, pl.DataFrame]:
@@ -202,7 +202,7 @@ def test_a_missing_dsn_is_named() -> None:
     done = subprocess.run(_load_command(MONDAY, MONDAY), cwd=ROOT, env=environment, check=False, capture_output=True, text=True)
 
     assert done.returncode == 2
-    assert "PIPELINE_DATABASES__AIRLINE_OPS" in done.stderr
+    assert "PIPELINE_OWNERS__AIRLINE_OPS" in done.stderr
 
 
 def test_a_database_that_does_not_answer_is_an_error_without_a_trace() -> None:

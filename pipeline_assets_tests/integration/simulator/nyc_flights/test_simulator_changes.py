@@ -23,7 +23,7 @@ DAY = date(2013, 3, 11)
 @pytest.fixture
 def dsn(stores: Settings, fresh_database: Callable[[SecretStr], SecretStr]) -> str:
     """An operational database with its registers."""
-    made = fresh_database(stores.databases["airline_ops"]).get_secret_value()
+    made = fresh_database(stores.owners["airline_ops"]).get_secret_value()
     database.load(made, DAY, DAY)
     return made
 
