@@ -1,12 +1,12 @@
-"""Certificates, and a server that speaks TLS before a PostgreSQL that cannot; shared by the tests of encrypted connections.
+"""Certificates, and servers that speak TLS before services of the local stack, which do not; shared by the tests of encrypted connections.
 
-The PostgreSQL of the local stack is built without TLS. Before it stands what a proxy of a cloud is: it answers a request for TLS, shows
-its certificate, and passes the session on.
+Before PostgreSQL, which is built without TLS, stands what a proxy of a cloud is: it answers a request for TLS, shows its certificate, and
+passes the session on. Before what speaks HTTP stands the same without the request.
 """
 
 import asyncio
 import ssl
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -81,8 +81,22 @@ def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivate
 @contextmanager
 def tls_before(port: int, context: ssl.SSLContext) -> Iterator[int]:
     """The port of a server that takes TLS alone and passes what it decrypts to the PostgreSQL at `port`."""
+    with _listening(asyncio.start_server(partial(_serve, port, context), HOST, 0)) as own:
+        yield own
+
+
+@contextmanager
+def https_before(port: int, context: ssl.SSLContext) -> Iterator[int]:
+    """The port of a server that takes HTTPS alone and passes what it decrypts to what speaks HTTP at `port`."""
+    with _listening(asyncio.start_server(partial(_pass_session, port), HOST, 0, ssl=context)) as own:
+        yield own
+
+
+@contextmanager
+def _listening(starting: Coroutine[None, None, asyncio.Server]) -> Iterator[int]:
+    """The port of a server that runs in a thread of its own until the block ends."""
     loop = asyncio.new_event_loop()
-    server = loop.run_until_complete(asyncio.start_server(partial(_serve, port, context), HOST, 0))
+    server = loop.run_until_complete(starting)
     thread = Thread(target=loop.run_forever)
     thread.start()
     try:
@@ -111,6 +125,12 @@ async def _serve(port: int, context: ssl.SSLContext, client: asyncio.StreamReade
             return
         to_client.write(b"S")
         await to_client.start_tls(context)
+        await _pass_session(port, client, to_client)
+
+
+async def _pass_session(port: int, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+    """Everything between a client and what listens at a port, until one of both ends."""
+    with suppress(OSError), _aborted(to_client):
         server, to_server = await asyncio.open_connection(HOST, port)
         with _aborted(to_server):
             both = [asyncio.create_task(_pass_on(client, to_server)), asyncio.create_task(_pass_on(server, to_client))]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import ssl
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -46,15 +47,16 @@ RUNS = "{ runsOrError { ... on Runs { results { runId status } } } }"
 
 @dataclass(frozen=True, kw_only=True)
 class WebServer:
-    """A server that runs: its address, and the file of its audit log."""
+    """A server that runs: its address, the file of its audit log, and whom its clients trust."""
 
     url: str
     audit: Path
     home: Path
+    trust: ssl.SSLContext | bool = True
 
     def ask(self, query: str, headers: Mapping[str, str] | None = None) -> httpx.Response:
         """The answer to GraphQL by POST."""
-        return httpx.post(f"{self.url}/graphql", json={"query": query}, headers=dict(headers or {}), timeout=60)
+        return httpx.post(f"{self.url}/graphql", json={"query": query}, headers=dict(headers or {}), timeout=60, verify=self.trust)
 
     def runs(self, headers: Mapping[str, str] | None = None) -> dict[str, str]:
         """The state of each run that there is, by its id."""
@@ -82,8 +84,11 @@ class WebServer:
 
 
 @contextmanager
-def web_server(folder: Path, *, code: str = CODE, **settings: str) -> Iterator[WebServer]:
-    """A server in a folder, with settings of the product by their whole names, until the block ends; code: its job is `greeting`."""
+def web_server(folder: Path, *, code: str = CODE, authority: str = "", **settings: str) -> Iterator[WebServer]:
+    """A server in a folder, with settings of the product by their whole names, until the block ends; code: its job is `greeting`.
+
+    authority: the file of whom its clients trust, where the settings have a certificate.
+    """
     port, home = free_port(), folder / "home"
     home.mkdir()
     (home / "dagster.yaml").write_text(INSTANCE)
@@ -97,8 +102,10 @@ def web_server(folder: Path, *, code: str = CODE, **settings: str) -> Iterator[W
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(command, cwd=folder, env={**os.environ, **own, **settings}, stdout=log, stderr=log)
         try:
-            found = WebServer(url=f"http://127.0.0.1:{port}", audit=home / "audit.log", home=home)
-            until(lambda: process.poll() is not None or _answers(found.url))
+            trust = ssl.create_default_context(cafile=authority) if authority else True
+            scheme = "https" if "PIPELINE_WEB_CERTIFICATE" in settings else "http"
+            found = WebServer(url=f"{scheme}://127.0.0.1:{port}", audit=home / "audit.log", home=home, trust=trust)
+            until(lambda: process.poll() is not None or _answers(found))
             assert process.poll() is None, (folder / "server.log").read_text()
             yield found
         finally:
@@ -106,8 +113,8 @@ def web_server(folder: Path, *, code: str = CODE, **settings: str) -> Iterator[W
             process.wait(timeout=20)
 
 
-def _answers(url: str) -> bool:
+def _answers(server: WebServer) -> bool:
     try:
-        return httpx.get(f"{url}/favicon.png").status_code < 500
+        return httpx.get(f"{server.url}/favicon.png", verify=server.trust).status_code < 500
     except httpx.HTTPError:
         return False

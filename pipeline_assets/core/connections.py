@@ -11,9 +11,11 @@ from pydantic import SecretStr
 
 from pipeline_assets.core import names
 from pipeline_assets.core.dsn import kept_alive, sqlalchemy_url, with_time_zone
+from pipeline_assets.core.https import STORE_AUTHORITY, authority_for
 from pipeline_assets.core.settings import (
     CATALOG_DSN,
     ONLINE_DSN,
+    PREFIX,
     WAREHOUSE_DSN,
     LakeSettings,
     ObjectStoreSettings,
@@ -98,7 +100,7 @@ def online_copy(settings: OnlineSettings) -> "Valkey | None":
 
 
 def object_store(settings: ObjectStoreSettings) -> "S3Client":
-    """A client of the object store."""
+    """A client of the object store; raises SettingsMalformed for its certificate, as all that reach a service by https."""
     import boto3
     from botocore.config import Config
 
@@ -109,6 +111,7 @@ def object_store(settings: ObjectStoreSettings) -> "S3Client":
         aws_access_key_id=settings.s3_access_key.get_secret_value(),
         aws_secret_access_key=settings.s3_secret_key.get_secret_value(),
         config=Config(s3={"addressing_style": "path"}, retries={"mode": "standard"}),
+        verify=_store_authority(settings),
     )
 
 
@@ -124,7 +127,12 @@ def arrow_files(settings: ObjectStoreSettings) -> "S3FileSystem":
         scheme=scheme,
         endpoint_override=endpoint,
         allow_delayed_open=True,
+        tls_ca_file_path=_store_authority(settings),
     )
+
+
+def _store_authority(settings: ObjectStoreSettings) -> str | None:
+    return authority_for(f"{PREFIX}S3_ENDPOINT", settings.s3_endpoint, settings)
 
 
 def catalog(settings: LakeSettings) -> "Catalog":
@@ -134,6 +142,7 @@ def catalog(settings: LakeSettings) -> "Catalog":
     """
     from pipeline_assets.core.catalogs import kept_catalog
 
+    authority = _store_authority(settings)
     properties = {
         "uri": kept_alive(sqlalchemy_url(CATALOG_DSN, settings.catalog_dsn, "psycopg", limits_of(settings).values)),
         "warehouse": f"s3://{settings.s3_bucket}/{names.LAKE}",
@@ -143,6 +152,7 @@ def catalog(settings: LakeSettings) -> "Catalog":
         "s3.secret-access-key": settings.s3_secret_key.get_secret_value(),
         "init_catalog_tables": "false",
         "py-io-impl": "pipeline_assets.core.sealed_files.SealedFileIO",
+        **({STORE_AUTHORITY: authority} if authority is not None else {}),
     }
     with connecting(CATALOG_DSN):
         return kept_catalog(names.CATALOG, properties)
@@ -159,6 +169,9 @@ def tracking(settings: TrackingSettings) -> "MlflowClient":
         # It takes them from nowhere else.
         environment_variables.MLFLOW_TRACKING_USERNAME.set(settings.mlflow_user)  # type: ignore[no-untyped-call]
         environment_variables.MLFLOW_TRACKING_PASSWORD.set(settings.mlflow_password.get_secret_value())  # type: ignore[no-untyped-call]
+    authority = authority_for(f"{PREFIX}MLFLOW_URL", settings.mlflow_url, settings)
+    if authority is not None:
+        environment_variables.MLFLOW_TRACKING_SERVER_CERT_PATH.set(authority)  # type: ignore[no-untyped-call]
     return MlflowClient(tracking_uri=settings.mlflow_url, registry_uri=settings.mlflow_url)
 
 

@@ -7,7 +7,6 @@ unpacks whatever a server packs, a thousand times as large, before anybody can l
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from threading import local
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -28,14 +27,6 @@ Options = Iterable[httpcore.SOCKET_OPTION] | None
 PIECE_BYTES = 1 << 20
 GZIP_OR_ZLIB, RAW = 47, -15
 _OF_THREAD = local()
-
-
-@cache
-def trusted(*, trust_env: bool = True) -> "ssl.SSLContext":
-    """The authorities that httpx trusts, read once per process: each new client would read all of them again, also for plain HTTP."""
-    import httpx
-
-    return httpx.create_ssl_context(trust_env=trust_env)
 
 
 class TooLarge(Exception):

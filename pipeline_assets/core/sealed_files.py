@@ -10,10 +10,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+from pyarrow.fs import S3FileSystem
+from pyiceberg.io import S3_ACCESS_KEY_ID, S3_ENDPOINT, S3_REGION, S3_SECRET_ACCESS_KEY
 from pyiceberg.io.pyarrow import PyArrowFile, PyArrowFileIO
 
 from pipeline_assets.core import seals
 from pipeline_assets.core.damage import ObjectDamaged
+from pipeline_assets.core.https import STORE_AUTHORITY
 from pipeline_assets.core.sealed_objects import PARQUET, fetched, sealed, verified
 
 if TYPE_CHECKING:
@@ -22,6 +25,11 @@ if TYPE_CHECKING:
 
 # Smaller objects are fetched at once. The end of a larger one mostly has its footer and sums: 4 bytes of these for each mebibyte.
 PARTS_BYTES, END_BYTES = 8 << 20, 1 << 18
+
+# What Arrow's file system is made with, by the properties of the catalog.
+S3_OPTIONS = {
+    "endpoint_override": S3_ENDPOINT, "region": S3_REGION, "access_key": S3_ACCESS_KEY_ID, "secret_key": S3_SECRET_ACCESS_KEY,
+}  # fmt: skip
 
 
 class SealedFileIO(PyArrowFileIO):
@@ -34,6 +42,14 @@ class SealedFileIO(PyArrowFileIO):
     def new_output(self, location: str) -> "SealedFile":
         """The object at a location, to be written."""
         return self._file(location)
+
+    def _initialize_s3_fs(self, netloc: str | None) -> "FileSystem":
+        """As pyiceberg's own, which cannot be given an authority."""
+        authority = self.properties.get(STORE_AUTHORITY)
+        if authority is None:
+            return super()._initialize_s3_fs(netloc)
+        given = {of_arrow: self.properties[of_iceberg] for of_arrow, of_iceberg in S3_OPTIONS.items()}
+        return S3FileSystem(**given, tls_ca_file_path=authority)
 
     def _file(self, location: str) -> "SealedFile":
         scheme, netloc, path = self.parse_location(location, self.properties)

@@ -59,13 +59,15 @@ class EnvironmentSettings(BaseSettings):
 
 
 class Part(EnvironmentSettings):
-    """A part of the settings; every part knows the folder of state on this machine, and how long statements of Postgres may take.
+    """A part of the settings; every part knows the folder of state on this machine, and what holds for all services of a kind.
 
+    `https_authority`: a PEM file of who may sign the certificates of services at https://…, None: whom each client trusts by itself.
     `postgres_lock_seconds`: how long one waits for a lock; `postgres_statement_seconds`: how long one takes in all, waits included. 0 is
     without end. What a DSN itself sets (`options=-c lock_timeout=…`) stays.
     """
 
     home: Path = Path(".pipeline")
+    https_authority: Path | None = None
     postgres_lock_seconds: Seconds = 300.0
     postgres_statement_seconds: Seconds = 21_600.0
 
@@ -218,12 +220,14 @@ class AccessSettings(Part):
 class WebSettings(Part):
     """Dagster's web server: `web_hosts` are the names that it answers for beside this machine's own, separated by commas.
 
-    `web_audit_file` is where the audit log goes instead of standard output. With `web_login` only those are answered who have a key, a
-    token or a session as the prediction service knows them, with the role viewer or operator.
+    `web_audit_file`: where the audit log goes instead of standard output. `web_login`: only those are answered who have a key, a token or a
+    session as the prediction service knows them, with the role viewer or operator. `web_certificate`, `web_certificate_key`: for TLS.
     """
 
     web_hosts: Annotated[Names, NoDecode] = ()
     web_login: bool = False
+    web_certificate: Path | None = None
+    web_certificate_key: Path | None = None
     web_audit_file: Path | None = None
 
 
@@ -335,14 +339,9 @@ def read_code_settings() -> CodeSettings:
     return code
 
 
-def read_worker_settings() -> WorkerSettings:
-    """The settings of a stream worker; raises SettingsMalformed."""
-    return _read(WorkerSettings)
-
-
-def read_serve_settings() -> ServeSettings:
-    """The settings of the prediction service; raises SettingsMalformed."""
-    return _read(ServeSettings)
+def read_own(settings: type[S]) -> S:
+    """The settings of a process itself; raises SettingsMalformed."""
+    return _read(settings)
 
 
 def read_stack_settings() -> StackSettings:

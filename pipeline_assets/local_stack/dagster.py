@@ -22,6 +22,7 @@ from pipeline_assets.local_stack.plan import (
     HOST,
     POSTGRES,
     WEBSERVER,
+    WITHOUT_TLS,
     Description,
     Ending,
     Plan,
@@ -31,6 +32,7 @@ from pipeline_assets.local_stack.plan import (
     product_settings,
     program,
     setting,
+    trusted_by_aws,
     write_private,
 )
 from pipeline_assets.local_stack.ports import is_listening
@@ -74,7 +76,7 @@ def webserver(plan: Plan) -> Service:
         name=WEBSERVER,
         command=(program("pipeline"), "webserver", "--port", str(port), "--workspace", str(folder(plan) / "workspace.yaml")),
         folder=folder(plan),
-        environment=environment(plan),
+        environment={**environment(plan), **WITHOUT_TLS},
         port=port,
         url=url(port),
         is_ready=partial(answers, f"{url(port)}/server_info"),
@@ -135,6 +137,7 @@ def environment(plan: Plan) -> dict[str, str]:
         "AWS_ACCESS_KEY_ID": plan.settings["PIPELINE_S3_ACCESS_KEY"],
         "AWS_SECRET_ACCESS_KEY": plan.settings["PIPELINE_S3_SECRET_KEY"],
         "AWS_DEFAULT_REGION": plan.settings["PIPELINE_S3_REGION"],
+        **trusted_by_aws(plan),
         "DAGSTER_DISABLE_TELEMETRY": "true",
         # The partitions of a range are recorded in one statement, not in four connections each.
         "DAGSTER_EVENT_BATCH_SIZE": "500",

@@ -8,7 +8,19 @@ from io import StringIO
 from pipeline_assets.core.dsn import sqlalchemy_url
 from pipeline_assets.local_stack import s3
 from pipeline_assets.local_stack.http import answers
-from pipeline_assets.local_stack.plan import HOST, MLFLOW, POSTGRES, Description, Plan, Service, has, private_folder, setting, write_private
+from pipeline_assets.local_stack.plan import (
+    HOST,
+    MLFLOW,
+    POSTGRES,
+    Description,
+    Plan,
+    Service,
+    has,
+    private_folder,
+    setting,
+    trusted_by_aws,
+    write_private,
+)
 
 URL, DSN = setting("mlflow_url"), setting("mlflow_dsn")
 USER, PASSWORD = setting("mlflow_user"), setting("mlflow_password")
@@ -35,6 +47,7 @@ def service(plan: Plan) -> Service:
             "AWS_DEFAULT_REGION": settings["PIPELINE_S3_REGION"],
             "AWS_ACCESS_KEY_ID": access_key,
             "AWS_SECRET_ACCESS_KEY": secret_key,
+            **trusted_by_aws(plan),
             "MLFLOW_AUTH_CONFIG_PATH": str(plan.home / MLFLOW / "login.ini"),
             "MLFLOW_AUTH_ADMIN_USERNAME": CALLER,
             "MLFLOW_AUTH_ADMIN_PASSWORD": plan.secrets[LOGIN],

@@ -35,7 +35,11 @@ def setting(name: str) -> str:
     return f"{PREFIX}{name.upper()}"
 
 
-DBT_PROJECT, HOME = setting("dbt_project"), setting("home")
+HOME, AUTHORITY = setting("home"), setting("https_authority")
+# Settings that are paths.
+PATHS = (setting("dbt_project"), AUTHORITY, setting("kafka_authority"))
+# For servers of the stack that have TLS by settings elsewhere: on loopback they have none, whatever the environment says.
+WITHOUT_TLS = {setting(f"{server}_{part}"): "" for server in ("serve", "web") for part in ("certificate", "certificate_key")}
 # Settings that concern no process of the product.
 OF_THE_STACK = tuple(setting(name) for name in ("ports__", "maven_url", "run_wait_seconds", "dagster_key"))
 
@@ -128,8 +132,13 @@ def product_settings(plan: Plan) -> dict[str, str]:
     """The settings of the product for a process of the stack; not those of the stack itself, which need no restart."""
     settings = {name: value for name, value in plan.settings.items() if not name.startswith(OF_THE_STACK)}
     # The process runs in another folder than the one that a relative path was written for.
-    absolute = {DBT_PROJECT: str(Path(settings[DBT_PROJECT]).resolve())} if DBT_PROJECT in settings else {}
+    absolute = {name: str(Path(settings[name]).resolve()) for name in PATHS if name in settings}
     return {**settings, **absolute, HOME: str(plan.home)}
+
+
+def trusted_by_aws(plan: Plan) -> dict[str, str]:
+    """The variable by which AWS's clients in libraries of others find the authorities of the object store; none where none are given."""
+    return {"AWS_CA_BUNDLE": product_settings(plan)[AUTHORITY]} if AUTHORITY in plan.settings else {}
 
 
 def has(*names: str) -> Callable[[Collection[str]], bool]:

@@ -1,6 +1,7 @@
 """Dagster's web server behind the guard: what `dagster-webserver` does, with the guard as the first of its middleware."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -33,8 +34,9 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from pipeline_assets.core.errors import UserInputError
-from pipeline_assets.core.settings import AccessSettings, ObjectStoreSettings, WebSettings, read_part
+from pipeline_assets.core.errors import SettingsMalformed, SettingsMissing, UserInputError
+from pipeline_assets.core.problems import MalformedSetting
+from pipeline_assets.core.settings import PREFIX, AccessSettings, ObjectStoreSettings, WebSettings, read_part
 from pipeline_assets.serving.realtime.access.audit import end_audit, log_audit
 from pipeline_assets.serving.realtime.access.callers import Caller, Role
 from pipeline_assets.serving.realtime.access.opened import open_access
@@ -48,6 +50,7 @@ from pipeline_assets.web.reports import report_route
 # How often an open page asks for what is new, as Dagster has it by default.
 POLL_MS = 2000
 ENDING_SECONDS = 3
+CERTIFICATE = f"{PREFIX}WEB_CERTIFICATE"
 # So many observations of all assets are read at a look at most.
 MOST_OBSERVATIONS = 500
 
@@ -158,13 +161,14 @@ def _numbers(observation: AssetObservation) -> dict[str, float]:
 def serve(workspace: Path, host: str, port: int, settings: WebSettings, access: AccessSettings) -> None:
     """Serves the instance of DAGSTER_HOME until it is interrupted; `workspace` is the file that names the code locations.
 
-    Raises UserInputError for an address beyond this machine without a login.
+    Raises UserInputError for an address beyond this machine without a login, and for a certificate that cannot be used.
     """
     if not settings.web_login and not is_of_this_machine(host):
         raise UserInputError(
             f"The web server would listen on '{host}', which other machines reach, and anybody there could start runs. "
             "Set PIPELINE_WEB_LOGIN=true, or listen on 127.0.0.1."
         )
+    check_certificate(settings)
     configure_loggers(log_level="INFO")
     login = Login(open_access(access, COOKIE)) if settings.web_login else None
     log_audit(settings.web_audit_file)
@@ -176,9 +180,32 @@ def serve(workspace: Path, host: str, port: int, settings: WebSettings, access: 
         app: Starlette = GuardedWebserver(context, settings, login).create_asgi_app(lifespan=_lifespan)
         # Headers of a proxy are not believed, as anybody can send them; a configuration of logs would close the audit log.
         uvicorn.run(
-            app, host=host, port=port, log_config=None, proxy_headers=False, server_header=False, timeout_graceful_shutdown=ENDING_SECONDS
+            app,
+            host=host,
+            port=port,
+            log_config=None,
+            proxy_headers=False,
+            server_header=False,
+            timeout_graceful_shutdown=ENDING_SECONDS,
+            ssl_certfile=settings.web_certificate,
+            ssl_keyfile=settings.web_certificate_key,
         )
     end_audit()
+
+
+def check_certificate(settings: WebSettings) -> None:
+    """Raises SettingsMissing for a key without a certificate, SettingsMalformed for files that cannot be used."""
+    certificate, key = settings.web_certificate, settings.web_certificate_key
+    if certificate is None and key is not None:
+        raise SettingsMissing([CERTIFICATE])
+    if certificate is None:
+        return
+    try:
+        # With an empty password a key that has one is an error, and nothing waits for somebody to type it.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+    except OSError as error:
+        expected = f"a PEM file with a certificate and its key, or the key in that of {CERTIFICATE}_KEY, without a password"
+        raise SettingsMalformed([MalformedSetting(CERTIFICATE, f"cannot be used: {error}", expected, str(certificate))]) from error
 
 
 @asynccontextmanager

@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from pipeline_assets.core.digests import digest_of
 from pipeline_assets.core.errors import SettingsMissing, SourceRefused, SourceUnavailable
+from pipeline_assets.core.https import authority_for
 from pipeline_assets.core.setting_values import FileFolder
 from pipeline_assets.core.settings import PREFIX, FolderSettings, Settings
 from pipeline_assets.ingestion.batch.file_rows import OpenFile, Part, parts
@@ -168,11 +169,14 @@ def folder_of(settings: FolderSettings, contract: Contract, origin: Files) -> Fo
     """The folder of a source; raises SettingsMissing without its URL."""
     if origin.folder not in settings.folders:
         raise SettingsMissing([f"{PREFIX}FOLDERS__{origin.folder.upper()}__URL"])
-    files, root = _file_system(settings.folders[origin.folder])
+    folder = settings.folders[origin.folder]
+    setting = f"{PREFIX}FOLDERS__{origin.folder.upper()}__ENDPOINT"
+    authority = None if folder.endpoint is None else authority_for(setting, folder.endpoint, settings)
+    files, root = _file_system(folder, authority)
     return Folder(source=contract.name, files=files, root=root, origin=origin)
 
 
-def _file_system(folder: FileFolder) -> "tuple[FileSystem, str]":
+def _file_system(folder: FileFolder, authority: str | None) -> "tuple[FileSystem, str]":
     from pyarrow.fs import LocalFileSystem, S3FileSystem
 
     parts = urlsplit(folder.url)
@@ -185,6 +189,7 @@ def _file_system(folder: FileFolder) -> "tuple[FileSystem, str]":
         region=folder.region,
         scheme=own.scheme if own is not None else "https",
         endpoint_override=own.netloc if own is not None else None,
+        tls_ca_file_path=authority,
     )
     return store, f"{parts.netloc}{parts.path}".rstrip("/")
 

@@ -1,14 +1,11 @@
 """Failures of HTTP as the product's errors: which are worth another request, and what is reported of them."""
 
-from ssl import CERT_REQUIRED
-
 import httpx
 import pytest
 
 from pipeline_assets.core.errors import PipelineError, SourceRefused, SourceUnavailable
 from pipeline_assets.core.foreign import LONGEST
 from pipeline_assets.core.http_errors import http_errors, is_transient
-from pipeline_assets.core.http_limits import trusted
 
 REQUEST = httpx.Request("GET", "http://plant.example/v1/readings?cursor=secret")
 
@@ -91,9 +88,3 @@ def test_a_server_that_repeats_what_it_was_sent_gives_no_secret_away() -> None:
         raise error
 
     assert "\\x1b[2J *** *** *** *** 2013-01-01 ERROR forged" in str(raised.value)
-
-
-def test_authorities_are_read_once_and_still_asked_for() -> None:
-    """Each client gets the same ones, and a server has to be known to them by its name."""
-    assert trusted() is trusted()
-    assert (trusted().verify_mode, trusted().check_hostname) == (CERT_REQUIRED, True)

@@ -10,8 +10,8 @@ from urllib.parse import quote
 
 from pipeline_assets.core.errors import SourceRefused
 from pipeline_assets.core.http_errors import http_errors, is_transient
-from pipeline_assets.core.http_limits import trusted
-from pipeline_assets.core.settings import Settings
+from pipeline_assets.core.https import verification
+from pipeline_assets.core.settings import PREFIX, Settings
 
 if TYPE_CHECKING:
     import httpx
@@ -110,12 +110,13 @@ class Connect:
 
 @contextmanager
 def open_connect(settings: Settings) -> Iterator[Connect]:
-    """Kafka Connect with its connections, which are closed when the block ends."""
+    """Kafka Connect with its connections, which are closed when the block ends; raises SettingsMalformed for its certificate."""
     import httpx
 
     user, password = settings.connect_user, settings.connect_password
     login = (user, password.get_secret_value()) if user is not None and password is not None else None
-    with httpx.Client(base_url=settings.connect_url, timeout=ANSWER_SECONDS, auth=login, verify=trusted()) as client:
+    verify = verification(f"{PREFIX}CONNECT_URL", settings.connect_url, settings)
+    with httpx.Client(base_url=settings.connect_url, timeout=ANSWER_SECONDS, auth=login, verify=verify) as client:
         yield Connect(client=client)
 
 

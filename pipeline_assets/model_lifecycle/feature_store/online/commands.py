@@ -54,14 +54,14 @@ def run() -> None:
     Views that are not built yet are taken up once they are. What is not there is waited for. With PIPELINE_ONLINE_METRICS_PORT, Prometheus
     finds metrics on that port of loopback.
     """
-    from pipeline_assets.core.settings import load_settings, read_worker_settings
+    from pipeline_assets.core.settings import WorkerSettings, load_settings, read_own
     from pipeline_assets.model_lifecycle.feature_store.online.keeper import keep_online
 
     stopped = Event()
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, lambda *_: stopped.set())
     settings, (project, feeds) = load_settings(), declared()
-    has_ended = keep_online(settings, feeds, project.streams, stopped, say, read_worker_settings().online_metrics_port)
+    has_ended = keep_online(settings, feeds, project.streams, stopped, say, read_own(WorkerSettings).online_metrics_port)
     say("Ended." if has_ended else "Ended; what was in hand is undone, and taken again.")
     if not has_ended:
         # A thread that waits for a database cannot be ended; its transaction is undone with its connection.

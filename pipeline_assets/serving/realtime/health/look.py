@@ -6,9 +6,10 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from pipeline_assets.core.connections import warehouse
+from pipeline_assets.core.errors import SettingsMalformed
 from pipeline_assets.core.http_errors import said
-from pipeline_assets.core.http_limits import trusted
-from pipeline_assets.core.settings import ServiceReader, WarehouseSettings
+from pipeline_assets.core.https import verification
+from pipeline_assets.core.settings import PREFIX, ServiceReader, WarehouseSettings
 from pipeline_assets.model_lifecycle.registry import ledger
 
 if TYPE_CHECKING:
@@ -60,7 +61,10 @@ def _asked(service: ServiceReader) -> "Overview | Unread":
     url = f"{service.serve_url.rstrip('/')}/v1/service"
     headers = {"authorization": f"Bearer {service.serve_read_key.get_secret_value()}"}
     try:
-        answer = httpx.get(url, headers=headers, timeout=ANSWER_SECONDS, trust_env=False, verify=trusted(trust_env=False))
+        verify = verification(f"{PREFIX}SERVE_URL", service.serve_url, service, trust_env=False)
+        answer = httpx.get(url, headers=headers, timeout=ANSWER_SECONDS, trust_env=False, verify=verify)
+    except SettingsMalformed as error:
+        return Unread(problem=str(error), todo="Correct the setting, or the certificate of the service.")
     except httpx.HTTPError as error:
         return Unread(problem=f"{url} does not answer: {type(error).__name__} {said(str(error))}".strip(), todo=START)
     if answer.status_code in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:

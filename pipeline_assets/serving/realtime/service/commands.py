@@ -14,7 +14,7 @@ def serve() -> None:
     It needs the warehouse (for the ledger), the online store and the object store, and starts without those that are away, with what it
     had of them.
     """
-    from pipeline_assets.core.settings import read_serve_settings
+    from pipeline_assets.core.settings import ServeSettings, read_own
     from pipeline_assets.serving.realtime.service.server import run
 
-    run(read_serve_settings())
+    run(read_own(ServeSettings))

@@ -50,7 +50,7 @@ def app() -> "ASGIApp":
 
     from pipeline_assets.core.declarations import load_project
     from pipeline_assets.core.foreign import log_safely
-    from pipeline_assets.core.settings import AccessSettings, PredictionSettings, home_folder, read_part, read_serve_settings
+    from pipeline_assets.core.settings import AccessSettings, PredictionSettings, ServeSettings, home_folder, read_own, read_part
     from pipeline_assets.model_lifecycle.feature_store.online.feeds import feeds_of
     from pipeline_assets.processing.cleaning.dbt import project_folder
     from pipeline_assets.processing.cleaning.manifest import read_manifest
@@ -60,7 +60,7 @@ def app() -> "ASGIApp":
     log_safely()
     project, settings = load_project(), read_part(PredictionSettings, home_folder())
     feeds = feeds_of(project, read_manifest(project_folder()))
-    service = Service(settings=settings, project=project, feeds=feeds, serve=read_serve_settings(), folder=settings.home / "serve")
+    service = Service(settings=settings, project=project, feeds=feeds, serve=read_own(ServeSettings), folder=settings.home / "serve")
     made = build_app(service, open_access(read_part(AccessSettings, home_folder())))
     # What is there by now stays, a quarter of a million objects, and so do most of those that come: what was answered last.
     gc.freeze()
