@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mypy_boto3_s3 import S3Client
     from pyarrow.fs import S3FileSystem
-    from pyiceberg.catalog import Catalog
+    from pyiceberg.catalog.sql import SqlCatalog
     from valkey import Valkey
 
     from pipeline_assets.core.postgres import ArrowSession, Session
@@ -83,13 +83,6 @@ def arrow_online(settings: OnlineSettings) -> "ArrowSession":
     return open_arrow_session(place_of(ONLINE_DSN, settings.online_dsn.get_secret_value(), settings))
 
 
-def catalog_database(settings: LakeSettings) -> "Session":
-    """A connection to the database of the Iceberg catalog; time zone UTC, one transaction until commit or close."""
-    from pipeline_assets.core.postgres import open_session
-
-    return open_session(_place(CATALOG_DSN, settings.catalog_dsn, settings))
-
-
 def online_copy(settings: OnlineSettings) -> "Valkey | None":
     """A client of the server that has a copy of the online store; None where the settings name none. No request waits longer than 5 s."""
     if settings.online_valkey is None:
@@ -135,7 +128,7 @@ def _store_authority(settings: ObjectStoreSettings) -> str | None:
     return authority_for(f"{PREFIX}S3_ENDPOINT", settings.s3_endpoint, settings)
 
 
-def catalog(settings: LakeSettings) -> "Catalog":
+def catalog(settings: LakeSettings) -> "SqlCatalog":
     """The Iceberg catalog: its state in Postgres, its tables on the object store; raises DatabaseFull.
 
     One for the process, which stays open where a caller closes it.

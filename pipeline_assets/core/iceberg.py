@@ -3,16 +3,16 @@
 Shared by the rooms that write to the lake's catalog: the landed and typed tables of streams, and the tables of the lake.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal, TypeVar, cast
 
 import stamina
 
 from pipeline_assets.core import held_metadata
-from pipeline_assets.core.connections import catalog_database
+from pipeline_assets.core.connections import catalog
 from pipeline_assets.core.errors import SchemaConflict
 from pipeline_assets.core.names import CATALOG
 from pipeline_assets.core.seals import ALL_SEALED
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pyiceberg.table.snapshots import Snapshot
     from pyiceberg.types import PrimitiveType
 
+T = TypeVar("T")
 Identifier = tuple[str, str]
 # What contracts know, the two types more of what Kafka Connect lands, and the one of cleaned tables.
 ColumnType = FieldType | Literal["binary", "int", "date"]
@@ -138,11 +139,28 @@ def tables_of(catalog: "Catalog", namespace: str) -> "list[Table]":
 
 def metadata_of(settings: LakeSettings, namespace: str) -> dict[str, str]:
     """Where the newest metadata of each table of a namespace is, by name: another place after each commit. One query, no file is read."""
-    with catalog_database(settings) as connection:
-        if connection.execute("select to_regclass('iceberg_tables') is null").fetchone() == (True,):
-            return {}
-        query = "select table_name, metadata_location from iceberg_tables where catalog_name = %s and table_namespace = %s"
-        return dict(connection.execute(query, (CATALOG, namespace)).fetchall())
+    from sqlalchemy import text
+
+    query = text("select table_name, metadata_location from iceberg_tables where catalog_name = :catalog and table_namespace = :namespace")
+    with catalog(settings).engine.connect() as connection:
+        rows = connection.execute(query, {"catalog": CATALOG, "namespace": namespace})
+        return {str(row.table_name): str(row.metadata_location) for row in rows}
+
+
+def while_unchanged(settings: LakeSettings, tables: Iterable[Identifier], about: str, read: Callable[[], T]) -> T:
+    """What `read` gives of some tables; as long as nobody has committed to any of them, what it gave before to the same process.
+
+    about: what is read, by which nothing else is called. A look at tables that have not changed costs one query for each namespace.
+    """
+    wanted = set(tables)
+    places = {
+        (namespace, name): place
+        for namespace in sorted({namespace for namespace, _ in wanted})
+        for name, place in metadata_of(settings, namespace).items()
+        if (namespace, name) in wanted
+    }
+    # Asked before they are read: what is committed meanwhile is another place at the next look.
+    return held_metadata.HELD.of(f"{about} {sorted(places.items())}", read, lambda _: 1)
 
 
 def time_column(table: "Table") -> str | None:

@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import catalog
-from pipeline_assets.core.iceberg import open_table, snapshots_since
+from pipeline_assets.core.iceberg import open_table, snapshots_since, while_unchanged
 from pipeline_assets.core.names import AssetName
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.streaming.capture.topics import watermarks
@@ -88,15 +89,25 @@ def _commit(table: "Table", snapshot: "Snapshot") -> Mapping[str, int | str]:
 
 def landed_snapshots(settings: Settings, streams: Sequence[RecordStream]) -> Snapshots:
     """The newest snapshot of each topic's landing table, by topic."""
-    with catalog(settings) as lake:
-        tables = {topic: open_table(lake, names.landed(topic)) for topic in sorted({stream.topic for stream in streams})}
-        return _newest(tables)
+    topics = sorted({stream.topic for stream in streams})
+
+    def read() -> Snapshots:
+        with catalog(settings) as lake:
+            return _newest({topic: open_table(lake, names.landed(topic)) for topic in topics})
+
+    return while_unchanged(settings, map(names.landed, topics), f"newest snapshots of {topics}", read)
 
 
 def touched(settings: Settings, streams: Sequence[RecordStream], since: Snapshots) -> Touched:
     """The days that received events after the snapshots of `since` (by contract); a stream whose snapshot is not there counts whole."""
+    contracts = [stream.contract.name for stream in streams]
+    about = f"days of {contracts} since {sorted(since.items())}"
+    return while_unchanged(settings, map(names.typed, contracts), about, partial(_touched, settings, contracts, since))
+
+
+def _touched(settings: Settings, contracts: Sequence[str], since: Snapshots) -> Touched:
     with catalog(settings) as lake:
-        tables = {stream.contract.name: open_table(lake, names.typed(stream.contract.name)) for stream in streams}
+        tables = {name: open_table(lake, names.typed(name)) for name in contracts}
         found = {name: _entries(table, since.get(name)) for name, table in tables.items() if table is not None}
         known = [day for table in tables.values() if table is not None for day in _days(_entries(table, None))]
     days = sorted({day for entries in found.values() for day in _days(entries)})
@@ -106,8 +117,14 @@ def touched(settings: Settings, streams: Sequence[RecordStream], since: Snapshot
 
 def untyped(settings: Settings, streams: Sequence[RecordStream]) -> list[RecordStream]:
     """The streams of whose topics more has landed than is typed."""
-    with catalog(settings) as lake:
-        return [stream for stream in streams if not _is_typed(lake, stream)]
+    tables = [table for stream in streams for table in (names.landed(stream.topic), names.typed(stream.contract.name))]
+
+    def read() -> list[bool]:
+        with catalog(settings) as lake:
+            return [_is_typed(lake, stream) for stream in streams]
+
+    typed = while_unchanged(settings, tables, f"what is typed of {tables}", read)
+    return [stream for stream, is_typed in zip(streams, typed, strict=True) if not is_typed]
 
 
 def _is_typed(lake: "Catalog", stream: RecordStream) -> bool:

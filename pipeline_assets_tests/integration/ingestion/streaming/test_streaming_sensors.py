@@ -9,13 +9,17 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from dagster import DagsterInstance
+from pyiceberg.catalog import Catalog
+from pyiceberg.table import Table
 
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import catalog
+from pipeline_assets.core.iceberg import open_table
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import Platform
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.streaming import sensors
+from pipeline_assets.ingestion.streaming.health import arrivals
 from pipeline_assets.ingestion.streaming.staged.state import LOG_SNAPSHOT
 from pipeline_assets.ingestion.streaming.streams import change_log
 from pipeline_assets.ingestion.streaming.typed.rows import type_landed
@@ -117,6 +121,30 @@ def test_many_commits_that_landed_ask_for_one_run(isolated: Settings, instance: 
     assert _requests(before) == []
     assert len(_requests(first)) == 1
     assert isinstance(again, dg.SkipReason)
+
+
+def test_tables_that_have_not_changed_are_not_opened_again(
+    isolated: Settings, instance: DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tick after which nobody committed opens no table; one commit later the sensors see what came."""
+    landed, typed = _sensors(isolated, instance, tmp_path)
+    _land(isolated, records(0, 3))
+    type_landed(isolated, STREAM, run_id="first")
+    answers, opened = [landed.next(), typed.next(), typed.next()], list[object]()
+
+    def opening(lake: Catalog, name: tuple[str, str]) -> Table | None:
+        opened.append(name)
+        return open_table(lake, name)
+
+    monkeypatch.setattr(arrivals, "open_table", opening)
+    again = [landed.next(), typed.next()]
+    at_rest = list(opened)
+    _land(isolated, records(3, 6))
+    more = landed.next()
+
+    assert [len(_requests(answer)) for answer in (*answers, *again, more)] == [0, 1, 0, 0, 0, 1]
+    assert at_rest == []
+    assert names.landed(STREAM.topic) in opened
 
 
 @pytest.mark.parametrize("damaged", ['{"snapshots": {"sensed"', "[]", '{"snapshots": {"sensed": null}, "open_day": 7, "due_days": "all"}'])
