@@ -286,7 +286,7 @@ def _stream_health(project: Project) -> dg.SensorDefinition:
         with dagster_errors(), open_connect(platform.settings) as connect:
             look(platform.settings, connect, project, watch)
             declared, verdicts = connectors_of(project), watch.verdicts
-            lacking = [one.name for one in declared if not is_applied(platform.settings, connect, one, verdicts.get(one.name))]
+            lacking = [one.name for one in declared if not is_applied(platform.settings, watch.running, one, verdicts.get(one.name))]
         tries = _tries(before) if lacking else Tries()
         requests = [dg.RunRequest()] if lacking and tries.are_due(watch.now) and not is_running(context, names.APPLY_CONNECTORS) else []
         tries = tries.with_one_at(watch.now) if requests else tries

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -41,6 +41,29 @@ class Status:
         return [number for number, (state, _) in self.tasks.items() if state == FAILED]
 
 
+UNTAKEN = Status(state=UNASSIGNED, trace="", tasks={})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overview:
+    """All connectors at one moment, by name: their configurations, and the states of those that a worker has taken up."""
+
+    configs: Mapping[str, dict[str, str]] = field(default_factory=dict)
+    statuses: Mapping[str, Status] = field(default_factory=dict)
+
+    def connectors(self) -> list[str]:
+        """As `Connect.connectors`."""
+        return sorted(self.configs)
+
+    def config(self, name: str) -> dict[str, str]:
+        """As `Connect.config`."""
+        return self.configs[name]
+
+    def status(self, name: str) -> Status:
+        """As `Connect.status`."""
+        return self.statuses.get(name, UNTAKEN)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Connect:
     """The Kafka Connect behind `client`; each call is repeated while the worker says that it is not ready.
@@ -57,6 +80,14 @@ class Connect:
     def connectors(self) -> list[str]:
         """The names of all connectors."""
         return sorted(self._ask("GET", "/connectors"))
+
+    def overview(self) -> Overview:
+        """All connectors, by two requests however many there are."""
+        infos, states = (self._ask("GET", f"/connectors?expand={what}") for what in ("info", "status"))
+        return Overview(
+            configs={name: dict(each["info"]["config"]) for name, each in infos.items()},
+            statuses={name: _status(each["status"]) for name, each in states.items()},
+        )
 
     def put(self, name: str, config: Mapping[str, str]) -> None:
         """Have the connector with this configuration; nothing happens to one that has it already."""
@@ -75,9 +106,8 @@ class Connect:
         except SourceRefused:
             if name not in self.connectors():
                 raise
-            return Status(state=UNASSIGNED, trace="", tasks={})
-        tasks = {int(task["id"]): (str(task["state"]), str(task.get("trace", ""))) for task in found["tasks"]}
-        return Status(state=found["connector"]["state"], trace=found["connector"].get("trace", ""), tasks=tasks)
+            return UNTAKEN
+        return _status(found)
 
     def restart_failed(self, name: str) -> list[int]:
         """Restart what failed of a connector; the numbers of the failed tasks."""
@@ -122,3 +152,8 @@ def open_connect(settings: Settings) -> Iterator[Connect]:
 
 def _path(name: str) -> str:
     return f"/connectors/{quote(name, safe='')}"
+
+
+def _status(found: Mapping[str, Any]) -> Status:
+    tasks = {int(task["id"]): (str(task["state"]), str(task.get("trace", ""))) for task in found["tasks"]}
+    return Status(state=found["connector"]["state"], trace=found["connector"].get("trace", ""), tasks=tasks)

@@ -20,7 +20,7 @@ from pipeline_assets.core.settings import Settings
 from pipeline_assets.core.versions import in_table
 from pipeline_assets.ingestion.sources.origins import source_name
 from pipeline_assets.ingestion.streaming.capture import configs as connectors
-from pipeline_assets.ingestion.streaming.capture.connect import Connect, open_connect
+from pipeline_assets.ingestion.streaming.capture.connect import Connect, Overview, open_connect
 from pipeline_assets.ingestion.streaming.capture.preflight import Contracts, Verdict
 from pipeline_assets.ingestion.streaming.capture.replication import count_rows, drop_slot, examine, publish, slot_of
 from pipeline_assets.ingestion.streaming.capture.table_rules import identifier
@@ -238,7 +238,7 @@ def marks_of(connector: Connector) -> int:
     return 1 if connector.is_of_changes else 0
 
 
-def is_applied(settings: Settings, connect: Connect, connector: Connector, verdict: Verdict | None) -> bool:
+def is_applied(settings: Settings, connect: Connect | Overview, connector: Connector, verdict: Verdict | None) -> bool:
     """Whether a connector is there as it is declared, with those of its tables that can be followed; where it cannot be, nothing is to do.
 
     verdict: the preflight of the database that it follows (`examined`).

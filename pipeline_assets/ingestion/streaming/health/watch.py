@@ -4,17 +4,18 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import catalog
 from pipeline_assets.core.errors import NotFollowed
 from pipeline_assets.core.foreign import LONGEST_SENTENCE, masked, shown
-from pipeline_assets.core.iceberg import open_table
+from pipeline_assets.core.iceberg import open_table, while_unchanged
 from pipeline_assets.core.names import AssetName
 from pipeline_assets.core.problems import Obstacle
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.settings import Settings
-from pipeline_assets.ingestion.streaming.capture.connect import FAILED, Connect, Status
+from pipeline_assets.ingestion.streaming.capture.connect import FAILED, Connect, Overview, Status
 from pipeline_assets.ingestion.streaming.capture.connectors import Connector, committed, connectors_of, examined, marks_of
 from pipeline_assets.ingestion.streaming.capture.preflight import Verdict
 from pipeline_assets.ingestion.streaming.capture.replication import drop_slot, slot_of
@@ -42,13 +43,17 @@ class Seen:
 
 @dataclass(kw_only=True)
 class Watch:
-    """What is remembered from look to look, and what was seen at this one, by asset; of followed databases the preflight, by connector."""
+    """What is remembered from look to look, and what was seen at this one, by asset; of followed databases the preflight, by connector.
+
+    `running`: the connectors that Kafka Connect had.
+    """
 
     now: datetime
     memories: dict[str, Memory] = field(default_factory=dict)
     restarts: dict[str, Restarts] = field(default_factory=dict)
     seen: dict[AssetName, Seen] = field(default_factory=dict)
     verdicts: dict[str, Verdict] = field(default_factory=dict)
+    running: Overview = field(default_factory=Overview)
 
     def flow(self, asset: AssetName, flow: Flow) -> str | None:
         """What is wrong with a flow, and remembers it."""
@@ -60,24 +65,31 @@ class Watch:
 def look(settings: Settings, connect: Connect, project: Project, watch: Watch) -> None:
     """Looks at all connectors and streams of the project; failed connectors are restarted, as often as may be."""
     streams, ends = record_streams(project), _ends(settings, project)
-    known = set(connect.connectors())
+    watch.running = connect.overview()
     for connector in connectors_of(project):
         asset, verdict = names.connector(connector.name), examined(settings, connector)
-        if connector.name in known:
+        if connector.name in watch.running.connectors():
             watch.seen[asset] = _connector(settings, connect, connector, ends, watch)
         if verdict is not None:
             watch.verdicts[connector.name] = verdict
         if verdict is not None and verdict.of_database:
             watch.seen[asset] = _refused(verdict.of_database, {})
+    contracts = [stream.contract.name for stream in streams]
+    read = partial(_typed, settings, contracts)
+    typed = while_unchanged(settings, map(names.typed, contracts), f"records typed of {contracts}", read)
+    for stream in streams:
+        asset, flow = names.typed(stream.contract.name), Flow(done=typed[stream.contract.name], end=ends[stream.topic])
+        numbers = {"lag": flow.lag, "next_offsets": flow.done, "end_offsets": flow.end}
+        obstacles = _obstacles(stream, watch)
+        trouble = watch.flow(asset, flow)
+        watch.seen[asset] = _refused(obstacles, numbers) if obstacles else Seen(numbers=numbers, trouble=trouble, todo=TODO_FLOW)
+
+
+def _typed(settings: Settings, contracts: Sequence[str]) -> Mapping[str, int]:
+    """How many records of its topic are typed, by contract."""
     with catalog(settings) as lake:
-        for stream in streams:
-            table = open_table(lake, names.typed(stream.contract.name))
-            done = 0 if table is None else sum(position_of(table).seen.next_offsets.values())
-            asset, flow = names.typed(stream.contract.name), Flow(done=done, end=ends[stream.topic])
-            numbers = {"lag": flow.lag, "next_offsets": flow.done, "end_offsets": flow.end}
-            obstacles = _obstacles(stream, watch)
-            trouble = watch.flow(asset, flow)
-            watch.seen[asset] = _refused(obstacles, numbers) if obstacles else Seen(numbers=numbers, trouble=trouble, todo=TODO_FLOW)
+        tables = {name: open_table(lake, names.typed(name)) for name in contracts}
+    return {name: 0 if table is None else sum(position_of(table).seen.next_offsets.values()) for name, table in tables.items()}
 
 
 def _obstacles(stream: RecordStream, watch: Watch) -> Sequence[Obstacle]:
@@ -104,8 +116,8 @@ def _ends(settings: Settings, project: Project) -> Mapping[str, int]:
 
 
 def _connector(settings: Settings, connect: Connect, connector: Connector, ends: Mapping[str, int], watch: Watch) -> Seen:
-    status, asset = connect.status(connector.name), names.connector(connector.name)
-    flow, numbers, slot_problem = _progress(settings, connect, connector, ends)
+    status, asset = watch.running.status(connector.name), names.connector(connector.name)
+    flow, numbers, slot_problem = _progress(settings, connect, connector, ends, watch)
     _restart(connect, connector.name, status, watch)
     stalled = watch.flow(asset, flow)
     traces = [status.trace, *(trace for state, trace in status.tasks.values() if state == FAILED)]
@@ -116,25 +128,26 @@ def _connector(settings: Settings, connect: Connect, connector: Connector, ends:
 
 
 def _progress(
-    settings: Settings, connect: Connect, connector: Connector, ends: Mapping[str, int]
+    settings: Settings, connect: Connect, connector: Connector, ends: Mapping[str, int], watch: Watch
 ) -> tuple[Flow, dict[str, int | str], str | None]:
     """How far a connector has come, numbers to show, and what is wrong with its slot.
 
     A connector that lands a topic is as far as it has committed; one that reads changes shows that it lives by a heartbeat that goes on.
     """
     if connector.database is None:
-        flow = Flow(done=committed(connect, connector), end=ends[str(connector.topic)])
+        end, before = ends[str(connector.topic)], watch.memories.get("/".join(names.connector(connector.name)))
+        # Kafka Connect makes a client of the broker for each such question: who has come to an end that stands has all.
+        done = end if before is not None and before.done == end else committed(connect, connector)
+        flow = Flow(done=done, end=end)
         return flow, {"lag": flow.lag}, None
     beats, slot = ends[names.heartbeat_topic(connector.database)], slot_of(settings, connector.database)
     if slot is not None and slot.status == LOST:
         drop_slot(settings, connector.database)
     numbers: dict[str, int | str] = {} if slot is None else {"slot_bytes_behind": slot.bytes_behind, "slot_status": slot.status}
+    problem = slot_trouble(slot)
     # Before its first record a connector has no slot yet.
-    return (
-        Flow(done=beats, end=beats + 1),
-        {"heartbeats": beats, **numbers},
-        slot_trouble(slot) if connect.offsets(connector.name) else None,
-    )
+    is_one = problem is not None and bool(connect.offsets(connector.name))
+    return Flow(done=beats, end=beats + 1), {"heartbeats": beats, **numbers}, problem if is_one else None
 
 
 def _restart(connect: Connect, name: str, status: Status, watch: Watch) -> None:

@@ -26,7 +26,7 @@ from pipeline_assets.core.stream_errors import OffsetsMissing
 from pipeline_assets.ingestion.sources import quarantine
 from pipeline_assets.ingestion.streaming.capture import configs as connectors
 from pipeline_assets.ingestion.streaming.capture import topics
-from pipeline_assets.ingestion.streaming.capture.connect import Connect, open_connect
+from pipeline_assets.ingestion.streaming.capture.connect import UNTAKEN, Connect, open_connect
 from pipeline_assets.ingestion.streaming.capture.replication import publish
 from pipeline_assets.ingestion.streaming.capture.topics import Topic, end_offsets, ensure_topics
 from pipeline_assets.ingestion.streaming.decoding.formats import headers_of
@@ -294,10 +294,12 @@ def test_a_failed_task_tells_why_and_is_started_again(source: Source, connect: C
     restarted = connect.restart_failed(name)
     until(lambda: connect.status(name).is_running)
     until(lambda: changes(source), lambda found: len(found) == 2)
-    offsets = until(lambda: connect.offsets(name))
+    offsets, overview = until(lambda: connect.offsets(name)), connect.overview()
 
     assert "ublication" in failed.tasks[0][1]
     assert (restarted, connect.restart_failed(name)) == ([0], [])
+    assert (overview.connectors(), overview.config(name)) == (connect.connectors(), connect.config(name))
+    assert (overview.status(name), overview.status("no such")) == (connect.status(name), UNTAKEN)
     assert [(partition["server"], offset["lsn"] > 0) for partition, offset in offsets] == [(source.database, True)]
 
 
