@@ -1,6 +1,7 @@
 """Connections that a process keeps: those of Dagster's storage, and of the lake's catalog."""
 
 from collections.abc import Callable
+from functools import partial
 from os import getpid
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from pydantic import SecretStr
 from sqlalchemy.event import listen
 
 from pipeline_assets.core import connections
+from pipeline_assets.core.kept_sessions import KeptSession
 from pipeline_assets.core.pooled_storage import Schedules, engines, is_open
 from pipeline_assets.core.settings import Settings
 from pipeline_assets_tests.graph_runs import ROOT
@@ -107,6 +109,26 @@ def test_a_connection_is_asked_only_where_the_server_said_something(events: Secr
 
     assert before == (True, [])
     assert (after, asked) == (False, [connection])
+
+
+def test_a_kept_session_is_one_connection_until_the_server_ends_it(isolated: Settings, cluster: psycopg.Connection) -> None:
+    """Each use is a transaction of its own; after an error, and where the server has ended it, the next use connects anew."""
+    kept, pids = KeptSession(partial(connections.online, isolated)), list[int]()
+    for statement in ("create table looks (at int)", "insert into looks values (1)"):
+        with kept.use() as session:
+            session.execute(statement)
+            pids.append(session.pid)
+    with pytest.raises(psycopg.errors.DivisionByZero), kept.use() as session:
+        session.execute("insert into looks values (2 / 0)")
+    with kept.use() as session:
+        counts = session.execute("select count(*) from looks").fetchone()
+        pids.append(session.pid)
+    end(cluster, {pids[-1]})
+    with kept.use() as session:
+        pids.append(session.pid)
+
+    assert counts == (1,)
+    assert (pids[0] == pids[1], len(set(pids))) == (True, 3)
 
 
 def test_the_catalog_of_a_process_stays_open(isolated: Settings, cluster: psycopg.Connection) -> None:

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import online
 from pipeline_assets.core.iceberg import metadata_of
+from pipeline_assets.core.kept_sessions import KeptSession
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.model_lifecycle.feature_store.online import store
 from pipeline_assets.model_lifecycle.feature_store.online.build import Built, follow
@@ -17,7 +19,7 @@ class Follower:
     """Follows the tables of some feeds; those that are not built yet are taken up once they are."""
 
     def __init__(self, settings: Settings, feeds: Sequence[Feed]) -> None:
-        self.settings = settings
+        self.settings, self._online = settings, KeptSession(partial(online, settings))
         self.courses = {feed: Course() for feed in feeds}
         # What the catalog said of a table when its feed had all of it.
         self._taken: dict[Feed, tuple[int, str | None]] = {}
@@ -25,7 +27,7 @@ class Follower:
     def look(self) -> Iterator[Built]:
         """Takes what tables have had since; what is wrong with one feed stands in its course."""
         now, held = datetime.now(UTC), metadata_of(self.settings, names.CLEANED)
-        with online(self.settings) as connection:
+        with self._online.use() as connection:
             found = {feed: store.find(connection, feed) for feed in self.courses}
         for feed, kept in found.items():
             if kept is None or not kept.is_live:

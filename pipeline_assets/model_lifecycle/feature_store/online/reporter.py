@@ -5,11 +5,13 @@ import socket
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 from secrets import token_hex
 
 from psycopg import sql
 
 from pipeline_assets.core.connections import online
+from pipeline_assets.core.kept_sessions import KeptSession
 from pipeline_assets.core.settings import OnlineSettings
 from pipeline_assets.model_lifecycle.feature_store.online import progress, store
 from pipeline_assets.model_lifecycle.feature_store.online.course import Course
@@ -23,7 +25,7 @@ class Reporter:
     """Writes the courses of a worker's feeds; `reported` has what was written last, with the newest `known_at` of each feed (µs)."""
 
     def __init__(self, settings: OnlineSettings, courses: Mapping[Feed, Course]) -> None:
-        self.settings, self.courses = settings, dict(courses)
+        self._online, self.courses = KeptSession(partial(online, settings)), dict(courses)
         self.worker = f"{socket.gethostname()}:{os.getpid()}:{token_hex(2)}"
         self.reported: dict[str, tuple[Progress, int | None]] = {}
         self._is_made = False
@@ -32,7 +34,7 @@ class Reporter:
     def report(self) -> None:
         """Writes how far each feed is that is kept, or should be; one that is not built has nothing to report."""
         found: dict[str, tuple[Progress, int | None]] = {}
-        with online(self.settings) as connection:
+        with self._online.use() as connection:
             if not self._is_made:
                 store.create(connection)
                 self._is_made = True
@@ -50,7 +52,7 @@ class Reporter:
 
     def leave(self) -> None:
         """Removes what was written, as the worker ends."""
-        with online(self.settings) as connection:
+        with self._online.use() as connection:
             progress.leave(connection, self.worker)
 
     def _progress(self, feed: Feed, course: Course, size: int) -> Progress:

@@ -10,12 +10,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from pipeline_assets.core.connections import online
 from pipeline_assets.core.errors import SourceUnavailable
+from pipeline_assets.core.kept_sessions import KeptSession
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.core.stream_errors import OffsetsMissing
 from pipeline_assets.ingestion.streaming.capture.topics import end_offsets
@@ -87,6 +89,7 @@ class Worker:
         self._held: dict[Feed, Held] = {}
         self._again_at: dict[Feed, float] = {}
         self._changes, self._looked = 0, float("-inf")
+        self._online = KeptSession(partial(online, settings))
         self._consumer = open_consumer(settings)
         stack.callback(self._consumer.close)
         stack.callback(self._end)
@@ -123,7 +126,7 @@ class Worker:
         if time.monotonic() - self._looked < SECONDS_BETWEEN_LOOKS:
             return
         self._looked = time.monotonic()
-        with online(self.settings) as connection:
+        with self._online.use() as connection:
             found = {feed: store.find(connection, feed) for feed in self.courses}
         live = {feed: kept for feed, kept in found.items() if kept is not None and kept.is_live}
         gone = [feed for feed, held in self._held.items() if feed not in live or live[feed].id != held.session.kept.id]
