@@ -3,8 +3,6 @@
 Libraries are imported where they are used, so that the code location loads without them.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
@@ -24,7 +22,6 @@ from pipeline_assets.core.settings import (
     TrackingSettings,
     WarehouseSettings,
 )
-from pipeline_assets.core.wait_errors import TrackingUnavailable
 from pipeline_assets.core.waits import Limits, Place, connecting
 
 if TYPE_CHECKING:
@@ -35,10 +32,6 @@ if TYPE_CHECKING:
     from valkey import Valkey
 
     from pipeline_assets.core.postgres import ArrowSession, Session
-
-ASKED_ONCE_SECONDS = 10
-# What its client makes of a server that is away or refuses to answer now; all else is an answer.
-AWAY = frozenset({"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED"})
 
 
 def limits_of(settings: Part) -> Limits:
@@ -166,27 +159,3 @@ def tracking(settings: TrackingSettings) -> "MlflowClient":
     if authority is not None:
         environment_variables.MLFLOW_TRACKING_SERVER_CERT_PATH.set(authority)  # type: ignore[no-untyped-call]
     return MlflowClient(tracking_uri=settings.mlflow_url, registry_uri=settings.mlflow_url)
-
-
-@contextmanager
-def asked_once(settings: TrackingSettings) -> Iterator[None]:
-    """Within it MLflow's clients try once, for 10 s, where they try for four minutes else; raises TrackingUnavailable where it is away.
-
-    It is for those who come again soon, and holds for all threads of the process.
-    """
-    from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES, MLFLOW_HTTP_REQUEST_TIMEOUT
-    from mlflow.exceptions import MlflowException
-
-    limits = ((MLFLOW_HTTP_REQUEST_MAX_RETRIES, 0), (MLFLOW_HTTP_REQUEST_TIMEOUT, ASKED_ONCE_SECONDS))
-    before = [variable.get_raw() for variable, _ in limits]  # type: ignore[no-untyped-call]
-    for variable, limit in limits:
-        variable.set(limit)  # type: ignore[no-untyped-call]
-    try:
-        yield
-    except MlflowException as error:
-        if error.error_code not in AWAY:
-            raise
-        raise TrackingUnavailable(settings.mlflow_url, error.message) from error
-    finally:
-        for (variable, _), value in zip(limits, before, strict=True):
-            variable.unset() if value is None else variable.set(value)  # type: ignore[no-untyped-call]

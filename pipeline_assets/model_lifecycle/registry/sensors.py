@@ -34,16 +34,14 @@ def aliases_mirrored(models: Sequence[Model]) -> dg.SensorDefinition:
         "that were made in MLflow.",
     )
     def mirrored(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult | dg.SkipReason:
-        from pipeline_assets.core.connections import asked_once
         from pipeline_assets.model_lifecycle.registry.aliases import alias_drift, follow
 
         before = cursor_of(context, lambda cursor: dict(cursor.get("live", {})))
         with dagster_errors():
             settings = platform.settings
             try:
-                with asked_once(settings):
-                    live = follow(settings, models, before.get("live", {}))
-                    found = [(model, alias_drift(settings, model)) for model in models]
+                live = follow(settings, models, before.get("live", {}))
+                found = [(model, alias_drift(settings, model)) for model in models]
             except TrackingUnavailable as error:
                 return dg.SkipReason(f"Nothing is mirrored, and no alias looked at, as MLflow is away. {error}")
         events = [_evaluation(model, drifted) for model, drifted in found if is_news(context.instance, model, drifted)]

@@ -14,7 +14,7 @@ from pipeline_assets.core import names
 from pipeline_assets.core.connections import tracking
 from pipeline_assets.core.errors import NotTrained, UnknownName, UserInputError
 from pipeline_assets.core.settings import Settings
-from pipeline_assets.model_lifecycle.registry import ledger
+from pipeline_assets.model_lifecycle.registry import ledger, tracked_aliases
 from pipeline_assets.model_lifecycle.registry.ledger import Entry
 from pipeline_assets.model_lifecycle.training.candidate import BASELINE
 from pipeline_assets.model_lifecycle.training.contract import ModelContract, read_contract
@@ -193,12 +193,11 @@ def _described(model: Model, contract: ModelContract) -> str:
 def mirror(settings: Settings, model: Model) -> None:
     """Sets MLflow's aliases `champion` and `previous` to what the ledger says. Where nothing was ever registered there are none."""
     wanted, found = wanted_aliases(settings, model), aliases(settings, model)
-    client = tracking(settings)
     for alias in ALIASES:
         if alias in wanted and found.get(alias) != wanted[alias]:
-            client.set_registered_model_alias(model.name, alias, str(wanted[alias]))
+            tracked_aliases.put(settings, model.name, alias, wanted[alias])
         elif alias in found and alias not in wanted:
-            client.delete_registered_model_alias(model.name, alias)
+            tracked_aliases.remove(settings, model.name, alias)
 
 
 def catch_up(settings: Settings, model: Model) -> None:
@@ -226,16 +225,8 @@ def _aliases_by(entries: Sequence[Entry]) -> dict[str, int]:
 
 
 def aliases(settings: Settings, model: Model) -> dict[str, int]:
-    """The version of each alias in MLflow; none where nothing was registered."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        found = tracking(settings).get_registered_model(model.name)
-    except MlflowException as error:
-        if error.error_code not in NO_SUCH_RUN:
-            raise
-        return {}
-    return {alias: int(version) for alias, version in found.aliases.items()}
+    """The version of each alias in MLflow; none where nothing was registered. Raises TrackingUnavailable."""
+    return tracked_aliases.read(settings, model.name)
 
 
 def registered(settings: Settings, model: Model) -> tuple[Registered, ...]:

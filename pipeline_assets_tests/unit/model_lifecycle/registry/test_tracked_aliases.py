@@ -1,21 +1,32 @@
-"""Asking MLflow once: a server that is away is known soon, and by a sentence; one that answers is asked as ever."""
+"""The aliases of MLflow by its REST interface: a server that is away is known soon, and by a sentence."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Event, Thread
 
 import pytest
-from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES, MLFLOW_HTTP_REQUEST_TIMEOUT
-from mlflow.exceptions import MlflowException
 
-from pipeline_assets.core import connections
-from pipeline_assets.core.connections import asked_once, tracking
+from pipeline_assets.core.errors import SourceRefused
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.core.wait_errors import TrackingUnavailable
+from pipeline_assets.model_lifecycle.registry import tracked_aliases
 
 MODEL = "late_trains"
 UNKNOWN = b'{"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "no such model"}'
+ONE = b'{"registered_model": {"name": "late_trains", "aliases": [{"alias": "champion", "version": "3"}]}}'
+
+LOOK = """
+import sys
+from pipeline_assets.core.settings import Settings
+from pipeline_assets.model_lifecycle.registry import versions
+from pipeline_assets.use_cases.nyc_flights import use_case
+settings = Settings.model_construct(mlflow_url=sys.argv[1], mlflow_user=None, mlflow_password=None)
+print(versions.aliases(settings, use_case.models[0]))
+print("mlflow" in sys.modules)
+"""
 
 
 @contextmanager
@@ -46,11 +57,6 @@ def server(status: int | None, body: bytes = b"{}") -> Iterator[tuple[Settings, 
             served.shutdown()
 
 
-def limits() -> tuple[int, int]:
-    """How often more, and how long in seconds, MLflow's clients try now."""
-    return MLFLOW_HTTP_REQUEST_MAX_RETRIES.get(), MLFLOW_HTTP_REQUEST_TIMEOUT.get()  # type: ignore[no-untyped-call]
-
-
 def settings_of(port: int) -> Settings:
     """Those of a server on loopback without a login."""
     return Settings.model_construct(mlflow_url=f"http://127.0.0.1:{port}", mlflow_user=None, mlflow_password=None)
@@ -62,9 +68,9 @@ def test_a_server_that_cannot_answer_is_asked_once(status: int | None, monkeypat
 
     Not even where the server says when to come back.
     """
-    monkeypatch.setattr(connections, "ASKED_ONCE_SECONDS", 1)
-    with server(status) as (settings, asked), pytest.raises(TrackingUnavailable, match=settings.mlflow_url), asked_once(settings):
-        tracking(settings).get_registered_model(MODEL)
+    monkeypatch.setattr(tracked_aliases, "ANSWER_SECONDS", 1.0)
+    with server(status) as (settings, asked), pytest.raises(TrackingUnavailable, match=str(settings.mlflow_url)):
+        tracked_aliases.read(settings, MODEL)
 
     assert len(asked) == 1
 
@@ -74,24 +80,23 @@ def test_a_port_where_nobody_listens_is_a_sentence() -> None:
     with server(200) as (settings, _):
         pass
 
-    with pytest.raises(TrackingUnavailable, match="PIPELINE_MLFLOW_URL"), asked_once(settings):
-        tracking(settings).get_registered_model(MODEL)
+    with pytest.raises(TrackingUnavailable, match="PIPELINE_MLFLOW_URL"):
+        tracked_aliases.read(settings, MODEL)
 
 
-def test_an_answer_stays_an_answer() -> None:
-    """That there is no such model is no failure of the server."""
-    with server(404, UNKNOWN) as (settings, _), pytest.raises(MlflowException, match="no such model"), asked_once(settings):
-        tracking(settings).get_registered_model(MODEL)
+def test_a_model_that_was_never_registered_has_no_aliases() -> None:
+    """That there is no such model is no failure of the server; another path that is not there is, and is not asked again."""
+    with server(404, UNKNOWN) as (settings, asked):
+        assert tracked_aliases.read(settings, MODEL) == {}
+    with server(404) as (settings, _), pytest.raises(SourceRefused, match="answered 404"):
+        tracked_aliases.read(settings, MODEL)
+
+    assert asked == [f"/api/2.0/mlflow/registered-models/get?name={MODEL}"]
 
 
-def test_the_limits_hold_only_within(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that were set before count again, also after an error."""
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
-    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT", raising=False)
-    with asked_once(settings_of(1)):
-        within = limits()
-    with pytest.raises(ValueError, match="seven"), asked_once(settings_of(1)):
-        int("seven")
+def test_who_looks_at_aliases_has_no_mlflow_in_memory() -> None:
+    """Regression: the server of the code held all of MLflow after its first look."""
+    with server(200, ONE) as (settings, _):
+        done = subprocess.run([sys.executable, "-c", LOOK, str(settings.mlflow_url)], capture_output=True, text=True, check=True)
 
-    assert within == (0, 10)
-    assert limits() == (3, 120)
+    assert done.stdout.splitlines() == ["{'champion': 3}", "False"]
