@@ -56,6 +56,8 @@ SERVER = {
     "group.min.session.timeout.ms": "6000",
     # A row with a large column must fit.
     "message.max.bytes": "16777216",
+    # The controller writes a record to its log so often where nothing happens; two a second are for clusters that measure its lag.
+    "metadata.max.idle.interval.ms": "10000",
     # For two cores and a quarter of a GiB.
     "num.network.threads": "2",
     "num.io.threads": "4",
