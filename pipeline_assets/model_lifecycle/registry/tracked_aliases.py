@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from pipeline_assets.core.errors import SourceUnavailable
 from pipeline_assets.core.http_errors import http_errors, json_fields
-from pipeline_assets.core.http_limits import trusted
-from pipeline_assets.core.settings import TrackingSettings
+from pipeline_assets.core.https import verification
+from pipeline_assets.core.settings import PREFIX, TrackingSettings
 from pipeline_assets.core.wait_errors import TrackingUnavailable
 
 if TYPE_CHECKING:
@@ -52,8 +52,9 @@ def _asking(settings: TrackingSettings) -> "Iterator[httpx.Client]":
     user, password = settings.mlflow_user, settings.mlflow_password
     login = (user, password.get_secret_value()) if user is not None and password is not None else None
     url = str(settings.mlflow_url)
+    trusted = verification(f"{PREFIX}MLFLOW_URL", url, settings)
     try:
-        with http_errors("MLflow"), httpx.Client(base_url=url, timeout=ANSWER_SECONDS, auth=login, verify=trusted()) as client:
+        with http_errors("MLflow"), httpx.Client(base_url=url, timeout=ANSWER_SECONDS, auth=login, verify=trusted) as client:
             yield client
     except SourceUnavailable as error:
         raise TrackingUnavailable(url, str(error)) from error
