@@ -51,7 +51,7 @@ class Platform(dg.ConfigurableResource["Platform"]):
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
         """Called before each step, in its process: has it end soon after the run is cancelled."""
-        end_when_interrupted(last=partial(_note_cancelled, context.instance, context.run_id))
+        end_when_interrupted(last=partial(_note_cancelled, context.instance, context.run))
 
     @property
     def settings(self) -> Settings:
@@ -59,9 +59,9 @@ class Platform(dg.ConfigurableResource["Platform"]):
         return read_settings(Path(self.home) if self.home else home_folder())
 
 
-def _note_cancelled(instance: dg.DagsterInstance | None, run_id: str | None) -> None:
+def _note_cancelled(instance: dg.DagsterInstance | None, started: dg.DagsterRun | None) -> None:
     """Has a run whose process is to be ended count as cancelled: as one that crashed it would be tried again, and keep its pools."""
-    run = None if instance is None or run_id is None else instance.get_run_by_id(run_id)
+    run = None if instance is None or started is None else instance.get_run_by_id(started.run_id)
     if instance is not None and run is not None and not run.is_finished:
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
         instance.report_run_canceled(run, "The run was cancelled. Its process heard nothing of it, and is ended.")
