@@ -17,6 +17,7 @@ from psycopg import pq
 from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from pipeline_assets.core.dsn import ALIVE
 from pipeline_assets.core.waits import CANCEL_SECONDS, CONNECT_SECONDS, STEP_SECONDS, Place, Wait, Worker, connecting, wait_for
 
 T = TypeVar("T")
@@ -213,9 +214,11 @@ def _connect(place: Place, worker: Worker) -> ArrowSession:
 
 
 def _bounded(place: Place) -> str:
-    """How to connect, within CONNECT_SECONDS unless the settings say otherwise."""
+    """How to connect, within CONNECT_SECONDS; of a server that is gone without a word it is known soon. What the settings say stays."""
     said = conninfo_to_dict(place.conninfo)
-    return place.conninfo if "connect_timeout" in said else make_conninfo(place.conninfo, connect_timeout=CONNECT_SECONDS)
+    limits: dict[str, str | int] = {**ALIVE, "connect_timeout": CONNECT_SECONDS}
+    unsaid = {name: value for name, value in limits.items() if name not in said}
+    return make_conninfo(place.conninfo, **unsaid)
 
 
 def _limiting(place: Place) -> str:

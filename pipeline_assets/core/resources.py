@@ -60,9 +60,12 @@ class Platform(dg.ConfigurableResource["Platform"]):
 
 
 def _note_cancelled(instance: dg.DagsterInstance | None, started: dg.DagsterRun | None) -> None:
-    """Has a run whose process is to be ended count as cancelled: as one that crashed it would be tried again, and keep its pools."""
+    """Has a run that somebody cancels count as cancelled when its process is ended.
+
+    As one that crashed it would be tried again, and keep its pools. One whose process others end, as a machine that stops, has crashed.
+    """
     run = None if instance is None or started is None else instance.get_run_by_id(started.run_id)
-    if instance is not None and run is not None and not run.is_finished:
+    if instance is not None and run is not None and run.status is dg.DagsterRunStatus.CANCELING:
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
         instance.report_run_canceled(run, "The run was cancelled. Its process heard nothing of it, and is ended.")
 

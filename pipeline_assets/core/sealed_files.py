@@ -116,6 +116,8 @@ class InParts(io.RawIOBase):
         self._opened, self._end, self._location, self._at = opened, end, location, 0
         self._size = opened.size()
         self._after = tail[len(tail) - (self._size - end.columns_end) :]
+        # The block that was read last, by its number: the next column often begins in it.
+        self._newest = -1, b""
 
     def readable(self) -> bool:
         """Yes."""
@@ -145,11 +147,20 @@ class InParts(io.RawIOBase):
 
     def _of_columns(self, start: int, stop: int) -> bytes:
         first, last = start // seals.BLOCK_BYTES, -(-stop // seals.BLOCK_BYTES)
+        number, block = self._newest
+        known = block if number == first else b""
+        content = known + self._fetched(first + bool(known), last)
+        self._newest = last - 1, content[(last - 1 - first) * seals.BLOCK_BYTES :]
+        return content[start - first * seals.BLOCK_BYTES : stop - first * seals.BLOCK_BYTES]
+
+    def _fetched(self, first: int, last: int) -> bytes:
+        if first == last:
+            return b""
         begin, end = first * seals.BLOCK_BYTES, min(last * seals.BLOCK_BYTES, self._end.columns_end)
-        content = self._opened.read_at(end - begin, begin)
+        content: bytes = self._opened.read_at(end - begin, begin)
         if seals.block_sums(content) != self._end.sums[first * seals.SUM_BYTES : last * seals.SUM_BYTES]:
             raise ObjectDamaged(self._location, "has other bytes than were written")
-        return bytes(memoryview(content)[start - begin : stop - begin])
+        return content
 
     def close(self) -> None:
         """Closes the object."""

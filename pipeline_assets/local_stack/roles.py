@@ -19,6 +19,11 @@ PREDICTIONS = "predictions"
 READERS_CONNECTIONS = 25
 # The schema `public` belongs to the owner of the database.
 OWN_SCHEMAS = "select nspname from pg_namespace where pg_has_role(nspowner, 'usage')"
+# Of others' tables it may grant nothing. Tables, partitioned and foreign ones, views.
+OWN_TABLES = """
+    select nspname, relname from pg_class join pg_namespace on pg_namespace.oid = relnamespace
+    where relkind in ('r', 'p', 'f', 'v', 'm') and pg_has_role(relowner, 'usage') and pg_has_role(nspowner, 'usage')
+"""
 LEDGER_GRANTS = (
     "grant usage on schema ledger to predictions",
     "grant select on all tables in schema ledger to predictions",
@@ -80,8 +85,9 @@ def let_read(dsn: str, name: str) -> None:
         for what in ("select on tables", "usage on schemas"):
             connection.execute(sql.SQL(f"alter default privileges grant {what} to {{}}").format(role))
         for (schema,) in connection.execute(OWN_SCHEMAS).fetchall():
-            for what in ("usage on schema", "select on all tables in schema"):
-                connection.execute(sql.SQL(f"grant {what} {{}} to {{}}").format(sql.Identifier(schema), role))
+            connection.execute(sql.SQL("grant usage on schema {} to {}").format(sql.Identifier(schema), role))
+        for table in connection.execute(OWN_TABLES).fetchall():
+            connection.execute(sql.SQL("grant select on {} to {}").format(sql.Identifier(*table), role))
 
 
 def let_predict(dsns: Mapping[str, str]) -> None:

@@ -52,8 +52,9 @@ def planned(services: Sequence[Description], stack: StackSettings, root: Path, h
 def without_own(services: Sequence[Description], stack: StackSettings, root: Path, home: Path) -> StackSettings:
     """The settings of the stack without those given that it has handed out itself, as whoever loads `stack.env` or `.env` gives them back.
 
-    No service is elsewhere because of them. A DSN, which has a password, counts by itself; what else is given of a service is the stack's
-    where all of it is as the stack hands it out: a bucket of the same name may be in another store. A folder without an `up` has none.
+    No service is elsewhere because of them. A DSN, which has a password, counts by itself, whatever it was handed out for; what else is
+    given of a service is the stack's where all of it is as the stack hands it out: a bucket of the same name may be in another store. A
+    folder without an `up` has none.
     """
     if not (home / "secrets.json").exists():
         return stack
@@ -62,8 +63,10 @@ def without_own(services: Sequence[Description], stack: StackSettings, root: Pat
     written = dotenv_values(home / STACK_ENV, interpolate=False) if (home / STACK_ENV).exists() else {}
     own = {name for name, nothing in NO_SOURCES.items() if stack.given.get(name) == nothing}
     for service in services:
-        made = {name: value for name, value in service.settings(plan).items() if name in stack.given}
-        same = {name for name, value in made.items() if stack.given[name] in (value, written.get(name))}
+        handed_out = service.settings(plan)
+        made = {name: value for name, value in handed_out.items() if name in stack.given}
+        any_role = handed_out.values() if service.name == POSTGRES else ()
+        same = {name for name, value in made.items() if stack.given[name] in (value, written.get(name), *any_role)}
         own |= same if service.name == POSTGRES or len(same) == len(made) else set()
     return stack.model_copy(update={"given": {name: value for name, value in stack.given.items() if name not in own}})
 

@@ -1,12 +1,15 @@
 """The aliases of a registered model in MLflow, by its REST interface.
 
 MLflow's own client brings all of MLflow into memory, which a process that looks once a minute would keep, and asks for four minutes where
-a server is away. Here each question is asked once, for 10 s: who asks comes again.
+a server is away. Here each question is asked once, for 10 s, as who looks comes again; what is to be set is tried a few times, as the
+decision behind it stands.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+import stamina
 
 from pipeline_assets.core.errors import SourceUnavailable
 from pipeline_assets.core.http_errors import http_errors, json_fields
@@ -17,7 +20,7 @@ from pipeline_assets.core.wait_errors import TrackingUnavailable
 if TYPE_CHECKING:
     import httpx
 
-ANSWER_SECONDS = 10.0
+ANSWER_SECONDS, TRIES, TRIED_SECONDS = 10.0, 4, 15.0
 MODELS = "/api/2.0/mlflow/registered-models"
 # What MLflow answers for a name that no model has.
 NO_SUCH_MODEL = "RESOURCE_DOES_NOT_EXIST"
@@ -33,12 +36,14 @@ def read(settings: TrackingSettings, model: str) -> dict[str, int]:
     return {each["alias"]: int(each["version"]) for each in found}
 
 
+@stamina.retry(on=TrackingUnavailable, attempts=TRIES, timeout=TRIED_SECONDS)
 def put(settings: TrackingSettings, model: str, alias: str, version: int) -> None:
     """Has an alias name a version, whatever it named before."""
     with _asking(settings) as client:
         client.post(f"{MODELS}/alias", json={"name": model, "alias": alias, "version": str(version)}).raise_for_status()
 
 
+@stamina.retry(on=TrackingUnavailable, attempts=TRIES, timeout=TRIED_SECONDS)
 def remove(settings: TrackingSettings, model: str, alias: str) -> None:
     """Takes an alias away."""
     with _asking(settings) as client:

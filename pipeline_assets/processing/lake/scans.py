@@ -86,7 +86,8 @@ def _by_name(table: "Table", task: "FileScanTask", schema: pa.Schema) -> list[pa
     if task.file.file_size_in_bytes >= HELD_BYTES:
         from pipeline_assets.core.sealed_files import in_parts
 
-        with in_parts(table.io.new_input(task.file.file_path)) as opened:
+        source, are_few = table.io.new_input(task.file.file_path), 2 * len(schema) < len(table.schema().fields)
+        with in_parts(source) if are_few else source.open() as opened:
             found = _columns(opened, schema)
     else:
         found = _held(table, task.file.file_path, schema)

@@ -1,5 +1,7 @@
 """A run that is cancelled in the web page ends with all its processes, whatever its step waits for, and frees its pool."""
 
+import os
+import signal
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -40,14 +42,14 @@ defs = dg.Definitions(
 )
 """
 DEAF_CODE = """
-import time
+import os, time
 from pathlib import Path
 import dagster as dg
 from pipeline_assets.core.resources import Platform
 
 @dg.asset(pool="one")
 def deaf(platform: Platform) -> None:
-    (Path(platform.settings.home) / "begun").touch()
+    (Path(platform.settings.home) / "begun").write_text(str(os.getpid()))
     while True:
         try:
             time.sleep(600)
@@ -100,14 +102,24 @@ def test_a_cancelled_step_that_waits_for_a_lock_frees_its_pool_within_seconds(is
     assert rows == []
 
 
-def test_a_run_that_hears_nothing_is_cancelled_and_not_crashed(isolated: Settings, tmp_path: Path) -> None:
-    """Regression: its process was killed after the grace, so that it failed, was tried again, and held its pool for a minute."""
+@pytest.mark.parametrize(("by", "end"), [("page", "CANCELED"), ("machine", "FAILURE")])
+def test_a_run_that_hears_nothing_is_cancelled_by_people_and_crashes_by_others(
+    isolated: Settings, tmp_path: Path, by: str, end: str
+) -> None:
+    """Regression: its process was killed after the grace, so that it failed, was tried again, and held its pool for a minute.
+
+    What ends because its machine does has failed, and is tried again.
+    """
     with web_server(tmp_path, code=DEAF_CODE, **environment_of(isolated)) as server:
         run = server.start()
-        until((server.home / "begun").exists)
-        server.ask(f'mutation {{ terminateRun(runId: "{run}") {{ __typename }} }}')
+        until(lambda: (server.home / "begun").exists() and (server.home / "begun").read_text())
+        if by == "page":
+            server.ask(f'mutation {{ terminateRun(runId: "{run}") {{ __typename }} }}')
+        else:
+            os.kill(int((server.home / "begun").read_text()), signal.SIGTERM)
         ended = until(lambda: server.runs()[run], lambda state: state not in ("STARTED", "CANCELING"), ENDS_SECONDS)
         with DagsterInstance.from_config(str(server.home)) as instance:
             active = instance.event_log_storage.get_concurrency_info("one").active_slot_count
 
-    assert (ended, active) == ("CANCELED", 0)
+    assert ended == end
+    assert by == "machine" or active == 0

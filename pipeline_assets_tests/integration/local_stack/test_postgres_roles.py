@@ -69,6 +69,12 @@ def role_dsn(settings: Settings, role: str, database: str) -> str:
     return postgres.dsn(load_secrets(settings.home), port_of(settings), database, role=role)
 
 
+def owner_of_all(settings: Settings) -> psycopg.Connection:
+    """The cluster's superuser, in the database of the source."""
+    secret = load_secrets(settings.home)[POSTGRES]
+    return psycopg.connect(host="127.0.0.1", port=port_of(settings), dbname=SOURCE, user=postgres.BOOTSTRAP, password=secret)
+
+
 @pytest.mark.parametrize("role", ["airline_ops_replication", "airline_ops_batches", "airline_ops", "warehouse", "predictions"])
 def test_no_role_can_copy_the_cluster(stores: Settings, role: str, tmp_path: Path) -> None:
     """A base backup, and the log of the whole cluster, are refused by the server for each role, the one that reads changes included."""
@@ -117,12 +123,17 @@ def test_passwords_are_hashed_with_the_usual_rounds_and_readers_are_limited(clus
 
 
 def test_the_role_that_reads_batches_can_do_nothing_but_select(stores: Settings) -> None:
-    """It reads what its owner makes later, in new schemas too; the server refuses all else, also of a stack whose role had no grants."""
+    """It reads what its owner makes later, in new schemas too; the server refuses all else, also of a stack whose role had no grants.
+
+    Regression: a table of somebody else in the schema of the owner stopped each start; it is left alone.
+    """
     owner, reader = (dsns[SOURCE].get_secret_value() for dsns in (stores.owners, stores.databases))
     with psycopg.connect(owner) as connection:
         # As it is in homes from before there was the role.
         connection.execute("alter default privileges revoke select on tables from airline_ops_batches")
         connection.execute("create table before (id int)")
+    with owner_of_all(stores) as connection:
+        connection.execute("create table public.foreign_thing (id int)")
     start(stores.home, POSTGRES, S3, WEATHER)
     with psycopg.connect(owner) as connection:
         connection.execute("create schema later")
@@ -139,7 +150,11 @@ def test_the_role_that_reads_batches_can_do_nothing_but_select(stores: Settings)
             found = [connection.execute(f"table {name}").fetchall() for name in ("before", "later.things")]
         with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
             psycopg.connect(role_dsn(stores, f"{SOURCE}_batches", "warehouse"))
+        with psycopg.connect(reader) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("table public.foreign_thing")
     finally:
+        with owner_of_all(stores) as connection:
+            connection.execute("drop table public.foreign_thing")
         with psycopg.connect(owner) as connection:
             connection.execute("drop table before, later.things")
             connection.execute("drop schema later")

@@ -81,7 +81,7 @@ def test_a_kind_that_goes_on_is_one_line_for_each_time(log: Lines) -> None:
     """What comes after the count is counted anew, and not written at once."""
 
     async def goes_on() -> None:
-        refusals = Refusals(seconds=0.1)
+        refusals = Refusals(seconds=2.0)
         refusals.write(asked(), None, FORBIDDEN)
         refusals.write(asked(), None, FORBIDDEN)
         await asyncio.wait_for(log.counted.wait(), DEADLINE_SECONDS)

@@ -8,7 +8,7 @@ from pydantic import SecretStr
 
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import place_of
-from pipeline_assets.core.dsn import read_address
+from pipeline_assets.core.dsn import Address, read_address
 from pipeline_assets.core.errors import NotFollowed, SettingsMissing
 from pipeline_assets.core.settings import PREFIX, Settings
 from pipeline_assets.ingestion.streaming.capture.catalog import Catalog, Publication, read_catalog
@@ -72,12 +72,19 @@ def _examined(
 
 def _role(settings: Settings, purpose: Purpose, database: str) -> str:
     """The role that a database has for a purpose."""
-    return read_address(f"{PREFIX}{purpose.upper()}__{database.upper()}", getattr(settings, purpose)[database]).user
+    return _address(settings, purpose, database).user
+
+
+def _address(settings: Settings, purpose: Purpose, database: str) -> Address:
+    return read_address(f"{PREFIX}{purpose.upper()}__{database.upper()}", getattr(settings, purpose)[database])
 
 
 def _publisher(settings: Settings, database: str) -> Purpose:
-    """By which of its roles a database is published."""
-    return "owners" if database in settings.owners else "databases"
+    """By which of its roles a database is published: its owner, where the settings have the owner of the same database."""
+    if database not in settings.owners:
+        return "databases"
+    owner, read = _address(settings, "owners", database), _address(settings, "databases", database)
+    return "owners" if (owner.hosts, owner.database) == (read.hosts, read.database) else "databases"
 
 
 def publishing(catalog: Catalog, verdict: Verdict) -> "list[Composed]":

@@ -131,9 +131,9 @@ class KeptValues:
             since = [one for one in self._turns if one.number >= turn]
             if not since or since[0].number != turn or all(one.position != position for one in since):
                 return
-            changed = frozenset[Key]().union(*(one.changed for one in since[1:]))
+            later = [one.changed for one in since[1:] if one.changed]
             for key, value in found.items():
-                if key not in changed and len(key[1]) <= LONGEST_KEY:
+                if len(key[1]) <= LONGEST_KEY and not any(key in changed for changed in later):
                     self._values.pop(key, None)
                     self._values[key] = value
             for key in list(islice(self._values, max(0, len(self._values) - self._most))):
@@ -149,7 +149,8 @@ class KeptValues:
             if noted is None:
                 return
             self._version, self._read_at = noted.version, read_at
-            self._turns.append(_Turn(self.turn, noted.position, frozenset(noted.changed)))
+            # What had changed before the first of the turns is in no question that is under way.
+            self._turns.append(_Turn(self.turn, noted.position, frozenset(noted.changed if self._turns else ())))
             for key in noted.changed:
                 self._values.pop(key, None)
 

@@ -61,13 +61,10 @@ async def _logged_in(request: Request, page: LoginPage, keys: Keyring, sessions:
     """Exchanges a key for a session. Only the page's own form can: another page would log its visitors in as somebody else."""
     headers = headers_of(request.scope)
     if not is_same_origin(request.scope, headers):
-        return _refused(page, request, None, HTTPStatus.FORBIDDEN, "Log in from this page.")
+        return _unknown(page, request, HTTPStatus.FORBIDDEN, "Log in from this page.")
     caller = keys.caller(await _key_of(request))
     if caller is None:
-        wait = request.state.failures.count(request.state.asked.address)
-        code = HTTPStatus.TOO_MANY_REQUESTS if wait else HTTPStatus.UNAUTHORIZED
-        problem = f"Too many attempts have failed. Wait {wait:.0f} s." if wait else "This key is not known, expired or revoked."
-        return _refused(page, request, None, code, problem)
+        return _unknown(page, request, HTTPStatus.UNAUTHORIZED, "This key is not known, expired or revoked.")
     if not any(map(caller.may, page.roles)):
         needed = " or ".join(sorted(page.roles))
         return _refused(
@@ -90,6 +87,14 @@ async def _key_of(request: Request) -> str:
     except TimeoutError:
         return ""
     return parse_qs(received.decode("latin-1")).get("key", [""])[0].strip()
+
+
+def _unknown(page: LoginPage, request: Request, code: HTTPStatus, problem: str) -> Response:
+    """The answer to nobody who is known; without a line in the audit log once an address has failed too often, as anybody could fill it."""
+    wait = request.state.failures.count(request.state.asked.address)
+    if wait:
+        return page.answer(HTTPStatus.TOO_MANY_REQUESTS, f"Too many attempts have failed. Wait {wait:.0f} s.")
+    return _refused(page, request, None, code, problem)
 
 
 def _refused(page: LoginPage, request: Request, caller: Caller | None, code: HTTPStatus, problem: str) -> Response:
