@@ -53,11 +53,12 @@ def parquet_problem(content: "bytes | pa.Buffer", name: str, *, is_sealed: bool)
     mark = _mark(view)
     if mark is None:
         return "has no seal" if is_sealed else None
-    seal_at = _footer_start(view) - PARQUET_SEAL_BYTES
-    columns_end = seal_at if mark == WITHOUT_SUMS else _columns_end(seal_at)
-    sums, after = block_sums(view[:columns_end]), view[seal_at + PARQUET_SEAL_BYTES :]
-    expected = (b"" if mark == WITHOUT_SUMS else sums) + mark + _digest(name, sums, after)
-    return _judged(view[columns_end : seal_at + PARQUET_SEAL_BYTES], expected)
+    if mark == WITHOUT_SUMS:
+        seal_at = _footer_start(view) - PARQUET_SEAL_BYTES
+        digest = _digest(name, block_sums(view[:seal_at]), view[seal_at + PARQUET_SEAL_BYTES :])
+        return _judged(is_right=view[seal_at + len(mark) : seal_at + PARQUET_SEAL_BYTES] == digest)
+    end = sealed_end(view, len(view), name)
+    return _judged(is_right=end is not None and block_sums(view[: end.columns_end]) == end.sums)
 
 
 def sealed_end(tail: "bytes | pa.Buffer", size: int, name: str) -> SealedEnd | None:
@@ -121,7 +122,7 @@ def avro_problem(content: bytes, name: str, *, is_sealed: bool) -> str | None:
     is_foreign = not marker.startswith(SYNC_MARK) and content.count(marker) > 1
     if is_foreign or SYNC_MARK not in content:
         return "has no seal" if is_sealed else None
-    return _judged(marker, _marker(content, name))
+    return _judged(is_right=marker == _marker(content, name))
 
 
 def _marker(content: bytes, name: str) -> bytes:
@@ -138,7 +139,7 @@ def json_problem(content: bytes, name: str) -> str | None:
     """What is wrong with a JSON object; None where nothing is, or where it has no seal, as one of an earlier version or another writer."""
     if not content.startswith(FIRST) and not content[-LAST_BYTES:].startswith(LAST):
         return None
-    return _judged(content, seal_json(without_seal(content), name))
+    return _judged(is_right=content == seal_json(without_seal(content), name))
 
 
 def without_seal(content: bytes) -> bytes:
@@ -153,5 +154,5 @@ def _digest(name: str, *parts: "bytes | memoryview") -> bytes:
     return digest.digest()
 
 
-def _judged(found: "bytes | memoryview", expected: bytes) -> str | None:
-    return None if found == expected else "has other bytes than were written"
+def _judged(*, is_right: bool) -> str | None:
+    return None if is_right else "has other bytes than were written"

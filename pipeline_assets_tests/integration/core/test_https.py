@@ -25,22 +25,10 @@ from pipeline_assets.processing.lake import tables
 from pipeline_assets.serving.realtime.health.look import Unread, look
 from pipeline_assets.spec.sources import CsvFile, Files
 from pipeline_assets_tests.readings import World, day, reading
-from pipeline_assets_tests.tls import HOST, Authority, https_before, make_authority, server_context
+from pipeline_assets_tests.tls import HOST, Authority, https_before, server_context
 
 WRONG_HOST = "127.0.0.2"
 Secured = Callable[[str], str]
-
-
-@pytest.fixture(scope="module")
-def trusted(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """The authority that signed the certificates of the servers."""
-    return make_authority(tmp_path_factory.mktemp("trusted"), "trusted")
-
-
-@pytest.fixture(scope="module")
-def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """An authority that signed nothing."""
-    return make_authority(tmp_path_factory.mktemp("stranger"), "stranger")
 
 
 @pytest.fixture

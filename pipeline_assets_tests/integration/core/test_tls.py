@@ -16,22 +16,10 @@ from pipeline_assets.ingestion.streaming.capture import configs as connectors
 from pipeline_assets.ingestion.streaming.capture.connect import open_connect
 from pipeline_assets.local_stack.connect import password_file
 from pipeline_assets_tests.readings import DATABASE, World, reading
-from pipeline_assets_tests.tls import HOST, Authority, make_authority, server_context, tls_before
+from pipeline_assets_tests.tls import HOST, Authority, server_context, tls_before
 
 # The certificate is for the address at which the server listens; a wrong one is for another.
 WRONG_HOST = "127.0.0.2"
-
-
-@pytest.fixture(scope="module")
-def trusted(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """The authority that signed the certificate of the server."""
-    return make_authority(tmp_path_factory.mktemp("trusted"), "trusted")
-
-
-@pytest.fixture(scope="module")
-def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """An authority that signed nothing."""
-    return make_authority(tmp_path_factory.mktemp("stranger"), "stranger")
 
 
 @pytest.fixture

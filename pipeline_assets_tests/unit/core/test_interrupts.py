@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 
 import psutil
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from pipeline_assets.core.interrupts import end_when_interrupted
 
 DEADLINE_SECONDS = 30
+Step = Callable[["Connection[list[int], None]", float], None]
 
 
 def _child() -> "subprocess.Popen[bytes]":
@@ -40,7 +42,6 @@ def _last_words(pipe: "Connection[list[int], None]", grace: float) -> None:
         pipe.send([0])
         threading.Event().wait()
 
-    signal.signal(signal.SIGINT, lambda *_: None)
     end_when_interrupted(grace, last)
     _deaf(pipe, grace)
 
@@ -82,8 +83,8 @@ def _quick(pipe: "Connection[list[int], None]", grace: float) -> None:
         sys.exit(7)
 
 
-def interrupted(step_of: Callable[["Connection[list[int], None]", float], None], grace: float) -> tuple[int | None, psutil.Process]:
-    """The exit code of a step that is interrupted once its child runs, and that child."""
+def begun(step_of: Step, grace: float) -> tuple[SpawnProcess, "Connection[None, list[int]]", psutil.Process]:
+    """A step that was interrupted once its child ran, the end of its pipe, and that child."""
     spawn = multiprocessing.get_context("spawn")
     mine, theirs = spawn.Pipe()
     step = spawn.Process(target=step_of, args=(theirs, grace))
@@ -91,6 +92,12 @@ def interrupted(step_of: Callable[["Connection[list[int], None]", float], None],
     assert mine.poll(DEADLINE_SECONDS)
     (own, child) = (psutil.Process(pid) for pid in mine.recv())
     own.send_signal(signal.SIGINT)
+    return step, mine, child
+
+
+def interrupted(step_of: Step, grace: float) -> tuple[int | None, psutil.Process]:
+    """The exit code of such a step, and its child."""
+    step, _, child = begun(step_of, grace)
     step.join(DEADLINE_SECONDS)
     return step.exitcode, child
 
@@ -113,12 +120,7 @@ def test_a_step_hears_what_was_lost_the_first_time() -> None:
 
 def test_what_is_to_be_done_before_a_step_is_ended_is_done_and_holds_nothing_up() -> None:
     """It is called once the grace is over, and the step ends though it never returns."""
-    spawn = multiprocessing.get_context("spawn")
-    mine, theirs = spawn.Pipe()
-    step = spawn.Process(target=_last_words, args=(theirs, 0.2))
-    step.start()
-    assert mine.poll(DEADLINE_SECONDS)
-    psutil.Process(mine.recv()[0]).send_signal(signal.SIGINT)
+    step, mine, _ = begun(_last_words, 0.2)
     assert mine.poll(DEADLINE_SECONDS)
     said = mine.recv()
     step.join(DEADLINE_SECONDS)

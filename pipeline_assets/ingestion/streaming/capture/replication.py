@@ -76,7 +76,11 @@ def _role(settings: Settings, purpose: Purpose, database: str) -> str:
 
 
 def _address(settings: Settings, purpose: Purpose, database: str) -> Address:
-    return read_address(f"{PREFIX}{purpose.upper()}__{database.upper()}", getattr(settings, purpose)[database])
+    return read_address(_setting(purpose, database), getattr(settings, purpose)[database])
+
+
+def _setting(purpose: Purpose, database: str) -> str:
+    return f"{PREFIX}{purpose.upper()}__{database.upper()}"
 
 
 def _publisher(settings: Settings, database: str) -> Purpose:
@@ -126,9 +130,10 @@ def _options(catalog: Catalog) -> "LiteralString":
 
 
 def _check_settings(settings: Settings, database: str) -> None:
-    for setting, known in (("DATABASES", settings.databases), ("REPLICATION", settings.replication)):
-        if database not in known:
-            raise SettingsMissing([f"{PREFIX}{setting}__{database.upper()}"])
+    purposes: tuple[Purpose, ...] = ("databases", "replication")
+    for purpose in purposes:
+        if database not in getattr(settings, purpose):
+            raise SettingsMissing([_setting(purpose, database)])
 
 
 def slot_of(settings: Settings, database: str) -> Slot | None:
@@ -179,6 +184,6 @@ def _opened(settings: Settings, purpose: Purpose, database: str, *, autocommit: 
     dsn: SecretStr = getattr(settings, purpose)[database]
     conninfo = make_conninfo(dsn.get_secret_value(), client_encoding="utf8")
     with source_errors(database, connecting=True):
-        connection = open_session(place_of(f"{PREFIX}{purpose.upper()}__{database.upper()}", conninfo, settings), autocommit=autocommit)
+        connection = open_session(place_of(_setting(purpose, database), conninfo, settings), autocommit=autocommit)
     with source_errors(database), connection:
         yield connection
