@@ -27,7 +27,8 @@ from pipeline_assets.local_stack.http import ask_graphql
 from pipeline_assets.local_stack.runs import Dagster
 from pipeline_assets.processing.lake.audit import audit_lake
 
-RUNS, LONGEST_SECONDS, WANTED_SECONDS, PATIENCE_SECONDS = 20, 60.0, 10.0, 180.0
+# A run takes some 40 s where nothing else does: most are cancelled under way.
+RUNS, LONGEST_SECONDS, WANTED_SECONDS, PATIENCE_SECONDS = 20, 36.0, 10.0, 180.0
 USE_CASE, DAYS = "nyc_flights", (date(2013, 1, 1), date(2013, 1, 7))
 TERMINATE = "mutation Terminate($run: String!) { terminateRun(runId: $run) { __typename } }"
 STATE = """
@@ -74,9 +75,10 @@ def until(is_so: Callable[[], bool]) -> None:
 
 
 def processes_of(run: str) -> list[psutil.Process]:
-    """The process of a run, and all below it."""
-    found = [one for one in psutil.process_iter(["cmdline"]) if run in " ".join(one.info["cmdline"] or ())]
-    return [*found, *(child for one in found for child in one.children(recursive=True))]
+    """The process of a run, a child of the code server, and all below it; it is found by those that follow its logs, which name the run."""
+    named = [one for one in psutil.process_iter(["cmdline"]) if run in " ".join(one.info["cmdline"] or ())]
+    spawned = [parent for one in named for parent in one.parents() if "spawn_main" in " ".join(parent.cmdline())]
+    return list(dict.fromkeys([*named, *spawned, *(child for one in spawned for child in one.children(recursive=True))]))
 
 
 def _what(process: psutil.Process) -> str:

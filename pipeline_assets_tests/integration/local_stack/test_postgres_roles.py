@@ -1,7 +1,9 @@
 """The roles of the stack's PostgreSQL: each can do what it is for, and no more."""
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
+from secrets import token_hex
 
 import psycopg
 import pytest
@@ -168,10 +170,15 @@ def test_a_table_is_loaded_by_who_reads_batches_and_published_by_its_owner(isola
     world = World(settings=isolated, name="readings")
     world.fill([reading()])
     (staged,) = stage_days(isolated, world.table, day(0), day(0), run_id="r")
+    # The names of slots are those of the whole cluster: others of the session may have one for the source.
+    database = f"roles_{token_hex(6)}"
+    purposes = ("databases", "owners", "replication")
+    settings = isolated.model_copy(update={purpose: {database: getattr(isolated, purpose)[SOURCE]} for purpose in purposes})
+    table = replace(world.origin, database=database)
     with pytest.raises(NotFollowed, match="belongs to 'airline_ops', so that the role 'airline_ops_batches' cannot publish it"):
-        publish(isolated.model_copy(update={"owners": {}}), SOURCE, [world.origin])
+        publish(settings.model_copy(update={"owners": {}}), database, [table])
     world.run("alter table {table} replica identity full")
-    publish(isolated, SOURCE, [world.origin])
+    publish(settings, database, [table])
     with world.database() as connection:
         published = connection.execute("select pg_get_userbyid(pubowner)::text from pg_publication").fetchall()
 

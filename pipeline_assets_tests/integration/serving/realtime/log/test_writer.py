@@ -24,6 +24,7 @@ from pipeline_assets.ingestion.streaming.capture.topics import Topic, ensure_top
 from pipeline_assets.local_stack.plan import KAFKA
 from pipeline_assets.serving.realtime.log import writer
 from pipeline_assets.serving.realtime.log.acked import LARGEST_RECORD
+from pipeline_assets.serving.realtime.log.record import Logged
 from pipeline_assets.serving.realtime.log.writer import Bounds, LogCounts, PredictionLog
 from pipeline_assets_tests.logged_predictions import logged
 from pipeline_assets_tests.silent_broker import silent
@@ -45,6 +46,19 @@ def put(log: PredictionLog, first: int, end: int) -> None:
     """Logs predictions, in bunches."""
     for number in range(first, end, 20):
         log.put([logged(one) for one in range(number, min(number + 20, end))])
+
+
+def take_all(log: PredictionLog) -> None:
+    """Waits until the log's thread kept or lost all that was put before: it has begun another turn since it took the last of it."""
+    for _ in range(2):
+        taken = Event()
+        log.put_made(0, partial(_mark, taken))
+        assert taken.wait(30)
+
+
+def _mark(taken: Event) -> list[Logged]:
+    taken.set()
+    return []
 
 
 def by_partition(settings: Settings, topic: str) -> dict[int, list[int]]:
@@ -328,11 +342,13 @@ def test_what_a_full_disk_loses_is_counted_and_said(kafka: Settings, topic: str,
     with opened(kafka, tmp_path, topic, Bounds(held_bytes=1_000_000)) as log:
         with small_files(1_000_000), silent(kafka):
             put(log, 0, 4_000)
-            full = until(log.counts, lambda found: _lost(found) > 0 and found.waiting + found.spooled + _lost(found) == 4_000, 30)
+            take_all(log)
+            full = log.counts()
             assert "File too large" in caplog.text
         whole = until(log.counts, lambda found: found.waiting == found.spooled == 0, 60)
 
     found = numbers_in(kafka, topic)
+    assert full.waiting + full.spooled + _lost(full) == 4_000
     assert full.lost == whole.lost == {writer.NO_ROOM: 4_000 - whole.delivered}
     assert 0 < whole.delivered < 4_000
     assert found.total() == len(found) == whole.delivered
