@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,6 +31,9 @@ from pipeline_assets.core.errors import ArtifactCorrupt, PackageCorrupt
 from pipeline_assets.core.held_metadata import HeldMetadata
 from pipeline_assets.core.iceberg import Identifier
 from pipeline_assets.core.settings import Settings, StackSettings
+from pipeline_assets.core.wait_errors import DatabaseDamaged
+from pipeline_assets.ingestion.sources import quarantine
+from pipeline_assets.ingestion.sources.contracts import BrokenRow
 from pipeline_assets.ingestion.staging import partitions as staging
 from pipeline_assets.local_stack import stack
 from pipeline_assets.local_stack.plan import POSTGRES, S3
@@ -39,6 +43,7 @@ from pipeline_assets.processing.lake.recent import Recent
 from pipeline_assets.serving.realtime.package import CONTRACT_FILE, MANIFEST, loaded, read_files, read_package, write_package
 from pipeline_assets.serving.realtime.selftest import Golden, matrix
 from pipeline_assets_tests.flipped_bits import flipped
+from pipeline_assets_tests.flipped_pages import pages
 from pipeline_assets_tests.january import MODEL
 from pipeline_assets_tests.lake_rows import day, stage, trip_rows, trips
 from pipeline_assets_tests.served_models import MODEL as SERVED
@@ -48,7 +53,7 @@ ROUNDS, FLIPS, WANTED = 11, 1_000, 1.15
 FIRST = date(2013, 1, 1)
 SMALL, LARGE = names.vectors("small"), names.vectors("large")
 TRAINING_SET = "training_sets/flipped.parquet"
-PLAIN = "pyiceberg.io.pyarrow.PyArrowFileIO"
+PLAIN = {"py-io-impl": "pyiceberg.io.pyarrow.PyArrowFileIO"}
 
 
 def rows(days: int, per_day: int, columns: int) -> pa.Table:
@@ -71,9 +76,7 @@ def write(settings: Settings, identifier: Identifier, days: int, data: pa.Table)
 
 def seconds(settings: Settings, identifier: Identifier, columns: list[str] | None, *, is_verified: bool) -> tuple[float, float]:
     """Seconds on the clock and of the processor to read a table."""
-    with connections.catalog(settings) as catalog:
-        if not is_verified:
-            catalog.properties["py-io-impl"] = PLAIN
+    with connections.catalog(settings) as catalog, patch.dict(catalog.properties, {} if is_verified else PLAIN):
         began, used = time.perf_counter(), time.process_time()
         scans.reader(catalog.load_table(identifier), None, columns).read_all()
         return time.perf_counter() - began, time.process_time() - used
@@ -188,6 +191,22 @@ def flip_bits(settings: Settings, kind: Kind) -> Counter[str]:
     return found
 
 
+def flip_pages(settings: Settings, home: Path) -> Counter[str]:
+    """The same for the quarantine, whose rows are in PostgreSQL: bits of the pages of its table, once these are in memory no more."""
+    random, found = np.random.default_rng(4711), Counter[str]()
+    broken = [BrokenRow(position=n, field="level", reason="wrong type", original=random.bytes(500)) for n in range(1_000)]
+    quarantine.replace(settings, "flipped", "2013-01-01", broken, run_id="staged")
+    with pages(settings, home, "quarantine.rows") as own:
+        expected = quarantine.listed(settings)
+        for bit in random.integers(own.path.stat().st_size * 8, size=FLIPS):
+            with own.flipped(int(bit)):
+                try:
+                    found["no effect" if quarantine.listed(settings) == expected else "other values"] += 1
+                except DatabaseDamaged:
+                    found["refused by name"] += 1
+    return found
+
+
 def main() -> None:
     """Starts a stack, measures, and stops it."""
     with TemporaryDirectory() as name, patch.object(scans, "RECENT", Recent(0)), patch.object(held_metadata, "HELD", HeldMetadata(0)):
@@ -198,10 +217,11 @@ def main() -> None:
             measure(settings)
             print(f"{FLIPS:,} random bits, one at a time, in each kind of object:")
             is_wrong = False
-            for kind in kinds(settings):
-                found = flip_bits(settings, kind)
+            flips = {kind.what: partial(flip_bits, settings, kind) for kind in kinds(settings)}
+            for what, flip in {**flips, "quarantine (pages of PostgreSQL)": partial(flip_pages, settings, home)}.items():
+                found = flip()
                 is_wrong |= bool(found["other values"])
-                print(f"  {kind.what}: {', '.join(f'{count:,} {outcome}' for outcome, count in found.items() if count)}")
+                print(f"  {what}: {', '.join(f'{count:,} {outcome}' for outcome, count in found.items() if count)}", flush=True)
         finally:
             stack.down(home, purge=True)
     if is_wrong:

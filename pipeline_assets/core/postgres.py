@@ -39,7 +39,7 @@ class Session(psycopg.Connection[tuple[Any, ...]]):
         try:
             return super().wait(_in_steps(gen, waited), interval, timeout)
         except psycopg.Error as error:
-            found = waited.error(error.sqlstate)
+            found = waited.error(error.sqlstate, str(error))
             if found is None:
                 raise
             raise found from error
@@ -144,7 +144,7 @@ class ArrowSession(dbapi.Connection):
         try:
             return wait_for(future, self._wait, self.adbc_cancel)
         except dbapi.Error as error:
-            found = self._wait.error(error.sqlstate)
+            found = self._wait.error(error.sqlstate, str(error))
             if found is None:
                 raise
             raise found from error

@@ -5,11 +5,14 @@ the blocks of some columns alone, each of which is held against its sum (`in_par
 """
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from pyarrow.fs import S3FileSystem
 from pyiceberg.io import S3_ACCESS_KEY_ID, S3_ENDPOINT, S3_REGION, S3_SECRET_ACCESS_KEY
 from pyiceberg.io.pyarrow import PyArrowFile, PyArrowFileIO
@@ -23,8 +26,10 @@ if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
     from pyiceberg.io import InputFile
 
-# Smaller objects are fetched at once. The end of a larger one mostly has its footer and sums: 4 bytes of these for each mebibyte.
-PARTS_BYTES, END_BYTES = 8 << 20, 1 << 18
+# The end of an object mostly has its footer and sums: 64 bytes of these for each mebibyte.
+END_BYTES = 1 << 16
+# So many blocks that nobody asked for cost less than another request.
+FEW_BLOCKS = 4
 
 # What Arrow's file system is made with, by the properties of the catalog.
 S3_OPTIONS = {
@@ -73,21 +78,26 @@ class SealedFile(PyArrowFile):
         content = fetched(self._filesystem, self._path, self.location)
         return pa.BufferReader(verified(content, self.location, must_be_sealed=self._must_be_sealed))
 
-    def in_parts(self) -> pa.NativeFile:
-        """As `open`; what is read of a large Parquet file is looked at then. Raises ObjectDamaged as that does, or while it is read."""
+    def in_parts(self) -> "pa.NativeFile | InParts":
+        """As `open`, and of a Parquet file its end alone, which is looked at; raises ObjectDamaged as that does."""
         if not self.location.endswith(PARQUET):
             return self.open()
         try:
             opened = self._filesystem.open_input_file(self._path)
         except FileNotFoundError as error:
             raise ObjectDamaged(self.location) from error
-        size = opened.size()
-        tail = opened.read_at(END_BYTES, max(0, size - END_BYTES)) if size >= PARTS_BYTES else b""
-        end = seals.sealed_end(tail, size, self.location.rpartition("/")[2])
+        end, tail = self._sealed_end(opened)
         if end is None:
             opened.close()
             return self.open()
-        return pa.PythonFile(InParts(opened, end, tail, self.location), mode="r")
+        return InParts(opened, end, tail, self.location)
+
+    def _sealed_end(self, opened: pa.NativeFile) -> tuple[seals.SealedEnd | None, bytes]:
+        """The end of a file, once it was looked at, and its bytes; None where it has no seal with sums, or is not what was written."""
+        tail, size = _end(opened, END_BYTES), opened.size()
+        if len(tail) < (wanted := seals.end_bytes(tail, size)):
+            tail = _end(opened, wanted)
+        return seals.sealed_end(tail, size, self.location.rpartition("/")[2]), tail
 
     def create(self, overwrite: bool = False) -> "Sealing":  # noqa: FBT001, FBT002 - as pyiceberg declares it
         """A stream whose bytes become the object, sealed, once it is closed without an error."""
@@ -102,22 +112,40 @@ class SealedFile(PyArrowFile):
         self._written = len(whole)
 
 
-def in_parts(source: "InputFile") -> pa.NativeFile:
-    """A file of which some columns are to be read: as `SealedFile.in_parts`, and as a whole where it is of another kind."""
-    opened: pa.NativeFile = source.in_parts() if isinstance(source, SealedFile) else source.open()
-    return opened
+@contextmanager
+def with_columns(source: "InputFile", columns: Sequence[str]) -> Iterator[pq.ParquetFile]:
+    """A Parquet file of which some columns are to be read: as `SealedFile.in_parts`, and as a whole where it is of another kind."""
+    with source.in_parts() if isinstance(source, SealedFile) else source.open() as opened:
+        yield opened.fetched(columns) if isinstance(opened, InParts) else pq.ParquetFile(opened)
+
+
+def _end(opened: pa.NativeFile, wanted: int) -> bytes:
+    """So many bytes at the end of an object, or all."""
+    found: bytes = opened.read_at(wanted, max(0, opened.size() - wanted))
+    return found
 
 
 class InParts(io.RawIOBase):
-    """A Parquet file whose end was looked at; a block of its columns is held against its sum whenever something of it is read."""
+    """A Parquet file whose end was looked at; the columns that are asked for are fetched at once, each block held against its sum.
+
+    What else is read of it is fetched, and looked at, then.
+    """
 
     def __init__(self, opened: pa.NativeFile, end: seals.SealedEnd, tail: bytes, location: str) -> None:
         super().__init__()
         self._opened, self._end, self._location, self._at = opened, end, location, 0
         self._size = opened.size()
-        self._after = tail[len(tail) - (self._size - end.columns_end) :]
-        # The block that was read last, by its number: the next column often begins in it.
-        self._newest = -1, b""
+        self._after = memoryview(tail)[len(tail) - (self._size - end.columns_end) :]
+        self._held: list[tuple[int, memoryview]] = []
+
+    def fetched(self, columns: Sequence[str]) -> pq.ParquetFile:
+        """The file with columns that were fetched by as few requests as there are gaps between them, and are held until it is closed."""
+        footer = pq.read_metadata(pa.BufferReader(self._after))
+        blocks = sorted({block for start, stop in _spans(footer, columns) for block in range(*_blocks(start, stop))})
+        edges = [place for place in range(1, len(blocks)) if blocks[place] - blocks[place - 1] > FEW_BLOCKS]
+        for run in (blocks[first:last] for first, last in pairwise([0, *edges, len(blocks)]) if first < last):
+            self._held.append((run[0] * seals.BLOCK_BYTES, self._fetched(run[0], run[-1] + 1)))
+        return pq.ParquetFile(pa.PythonFile(self, mode="r"), metadata=footer)
 
     def readable(self) -> bool:
         """Yes."""
@@ -136,29 +164,29 @@ class InParts(io.RawIOBase):
         self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
         return self._at
 
-    def read(self, size: int | None = -1) -> bytes:
+    # Arrow takes a view as it is, where bytes would be a copy.
+    def read(self, size: int | None = -1) -> memoryview:
         """The next bytes, fewer at the end; raises ObjectDamaged where they are in a block that is not what was written."""
         start = self._at
         stop = self._size if size is None or size < 0 else min(self._size, start + size)
         edge = self._end.columns_end
-        found = self._of_columns(start, min(stop, edge)) if start < min(stop, edge) else b""
+        found = self._of_columns(start, min(stop, edge)) if start < min(stop, edge) else memoryview(b"")
         self._at = max(start, stop)
-        return found + self._after[max(start - edge, 0) : stop - edge] if stop > edge else found
+        return memoryview(b"".join((found, self._after[max(start - edge, 0) : stop - edge]))) if stop > edge else found
 
-    def _of_columns(self, start: int, stop: int) -> bytes:
-        first, last = start // seals.BLOCK_BYTES, -(-stop // seals.BLOCK_BYTES)
-        number, block = self._newest
-        known = block if number == first else b""
-        content = known + self._fetched(first + bool(known), last)
-        self._newest = last - 1, content[(last - 1 - first) * seals.BLOCK_BYTES :]
-        return content[start - first * seals.BLOCK_BYTES : stop - first * seals.BLOCK_BYTES]
+    def _of_columns(self, start: int, stop: int) -> memoryview:
+        for begin, content in self._held:
+            if begin <= start and stop <= begin + len(content):
+                return content[start - begin : stop - begin]
+        first, last = _blocks(start, stop)
+        begin = first * seals.BLOCK_BYTES
+        return self._fetched(first, last)[start - begin : stop - begin]
 
-    def _fetched(self, first: int, last: int) -> bytes:
-        if first == last:
-            return b""
+    def _fetched(self, first: int, last: int) -> memoryview:
         begin, end = first * seals.BLOCK_BYTES, min(last * seals.BLOCK_BYTES, self._end.columns_end)
-        content: bytes = self._opened.read_at(end - begin, begin)
-        if seals.block_sums(content) != self._end.sums[first * seals.SUM_BYTES : last * seals.SUM_BYTES]:
+        self._opened.seek(begin)
+        content = memoryview(self._opened.read_buffer(end - begin)).cast("B")
+        if seals.block_sums(content, seals.BLOCK_BYTES) != self._end.sums[first * seals.SUM_BYTES : last * seals.SUM_BYTES]:
             raise ObjectDamaged(self._location, "has other bytes than were written")
         return content
 
@@ -166,6 +194,20 @@ class InParts(io.RawIOBase):
         """Closes the object."""
         self._opened.close()
         super().close()
+
+
+def _spans(footer: pq.FileMetaData, columns: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """Where the parts of columns begin and end in a file; a column within another has a name that begins with its and a point."""
+    for group in map(footer.row_group, range(footer.num_row_groups)):
+        for part in map(group.column, range(group.num_columns)):
+            if any(f"{part.path_in_schema}.".startswith(f"{name}.") for name in columns):
+                start = min(part.dictionary_page_offset or part.data_page_offset, part.data_page_offset)
+                yield start, start + part.total_compressed_size
+
+
+def _blocks(start: int, stop: int) -> tuple[int, int]:
+    """The first block of some bytes, and the one after their last."""
+    return start // seals.BLOCK_BYTES, -(-stop // seals.BLOCK_BYTES)
 
 
 class Sealing(io.BytesIO):

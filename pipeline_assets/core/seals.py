@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 # The property of a table whose objects all have seals: one without is damaged. Absent where others write too, such as Kafka Connect.
 ALL_SEALED = "pipeline.sealed"
 PARQUET_MAGIC = b"PAR1"
-BLOCK_BYTES, SUM_BYTES = 1 << 20, 4
-# The first kind has no sums before it.
+# A column of which some megabytes are read shares its first and its last block with others.
+BLOCK_BYTES, SUM_BYTES = 1 << 16, 4
+# The first kind has no sums before it, and counts with larger blocks.
+FIRST_BLOCK_BYTES = 1 << 20
 WITHOUT_SUMS, MARK = b"\x93sealed\x01", b"\x93sealed\x02"
 PARQUET_SEAL_BYTES = len(MARK) + 32
 # The length of the footer, and the magic.
@@ -43,7 +45,7 @@ def seal_parquet(content: "bytes | pa.Buffer", name: str) -> bytes:
     view = memoryview(content).cast("B")
     place = _footer_start(view)
     columns, footer = view[:place], view[place:]
-    sums = block_sums(columns)
+    sums = block_sums(columns, BLOCK_BYTES)
     return b"".join((columns, sums, MARK, _digest(name, sums, footer), footer))
 
 
@@ -55,10 +57,10 @@ def parquet_problem(content: "bytes | pa.Buffer", name: str, *, is_sealed: bool)
         return "has no seal" if is_sealed else None
     if mark == WITHOUT_SUMS:
         seal_at = _footer_start(view) - PARQUET_SEAL_BYTES
-        digest = _digest(name, block_sums(view[:seal_at]), view[seal_at + PARQUET_SEAL_BYTES :])
+        digest = _digest(name, block_sums(view[:seal_at], FIRST_BLOCK_BYTES), view[seal_at + PARQUET_SEAL_BYTES :])
         return _judged(is_right=view[seal_at + len(mark) : seal_at + PARQUET_SEAL_BYTES] == digest)
     end = sealed_end(view, len(view), name)
-    return _judged(is_right=end is not None and block_sums(view[: end.columns_end]) == end.sums)
+    return _judged(is_right=end is not None and block_sums(view[: end.columns_end], BLOCK_BYTES) == end.sums)
 
 
 def sealed_end(tail: "bytes | pa.Buffer", size: int, name: str) -> SealedEnd | None:
@@ -78,15 +80,21 @@ def sealed_end(tail: "bytes | pa.Buffer", size: int, name: str) -> SealedEnd | N
     return SealedEnd(columns_end, bytes(sums)) if is_right else None
 
 
+def end_bytes(tail: "bytes | pa.Buffer", size: int) -> int:
+    """How many of the last bytes of a sealed Parquet file of a size are not its columns', as the few of them say that are at hand."""
+    view = memoryview(tail).cast("B")
+    return min(size, size - _columns_end(size - len(view) + _footer_start(view) - PARQUET_SEAL_BYTES))
+
+
 def is_sealed_parquet(content: "bytes | pa.Buffer") -> bool:
     """Whether a Parquet file has a seal, right or wrong."""
     return _mark(memoryview(content).cast("B")) is not None
 
 
-def block_sums(view: "memoryview | bytes") -> bytes:
-    """The CRC-32 of each mebibyte, which finds any wrong bit, and takes less than half of the time of a SHA-256."""
-    starts = range(0, len(view), BLOCK_BYTES)
-    return b"".join(crc32(view[start : start + BLOCK_BYTES]).to_bytes(SUM_BYTES, "little") for start in starts)
+def block_sums(view: "memoryview | bytes", block_bytes: int) -> bytes:
+    """The CRC-32 of each block of so many bytes, which finds any wrong bit, and takes less than half of the time of a SHA-256."""
+    starts = range(0, len(view), block_bytes)
+    return b"".join(crc32(view[start : start + block_bytes]).to_bytes(SUM_BYTES, "little") for start in starts)
 
 
 def _mark(view: memoryview) -> bytes | None:

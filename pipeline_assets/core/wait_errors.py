@@ -1,5 +1,6 @@
-"""The errors of waiting for Postgres (whom a statement waited for, which limit ended it, a server without connections), and for MLflow."""
+"""The errors of waiting for Postgres (whom a statement waited for, what ended it, a server without connections), and for MLflow."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -8,6 +9,8 @@ from pipeline_assets.core.errors import PipelineError, TransientError
 from pipeline_assets.core.foreign import shown as foreign
 
 SHOWN_CHARACTERS, BLOCKERS_SHOWN = 80, 3
+# As in `invalid page in block 3 of relation "base/16390/24601"`.
+FILE_OF_RELATION = re.compile(r"base/\d+/(\d+)")
 LOCK_SECONDS, STATEMENT_SECONDS = "PIPELINE_POSTGRES_LOCK_SECONDS", "PIPELINE_POSTGRES_STATEMENT_SECONDS"
 
 
@@ -55,6 +58,20 @@ class StatementTimedOut(PipelineError):
         super().__init__(
             f"The database of {setting}: a statement took longer than {seconds:g} s ({STATEMENT_SECONDS}), and was ended. "
             "Nothing was written. Ask for fewer days at once, look at what slows the database, or set a longer limit."
+        )
+
+
+class DatabaseDamaged(PipelineError):
+    """A page of a database is not what was written, by its checksum; nothing of the statement was used."""
+
+    def __init__(self, setting: str, problem: str) -> None:
+        # One driver puts its own words before the server's.
+        self.setting, self.problem = setting, problem.rpartition("ERROR:")[2].partition("\n")[0].strip()
+        file = FILE_OF_RELATION.search(problem)
+        name = f" `select pg_filenode_relation(0, {file[1]})::regclass` names the table." if file else ""
+        super().__init__(
+            f"The database of {setting} is damaged: {shown(self.problem)}. Nothing was read or written.{name} An index is made "
+            "anew by `reindex`, a table of the warehouse by materializing it again once it is dropped; all else comes from a backup."
         )
 
 

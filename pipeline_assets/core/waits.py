@@ -16,7 +16,7 @@ from threading import Event, Thread, local
 from time import monotonic
 from typing import TypeVar
 
-from pipeline_assets.core.wait_errors import Blocker, DatabaseFull, LockTimedOut, StatementTimedOut
+from pipeline_assets.core.wait_errors import Blocker, DatabaseDamaged, DatabaseFull, LockTimedOut, StatementTimedOut
 
 T = TypeVar("T")
 
@@ -28,7 +28,7 @@ FIRST_LOOK_SECONDS, LONGEST_PAUSE_SECONDS, LOGGED_EVERY_SECONDS = 1.0, 10.0, 60.
 CANCEL_SECONDS = 5.0
 LOOK_SECONDS = 3
 CONNECT_SECONDS = 10
-LOCK_NOT_AVAILABLE, QUERY_CANCELED = "55P03", "57014"
+LOCK_NOT_AVAILABLE, QUERY_CANCELED, DATA_CORRUPTED = "55P03", "57014", "XX001"
 BLOCKERS = """
     select pid, usename, application_name, query_start, query from pg_stat_activity
     where pid = any(pg_blocking_pids(%s)) order by xact_start
@@ -102,8 +102,10 @@ class Wait:
             self._look_at = now + min(now - self._began, LONGEST_PAUSE_SECONDS)
             self._look(now)
 
-    def error(self, code: str | None) -> Exception | None:
-        """The product's error for a statement that ended with this SQLSTATE; None where it has none for it."""
+    def error(self, code: str | None, problem: str) -> Exception | None:
+        """The product's error for a statement that ended with this SQLSTATE and text; None where it has none for it."""
+        if code == DATA_CORRUPTED:
+            return DatabaseDamaged(self._place.setting, problem)
         limits, seconds = self._place.limits, monotonic() - self._began
         was_waiting = code == LOCK_NOT_AVAILABLE and _is_over(seconds, limits.lock_seconds)
         if was_waiting or (code == QUERY_CANCELED and self._is_blocked):

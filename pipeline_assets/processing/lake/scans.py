@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 FILES_AHEAD = 4
 # Of files of this size some hundreds are held: a day of a table whose days are many.
 HELD_BYTES = 1 << 20
+# Of larger files a read of few columns fetches these alone.
+PARTS_BYTES = 8 << 20
 
 
 def reader(
@@ -83,14 +85,17 @@ def _was_renamed(table: "Table") -> bool:
 
 def _by_name(table: "Table", task: "FileScanTask", schema: pa.Schema) -> list[pa.RecordBatch]:
     """The file's columns as they are named, null where it has none; three times as fast as by id, where files are small and many."""
-    if task.file.file_size_in_bytes >= HELD_BYTES:
-        from pipeline_assets.core.sealed_files import in_parts
-
-        source, are_few = table.io.new_input(task.file.file_path), 2 * len(schema) < len(table.schema().fields)
-        with in_parts(source) if are_few else source.open() as opened:
-            found = _columns(opened, schema)
+    path, size = task.file.file_path, task.file.file_size_in_bytes
+    if size < HELD_BYTES:
+        found = _held(table, path, schema)
+    elif size < PARTS_BYTES or 2 * len(schema) >= len(table.schema().fields):
+        with table.io.new_input(path).open() as opened:
+            found = _columns(pq.ParquetFile(opened), schema)
     else:
-        found = _held(table, task.file.file_path, schema)
+        from pipeline_assets.core.sealed_files import with_columns
+
+        with with_columns(table.io.new_input(path), schema.names) as parquet:
+            found = _columns(parquet, schema)
     batches: list[pa.RecordBatch] = pa.Table.from_arrays(found, schema=schema).to_batches()
     return batches
 
@@ -101,7 +106,7 @@ def _held(table: "Table", path: str, schema: pa.Schema) -> list[pa.ChunkedArray]
     missing = pa.schema([field for field in schema if (field.name, field.type) not in held.columns])
     if len(missing):
         content = held.content or _content(table, path)
-        read = zip(missing, _columns(pa.BufferReader(content), missing), strict=True)
+        read = zip(missing, _columns(pq.ParquetFile(pa.BufferReader(content)), missing), strict=True)
         new = {(field.name, field.type): column for field, column in read}
         held.columns.update(new)
         RECENT.hold(path, new, content)
@@ -123,8 +128,7 @@ def _content(table: "Table", path: str) -> pa.Buffer:
         return pa.py_buffer(opened.read())
 
 
-def _columns(source: pa.NativeFile, schema: pa.Schema) -> list[pa.ChunkedArray]:
-    parquet = pq.ParquetFile(source, pre_buffer=not isinstance(source, pa.BufferReader))
+def _columns(parquet: pq.ParquetFile, schema: pa.Schema) -> list[pa.ChunkedArray]:
     written = set(parquet.schema_arrow.names)
     return columns_in(parquet.read([name for name in schema.names if name in written], use_threads=False), schema)
 
