@@ -1,10 +1,9 @@
 """Derived rows on their way into the lake: in the table's terms, in order, one set of files a day, written only where they are new."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, time, timedelta
-from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -87,10 +86,17 @@ def write_changed(
 
     # Days are parts of one table in memory, which stays there as long as one of them is held.
     are_few = sum(rows.nbytes for rows, _ in days.values()) <= HELD_ROWS_BYTES
+    changed: list[date] = []
+
+    def footers(written: Iterable[list[Footer] | None]) -> Iterator[Footer]:
+        for day, found in zip(days, written, strict=True):
+            if found is not None:
+                changed.append(day)
+                yield from found
+
     with ThreadPoolExecutor(DAYS_AT_ONCE) as pool:
-        written = dict(zip(days, pool.map(write, days.items()), strict=True))
-    changed = {day: footers for day, footers in written.items() if footers is not None}
-    new = files.by_day(files.describe(table, chain.from_iterable(changed.values())))
+        # The files of a day are described while those of later days are written.
+        new = files.by_day(files.describe(table, footers(pool.map(write, days.items()))))
     return {day: new.get(day, []) for day in changed}
 
 
