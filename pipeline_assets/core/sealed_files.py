@@ -141,7 +141,7 @@ class InParts(io.RawIOBase):
         blocks = sorted({block for start, stop in _spans(footer, columns) for block in range(*_blocks(start, stop))})
         edges = [place for place in range(1, len(blocks)) if blocks[place] - blocks[place - 1] > FEW_BLOCKS]
         for run in (blocks[first:last] for first, last in pairwise([0, *edges, len(blocks)]) if first < last):
-            self._held.append((run[0] * seals.BLOCK_BYTES, self._fetched(run[0], run[-1] + 1)))
+            self._held.append((run[0] * seals.BLOCK_BYTES, self._whole_blocks(run[0], run[-1] + 1)))
         return pq.ParquetFile(pa.PythonFile(self, mode="r"), metadata=footer)
 
     def readable(self) -> bool:
@@ -177,9 +177,9 @@ class InParts(io.RawIOBase):
                 return content[start - begin : stop - begin]
         first, last = _blocks(start, stop)
         begin = first * seals.BLOCK_BYTES
-        return self._fetched(first, last)[start - begin : stop - begin]
+        return self._whole_blocks(first, last)[start - begin : stop - begin]
 
-    def _fetched(self, first: int, last: int) -> memoryview:
+    def _whole_blocks(self, first: int, last: int) -> memoryview:
         begin, end = first * seals.BLOCK_BYTES, min(last * seals.BLOCK_BYTES, self._end.columns_end)
         self._opened.seek(begin)
         content = memoryview(self._opened.read_buffer(end - begin)).cast("B")

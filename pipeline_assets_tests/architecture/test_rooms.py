@@ -162,8 +162,8 @@ def test_what_serves_and_streams_starts_without_dagster(module: str) -> None:
 
 
 def test_a_process_of_the_service_starts_without_what_no_prediction_needs() -> None:
-    """A client of HTTP and tokens are for identity providers, lake and notes of it for runs: together half a second."""
-    unused = ("httpx", "jwt", "pyiceberg", "rich")
+    """A client of HTTP and tokens are for identity providers, lake, frames and notes for runs: together a second and 60 MB."""
+    unused = ("httpx", "jwt", "polars", "pyiceberg", "rich")
     probe = f"import sys, pipeline_assets.serving.realtime.service.app; print([name for name in {unused!r} if name in sys.modules])"
 
     loaded = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)

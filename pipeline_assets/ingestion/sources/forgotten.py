@@ -12,7 +12,6 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 
 from pipeline_assets.core import names
@@ -21,6 +20,7 @@ from pipeline_assets.core.settings import WarehouseSettings
 from pipeline_assets.ingestion.sources.contracts import BrokenRow, Checked
 
 if TYPE_CHECKING:
+    import polars as pl
     import psycopg
 
 DIGEST_BYTES = 16
@@ -87,6 +87,8 @@ class Forgotten:
         return bool(self.rules) and any(self.names(one) for one in readings(row.original, row.columns))
 
     def _held(self, rule: Rule, rows: pa.RecordBatch | pa.Table) -> np.ndarray:
+        import polars as pl
+
         frame = texts_in(rows, rule.columns)
         distinct = frame.unique().drop_nulls()
         digests = [digest(self.salt, texts) in rule.digests for texts in distinct.rows()]
@@ -180,14 +182,18 @@ def value_at(values: Mapping[str, Any], column: str) -> object:
     return held.get(within) if isinstance(held, dict) else None
 
 
-def texts_in(rows: pa.RecordBatch | pa.Table, columns: Sequence[str]) -> pl.DataFrame:
+def texts_in(rows: pa.RecordBatch | pa.Table, columns: Sequence[str]) -> "pl.DataFrame":
     """The columns of a key as texts, each under its name, null where there is no value."""
+    import polars as pl
+
     fields = list(dict.fromkeys(map(field_of, columns)))
     frame = pl.DataFrame(pl.from_arrow(rows.select(fields))).select(pl.all().cast(pl.String))
     return pl.DataFrame([_texts(frame[field_of(column)], column).alias(column) for column in columns])
 
 
-def _texts(values: pl.Series, column: str) -> pl.Series:
+def _texts(values: "pl.Series", column: str) -> "pl.Series":
+    import polars as pl
+
     if WITHIN not in column:
         return values
     found = (text_of(value_at({values.name: value}, column)) for value in values)

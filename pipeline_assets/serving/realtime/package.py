@@ -12,11 +12,9 @@ from pipeline_assets.core import names
 from pipeline_assets.core.connections import object_store
 from pipeline_assets.core.errors import NotTrained, PackageCorrupt, UnknownName
 from pipeline_assets.core.settings import ObjectStoreSettings, Settings
-from pipeline_assets.model_lifecycle.registry import ledger, versions
-from pipeline_assets.model_lifecycle.training import archive
+from pipeline_assets.model_lifecycle.registry import ledger
 from pipeline_assets.model_lifecycle.training.blocks import HOLDOUT
 from pipeline_assets.model_lifecycle.training.contract import ModelContract, read_contract
-from pipeline_assets.model_lifecycle.training.dataset import only
 from pipeline_assets.model_lifecycle.training.scorer import Scorer
 from pipeline_assets.serving.realtime.selftest import Golden, Latency, golden, golden_from, golden_rows, measure, wrong_scores
 from pipeline_assets.spec.models import Model
@@ -187,6 +185,11 @@ def _written(settings: Settings, model: Model, version: int) -> str | None:
 
 def _files(settings: Settings, model: Model, version: int) -> dict[str, bytes]:
     """The files of the package but its manifest."""
+    # What packs has registry, training sets and frames in memory, and who loads a package has none of it.
+    from pipeline_assets.model_lifecycle.registry import versions
+    from pipeline_assets.model_lifecycle.training import archive
+    from pipeline_assets.model_lifecycle.training.dataset import only
+
     loaded = versions.load(settings, model, version)
     held = only(archive.read_path(settings, loaded.contract.training_set, loaded.contract.training_set_sha256), HOLDOUT)
     rows = golden_rows(model, held, [feature.name for feature in loaded.contract.features])
