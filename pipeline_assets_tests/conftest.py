@@ -53,8 +53,16 @@ def stack_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def stores(stack_home: Path) -> Settings:
-    """PostgreSQL, the object store and the weather API: up in a few seconds."""
-    return start(stack_home, POSTGRES, S3, WEATHER)
+    """PostgreSQL, the object store and the weather API: up in a few seconds.
+
+    PostgreSQL does not wait for the disk. Only a crash of the whole machine would show it: a server that is killed loses nothing by it.
+    Most of the set-up of a test was the wait for the hundreds of files of each of its databases.
+    """
+    settings = start(stack_home, POSTGRES, S3, WEATHER)
+    with cluster_of(stack_home) as connection:
+        connection.execute("alter system set fsync = off")
+        connection.execute("select pg_reload_conf()")
+    return settings
 
 
 @pytest.fixture(scope="session")
