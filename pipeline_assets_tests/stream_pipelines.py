@@ -336,13 +336,27 @@ def _with_database(streams: Settings, database: str) -> Settings:
     return streams.model_copy(update=own_settings)
 
 
+def end_connectors(streams: Settings) -> None:
+    """Ends all connectors of the session's stack, with the slots by which they read changes; what they have brought stays."""
+    with open_connect(streams) as connect:
+        for name in connect.connectors():
+            connect.delete(name)
+    with cluster_of(streams.home) as cluster:
+        for (slot,) in cluster.execute("select slot_name from pg_replication_slots").fetchall():
+            _drop_slot(cluster, slot)
+
+
 def _take_away(pipeline: Pipeline) -> None:
     with open_connect(pipeline.settings) as connect:
         for connector in connectors_of(pipeline.project):
             connect.delete(connector.name)
-    slot = [names.replication(pipeline.database)]
     with cluster_of(pipeline.settings.home) as cluster:
-        in_use = "select 1 from pg_replication_slots where slot_name = %s and active"
-        until(lambda: cluster.execute(in_use, slot).fetchall(), lambda found: found == [])
-        cluster.execute("select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = %s", slot)
+        _drop_slot(cluster, names.replication(pipeline.database))
         cluster.execute(SQL("drop database {} with (force)").format(Identifier(pipeline.database)))
+
+
+def _drop_slot(cluster: psycopg.Connection, slot: str) -> None:
+    """Drops a slot once nobody reads by it any more; one that does not exist is no error."""
+    in_use = "select 1 from pg_replication_slots where slot_name = %s and active"
+    until(lambda: cluster.execute(in_use, [slot]).fetchall(), lambda found: found == [])
+    cluster.execute("select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = %s", [slot])

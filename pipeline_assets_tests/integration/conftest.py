@@ -9,9 +9,19 @@ import pytest
 
 from pipeline_assets.core.resources import Platform
 from pipeline_assets.core.settings import Settings
+from pipeline_assets.local_stack import processes
+from pipeline_assets.local_stack.plan import CONNECT
 from pipeline_assets.processing.cleaning.dbt import PARSED
 from pipeline_assets_tests.readings import World
 from pipeline_assets_tests.stack_env import write_stack_env
+from pipeline_assets_tests.stream_pipelines import end_connectors
+
+
+@pytest.fixture(scope="session", autouse=True)
+def without_journeys(request: pytest.FixtureRequest, stack_home: Path) -> None:
+    """No connector of a journey before them runs beside these tests: each costs time for as long as the session lasts."""
+    if processes.running(stack_home, CONNECT) is not None:
+        end_connectors(request.getfixturevalue("streams"))
 
 
 @pytest.fixture
