@@ -8,8 +8,8 @@ from pathlib import Path
 import psycopg
 
 from pipeline_assets.core.settings import WarehouseSettings
-from pipeline_assets.local_stack.plan import POSTGRES, load_secrets
-from pipeline_assets.local_stack.postgres import BOOTSTRAP
+from pipeline_assets.local_stack.plan import POSTGRES
+from pipeline_assets_tests.stack_services import superuser_in
 
 PAGE_BYTES = 8192
 
@@ -49,8 +49,7 @@ class Pages:
 @contextmanager
 def pages(settings: WarehouseSettings, home: Path, table: str) -> Iterator[Pages]:
     """The pages of a table of the warehouse in the local stack of a home, all of them on disk."""
-    dsn, secret = settings.warehouse_dsn.get_secret_value(), load_secrets(home)[POSTGRES]
-    with closing(psycopg.connect(dsn, user=BOOTSTRAP, password=secret, autocommit=True)) as connection:
+    with closing(superuser_in(home, settings.warehouse_dsn)) as connection:
         connection.execute("create extension if not exists pg_buffercache")
         connection.execute(f"vacuum (freeze) {table}".encode())
         connection.execute("checkpoint")

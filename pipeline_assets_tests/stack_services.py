@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from pipeline_assets.core.settings import Settings, StackSettings
 from pipeline_assets.local_stack import processes, stack
 from pipeline_assets.local_stack.plan import CONNECT, KAFKA, POSTGRES, S3, load_secrets
-from pipeline_assets.local_stack.postgres import bootstrap
+from pipeline_assets.local_stack.postgres import BOOTSTRAP, bootstrap
 from pipeline_assets.local_stack.roles import let_read
 
 # The weather service of the simulated world of nyc_flights.
@@ -64,6 +64,11 @@ def for_reader(owned: SecretStr, like: SecretStr) -> SecretStr:
     database, reader = urlsplit(owned.get_secret_value()), urlsplit(like.get_secret_value())
     let_read(owned.get_secret_value(), str(reader.username))
     return SecretStr(reader._replace(path=database.path).geturl())
+
+
+def superuser_in(home: Path, dsn: SecretStr) -> psycopg.Connection:
+    """A superuser's connection to a database of a stack, each statement its own transaction."""
+    return psycopg.connect(dsn.get_secret_value(), user=BOOTSTRAP, password=load_secrets(home)[POSTGRES], autocommit=True)
 
 
 def cluster_of(home: Path) -> psycopg.Connection:

@@ -343,7 +343,7 @@ def end_connectors(streams: Settings) -> None:
             connect.delete(name)
     with cluster_of(streams.home) as cluster:
         for (slot,) in cluster.execute("select slot_name from pg_replication_slots").fetchall():
-            _drop_slot(cluster, slot)
+            drop_slot(cluster, slot)
 
 
 def _take_away(pipeline: Pipeline) -> None:
@@ -351,11 +351,11 @@ def _take_away(pipeline: Pipeline) -> None:
         for connector in connectors_of(pipeline.project):
             connect.delete(connector.name)
     with cluster_of(pipeline.settings.home) as cluster:
-        _drop_slot(cluster, names.replication(pipeline.database))
+        drop_slot(cluster, names.replication(pipeline.database))
         cluster.execute(SQL("drop database {} with (force)").format(Identifier(pipeline.database)))
 
 
-def _drop_slot(cluster: psycopg.Connection, slot: str) -> None:
+def drop_slot(cluster: psycopg.Connection, slot: str) -> None:
     """Drops a slot once nobody reads by it any more; one that does not exist is no error."""
     in_use = "select 1 from pg_replication_slots where slot_name = %s and active"
     until(lambda: cluster.execute(in_use, [slot]).fetchall(), lambda found: found == [])

@@ -15,7 +15,7 @@ from pipeline_assets.ingestion.streaming.capture.replication import publish
 from pipeline_assets.local_stack import postgres, roles
 from pipeline_assets.local_stack.plan import POSTGRES, S3, load_secrets
 from pipeline_assets_tests.readings import World, day, reading
-from pipeline_assets_tests.stack_services import WEATHER, heal, start
+from pipeline_assets_tests.stack_services import WEATHER, heal, start, superuser_in
 
 SOURCE = "airline_ops"
 # What the role that reads batches has no need for.
@@ -69,12 +69,6 @@ def port_of(settings: Settings) -> int:
 def role_dsn(settings: Settings, role: str, database: str) -> str:
     """The DSN of a role of the session's stack."""
     return postgres.dsn(load_secrets(settings.home), port_of(settings), database, role=role)
-
-
-def owner_of_all(settings: Settings) -> psycopg.Connection:
-    """The cluster's superuser, in the database of the source."""
-    secret = load_secrets(settings.home)[POSTGRES]
-    return psycopg.connect(host="127.0.0.1", port=port_of(settings), dbname=SOURCE, user=postgres.BOOTSTRAP, password=secret)
 
 
 @pytest.mark.parametrize("role", ["airline_ops_replication", "airline_ops_batches", "airline_ops", "warehouse", "predictions"])
@@ -134,7 +128,7 @@ def test_the_role_that_reads_batches_can_do_nothing_but_select(stores: Settings)
         # As it is in homes from before there was the role.
         connection.execute("alter default privileges revoke select on tables from airline_ops_batches")
         connection.execute("create table before (id int)")
-    with owner_of_all(stores) as connection:
+    with superuser_in(stores.home, stores.owners[SOURCE]) as connection:
         connection.execute("create table public.foreign_thing (id int)")
     start(stores.home, POSTGRES, S3, WEATHER)
     with psycopg.connect(owner) as connection:
@@ -155,7 +149,7 @@ def test_the_role_that_reads_batches_can_do_nothing_but_select(stores: Settings)
         with psycopg.connect(reader) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
             connection.execute("table public.foreign_thing")
     finally:
-        with owner_of_all(stores) as connection:
+        with superuser_in(stores.home, stores.owners[SOURCE]) as connection:
             connection.execute("drop table public.foreign_thing")
         with psycopg.connect(owner) as connection:
             connection.execute("drop table before, later.things")

@@ -42,6 +42,7 @@ from pipeline_assets.use_cases.nyc_flights import use_case as flights
 from pipeline_assets_tests.landings import event, stream_of
 from pipeline_assets_tests.readings import World
 from pipeline_assets_tests.stack_env import write_stack_env
+from pipeline_assets_tests.stream_pipelines import drop_slot
 from pipeline_assets_tests.stream_records import produce, until, without_sensors
 
 DATABASE = "airline_ops"
@@ -192,10 +193,7 @@ def empty(streams: Settings, cluster: psycopg.Connection, fresh_database: Callab
     reader = SecretStr(f"{base}/{owned.get_secret_value().rpartition('/')[2]}")
     own = {"databases": {database: owned}, "replication": {database: reader}}
     yield Followed(settings=streams.model_copy(update=own), database=database)
-    slot = [names.replication(database)]
-    in_use = "select 1 from pg_replication_slots where slot_name = %s and active"
-    until(lambda: cluster.execute(in_use, slot).fetchall(), lambda found: found == [])
-    cluster.execute("select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = %s", slot)
+    drop_slot(cluster, names.replication(database))
 
 
 @pytest.fixture

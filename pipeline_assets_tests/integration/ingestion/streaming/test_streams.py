@@ -43,6 +43,7 @@ from pipeline_assets_tests.landings import Landed, event, land, stream_of
 from pipeline_assets_tests.proposed_modules import declared, formatted, problems_of
 from pipeline_assets_tests.stack_env import environment_of
 from pipeline_assets_tests.stack_services import FREE, heal, kill
+from pipeline_assets_tests.stream_pipelines import drop_slot
 from pipeline_assets_tests.stream_records import Headers, consume, produce, until
 
 DATABASE = "airline_ops"
@@ -238,10 +239,7 @@ def source(streams: Settings, cluster: psycopg.Connection, fresh_database: Calla
         "insert into airlines (carrier, name) values ('AA', 'American'), ('UA', 'United')",
     )
     yield source
-    slot = [names.replication(database)]
-    in_use = "select 1 from pg_replication_slots where slot_name = %s and active"
-    until(lambda: cluster.execute(in_use, slot).fetchall(), lambda found: found == [])
-    cluster.execute("select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = %s", slot)
+    drop_slot(cluster, names.replication(database))
 
 
 def changes(source: Source) -> list[dict[str, Any]]:
