@@ -10,6 +10,8 @@ from rich.markup import escape
 from pipeline_assets.alerts import commands as alerts
 from pipeline_assets.core.errors import PipelineError, UserInputError
 from pipeline_assets.core.foreign import log_safely
+from pipeline_assets.core.settings import home_folder
+from pipeline_assets.core.state_errors import errors_of_folders
 from pipeline_assets.forgetting import commands as forgetting
 from pipeline_assets.ingestion.batch import commands as proposals
 from pipeline_assets.ingestion.sources import commands as quarantine
@@ -43,7 +45,8 @@ def main() -> None:
     log_safely()
     signal.signal(signal.SIGTERM, _end)
     try:
-        app()
+        with errors_of_folders(home_folder()):
+            app()
     except PipelineError as error:
         Console(stderr=True, soft_wrap=True).print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False)
         sys.exit(USAGE_ERROR if isinstance(error, UserInputError) else FAILURE)

@@ -196,11 +196,12 @@ class PromotionConflict(PipelineError):
 
 
 class ArtifactCorrupt(PipelineError):
-    """An artifact's bytes are not those its contract was written for."""
+    """An artifact's bytes are not those its contract was written for, or (`found` None) there are none."""
 
-    def __init__(self, artifact: str, expected: str, found: str) -> None:
+    def __init__(self, artifact: str, expected: str, found: str | None) -> None:
         self.artifact, self.expected, self.found = artifact, expected, found
-        super().__init__(f"Artifact '{artifact}' has sha256 {found}, expected {expected}. It is not used. Restore it, or train again.")
+        what = "is not there" if found is None else f"has sha256 {found}"
+        super().__init__(f"Artifact '{artifact}' {what}, expected {expected}. It is not used. Restore it, or train again.")
 
 
 class PackageCorrupt(PipelineError):

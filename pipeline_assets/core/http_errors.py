@@ -11,7 +11,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from pipeline_assets.core.errors import SourceRefused, SourceUnavailable
-from pipeline_assets.core.foreign import masked, shown
+from pipeline_assets.core.foreign import LONGEST_TEXT, masked, shown
 from pipeline_assets.core.http_limits import OddlyPacked, TooLarge
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ def http_errors(source: str, also: frozenset[int] = frozenset()) -> Iterator[Non
         raise kind(source, _answered(error.response)) from error
     except (TooLarge, OddlyPacked) as error:
         raise SourceRefused(source, str(error)) from error
+    except httpx.InvalidURL as error:
+        raise SourceRefused(source, f"it names a page by what is no URL ({said(str(error))})") from error
     except httpx.HTTPError as error:
         raise SourceUnavailable(source, f"did not answer: {type(error).__name__} {said(str(error))}".strip()) from error
 
@@ -60,6 +62,11 @@ def json_fields(answer: "httpx.Response") -> dict[str, Any]:
 def said(text: str, secrets: Iterable[str] = ()) -> str:
     """The beginning of an answer, in one line, without secrets."""
     return shown(masked(" ".join(text.encode(errors="replace").decode().split()), secrets))
+
+
+def beginning_of(answer: "httpx.Response") -> str:
+    """The beginning of an answer as UTF-8, whatever it calls its characters: Python has codecs for text that fail, or take hours."""
+    return answer.content[:LONGEST_TEXT].decode(errors="replace")
 
 
 def secrets_of(request: "httpx.Request") -> set[str]:
@@ -80,4 +87,5 @@ def secrets_of(request: "httpx.Request") -> set[str]:
 def _answered(answer: "httpx.Response") -> str:
     """Request, status and message: the one in its JSON where there is one, else its text."""
     request, message = answer.request, json_fields(answer).get("message")
-    return f"{request.method} {request.url.path} answered {answer.status_code}: {said(str(message or answer.text), secrets_of(request))}"
+    problem = said(str(message or beginning_of(answer)), secrets_of(request))
+    return f"{request.method} {request.url.path} answered {answer.status_code}: {problem}"

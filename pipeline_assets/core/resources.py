@@ -169,7 +169,7 @@ def cursor_of(context: dg.SensorEvaluationContext, *uses: Callable[[dict[str, An
         found = dict[str, Any](json.loads(context.cursor or "{}").items())
         for use in uses:
             use(found)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError) as error:
         shown = f"{type(error).__name__}: {error}"
         context.log.warning("The cursor cannot be read (%s). The sensor starts again from what tables say.", shown)
         return {}

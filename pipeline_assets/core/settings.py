@@ -36,7 +36,7 @@ from pipeline_assets.core.setting_values import (
     ServerUrl,
     Share,
 )
-from pipeline_assets.core.state_errors import StateFileDamaged
+from pipeline_assets.core.state_errors import read_as_text
 
 PREFIX = "PIPELINE_"
 WAREHOUSE_DSN, CATALOG_DSN, DAGSTER_DSN, ONLINE_DSN = (f"{PREFIX}{name}_DSN" for name in ("WAREHOUSE", "CATALOG", "DAGSTER", "ONLINE"))
@@ -308,10 +308,8 @@ def read_part(part: type[P], home: Path) -> P:
     Raises SettingsMalformed with every value that cannot be used, else SettingsMissing with every one that there is not, and
     StateFileDamaged where `stack.env` cannot be read.
     """
-    try:
+    with read_as_text(home / STACK_ENV, REWRITE_STACK_ENV):
         return _read(part, _env_file=home / STACK_ENV, home=home)
-    except UnicodeDecodeError as error:
-        raise StateFileDamaged(home / STACK_ENV, "cannot be read: it is no text", REWRITE_STACK_ENV) from error
 
 
 def read_settings(home: Path) -> Settings:

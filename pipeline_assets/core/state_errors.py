@@ -1,5 +1,8 @@
 """Errors of the files in which the platform keeps its state on a machine."""
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline_assets.core.errors import UserInputError
@@ -11,3 +14,43 @@ class StateFileDamaged(UserInputError):
     def __init__(self, path: Path, problem: str, remedy: str) -> None:
         self.path, self.problem, self.remedy = path, problem, remedy
         super().__init__(f"{path} {problem}. {remedy}.")
+
+
+@contextmanager
+def read_as_text(path: Path, remedy: str) -> Iterator[None]:
+    """Raises StateFileDamaged where the file that is read is no text in UTF-8, and before it is read where there is something else.
+
+    A pipe or a device would be read for ever.
+    """
+    if path.exists() and not path.is_file():
+        raise StateFileDamaged(path, "cannot be read: it is no file", remedy)
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise StateFileDamaged(path, "cannot be read: it is no text", remedy) from error
+
+
+# What is wrong with a folder or a disk, and no bug of the platform.
+OF_THE_MACHINE = frozenset({
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG,
+})  # fmt: skip
+
+
+class FolderUnusable(UserInputError):
+    """A file or folder of this machine cannot be read or written by this user, or its disk is full."""
+
+    def __init__(self, path: str, problem: str) -> None:
+        self.path, self.problem = path, problem
+        super().__init__(f"{path}: {problem}. Let this user read and write it, free space, or name another folder by PIPELINE_HOME.")
+
+
+@contextmanager
+def errors_of_folders(home: Path) -> Iterator[None]:
+    """Raises FolderUnusable for what the system says of files and disks; other errors pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in OF_THE_MACHINE:
+            raise
+        path = f"the disk of {home} or of TMPDIR" if error.filename is None else str(error.filename)
+        raise FolderUnusable(path, str(error.strerror)) from error

@@ -13,6 +13,7 @@ from typing import Any
 from pipeline_assets.core.dsn import sqlalchemy_url
 from pipeline_assets.core.errors import ServiceFailed
 from pipeline_assets.core.settings import DAGSTER_DSN, WebSettings, read_part
+from pipeline_assets.core.state_errors import read_as_text
 from pipeline_assets.local_stack import processes
 from pipeline_assets.local_stack.http import answers, ask_graphql
 from pipeline_assets.local_stack.own_keys import key_text, renew_key
@@ -225,7 +226,8 @@ def remove_dotenv(path: Path) -> None:
 
 def others(path: Path) -> list[str]:
     """The lines of the file that the stack did not write."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    with read_as_text(path, "Save it as UTF-8, or delete it"):
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     if BEGIN not in lines:
         return lines
     begin = lines.index(BEGIN)

@@ -11,7 +11,7 @@ from signal import SIGKILL, SIGTERM, Signals
 from typing import TypeVar
 
 from pipeline_assets.core.settings import PREFIX, SHIPPED
-from pipeline_assets.core.state_errors import StateFileDamaged
+from pipeline_assets.core.state_errors import StateFileDamaged, read_as_text
 
 POSTGRES, S3, KAFKA, CONNECT, MLFLOW = "postgres", "s3", "kafka", "connect", "mlflow"
 CODE, WEBSERVER, DAEMON = "dagster-code", "dagster", "dagster-daemon"
@@ -176,7 +176,7 @@ def load_secrets(home: Path, names: tuple[str, ...] = ()) -> dict[str, str]:
     with other passwords nobody could use that any more.
     """
     path = home / "secrets.json"
-    known: dict[str, str] = read_state(path, FROM_BACKUP, str)
+    known: dict[str, str] = read_state(path, FROM_BACKUP, str, lambda secret: bool(secret) and secret.isprintable())
     if POSTGRES not in known and (data := [name for name in DATA if (home / name / "data").exists()]):
         problem = "is missing" if not path.exists() else f"lacks the password of '{POSTGRES}'"
         raise StateFileDamaged(path, f"{problem}, but there is data of {', '.join(data)} that was made with it", FROM_BACKUP)
@@ -187,14 +187,18 @@ def load_secrets(home: Path, names: tuple[str, ...] = ()) -> dict[str, str]:
     return known
 
 
-def read_state(path: Path, remedy: str, kind: type[T]) -> dict[str, T]:
+def read_state(path: Path, remedy: str, kind: type[T], fits: Callable[[T], bool] = lambda _: True) -> dict[str, T]:
     """What a file of the stack maps names to; nothing where it is not there. Raises StateFileDamaged with the remedy for all else."""
     if not path.exists():
         return {}
+    with read_as_text(path, remedy):
+        text = path.read_text(encoding="utf-8")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise StateFileDamaged(path, "cannot be read: it is no JSON", remedy) from error
     if not isinstance(found, dict) or not all(type(value) is kind for value in found.values()):
         raise StateFileDamaged(path, f"cannot be read: expected is a JSON object of names and values of type {kind.__name__}", remedy)
+    if unfit := sorted(name for name, value in found.items() if not fits(value)):
+        raise StateFileDamaged(path, f"cannot be read: the value of '{unfit[0]}' is none that it may have", remedy)
     return found

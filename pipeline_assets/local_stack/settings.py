@@ -8,7 +8,9 @@ from pathlib import Path
 from dotenv import dotenv_values
 
 from pipeline_assets.core.errors import SettingsMissing, UnknownName
-from pipeline_assets.core.settings import STACK_ENV, StackSettings
+from pipeline_assets.core.setting_values import LARGEST_PORT
+from pipeline_assets.core.settings import STACK_ENV, Part, StackSettings, read_part
+from pipeline_assets.core.state_errors import StateFileDamaged
 from pipeline_assets.local_stack.inventory import default_ports
 from pipeline_assets.local_stack.plan import POSTGRES, Description, Plan, load_secrets, read_state, setting, write_private
 from pipeline_assets.local_stack.ports import free_port, holder, is_free
@@ -71,13 +73,21 @@ def without_own(services: Sequence[Description], stack: StackSettings, root: Pat
     return stack.model_copy(update={"given": {name: value for name, value in stack.given.items() if name not in own}})
 
 
+def remove_unreadable(home: Path) -> None:
+    """Delete a `stack.env` that cannot be read: `up` writes it anew, and what it plans by would end with the error that names `up`."""
+    try:
+        read_part(Part, home)
+    except StateFileDamaged:
+        (home / STACK_ENV).unlink()
+
+
 def chosen_ports(home: Path, services: Iterable[Description], chosen: Mapping[str, int]) -> dict[str, int]:
     """The port of each service: the chosen one, else the default; for 0 the one it had last, if that can be had again, else a free one."""
     owners = {port: service.name for service in services for port in service.ports}
     wanted = default_ports(services) | {name.replace("_", "-") if name not in owners else name: port for name, port in chosen.items()}
     for name in wanted.keys() - owners.keys():
         raise UnknownName("port", port_setting(name), [port_setting(known) for known in owners])
-    last = read_state(home / PORTS, "Delete it: `pipeline up` picks the ports anew", int)
+    last = read_state(home / PORTS, "Delete it: `pipeline up` picks the ports anew", int, lambda port: 0 < port <= LARGEST_PORT)
     return {name: port if port != 0 else _again(home, owners[name], last.get(name)) for name, port in wanted.items()}
 
 

@@ -17,7 +17,7 @@ from pipeline_assets.local_stack.inventory import default_ports, described
 from pipeline_assets.local_stack.plan import CODE, DAEMON, JARS, POSTGRES, Description, Plan, Service, private_folder
 from pipeline_assets.local_stack.restart import Run, cancel_cut_off, free_slots, let_end
 from pipeline_assets.local_stack.services import Watch, ensure, is_outdated, nobody_watches, run_after, stop
-from pipeline_assets.local_stack.settings import make_plan, without_own, write_settings
+from pipeline_assets.local_stack.settings import make_plan, remove_unreadable, without_own, write_settings
 from pipeline_assets.local_stack.worlds import Program, read_worlds
 
 FOLDERS = ("logs", "run")
@@ -70,6 +70,7 @@ def up(
     for folder in (home, *(home / name for name in FOLDERS)):
         private_folder(folder)
     with locked(home):
+        remove_unreadable(home)
         stack, worlds = stack or read_stack_settings(), read_worlds(root)
         services = described(worlds)
         stack = without_own(list(services.values()), stack, root, home)

@@ -67,6 +67,8 @@ def _at(found: object, path: str, absent: object = None) -> object:
 
 def _cursor(source: str, name: str, found: object) -> str | None:
     if found is None or isinstance(found, str):
+        if found and found.encode(errors="replace").decode() != found:
+            raise SourceRefused(source, f"its page has a {name} with characters that are none")
         return found or None
     raise SourceRefused(source, f"its page has a {name} that is neither a text nor a number")
 

@@ -141,7 +141,11 @@ def _number(asked: Asked, parameter: str) -> int:
 
 def _linked(source: str, asked: Asked, base_url: str, link: str) -> Asked:
     """The request of a link, which may be relative to the page that has it; the credentials go to the declared server alone."""
-    url = urljoin(base_url.rstrip("/") + "/" + asked.url.lstrip("/") if asked.query is not None else asked.url, link)
+    before = base_url.rstrip("/") + "/" + asked.url.lstrip("/") if asked.query is not None else asked.url
+    try:
+        url = urljoin(before, link)
+    except ValueError:
+        url = link
     place, declared = _server(url), _server(base_url)
     if place != declared:
         raise SourceRefused(source, f"its next page is at {place}, and the declared server is {declared}")

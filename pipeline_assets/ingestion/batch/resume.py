@@ -63,11 +63,10 @@ def done(client: "S3Client", bucket: str, contract: Contract, day: date, load: L
 
 def _unfinished(client: "S3Client", bucket: str, key: str, contract: Contract) -> Load | None:
     try:
-        stored = json.loads(sealed_json.read(client, bucket, key))
-    except (client.exceptions.NoSuchKey, ObjectDamaged):
+        found = Load(**{**json.loads(sealed_json.read(client, bucket, key)), "is_taken_up": True})
+        is_recent = datetime.now(UTC) - datetime.fromisoformat(found.begun_at) < TAKEN_UP_WITHIN
+    except (client.exceptions.NoSuchKey, ObjectDamaged, TypeError, ValueError):
         return None
-    found = Load(**{**stored, "is_taken_up": True})
-    is_recent = datetime.now(UTC) - datetime.fromisoformat(found.begun_at) < TAKEN_UP_WITHIN
     return found if is_recent and found.contract_digest == _digest(contract) else None
 
 

@@ -108,7 +108,7 @@ def read(settings: Settings, record: TrainingSet) -> pa.Table:
 
 
 def read_path(settings: Settings, path: str, digest: str) -> pa.Table:
-    """The rows of the training set at `path`; raises ArtifactCorrupt if its bytes have another SHA-256.
+    """The rows of the training set at `path`; raises ArtifactCorrupt if its bytes have another SHA-256, or are not there.
 
     Of a set that rows were forgotten from these are the rows that are left.
     """
@@ -116,10 +116,10 @@ def read_path(settings: Settings, path: str, digest: str) -> pa.Table:
     client = object_store(settings)
     try:
         content = client.get_object(Bucket=bucket, Key=key)["Body"].read()
-    except client.exceptions.NoSuchKey:
+    except client.exceptions.NoSuchKey as error:
         left = _left_of(settings, path)
         if left is None:
-            raise
+            raise ArtifactCorrupt(path, digest, None) from error
         return read_path(settings, *left)
     found = sha256(content).hexdigest()
     if found != digest:

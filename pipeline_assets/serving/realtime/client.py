@@ -266,7 +266,7 @@ def _problem(answer: httpx.Response) -> ServiceProblem:
     problem = Problem(
         status=status,
         title=str(document.get("title", answer.reason_phrase)),
-        detail=str(document.get("detail", answer.text[:200])),
+        detail=str(document.get("detail", answer.content[:200].decode(errors="replace"))),
         members={name: value for name, value in document.items() if name not in STANDARD_MEMBERS},
     )
     retry_after = _retry_after(answer)

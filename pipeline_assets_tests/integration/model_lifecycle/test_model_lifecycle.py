@@ -411,6 +411,16 @@ def test_a_changed_model_file_is_never_loaded(house: House) -> None:
         versions.champion(settings, house.model)
 
 
+def test_a_training_set_that_was_deleted_is_named(house: House) -> None:
+    """Regression: it was an error of the object store's client, which names neither the set nor what to do."""
+    house.judge(house.train())
+    contract = versions.champion(house.settings, house.model).contract
+    bucket, _, key = contract.training_set.removeprefix("s3://").partition("/")
+    object_store(house.settings).delete_object(Bucket=bucket, Key=key)
+    with pytest.raises(ArtifactCorrupt, match=rf"{key}' is not there, expected {contract.training_set_sha256}\. .* Restore it, or train"):
+        archive.read_path(house.settings, contract.training_set, contract.training_set_sha256)
+
+
 def test_a_model_and_its_contract_that_are_swapped_together_are_never_loaded(house: House) -> None:
     """The two files of another run agree with each other, and the ledger has noted the contract of the one that was judged."""
     settings = house.settings

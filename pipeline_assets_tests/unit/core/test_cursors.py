@@ -46,7 +46,10 @@ def test_a_cursor_is_read_as_it_was_left() -> None:
         json.dumps({**WHOLE, "seen": {"orders": "many"}}),
         json.dumps({**WHOLE, "seen": {"orders": None}}),
         json.dumps({"recorded_at": WHOLE["recorded_at"]}),
+        json.dumps({**WHOLE, "seen": {"orders": float("inf")}}),
+        "[" * 100_000,
     ],
+    ids=lambda text: text[:60],
 )
 def test_a_damaged_cursor_counts_as_none(damaged: str) -> None:
     """One that is no JSON, no object, or has what the sensor cannot use; the sensor does not fail at each tick."""

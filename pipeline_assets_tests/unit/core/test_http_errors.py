@@ -67,6 +67,17 @@ def test_the_error_shows_request_status_and_message(content: bytes, shown: str) 
     assert refused.value.problem == f"GET /v1/readings answered 400: {shown}"
 
 
+@pytest.mark.parametrize("charset", ["hex", "zlib", "idna", "utf-16", "no-such", "rot13", "unicode_escape"])
+def test_an_answer_is_read_as_utf8_whatever_it_calls_its_characters(charset: str) -> None:
+    """Regression: a charset of the server's choice had Python use codecs that fail, or are no text at all."""
+    headers = {"content-type": f"text/plain; charset={charset}"}
+    answer = httpx.Response(400, headers=headers, content="völlig kaputt \udcff".encode(errors="surrogateescape"), request=REQUEST)
+    with pytest.raises(SourceRefused) as refused, http_errors("plant"):
+        raise httpx.HTTPStatusError("", request=REQUEST, response=answer)
+
+    assert refused.value.problem == "GET /v1/readings answered 400: völlig kaputt \ufffd"
+
+
 def test_errors_of_other_kinds_pass() -> None:
     """Only HTTP is mapped."""
     with pytest.raises(KeyError), http_errors("plant"):

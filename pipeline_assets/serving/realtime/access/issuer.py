@@ -108,7 +108,7 @@ class Issuer:
             try:
                 async with asyncio.timeout(FETCH_SECONDS):
                     self._keys = await self._fetched()
-            except (httpx.HTTPError, TimeoutError, ValueError, IssuerRefused) as error:
+            except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ValueError, IssuerRefused) as error:
                 self.problem = f"{type(error).__name__}: {error}"
                 LOG.error("Keys of the identity provider could not be read: %s", self.problem)  # noqa: TRY400 - the sentence says it all
                 return
@@ -153,7 +153,7 @@ def _usable(found: object) -> jwt.PyJWK | None:
         return None
     try:
         key = jwt.PyJWK(found)
-    except jwt.PyJWTError:
+    except (jwt.PyJWTError, TypeError, ValueError):
         return None
     return key if key.algorithm_name in ALGORITHMS else None
 
@@ -200,11 +200,14 @@ def _listed(claims: Mapping[str, Any], name: str) -> list[object]:
 
 
 def _refuse_plain(issuer: str, url: str, problem: str) -> None:
-    """Raises IssuerRefused for a URL without TLS, unless it is of this machine: keys that anybody on the way can change prove nothing."""
+    """Raises IssuerRefused for a URL without TLS, unless it is of this machine: keys that anybody on the way can change prove nothing.
+
+    Also for one whose port is none, and ValueError for one that cannot be read.
+    """
     parts = urlsplit(url)
-    if parts.scheme == "https" and parts.hostname:
+    if parts.scheme == "https" and parts.hostname and parts.port != 0:
         return
-    if parts.scheme != "http" or not _is_loopback(parts.hostname or ""):
+    if parts.scheme != "http" or not _is_loopback(parts.hostname or "") or parts.port == 0:
         raise IssuerRefused(issuer, problem, "Name one (http is taken of this machine alone).")
 
 

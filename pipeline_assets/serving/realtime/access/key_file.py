@@ -122,9 +122,14 @@ def refuse_exposed(path: Path, found: os.stat_result) -> None:
 def _opened(path: Path) -> Iterator[int]:
     """A descriptor, so that what is checked is what is read."""
     try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        # A pipe would be waited for until somebody writes to it.
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise
     except PermissionError:
         raise KeyFileRefused(path, "may not be read by this user", f"Give it to the user of the service: chown <user> {path}") from None
+    except OSError as error:
+        raise KeyFileRefused(path, f"cannot be opened: {error.strerror}", "Name a file by PIPELINE_SERVE_KEYS.") from None
     try:
         yield file
     finally:

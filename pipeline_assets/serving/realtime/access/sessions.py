@@ -113,8 +113,13 @@ def session_secret(home: Path) -> str:
     home.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         _make_secret(path)
-    refuse_exposed(path, path.stat())
-    found = path.read_text(encoding="utf-8").strip()
+    try:
+        refuse_exposed(path, path.stat())
+        found = path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise KeyFileRefused(path, f"cannot be read: {error.strerror}", "Delete it; the service makes a new one") from None
+    except UnicodeDecodeError:
+        found = ""
     if len(found) < SECRET_BYTES:
         raise KeyFileRefused(path, "has no secret of sessions", "Delete it; the service makes a new one")
     return found

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pipeline_assets.core.connections import warehouse
 from pipeline_assets.core.errors import SettingsMalformed
-from pipeline_assets.core.http_errors import said
+from pipeline_assets.core.http_errors import beginning_of, said
 from pipeline_assets.core.https import verification
 from pipeline_assets.core.settings import PREFIX, ServiceReader, WarehouseSettings
 from pipeline_assets.model_lifecycle.registry import ledger
@@ -68,9 +68,9 @@ def _asked(service: ServiceReader) -> "Overview | Unread":
     except httpx.HTTPError as error:
         return Unread(problem=f"{url} does not answer: {type(error).__name__} {said(str(error))}".strip(), todo=START)
     if answer.status_code in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
-        return Unread(problem=f"{url} refuses the key: {said(answer.text)}", todo=KEY)
+        return Unread(problem=f"{url} refuses the key: {said(beginning_of(answer))}", todo=KEY)
     if not answer.is_success:
-        return Unread(problem=f"{url} answers {answer.status_code}: {said(answer.text)}", todo=START)
+        return Unread(problem=f"{url} answers {answer.status_code}: {said(beginning_of(answer))}", todo=START)
     try:
         return msgspec.json.decode(answer.content, type=Overview)
     except msgspec.DecodeError as error:

@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline_assets.core.connections import arrow_files, object_store, warehouse
-from pipeline_assets.core.errors import ContractViolation
+from pipeline_assets.core.damage import ObjectDamaged
+from pipeline_assets.core.errors import ContractViolation, SourceUnavailable
 from pipeline_assets.core.versions import versioned
 from pipeline_assets.ingestion.batch import resume
 from pipeline_assets.ingestion.batch.load import stage_days
@@ -231,3 +232,39 @@ def test_a_damaged_day_is_made_anew(world: World, caplog: pytest.LogCaptureFixtu
     assert done == (manifest if damaged == "rows" else None)
     assert [row["sensor"] for row in world.versions()] == ["a"]
     assert f"{key} has other bytes than were written: made anew from the source" in caplog.text
+
+
+JUNK = {"empty": b"", "no JSON": b"\x00{", "deep": b"[" * 100_000, "a list": b"[]", "other fields": b'{"more": 1}', "no fields": b"{}"}
+
+
+@pytest.mark.parametrize("junk", JUNK.values(), ids=JUNK)
+def test_a_manifest_that_is_junk_without_a_seal_is_damaged_and_made_anew(world: World, junk: bytes) -> None:
+    """Regression: it ended in a trace of the parser for who reads it, and for the run that should make it anew."""
+    world.fill([reading()])
+    client, bucket = object_store(world.settings), world.settings.s3_bucket
+    key = f"{staging.folder(world.name, str(day(0)))}/{staging.MANIFEST}"
+    client.put_object(Bucket=bucket, Key=key, Body=junk)
+    with pytest.raises(ObjectDamaged, match=key):
+        world.manifest()
+    stage_days(world.settings, world.table, day(0), day(0), run_id="r1")
+
+    assert world.staged() == [reading()]
+
+
+@pytest.mark.parametrize("junk", [*JUNK.values(), b'{"load_id": "1", "contract_digest": "", "begun_at": "then"}'], ids=[*JUNK, "no time"])
+def test_a_mark_of_a_load_that_is_junk_counts_as_none(world: World, junk: bytes) -> None:
+    """Regression: it ended in a trace, at each load of the same range."""
+    client, bucket = object_store(world.settings), world.settings.s3_bucket
+    with pytest.raises(SourceUnavailable), resume.load_of(client, bucket, world.contract, day(0), day(0)) as first:
+        raise SourceUnavailable("plant", "is away")
+    (key,) = [each for each in list(world.keys()) if f"/{resume.FOLDER}/" in each]
+    with pytest.raises(SourceUnavailable), resume.load_of(client, bucket, world.contract, day(0), day(0)) as again:
+        raise SourceUnavailable("plant", "is away")
+    client.put_object(Bucket=bucket, Key=key, Body=junk)
+    with resume.load_of(client, bucket, world.contract, day(0), day(0)) as anew:
+        pass
+
+    assert (again.load_id, again.is_taken_up) == (first.load_id, True)
+    assert not anew.is_taken_up
+    assert anew.load_id != first.load_id
+    assert list(world.keys()) == []

@@ -366,3 +366,23 @@ def test_links_that_go_round_come_to_an_end() -> None:
         read(settings, source)
 
     assert len(api.asked) == 2
+
+
+@pytest.mark.parametrize("link", ["http://[", "http://127.0.0.1:port/", "//[::1", "http://127.0.0.1:99999/", "/v1/" + "r" * 70_000])
+def test_a_link_that_is_no_url_is_refused(link: str) -> None:
+    """Regression: it ended in a trace of the library that reads URLs."""
+    with serving(SETTINGS, lambda *_: answered({"rows": ROWS, "next": link})) as (api, settings):
+        with pytest.raises(SourceRefused, match=r"its next page is at no URL|names a page by what is no URL \(URL too long\)"):
+            read(settings, shaped(pages=LinkedPages(field="next")))
+
+        assert len(api.asked) == 1
+
+
+def test_a_cursor_that_makes_the_url_too_long_is_refused() -> None:
+    """No URL is made of it, and the error does not repeat it."""
+    source = shaped(pages=CursorPages(parameter="after", field="next"))
+    with serving(SETTINGS, lambda *_: answered({"rows": ROWS, "next": "c" * 70_000})) as (api, settings):
+        with pytest.raises(SourceRefused, match=r"names a page by what is no URL \(URL( component 'query')? too long\)"):
+            read(settings, source)
+
+        assert len(api.asked) == 1

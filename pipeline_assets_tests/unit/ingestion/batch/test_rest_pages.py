@@ -55,7 +55,8 @@ def test_the_last_page_has_no_cursor(content: bytes) -> None:
     "content",
     [
         b"", b"[]", b"42", b"<html>busy</html>", b'{"rows": [1', b'{"rows": [1]', b'{"rows": [1]} {}', b'{"rows": [tru]}',
-        b"{}", b'{"rows": {}}', b'{"rows": [], "next_cursor": true}', b'{"rows": [], "next_cursor": ["c"]}', b'{"rows": ' + b"[" * 100_000,
+        b"{}", b'{"rows": {}}', b'{"rows": [], "next_cursor": true}', b'{"rows": [], "next_cursor": ["c"]}',
+        b'{"rows": [], "next_cursor": "\\ud800"}', b'{"rows": [], "next_cursor": "\xff"}', b'{"rows": ' + b"[" * 100_000,
         b'{"rows": [1,]}', b'{"rows": [1],}', b'{1: 2, "rows": []}', b'{"rows": null, "error": "busy"}', b'{"rows": null, "errors": [{}]}',
         b'{"rows": [{"a": 1}], "rows": []}', b'{"rows": [], "next_cursor": "2", "next_cursor": null}', b'{"rows": [], "r\\u006fws": []}',
     ],

@@ -230,6 +230,7 @@ def test_a_connection_that_breaks_is_made_again_and_a_late_answer_is_not_asked_f
         (httpx.Response(400, json=["no", "object"]), RequestRefused),
         (httpx.Response(302, headers={"location": "/login"}), RequestRefused),
         (httpx.Response(200, text="no JSON"), ServiceBroken),
+        (httpx.Response(502, headers={"content-type": "text/html; charset=hex"}, content=b"<html>a proxy</html>"), ServiceBroken),
     ],
 )
 def test_what_is_no_problem_document_is_an_error_all_the_same(answer: httpx.Response, kind: type[ServiceProblem]) -> None:

@@ -283,6 +283,26 @@ def test_a_provider_that_answers_otherwise_gives_no_keys(provider: IdentityProvi
     assert problem in one.problem
 
 
+@pytest.mark.parametrize("address", ["https://[", "http://127.0.0.1:port/", "http://127.0.0.1:99999/", f"https://{'k' * 70_000}", "\x00"])
+def test_a_provider_whose_address_of_keys_is_no_url_gives_none(provider: IdentityProvider, address: str) -> None:
+    """Regression: the library's error about the URL was none of those that make an alarm, and each question with a token ended with 500."""
+    provider.instead[DISCOVERY] = json.dumps({"issuer": provider.issuer, "jwks_uri": address}).encode()
+    one = issuer(provider)
+
+    with pytest.raises(IssuerAway):
+        checked(one, provider.token("rsa"))
+    assert one.problem != ""
+
+
+def test_an_odd_key_takes_no_other_with_it(provider: IdentityProvider) -> None:
+    """Regression: an algorithm that is a list was an error of its own, by which all keys of the provider were lost."""
+    published = json.loads(provider.answer(KEYS) or b"")["keys"]
+    odd = [{**published[0], "kid": f"odd {name}", name: ["AQAB"]} for name in ("alg", "kty", "n", "use", "kid")]
+    provider.instead[KEYS] = json.dumps({"keys": [*odd, None, 7, "key", [], *published]}).encode()
+
+    assert checked(issuer(provider), provider.token("rsa")).name == "somebody"
+
+
 def test_a_provider_that_never_ends_its_answer_is_given_up(provider: IdentityProvider, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of it has one limit of time."""
     monkeypatch.setattr(issuers, "FETCH_SECONDS", 0.2)

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -56,6 +57,27 @@ def test_a_file_of_another_user_is_refused(path: Path, monkeypatch: pytest.Monke
         os.chown(path, 12_345, -1)
 
     with pytest.raises(KeyFileRefused, match="belongs to another user"):
+        read_keys(path)
+
+
+def fifo(path: Path) -> None:
+    """A pipe to which nobody writes."""
+    os.mkfifo(path, 0o600)
+
+
+def loop(path: Path) -> None:
+    """A link that leads to itself."""
+    path.symlink_to(path)
+
+
+@pytest.mark.parametrize(
+    ("put", "problem"), [(fifo, "is no file"), (loop, "cannot be opened: Too many levels"), (Path.mkdir, "is no file")]
+)
+def test_what_is_no_file_is_refused_and_not_waited_for(path: Path, put: Callable[[Path], None], problem: str) -> None:
+    """A pipe would be read until somebody writes to it."""
+    path.parent.mkdir()
+    put(path)
+    with pytest.raises(KeyFileRefused, match=rf"{problem}.*PIPELINE_SERVE_KEYS"):
         read_keys(path)
 
 

@@ -183,6 +183,22 @@ def test_the_secret_of_sessions_is_made_once(path: Path) -> None:
         session_secret(path.parent)
 
 
+@pytest.mark.parametrize("to", ["nowhere", SECRET_FILE])
+def test_a_link_that_leads_to_no_secret_is_refused(tmp_path: Path, to: str) -> None:
+    """One that dangles, and one that leads to itself; each by its name, with what to do."""
+    (tmp_path / SECRET_FILE).symlink_to(tmp_path / to)
+    with pytest.raises(KeyFileRefused, match=r"cannot be read: .*Delete it; the service makes a new one"):
+        session_secret(tmp_path)
+
+
+def test_a_secret_of_sessions_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    """Regression: it ended in a trace."""
+    session_secret(tmp_path)
+    (tmp_path / SECRET_FILE).write_bytes(b"\xff" * 64)
+    with pytest.raises(KeyFileRefused, match="has no secret of sessions"):
+        session_secret(tmp_path)
+
+
 def test_an_expired_key_has_no_session(path: Path) -> None:
     """Its end is the session's, where that is earlier."""
     keys, sessions, cookie = begun(path, Role.READ)
