@@ -108,6 +108,18 @@ def side_by_side(parts: Iterable[FeatureArrays]) -> FeatureArrays:
     )
 
 
+def end_to_end(parts: Sequence[FeatureArrays]) -> FeatureArrays:
+    """The rows of several parts of the same features, one part after the other; shares no memory with them."""
+    first = parts[0]
+    return FeatureArrays(
+        names=first.names,
+        kinds=first.kinds,
+        bits=np.concatenate([part.bits for part in parts], axis=1),
+        present=np.concatenate([part.present for part in parts], axis=1),
+        texts={place: np.concatenate([part.texts[place] for part in parts]) for place in first.texts},
+    )
+
+
 class Defaults:
     """The declared defaults of some features, in their order: what each is where it would be null, as `with_defaults` has it."""
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 from pipeline_assets.core.errors import TransientError
 from pipeline_assets.model_lifecycle.feature_store.online.position import Position
 from pipeline_assets.model_lifecycle.feature_store.online.read import Served, Status
-from pipeline_assets.processing.features.arrays import Defaults, FeatureArrays, side_by_side
+from pipeline_assets.processing.features.arrays import Defaults, FeatureArrays, end_to_end, side_by_side
 from pipeline_assets.processing.features.catalogue import view_columns
 from pipeline_assets.processing.features.request import request_arrays
 from pipeline_assets.serving.realtime.log.record import Tier
@@ -28,7 +28,7 @@ LOG = logging.getLogger(__name__)
 TIERS: tuple[Tier, ...] = ("online", "last_good", "default")
 # After so many failures in a row the store is left alone for so long.
 FAILURES, REST_SECONDS = 3, 2.0
-MOST_REMEMBERED = 20_000
+MOST_REMEMBERED, PUT_TOGETHER = 20_000, 256
 Clock = Callable[[], float]
 Key = tuple[object, ...]
 
@@ -86,26 +86,27 @@ class Breaker:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Answer:
-    """What the store gave for some questions, when, and the keys that these asked for, by column."""
+class _Answers:
+    """What the store gave for some questions; of each when, the keys that it asked for by column, and by view what the store knew."""
 
-    at: float
+    at: Sequence[float]
     keys: Mapping[str, Sequence[object]]
     arrays: FeatureArrays
-    known_to: Mapping[str, int | None]
+    known_to: Mapping[str, Sequence[int | None]]
 
 
 class LastGood:
     """The newest features of entities by view, for as long as the view promises to be fresh; the oldest go first.
 
-    Answers are kept as they came, of so many rows in all. Which of them is the newest of an entity is looked for once it is asked: as long
-    as the store answers, that costs nothing.
+    Answers are kept of so many rows in all, and put together as they come: alone, a single row takes five times its place. Which of them is
+    the newest of an entity is looked for once it is asked: as long as the store answers, that costs nothing.
     """
 
     def __init__(self, model: Model, clock: Clock = time.monotonic, most_rows: int = MOST_REMEMBERED) -> None:
         self.model, self._clock, self._most_rows = model, clock, most_rows
-        self.rows_kept, self._answers, self._since = 0, deque[_Answer](), 0
-        # Of each entity of a view the number of the answer, and the row in it; of the answers before `_indexed`.
+        self.rows_kept, self._answers, self._since = 0, deque[_Answers](), 0
+        self._new, self._rows_new, self._put_together_at = list[_Answers](), 0, min(PUT_TOGETHER, most_rows // 2)
+        # Of each entity of a view the number of the answers, and the row in them; of those before `_indexed`.
         self._places: dict[tuple[str, Key], tuple[int, int]] = {}
         self._indexed = 0
         self._columns = [column for view in model.views for column in view_columns(view)]
@@ -115,12 +116,21 @@ class LastGood:
 
     def remember(self, questions: pa.Table, served: Served) -> None:
         """Keeps what the store gave."""
-        kept = _Answer(at=self._clock(), keys=self._keys_of(questions), arrays=served.arrays, known_to=served.known_to)
-        self._answers.append(kept)
-        self.rows_kept += questions.num_rows
+        count = questions.num_rows
+        known_to = {view: [at] * count for view, at in served.known_to.items()}
+        self._new.append(_Answers(at=[self._clock()] * count, keys=self._keys_of(questions), arrays=served.arrays, known_to=known_to))
+        self.rows_kept, self._rows_new = self.rows_kept + count, self._rows_new + count
+        if self._rows_new >= self._put_together_at:
+            self._put_together()
         while self.rows_kept > self._most_rows and len(self._answers) > 1:
-            self.rows_kept -= len(self._answers.popleft().arrays)
+            self.rows_kept -= len(self._answers.popleft().at)
             self._since += 1
+
+    def _put_together(self) -> None:
+        """Makes one of the answers that came since the last time."""
+        if self._new:
+            self._answers.append(_joined(self._new))
+            self._new, self._rows_new = [], 0
 
     def answer(self, questions: pa.Table) -> Found:
         """What is still good of the questions' features, and else what is declared for an entity of which nothing is known."""
@@ -135,29 +145,30 @@ class LastGood:
                     _copy(self._own[view.name], one[0].arrays, one[1], found, row)
             statuses[view.name] = ["unknown" if one is None else "stale" for one in good]
             tiers = [_worse(tier, "default" if one is None else "last_good") for tier, one in zip(tiers, good, strict=True)]
-            known = (one[0].known_to[view.name] for one in good if one is not None)
+            known = (one[0].known_to[view.name][one[1]] for one in good if one is not None)
             known_to[view.name] = max((at for at in known if at is not None), default=None)
         parts = [self._defaults.fill(found), request_arrays(self.model.request_features, questions)]
         return Found(arrays=side_by_side(parts), statuses=statuses, tiers=tiers, known_to=known_to, positions={})
 
     def _index(self) -> None:
         """Takes up the answers that came since it was last asked."""
+        self._put_together()
         first = max(self._indexed - self._since, 0)
         for number in range(first, len(self._answers)):
-            answer = self._answers[number]
+            answers = self._answers[number]
             for view in self.model.views:
-                for row, key in enumerate(_keys(answer.keys, view)):
+                for row, key in enumerate(_keys(answers.keys, view)):
                     self._places[view.name, key] = self._since + number, row
         self._indexed = self._since + len(self._answers)
         if len(self._places) > 2 * self._most_rows * len(self.model.views):
             self._places = {key: place for key, place in self._places.items() if place[0] >= self._since}
 
-    def _good(self, view: FeatureView, key: Key) -> tuple[_Answer, int] | None:
+    def _good(self, view: FeatureView, key: Key) -> tuple[_Answers, int] | None:
         number, row = self._places.get((view.name, key), (-1, 0))
         if number < self._since:
             return None
-        answer = self._answers[number - self._since]
-        return (answer, row) if self._clock() - answer.at <= view.freshness.total_seconds() else None
+        answers = self._answers[number - self._since]
+        return (answers, row) if self._clock() - answers.at[row] <= view.freshness.total_seconds() else None
 
     def _keys_of(self, questions: pa.Table) -> dict[str, list[object]]:
         return {key: questions[key].to_pylist() for key in dict.fromkeys(key for view in self.model.views for key in view.entity.keys)}
@@ -213,6 +224,17 @@ class Features:
             raise StoreFailed(str(error)) from error
         self.breaker.succeeded()
         return served
+
+
+def _joined(parts: Sequence[_Answers]) -> _Answers:
+    """Answers as one, in their order."""
+    first = parts[0]
+    return _Answers(
+        at=[at for part in parts for at in part.at],
+        keys={column: [key for part in parts for key in part.keys[column]] for column in first.keys},
+        arrays=end_to_end([part.arrays for part in parts]),
+        known_to={view: [at for part in parts for at in part.known_to[view]] for view in first.known_to},
+    )
 
 
 def _keys(columns: Mapping[str, Sequence[object]], view: FeatureView) -> list[Key]:

@@ -1,13 +1,17 @@
 """What is answered while the online store is away: the newest features of each entity, for a while, of so many rows."""
 
+import gc
+import tracemalloc
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pyarrow as pa
 
 from pipeline_assets.model_lifecycle.feature_store.online.read import Served
-from pipeline_assets.processing.features.arrays import FeatureArrays
+from pipeline_assets.processing.features.arrays import FeatureArrays, end_to_end
 from pipeline_assets.processing.features.catalogue import feature_columns
-from pipeline_assets.serving.realtime.service.features import REST_SECONDS, Breaker, LastGood
+from pipeline_assets.serving.realtime.service.features import PUT_TOGETHER, REST_SECONDS, Breaker, LastGood
 from pipeline_assets.serving.realtime.service.schema import RequestSchema
 from pipeline_assets_tests.model_rows import vectors
 from pipeline_assets_tests.online_departures import PROJECT
@@ -71,6 +75,45 @@ def test_what_is_kept_is_bounded_by_rows() -> None:
     assert [known.answer(asked(f"A{number}")).tiers[0] for number in (0, 17, 18, 19)] == ["default", "default", "last_good", "last_good"]
     assert known.rows_kept == 4
     assert known.answer(asked("EWR")).tiers == ["last_good"]
+
+
+def test_single_rows_take_no_more_place_than_rows_in_one_answer() -> None:
+    """Regression: twenty thousand rows that came one by one took three times the memory of those that came sixteen at a time."""
+    questions = [asked(*(f"A{first + row}" for row in range(16))) for first in range(0, 3 * PUT_TOGETHER, 16)]
+    whole = [(each, served(16, seed)) for seed, each in enumerate(questions)]
+    single = [(each.slice(row, 1), replace(one, arrays=one.arrays.part(row, 1))) for each, one in whole for row in range(each.num_rows)]
+
+    assert _memory(single) < 1.2 * _memory(whole)
+
+
+def _memory(answers: Sequence[tuple[pa.Table, Served]]) -> int:
+    """Bytes that are kept of answers whose own memory is not counted, as their reader frees it."""
+    gc.collect()
+    tracemalloc.start()
+    try:
+        known = LastGood(MODEL, Clock())
+        for questions, found in answers:
+            known.remember(questions, replace(found, arrays=end_to_end([found.arrays])))
+        gc.collect()
+        assert known.rows_kept == 3 * PUT_TOGETHER
+        return tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+
+
+def test_rows_that_came_one_by_one_are_found_with_what_was_known_of_each() -> None:
+    """Across what was put together and what came since, the newest row of an entity counts, with its own time; the oldest rows go."""
+    clock, most = Clock(), 3 * PUT_TOGETHER
+    known = LastGood(MODEL, clock, most_rows=most)
+    for number in range(most + 100):
+        clock.now = float(number)
+        known.remember(asked(f"A{number}"), replace(one := served(1, 1), known_to=dict.fromkeys(one.known_to, number)))
+    known.remember(asked("A700"), replace(one, known_to=dict.fromkeys(one.known_to, 5000)))
+    found = {name: known.answer(asked(name)) for name in ("A0", "A500", "A700", f"A{most + 99}")}
+
+    assert [each.tiers[0] for each in found.values()] == ["default", "last_good", "last_good", "last_good"]
+    assert [each.known_to["origin_departures"] for each in found.values()] == [None, 500, 5000, most + 99]
+    assert most - PUT_TOGETHER < known.rows_kept <= most
 
 
 def test_a_breaker_lets_one_read_try_now_and_then() -> None:
