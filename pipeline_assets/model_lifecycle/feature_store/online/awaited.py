@@ -53,9 +53,11 @@ class AwaitedReader:
         return await self._read(questions)
 
     def close(self) -> None:
-        """Closes the connection."""
+        """Closes the connection; one that is being opened, once it is."""
         self._thread.shutdown(wait=False, cancel_futures=True)
         self._discard()
+        if self._opening is not None:
+            self._opening.add_done_callback(_close)
 
     async def _read(self, questions: pa.Table) -> Served:
         if self._known is None:
@@ -84,9 +86,15 @@ class AwaitedReader:
             raise
 
     def _discard(self) -> None:
-        opened, self._opening = self._opening, None
-        if opened is not None and _is_open(opened):
-            opened.result().connection.close()
+        """Closes the connection that there is; one that is being opened is for the next question."""
+        if self._opening is not None and self._opening.done():
+            _close(self._opening)
+            self._opening = None
+
+
+def _close(opening: "asyncio.Future[Stored]") -> None:
+    if _is_open(opening):
+        opening.result().connection.close()
 
 
 def _is_open(opening: "asyncio.Future[Stored]") -> bool:

@@ -19,6 +19,7 @@ from pipeline_assets.model_lifecycle.feature_store.online.awaited import Awaited
 from pipeline_assets.model_lifecycle.feature_store.online.pool import Readers
 from pipeline_assets.use_cases.nyc_flights.models import flight_delay
 from pipeline_assets_tests.online_departures import departures, feed, keep_departures, questions
+from pipeline_assets_tests.stream_records import until
 
 FEED = feed("departures_history")
 MODEL = replace(flight_delay, views=FEED.views, request_features=())
@@ -121,6 +122,56 @@ def test_a_read_that_is_given_up_leaves_the_loop_and_the_next_read_alone(databas
     assert after == read(database, questions(NOW))
 
 
+def held_up(settings: OnlineSettings) -> list[int]:
+    """The process of each connection to the store that waits for a lock."""
+    with online(settings) as connection:
+        return [pid for (pid,) in connection.execute(
+            "select pid from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+        )]  # fmt: skip
+
+
+def test_a_connection_that_opens_slowly_is_used_once_it_is_open(database: OnlineSettings) -> None:
+    """Regression: each question that was given up meanwhile began another one, and left the one before to the garbage collector."""
+
+    async def asked(reader: AwaitedReader) -> tuple[list[list[int]], list[int], pa.Table]:
+        await reader.read(questions(NOW))
+        connections(database)
+        waiting: list[list[int]] = []
+        with online(database) as connection:
+            connection.execute("lock table online.feeds in access exclusive mode")
+            for _ in range(2):
+                reading = asyncio.ensure_future(reader.read(questions(NOW)))
+                waiting.append(await asyncio.to_thread(until, lambda: held_up(database), bool))
+                reading.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await reading
+        after = (await reader.read(questions(NOW))).features
+        return waiting, await asyncio.to_thread(backends, database), after
+
+    waiting, left, after = on_loop(database, asked)
+
+    assert after == read(database, questions(NOW))
+    assert [len(left), *waiting] == [1, left, left]
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_a_connection_that_is_being_opened_is_closed_with_its_reader(database: OnlineSettings) -> None:
+    """Once it is open, which its reader does not wait for."""
+
+    async def asked(reader: AwaitedReader) -> None:
+        with online(database) as connection:
+            connection.execute("lock table online.feeds in access exclusive mode")
+            reading = asyncio.ensure_future(reader.read(questions(NOW)))
+            await asyncio.to_thread(until, lambda: held_up(database), bool)
+            reader.close()
+            reading.cancel()
+        await asyncio.to_thread(until, lambda: backends(database), lambda found: not found)
+
+    on_loop(database, asked)
+
+    assert backends(database) == []
+
+
 def test_a_feed_that_is_built_anew_is_read_on(database: OnlineSettings) -> None:
     """Its tables are others then."""
 
@@ -137,7 +188,7 @@ def test_a_feed_that_is_built_anew_is_read_on(database: OnlineSettings) -> None:
 def test_what_is_wrong_with_a_question_costs_no_connection(database: OnlineSettings) -> None:
     """A time that states no longer know, then one that they do."""
 
-    async def asked(reader: AwaitedReader) -> tuple[int, int]:
+    async def asked(reader: AwaitedReader) -> tuple[list[int], list[int]]:
         await reader.read(questions(NOW))
         own = await asyncio.to_thread(backends, database)
         with pytest.raises(BehindState):
@@ -147,19 +198,19 @@ def test_what_is_wrong_with_a_question_costs_no_connection(database: OnlineSetti
 
     before, after = on_loop(database, asked)
 
-    assert before == after > 0
+    assert before == after
+    assert len(before) == 1
 
 
-def backends(settings: OnlineSettings) -> int:
-    """The process of Postgres that has the one other connection."""
+def backends(settings: OnlineSettings) -> list[int]:
+    """The process of Postgres of each other connection."""
     with online(settings) as connection:
         # Not what vacuums its tables.
         found = connection.execute(
             "select pid from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
             " and backend_type = 'client backend'"
         )
-        ((pid,),) = found.fetchall()
-    return int(pid)
+        return [pid for (pid,) in found]
 
 
 def test_a_store_that_is_not_there_is_an_error_until_it_is(empty: OnlineSettings) -> None:
