@@ -171,6 +171,16 @@ def test_a_process_of_the_service_starts_without_what_no_prediction_needs() -> N
     assert loaded.stdout.strip() == "[]"
 
 
+def test_the_door_of_events_loads_no_database_before_there_are_some() -> None:
+    """A process of the service knows each stream that takes events over HTTP, and reads records by one: 40 MB for who never gets any."""
+    imports = "from pipeline_assets.core.declarations import load_project; from pipeline_assets.serving.realtime.log.events import Door"
+    probe = f"import sys; {imports}; door = Door(load_project(), None); print(len(door._checkers) > 0, 'duckdb' in sys.modules)"
+
+    loaded = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+
+    assert loaded.stdout.strip() == "True False"
+
+
 # What only runs connect and compute with: no process that loads the code location, as each one of Dagster's does, waits for it.
 AT_RUNS = (
     "adbc_driver_postgresql", "boto3", "confluent_kafka", "evidently", "fastavro", "grpc_tools.protoc", "httpx", "matplotlib", "mlflow",

@@ -7,6 +7,7 @@ where both must agree: a flat object without a repeated field, each field of exa
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -96,7 +97,13 @@ class PlainJson:
         routed = {} if route_field is None else {route_field: {"VARCHAR"}}
         self._allowed = [routed.get(name, JSON_TYPES[kind]) & JSON_TYPES[kind] for name, kind in self._asked.items()]
         self._query = _query(contract.fields, self._asked, route_field)
-        self._connection = _database()
+
+    @cached_property
+    def _connection(self) -> "DuckDBPyConnection":
+        """Opened for the first records: processes that may get some, as the prediction service, and never do, would load 40 MB for it."""
+        import duckdb
+
+        return duckdb.connect(config={"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"})
 
     def read(self, payloads: pa.Array) -> PlainRows:
         """The plain ones of some payloads."""
@@ -168,12 +175,6 @@ def _is_read(field: Field, column: pa.ChunkedArray) -> np.ndarray:
     else:
         found = pc.is_finite(column).fill_null(False) if field.type == "number" else column.is_valid()
     return np.asarray(found.to_numpy(), dtype=bool)
-
-
-def _database() -> "DuckDBPyConnection":
-    import duckdb
-
-    return duckdb.connect(config={"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"})
 
 
 def _query(fields: Sequence[Field], asked: Mapping[str, FieldType], route_field: str | None) -> str:
