@@ -16,6 +16,10 @@ from sqlalchemy import inspect
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 
 from pipeline_assets.core import held_metadata
+from pipeline_assets.core.damage import ObjectDamaged
+from pipeline_assets.core.decoding import decoding
+from pipeline_assets.core.foreign import shown
+from pipeline_assets.core.names import LAKE
 
 # A process works with one; some tests change between two.
 MOST = 2
@@ -32,14 +36,21 @@ class KeptCatalog(SqlCatalog):
         """Leaves them for the next caller."""
 
     def _convert_orm_to_iceberg(self, orm_table: IcebergTables) -> Table:
-        """As pyiceberg, which asks for no more than this; the row of the catalog has been read, and says which metadata is the newest."""
-        read = super()._convert_orm_to_iceberg
-        metadata = held_metadata.HELD.of(str(orm_table.metadata_location), lambda: read(orm_table).metadata, _size)
+        """As pyiceberg, which asks for no more than this; the row of the catalog has been read, and says which metadata is the newest.
+
+        Raises ObjectDamaged where it names no object in the table's own folder of metadata, or nothing can be made of that.
+        """
+        location, read = str(orm_table.metadata_location), super()._convert_orm_to_iceberg
+        own, (folder, _, name) = f"/{orm_table.table_namespace}/{orm_table.table_name}/metadata", location.rpartition("/")
+        if not (folder.endswith(own) and name):
+            raise ObjectDamaged(f"{LAKE}{own}", f"is not where the catalog points ({shown(location)})")
+        with decoding(location):
+            metadata = held_metadata.HELD.of(location, lambda: read(orm_table).metadata, _size)
         return Table(
             identifier=(*self.identifier_to_tuple(orm_table.table_namespace), orm_table.table_name),
             metadata=metadata,
-            metadata_location=str(orm_table.metadata_location),
-            io=self._load_file_io(metadata.properties, orm_table.metadata_location),
+            metadata_location=location,
+            io=self._load_file_io(metadata.properties, location),
             catalog=self,
         )
 

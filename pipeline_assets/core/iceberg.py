@@ -104,14 +104,23 @@ class _Held:
         return getattr(self._manifest, name)
 
     def fetch_manifest_entry(self, io: "FileIO", discard_deleted: bool = True) -> "list[ManifestEntry]":  # noqa: FBT001, FBT002 - pyiceberg's
-        """The entries of files, without those that say that a file is gone."""
+        """The entries of files, without those that say that a file is gone; raises ObjectDamaged where nothing can be made of them."""
+        from pipeline_assets.core.decoding import decoding
+
         read = partial(self._manifest.fetch_manifest_entry, io, discard_deleted)
-        return held_metadata.HELD.of(self._manifest.manifest_path, read, len) if discard_deleted else read()
+        with decoding(self._manifest.manifest_path):
+            return held_metadata.HELD.of(self._manifest.manifest_path, read, len) if discard_deleted else read()
 
 
 def manifests_of(table: "Table", snapshot: "Snapshot") -> "list[ManifestFile]":
-    """The manifests of a snapshot, for plans: neither their list nor what they hold is read again while this process holds it."""
-    found = held_metadata.HELD.of(snapshot.manifest_list, partial(snapshot.manifests, table.io), len)
+    """The manifests of a snapshot, for plans: neither their list nor what they hold is read again while this process holds it.
+
+    Raises ObjectDamaged where nothing can be made of the list.
+    """
+    from pipeline_assets.core.decoding import decoding
+
+    with decoding(snapshot.manifest_list):
+        found = held_metadata.HELD.of(snapshot.manifest_list, partial(snapshot.manifests, table.io), len)
     return cast("list[ManifestFile]", list(map(_Held, found)))
 
 

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from pipeline_assets.core.damage import ObjectDamaged
 from pipeline_assets.core.errors import LakeBusy
+from pipeline_assets.core.iceberg import manifests_of
 from pipeline_assets.processing.lake import files as lake_files
 from pipeline_assets.processing.lake.commits import RETRYING
 
@@ -112,7 +113,7 @@ def _mentioned(table: "Table") -> _Mentioned:
     read: dict[str, list[tuple[bool, str]]] = {}
     for snapshot in table.snapshots():
         paths = found.by_snapshot.setdefault(snapshot.snapshot_id, set())
-        for manifest in snapshot.manifests(table.io):
+        for manifest in manifests_of(table, snapshot):
             if manifest.manifest_path not in read:
                 entries = list(manifest.fetch_manifest_entry(table.io, discard_deleted=False))
                 found.files |= {one.data_file.file_path: one.data_file for one in entries}
@@ -266,7 +267,7 @@ def _only_of(table: "Table", old: Sequence[int]) -> set[str]:
     """The manifests, and their lists, that these snapshots alone refer to."""
     of_old, of_others = set[str](), set[str]()
     for snapshot in table.snapshots():
-        named = {snapshot.manifest_list, *(manifest.manifest_path for manifest in snapshot.manifests(table.io))}
+        named = {snapshot.manifest_list, *(manifest.manifest_path for manifest in manifests_of(table, snapshot))}
         (of_old if snapshot.snapshot_id in old else of_others).update(named)
     return of_old - of_others
 

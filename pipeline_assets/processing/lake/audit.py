@@ -9,12 +9,13 @@ from zlib import crc32
 
 from pipeline_assets.core import connections, names
 from pipeline_assets.core.damage import ObjectDamaged
+from pipeline_assets.core.decoding import decoding
 from pipeline_assets.core.errors import UnknownName
 from pipeline_assets.core.sealed_files import SealedFileIO
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.staging import partitions as staging
 from pipeline_assets.processing.lake import files
-from pipeline_assets.processing.lake.intact import OBJECTS_AT_ONCE, damaged_objects, decoding
+from pipeline_assets.processing.lake.intact import OBJECTS_AT_ONCE, damaged_objects
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
@@ -92,10 +93,8 @@ def _tables(catalog: "Catalog", namespaces: Sequence[str]) -> Iterator[tuple[str
 def _table(catalog: "Catalog", identifier: tuple[str, str], sample: Sample) -> LakeVerdict:
     name = ".".join(identifier)
     try:
-        # Which object it is that nothing can be made of, pyiceberg does not say; each below is looked at by its name.
-        with decoding("/".join((names.LAKE, *identifier, "metadata"))):
-            table = catalog.load_table(identifier)
-            live = {file.file_path for file in files.live_files(table)}
+        table = catalog.load_table(identifier)
+        live = {file.file_path for file in files.live_files(table)}
     except ObjectDamaged as error:
         return LakeVerdict(table=name, objects=1, problems=[str(error)])
     metadata, old_rows, damaged = _named(table, live)

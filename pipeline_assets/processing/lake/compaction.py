@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from pipeline_assets.core.errors import LakeBusy, TableMismatch
+from pipeline_assets.core.iceberg import manifests_of
 from pipeline_assets.ingestion.staging import partitions as staging
 from pipeline_assets.processing.lake import files, scans
 from pipeline_assets.processing.lake.commits import Change, replace_files
@@ -59,7 +60,7 @@ def merge_manifests(table: "Table", *, min_manifests: int) -> bool:
     from pyiceberg.exceptions import CommitFailedException
 
     snapshot = table.current_snapshot()
-    if snapshot is None or len(snapshot.manifests(table.io)) < min_manifests:
+    if snapshot is None or len(manifests_of(table, snapshot)) < min_manifests:
         return False
     try:
         with table.transaction() as transaction:

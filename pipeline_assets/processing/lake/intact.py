@@ -4,21 +4,16 @@ Of an object without one, as Kafka Connect writes them, less can be said: a Parq
 and of metadata whether anything can be made of them.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from datetime import date
-from gzip import BadGzipFile
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline_assets.core import connections, seals
 from pipeline_assets.core.damage import ObjectDamaged
-from pipeline_assets.core.errors import PipelineError
-from pipeline_assets.core.foreign import shown
 from pipeline_assets.core.iceberg import Identifier, open_table
 from pipeline_assets.core.sealed_objects import PARQUET
 from pipeline_assets.core.settings import Settings
@@ -84,19 +79,3 @@ def _read_to_its_end(opened: pa.NativeFile, path: str) -> None:
             continue
     except (OSError, pa.ArrowException) as error:
         raise ObjectDamaged(path, f"cannot be read ({error})") from error
-
-
-@contextmanager
-def decoding(path: str) -> Iterator[None]:
-    """Raises ObjectDamaged where the block can make nothing of metadata, whatever error pyiceberg has for that.
-
-    Where the store or the catalog cannot be asked, their errors are raised as they are.
-    """
-    try:
-        yield
-    except BadGzipFile as error:
-        raise ObjectDamaged(path, f"cannot be read ({error})") from error
-    except (PipelineError, OSError, SQLAlchemyError):
-        raise
-    except Exception as error:
-        raise ObjectDamaged(path, f"cannot be read ({type(error).__name__}: {shown(error)})") from error

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from pipeline_assets.core import connections, names, sealed_json
 from pipeline_assets.core.damage import ObjectDamaged
 from pipeline_assets.core.errors import StoreRefused
-from pipeline_assets.core.iceberg import tables_of
+from pipeline_assets.core.iceberg import manifests_of, tables_of
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.staging import partitions as staging
 
@@ -112,7 +112,7 @@ def named_by(table: "Table") -> set[str]:
         return {manifest.manifest_path, *(entry.data_file.file_path for entry in entries)}
 
     with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
-        lists = pool.map(lambda snapshot: snapshot.manifests(table.io), metadata.snapshots)
+        lists = pool.map(lambda snapshot: manifests_of(table, snapshot), metadata.snapshots)
         manifests = {manifest.manifest_path: manifest for manifests in lists for manifest in manifests}
         return named.union(*pool.map(data_of, manifests.values()))
 

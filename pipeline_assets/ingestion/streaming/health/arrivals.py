@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import catalog
-from pipeline_assets.core.iceberg import open_table, snapshots_since, while_unchanged
+from pipeline_assets.core.iceberg import manifests_of, open_table, snapshots_since, while_unchanged
 from pipeline_assets.core.names import AssetName
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.streaming.capture.topics import watermarks
@@ -75,7 +75,7 @@ def _commit(table: "Table", snapshot: "Snapshot") -> Mapping[str, int | str]:
     from pyiceberg.types import TimestamptzType
 
     field = table.schema().find_field(RECEIVED_AT).field_id
-    own = [one for one in snapshot.manifests(table.io) if one.added_snapshot_id == snapshot.snapshot_id]
+    own = [one for one in manifests_of(table, snapshot) if one.added_snapshot_id == snapshot.snapshot_id]
     files = [entry.data_file for one in own for entry in one.fetch_manifest_entry(table.io) if entry.snapshot_id == snapshot.snapshot_id]
     times = [int(from_bytes(TimestamptzType(), file.upper_bounds[field])) for file in files if field in (file.upper_bounds or {})]
     return {
@@ -144,7 +144,7 @@ def _entries(table: "Table", after: int | None) -> "list[ManifestEntry]":
     if newest is None or newest.snapshot_id == after:
         return []
     chain = _ids(snapshots_since(table, after))
-    manifests = [one for one in newest.manifests(table.io) if chain is None or one.added_snapshot_id in chain]
+    manifests = [one for one in manifests_of(table, newest) if chain is None or one.added_snapshot_id in chain]
     entries = [entry for one in manifests for entry in one.fetch_manifest_entry(table.io, discard_deleted=True)]
     return entries if chain is None else [entry for entry in entries if entry.snapshot_id in chain]
 

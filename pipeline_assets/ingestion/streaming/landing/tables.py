@@ -12,7 +12,7 @@ from pipeline_assets.core import names
 from pipeline_assets.core.arrow import batches_in
 from pipeline_assets.core.damage import ObjectDamaged
 from pipeline_assets.core.errors import TableMismatch
-from pipeline_assets.core.iceberg import Column, follow, open_or_create, snapshots_since
+from pipeline_assets.core.iceberg import Column, follow, manifests_of, open_or_create, snapshots_since
 from pipeline_assets.ingestion.streaming.landing.offsets import Seen, Spans, spans_of, union
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def increment(table: "Table", after: int | None, seen: Seen) -> Increment:
         return Increment(snapshot_id=after, files=())
     chain = _appended(snapshots_since(table, after))
     found = []
-    for manifest in newest.manifests(table.io):
+    for manifest in manifests_of(table, newest):
         if chain is None or manifest.added_snapshot_id in chain:
             found += [
                 (entry.sequence_number or 0, file)

@@ -8,6 +8,7 @@ from secrets import token_hex
 
 import dagster as dg
 import numpy as np
+import psycopg
 import pyarrow as pa
 import pytest
 
@@ -21,13 +22,17 @@ from pipeline_assets.core.iceberg import Identifier
 from pipeline_assets.core.resources import Platform
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.staging import partitions as staging
+from pipeline_assets.ingestion.streaming.landing import tables as landing
+from pipeline_assets.ingestion.streaming.landing.offsets import Seen
 from pipeline_assets.processing.lake import assets, files, scans, tables
 from pipeline_assets.processing.lake.audit import WHOLE, LakeVerdict, Sample, audit_lake
 from pipeline_assets.processing.lake.compaction import compact
 from pipeline_assets.processing.lake.rebuild import take_out
 from pipeline_assets.processing.lake.recent import Recent
+from pipeline_assets.processing.lake.sweep import named_by
 from pipeline_assets_tests.flipped_bits import damage_two_days, flip, live_keys
 from pipeline_assets_tests.lake_rows import day, in_lake, stage, stage_in_files, trip_rows, trips
+from pipeline_assets_tests.landings import land, records
 from pipeline_assets_tests.stack_env import write_stack_env
 
 DAYS = 3
@@ -97,6 +102,62 @@ def test_a_read_names_an_object_that_is_gone(stores: Settings, derived: Identifi
         tables.read_all(stores, derived).read_all()
 
     assert key in str(refused.value)
+
+
+JUNK = {"no text": b"\xff\xfe", "a page": b"<html>gone</html>", "an empty object": b"{}", "deep": b"[" * 100_000, "null": b"null"}
+
+
+@pytest.mark.parametrize("junk", JUNK.values(), ids=JUNK)
+def test_metadata_that_are_junk_are_named_and_the_table_is_rebuilt(stores: Settings, derived: Identifier, junk: bytes) -> None:
+    """Regression: what has no seal, and is no metadata, ended in a trace of the library, and so did the remedy of the audit."""
+    put(stores, derived)
+    key = key_of(stores, derived, "metadata")
+    object_store(stores).put_object(Bucket=stores.s3_bucket, Key=key, Body=junk)
+    for asked in (lambda: tables.read_all(stores, derived), lambda: put(stores, derived)):
+        with pytest.raises(ObjectDamaged, match="cannot be read") as refused:
+            asked()
+        assert (refused.value.table, key in str(refused.value)) == (".".join(derived), True)
+    assert take_out(stores, ".".join(derived)).startswith(f"{'.'.join(derived)} is out of the catalog.")
+    put(stores, derived)
+
+    assert tables.read_all(stores, derived).read_all().equals(rows_of_days())
+
+
+@pytest.mark.parametrize("kind", ["another table", "rows", "manifest", "nothing", "", "http://host/name", "s3://bucket", "/etc/passwd"])
+def test_a_catalog_that_points_elsewhere_is_refused_and_the_table_rebuilt(stores: Settings, derived: Identifier, kind: str) -> None:
+    """Regression: a table whose row of the catalog named another's metadata was read, and written, as that other table."""
+    other = names.features(f"trips_{token_hex(4)}")
+    put(stores, derived)
+    tables.replace_days(stores, other, trip_rows(day(0), seats=9), "began_at", day(0), day(0))
+    of_other = {f"{part}": f"s3://{stores.s3_bucket}/{key_of(stores, other, part)}" for part in ("metadata", "rows", "manifest")}
+    location = {"another table": of_other["metadata"], "nothing": None, **of_other}.get(kind, kind)
+    with psycopg.connect(stores.catalog_dsn.get_secret_value()) as database:
+        database.execute("update iceberg_tables set metadata_location = %s where table_name = %s", (location, derived[1]))
+    for asked in (lambda: tables.read_all(stores, derived), lambda: put(stores, derived)):
+        with pytest.raises(ObjectDamaged, match="is not where the catalog points") as refused:
+            asked()
+        assert refused.value.table == ".".join(derived)
+    take_out(stores, ".".join(derived))
+    put(stores, derived)
+
+    assert tables.read_all(stores, derived).read_all().equals(rows_of_days())
+    assert tables.read_all(stores, other).read_all().equals(trip_rows(day(0), seats=9))
+
+
+@pytest.mark.parametrize("kind", ["manifest list", "manifest"])
+@pytest.mark.parametrize("junk", [b"\xff\xfe", b"Obj\x01"], ids=["no Avro", "cut"])
+def test_junk_in_landed_metadata_is_named(stores: Settings, kind: str, junk: bytes) -> None:
+    """Regression: Kafka Connect's objects have no seal, so what is no Avro ended in a trace of the reader, and of the maintenance."""
+    topic = f"readings-{token_hex(4)}"
+    with catalog(stores) as lake:
+        land(lake, records(0, 3), topic)
+        key = key_of(stores, names.landed(topic), kind)
+        object_store(stores).put_object(Bucket=stores.s3_bucket, Key=key, Body=junk)
+        table = lake.load_table(names.landed(topic))
+        for asked in (lambda: landing.increment(table, None, Seen()), lambda: named_by(table), lambda: files.live_files(table)):
+            with pytest.raises(ObjectDamaged, match="cannot be read") as refused:
+                asked()
+            assert (refused.value.table, key in str(refused.value)) == (".".join(names.landed(topic)), True)
 
 
 def test_the_same_rows_again_heal_damaged_days(stores: Settings, derived: Identifier) -> None:
