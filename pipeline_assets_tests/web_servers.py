@@ -63,9 +63,9 @@ class WebServer:
         found: Any = self.ask(RUNS, headers).json()
         return {run["runId"]: run["status"] for run in found["data"]["runsOrError"]["results"]}
 
-    def start(self, headers: Mapping[str, str] | None = None) -> str:
-        """Starts a run as a program does; its id."""
-        answer: Any = self.ask(LAUNCH, headers).json()
+    def start(self, headers: Mapping[str, str] | None = None, config: str = "{}") -> str:
+        """Starts a run as a program does, with a configuration in the words of GraphQL; its id."""
+        answer: Any = self.ask(LAUNCH.replace("runConfigData: {}", f"runConfigData: {config}"), headers).json()
         run: str = answer["data"]["launchRun"]["run"]["runId"]
         return run
 

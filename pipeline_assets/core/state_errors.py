@@ -32,7 +32,8 @@ def read_as_text(path: Path, remedy: str) -> Iterator[None]:
 
 # What is wrong with a folder or a disk, and no bug of the platform.
 OF_THE_MACHINE = frozenset({
-    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG,
+    errno.ENOENT, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT,
 })  # fmt: skip
 
 
@@ -41,7 +42,9 @@ class FolderUnusable(UserInputError):
 
     def __init__(self, path: str, problem: str) -> None:
         self.path, self.problem = path, problem
-        super().__init__(f"{path}: {problem}. Let this user read and write it, free space, or name another folder by PIPELINE_HOME.")
+        super().__init__(
+            f"{path}: {problem}. Let this user read and write it, free space, or name another (the folder of the stack by PIPELINE_HOME)."
+        )
 
 
 @contextmanager
@@ -52,5 +55,5 @@ def errors_of_folders(home: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in OF_THE_MACHINE:
             raise
-        path = f"the disk of {home} or of TMPDIR" if error.filename is None else str(error.filename)
+        path = f"Where this was written (its output, {home} or TMPDIR)" if error.filename is None else str(error.filename)
         raise FolderUnusable(path, str(error.strerror)) from error

@@ -1,5 +1,6 @@
 """Files of a stack's folder that are junk, or no files: each is made anew, or named in one sentence, and none is waited for."""
 
+import errno
 import json
 import os
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline_assets.core.settings import ROOT, StackSettings, read_settings
-from pipeline_assets.core.state_errors import StateFileDamaged
+from pipeline_assets.core.state_errors import FolderUnusable, StateFileDamaged, errors_of_folders
 from pipeline_assets.local_stack import dagster, postgres, processes, settings
 from pipeline_assets.local_stack.inventory import described
 from pipeline_assets.local_stack.plan import POSTGRES, Plan
@@ -181,6 +182,22 @@ def test_an_environment_file_that_is_no_text_is_named_and_left_as_it_is(tmp_path
     assert path.read_bytes() == before
 
 
+def test_what_the_system_says_of_a_file_is_one_sentence(tmp_path: Path) -> None:
+    """With the path where there is one; a full disk that has none is of the output, the home or temporary files; bugs keep their trace."""
+    (tmp_path / "file").write_text("")
+    for path, said in (
+        (tmp_path / "none" / "x.html", "No such file"),
+        (tmp_path, "Is a directory"),
+        (tmp_path / "file" / "x", "Not a dir"),
+    ):
+        with pytest.raises(FolderUnusable, match=rf"^{path}: {said}.*PIPELINE_HOME"), errors_of_folders(tmp_path):
+            path.write_text("x")
+    with pytest.raises(FolderUnusable, match=rf"output, {tmp_path} or TMPDIR\): No space left"), errors_of_folders(tmp_path):
+        Path("/dev/full").write_text("x")
+    with pytest.raises(ConnectionRefusedError), errors_of_folders(tmp_path):
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "refused")
+
+
 def test_a_home_that_cannot_be_one_is_named_in_one_sentence(tmp_path: Path) -> None:
     """A file, a folder below one, and a name that is too long; each with the setting, and without a trace."""
     (tmp_path / "file").write_text("")
@@ -188,4 +205,4 @@ def test_a_home_that_cannot_be_one_is_named_in_one_sentence(tmp_path: Path) -> N
         said = command(home, "up")
         assert (said.returncode, said.stdout, len(said.stderr.strip().splitlines())) == (2, "", 1), said.stderr
         assert str(home)[:200] in said.stderr
-        assert "name another folder by PIPELINE_HOME" in said.stderr
+        assert "name another (the folder of the stack by PIPELINE_HOME)" in said.stderr
