@@ -9,6 +9,7 @@ from pipeline_assets.core.dsn import sqlalchemy_url
 from pipeline_assets.local_stack import s3
 from pipeline_assets.local_stack.http import answers
 from pipeline_assets.local_stack.plan import (
+    HOME,
     HOST,
     MLFLOW,
     POSTGRES,
@@ -24,7 +25,7 @@ from pipeline_assets.local_stack.plan import (
 
 URL, DSN = setting("mlflow_url"), setting("mlflow_dsn")
 USER, PASSWORD = setting("mlflow_user"), setting("mlflow_password")
-# Who uses the server, platform and people alike, and the secrets: their password, and what signs forms of pages.
+# Who uses the server, and the secrets: the password of that, and what signs forms of pages. People may have keys instead (`mlflow_login`).
 CALLER, LOGIN, SIGNING = "pipeline", "mlflow_login", "mlflow_signing"
 CHECKED_SECONDS = 60
 WORKERS = 1
@@ -48,6 +49,7 @@ def service(plan: Plan) -> Service:
             "AWS_ACCESS_KEY_ID": access_key,
             "AWS_SECRET_ACCESS_KEY": secret_key,
             **trusted_by_aws(plan),
+            HOME: str(plan.home),
             "MLFLOW_AUTH_CONFIG_PATH": str(plan.home / MLFLOW / "login.ini"),
             "MLFLOW_AUTH_ADMIN_USERNAME": CALLER,
             "MLFLOW_AUTH_ADMIN_PASSWORD": plan.secrets[LOGIN],
@@ -64,10 +66,11 @@ def service(plan: Plan) -> Service:
 
 
 def write_login(plan: Plan) -> None:
-    """How the server knows its users: in its own database. Only who is named there may do anything."""
+    """How the server knows its users: in its own database, and by keys. Only who is named there may do anything."""
     login = ConfigParser(interpolation=None)
     login["mlflow"] = {
         "default_permission": "NO_PERMISSIONS",
+        "authorization_function": "pipeline_assets.local_stack.mlflow_login:authenticate",
         "database_uri": sqlalchemy_url(DSN, plan.settings[DSN], "psycopg").replace("%", "%%"),
         # Each request would hash the password anew, which takes longer than most answers.
         "auth_cache_ttl_seconds": str(CHECKED_SECONDS),

@@ -7,11 +7,11 @@ load that asks for every day.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from pipeline_assets.core import names, sealed_json
@@ -63,11 +63,15 @@ def done(client: "S3Client", bucket: str, contract: Contract, day: date, load: L
 
 def _unfinished(client: "S3Client", bucket: str, key: str, contract: Contract) -> Load | None:
     try:
-        found = Load(**{**json.loads(sealed_json.read(client, bucket, key)), "is_taken_up": True})
-        is_recent = datetime.now(UTC) - datetime.fromisoformat(found.begun_at) < TAKEN_UP_WITHIN
-    except (client.exceptions.NoSuchKey, ObjectDamaged, TypeError, ValueError):
+        found = sealed_json.read(client, bucket, key, _recent)
+    except (client.exceptions.NoSuchKey, ObjectDamaged):
         return None
-    return found if is_recent and found.contract_digest == _digest(contract) else None
+    return found if found is not None and found.contract_digest == _digest(contract) else None
+
+
+def _recent(stored: Mapping[str, Any]) -> Load | None:
+    found = Load(**{**stored, "is_taken_up": True})
+    return found if datetime.now(UTC) - datetime.fromisoformat(found.begun_at) < TAKEN_UP_WITHIN else None
 
 
 def _begin(client: "S3Client", bucket: str, key: str, contract: Contract) -> Load:

@@ -109,14 +109,14 @@ def read_manifests(settings: Settings, contract_name: str, partitions: Sequence[
 
 def manifest_from(client: "S3Client", bucket: str, contract_name: str, partition: str) -> Manifest | None:
     """The manifest of a staged partition, read through a client at hand; None where it was never staged."""
-    key = f"{folder(contract_name, partition)}/{MANIFEST}"
     try:
-        stored = json.loads(sealed_json.read(client, bucket, key))
-        return Manifest(**{**stored, "files": tuple(StagedFile(**file) for file in stored["files"])})
+        return sealed_json.read(client, bucket, f"{folder(contract_name, partition)}/{MANIFEST}", _manifest)
     except client.exceptions.NoSuchKey:
         return None
-    except (KeyError, TypeError) as error:
-        raise ObjectDamaged(f"{SCHEME}{bucket}/{key}", "is no manifest") from error
+
+
+def _manifest(stored: Mapping[str, Any]) -> Manifest:
+    return Manifest(**{**stored, "files": tuple(StagedFile(**file) for file in stored["files"])})
 
 
 def readable_manifest(client: "S3Client", bucket: str, contract_name: str, partition: str) -> Manifest | None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -46,9 +47,8 @@ class TrainingSet:
         return json.dumps(asdict(self), sort_keys=True, default=datetime.isoformat)
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> "TrainingSet":
-        """The record that `to_json` wrote."""
-        stored = json.loads(text)
+    def from_stored(cls, stored: Mapping[str, Any]) -> "TrainingSet":
+        """The record of which these are the fields of its JSON."""
         parts = {"as_of": datetime.fromisoformat(stored["as_of"]), "blocks": tuple(map(Block.from_stored, stored["blocks"]))}
         return cls(**{**stored, **parts})
 
@@ -80,7 +80,7 @@ def named(settings: Settings, model: Model, name: str) -> TrainingSet:
     """The published training set of that name; raises NotTrained if there is none."""
     client = object_store(settings)
     try:
-        return TrainingSet.from_json(sealed_json.read(client, settings.s3_bucket, _record_key(model, name)))
+        return sealed_json.read(client, settings.s3_bucket, _record_key(model, name), TrainingSet.from_stored)
     except client.exceptions.NoSuchKey as error:
         raise NotTrained(model.name, f"training set {name}", "/".join(names.training_set(model.name))) from error
 
@@ -152,12 +152,11 @@ def leave(settings: Settings, model: Model, path: str, rows: pa.Table) -> None:
 
 def _left_of(settings: Settings, path: str) -> tuple[str, str] | None:
     """Path and SHA-256 of what is left of a training set; None where nothing was taken out of it."""
-    client = object_store(settings)
+    client, key = object_store(settings), _note_key(path.removeprefix(f"s3://{settings.s3_bucket}/"))
     try:
-        noted = json.loads(sealed_json.read(client, settings.s3_bucket, _note_key(path.removeprefix(f"s3://{settings.s3_bucket}/"))))
+        return sealed_json.read(client, settings.s3_bucket, key, lambda noted: (str(noted["path"]), str(noted["sha256"])))
     except client.exceptions.NoSuchKey:
         return None
-    return str(noted["path"]), str(noted["sha256"])
 
 
 def _note_key(key: str) -> str:

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from pipeline_assets.core import names
 from pipeline_assets.core.errors import ArtifactCorrupt, TableMismatch
+from pipeline_assets.core.sealed_json import UNFIT
 from pipeline_assets.model_lifecycle.training.blocks import Block
 from pipeline_assets.model_lifecycle.training.code_state import Edits
 from pipeline_assets.processing.features.catalogue import FeatureColumn, feature_columns
@@ -118,7 +119,7 @@ def read_contract(stored: bytes, name: str, expected: str | None = None) -> Mode
         raise ArtifactCorrupt(name, str(expected), found)
     try:
         return ModelContract.from_json(stored)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except UNFIT as error:
         raise ArtifactCorrupt(name, "that of a contract", found) from error
 
 

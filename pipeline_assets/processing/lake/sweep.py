@@ -8,10 +8,10 @@ a wrong bit in it, delays deletion.
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -75,12 +75,15 @@ def _delete_old(client: "S3Client", bucket: str, notes_key: str, orphans: dict[s
 
 
 def _read_notes(client: "S3Client", bucket: str, key: str) -> dict[str, datetime]:
-    """When each orphan was first seen; nothing where that is not known for certain, as of notes that are damaged, or without a seal."""
+    """When each orphan was first seen; nothing where that is not known for certain, as of notes that are damaged."""
     try:
-        notes = json.loads(sealed_json.read(client, bucket, key)).get(FIRST_SEEN, {})
+        return sealed_json.read(client, bucket, key, _seen)
     except (client.exceptions.NoSuchKey, ObjectDamaged):
         return {}
-    return {path: datetime.fromisoformat(first_seen) for path, first_seen in notes.items()}
+
+
+def _seen(notes: Mapping[str, Mapping[str, str]]) -> dict[str, datetime]:
+    return {path: datetime.fromisoformat(first_seen).astimezone(UTC) for path, first_seen in notes.get(FIRST_SEEN, {}).items()}
 
 
 def _delete(client: "S3Client", bucket: str, keys: Sequence[str]) -> None:

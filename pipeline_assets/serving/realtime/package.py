@@ -10,7 +10,9 @@ import pyarrow as pa
 
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import object_store
-from pipeline_assets.core.errors import NotTrained, PackageCorrupt, UnknownName
+from pipeline_assets.core.errors import ArtifactCorrupt, NotTrained, PackageCorrupt, UnknownName
+from pipeline_assets.core.foreign import shown
+from pipeline_assets.core.sealed_json import UNFIT
 from pipeline_assets.core.settings import ObjectStoreSettings, Settings
 from pipeline_assets.model_lifecycle.registry import ledger
 from pipeline_assets.model_lifecycle.training.blocks import HOLDOUT
@@ -91,7 +93,7 @@ def read_package(settings: ObjectStoreSettings, model_name: str, version: int) -
         return None
     try:
         package = package_from(json.loads(content))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except UNFIT as error:
         raise PackageCorrupt(model_name, version, [f"{MANIFEST} cannot be read ({type(error).__name__})"]) from error
     if (package.model, package.version) != (model_name, version):
         raise PackageCorrupt(model_name, version, [f"{MANIFEST} is of model '{package.model}' version {package.version}"])
@@ -140,8 +142,11 @@ def loaded(package: Package, files: Mapping[str, bytes], contract_sha256: str | 
     broken = broken_files(package, files)
     if broken:
         raise PackageCorrupt(package.model, package.version, broken)
-    contract = read_contract(files[CONTRACT_FILE], f"contract in the package of {package.model} version {package.version}")
-    known = golden_from(json.loads(files[SELFTEST_FILE]))
+    try:
+        contract = read_contract(files[CONTRACT_FILE], f"contract in the package of {package.model} version {package.version}")
+        known = golden_from(json.loads(files[SELFTEST_FILE]))
+    except (ArtifactCorrupt, *UNFIT) as error:
+        raise PackageCorrupt(package.model, package.version, [f"contract or golden rows cannot be read ({shown(error)})"]) from error
     problems = _contradictions(package, contract, known, contract_sha256)
     if problems:
         raise PackageCorrupt(package.model, package.version, problems)

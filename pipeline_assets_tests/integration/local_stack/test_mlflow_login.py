@@ -1,4 +1,8 @@
-"""MLflow asks who is there: nobody without the login of the stack reads or writes anything of it."""
+"""MLflow asks who is there: nobody without the login of the stack or a key of the web pages reads or writes anything of it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from secrets import token_hex
 
 import httpx
 import pytest
@@ -6,7 +10,12 @@ from mlflow.exceptions import MlflowException
 from pydantic import SecretStr
 
 from pipeline_assets.core.connections import tracking
-from pipeline_assets.core.settings import Settings
+from pipeline_assets.core.settings import AccessSettings, Settings, read_part
+from pipeline_assets.serving.realtime.access.callers import Role
+from pipeline_assets.serving.realtime.access.key_file import change_keys
+from pipeline_assets.serving.realtime.access.keys import revoked, utc_now
+from pipeline_assets_tests.guarded_apps import add_key
+from pipeline_assets_tests.stream_records import until
 
 API = "/api/2.0/mlflow"
 
@@ -36,3 +45,69 @@ def test_the_platform_logs_in_with_its_settings(stack: Settings) -> None:
     with pytest.raises(MlflowException, match="401"):
         tracking(stack.model_copy(update={"mlflow_password": SecretStr("guessed")})).search_experiments(max_results=1)
     assert tracking(stack).search_experiments(max_results=1) != []
+
+
+@pytest.fixture
+def path(stack: Settings) -> Iterator[Path]:
+    """The file of keys of the stack, which afterwards is what it was."""
+    file = read_part(AccessSettings, stack.home).keys_file
+    before = file.read_bytes() if file.exists() else None
+    yield file
+    if before is None:
+        file.unlink(missing_ok=True)
+    else:
+        file.write_bytes(before)
+
+
+def known(stack: Settings, path: Path, role: Role) -> str:
+    """A new key, once the server has seen it in the file."""
+    text = add_key(path, token_hex(4), role)
+    until(lambda: httpx.get(stack.mlflow_url, auth=("ann", text)).status_code, lambda status: status == httpx.codes.OK)
+    return text
+
+
+def asked_of(stack: Settings, key: str) -> dict[str, int]:
+    """The status of what somebody asks MLflow for with a key as their password, by its name."""
+    experiment, name = tracking(stack).create_experiment(token_hex(4)), token_hex(4)
+    tracking(stack).create_registered_model(name)
+    with httpx.Client(base_url=stack.mlflow_url, auth=("ann", key)) as client:
+        answers = {
+            "see the page": client.get("/"),
+            "find experiments": client.post(f"{API}/experiments/search", json={"max_results": 1}),
+            "read an experiment": client.get(f"{API}/experiments/get", params={"experiment_id": experiment}),
+            "find its runs": client.post(f"{API}/runs/search", json={"experiment_ids": [experiment]}),
+            "read a model": client.get(f"{API}/registered-models/get", params={"name": name}),
+            "make an experiment": client.post(f"{API}/experiments/create", json={"name": token_hex(4)}),
+            "make a run": client.post(f"{API}/runs/create", json={"experiment_id": experiment}),
+            "make a model": client.post(f"{API}/registered-models/create", json={"name": token_hex(4)}),
+            "describe a model": client.patch(f"{API}/registered-models/update", json={"name": name, "description": "mine"}),
+            "make a user": client.post(f"{API}/users/create", json={"username": token_hex(4), "password": "password1234"}),
+        }
+    return {what: answer.status_code for what, answer in answers.items()}
+
+
+def test_a_viewer_reads_mlflow_and_changes_nothing(stack: Settings, path: Path) -> None:
+    """By a key of the web pages; what is read by POST is read, and what MLflow lets each of its own users make is refused."""
+    found = asked_of(stack, known(stack, path, Role.VIEWER))
+    refused = [what for what in found if what.split()[0] in {"make", "describe"}]
+
+    assert found == dict.fromkeys(found, 200) | dict.fromkeys(refused, 403)
+    assert len(refused) == 5
+
+
+def test_an_operator_does_in_mlflow_what_the_platform_may(stack: Settings, path: Path) -> None:
+    """Until the key is revoked."""
+    text = known(stack, path, Role.OPERATOR)
+    before = set(asked_of(stack, text).values())
+    own = text.split("_")[1]
+    change_keys(path, lambda keys: ({**keys, own: revoked(keys[own], now=utc_now())}, None))
+    with httpx.Client(base_url=stack.mlflow_url, auth=("ann", text)) as client:
+        until(lambda: client.get("/").status_code, lambda status: status == httpx.codes.UNAUTHORIZED)
+
+    assert before == {200}
+
+
+@pytest.mark.parametrize("role", [Role.READ, Role.PREDICT])
+def test_a_key_without_a_role_of_the_pages_does_not_open_mlflow(stack: Settings, path: Path, role: Role) -> None:
+    """Nothing is answered but that a login is needed."""
+    assert set(asked_of(stack, add_key(path, token_hex(4), role)).values()) == {401}

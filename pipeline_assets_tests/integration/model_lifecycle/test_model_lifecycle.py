@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 from pipeline_assets.core import names
 from pipeline_assets.core.accounts import account_name
 from pipeline_assets.core.connections import object_store, online, tracking, warehouse
+from pipeline_assets.core.damage import ObjectDamaged
 from pipeline_assets.core.errors import ArtifactCorrupt, ModelRejected, NotTrained, PromotionRefused, UnknownName, UserInputError
 from pipeline_assets.core.project import Project
 from pipeline_assets.core.resources import Platform, key
@@ -409,6 +410,17 @@ def test_a_changed_model_file_is_never_loaded(house: House) -> None:
 
     with pytest.raises(ArtifactCorrupt, match="model file of"):
         versions.champion(settings, house.model)
+
+
+def test_a_record_of_a_training_set_that_is_junk_is_named(house: House) -> None:
+    """Regression: one without a seal ended in a trace."""
+    house.train()
+    client, bucket, folder = object_store(house.settings), house.settings.s3_bucket, "/".join(names.training_set(house.model.name))
+    (key,) = [one["Key"] for one in client.list_objects_v2(Bucket=bucket, Prefix=folder)["Contents"] if one["Key"].endswith(".json")]
+    for junk in (b"", b"{}", b"[]", b"[" * 100_000):
+        client.put_object(Bucket=bucket, Key=key, Body=junk)
+        with pytest.raises(ObjectDamaged, match=key):
+            archive.find(house.settings, house.model)
 
 
 def test_a_training_set_that_was_deleted_is_named(house: House) -> None:

@@ -210,6 +210,20 @@ def test_a_wrong_bit_in_the_notes_delays_deletion(isolated: Settings) -> None:
     assert [(look.orphans, look.deleted) for look in (damaged, early, late)] == [(1, 0), (1, 0), (1, 1)]
 
 
+def test_notes_that_are_junk_delay_deletion(isolated: Settings) -> None:
+    """Regression: they ended in a trace, every night."""
+    stage(isolated, TRIPS, day(0), trip_rows(day(0)))
+    stage(isolated, TRIPS, day(0), trip_rows(day(0), seats=2))
+    tables.publish_days(isolated, TRIPS, day(0), day(0))
+    maintain(isolated, names.LAKE, POLICY, NOW)
+    notes = f"{names.LAKE}/_orphans/{names.LAKE}.json"
+    for junk in (b"", b"[]", b'{"first_seen": []}', b'{"first_seen": {"key": "then"}}', b'{"first_seen": {"key": 7}}'):
+        object_store(isolated).put_object(Bucket=isolated.s3_bucket, Key=notes, Body=junk)
+        swept = maintain(isolated, names.LAKE, POLICY, NOW + DAY).swept
+
+        assert (swept.orphans, swept.deleted) == (1, 0)
+
+
 def test_what_a_kept_snapshot_or_a_manifest_names_is_never_deleted(isolated: Settings) -> None:
     """Staged files outlive their manifest while a snapshot reads them, and outlive the lake while a manifest lists them."""
     history = stage(isolated, trips("history"), day(0), trip_rows(day(0))).files[0].path

@@ -152,6 +152,24 @@ def test_changed_or_missing_files_are_found_before_they_are_used(settings: Setti
     assert (changed.latency, changed.golden_rows, missing.latency) == (None, 0, None)
 
 
+@pytest.mark.parametrize("name", [CONTRACT_FILE, SELFTEST_FILE, MANIFEST])
+def test_files_that_are_junk_by_their_own_manifest_are_named_and_made_anew(settings: Settings, model: Model, name: str) -> None:
+    """Regression: junk whose hash somebody had made to fit ended in a trace, and was not healed by building the package again."""
+    live = go_live(settings, model, seed=1, live_from=START)
+    package = build_package(settings, model)
+    files = {one: read(settings, package, one) for one in FILES}
+    for junk in (b"[]", b"{}", b'"text"', b"[" * 100_000):
+        if name == MANIFEST:
+            write(settings, package, MANIFEST, junk)
+        else:
+            write_package(settings, model.name, live, {**files, name: junk})
+        with pytest.raises(PackageCorrupt, match="cannot be read"):
+            load_package(settings, model, live)
+
+    assert build_package(settings, model) == package
+    assert verify_package(settings, model, live).problems == ()
+
+
 def test_a_package_of_another_version_in_its_place_is_refused(settings: Settings, model: Model, tmp_path: Path) -> None:
     """All of its files agree with each other; that the ledger has noted another contract gives them away."""
     live = go_live(settings, model, seed=1, live_from=START)
