@@ -8,10 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import cache
+from itertools import chain, pairwise
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline_assets.core.errors import SourceChanged, SourceRefused
 from pipeline_assets.ingestion.batch.pages import KEEP_BYTES
@@ -26,7 +28,7 @@ from pipeline_assets.spec.sources import CsvFile, FileFormat, JsonLines, Parquet
 # JSON is read faster in larger blocks, which two cores share.
 BLOCK_BYTES, JSON_BLOCK_BYTES = 1_000_000, 8_000_000
 LONGEST_ROW_BYTES, LONGEST_ROW_LINES = 16_000_000, 1_000
-PARQUET_ROWS = 65_536
+PARQUET_ROWS, PART_BYTES = 65_536, 64_000_000
 TEXTS = (pa.string(), pa.large_string(), pa.string_view())
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # How files begin that are no text, and what they are.
@@ -288,16 +290,33 @@ def _parquet_parts(file: OpenFile) -> Iterator[Part]:
     import pyarrow.parquet as pq
 
     names = [field.name for field in file.contract.fields]
-    with pq.ParquetFile(file.content) as parquet:
-        _require(file, _parquet_problems(file.contract, parquet.schema_arrow))
+    metadata = pq.ParquetFile(file.content).metadata
+    found = metadata.schema.to_arrow_schema()
+    _require(file, _parquet_problems(file.contract, found))
+    # A text that a dictionary repeats is as long as its rows say once it is decoded: 5 KB may be terabytes.
+    texts = [field.name for field in file.contract.fields if field.type == "string"]
+    with pq.ParquetFile(file.content, metadata=metadata, read_dictionary=texts) as parquet:
         first = 1
-        for batch in parquet.iter_batches(PARQUET_ROWS, columns=names):
+        for batch in chain.from_iterable(_bounded(file, one) for one in parquet.iter_batches(PARQUET_ROWS, columns=names)):
             columns = {name: decoded(batch.column(name)) for name in names}
             rows = pa.RecordBatch.from_pydict(columns)
             checked = check_batch(file.contract, rows, first_position=0, day=file.day)
-            checked = replace(checked, fields=frozenset(parquet.schema_arrow.names))
+            checked = replace(checked, fields=frozenset(found.names))
             yield Part(checked=[checked], lines=np.arange(first, first + rows.num_rows))
             first += rows.num_rows
+
+
+def _bounded(file: OpenFile, batch: pa.RecordBatch) -> list[pa.RecordBatch]:
+    """The rows in parts whose texts are short enough for memory; raises SourceRefused for a row that is too long."""
+    lengths = np.zeros(batch.num_rows, np.int64)
+    for column in (one for one in batch.columns if pa.types.is_dictionary(one.type) and one.type.value_type in TEXTS):
+        of_text = pc.binary_length(column.dictionary).fill_null(0)
+        lengths += pc.take(of_text, column.indices).fill_null(0).to_numpy(zero_copy_only=False)
+    if lengths.max(initial=0) > LONGEST_ROW_BYTES:
+        raise file.refused(f"has a row of more than {LONGEST_ROW_BYTES:,} bytes")
+    parts = np.cumsum(lengths) // PART_BYTES
+    ends = [*(np.flatnonzero(np.diff(parts)) + 1).tolist(), batch.num_rows]
+    return [batch.slice(first, end - first) for first, end in pairwise([0, *ends])]
 
 
 def _parquet_problems(contract: Contract, schema: pa.Schema) -> Mapping[str, str]:

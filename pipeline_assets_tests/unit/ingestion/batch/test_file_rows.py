@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -268,3 +269,34 @@ def test_lines_of_several_row_groups_go_on() -> None:
 
     assert [row["sensor"] for row in good] == [f"s{number}" for number in range(10) if number != 7]
     assert [(line, fault) for line, fault, _ in broken] == [(8, "level out of range")]
+
+
+def repeated(text: str, rows: int) -> bytes:
+    """A file of Parquet in which a dictionary has the text of all rows once."""
+    places = pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array([text]))
+    row = pa.Table.from_pylist([reading()])
+    table = pa.table({name: places if name == "sensor" else pa.repeat(row[name][0], rows) for name in row.column_names})
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+def test_a_text_that_is_too_long_is_refused_before_a_dictionary_repeats_it() -> None:
+    """Regression: 20 KB that say a terabyte were decoded, until memory was gone."""
+    content = repeated("x" * 16_000_001, 65_536)
+    with pytest.raises(SourceRefused, match=r"file 'in\.csv' has a row of more than 16,000,000 bytes"):
+        read(content, ParquetFile())
+
+    assert len(content) < 20_000
+
+
+def test_long_texts_that_a_dictionary_repeats_come_in_parts_that_fit_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part has little more than its share of bytes, of which all parts together have many times as much; no row is lost."""
+    monkeypatch.setattr(file_rows, "PART_BYTES", 50_000)
+    content = repeated("x" * 1_000, 10_000)
+    file = OpenFile(contract=READINGS, path="in.parquet", content=pa.BufferReader(content), day=None)
+    found = [(len(part.lines), *part.lines[[0, -1]].tolist()) for part in parts(file, ParquetFile())]
+
+    assert max(count for count, _, _ in found) <= 51
+    assert [first for _, first, _ in found] == [1, *(last + 1 for _, _, last in found[:-1])]
+    assert found[-1][2] == 10_000
