@@ -93,8 +93,10 @@ def _tables(catalog: "Catalog", namespaces: Sequence[str]) -> Iterator[tuple[str
 def _table(catalog: "Catalog", identifier: tuple[str, str], sample: Sample) -> LakeVerdict:
     name = ".".join(identifier)
     try:
-        table = catalog.load_table(identifier)
-        live = {file.file_path for file in files.live_files(table)}
+        # A catalog of pyiceberg's own does not say which object it is that nothing can be made of; each below is looked at by its name.
+        with decoding("/".join((names.LAKE, *identifier, "metadata"))):
+            table = catalog.load_table(identifier)
+            live = {file.file_path for file in files.live_files(table)}
     except ObjectDamaged as error:
         return LakeVerdict(table=name, objects=1, problems=[str(error)])
     metadata, old_rows, damaged = _named(table, live)
