@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import TYPE_CHECKING, TypeVar
 from zlib import crc32
@@ -16,8 +16,10 @@ from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.staging import partitions as staging
 from pipeline_assets.processing.lake import files
 from pipeline_assets.processing.lake.intact import OBJECTS_AT_ONCE, damaged_objects
+from pipeline_assets.processing.lake.newer import newer_metadata
 
 if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
     from pyiceberg.catalog import Catalog
     from pyiceberg.io import FileIO
     from pyiceberg.manifest import ManifestFile
@@ -76,9 +78,10 @@ def audit_lake(
         contracts = {f"{STAGED}.{name}": name for name in (_staged_contracts(settings) if names.LAKE in namespaces else ())}
         if asked is not None and asked not in {*tables, *contracts}:
             raise UnknownName("lake table", asked, [*tables, *contracts])
+        client = connections.object_store(settings)
         for name, identifier in tables.items():
             if asked in (None, name):
-                yield _table(catalog, identifier, sample)
+                yield _beside_newer(client, catalog, identifier, _table(catalog, identifier, sample))
         for name, contract in contracts.items():
             if asked in (None, name):
                 yield _staged(settings, SealedFileIO(catalog.properties), contract, sample)
@@ -102,6 +105,15 @@ def _table(catalog: "Catalog", identifier: tuple[str, str], sample: Sample) -> L
     metadata, old_rows, damaged = _named(table, live)
     looked_at = list(filter(sample.has, (*live, *old_rows)))
     return _verdict(name, len(metadata) + len(looked_at), damaged | damaged_objects(table.io, looked_at), live)
+
+
+def _beside_newer(client: "S3Client", catalog: "Catalog", identifier: tuple[str, str], found: LakeVerdict) -> LakeVerdict:
+    """What was found of a table, and that its catalog is older than it; a table whose metadata cannot be read is let be."""
+    try:
+        problem = newer_metadata(client, catalog.load_table(identifier))
+    except ObjectDamaged:
+        return found
+    return found if problem is None else replace(found, problems=[problem, *found.problems])
 
 
 def _named(table: "Table", live: set[str]) -> tuple[set[str], set[str], dict[str, ObjectDamaged]]:

@@ -54,10 +54,10 @@ def sweep(settings: Settings, catalog: "Catalog", namespace: str, *, orphan_age:
     client, bucket = connections.object_store(settings), settings.s3_bucket
     tables = tables_of(catalog, namespace)
     # Listed before anything is read: what is written from here on is not in the list, so it cannot be deleted.
-    listed = dict(_listed(client, bucket, [_key(bucket, f"{table.location()}/") for table in tables]))
+    present = dict(listed(client, bucket, [_key(bucket, f"{table.location()}/") for table in tables]))
     staged = dict(_staged(client, bucket)) if namespace == names.LAKE else {}
     named = {_key(bucket, path) for table in tables for path in named_by(table.refresh())}
-    orphans = {key: size for key, size in (listed | staged).items() if key not in named}
+    orphans = {key: size for key, size in (present | staged).items() if key not in named}
     for key in _named_by_manifests(client, bucket, [key for key in orphans if key in staged]):
         orphans.pop(key, None)
     return _delete_old(client, bucket, f"{names.LAKE}/_orphans/{namespace}.json", orphans, orphan_age, now)
@@ -92,15 +92,16 @@ def _delete(client: "S3Client", bucket: str, keys: Sequence[str]) -> None:
         raise StoreRefused(problem.get("Key", ""), problem.get("Message", "no reason given"))
 
 
-def _listed(client: "S3Client", bucket: str, prefixes: Iterable[str]) -> Iterator[tuple[str, int]]:
+def _staged(client: "S3Client", bucket: str) -> Iterator[tuple[str, int]]:
+    return ((key, size) for key, size in listed(client, bucket, [f"{STAGED}/"]) if key.endswith(".parquet"))
+
+
+def listed(client: "S3Client", bucket: str, prefixes: Iterable[str]) -> Iterator[tuple[str, int]]:
+    """The keys below prefixes, and the sizes of their objects, in no order to rely on."""
     pages = client.get_paginator("list_objects_v2")
     for prefix in prefixes:
         for page in pages.paginate(Bucket=bucket, Prefix=prefix):
             yield from ((entry["Key"], entry["Size"]) for entry in page.get("Contents", []))
-
-
-def _staged(client: "S3Client", bucket: str) -> Iterator[tuple[str, int]]:
-    return ((key, size) for key, size in _listed(client, bucket, [f"{STAGED}/"]) if key.endswith(".parquet"))
 
 
 def named_by(table: "Table") -> set[str]:

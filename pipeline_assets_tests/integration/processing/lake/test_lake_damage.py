@@ -267,6 +267,50 @@ def test_the_audit_says_which_days_of_which_tables_are_damaged(isolated: Setting
     assert first.path not in "".join(found["staged.trips"].problems)
 
 
+def point(settings: Settings, identifier: Identifier, location: str) -> None:
+    """Has the catalog name other metadata of a table, as one from a backup does."""
+    with psycopg.connect(settings.catalog_dsn.get_secret_value()) as connection:
+        changed = "update iceberg_tables set metadata_location = %s where table_namespace = %s and table_name = %s"
+        assert connection.execute(changed, [location, *identifier]).rowcount == 1
+
+
+def locations_after_writes(settings: Settings, identifier: Identifier, writes: int) -> list[str]:
+    """Where the metadata of a table are after each of some commits."""
+    found = []
+    for seats in range(1, writes + 1):
+        tables.replace_days(settings, identifier, trip_rows(day(0), seats=seats), "began_at", day(0), day(0))
+        with catalog(settings) as lake:
+            found.append(lake.load_table(identifier).metadata_location)
+    return found
+
+
+def test_a_catalog_that_is_older_than_a_table_is_named_though_the_table_has_as_many_rows(isolated: Settings, derived: Identifier) -> None:
+    """Regression: a correction that a catalog from a backup knows nothing of was gone without a word, as counts of rows are the same."""
+    name, locations = ".".join(derived), locations_after_writes(isolated, derived, 4)
+    whole = verdicts(isolated)[name].problems
+    # A writer that was killed before it told the catalog leaves as much.
+    point(isolated, derived, locations[-2])
+    killed = verdicts(isolated)[name].problems
+    point(isolated, derived, locations[0])
+    (older,) = verdicts(isolated)[name].problems
+    locations_after_writes(isolated, derived, 3)
+
+    assert (whole, killed) == ([], [])
+    numbers = [int(location.rpartition("/")[2].partition("-")[0]) for location in (locations[0], locations[-1])]
+    assert older.startswith(f"{name}: the catalog names version {numbers[0]} of its metadata, and the store has version {numbers[1]}:")
+    assert verdicts(isolated)[name].problems == []
+
+
+def test_metadata_of_a_table_that_was_there_before_are_no_newer_ones(isolated: Settings, derived: Identifier) -> None:
+    """A table that was taken out of the catalog and made anew begins at version 0, in the folder of the former one."""
+    locations_after_writes(isolated, derived, 4)
+    with catalog(isolated) as lake:
+        lake.drop_table(derived)
+    put(isolated, derived)
+
+    assert verdicts(isolated)[".".join(derived)].problems == []
+
+
 def test_samples_of_the_audit_are_all_files_once(isolated: Settings, derived: Identifier) -> None:
     """Each data file is in the sample of one of so many days, metadata in all."""
     put(isolated, derived)
