@@ -1,7 +1,8 @@
 """Who asks MLflow: the platform with its own password, and people with a key of the web pages as theirs.
 
-A key with the role viewer reads, one with the role operator or admin does all that the platform may, as before Dagster's pages. MLflow
-calls `authenticate` for each request, of some several times.
+A key with the role viewer reads, one with the role operator or admin does all that the platform may, as before Dagster's pages. What people
+change, and what is refused to them, goes to the audit log of the web pages; what the platform does is in its runs. MLflow calls
+`authenticate` for each request, of some several times.
 """
 
 import logging
@@ -10,12 +11,12 @@ from functools import lru_cache
 from secrets import token_urlsafe
 from typing import TYPE_CHECKING
 
-from pipeline_assets.core.settings import AccessSettings, home_folder, read_part
+from pipeline_assets.core.settings import AccessSettings, WebSettings, home_folder, read_part
 from pipeline_assets.local_stack.mlflow import CALLER
 
 if TYPE_CHECKING:
+    from flask import Response
     from werkzeug.datastructures import Authorization
-    from werkzeug.wrappers import Response
 
     from pipeline_assets.serving.realtime.access.callers import Caller
     from pipeline_assets.serving.realtime.access.keyring import Keyring
@@ -26,6 +27,9 @@ VIEWER, READ = "viewer", ("experiment", "registered_model")
 # What its pages ask by POST, and changes nothing.
 ASKED_BY_POST = re.compile(r".*/(search|search-[a-z]+|traces/metrics)|/graphql")
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
+# What a change is of, as the audit log has it of the members of its body: no password, no value.
+NAMED = ("name", "version", "alias", "key", "experiment_id", "run_id", "username")
+MOST_OF_A_NAME = 100
 
 
 def authenticate() -> "Authorization | Response":
@@ -40,13 +44,53 @@ def authenticate() -> "Authorization | Response":
     caller = None if given is None or given.password is None else caller_of(given.password)
     if caller is None:
         return auth.authenticate_request_basic_auth()
+    changes = request.method not in READING and not ASKED_BY_POST.fullmatch(request.path)
+    if changes:
+        _audit(caller)
     if caller.roles & {Role.OPERATOR, Role.ADMIN}:
         return Authorization("basic", {"username": CALLER})
     if Role.VIEWER not in caller.roles:
         return auth.make_basic_auth_response()
-    if request.method not in READING and not ASKED_BY_POST.fullmatch(request.path):
+    if changes:
         return auth.make_forbidden_response()
     return Authorization("basic", {"username": _viewer()})
+
+
+def _audit(caller: "Caller") -> None:
+    """Writes what somebody wants to change to the audit log once it is answered."""
+    from flask import after_this_request, g, request
+
+    from pipeline_assets.serving.realtime.access.audit import Asked, now, write_audit
+    from pipeline_assets.serving.realtime.access.traces import trace_of
+
+    if "audited" in g:
+        return
+    g.audited = True
+    body = request.get_json(silent=True)
+    named = {name: str(body[name])[:MOST_OF_A_NAME] for name in NAMED if name in body} if isinstance(body, dict) else {}
+    asked = Asked(
+        method=request.method,
+        route=None if request.url_rule is None else request.url_rule.rule,
+        params={},
+        address=request.remote_addr or "unknown",
+        trace=trace_of({b"traceparent": request.headers.get("traceparent", "").encode()}),
+        began_at=now(),
+        changes=tuple(f"{name} {value}" for name, value in named.items()),
+    )
+
+    @after_this_request
+    def write(response: "Response") -> "Response":
+        _open_log()
+        write_audit(asked, caller, response.status_code)
+        return response
+
+
+@lru_cache(maxsize=1)
+def _open_log() -> None:
+    """Opens the audit log of this process, in which a thread writes it: MLflow forks its workers before their first request."""
+    from pipeline_assets.serving.realtime.access.audit import log_audit
+
+    log_audit(read_part(WebSettings, home_folder()).web_audit_file)
 
 
 def caller_of(password: str) -> "Caller | None":

@@ -1,8 +1,10 @@
 """MLflow asks who is there: nobody without the login of the stack or a key of the web pages reads or writes anything of it."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from secrets import token_hex
+from typing import Any
 
 import httpx
 import pytest
@@ -105,6 +107,31 @@ def test_an_operator_does_in_mlflow_what_the_platform_may(stack: Settings, path:
         until(lambda: client.get("/").status_code, lambda status: status == httpx.codes.UNAUTHORIZED)
 
     assert before == {200}
+
+
+def test_what_people_change_in_mlflow_is_in_the_audit_log(stack: Settings, path: Path) -> None:
+    """Who, what and with which answer, once a request; not what is read, no value, and no password. What the platform does is not there."""
+    viewer, operator = known(stack, path, Role.VIEWER), known(stack, path, Role.OPERATOR)
+    name, secret = f"audited_{token_hex(4)}", token_hex(8)
+    tracking(stack).create_registered_model(name)
+    for key in (viewer, operator):
+        with httpx.Client(base_url=stack.mlflow_url, auth=("ann", key)) as client:
+            client.get(f"{API}/registered-models/get", params={"name": name})
+            client.patch(f"{API}/registered-models/update", json={"name": name, "description": secret})
+    log = stack.home / "logs" / "mlflow.log"
+
+    def changes() -> list[dict[str, Any]]:
+        text = log.read_text(errors="replace").splitlines()
+        return [json.loads(line[line.index("{") :]) for line in text if name in line and '"route"' in line]
+
+    lines = until(changes, lambda found: len(found) >= 2)
+
+    assert [(line["method"], line["route"], line["status"], line["changes"]) for line in lines] == [
+        ("PATCH", "/api/2.0/mlflow/registered-models/update", 403, f"name {name}"),
+        ("PATCH", "/api/2.0/mlflow/registered-models/update", 200, f"name {name}"),
+    ]
+    assert [line["caller_id"] for line in lines] == [viewer.split("_")[1], operator.split("_")[1]]
+    assert not any(text in log.read_text(errors="replace") for text in (secret, viewer, operator))
 
 
 @pytest.mark.parametrize("role", [Role.READ, Role.PREDICT])
