@@ -8,16 +8,18 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 from uuid import uuid4
 
 from pipeline_assets.core.connections import object_store, warehouse
 from pipeline_assets.core.names import FORGOTTEN
+from pipeline_assets.core.own_rows import reading
 from pipeline_assets.core.settings import Settings
 
 if TYPE_CHECKING:
     import psycopg
 
+Fit = TypeVar("Fit")
 CREATE = """
     create table if not exists forgotten.jobs (
         id text primary key,
@@ -65,6 +67,24 @@ class Proof:
         return json.dumps(asdict(self), indent=2, default=datetime.isoformat)
 
 
+class Keys(TypedDict):
+    """Keys of the entity's rows, by the contract and by the model whose rows they identify."""
+
+    by_contract: dict[str, list[tuple[str, ...]]]
+    by_model: dict[str, list[tuple[str, ...]]]
+
+
+class State(TypedDict, total=False):
+    """What a job notes while it runs: keys, rows by place, and files by their paths."""
+
+    found: Keys
+    held: dict[str, dict[str, int]]
+    training_sets: list[str]
+    model_versions: dict[str, list[int]]
+    doomed: list[str]
+    commits: list[str]
+
+
 @dataclass(kw_only=True)
 class Job:
     """A job that is under way; what it notes is there after a kill."""
@@ -72,13 +92,13 @@ class Job:
     connection: "psycopg.Connection"
     id: str
     begun_at: datetime
-    state: dict[str, Any] = field(default_factory=dict)
+    state: State = field(default_factory=State)
 
     def note(self, name: str, value: object) -> None:
         """Writes a part of the state down."""
         from psycopg.types.json import Jsonb
 
-        self.state[name] = value
+        self.state |= _fit(State, {name: value})
         self.connection.execute("update forgotten.jobs set state = %s where id = %s", [Jsonb(self.state), self.id])
 
     def will_delete(self, paths: Iterable[str]) -> None:
@@ -96,12 +116,20 @@ def open_job(connection: "psycopg.Connection", entity: str, digest: str) -> Job:
     connection.execute(
         "insert into forgotten.jobs (id, entity, digest) values (%s, %s, %s) on conflict do nothing", [uuid4().hex, entity, digest]
     )
-    row = connection.execute(
-        "select id, begun_at, state from forgotten.jobs where entity = %s and digest = %s", [entity, digest]
-    ).fetchone()
-    if row is None:
-        raise RuntimeError("A job that was written just now is not there.")
-    return Job(connection=connection, id=row[0], begun_at=row[1], state=dict(row[2]))
+    query = "select id, begun_at, state from forgotten.jobs where entity = %s and digest = %s"
+    with reading("forgotten.jobs"):
+        ((number, begun_at, state),) = connection.execute(query, [entity, digest]).fetchall()
+        return Job(connection=connection, id=number, begun_at=begun_at, state=_fit(State, state))
+
+
+def _fit(kind: type[Fit], document: object) -> Fit:
+    """A JSON document as what it is read as; raises ValueError where it is something else."""
+    from msgspec import ValidationError, convert
+
+    try:
+        return convert(document, kind)
+    except ValidationError as error:
+        raise ValueError(str(error)) from error
 
 
 def close_job(settings: Settings, job: Job, proof: Proof) -> str:
@@ -123,4 +151,8 @@ def proofs(settings: Settings) -> list[dict[str, Any]]:
     with warehouse(settings) as connection:
         if connection.execute("select to_regclass('forgotten.proofs') is null").fetchone() == (True,):
             return []
-        return [document for (document,) in connection.execute("select document from forgotten.proofs order by done_at").fetchall()]
+        with reading("forgotten.proofs"):
+            found = connection.execute("select document from forgotten.proofs order by done_at").fetchall()
+            for (document,) in found:
+                _fit(Proof, document)
+        return [document for (document,) in found]

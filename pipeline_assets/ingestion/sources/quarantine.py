@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import warehouse
 from pipeline_assets.core.errors import UnknownQuarantinedRow
+from pipeline_assets.core.own_rows import reading
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.sources.contracts import BrokenRow, fault
 
@@ -344,8 +345,11 @@ def _select(connection: "psycopg.Connection", condition: str, values: Sequence[A
         from {table}
     """)
     statement = SQL(" ").join([columns, _statement(condition), SQL("limit %s")])
-    with connection.cursor(row_factory=class_row(QuarantinedRow)) as cursor:
-        return cursor.execute(statement, [*values, limit]).fetchall()
+    with connection.cursor(row_factory=class_row(QuarantinedRow)) as cursor, reading(f"{names.QUARANTINE}.{TABLE}"):
+        found = cursor.execute(statement, [*values, limit]).fetchall()
+        for row in found:
+            _ = row.headers_in_bytes
+        return found
 
 
 def _statement(text: str) -> "sql.Composed":

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pipeline_assets.core import names
 from pipeline_assets.core.connections import warehouse
 from pipeline_assets.core.errors import ArtifactCorrupt, PromotionConflict
+from pipeline_assets.core.own_rows import reading
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.spec.models import Model
 
@@ -27,6 +28,9 @@ Action = Literal["promote", "rollback", "reject", "shadow", "canary", "return"]
 # Which version is meant: the one that is live now, or for each day the one that was live as it began.
 AskedVersion = Literal["champion", "as_of"]
 TABLE = "promotions"
+WHOLE_NAME = f"{names.LEDGER}.{TABLE}"
+# What is read of each of the rules that an entry keeps.
+RULE = frozenset({"name", "value", "limit", "is_minimum", "passed"})
 CHANGES, ROLES = frozenset({"promote", "rollback"}), frozenset({"shadow", "canary"})
 CREATE = """
 create schema if not exists {schema};
@@ -187,7 +191,7 @@ def live_versions(connection: "psycopg.Connection") -> dict[str, Live]:
         return {}
     query = sql.SQL(SINCE_LIVE).format(table=sql.Identifier(names.LEDGER, TABLE), columns=sql.SQL(READ))
     found: dict[str, list[Entry]] = {}
-    with connection.cursor(row_factory=dict_row) as cursor:
+    with connection.cursor(row_factory=dict_row) as cursor, reading(WHOLE_NAME):
         for row in cursor.execute(query):
             found.setdefault(row.pop("model"), []).append(_entry(row))
     return {
@@ -230,7 +234,7 @@ def decided_after(connection: "psycopg.Connection", number: int, limit: int) -> 
     if not _exists(connection):
         return []
     query = sql.SQL(SINCE).format(table=sql.Identifier(names.LEDGER, TABLE), columns=sql.SQL(READ))
-    with connection.cursor(row_factory=dict_row) as cursor:
+    with connection.cursor(row_factory=dict_row) as cursor, reading(WHOLE_NAME):
         return [(row.pop("entry_id"), row.pop("model"), _entry(row)) for row in cursor.execute(query, (number, limit))]
 
 
@@ -309,19 +313,19 @@ def _tried(entry: Entry) -> tuple[Action, int]:
 def locked(connection: "psycopg.Connection", model: Model) -> tuple[Entry, ...]:
     """The entries of a model, which no one else can add to until this transaction ends; the table is made where there is none."""
     create(connection)
-    connection.execute("select pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"{names.LEDGER}.{TABLE}/{model.name}",))
+    connection.execute("select pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"{WHOLE_NAME}/{model.name}",))
     return _entries(connection, model)
 
 
 def _exists(connection: "psycopg.Connection") -> bool:
-    row = connection.execute("select to_regclass(%s)", (f"{names.LEDGER}.{TABLE}",)).fetchone()
+    row = connection.execute("select to_regclass(%s)", (WHOLE_NAME,)).fetchone()
     return row is not None and row[0] is not None
 
 
 def _is_current(connection: "psycopg.Connection") -> bool:
     """Whether the table is there, and as it is now."""
     query = "select count(*) from pg_attribute where attrelid = to_regclass(%s) and attname = any(%s)"
-    row = connection.execute(query, (f"{names.LEDGER}.{TABLE}", list(LATER_COLUMNS))).fetchone()
+    row = connection.execute(query, (WHOLE_NAME, list(LATER_COLUMNS))).fetchone()
     return row is not None and row[0] == len(LATER_COLUMNS)
 
 
@@ -332,7 +336,7 @@ def create(connection: "psycopg.Connection") -> None:
     if _is_current(connection):
         return
     with connection.transaction():
-        connection.execute("select pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"{names.LEDGER}.{TABLE}",))
+        connection.execute("select pg_advisory_xact_lock(hashtextextended(%s, 0))", (WHOLE_NAME,))
         schema, guard = sql.Identifier(names.LEDGER), sql.Identifier(names.LEDGER, "refuse_change")
         connection.execute(sql.SQL(CREATE).format(schema=schema, table=sql.Identifier(names.LEDGER, TABLE), guard=guard))
 
@@ -344,7 +348,7 @@ def _entries(connection: "psycopg.Connection", model: Model) -> tuple[Entry, ...
     query = sql.SQL("select {columns} from {table} as entry where model = %s order by sequence").format(
         columns=sql.SQL(READ), table=sql.Identifier(names.LEDGER, TABLE)
     )
-    with connection.cursor(row_factory=dict_row) as cursor:
+    with connection.cursor(row_factory=dict_row) as cursor, reading(WHOLE_NAME):
         return tuple(_entry(row) for row in cursor.execute(query, (model.name,)))
 
 
@@ -380,4 +384,9 @@ def append(
 
 
 def _entry(row: Mapping[str, Any]) -> Entry:
+    if not isinstance(row["rules"], list):
+        raise TypeError("its rules are no list")
+    for rule in row["rules"]:
+        if missing := RULE - rule.keys():
+            raise ValueError(f"a rule lacks {', '.join(sorted(missing))}")
     return Entry(**{**row, "rules": tuple(row["rules"])})

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from pipeline_assets.core.connections import online
 from pipeline_assets.core.names import DECISION_AT
+from pipeline_assets.core.own_rows import reading
 from pipeline_assets.core.settings import OnlineSettings
 from pipeline_assets.model_lifecycle.feature_store.online.position import Position, position_from
 from pipeline_assets.model_lifecycle.feature_store.spine import entity_keys
@@ -90,16 +91,17 @@ def newest_samples(connection: psycopg.Connection, model: Model, limit: int | No
     """The newest samples of a model, up to so many (None: all), newest first; none where nothing was ever kept."""
     if connection.execute("select to_regclass('online.served') is null").fetchone() == (True,):
         return ()
-    return tuple(
-        Sample(
-            id=number,
-            definition=definition,
-            positions=tuple(map(position_from, positions)),
-            asked=json.loads(asked),
-            features=json.loads(features),
+    with reading("online.served"):
+        return tuple(
+            Sample(
+                id=number,
+                definition=definition,
+                positions=tuple(map(position_from, positions)),
+                asked=dict(json.loads(asked).items()),
+                features=dict(json.loads(features).items()),
+            )
+            for number, definition, positions, asked, features in connection.execute(NEWEST, (model.name, limit))
         )
-        for number, definition, positions, asked, features in connection.execute(NEWEST, (model.name, limit))
-    )
 
 
 def remove_samples(connection: psycopg.Connection, numbers: Sequence[int]) -> None:

@@ -37,7 +37,7 @@ def test_a_ledger_that_does_not_exist_is_empty(isolated: Settings) -> None:
 
 def test_an_entry_keeps_what_was_decided_and_why(isolated: Settings) -> None:
     """Version, the one before, actor, reason, rules, run and both times are read back as they were written."""
-    rules = [{"name": "size in bytes", "value": 2.0, "limit": 1.0, "passed": False}]
+    rules = [{"name": "size in bytes", "value": 2.0, "limit": 1.0, "is_minimum": False, "passed": False}]
     rejected = ledger.reject(
         isolated, MODEL, Decision(version=1, actor="a test", reason="too large", live_from=MAY, rules=rules, run_id="run-1")
     )
