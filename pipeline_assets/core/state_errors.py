@@ -16,14 +16,16 @@ class StateFileDamaged(UserInputError):
         super().__init__(f"{path} {problem}. {remedy}.")
 
 
-@contextmanager
-def read_as_text(path: Path, remedy: str) -> Iterator[None]:
-    """Raises StateFileDamaged where the file that is read is no text in UTF-8, and before it is read where there is something else.
-
-    A pipe or a device would be read for ever.
-    """
+def check_is_file(path: Path, remedy: str) -> None:
+    """Raises StateFileDamaged where there is something else than a file: a pipe or a device would be read, or waited for, for ever."""
     if path.exists() and not path.is_file():
         raise StateFileDamaged(path, "cannot be read: it is no file", remedy)
+
+
+@contextmanager
+def read_as_text(path: Path, remedy: str) -> Iterator[None]:
+    """Raises StateFileDamaged where the file that is read is no text in UTF-8, and before it is read where there is something else."""
+    check_is_file(path, remedy)
     try:
         yield
     except UnicodeDecodeError as error:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline_assets.core.errors import ServiceFailed
+from pipeline_assets.core.state_errors import check_is_file
 
 if TYPE_CHECKING:
     import httpx
@@ -69,6 +70,7 @@ def _fetch(client: "httpx.Client", artifact: Artifact, repository: str, folder: 
         return
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f"{artifact.name}.part"
+    check_is_file(part, "Delete it")
     with part.open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not is_there(artifact, folder):

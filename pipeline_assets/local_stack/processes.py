@@ -23,6 +23,7 @@ from pydantic import Field, TypeAdapter
 
 from pipeline_assets.core.errors import ServiceFailed
 from pipeline_assets.core.settings import environment_of_children
+from pipeline_assets.core.state_errors import check_is_file
 from pipeline_assets.local_stack.plan import Service
 
 MARK = "PIPELINE_STACK_SERVICE"
@@ -105,6 +106,7 @@ def fingerprint(service: Service) -> str:
 def start(home: Path, service: Service) -> Running:
     """Start the service detached from this process, and return once its pid file is written."""
     log = log_file(home, service.name)
+    check_is_file(log, "Delete it")
     turn_over(log)
     facts = {"name": service.name, "port": service.port, "url": service.url, "folder": str(service.folder)}
     record = {**facts, "fingerprint": fingerprint(service), "log_start": log.stat().st_size if log.exists() else 0}
@@ -233,6 +235,7 @@ def tail(home: Path, name: str, start_at: int = 0, lines: int = TAIL_LINES) -> s
     path = log_file(home, name)
     if not path.exists():
         return ""
+    check_is_file(path, "Delete it")
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(start_at, size - TAIL_BYTES, 0))
@@ -241,7 +244,7 @@ def tail(home: Path, name: str, start_at: int = 0, lines: int = TAIL_LINES) -> s
 
 def followed(home: Path, name: str) -> Iterator[str]:
     """What is written to a service's log from now on, as it comes; never ends by itself."""
-    path = log_file(home, name)
+    check_is_file(path := log_file(home, name), "Delete it")
     position = path.stat().st_size if path.exists() else 0
     while True:
         if path.exists():

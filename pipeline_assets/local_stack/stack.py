@@ -12,6 +12,7 @@ from threading import Event
 
 from pipeline_assets.core.errors import ServiceFailed
 from pipeline_assets.core.settings import ROOT, Settings, StackSettings, read_settings, read_stack_settings
+from pipeline_assets.core.state_errors import check_is_file
 from pipeline_assets.local_stack import dagster, java, postgres, processes, simulator
 from pipeline_assets.local_stack.inventory import default_ports, described
 from pipeline_assets.local_stack.plan import CODE, DAEMON, JARS, POSTGRES, Description, Plan, Service, private_folder
@@ -91,7 +92,8 @@ def up(
 @contextmanager
 def locked(home: Path) -> Iterator[None]:
     """Let one command at a time change the stack; the lock goes with the process that has it, however it ends."""
-    with (home / "stack.lock").open("a") as file:
+    check_is_file(lock := home / "stack.lock", "Delete it")
+    with lock.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -182,6 +182,17 @@ def test_an_environment_file_that_is_no_text_is_named_and_left_as_it_is(tmp_path
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("words", [("down",), ("up", "--service", "postgres"), ("logs", "postgres"), ("logs", "postgres", "--follow")])
+def test_a_pipe_in_the_place_of_a_lock_or_a_log_is_named(tmp_path: Path, words: tuple[str, ...]) -> None:
+    """Regression: commands waited for ever for somebody at its other end."""
+    path = tmp_path / ("stack.lock" if words[0] != "logs" else "logs/postgres.log")
+    path.parent.mkdir(exist_ok=True)
+    fifo(path)
+    done = command(tmp_path, *words)
+
+    assert (done.returncode, done.stderr) == (2, f"{path} cannot be read: it is no file. Delete it.\n")
+
+
 def test_what_the_system_says_of_a_file_is_one_sentence(tmp_path: Path) -> None:
     """With the path where there is one; a full disk that has none is of the output, the home or temporary files; bugs keep their trace."""
     (tmp_path / "file").write_text("")
