@@ -37,13 +37,13 @@ from pipeline_assets.local_stack.plan import (
     write_private,
 )
 from pipeline_assets.local_stack.ports import is_listening
-from pipeline_assets.local_stack.runs import Dagster
+from pipeline_assets.local_stack.runs import Dagster, RunFailed
 
 URL, KEY = setting("dagster_url"), setting("dagster_key")
 # The secret and the name of the key with which the stack asks a web server that has a login.
 SECRET, KEY_NAME = "dagster_operator_key", "stack operator"
 BEGIN, END = "# >>> written by `pipeline up`, removed by `pipeline down --purge`", "# <<< written by `pipeline up`"
-LOADED_SECONDS, POLL_SECONDS = 90.0, 0.2
+LOADED_SECONDS, ANSWERING_SECONDS, POLL_SECONDS = 90.0, 30.0, 0.2
 # As `default_limit` of `dagster.yaml`.
 POOL_LIMIT = 1
 LOCATIONS = """{
@@ -158,13 +158,22 @@ def _finish(plan: Plan) -> None:
 
     A web server with a login knows the key of the stack by then.
     """
+    import stamina
+    from httpx import HTTPError
+
     from pipeline_assets.serving.realtime.access.callers import Role
 
     key, address = plan.settings.get(KEY), url(plan.ports[WEBSERVER])
     if key is not None:
         renew_key(plan, SECRET, KEY_NAME, Role.OPERATOR)
     wait_for_code(plan.home, address, key)
-    Dagster(address, code_location(plan.root)["location_name"], key).ensure_pools(POOL_LIMIT)
+    asked = Dagster(address, code_location(plan.root)["location_name"], key)
+    # Connections that it had to a database which was started anew are found to be dead one by one, each by an answer 500.
+    for attempt in stamina.retry_context(
+        on=(HTTPError, RunFailed), attempts=None, timeout=ANSWERING_SECONDS, wait_initial=0.1, wait_max=1.0
+    ):
+        with attempt:
+            asked.ensure_pools(POOL_LIMIT)
 
 
 def wait_for_code(home: Path, webserver_url: str, key: str | None = None) -> None:

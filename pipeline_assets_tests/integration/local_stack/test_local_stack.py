@@ -233,6 +233,17 @@ def test_killed_services_are_healed_by_up_and_their_data_is_there(home: Path) ->
     assert tracking(healed).get_experiment_by_name("kept") is not None
 
 
+def test_a_database_that_is_started_anew_below_dagster_is_no_error_of_up(home: Path) -> None:
+    """Regression: the web server's first answers after that are 500, as it finds its connections dead, and `up` ended in a trace."""
+    before = pids(home)
+    psutil.Process(before[POSTGRES]).kill()
+    until(lambda: {state.name: state.state for state in stack.status(home)}[POSTGRES], lambda state: state == "dead")
+    start(home)
+
+    assert pids(home)[POSTGRES] != before[POSTGRES]
+    assert pids(home)[WEBSERVER] == before[WEBSERVER]
+
+
 def test_a_postgres_killed_in_the_middle_of_a_statement_is_healed(own_home: Path) -> None:
     """A backend that goes on without its parent, and a lock file that names a living process, do not stop the next start."""
     settings = start(own_home, POSTGRES)
