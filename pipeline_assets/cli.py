@@ -10,6 +10,7 @@ from rich.markup import escape
 from pipeline_assets.alerts import commands as alerts
 from pipeline_assets.core.errors import PipelineError, UserInputError
 from pipeline_assets.core.foreign import log_safely
+from pipeline_assets.core.service_errors import errors_of_services
 from pipeline_assets.core.settings import home_folder
 from pipeline_assets.core.state_errors import errors_of_folders
 from pipeline_assets.forgetting import commands as forgetting
@@ -45,7 +46,7 @@ def main() -> None:
     log_safely()
     signal.signal(signal.SIGTERM, _end)
     try:
-        with errors_of_folders(home_folder()):
+        with errors_of_folders(home_folder()), errors_of_services():
             app()
     except PipelineError as error:
         Console(stderr=True, soft_wrap=True).print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False)

@@ -24,6 +24,8 @@ from pipeline_assets.core.settings import (
 )
 from pipeline_assets.core.waits import Limits, Place, connecting
 
+# Pauses of 0, 4, 8 and 16 s; an answer may take so long, as that to a file on its way to the object store.
+TRACKING_RETRIES, TRACKING_SECONDS = 4, 60
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mypy_boto3_s3 import S3Client
@@ -145,12 +147,18 @@ def catalog(settings: LakeSettings) -> "SqlCatalog":
 
 
 def tracking(settings: TrackingSettings) -> "MlflowClient":
-    """A client of the MLflow server; artifacts pass through the server, so no object store secret is needed."""
+    """A client of the MLflow server; artifacts pass through the server, so no object store secret is needed.
+
+    Where the server is away its calls raise MlflowException after half a minute.
+    """
     from mlflow import MlflowClient, environment_variables
 
     # MLflow draws a progress bar for a file of a few kilobytes, and prints links to runs; the platform's own output has them.
     environment_variables.MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)  # type: ignore[no-untyped-call]
     environment_variables.MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.set(True)  # type: ignore[no-untyped-call]
+    # As it comes it asks a server that is away for more than four minutes, without a word, and one that hangs for a quarter of an hour.
+    environment_variables.MLFLOW_HTTP_REQUEST_MAX_RETRIES.set(TRACKING_RETRIES)  # type: ignore[no-untyped-call]
+    environment_variables.MLFLOW_HTTP_REQUEST_TIMEOUT.set(TRACKING_SECONDS)  # type: ignore[no-untyped-call]
     if settings.mlflow_user is not None and settings.mlflow_password is not None:
         # It takes them from nowhere else.
         environment_variables.MLFLOW_TRACKING_USERNAME.set(settings.mlflow_user)  # type: ignore[no-untyped-call]

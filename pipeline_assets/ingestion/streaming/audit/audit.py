@@ -40,7 +40,7 @@ from pipeline_assets.ingestion.streaming.audit.compare import (
 )
 from pipeline_assets.ingestion.streaming.capture.connectors import obstacles_of
 from pipeline_assets.ingestion.streaming.capture.replication import confirmed_lsn
-from pipeline_assets.ingestion.streaming.capture.topics import watermarks
+from pipeline_assets.ingestion.streaming.capture.topics import topic_names, watermarks
 from pipeline_assets.ingestion.streaming.decoding.records import RecordReader, share_of
 from pipeline_assets.ingestion.streaming.decoding.schema_registry import schemas_of
 from pipeline_assets.ingestion.streaming.landing.losses import accepted_of, passing_over
@@ -95,7 +95,7 @@ def verify(
 
     The tables are read first: while the topics are audited, what the tables showed is emitted and typed. A table that cannot be followed is
     not read. What hinders the audit of one of them is a problem of that one, and the others are audited. What may pass is none: the first
-    TransientError is raised, once the others have their verdicts.
+    TransientError is raised, once the others have their verdicts; where no broker answers it is raised at once.
     """
     passing = list[TransientError]()
     for found in _found(settings, project, asked, meanwhile):
@@ -110,6 +110,8 @@ def verify(
 def _found(
     settings: Settings, project: Project, asked: Collection[names.AssetName] | None, meanwhile: Meanwhile
 ) -> Iterator[Verdict | TransientError]:
+    # Where no broker answers each topic and each table would wait for itself, for minutes in all.
+    topic_names(settings)
     streams, refused = record_streams(project), obstacles_of(settings, project)
     own = [source for source in followed(project) if asked is None or _log_asset(source) in asked]
     readings = [
