@@ -22,10 +22,12 @@ from pipeline_assets.core.settings import (
     TrackingSettings,
     WarehouseSettings,
 )
-from pipeline_assets.core.waits import Limits, Place, connecting
+from pipeline_assets.core.waits import CONNECT_SECONDS, Limits, Place, connecting
 
-# Pauses of 0, 4, 8 and 16 s; an answer may take so long, as that to a file on its way to the object store.
-TRACKING_RETRIES, TRACKING_SECONDS = 4, 60
+# Of services that hang: two minutes for MLflow, where an answer may take so long as one to a file on its way to the object store, with
+# pauses of 0, 4 and 8 s; one and a half for the object store.
+TRACKING_RETRIES, TRACKING_SECONDS = 3, 30
+STORE_TRIES, STORE_SECONDS = 3, 30
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mypy_boto3_s3 import S3Client
@@ -88,7 +90,10 @@ def online_copy(settings: OnlineSettings) -> "Valkey | None":
 
 
 def object_store(settings: ObjectStoreSettings) -> "S3Client":
-    """A client of the object store; raises SettingsMalformed for its certificate, as all that reach a service by https."""
+    """A client of the object store; raises SettingsMalformed for its certificate, as all that reach a service by https.
+
+    Where the store hangs its calls raise an error of botocore after a minute and a half.
+    """
     import boto3
     from botocore.config import Config
 
@@ -98,7 +103,12 @@ def object_store(settings: ObjectStoreSettings) -> "S3Client":
         region_name=settings.s3_region,
         aws_access_key_id=settings.s3_access_key.get_secret_value(),
         aws_secret_access_key=settings.s3_secret_key.get_secret_value(),
-        config=Config(s3={"addressing_style": "path"}, retries={"mode": "standard"}),
+        config=Config(
+            s3={"addressing_style": "path"},
+            retries={"mode": "standard", "total_max_attempts": STORE_TRIES},
+            connect_timeout=CONNECT_SECONDS,
+            read_timeout=STORE_SECONDS,
+        ),
         verify=_store_authority(settings),
     )
 
@@ -149,14 +159,14 @@ def catalog(settings: LakeSettings) -> "SqlCatalog":
 def tracking(settings: TrackingSettings) -> "MlflowClient":
     """A client of the MLflow server; artifacts pass through the server, so no object store secret is needed.
 
-    Where the server is away its calls raise MlflowException after half a minute.
+    Where the server is away its calls raise MlflowException after some seconds, where it hangs after two minutes.
     """
     from mlflow import MlflowClient, environment_variables
 
     # MLflow draws a progress bar for a file of a few kilobytes, and prints links to runs; the platform's own output has them.
     environment_variables.MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)  # type: ignore[no-untyped-call]
     environment_variables.MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.set(True)  # type: ignore[no-untyped-call]
-    # As it comes it asks a server that is away for more than four minutes, without a word, and one that hangs for a quarter of an hour.
+    # As it comes it asks a server that is away for more than four minutes, without a word, and one that hangs for sixteen.
     environment_variables.MLFLOW_HTTP_REQUEST_MAX_RETRIES.set(TRACKING_RETRIES)  # type: ignore[no-untyped-call]
     environment_variables.MLFLOW_HTTP_REQUEST_TIMEOUT.set(TRACKING_SECONDS)  # type: ignore[no-untyped-call]
     if settings.mlflow_user is not None and settings.mlflow_password is not None:

@@ -1,6 +1,7 @@
 """Ports on loopback: which are free, and who holds one that is not."""
 
 import socket
+import time
 
 import psutil
 
@@ -8,6 +9,7 @@ from pipeline_assets.core.errors import PortTaken
 from pipeline_assets.local_stack.plan import HOST
 
 COMMAND_WIDTH = 120
+LET_GO_SECONDS, POLL_SECONDS = 5.0, 0.05
 
 
 def is_free(port: int) -> bool:
@@ -36,9 +38,16 @@ def is_listening(port: int) -> bool:
 
 
 def require_free(service: str, port: int) -> None:
-    """Raise PortTaken naming the holder of the port, unless it is free."""
-    if not is_free(port):
-        raise PortTaken(service, port, *holder(port))
+    """Raise PortTaken naming the holder of the port, unless it is free.
+
+    Of a process that was killed a thread may still have it, when the process itself is gone already; such a holder is waited for.
+    """
+    deadline = time.monotonic() + LET_GO_SECONDS
+    while not is_free(port):
+        pid, command = holder(port)
+        if pid is not None or time.monotonic() > deadline:
+            raise PortTaken(service, port, pid, command)
+        time.sleep(POLL_SECONDS)
 
 
 def holder(port: int) -> tuple[int | None, str]:

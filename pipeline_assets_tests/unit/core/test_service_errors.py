@@ -1,9 +1,11 @@
 """Commands whose services are away, or cannot do what they are asked: one sentence, whatever library asked them."""
 
 import os
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
 
@@ -18,7 +20,7 @@ from mlflow.exceptions import MlflowException
 from psycopg import connect, errors
 from sqlalchemy import create_engine
 
-from pipeline_assets.core.connections import tracking
+from pipeline_assets.core import connections
 from pipeline_assets.core.service_errors import ServiceUnusable, errors_of_services
 from pipeline_assets.core.settings import PREFIX, STACK_ENV, read_settings
 from pipeline_assets.local_stack.ports import free_port
@@ -122,7 +124,7 @@ def test_mlflow_is_waited_for_less_than_a_minute(home: Path) -> None:
     """Regression: its client tried for more than four minutes, without a word."""
     began = monotonic()
     with pytest.raises(ServiceUnusable, match="MLflow"), errors_of_services():
-        tracking(read_settings(home)).search_experiments()
+        connections.tracking(read_settings(home)).search_experiments()
 
     assert monotonic() - began < PATIENCE_SECONDS
 
@@ -133,3 +135,28 @@ def test_a_fault_of_the_platform_itself_keeps_its_trace() -> None:
         raise errors.SyntaxError("at or near")
     with pytest.raises(TypeError), errors_of_services():
         fail(TypeError("no text"))
+
+
+@contextmanager
+def hanging() -> Iterator[int]:
+    """A port at which somebody takes connections, and never answers."""
+    with socket.create_server(("127.0.0.1", 0), backlog=50) as server:
+        yield server.getsockname()[1]
+
+
+@pytest.mark.parametrize("service", ["The object store", "MLflow"])
+def test_a_service_that_hangs_is_given_up(home: Path, monkeypatch: pytest.MonkeyPatch, service: str) -> None:
+    """Regression: after three minutes in the one, after sixteen in the other; here each try takes a second."""
+    for name, value in {"TRACKING_RETRIES": 1, "TRACKING_SECONDS": 1, "STORE_TRIES": 2, "STORE_SECONDS": 1}.items():
+        monkeypatch.setattr(connections, name, value)
+    began = monotonic()
+    with hanging() as port:
+        url = f"http://127.0.0.1:{port}"
+        settings = read_settings(home).model_copy(update={"mlflow_url": url, "s3_endpoint": url})
+        asked = (
+            connections.tracking(settings).search_experiments if service == "MLflow" else connections.object_store(settings).list_buckets
+        )
+        with pytest.raises(ServiceUnusable, match=service), errors_of_services():
+            asked()
+
+    assert 1 < monotonic() - began < PATIENCE_SECONDS
