@@ -25,12 +25,12 @@ def newer_metadata(client: "S3Client", table: "Table") -> str | None:
 
     Those of another table that was there before under the same name do not count.
     """
-    folder, _, name = table.metadata_location.rpartition("/")
-    known = _number(name)
+    bucket, _, prefix = table.metadata_location.rpartition("/")[0].removeprefix("s3://").partition("/")
+    numbered = [(_number(key), key) for key, _ in listed(client, bucket, [f"{prefix}/"])]
+    # Asked after what is there was listed, so that what is committed meanwhile is no newer than this.
+    known = _number(table.refresh().metadata_location)
     if known is None:
         return None
-    bucket, _, prefix = folder.removeprefix("s3://").partition("/")
-    numbered = ((_number(key.rpartition("/")[2]), key) for key, _ in listed(client, bucket, [f"{prefix}/"]))
     later = sorted((number, key) for number, key in numbered if number is not None and number > known + 1)
     for number, key in reversed(later):
         found = _read(table, f"s3://{bucket}/{key}")
@@ -39,8 +39,8 @@ def newer_metadata(client: "S3Client", table: "Table") -> str | None:
     return None
 
 
-def _number(name: str) -> int | None:
-    found = NUMBERED.fullmatch(name)
+def _number(path: str) -> int | None:
+    found = NUMBERED.fullmatch(path.rpartition("/")[2])
     return None if found is None else int(found[1])
 
 

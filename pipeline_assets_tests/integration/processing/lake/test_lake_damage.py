@@ -3,8 +3,10 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from secrets import token_hex
+from typing import Any
 
 import dagster as dg
 import numpy as np
@@ -24,12 +26,12 @@ from pipeline_assets.core.settings import Settings
 from pipeline_assets.ingestion.staging import partitions as staging
 from pipeline_assets.ingestion.streaming.landing import tables as landing
 from pipeline_assets.ingestion.streaming.landing.offsets import Seen
-from pipeline_assets.processing.lake import assets, files, scans, tables
+from pipeline_assets.processing.lake import assets, files, newer, scans, tables
 from pipeline_assets.processing.lake.audit import WHOLE, LakeVerdict, Sample, audit_lake
 from pipeline_assets.processing.lake.compaction import compact
 from pipeline_assets.processing.lake.rebuild import take_out
 from pipeline_assets.processing.lake.recent import Recent
-from pipeline_assets.processing.lake.sweep import named_by
+from pipeline_assets.processing.lake.sweep import listed, named_by
 from pipeline_assets_tests.flipped_bits import damage_two_days, flip, live_keys
 from pipeline_assets_tests.lake_rows import day, in_lake, stage, stage_in_files, trip_rows, trips
 from pipeline_assets_tests.landings import land, records
@@ -299,6 +301,22 @@ def test_a_catalog_that_is_older_than_a_table_is_named_though_the_table_has_as_m
     numbers = [int(location.rpartition("/")[2].partition("-")[0]) for location in (locations[0], locations[-1])]
     assert older.startswith(f"{name}: the catalog names version {numbers[0]} of its metadata, and the store has version {numbers[1]}:")
     assert verdicts(isolated)[name].problems == []
+
+
+def test_what_is_committed_while_the_audit_looks_is_no_newer_metadata(
+    isolated: Settings, derived: Identifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table that gets commits all the time is not older than the lake."""
+    locations = locations_after_writes(isolated, derived, 1)
+
+    def listed_later(*asked: Any) -> Iterator[tuple[str, int]]:
+        locations.extend(locations_after_writes(isolated, derived, 3))
+        return listed(*asked)
+
+    monkeypatch.setattr(newer, "listed", listed_later)
+
+    assert verdicts(isolated)[".".join(derived)].problems == []
+    assert len(set(locations)) == 3
 
 
 def test_metadata_of_a_table_that_was_there_before_are_no_newer_ones(isolated: Settings, derived: Identifier) -> None:
