@@ -26,6 +26,7 @@ LOG = logging.getLogger(__name__)
 VIEWER, READ = "viewer", ("experiment", "registered_model")
 # What its pages ask by POST, and changes nothing.
 ASKED_BY_POST = re.compile(r".*/(search|search-[a-z]+|traces/metrics)|/graphql")
+OF_MLFLOW = re.compile(r"/(ajax-)?api/\d+\.\d+/mlflow/")
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 # What a change is of, as the audit log has it of the members of its body: no password, no value.
 NAMED = ("name", "version", "alias", "key", "experiment_id", "run_id", "username")
@@ -66,7 +67,8 @@ def _audit(caller: "Caller") -> None:
     if "audited" in g:
         return
     g.audited = True
-    body = request.get_json(silent=True)
+    # Of others the body is a file, which can be read once: by who stores it.
+    body = request.get_json(silent=True) if OF_MLFLOW.match(request.path) else None
     named = {name: str(body[name])[:MOST_OF_A_NAME] for name in NAMED if name in body} if isinstance(body, dict) else {}
     asked = Asked(
         method=request.method,

@@ -134,6 +134,20 @@ def test_what_people_change_in_mlflow_is_in_the_audit_log(stack: Settings, path:
     assert not any(text in log.read_text(errors="replace") for text in (secret, viewer, operator))
 
 
+def test_a_file_of_json_that_an_operator_uploads_is_stored_whole(stack: Settings, path: Path) -> None:
+    """Also where it has a member that the audit log would name."""
+    text = known(stack, path, Role.OPERATOR)
+    run = tracking(stack).create_run(tracking(stack).create_experiment(token_hex(4)))
+    content = json.dumps({"name": "mine", "rows": list(range(1000))}).encode()
+    place = f"{API}-artifacts/artifacts/{run.info.experiment_id}/{run.info.run_id}/artifacts/mine.json"
+    with httpx.Client(base_url=stack.mlflow_url, auth=("ann", text), headers={"Content-Type": "application/json"}) as client:
+        stored = client.put(place, content=content)
+        found = client.get(place)
+
+    assert (stored.status_code, found.status_code) == (200, 200)
+    assert found.content == content
+
+
 @pytest.mark.parametrize("role", [Role.READ, Role.PREDICT])
 def test_a_key_without_a_role_of_the_pages_does_not_open_mlflow(stack: Settings, path: Path, role: Role) -> None:
     """Nothing is answered but that a login is needed."""
