@@ -37,28 +37,36 @@ def authenticate() -> "Authorization | Response":
     """The user of MLflow that a request counts as, or the answer that refuses it."""
     from flask import request
     from mlflow.server import auth
-    from werkzeug.datastructures import Authorization
-
-    from pipeline_assets.serving.realtime.access.callers import Role
 
     given = request.authorization
     caller = None if given is None or given.password is None else caller_of(given.password)
     if caller is None:
         return auth.authenticate_request_basic_auth()
     changes = request.method not in READING and not ASKED_BY_POST.fullmatch(request.path)
+    answer = _answer(caller, changes=changes)
     if changes:
-        _audit(caller)
+        _audit(caller, answer)
+    return answer
+
+
+def _answer(caller: "Caller", *, changes: bool) -> "Authorization | Response":
+    from mlflow.server import auth
+    from werkzeug.datastructures import Authorization
+
+    from pipeline_assets.serving.realtime.access.callers import Role
+
     if caller.roles & {Role.OPERATOR, Role.ADMIN}:
         return Authorization("basic", {"username": CALLER})
     if Role.VIEWER not in caller.roles:
         return auth.make_basic_auth_response()
-    if changes:
-        return auth.make_forbidden_response()
-    return Authorization("basic", {"username": _viewer()})
+    return auth.make_forbidden_response() if changes else Authorization("basic", {"username": _viewer()})
 
 
-def _audit(caller: "Caller") -> None:
-    """Writes what somebody wants to change to the audit log once it is answered."""
+def _audit(caller: "Caller", answer: "Authorization | Response") -> None:
+    """Writes what somebody wants to change to the audit log once it is answered.
+
+    Of requests that MLflow answers without Flask, as those with files, it is written before, without a status unless it is refused here.
+    """
     from flask import after_this_request, g, request
 
     from pipeline_assets.serving.realtime.access.audit import Asked, now, write_audit
@@ -80,11 +88,15 @@ def _audit(caller: "Caller") -> None:
         changes=tuple(f"{name} {value}" for name, value in named.items()),
     )
 
-    @after_this_request
-    def write(response: "Response") -> "Response":
+    def write(answered: "Authorization | Response") -> "Authorization | Response":
         _open_log()
-        write_audit(asked, caller, response.status_code)
-        return response
+        write_audit(asked, caller, getattr(answered, "status_code", None))
+        return answered
+
+    if request.remote_addr is None:
+        write(answer)
+    else:
+        after_this_request(write)
 
 
 @lru_cache(maxsize=1)

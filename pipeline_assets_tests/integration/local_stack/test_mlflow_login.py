@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -109,6 +110,12 @@ def test_an_operator_does_in_mlflow_what_the_platform_may(stack: Settings, path:
     assert before == {200}
 
 
+def audited(stack: Settings, about: str) -> list[dict[str, Any]]:
+    """The lines of the audit log that have a text."""
+    text = (stack.home / "logs" / "mlflow.log").read_text(errors="replace").splitlines()
+    return [json.loads(line[line.index("{") :]) for line in text if about in line and '"route"' in line]
+
+
 def test_what_people_change_in_mlflow_is_in_the_audit_log(stack: Settings, path: Path) -> None:
     """Who, what and with which answer, once a request; not what is read, no value, and no password. What the platform does is not there."""
     viewer, operator = known(stack, path, Role.VIEWER), known(stack, path, Role.OPERATOR)
@@ -118,34 +125,31 @@ def test_what_people_change_in_mlflow_is_in_the_audit_log(stack: Settings, path:
         with httpx.Client(base_url=stack.mlflow_url, auth=("ann", key)) as client:
             client.get(f"{API}/registered-models/get", params={"name": name})
             client.patch(f"{API}/registered-models/update", json={"name": name, "description": secret})
-    log = stack.home / "logs" / "mlflow.log"
-
-    def changes() -> list[dict[str, Any]]:
-        text = log.read_text(errors="replace").splitlines()
-        return [json.loads(line[line.index("{") :]) for line in text if name in line and '"route"' in line]
-
-    lines = until(changes, lambda found: len(found) >= 2)
+    lines = until(partial(audited, stack, name), lambda found: len(found) >= 2)
+    log = (stack.home / "logs" / "mlflow.log").read_text(errors="replace")
 
     assert [(line["method"], line["route"], line["status"], line["changes"]) for line in lines] == [
         ("PATCH", "/api/2.0/mlflow/registered-models/update", 403, f"name {name}"),
         ("PATCH", "/api/2.0/mlflow/registered-models/update", 200, f"name {name}"),
     ]
     assert [line["caller_id"] for line in lines] == [viewer.split("_")[1], operator.split("_")[1]]
-    assert not any(text in log.read_text(errors="replace") for text in (secret, viewer, operator))
+    assert not any(text in log for text in (secret, viewer, operator))
 
 
 def test_a_file_of_json_that_an_operator_uploads_is_stored_whole(stack: Settings, path: Path) -> None:
-    """Also where it has a member that the audit log would name."""
-    text = known(stack, path, Role.OPERATOR)
+    """Also where it has a member that the audit log would name; who uploads it is there, and whom that is refused."""
+    text, viewer = known(stack, path, Role.OPERATOR), known(stack, path, Role.VIEWER)
     run = tracking(stack).create_run(tracking(stack).create_experiment(token_hex(4)))
     content = json.dumps({"name": "mine", "rows": list(range(1000))}).encode()
     place = f"{API}-artifacts/artifacts/{run.info.experiment_id}/{run.info.run_id}/artifacts/mine.json"
     with httpx.Client(base_url=stack.mlflow_url, auth=("ann", text), headers={"Content-Type": "application/json"}) as client:
-        stored = client.put(place, content=content)
+        stored, refused = client.put(place, content=content), client.put(place, content=b"{}", auth=("ann", viewer))
         found = client.get(place)
+    of_keys = {text.split("_")[1]: None, viewer.split("_")[1]: 403}
+    lines = until(partial(audited, stack, "mlflow-artifacts"), lambda found: of_keys.keys() <= {line["caller_id"] for line in found})
 
-    assert (stored.status_code, found.status_code) == (200, 200)
-    assert found.content == content
+    assert (stored.status_code, refused.status_code, found.content) == (200, 403, content)
+    assert {line["caller_id"]: line["status"] for line in lines if line["caller_id"] in of_keys} == of_keys
 
 
 @pytest.mark.parametrize("role", [Role.READ, Role.PREDICT])

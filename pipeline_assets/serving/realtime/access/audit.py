@@ -47,8 +47,11 @@ class Asked:
     changes: tuple[str, ...] = ()
 
 
-def write_audit(asked: Asked, caller: Caller | None, status: int, reason: str | None = None, *, times: int | None = None) -> None:
-    """Writes one line; `reason` says why a request was refused, `times` for how many refusals the line stands (None: for itself)."""
+def write_audit(asked: Asked, caller: Caller | None, status: int | None, reason: str | None = None, *, times: int | None = None) -> None:
+    """Writes one line; `reason` says why a request was refused, `times` for how many refusals the line stands (None: for itself).
+
+    status: None where the answer is not seen.
+    """
     if not LOG.isEnabledFor(logging.INFO):
         return
     model = asked.params.get("model")
