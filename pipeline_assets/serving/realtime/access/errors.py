@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from pipeline_assets.core.errors import UserInputError
+from pipeline_assets.core.foreign import shown
 
 
 class KeyFileRefused(UserInputError):
@@ -20,6 +21,16 @@ class KeyNameTaken(UserInputError):
         self.name = name
         super().__init__(
             f"There is a key with the name '{name}'. Rotate it (`pipeline serve-keys rotate {name}`), revoke it, or take another name."
+        )
+
+
+class KeyNameUnfit(UserInputError):
+    """A key is to be made with a name that lists and logs cannot show in a line."""
+
+    def __init__(self, name: str, longest: int) -> None:
+        self.name, self.longest = name, longest
+        super().__init__(
+            f"'{shown(name)}' is no name of a key. Expected: 1 to {longest} characters, none of them a line break or unprintable."
         )
 
 

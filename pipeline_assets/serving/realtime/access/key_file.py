@@ -19,11 +19,11 @@ from typing import Any, TypeVar
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline_assets.serving.realtime.access.callers import NO_LIMITS, Limits, Role
-from pipeline_assets.serving.realtime.access.errors import KeyFileRefused, KeyNameTaken
+from pipeline_assets.serving.realtime.access.errors import KeyFileRefused, KeyNameTaken, KeyNameUnfit
 from pipeline_assets.serving.realtime.access.keys import Key, Secret, make_key, utc_now
 
 VERSION = 1
-MOST_BYTES, LIVES = 10_000_000, timedelta(days=90)
+MOST_BYTES, LONGEST_NAME, LIVES = 10_000_000, 100, timedelta(days=90)
 OTHERS, OTHERS_OF_ROOT = stat.S_IRWXG | stat.S_IRWXO, stat.S_IWGRP | stat.S_IXGRP | stat.S_IRWXO
 STRICT = ConfigDict(extra="forbid", hide_input_in_errors=True)
 T = TypeVar("T")
@@ -96,7 +96,12 @@ def change_keys(path: Path, change: Callable[[dict[str, Key]], tuple[Mapping[str
 
 
 def create_key(path: Path, name: str, roles: Sequence[Role], *, lives: timedelta = LIVES, limits: Limits = NO_LIMITS) -> tuple[Key, str]:
-    """Makes a key in the file; the key, and its text, which can be shown this once. Raises KeyNameTaken, and as `change_keys`."""
+    """Makes a key in the file; the key, and its text, which can be shown this once.
+
+    Raises KeyNameUnfit, KeyNameTaken, and as `change_keys`.
+    """
+    if not 0 < len(name) <= LONGEST_NAME or not name.isprintable():
+        raise KeyNameUnfit(name, LONGEST_NAME)
 
     def added(keys: dict[str, Key]) -> tuple[Mapping[str, Key], tuple[Key, str]]:
         if any(key.name == name and key.revoked_at is None for key in keys.values()):

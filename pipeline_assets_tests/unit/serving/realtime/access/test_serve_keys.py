@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from pipeline_assets.cli import app
 from pipeline_assets.core.errors import UnknownName
 from pipeline_assets.serving.realtime.access.callers import Limits, Role
-from pipeline_assets.serving.realtime.access.errors import KeyNameTaken
+from pipeline_assets.serving.realtime.access.errors import KeyNameTaken, KeyNameUnfit
 from pipeline_assets.serving.realtime.access.keyring import Keyring
 
 Run = Callable[..., Any]
@@ -72,6 +72,17 @@ def test_what_cannot_be_done_is_an_error_and_changes_nothing(run: Run, tmp_path:
     assert "--requests-per-second" in str(run("create", "b", "--role", "read", "--requests-per-second", "0").exception)
     assert run("create", "b").exit_code == 2
     assert (tmp_path / "serve-keys.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["", "a\nb", "\x1b[31mred", "a" * 101], ids=["empty", "lines", "terminal", "long"])
+def test_a_name_that_lists_cannot_show_is_refused(run: Run, tmp_path: Path, name: str) -> None:
+    """Regression: with an empty one the file could not be read any more, so that no key was let in; with lines it could forge others."""
+    run("create", "a job", "--role", "read")
+    before = (tmp_path / "serve-keys.json").read_bytes()
+
+    assert isinstance(run("create", name, "--role", "read").exception, KeyNameUnfit)
+    assert (tmp_path / "serve-keys.json").read_bytes() == before
+    assert run("create", "a" * 100, "--role", "read").exit_code == 0
 
 
 def test_without_keys_the_list_says_how_to_make_one(run: Run) -> None:
