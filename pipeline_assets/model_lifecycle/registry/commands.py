@@ -14,6 +14,7 @@ import typer
 
 from pipeline_assets.core.accounts import account_name
 from pipeline_assets.core.errors import UserInputError
+from pipeline_assets.core.foreign import LONGEST_SENTENCE, shown
 from pipeline_assets.core.names import train
 from pipeline_assets.ingestion.streaming.commands import audit
 
@@ -214,7 +215,7 @@ def alias_drift(name: Annotated[str | None, ANY] = None, *, as_json: Annotated[b
         typer.echo(json.dumps({model.name: [asdict(one) for one in drifted] for model, drifted in found}, indent=2))
     else:
         for model, drifted in found:
-            typer.echo(f"{model.name}: {aliases.in_words(model, drifted)}")
+            typer.echo(f"{model.name}: {shown(aliases.in_words(model, drifted), LONGEST_SENTENCE)}")
     if any(drifted for _, drifted in found):
         raise typer.Exit(1)
 
@@ -240,7 +241,8 @@ def alias_undo(name: Annotated[str, typer.Argument(help="Name of a model.")]) ->
 
     model = _model(name)
     found = aliases.undo(load_settings(), model)
-    typer.echo(f"{model.name}: {'undone: ' + '; '.join(map(str, found)) if found else 'the aliases were those of the ledger'}.")
+    undone = shown("; ".join(map(str, found)), LONGEST_SENTENCE)
+    typer.echo(f"{model.name}: {f'undone: {undone}' if found else 'the aliases were those of the ledger'}.")
 
 
 def _declared() -> "tuple[Model, ...]":
@@ -312,7 +314,8 @@ def _entry_cells(entry: "Entry") -> list[str]:
         action += f" {_percent(entry.share)}"
     beside = "was" if entry.action in {"promote", "rollback"} else "live:"
     before = "" if entry.previous_version is None else f" ({beside} {entry.previous_version})"
-    why = f"{escape(entry.reason)}\n[dim]{escape(entry.actor)}, {entry.recorded_at:%Y-%m-%d %H:%M}[/]"
+    reason, actor = (escape(shown(text, LONGEST_SENTENCE)) for text in (entry.reason, entry.actor))
+    why = f"{reason}\n[dim]{actor}, {entry.recorded_at:%Y-%m-%d %H:%M}[/]"
     since = f"{entry.live_from:%Y-%m-%d %H:%M}" if entry.action in {"promote", "rollback"} else ""
     return [action, f"{entry.version}{before}", since, why]
 

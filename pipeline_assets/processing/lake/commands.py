@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline_assets.core.foreign import LONGEST_SENTENCE, shown
 from pipeline_assets.ingestion.sources.commands import JsonOption
 from pipeline_assets.ingestion.streaming.commands import audit
 
@@ -51,9 +52,9 @@ def audit_lake(
 def _print(verdict: "LakeVerdict") -> None:
     days = f", {len(verdict.days)} days damaged" if verdict.days else ""
     old = f", {verdict.old} damaged of earlier snapshots alone" if verdict.old else ""
-    typer.echo(f"{'WRONG' if verdict.problems else 'ok':<6}{verdict.table:<44}{verdict.objects:>12,} objects{days}{old}")
+    typer.echo(f"{'WRONG' if verdict.problems else 'ok':<6}{shown(verdict.table):<44}{verdict.objects:>12,} objects{days}{old}")
     for problem in verdict.problems:
-        typer.echo(f"      {problem}")
+        typer.echo(f"      {shown(problem, LONGEST_SENTENCE)}")
 
 
 def rebuild(

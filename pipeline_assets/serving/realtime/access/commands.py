@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline_assets.core.foreign import shown
+
 if TYPE_CHECKING:
     from pipeline_assets.serving.realtime.access.callers import Role
     from pipeline_assets.serving.realtime.access.keys import Key
@@ -83,7 +85,7 @@ def listed(*, as_json: Annotated[bool, typer.Option("--json", help="Print a list
 
     path, now = _path(), utc_now()
     found = read_keys(path) if path.exists() else {}
-    shown = [
+    listed = [
         {
             "id": key.id,
             "name": key.name,
@@ -95,18 +97,19 @@ def listed(*, as_json: Annotated[bool, typer.Option("--json", help="Print a list
         }
         for key in found.values()
     ]
-    typer.echo(json.dumps(shown, indent=2) if as_json else _table(shown))
+    typer.echo(json.dumps(listed, indent=2) if as_json else _table(listed))
 
 
-def _table(shown: list[dict[str, object]]) -> str:
-    if not shown:
+def _table(listed: list[dict[str, object]]) -> str:
+    if not listed:
         return "There are no keys yet. Make one with `pipeline serve-keys create`."
     lines = []
-    for key in shown:
+    for key in listed:
         limits = [f"{key[name]} {name.replace('_', ' ')}" for name in ("requests_per_second", "burst", "rows_per_request") if key[name]]
         ends = ", ".join(key["secrets_end_at"]) if isinstance(key["secrets_end_at"], list) else ""
         roles = ", ".join(key["roles"]) if isinstance(key["roles"], list) else ""
-        lines.append("; ".join([f"{key['id']}  {key['name']}: {key['state']}", roles, *limits, *([f"until {ends}"] if ends else [])]))
+        named, until = f"{key['id']}  {shown(key['name'])}: {key['state']}", [f"until {ends}"] if ends else []
+        lines.append("; ".join([named, roles, *limits, *until]))
     return "\n".join(lines)
 
 

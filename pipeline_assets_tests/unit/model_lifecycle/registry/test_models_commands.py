@@ -1,11 +1,15 @@
 """The `models` commands: bad input ends before any service is asked."""
 
+from datetime import UTC, datetime
+
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from pipeline_assets.core.errors import UnknownName, UserInputError
 from pipeline_assets.model_lifecycle.registry import commands
+from pipeline_assets.model_lifecycle.registry.commands import HISTORY, _entry_cells, _print
+from pipeline_assets.model_lifecycle.registry.ledger import Entry
 
 
 def _app() -> typer.Typer:
@@ -73,3 +77,17 @@ def test_one_of_several_models_has_to_be_named(command: str) -> None:
     assert isinstance(result.exception, UserInputError)
     assert "flight_delay" in str(result.exception)
     assert "arrival_delay" in str(result.exception)
+
+
+def test_a_reason_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """Regression: whoever gave one could hide lines of the history, or write titles of windows."""
+    at = datetime(2013, 5, 1, tzinfo=UTC)
+    entry = Entry(
+        sequence=1, version=1, previous_version=None, action="promote", actor="\x1b[8m", reason="good\x1b]0;mine\x07 [bold]", rules=(),
+        run_id=None, live_from=at, recorded_at=at,
+    )  # fmt: skip
+    _print("a model", "none", HISTORY, [_entry_cells(entry)])
+    printed = capsys.readouterr().out
+
+    assert r"good\x1b]0;mine\x07 [bold]" in printed
+    assert ("\x1b]" in printed, "\x07" in printed, "\x1b[8m" in printed) == (False, False, False)
