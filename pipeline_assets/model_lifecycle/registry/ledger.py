@@ -29,8 +29,8 @@ Action = Literal["promote", "rollback", "reject", "shadow", "canary", "return"]
 AskedVersion = Literal["champion", "as_of"]
 TABLE = "promotions"
 WHOLE_NAME = f"{names.LEDGER}.{TABLE}"
-# What is read of each of the rules that an entry keeps.
-RULE = frozenset({"name", "value", "limit", "is_minimum", "passed"})
+# What is read of each of the rules that an entry keeps; of those of the gate, which judges a run, also which side of the limit is meant.
+RULE, RULE_OF_GATE = frozenset({"name", "value", "limit", "passed"}), frozenset({"is_minimum"})
 CHANGES, ROLES = frozenset({"promote", "rollback"}), frozenset({"shadow", "canary"})
 CREATE = """
 create schema if not exists {schema};
@@ -386,7 +386,8 @@ def append(
 def _entry(row: Mapping[str, Any]) -> Entry:
     if not isinstance(row["rules"], list):
         raise TypeError("its rules are no list")
+    wanted = RULE if row["run_id"] is None else RULE | RULE_OF_GATE
     for rule in row["rules"]:
-        if missing := RULE - rule.keys():
+        if missing := wanted - rule.keys():
             raise ValueError(f"a rule lacks {', '.join(sorted(missing))}")
     return Entry(**{**row, "rules": tuple(row["rules"])})
