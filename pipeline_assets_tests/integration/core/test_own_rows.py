@@ -28,13 +28,19 @@ SERVED: LiteralString = """
 
 
 def in_ledger(settings: Settings, changed: LiteralString) -> None:
-    """Looks at the ledger after a change in it."""
+    """Reads the history after a change in it."""
     with warehouse(settings) as connection:
         ledger.create(connection)
         connection.execute(changed)
-        with pytest.raises(RowsDamaged, match=r"A row of ledger\.promotions cannot be read"):
-            ledger.live_versions(connection)
     ledger.history(settings, MODEL)
+
+
+def in_live_versions(settings: Settings, changed: LiteralString) -> None:
+    """Reads the versions that are live after a change in the ledger."""
+    with warehouse(settings) as connection:
+        ledger.create(connection)
+        connection.execute(changed)
+        ledger.live_versions(connection)
 
 
 def in_quarantine(settings: Settings, changed: LiteralString) -> None:
@@ -79,6 +85,7 @@ CHANGES: dict[str, tuple[Look, str, LiteralString]] = {
     "rules-numbers": (in_ledger, "ledger.promotions", ENTRY.format("'[1]'", "now()")),
     "rules-without-a-limit": (in_ledger, "ledger.promotions", ENTRY.format("""'[{"name": "roc_auc"}]'""", "now()")),
     "live-from-infinity": (in_ledger, "ledger.promotions", ENTRY.format("'[]'", "'infinity'")),
+    "live-version-from-infinity": (in_live_versions, "ledger.promotions", ENTRY.format("'[]'", "'infinity'")),
     "quarantined-at-infinity": (in_quarantine, "quarantine.rows", "update quarantine.rows set quarantined_at = '-infinity'"),
     "headers-list": (in_quarantine, "quarantine.rows", "update quarantine.rows set headers = '[1]'"),
     "headers-no-base64": (in_quarantine, "quarantine.rows", """update quarantine.rows set headers = '{"ce_id": "a"}'"""),
@@ -100,3 +107,13 @@ def test_a_row_that_was_changed_by_hand_is_named_with_its_table(isolated: Settin
         look(isolated, changed)
 
     assert (refused.value.table, str(refused.value).endswith("restore the database from a backup.")) == (table, True)
+
+
+def test_rules_that_were_changed_by_hand_keep_no_service_from_its_versions(isolated: Settings) -> None:
+    """What is live is known, though the history of the model cannot be read."""
+    with warehouse(isolated) as connection:
+        ledger.create(connection)
+        connection.execute(ENTRY.format("'{}'", "now()"))
+        live = ledger.live_versions(connection)
+
+    assert {name: one.version for name, one in live.items()} == {MODEL.name: 1}

@@ -193,6 +193,7 @@ def test_what_may_pass_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
             raise ValueError("no Avro")
         return audit.Verdict(subject=f"topic {topic}", asset=("topics", topic), compared=1, unit="records", problems=())
 
+    monkeypatch.setattr(audit, "topic_names", lambda _: ["t1", "t2", "t3"])
     monkeypatch.setattr(audit, "record_streams", lambda _: streams)
     monkeypatch.setattr(audit, "obstacles_of", lambda *_: {})
     monkeypatch.setattr(audit, "verify_topic", verify_topic)
