@@ -10,6 +10,7 @@ import psycopg
 from pipeline_assets.core.settings import WarehouseSettings
 from pipeline_assets.local_stack.plan import POSTGRES
 from pipeline_assets_tests.stack_services import superuser_in
+from pipeline_assets_tests.stream_records import until
 
 PAGE_BYTES = 8192
 
@@ -42,8 +43,9 @@ class Pages:
             file.write(bytes([byte ^ (1 << which)]))
 
     def _evict(self) -> None:
-        found = self.connection.execute("select buffers_skipped from pg_buffercache_evict_relation(%s::regclass)", [self.table]).fetchone()
-        assert found == (0,)
+        """Has the server forget all pages, once no other session, as that of the reader before or autovacuum, has one in its hands."""
+        query = "select buffers_skipped from pg_buffercache_evict_relation(%s::regclass)"
+        until(lambda: self.connection.execute(query, [self.table]).fetchone(), lambda found: found == (0,))
 
 
 @contextmanager
