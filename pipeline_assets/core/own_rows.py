@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from pipeline_assets.core.errors import PipelineError
 from pipeline_assets.core.foreign import shown
 from pipeline_assets.core.sealed_json import UNFIT
+
+Fit = TypeVar("Fit")
 
 
 class RowsDamaged(PipelineError):
@@ -31,6 +34,16 @@ def reading(table: str) -> Iterator[None]:
         if not _is_of_a_row(error):
             raise
         raise RowsDamaged(table, f"{type(error).__name__}: {shown(error)}") from error
+
+
+def fit(kind: type[Fit], document: object) -> Fit:
+    """A JSON document as the kind that it is read as; raises ValueError where it is something else."""
+    from msgspec import ValidationError, convert
+
+    try:
+        return convert(document, kind)
+    except ValidationError as error:
+        raise ValueError(str(error)) from error
 
 
 def _is_of_a_row(error: Exception) -> bool:

@@ -19,7 +19,7 @@ from pipeline_assets.core.project import Project
 from pipeline_assets.core.settings import Settings
 from pipeline_assets.forgetting.identity import Identity, entity_of, identity_of
 from pipeline_assets.forgetting.inventory import Held, Place, Stores, places_of, undeclared
-from pipeline_assets.forgetting.ledger import Job, Keys, Proof, close_job, open_job
+from pipeline_assets.forgetting.ledger import Job, Proof, close_job, open_job
 from pipeline_assets.forgetting.leftovers import delete_leftovers
 from pipeline_assets.forgetting.places import Found, Key, Places, find
 from pipeline_assets.ingestion.sources import forgotten
@@ -152,7 +152,7 @@ def _contracts(places: Places) -> list[str]:
 
 def _with_rows(stores: Stores, job: Job, places: Places) -> Places:
     """The places with the keys of the entity's rows: those that are there now, and those that were when the job began."""
-    now, before = find(stores.settings, stores.lake, places), job.state.get("found", Keys(by_contract={}, by_model={}))
+    now, before = find(stores.settings, stores.lake, places), job.state.get("found", {"by_contract": {}, "by_model": {}})
     found = Found(
         by_contract={name: keys | _keys(before["by_contract"].get(name, ())) for name, keys in now.by_contract.items()},
         by_model={name: keys | _keys(before["by_model"].get(name, ())) for name, keys in now.by_model.items()},

@@ -8,18 +8,17 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict
 from uuid import uuid4
 
 from pipeline_assets.core.connections import object_store, warehouse
 from pipeline_assets.core.names import FORGOTTEN
-from pipeline_assets.core.own_rows import reading
+from pipeline_assets.core.own_rows import fit, reading
 from pipeline_assets.core.settings import Settings
 
 if TYPE_CHECKING:
     import psycopg
 
-Fit = TypeVar("Fit")
 CREATE = """
     create table if not exists forgotten.jobs (
         id text primary key,
@@ -75,7 +74,7 @@ class Keys(TypedDict):
 
 
 class State(TypedDict, total=False):
-    """What a job notes while it runs: keys, rows by place, and files by their paths."""
+    """What a job notes while it runs: keys, rows by place, and files by their paths; as it is read back."""
 
     found: Keys
     held: dict[str, dict[str, int]]
@@ -92,13 +91,13 @@ class Job:
     connection: "psycopg.Connection"
     id: str
     begun_at: datetime
-    state: State = field(default_factory=State)
+    state: dict[str, Any] = field(default_factory=dict)
 
     def note(self, name: str, value: object) -> None:
         """Writes a part of the state down."""
         from psycopg.types.json import Jsonb
 
-        self.state |= _fit(State, {name: value})
+        self.state[name] = value
         self.connection.execute("update forgotten.jobs set state = %s where id = %s", [Jsonb(self.state), self.id])
 
     def will_delete(self, paths: Iterable[str]) -> None:
@@ -119,17 +118,8 @@ def open_job(connection: "psycopg.Connection", entity: str, digest: str) -> Job:
     query = "select id, begun_at, state from forgotten.jobs where entity = %s and digest = %s"
     with reading("forgotten.jobs"):
         ((number, begun_at, state),) = connection.execute(query, [entity, digest]).fetchall()
-        return Job(connection=connection, id=number, begun_at=begun_at, state=_fit(State, state))
-
-
-def _fit(kind: type[Fit], document: object) -> Fit:
-    """A JSON document as what it is read as; raises ValueError where it is something else."""
-    from msgspec import ValidationError, convert
-
-    try:
-        return convert(document, kind)
-    except ValidationError as error:
-        raise ValueError(str(error)) from error
+        fit(State, state)
+    return Job(connection=connection, id=number, begun_at=begun_at, state=state)
 
 
 def close_job(settings: Settings, job: Job, proof: Proof) -> str:
@@ -154,5 +144,5 @@ def proofs(settings: Settings) -> list[dict[str, Any]]:
         with reading("forgotten.proofs"):
             found = connection.execute("select document from forgotten.proofs order by done_at").fetchall()
             for (document,) in found:
-                _fit(Proof, document)
+                fit(Proof, document)
         return [document for (document,) in found]

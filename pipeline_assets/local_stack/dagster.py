@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline_assets.core.dsn import sqlalchemy_url
 from pipeline_assets.core.errors import ServiceFailed
+from pipeline_assets.core.http_errors import is_transient
 from pipeline_assets.core.settings import DAGSTER_DSN, WebSettings, read_part
 from pipeline_assets.core.state_errors import read_as_text
 from pipeline_assets.local_stack import processes
@@ -159,7 +160,6 @@ def _finish(plan: Plan) -> None:
     A web server with a login knows the key of the stack by then.
     """
     import stamina
-    from httpx import HTTPError
 
     from pipeline_assets.serving.realtime.access.callers import Role
 
@@ -169,11 +169,13 @@ def _finish(plan: Plan) -> None:
     wait_for_code(plan.home, address, key)
     asked = Dagster(address, code_location(plan.root)["location_name"], key)
     # Connections that it had to a database which was started anew are found to be dead one by one, each by an answer 500.
-    for attempt in stamina.retry_context(
-        on=(HTTPError, RunFailed), attempts=None, timeout=ANSWERING_SECONDS, wait_initial=0.1, wait_max=1.0
-    ):
+    for attempt in stamina.retry_context(_may_pass, attempts=None, timeout=ANSWERING_SECONDS, wait_max=1.0):
         with attempt:
             asked.ensure_pools(POOL_LIMIT)
+
+
+def _may_pass(error: Exception) -> bool:
+    return isinstance(error, RunFailed) or is_transient(error)
 
 
 def wait_for_code(home: Path, webserver_url: str, key: str | None = None) -> None:

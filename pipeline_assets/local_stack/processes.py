@@ -68,8 +68,10 @@ RUNNING = TypeAdapter(Running)
 
 
 def log_file(home: Path, name: str) -> Path:
-    """Where a service writes."""
-    return home / "logs" / f"{name}.log"
+    """Where a service writes; raises StateFileDamaged where that is no file."""
+    path = home / "logs" / f"{name}.log"
+    check_is_file(path, "Delete it")
+    return path
 
 
 def pid_file(home: Path, name: str) -> Path:
@@ -106,7 +108,6 @@ def fingerprint(service: Service) -> str:
 def start(home: Path, service: Service) -> Running:
     """Start the service detached from this process, and return once its pid file is written."""
     log = log_file(home, service.name)
-    check_is_file(log, "Delete it")
     turn_over(log)
     facts = {"name": service.name, "port": service.port, "url": service.url, "folder": str(service.folder)}
     record = {**facts, "fingerprint": fingerprint(service), "log_start": log.stat().st_size if log.exists() else 0}
@@ -235,7 +236,6 @@ def tail(home: Path, name: str, start_at: int = 0, lines: int = TAIL_LINES) -> s
     path = log_file(home, name)
     if not path.exists():
         return ""
-    check_is_file(path, "Delete it")
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(start_at, size - TAIL_BYTES, 0))
@@ -244,7 +244,7 @@ def tail(home: Path, name: str, start_at: int = 0, lines: int = TAIL_LINES) -> s
 
 def followed(home: Path, name: str) -> Iterator[str]:
     """What is written to a service's log from now on, as it comes; never ends by itself."""
-    check_is_file(path := log_file(home, name), "Delete it")
+    path = log_file(home, name)
     position = path.stat().st_size if path.exists() else 0
     while True:
         if path.exists():

@@ -348,6 +348,7 @@ def _select(connection: "psycopg.Connection", condition: str, values: Sequence[A
     with connection.cursor(row_factory=class_row(QuarantinedRow)) as cursor, reading(f"{names.QUARANTINE}.{TABLE}"):
         found = cursor.execute(statement, [*values, limit]).fetchall()
         for row in found:
+            # Who uses them is far from here, where nobody knows that they are of a row.
             _ = row.headers_in_bytes
         return found
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from pipeline_assets.core.connections import online
 from pipeline_assets.core.names import DECISION_AT
-from pipeline_assets.core.own_rows import reading
+from pipeline_assets.core.own_rows import fit, reading
 from pipeline_assets.core.settings import OnlineSettings
 from pipeline_assets.model_lifecycle.feature_store.online.position import Position, position_from
 from pipeline_assets.model_lifecycle.feature_store.spine import entity_keys
@@ -97,8 +97,8 @@ def newest_samples(connection: psycopg.Connection, model: Model, limit: int | No
                 id=number,
                 definition=definition,
                 positions=tuple(map(position_from, positions)),
-                asked=dict(json.loads(asked).items()),
-                features=dict(json.loads(features).items()),
+                asked=fit(dict[str, Any], json.loads(asked)),
+                features=fit(dict[str, Any], json.loads(features)),
             )
             for number, definition, positions, asked, features in connection.execute(NEWEST, (model.name, limit))
         )
